@@ -1,0 +1,1 @@
+"""A compact LLaMA training core: it knows torch and nothing else of this house."""

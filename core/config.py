@@ -1,0 +1,309 @@
+"""Run configuration: strict TOML tables, refused with file, key, value, rule and the right key.
+
+Model keys are those of Hugging Face's `config.json`; the other keys are the names of the command line's flags.
+"""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+POSITIVE = Field(gt=0)
+NOT_NEGATIVE = Field(ge=0)
+Count = Annotated[int, POSITIVE]
+CountOrZero = Annotated[int, NOT_NEGATIVE]
+PositiveFloat = Annotated[float, POSITIVE, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+# Other frameworks' spellings, refused with ours. Only what differlib would not guess.
+OTHER_SPELLINGS = {
+    "num_layers": "num_hidden_layers",
+    "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_heads": "num_attention_heads",
+    "num_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "n_query_groups": "num_key_value_heads",
+    "n_embd": "hidden_size",
+    "dim": "hidden_size",
+    "d_model": "hidden_size",
+    "embed_dim": "hidden_size",
+    "ffn_dim": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+    "max_seq_len": "sequence_length",
+    "block_size": "sequence_length",
+    "seq_len": "sequence_length",
+    "max_length": "sequence_length",
+    "lr": "learning_rate",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulation_steps",
+    "max_grad_norm": "grad_clip",
+    "clip_grad": "grad_clip",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_epsilon": "eps",
+    "lr_scheduler_type": "type",
+    "warmup": "warmup_steps",
+    "torch_dtype": "dtype",
+    "precision": "dtype",
+    "gradient_checkpointing": "activation_checkpointing",
+    "save_steps": "every_steps",
+    "eval_steps": "every_steps",
+    "save_total_limit": "keep_last",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file, key, value, rule and next step."""
+
+
+class Table(BaseModel):
+    """One TOML table: no unknown key, no coercion, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class RopeScaling(Table):
+    """Context extension of RoPE, with Hugging Face's key names.
+
+    `linear` divides positions by `factor` (Chen et al. 2023, arXiv:2306.15595); `llama3` divides the low frequencies
+    by `factor` and blends up to the high ones (Llama 3.1 reference code, `apply_scaling`).
+    """
+
+    rope_type: Literal["linear", "llama3"]
+    factor: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    low_freq_factor: PositiveFloat = 1.0
+    high_freq_factor: PositiveFloat = 4.0
+    original_max_position_embeddings: Count = 8192
+
+    @model_validator(mode="after")
+    def _bands_are_ordered(self) -> Self:
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor={self.high_freq_factor} must be above low_freq_factor={self.low_freq_factor}"
+            )
+        return self
+
+
+class ModelConfig(Table):
+    """Shape of a LLaMA (Touvron et al. 2023, arXiv:2302.13971; grouped queries: Ainslie et al. 2023)."""
+
+    vocab_size: Annotated[int, Field(ge=2)] = 32000
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    head_dim: Count | None = None
+    max_position_embeddings: Count = 2048
+    rms_norm_eps: PositiveFloat = 1e-5
+    rope_theta: PositiveFloat = 10000.0
+    rope_scaling: RopeScaling | None = None
+    tie_word_embeddings: bool = False
+    initializer_range: PositiveFloat = 0.02
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}; "
+                "choose a multiple, or set head_dim"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} does not divide "
+                f"num_attention_heads={self.num_attention_heads}; choose a divisor"
+            )
+        if self.head_size % 2:
+            raise ValueError(f"head_dim={self.head_size} is odd and RoPE turns pairs; choose an even head_dim")
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head: `head_dim` where given, else hidden_size / num_attention_heads."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+
+class TrainingConfig(Table):
+    """One run of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    epochs: Count = 10
+    max_steps: CountOrZero = 0
+    batch_size: Count = 32
+    accumulation_steps: Count = 1
+    learning_rate: PositiveFloat = 3e-4
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.01
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    eps: PositiveFloat = 1e-8
+    grad_clip: Annotated[float, NOT_NEGATIVE] = 1.0
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    max_skipped_steps: Count = 10
+    seed: CountOrZero = 0
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> Self:
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not divisible by accumulation_steps={self.accumulation_steps}; "
+                "batch_size counts the sequences of one optimizer step, over all its micro-batches"
+            )
+        return self
+
+
+class ScheduleConfig(Table):
+    """Learning rate over steps: linear warm-up, then cosine, linear or constant, down to min_ratio of the peak."""
+
+    type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: CountOrZero = 100
+    min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class DataConfig(Table):
+    """Where tokens come from. No paths: the sources of the Python standard library."""
+
+    paths: list[str] = []
+    text_field: str = "text"
+    tokenizer: str = ""
+    sequence_length: Annotated[int, Field(ge=2)] = 512
+    shard_tokens: Annotated[int, Field(ge=2)] = 16_777_216
+    workers: CountOrZero = 0
+
+
+class ValidationConfig(Table):
+    """Held-out documents; measured at each epoch's end and every `every_steps` steps (0: at epochs only)."""
+
+    fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    every_steps: CountOrZero = 0
+    max_sequences: CountOrZero = 0
+
+
+class CheckpointConfig(Table):
+    """Saved at each epoch's end and every `every_steps` steps (0: at epochs only)."""
+
+    every_steps: CountOrZero = 0
+    keep_last: Count = 2
+    keep_best: bool = True
+
+
+class Config(Table):
+    """Everything that decides a run."""
+
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _tables_fit(self) -> Self:
+        steps = self.training.max_steps
+        if steps and self.schedule.warmup_steps > steps:
+            raise ValueError(
+                f"schedule.warmup_steps={self.schedule.warmup_steps} is longer than training.max_steps={steps}; "
+                "shorten the warm-up or lengthen the run"
+            )
+        if self.data.sequence_length > self.model.max_position_embeddings:
+            raise ValueError(
+                f"data.sequence_length={self.data.sequence_length} is beyond "
+                f"model.max_position_embeddings={self.model.max_position_embeddings}; lower one or raise the other"
+            )
+        return self
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a TOML file and apply `table.key=value` overrides (values in TOML's spelling).
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or breaks a rule.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a TOML file such as configs/tiny.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no TOML ({error}); mend the line it names") from error
+    for override in overrides or []:
+        _apply_override(tables, override)
+    return parse_config(tables, str(path))
+
+
+def parse_config(tables: dict[str, Any], source: str) -> Config:
+    """Validate nested tables; `source` is named in errors.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a combination that cannot work.
+    """
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        lines = [_explain(source, detail) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as JSON, every default spelled out."""
+    return json.dumps(config.model_dump(), indent=2) + "\n"
+
+
+def _apply_override(tables: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    *parents, key = dotted.strip().split(".")
+    if not equals or not parents or not key:
+        raise ConfigError(f"--set {override}: expected table.key=value, for example --set model.rope_theta=500000.0")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # an unquoted string, as shells make it natural to write
+    table = tables
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {parent!r} is a key, not a table; set {parent}={text} instead")
+    table[key] = value
+
+
+def _explain(source: str, detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    value = detail["input"]
+    if detail["type"] == "extra_forbidden":
+        return f"{source}: {where}={value!r}: unknown key; {_suggest(detail['loc'])}"
+    if detail["type"] == "missing":
+        return f"{source}: {where}: missing; this key has no default, so give it a value"
+    rule = detail["msg"].removeprefix("Value error, ")
+    if isinstance(value, BaseModel) or detail["type"] == "value_error":
+        return f"{source}: {where + ': ' if where else ''}{rule}"
+    return f"{source}: {where}={value!r}: {rule[0].lower() + rule[1:]}; got {type(value).__name__}"
+
+
+def _suggest(location: tuple[str | int, ...]) -> str:
+    *parents, key = (str(part) for part in location)
+    every = {name: f"{table}.{name}" for table, keys in known_keys().items() for name in keys}
+    home = known_keys().get(".".join(parents), list(known_keys()))
+    right = OTHER_SPELLINGS.get(key, key)
+    if right in home:
+        return f"the right key is {'.'.join([*parents, right])!r}"
+    if right in every:
+        return f"the right key is {every[right]!r}"
+    close = difflib.get_close_matches(key, home, n=1) or difflib.get_close_matches(key, every, n=1)
+    if close:
+        return f"did you mean {every.get(close[0], close[0])!r}?"
+    return f"known here: {', '.join(home)}"
+
+
+def known_keys() -> dict[str, list[str]]:
+    """Each table's keys, in the order of the schema."""
+    return {
+        name: list(field.annotation.model_fields)
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Table)
+    }

@@ -1,0 +1,85 @@
+"""Cross-entropy in chunks of rows, taken before the head: the logits of a whole batch never exist.
+
+Legend: B batch, T time, R rows (counted tokens of a batch), C rows of one chunk, D dim, V vocab.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .ops import at_least_fp32
+
+if TYPE_CHECKING:
+    from .data import Batch
+    from .model import Llama
+
+IGNORE = -100  # a label that is not counted, as in torch.nn.functional.cross_entropy
+CHUNK_ELEMENTS = 1 << 23  # logits alive at once: 32 MiB in float32
+
+
+def loss(model: "Llama", batch: "Batch", tokens: int | None = None) -> Tensor:
+    """Nats a token, a scalar in at least fp32; NaN where no label counts.
+
+    The sum over the batch's counted labels is divided by `tokens`, by default their number. Micro-batches of one step
+    pass the step's total, so that their losses, and gradients, add up to those of one large batch.
+    """
+    x_BTD = model.hidden(batch.tokens_BT, batch.documents_BT)
+    return cross_entropy(x_BTD, model.lm_head.weight, batch.labels_BT, tokens)
+
+
+def cross_entropy(x_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, tokens: int | None = None) -> Tensor:
+    """-sum log softmax(x weight^T)[label] / tokens over labels that are not IGNORE, a scalar in at least fp32.
+
+    Computed in autocast's dtype where autocast is on; the softmax always in at least fp32.
+    """
+    counted_BT = labels_BT != IGNORE
+    count = int(counted_BT.sum()) if tokens is None else tokens
+    x_RD, labels_R = x_BTD[counted_BT], labels_BT[counted_BT]
+    device = x_BTD.device.type
+    if torch.is_autocast_enabled(device):
+        half = torch.get_autocast_dtype(device)
+        x_RD, weight_VD = x_RD.to(half), weight_VD.to(half)
+    with torch.autocast(device, enabled=False):
+        return _ChunkedCrossEntropy.apply(x_RD, weight_VD, labels_R, count)
+
+
+class _ChunkedCrossEntropy(Function):
+    """The gradients are computed with the loss, while a chunk's probabilities are at hand, and handed out once."""
+
+    @staticmethod
+    def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, labels_R: Tensor, count: int) -> Tensor:
+        high = at_least_fp32(x_RD.dtype)
+        wanted_x, wanted_weight = ctx.needs_input_grad[:2]
+        grad_x = torch.empty_like(x_RD) if wanted_x else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=high) if wanted_weight else None
+        total = torch.zeros((), dtype=high, device=x_RD.device)
+        rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
+        for start in range(0, x_RD.shape[0], rows):
+            chunk = slice(start, start + rows)
+            labels_C1 = labels_R[chunk, None]
+            logs_CV = (x_RD[chunk] @ weight_VD.t()).to(high).log_softmax(-1)
+            total -= logs_CV.gather(1, labels_C1).sum()
+            if not (wanted_x or wanted_weight):
+                continue
+            # d loss / d logits = (softmax - one_hot) / count
+            errors_CV = logs_CV.exp_().scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=high))
+            errors_CV = errors_CV.to(weight_VD.dtype)
+            if grad_x is not None:
+                torch.mm(errors_CV, weight_VD, out=grad_x[chunk]).div_(count)
+            if grad_weight is not None:
+                grad_weight.addmm_(errors_CV.t(), x_RD[chunk] / count)
+        ctx.grads = grad_x, grad_weight if grad_weight is None else grad_weight.to(weight_VD.dtype)
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (grad_x, grad_weight) = grads, ctx.grads
+        ctx.grads = None  # a second backward fails loudly, and the head's gradient needs no copy
+        if grad.device.type != "cpu" or grad != 1:  # a GPU would wait for the comparison
+            grad_x = None if grad_x is None else grad_x * grad
+            grad_weight = None if grad_weight is None else grad_weight * grad
+        return grad_x, grad_weight, None, None
