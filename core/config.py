@@ -221,17 +221,22 @@ class Config(Table):
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a TOML file and apply `table.key=value` overrides (values in TOML's spelling).
+    """Read a TOML file, or a run's `config.json`, and apply `table.key=value` overrides (values in TOML's spelling).
 
     Raises:
-        ConfigError: the file is missing, is no TOML, or breaks a rule.
+        ConfigError: the file is missing, cannot be parsed, or breaks a rule.
     """
+    language, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a TOML file such as configs/tiny.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no TOML ({error}); mend the line it names") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); name a TOML file such as configs/tiny.toml"
+        ) from error
+    except ValueError as error:  # of either parser, or text that is not UTF-8
+        raise ConfigError(f"{path}: is no {language} ({error}); mend the line it names") from error
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{path}: holds {type(tables).__name__}, not tables; start with [model]")
     for override in overrides or []:
         _apply_override(tables, override)
     return parse_config(tables, str(path))

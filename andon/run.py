@@ -1,0 +1,252 @@
+"""One training run in a folder: the loop around `core.train` that logs, validates, checkpoints and stops."""
+
+import json
+import math
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from andon.rooms import room
+from andon.screen import Say, progress
+
+if TYPE_CHECKING:
+    from core.config import Config
+    from core.data import Dataset
+    from core.state import TrainState
+    from core.train import Span
+
+RUNS = Path("reports/runs")
+CACHE = Path("reports/data")
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on where it was told to; the message names the folder and the next step."""
+
+
+def run(
+    config: "Config",
+    folder: Path,
+    *,
+    resume: bool = False,
+    previous: bool = False,
+    device: str = "cpu",
+    traced: bool = True,
+    otlp: str | None = None,
+    quiet: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Train into `folder` and return what `result.json` holds; its `exit` is the process's exit code.
+
+    Raises:
+        RunError: the folder holds a run already, or none to resume, or another process is writing there.
+    """
+    with _claimed(folder, resume=resume):
+        (folder / "config.json").write_text(room("core.config").dump_config(config), encoding="utf-8")
+        dataset = room("core.data").open_dataset(config, CACHE)
+        say(dataset.note)
+        state = room("core.train").start(config, device)
+        if resume:
+            _restore(state, config, folder, say, previous=previous)
+        log = folder / "log.jsonl"
+        _forget_steps_after(state.step, log)
+        attributes = {"train.steps": dataset.steps(config), "train.resumed_at": state.step}
+        begun, first = time.time(), state.step
+        with _tracer(folder, attributes, otlp, say, traced=traced) as span:
+            exit_code, message = _loop(state, dataset, config, folder, span, quiet=quiet)
+        if message:
+            say(message)
+        result = _result(folder, state, exit_code) | {
+            "started": begun,
+            "seconds": time.time() - begun,
+            "steps_this_session": state.step - first,
+        }
+        write_result(folder, result)
+        return result
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Put `result.json` beside the run, whole or not at all."""
+    partial = folder / ".result.json.partial"
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "result.json")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of `log.jsonl`, in order; a torn last line is left out."""
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _loop(
+    state: "TrainState", dataset: "Dataset", config: "Config", folder: Path, span: "Span", *, quiet: bool
+) -> tuple[int, str]:
+    """Exit code and closing message."""
+    training = room("core.train")
+    total = dataset.steps(config)
+    with _stop_signals() as stopped, progress(state.step, total, quiet=quiet) as (show, say):
+        with (folder / "log.jsonl").open("a", encoding="utf-8", buffering=1) as log:
+            try:
+                for record in training.train(state, dataset, config, span=span):
+                    log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
+                    show(record)
+                    if record.skipped:
+                        say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
+                    number = stopped()
+                    ended = bool(number) or state.step == total
+                    _keep(state, dataset, config, folder, span, log.write, say, epoch=record.epoch, ended=ended)
+                    if number:
+                        where = f"stopped by {signal.Signals(number).name} after step {state.step}"
+                        return 128 + number, f"{where}; go on with: andon train --resume {folder}"
+            except training.NonFiniteError as error:
+                return 5, str(error)
+    return 0, ""
+
+
+def _keep(
+    state: "TrainState",
+    dataset: "Dataset",
+    config: "Config",
+    folder: Path,
+    span: "Span",
+    write: Callable[[str], object],
+    say: Say,
+    *,
+    epoch: int,
+    ended: bool,
+) -> None:
+    """Validate and save where this step is due for it: at the end, at an epoch's end, every so many steps."""
+    ended |= state.data.epoch > epoch
+    metric = None
+    if ended or _is_due(state.step, config.validation.every_steps):
+        with span("validation"):
+            held_out = room("core.data").validation_batches(dataset, config)
+            metric, _ = room("core.train").validate(state.model, held_out, config.training.dtype)
+        split = dataset.validation
+        bits = metric * split.tokens / (split.bytes * math.log(2))
+        record = {"kind": "validation", "step": state.step, "loss": metric, "bits_per_byte": bits}
+        write(json.dumps(record) + "\n")
+        say(f"step {state.step}: validation loss {metric:.4f}, {bits:.3f} bits per byte")
+    if ended or _is_due(state.step, config.checkpoint.every_steps):
+        with span("checkpoint"):
+            saved = room("core.checkpoint").save_checkpoint(
+                folder / "checkpoints", state, config, dataset.tokenizer, metric
+            )
+            room("core.folders").rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, previous: bool) -> None:
+    found = room("core.folders").checkpoints(folder / "checkpoints")
+    if len(found) <= previous:
+        which = "no checkpoint before the last one" if previous else "no checkpoint yet"
+        raise RunError(f"{folder}: {which}; start anew with another --out")
+    for note in room("core.checkpoint").load_checkpoint(found[previous], state, config):
+        say(note)
+    say(f"resumed {found[previous]} at step {state.step}")
+
+
+def _forget_steps_after(step: int, log: Path) -> None:
+    """A killed run has logged steps that its checkpoint has not seen; they are about to be done again."""
+    kept = [record for record in read_log(log.parent) if record["step"] <= step]
+    partial = log.with_name(".log.jsonl.partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(log)
+
+
+def _result(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]:
+    """What the log says of the whole run; what it does not say is null."""
+    import torch
+
+    records = read_log(folder)
+    steps = [record for record in records if record["kind"] == "step"]
+    validations = [record for record in records if record["kind"] == "validation"]
+    counted = [record for record in steps if not record["skipped"]]
+    tokens, busy = sum(r["tokens"] for r in steps), sum(sum(r["seconds"].values()) for r in steps)
+    return {
+        "run": folder.name,
+        "exit": exit_code,
+        "steps": state.step,
+        "skipped_steps": len(steps) - len(counted),
+        "tokens": tokens,
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "train_loss": counted[-1]["loss"] if counted else None,
+        "validation_loss": validations[-1]["loss"] if validations else None,
+        "bits_per_byte": validations[-1]["bits_per_byte"] if validations else None,
+        "tokens_per_second": tokens / busy if busy else None,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+@contextmanager
+def _claimed(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Hold the folder against a second process, and against a second run."""
+    started = (folder / "config.json").exists()
+    if resume and not started:
+        raise RunError(f"{folder}: holds no run to resume; name a folder such as {RUNS}/<id>")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise RunError(f"{folder}: another run is writing here; wait for it, or name another --out") from error
+    try:
+        if not resume and (folder / "config.json").exists():
+            raise RunError(f"{folder}: holds a run already; go on with --resume {folder}, or name another --out")
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _tracer(
+    folder: Path, attributes: dict[str, Any], otlp: str | None, say: Say, *, traced: bool
+) -> Iterator["Span"]:
+    """The span factory of a traced run; of an untraced one where asked for, or where OpenTelemetry is absent."""
+    if not traced:
+        yield room("core.train").no_span
+        return
+    try:
+        record = room("tracing.record")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
+        say("tracing off: pip install 'andon[trace]'")
+        yield room("core.train").no_span
+        return
+    with record.open_trace(folder / "trace.jsonl", folder.name, attributes, otlp=otlp) as trace:
+        yield trace.span
+    for note in trace.notes:
+        say(note)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """SIGINT and SIGTERM are noted, once, for the step to end first; a second Ctrl-C interrupts at once."""
+    number = 0
+
+    def note(received: int, _: object) -> None:
+        nonlocal number
+        number = received
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    old = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: number
+    finally:
+        for name, handler in old.items():
+            signal.signal(name, handler)
