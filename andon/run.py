@@ -48,12 +48,12 @@ def run(
         RunError: the folder holds a run already, or none to resume, or another process is writing there.
     """
     with _claimed(folder, resume=resume):
-        (folder / "config.json").write_text(room("core.config").dump_config(config), encoding="utf-8")
         dataset = room("core.data").open_dataset(config, CACHE)
         say(dataset.note)
         state = room("core.train").start(config, device)
         if resume:
             _restore(state, config, folder, say, previous=previous)
+        (folder / "config.json").write_text(room("core.config").dump_config(config), encoding="utf-8")
         log = folder / "log.jsonl"
         _forget_steps_after(state.step, log)
         attributes = {"train.steps": dataset.steps(config), "train.resumed_at": state.step}

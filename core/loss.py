@@ -3,6 +3,7 @@
 Legend: B batch, T time, R rows (counted tokens of a batch), C rows of one chunk, D dim, V vocab.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,23 +38,28 @@ def cross_entropy(x_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, tokens: i
     """
     counted_BT = labels_BT != IGNORE
     count = int(counted_BT.sum()) if tokens is None else tokens
-    x_RD, labels_R = x_BTD[counted_BT], labels_BT[counted_BT]
     device = x_BTD.device.type
-    if torch.is_autocast_enabled(device):
-        half = torch.get_autocast_dtype(device)
-        x_RD, weight_VD = x_RD.to(half), weight_VD.to(half)
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
     with torch.autocast(device, enabled=False):
-        return _ChunkedCrossEntropy.apply(x_RD, weight_VD, labels_R, count)
+        return _ChunkedCrossEntropy.apply(x_BTD[counted_BT], weight_VD, labels_BT[counted_BT], count, compute)
 
 
 class _ChunkedCrossEntropy(Function):
-    """The gradients are computed with the loss, while a chunk's probabilities are at hand, and handed out once."""
+    """The gradients are computed with the loss, while a chunk's probabilities are at hand, and handed out once.
+
+    Products are in `compute`; the softmax, and gradients until the loss's own gradient has scaled them, in at least
+    fp32: a float16 run's loss scale comes after them, too late for what has underflowed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, labels_R: Tensor, count: int) -> Tensor:
-        high = at_least_fp32(x_RD.dtype)
+    def forward(
+        ctx: Any, x_RD: Tensor, weight_VD: Tensor, labels_R: Tensor, count: int, compute: torch.dtype
+    ) -> Tensor:
+        high, share = at_least_fp32(compute), 1 / count if count else math.nan
         wanted_x, wanted_weight = ctx.needs_input_grad[:2]
-        grad_x = torch.empty_like(x_RD) if wanted_x else None
+        ctx.dtypes = x_RD.dtype, weight_VD.dtype
+        x_RD, weight_VD = x_RD.to(compute), weight_VD.to(compute)
+        grad_x = torch.empty_like(x_RD, dtype=high) if wanted_x else None
         grad_weight = torch.zeros_like(weight_VD, dtype=high) if wanted_weight else None
         total = torch.zeros((), dtype=high, device=x_RD.device)
         rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
@@ -65,14 +71,15 @@ class _ChunkedCrossEntropy(Function):
             if not (wanted_x or wanted_weight):
                 continue
             # d loss / d logits = (softmax - one_hot) / count
-            errors_CV = logs_CV.exp_().scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=high))
-            errors_CV = errors_CV.to(weight_VD.dtype)
+            errors_CV = logs_CV.exp_().scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=high)).to(compute)
             if grad_x is not None:
-                torch.mm(errors_CV, weight_VD, out=grad_x[chunk]).div_(count)
-            if grad_weight is not None:
-                grad_weight.addmm_(errors_CV.t(), x_RD[chunk] / count)
-        ctx.grads = grad_x, grad_weight if grad_weight is None else grad_weight.to(weight_VD.dtype)
-        return total / count
+                grad_x[chunk] = (errors_CV @ weight_VD).to(high).mul_(share)
+            if grad_weight is not None and compute == high:
+                grad_weight.addmm_(errors_CV.t(), x_RD[chunk], alpha=share)
+            elif grad_weight is not None:
+                grad_weight.add_(errors_CV.t() @ x_RD[chunk], alpha=share)
+        ctx.grads = grad_x, grad_weight
+        return total * share
 
     @staticmethod
     @once_differentiable
@@ -82,4 +89,7 @@ class _ChunkedCrossEntropy(Function):
         if grad.device.type != "cpu" or grad != 1:  # a GPU would wait for the comparison
             grad_x = None if grad_x is None else grad_x * grad
             grad_weight = None if grad_weight is None else grad_weight * grad
-        return grad_x, grad_weight, None, None
+        x_dtype, weight_dtype = ctx.dtypes
+        grad_x = None if grad_x is None else grad_x.to(x_dtype)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight_dtype)
+        return grad_x, grad_weight, None, None, None

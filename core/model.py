@@ -26,8 +26,8 @@ class Llama(nn.Module):
         self.activation_checkpointing = False
         self.model = Decoder(config)
         self.lm_head = linear(config.hidden_size, config.vocab_size)
+        self.tie_weights()
         if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
             self.register_state_dict_post_hook(_drop_the_alias)
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: "Cache | None" = None) -> Tensor:
@@ -56,6 +56,11 @@ class Llama(nn.Module):
         if cache:
             cache.length += tokens_BT.shape[1]
         return self.model.norm(x_BTD)
+
+    def tie_weights(self) -> None:
+        """Make the head the embedding where the configuration says so. `to_empty` takes them apart."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
 
     def initialise(self, generator: torch.Generator) -> None:
         """Normal weights, norms one. The two matrices that write into the residual stream shrink with its depth
@@ -162,6 +167,7 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtyp
     with torch.device("meta"):
         model = Llama(config)
     model = model.to(dtype).to_empty(device=device)
+    model.tie_weights()
     model.initialise(torch.Generator(device).manual_seed(seed))
     return model
 

@@ -85,7 +85,7 @@ def train(state: TrainState, dataset: Dataset, config: Config, *, span: Span = n
         with span("train.step", step=state.step + 1):
             with _phase("data", span, seconds, device):
                 micro_batches, state.data = next(upcoming)
-            total, tokens = _accumulate(state, micro_batches, config.training, span, seconds)
+            total, tokens = accumulate(state, micro_batches, config.training, span, seconds)
             with _phase("clip", span, seconds, device):
                 norm = float(gradient_norm(state.optimizer)) / state.loss_scale
             finite = math.isfinite(total) and math.isfinite(norm)
@@ -127,7 +127,7 @@ def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]
     return torch.autocast(device.type, HALF[dtype]) if dtype in HALF else nullcontext()
 
 
-def _accumulate(
+def accumulate(
     state: TrainState, micro_batches: list[Batch], training: TrainingConfig, span: Span, seconds: Counter[str]
 ) -> tuple[float, int]:
     """Gradients of one large batch, a micro-batch at a time: each loss is divided by the tokens of them all."""

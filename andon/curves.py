@@ -1,0 +1,117 @@
+"""A run's log as curves for a plot: read, smoothed, and thinned so that no spike is lost."""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MOST_POINTS = 3000
+SMOOTHED_PARTS = 120  # the smoothing reaches over one part in this many of the run, to each side
+
+Record = dict[str, Any]
+
+
+class LogError(ValueError):
+    """A run's log that cannot be read; the message names the file, the line and the next step."""
+
+
+class Log(NamedTuple):
+    """`log.jsonl` by kind, in the order written. Keys are those of the records."""
+
+    steps: list[Record]
+    validations: list[Record]
+    samples: list[str]
+
+
+def read_log(path: Path) -> Log:
+    """Read a run's log. A last line without newline, which a killed run leaves, is left out.
+
+    Raises LogError where the file is missing or any other line is not a record.
+    """
+    if not path.is_file():
+        raise LogError(f"{path} does not exist, so {path.parent} is not a run's folder; name one under reports/runs")
+    log = Log([], [], [])
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            record = json.loads(line)
+            if record["kind"] == "step":
+                log.steps.append(record)
+            elif record["kind"] == "validation":
+                log.validations.append(record)
+            elif record["kind"] == "sample":
+                log.samples.append(record["text"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LogError(f"{path} line {number} is not a record ({error!r}); remove the line to go on") from error
+    return log
+
+
+def curves(log: Log, baselines: dict[str, float]) -> dict[str, Any]:
+    """Columns for the plots, one row a step that is kept; None where nothing was measured at that step."""
+    rows = merged(log)
+    smooth = smoothed([row["loss"] for row in rows])
+    kept = kept_rows([row["loss"] for row in rows], [row["grad_norm"] for row in rows], MOST_POINTS)
+    kept += [index for index, row in enumerate(rows) if row["validation"] is not None]
+    kept = sorted(set(kept))
+    columns = {name: [rows[index][name] for index in kept] for name in ("step", "loss", "validation", "rate")}
+    return columns | {
+        "smooth": [smooth[index] for index in kept],
+        "norm": [rows[index]["grad_norm"] for index in kept],
+        "skipped": [row["step"] for row in rows if row["skipped"]],
+        "baselines": baselines,
+    }
+
+
+def merged(log: Log) -> list[Record]:
+    """One row a step, in order, with the validation done after it; a step logged twice (a resumed run) counts once."""
+    rows: dict[int, Record] = {}
+    for record in log.steps:
+        rows[record["step"]] = {
+            "step": record["step"],
+            "loss": finite(record.get("loss")),
+            "grad_norm": finite(record.get("grad_norm")),
+            "rate": finite(record.get("learning_rate")),
+            "skipped": bool(record.get("skipped")),
+            "validation": None,
+        }
+    empty = {"loss": None, "grad_norm": None, "rate": None, "skipped": False}
+    for record in log.validations:
+        row = rows.setdefault(record["step"], {"step": record["step"], **empty})
+        row["validation"] = finite(record.get("loss"))
+    return [rows[step] for step in sorted(rows)]
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where there is none: JSON for a browser knows no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def smoothed(values: Sequence[float | None]) -> list[float | None]:
+    """Each value's mean with its neighbours on both sides, so that the curve does not lag; None where None was."""
+    reach = max(len(values) // SMOOTHED_PARTS, 1)
+    sums = [0.0, *accumulate(value or 0.0 for value in values)]
+    counts = [0, *accumulate(value is not None for value in values)]
+    out: list[float | None] = []
+    for index, value in enumerate(values):
+        low, high = max(index - reach, 0), min(index + reach + 1, len(values))
+        out.append(None if value is None else (sums[high] - sums[low]) / (counts[high] - counts[low]))
+    return out
+
+
+def kept_rows(first: Sequence[float | None], second: Sequence[float | None], most: int) -> list[int]:
+    """Indices of at most `most` rows (and the last) that keep the extremes of both columns in every stretch."""
+    count = len(first)
+    if count <= most:
+        return list(range(count))
+    stretch = math.ceil(count / (most // 4))
+    kept = {0, count - 1}
+    for begin in range(0, count, stretch):
+        for column in (first, second):
+            values = enumerate(column[begin : begin + stretch], start=begin)
+            here = [(value, index) for index, value in values if value is not None]
+            if here:
+                kept |= {min(here)[1], max(here)[1]}
+    return sorted(kept)

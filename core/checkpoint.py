@@ -1,0 +1,244 @@
+"""Checkpoints: a Hugging Face directory plus the optimizer's moments and a sealed manifest, published whole.
+
+A run that resumes from one continues bitwise, as long as what bitwise depends on is the same; where it is not,
+`load_checkpoint` says so.
+"""
+
+import json
+import math
+import platform
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Parameter
+
+from .config import Config, dump_config
+from .folders import checkpoint_folder, checkpoint_step, published, sweep
+from .headers import Entry, HeaderError, read_header
+from .huggingface_config import dump_huggingface_config
+from .manifest import (
+    CONFIG,
+    GO_BACK,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    TOKENIZER,
+    CheckpointError,
+    Manifest,
+    RandomStates,
+    check_files,
+    read_manifest,
+    record_files,
+    write_manifest,
+)
+from .state import DataState, TrainState
+
+SAFETENSORS_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+# Tables of the configuration on which losses and weights depend; `model` must agree, so it is not among them.
+BITWISE_TABLES = ("training.", "schedule.", "data.")
+WITHOUT_EFFECT = {"data.workers", "data.shard_tokens", "training.max_skipped_steps"}
+
+
+def save_checkpoint(
+    root: Path, state: TrainState, config: Config, tokenizer: Path | None = None, metric: float | None = None
+) -> Path:
+    """Write `root/step-00000100` and return it. `metric` is the validation loss that picks the best, in nats.
+
+    A tied head is written once, as the embedding.
+
+    Raises:
+        CheckpointError: the file system refused; earlier checkpoints are untouched.
+    """
+    folder = checkpoint_folder(root, state.step)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
+        with published(folder) as partial:
+            _write_files(partial, state, tokenizer)
+            write_manifest(partial, _describe(partial, state, config, metric))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: could not be saved ({error}); earlier checkpoints are whole: make room, then --resume"
+        ) from error
+    return folder
+
+
+def load_checkpoint(folder: Path, state: TrainState, config: Config) -> list[str]:
+    """Restore `state` and the random number generators; on failure nothing has been changed.
+
+    Returns one note for each thing that bitwise continuation depends on and that differs from when it was saved, for
+    example `not bitwise: threads 2 to 4`.
+
+    Raises:
+        CheckpointError: a file is missing, torn, changed or swapped, or the model is another.
+    """
+    manifest = read_manifest(folder)
+    if checkpoint_step(folder) not in (None, manifest.step):
+        raise CheckpointError(f"{folder / MANIFEST}: of step {manifest.step}, not of this folder's; {GO_BACK}")
+    check_files(folder, manifest)
+    differences = _differences(manifest.config, config)
+    for key, (saved, ours) in differences.items():
+        if key.startswith("model."):
+            raise CheckpointError(
+                f"{folder}: {key}={saved!r} in the checkpoint and {ours!r} in this run; "
+                "resume with the configuration it was saved with, or start a new run"
+            )
+    parameters = dict(state.model.named_parameters())
+    weights, moments = _read_tensors(folder, parameters)
+    device = next(iter(parameters.values())).device
+    notes = _notes(manifest.environment, _environment(device), differences)
+    _restore(state, parameters, weights, moments)
+    _restore_counters(state, manifest)
+    _restore_random(manifest.random, device)
+    return notes
+
+
+def _write_files(folder: Path, state: TrainState, tokenizer: Path | None) -> None:
+    parameters = dict(state.model.named_parameters())  # names a shared parameter once
+    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+    moments = {
+        f"{name}.{moment}": state.optimizer.state[parameter][moment].contiguous()
+        for name, parameter in parameters.items()
+        if parameter in state.optimizer.state
+        for moment in MOMENTS
+    }
+    save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
+    save_file(moments, folder / OPTIMIZER)
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype), encoding="utf-8")
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, folder / TOKENIZER)
+
+
+def _describe(folder: Path, state: TrainState, config: Config, metric: float | None) -> Manifest:
+    device = next(state.model.parameters()).device
+    return Manifest(
+        step=state.step,
+        epoch=state.data.epoch,
+        batch=state.data.batch,
+        metric=metric if metric is not None and math.isfinite(metric) else None,
+        learning_rate=state.optimizer.param_groups[0]["lr"],
+        skipped_in_a_row=state.skipped_in_a_row,
+        loss_scale=state.loss_scale,
+        scale_streak=state.scale_streak,
+        environment=_environment(device),
+        config=json.loads(dump_config(config)),
+        random=RandomStates(
+            python=json.dumps(random.getstate()),
+            torch=_to_hex(torch.get_rng_state()),
+            cuda=_to_hex(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None,
+        ),
+        files=record_files(folder),
+    )
+
+
+def _read_tensors(folder: Path, parameters: dict[str, Parameter]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights and moments by name, once their headers are known to fit these parameters."""
+    weights = {name: (SAFETENSORS_DTYPE[p.dtype], tuple(p.shape)) for name, p in parameters.items()}
+    _check_header(folder / MODEL, weights)
+    moments = {}
+    with_moments = {name.rpartition(".")[0] for name in _header(folder / OPTIMIZER)}
+    for name, (dtype, shape) in weights.items():
+        if name in with_moments:  # a parameter that never had a gradient has none
+            moments |= {f"{name}.exp_avg": (dtype, shape), f"{name}.exp_avg_sq": (dtype, shape)}
+            moments[f"{name}.step"] = ("F32", ())
+    _check_header(folder / OPTIMIZER, moments)
+    return load_file(folder / MODEL), load_file(folder / OPTIMIZER)
+
+
+def _check_header(path: Path, expected: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    found = {name: (entry.dtype, entry.shape) for name, entry in _header(path).items()}
+    for name in sorted(found.keys() | expected.keys()):
+        saved, ours = found.get(name, "absent"), expected.get(name, "absent")
+        if saved != ours:
+            raise CheckpointError(f"{path}: {name} is {saved} in the file and {ours} in this run; {GO_BACK}")
+
+
+def _header(path: Path) -> dict[str, Entry]:
+    try:
+        return read_header(path)
+    except HeaderError as error:
+        raise CheckpointError(f"{error}; {GO_BACK}") from error
+
+
+def _restore(
+    state: TrainState, parameters: dict[str, Parameter], weights: dict[str, Tensor], moments: dict[str, Tensor]
+) -> None:
+    """Copies throughout: what was read is backed by the file, which a rotation may delete."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+            state.optimizer.state.pop(parameter, None)
+            if f"{name}.step" in moments:
+                state.optimizer.state[parameter] = {
+                    moment: moments[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in MOMENTS
+                }
+
+
+def _restore_counters(state: TrainState, manifest: Manifest) -> None:
+    for group in state.optimizer.param_groups:
+        group["lr"] = manifest.learning_rate
+    state.step = manifest.step
+    state.data = DataState(manifest.epoch, manifest.batch)
+    state.skipped_in_a_row = manifest.skipped_in_a_row
+    state.loss_scale = manifest.loss_scale
+    state.scale_streak = manifest.scale_streak
+
+
+def _restore_random(states: RandomStates, device: torch.device) -> None:
+    version, words, gauss = json.loads(states.python)
+    random.setstate((version, tuple(words), gauss))
+    torch.set_rng_state(_from_hex(states.torch))
+    if states.cuda is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(_from_hex(states.cuda), device)
+
+
+def _to_hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _from_hex(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+
+
+def _environment(device: torch.device) -> dict[str, str | int]:
+    """What decides, besides seeds and configuration, in which order numbers are added up."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _processor() -> str:
+    """The processor's name; `platform.processor()` is empty on many Linux systems."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def _differences(saved: dict[str, dict[str, Any]], config: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, as `table.key: (saved, ours)`."""
+    ours = json.loads(dump_config(config))
+    keys = [(table, key) for table, values in ours.items() for key in values]
+    pairs = {f"{table}.{key}": (saved.get(table, {}).get(key), ours[table][key]) for table, key in keys}
+    return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
+
+
+def _notes(
+    saved: dict[str, str | int], here: dict[str, str | int], differences: dict[str, tuple[Any, Any]]
+) -> list[str]:
+    machine = {key: (saved.get(key), value) for key, value in here.items() if saved.get(key) != value}
+    settings = {
+        key: pair for key, pair in differences.items() if key.startswith(BITWISE_TABLES) and key not in WITHOUT_EFFECT
+    }
+    return [f"not bitwise: {key} {old} to {new}" for key, (old, new) in {**machine, **settings}.items()]

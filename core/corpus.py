@@ -1,0 +1,194 @@
+"""Documents of a corpus in a fixed order: text files, JSONL, folders, globs, or the Python standard library.
+
+A text file is one document, a line of JSONL is one. What is longer than a fiftieth of the corpus is cut at line ends
+into documents of that length, so that one book can be divided into training and validation too.
+"""
+
+import codecs
+import glob
+import hashlib
+import json
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+READ_BYTES = 1 << 20
+FEWEST_DOCUMENTS = 50
+SHORTEST_CUT, LONGEST_DOCUMENT = 256, 1 << 20  # characters
+
+# The default corpus is what people wrote to be read: every .py file of the standard library but tests, installed
+# packages, and tables (code pages, characters, help topics, build settings), which would teach digits and no Python.
+NOT_CODE = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+TABLES = {"encodings", "pydoc_data", "entities.py", "stringprep.py"}
+BUILD_SETTINGS = ("_sysconfigdata", "config-")
+
+# A folder with this file is some tool's cache (https://bford.info/cachedir/), the tokens of this corpus among them.
+CACHE_TAG = "CACHEDIR.TAG"
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used; the message names the file or pattern, the rule and the next step."""
+
+
+class Source(NamedTuple):
+    """A file of the corpus, and what it held when it was inspected."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+def find_sources(paths: list[str]) -> list[Source]:
+    """Every file that `paths` name, once, in the order of `paths` and sorted within a folder or glob.
+
+    Each file is read through: to be hashed, and refused where it is no text. Inside folders, hidden files, caches and
+    links to folders are not looked at. No paths: the standard library's sources, read from the running interpreter.
+
+    Raises:
+        CorpusError: a path that does not exist, a glob without a match, a file that is no text, nothing to read.
+    """
+    named = [file for path in paths for file in _expand(path)] if paths else _standard_library()
+    first_of = {file.resolve(): file for file in reversed(named)}
+    sources = [_inspect(file) for file in named if first_of.pop(file.resolve(), None)]
+    if not any(source.bytes for source in sources):
+        raise CorpusError(f"data.paths={paths}: the corpus is empty; name files, folders or globs with text in them")
+    return sources
+
+
+def documents(sources: list[Source], text_field: str) -> Iterator[tuple[str, str]]:
+    """Yield name and text of every document that is not empty, in the order of `sources`.
+
+    Raises:
+        CorpusError: a line of JSONL that is broken or lacks `text_field`, or a file that changed since its inspection.
+    """
+    share = sum(source.bytes for source in sources) // FEWEST_DOCUMENTS
+    longest = min(max(share, SHORTEST_CUT), LONGEST_DOCUMENT)
+    for source in sources:
+        for name, text in _lines(source, text_field) if is_jsonl(source) else _file(source):
+            pieces = _cut(text, longest)
+            yield from zip(_names(name, len(pieces)), pieces, strict=True)
+
+
+def is_jsonl(source: Source) -> bool:
+    """Whether each line of the file is a document of its own."""
+    return source.path.suffix == ".jsonl"
+
+
+def _expand(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        return _walk(path)
+    if path.exists():
+        return [path]
+    if not glob.has_magic(name):
+        raise CorpusError(f"data.paths: {name!r} does not exist; name a file, a folder or a glob")
+    matches = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 (Path takes no absolute one)
+    files = [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
+    if not files:
+        raise CorpusError(f"data.paths: the glob {name!r} matches no file; try it with ls")
+    return files
+
+
+def _walk(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        if CACHE_TAG in files:
+            folders.clear()
+        else:
+            found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _standard_library() -> list[Path]:
+    root = sysconfig.get_path("stdlib")
+    found: list[Path] = []
+    for parent, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if _is_read(name)]
+        found += [Path(parent, name) for name in files if name.endswith(".py") and _is_read(name)]
+    if not found:
+        raise CorpusError(f"{root}: holds no sources of the standard library; name your own text in data.paths")
+    return sorted(found)
+
+
+def _is_read(name: str) -> bool:
+    return name not in NOT_CODE | TABLES and not name.startswith(BUILD_SETTINGS)
+
+
+def _inspect(path: Path) -> Source:
+    if not path.is_file():  # a pipe would block, a dangling link holds nothing
+        raise CorpusError(f"{path}: is no regular file; take it out")
+    digest, decoder, size = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(READ_BYTES):
+                if b"\0" in chunk:
+                    raise CorpusError(_no_text(path, "holds a NUL byte"))
+                decoder.decode(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise CorpusError(_no_text(path, "is not UTF-8")) from error
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return Source(path, size, digest.hexdigest())
+
+
+def _no_text(path: Path, why: str) -> str:
+    return f"{path}: {why}, so it is no text; take it out, or name the text files by a glob such as 'folder/**/*.txt'"
+
+
+def _file(source: Source) -> Iterator[tuple[str, str]]:
+    content = source.path.read_bytes()
+    _check_unchanged(source, hashlib.sha256(content).hexdigest())
+    yield source.path.as_posix(), content.decode("utf-8-sig")
+
+
+def _lines(source: Source, text_field: str) -> Iterator[tuple[str, str]]:
+    digest = hashlib.sha256()
+    with source.path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            digest.update(line)
+            if line.strip():
+                yield f"{source.path}:{number}", _text(f"{source.path}:{number}", line, text_field)
+    _check_unchanged(source, digest.hexdigest())
+
+
+def _text(where: str, line: bytes, text_field: str) -> str:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{where}: is no JSON ({error}); JSONL holds one object a line") from error
+    text = record.get(text_field) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        found = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
+        raise CorpusError(f"{where}: no string under data.text_field={text_field!r}; found {found or 'nothing'}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(f"{where}: half of a surrogate pair in {text_field!r} is no text; write UTF-8") from error
+    return text
+
+
+def _check_unchanged(source: Source, sha256: str) -> None:
+    if sha256 != source.sha256:
+        raise CorpusError(f"{source.path}: changed while it was read; start again when nothing writes to it")
+
+
+def _names(name: str, pieces: int) -> list[str]:
+    return [name] if pieces == 1 else [f"{name} part {number}" for number in range(1, pieces + 1)]
+
+
+def _cut(text: str, longest: int) -> list[str]:
+    """Pieces of at most `longest` characters, each ending at a line's end, else at a space, where there is one."""
+    pieces, start = [], 0
+    while len(text) - start > longest:
+        limit = start + longest
+        end = text.rfind("\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]] if text else []

@@ -1,0 +1,28 @@
+"""What one run of training carries from step to step."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from .model import Llama
+
+
+class DataState(NamedTuple):
+    """Where the data order stands: `batch` optimizer batches of epoch `epoch` are used."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass
+class TrainState:
+    """Everything that a step changes, besides the random number generators."""
+
+    model: Llama
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    data: DataState = field(default_factory=DataState)
+    skipped_in_a_row: int = 0
+    loss_scale: float = 1.0  # fp16 only
+    scale_streak: int = 0  # clean steps since the scale last changed

@@ -1,0 +1,109 @@
+"""A byte-level BPE tokeniser trained on the user's corpus, or any `tokenizer.json`.
+
+Byte-pair encoding: Sennrich et al. 2016 (arXiv:1508.07909); over bytes: Radford et al. 2019 (GPT-2), section 2.2.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+END = "<|endoftext|>"
+END_NAMES = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")  # as published tokenisers spell it, ours first
+BYTE_VALUES = 256
+SAMPLE_BYTES = 1024  # for each token of the vocabulary; four times as many make its text 1% shorter
+
+# No token crosses these pieces. A line break takes the next line's indentation along, so that one token says which
+# block the next line belongs to. Digits stand alone; words and punctuation take the space before them along.
+PIECES = r"\s*[\r\n]+[ \t]*|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
+
+
+class TokeniserError(ValueError):
+    """A tokeniser that cannot be used; the message names the file or key, the rule and the next step."""
+
+
+def train_tokeniser(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with at most `vocab_size` tokens, the end of a document the first of them.
+
+    Raises:
+        TokeniserError: `vocab_size` has no room for the 256 bytes and the end of a document.
+    """
+    if vocab_size <= BYTE_VALUES:
+        raise TokeniserError(f"model.vocab_size={vocab_size}: 256 bytes and {END} need {BYTE_VALUES + 1}; raise it")
+    tokeniser = Tokenizer(models.BPE())
+    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokeniser.pre_tokenizer = pre_tokenizers.Sequence([pieces, as_bytes])
+    tokeniser.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokeniser.train_from_iterator(texts, trainer)
+    return tokeniser
+
+
+def sample(texts: Iterable[str], total_bytes: int, vocab_size: int) -> Iterator[str]:
+    """As many of the texts, evenly spread, as a vocabulary of this size is learnt from; the first always."""
+    share = min(1.0, SAMPLE_BYTES * vocab_size / total_bytes)
+    seen = kept = 0
+    for text in texts:
+        if kept <= share * seen:
+            kept += len(text)
+            yield text
+        seen += len(text)
+
+
+def load_tokeniser(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        TokeniserError: the file is missing or is no tokeniser.
+    """
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TokeniserError(f"{path}: cannot be read ({error.strerror}); name a tokenizer.json") from error
+    except Exception as error:  # the library raises Exception itself for whatever it cannot read
+        raise TokeniserError(f"{path}: is no tokenizer.json ({error}); save one with the tokenizers library") from error
+
+
+def id_count(tokeniser: Tokenizer) -> int:
+    """One more than the largest id."""
+    return max(tokeniser.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def check_vocabulary(tokeniser: Tokenizer, vocab_size: int, source: str) -> None:
+    """Refuse a tokeniser with ids for which the model has no embedding.
+
+    Raises:
+        TokeniserError: the largest id is not below `vocab_size`.
+    """
+    needed = id_count(tokeniser)
+    if needed > vocab_size:
+        raise TokeniserError(
+            f"{source}: ids go up to {needed - 1}, beyond model.vocab_size={vocab_size}; set model.vocab_size={needed}"
+        )
+
+
+def end_of_document(tokeniser: Tokenizer, source: str) -> int:
+    """Id of the token that closes a document.
+
+    Raises:
+        TokeniserError: the tokeniser has none of the names in use.
+    """
+    found = (tokeniser.token_to_id(name) for name in END_NAMES)
+    end = next((token for token in found if token is not None), None)
+    if end is None:
+        raise TokeniserError(f"{source}: has no end of document; add one of {', '.join(END_NAMES)} as a special token")
+    return end
+
+
+def encode(tokeniser: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Ids of each text, whole: nothing is added, and a special token's name within a text is text like any other."""
+    tokeniser.no_truncation()  # a tokenizer.json may ask for both
+    tokeniser.no_padding()
+    tokeniser.encode_special_tokens = True
+    return [encoding.ids for encoding in tokeniser.encode_batch_fast(texts, add_special_tokens=False)]

@@ -1,0 +1,44 @@
+"""Whole-number arithmetic of windows, shards, micro-batches and the position in a run."""
+
+from collections.abc import Iterator
+
+
+def window_count(tokens: int, length: int) -> int:
+    """How many windows of `length` inputs it takes to predict every token but the first; the last may be shorter."""
+    return max(0, -(-(tokens - 1) // length))
+
+
+def shard_pieces(start: int, stop: int, shard_tokens: int) -> Iterator[tuple[int, int, int]]:
+    """(shard, begin, end) of the pieces that make up tokens `start` to `stop`, in order."""
+    while start < stop:
+        shard, begin = divmod(start, shard_tokens)
+        end = min(begin + stop - start, shard_tokens)
+        yield shard, begin, end
+        start += end - begin
+
+
+def micro_batch_sizes(rows: int, parts: int) -> list[int]:
+    """Rows of each micro-batch: as even as can be, larger ones first, none empty."""
+    parts = min(rows, parts)
+    return [rows // parts + (part < rows % parts) for part in range(parts)]
+
+
+def batches_per_epoch(windows: int, batch_size: int) -> int:
+    """Optimizer batches in an epoch; the last may be smaller."""
+    return -(-windows // batch_size)
+
+
+def run_steps(per_epoch: int, epochs: int, max_steps: int) -> int:
+    """Optimizer steps of a run: whole epochs, cut at `max_steps` unless that is 0."""
+    return min(per_epoch * epochs, max_steps or per_epoch * epochs)
+
+
+def following(epoch: int, batch: int, per_epoch: int) -> tuple[int, int]:
+    """The (epoch, batch) that follows: an epoch that is used up gives the next one's first batch."""
+    return (epoch, batch + 1) if batch + 1 < per_epoch else (epoch + 1, 0)
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """`limit` of `count` windows, evenly spread and in order; all of them where `limit` is 0 or larger."""
+    chosen = min(count, limit or count)
+    return [index * count // chosen for index in range(chosen)]

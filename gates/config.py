@@ -1,0 +1,144 @@
+"""Tiers, measures and thresholds as data: one strict TOML file that any project can write."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DEFAULT_CONFIG = Path("configs/gates.toml")
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+
+
+class GateError(ValueError):
+    """A gate configuration that cannot be used; the message names file, key, rule and next step."""
+
+
+class Table(BaseModel):
+    """One TOML table: no unknown key, no coercion, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Tier(Table):
+    """A set of measures and thresholds, with those of the tier it includes.
+
+    `strict`: what could not be measured is red, and a wall budget that could not be measured exits 3.
+    """
+
+    name: Name
+    summary: str
+    includes: str = ""
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None
+    strict: bool = True
+
+
+class Measure(Table):
+    """A command that leaves evidence; any exit code but 0 is red.
+
+    Measures of one lane run in turn, lanes side by side. `supersedes` names measures of lower tiers whose work this
+    one repeats. `sources` are the files and folders measured; empty: the file's own `sources`.
+    """
+
+    name: Name
+    tier: str
+    command: Annotated[str, Field(min_length=1)]
+    next: str
+    lane: str = "main"
+    environment: dict[str, str] = {}
+    supersedes: list[str] = []
+    sources: list[str] = []
+    timeout_seconds: Annotated[float, Field(gt=0)] = 900.0
+
+
+class Threshold(Table):
+    """A bound on `<evidence>.<metric>`."""
+
+    metric: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*\..+$")]
+    operator: Literal["<", "<=", "==", ">=", ">"]
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    tier: str
+    why: Annotated[str, Field(min_length=1)]
+
+
+class Gates(Table):
+    """The whole file."""
+
+    tiers: list[Tier]
+    sources: list[str] = []
+    measures: list[Measure] = []
+    thresholds: list[Threshold] = []
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Self:
+        tiers = [tier.name for tier in self.tiers]
+        measures = [measure.name for measure in self.measures]
+        for name in tiers + measures:
+            if (tiers + measures).count(name) > 1:
+                raise ValueError(f"{name!r} names two things; tiers and measures share reports/evidence/<name>.json")
+        for place, tier in enumerate(self.tiers):
+            if tier.includes and tier.includes not in tiers[:place]:
+                raise ValueError(f"tier {tier.name!r} includes {tier.includes!r}; name a tier that stands above it")
+        for item in [*self.measures, *self.thresholds]:
+            if item.tier not in tiers:
+                raise ValueError(f"tier={item.tier!r} is no tier; known are {', '.join(tiers)}")
+        for measure in self.measures:
+            for other in measure.supersedes:
+                if other not in measures:
+                    raise ValueError(f"measure {measure.name!r} supersedes {other!r}, which is no measure")
+        return self
+
+    def tier(self, name: str) -> Tier:
+        """The tier of that name.
+
+        Raises:
+            GateError: there is none.
+        """
+        for tier in self.tiers:
+            if tier.name == name:
+                return tier
+        raise GateError(f"no tier {name!r}; known are {', '.join(tier.name for tier in self.tiers)}")
+
+    def measures_of(self, name: str) -> list[Measure]:
+        """What a tier runs, in the file's order, with included tiers and without what is superseded."""
+        names = self._included(name)
+        chosen = [measure for measure in self.measures if measure.tier in names]
+        superseded = {other for measure in chosen for other in measure.supersedes}
+        return [measure for measure in chosen if measure.name not in superseded]
+
+    def thresholds_of(self, name: str) -> list[Threshold]:
+        """What a tier's metrics must reach, with those of included tiers."""
+        names = self._included(name)
+        return [threshold for threshold in self.thresholds if threshold.tier in names]
+
+    def sources_of(self, measure: Measure) -> list[str]:
+        """The files and folders that a measure measures."""
+        return measure.sources or self.sources
+
+    def _included(self, name: str) -> set[str]:
+        tier = self.tier(name)
+        return {name} | (self._included(tier.includes) if tier.includes else set())
+
+
+def load_gates(path: Path = DEFAULT_CONFIG) -> Gates:
+    """Read a gates file.
+
+    Raises:
+        GateError: the file is missing, is no TOML, or breaks a rule.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GateError(f"{path}: cannot be read ({error.strerror}); name a gates file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GateError(f"{path}: is no TOML ({error}); mend the line it names") from error
+    try:
+        return Gates.model_validate(tables)
+    except ValidationError as error:
+        lines = [_explain(path, detail["loc"], detail["msg"]) for detail in error.errors(include_url=False)]
+        raise GateError("\n".join(lines)) from error
+
+
+def _explain(path: Path, location: tuple[int | str, ...], rule: str) -> str:
+    where = ".".join(str(part) for part in location)
+    return f"{path}: {where + ': ' if where else ''}{rule.removeprefix('Value error, ')}"

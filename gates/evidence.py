@@ -1,0 +1,109 @@
+"""Evidence: what a measure found, on what content. Written once, judged apart, stale once the content changed."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FOLDER = Path("reports/evidence")
+
+
+class EvidenceError(ValueError):
+    """An evidence file that is missing, torn or foreign; the message names it and how to make it anew."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value with its unit; None says that it could not be measured."""
+
+    value: float | None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One measure's result; `sources` maps each measured file or folder to its digest."""
+
+    name: str
+    command: str
+    seconds: float
+    sources: dict[str, str]
+    metrics: dict[str, Metric]
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, or of a folder's names and contents; "absent" where there is nothing.
+
+    Hidden entries and `__pycache__` are left out: they are made by running, not by editing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inner = [child for child in sorted(path.iterdir()) if child.name[0] != "." and child.name != "__pycache__"]
+        listing = "".join(f"{child.name}\0{digest(child)}\n" for child in inner)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return "absent"
+
+
+def digests(sources: Iterable[str]) -> dict[str, str]:
+    """Each source's digest: taken before measuring, so that an edit meanwhile makes the evidence stale."""
+    return {source: digest(source) for source in sources}
+
+
+def write_evidence(evidence: Evidence, folder: Path = FOLDER) -> Path:
+    """Write `<folder>/<name>.json`, whole or not at all; a value that is no finite number becomes null."""
+    content = asdict(evidence)
+    for metric in content["metrics"].values():
+        if metric["value"] is not None and not math.isfinite(metric["value"]):
+            metric["value"] = None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{evidence.name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_evidence(name: str, folder: Path = FOLDER) -> Evidence:
+    """Read what `write_evidence` wrote.
+
+    Raises:
+        EvidenceError: the file is missing, torn, or holds something else.
+    """
+    path = folder / f"{name}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {
+            key: Metric(_number(metric["value"]), str(metric["unit"])) for key, metric in content["metrics"].items()
+        }
+        sources = {str(source): str(value) for source, value in content["sources"].items()}
+        evidence = Evidence(content["name"], content["command"], float(content["seconds"]), sources, metrics)
+    except FileNotFoundError:
+        raise EvidenceError(f"{path} is missing: nothing was measured") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EvidenceError(f"{path} is no evidence ({error}); measure again") from error
+    if evidence.name != name:
+        raise EvidenceError(f"{path} holds the evidence of {evidence.name!r}; measure again")
+    return evidence
+
+
+def changed_sources(evidence: Evidence) -> list[str]:
+    """The sources whose content is no longer what was measured; empty while the evidence holds."""
+    return [source for source, value in evidence.sources.items() if digest(source) != value]
+
+
+def _number(value: object) -> float | None:
+    """A JSON number or null; anything else is refused, as `true` or "97" would compare as they please."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"value={value!r} is neither a finite number nor null")
+    return float(value)

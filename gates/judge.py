@@ -1,0 +1,156 @@
+"""Judge evidence against thresholds. Reads files only: measuring is `run`'s business, and neither does the other's."""
+
+import os
+import re
+import shlex
+from dataclasses import replace
+from operator import eq, ge, gt, le, lt
+from pathlib import Path
+
+from .clock import Usage
+from .config import Gates, Measure, Threshold, Tier
+from .evidence import FOLDER, Evidence, EvidenceError, Metric, changed_sources, read_evidence
+from .verdict import Check, Verdict
+
+OPERATORS = {"<": lt, "<=": le, "==": eq, ">=": ge, ">": gt}
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours and what moves a cursor
+LOG_LINES = 30
+WORST = 5
+
+
+def judge(tier: str, gates: Gates, folder: Path = FOLDER, shared_machine: bool | None = None) -> Verdict:
+    """Judge a tier by the evidence in `folder`: each measure's exit code, each threshold, the tier's wall budget.
+
+    Absent, stale or null evidence is red where the tier is strict, and "not measured" (exit 3) elsewhere: it never
+    passes. A wall budget that others spoiled is "not measured": exit 3 where the tier is strict, and only said where
+    it is not or the machine is shared (unless told: where CI=true).
+
+    Raises:
+        GateError: no such tier.
+    """
+    if shared_machine is None:
+        shared_machine = os.environ.get("CI") == "true"
+    rules, measures = gates.tier(tier), gates.measures_of(tier)
+    next_steps = {measure.name: measure.next for measure in measures}
+    checks = [_judge_measure(measure, rules, folder) for measure in measures]
+    checks += [_judge_threshold(threshold, next_steps, rules, folder) for threshold in gates.thresholds_of(tier)]
+    if rules.budget_seconds:
+        checks.append(_judge_budget(rules, rules.budget_seconds, folder, shared_machine=shared_machine))
+    return Verdict(tier, tuple(checks))
+
+
+def reproduction(measure: Measure) -> str:
+    """The command line that runs a measure alone, in a shell at the project's root."""
+    return "".join(f"{key}={shlex.quote(value)} " for key, value in measure.environment.items()) + measure.command
+
+
+def log_path(name: str, folder: Path = FOLDER) -> Path:
+    """Where a measure's output lies, beside its evidence."""
+    return folder / f"{name}.log"
+
+
+def _judge_measure(measure: Measure, rules: Tier, folder: Path) -> Check:
+    evidence, missing = _current(measure.name, folder)
+    check = Check(
+        name=measure.name,
+        command=reproduction(measure),
+        seconds=evidence.seconds if evidence else None,
+        value=_value(evidence, "exit_code").value,
+        unit="exit code",
+        operator="==",
+        threshold=0,
+        why="a command that fails has found something",
+        next_step=measure.next if evidence else _measure_again(rules),
+    )
+    return _settle(check, rules, missing or _log_tail(log_path(measure.name, folder)))
+
+
+def _judge_threshold(threshold: Threshold, next_steps: dict[str, str], rules: Tier, folder: Path) -> Check:
+    name, _, key = threshold.metric.partition(".")
+    evidence, missing = _current(name, folder)
+    if evidence and key not in evidence.metrics:
+        missing = f"{folder / name}.json has no metric {key!r}; it has {', '.join(evidence.metrics)}"
+    metric = _value(evidence, key)
+    check = Check(
+        name=threshold.metric,
+        command=evidence.command if evidence else "",
+        seconds=None,
+        value=metric.value,
+        unit=metric.unit,
+        operator=threshold.operator,
+        threshold=threshold.value,
+        why=threshold.why,
+        next_step=next_steps.get(name, "") if evidence else _measure_again(rules),
+    )
+    return _settle(check, rules, missing or _parts(evidence, key, threshold.operator))
+
+
+def _judge_budget(rules: Tier, budget: float, folder: Path, *, shared_machine: bool) -> Check:
+    evidence, missing = _current(rules.name, folder)
+    wall, cpu, others = (_value(evidence, key).value for key in ("wall_seconds", "cpu_seconds", "others_share"))
+    check = Check(
+        name="budget",
+        command=f"andon gate run {rules.name}",
+        seconds=wall,
+        value=wall,
+        unit="s wall",
+        operator="<=",
+        threshold=budget,
+        why="a gate that people wait for is a gate that people skip",
+        next_step="look at the slowest step" if evidence else _measure_again(rules),
+    )
+    if wall is None or cpu is None or others is None:
+        return _settle(replace(check, value=None), rules, missing or "the tier's clock holds null")
+    clock = f"wall {wall:.1f} s, CPU {cpu:.1f} s, budget {budget:g} s; others took {others:.0%} of the cores"
+    check = replace(_settle(check, rules, clock), detail=clock)
+    if check.state == "red" and Usage(wall, cpu, others).is_excused:
+        exit_code = 3 if rules.strict and not shared_machine else 0
+        check = replace(check, state="not measured", exit_code=exit_code, next_step="run it again on a quiet machine")
+    return check
+
+
+def _settle(check: Check, rules: Tier, detail: str) -> Check:
+    """Give a check its state by value, operator and threshold; the detail stays where it does not pass."""
+    if check.value is None:
+        if rules.strict:
+            return replace(check, state="red", exit_code=1, detail="not measured: " + (detail or "null"))
+        return replace(check, state="not measured", exit_code=3, detail=detail or "null")
+    if OPERATORS[check.operator](check.value, check.threshold):
+        return replace(check, state="pass", exit_code=0)
+    return replace(check, state="red", exit_code=1, detail=detail)
+
+
+def _current(name: str, folder: Path) -> tuple[Evidence | None, str]:
+    """Evidence that still holds, or None and why there is none."""
+    try:
+        evidence = read_evidence(name, folder)
+    except EvidenceError as error:
+        return None, str(error)
+    changed = changed_sources(evidence)
+    if changed:
+        return None, f"{folder / name}.json is stale: {', '.join(changed)} changed since it was measured"
+    return evidence, ""
+
+
+def _value(evidence: Evidence | None, key: str) -> Metric:
+    return evidence.metrics.get(key, Metric(None)) if evidence else Metric(None)
+
+
+def _measure_again(rules: Tier) -> str:
+    return f"measure it: `andon gate run {rules.name}`"
+
+
+def _log_tail(path: Path) -> str:
+    """The last lines of a measure's output: tools say there what failed and where."""
+    if not path.exists():
+        return f"{path} is missing, so what it printed is lost"
+    text = ESCAPES.sub("", path.read_text(encoding="utf-8", errors="replace"))
+    return "\n".join(text.rstrip().splitlines()[-LOG_LINES:]) or "it printed nothing"
+
+
+def _parts(evidence: Evidence | None, key: str, operator: str) -> str:
+    """Where a whole's value comes from: the parts furthest from the threshold (`lines` has `lines core/model.py`)."""
+    metrics = evidence.metrics if evidence else {}
+    parts = [(metric.value, name) for name, metric in metrics.items() if name.startswith(f"{key} ")]
+    worst = sorted(((value, name) for value, name in parts if value is not None), reverse=operator.startswith("<"))
+    return "\n".join(f"{name.removeprefix(key)[1:]}: {value:.4g}" for value, name in worst[:WORST])

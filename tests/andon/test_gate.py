@@ -1,0 +1,106 @@
+"""`andon gate` from outside: what a person sees, what a program reads, and how it stops."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+FILE = """
+[[tiers]]
+name = "small"
+summary = "s"
+budget_seconds = 60
+[[measures]]
+name = "good"
+tier = "small"
+command = "{python} -c 'print(1)'"
+next = "n"
+[[measures]]
+name = "bad"
+tier = "small"
+command = "{python} -c 'raise SystemExit(\\"planted\\")'"
+next = "mend it"
+"""
+
+
+def andon(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder that has a gates file."""
+    (folder / "gates.toml").write_text(FILE.format(python=sys.executable))
+    command = [sys.executable, "-P", "-m", "andon", "gate", *arguments, "--config", "gates.toml"]
+    environment |= {"PYTHONPATH": str(CHECKOUT), "PATH": ""}
+    return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.tier2
+def test_a_red_step_shows_what_failed_and_how_to_see_it_alone(tmp_path: Path) -> None:
+    """Behaviour: each step is a line with its time; the red one shows its output, its command and the next step."""
+    done = andon(tmp_path, "run", "small")
+    assert (1, "") == (done.returncode, done.stderr)
+    steps, _, verdict = done.stdout.partition("small RED: bad (2 of 3 checks pass)\n")
+    assert ["pass", "RED"] == [line.split()[0] for line in steps.splitlines() if line.strip()]
+    command = f"{sys.executable} -c 'raise SystemExit(\"planted\")'"
+    assert all(part in verdict for part in ("found      planted", f"reproduce  {command}", "next       mend it"))
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.tier2
+def test_json_is_json_alone(tmp_path: Path) -> None:
+    """Behaviour: with --json stdout is one JSON document; judging again afterwards says the same and runs nothing."""
+    done = andon(tmp_path, "run", "small", "--json")
+    assert (1, "RED") == (done.returncode, json.loads(done.stdout)["answer"])
+    log = tmp_path / "reports" / "evidence" / "bad.log"
+    written = log.stat().st_mtime_ns
+    again = andon(tmp_path, "judge", "small", "--json")
+    assert done.stdout == again.stdout
+    assert written == log.stat().st_mtime_ns
+
+
+@pytest.mark.tier2
+def test_quiet_starts_with_the_answer(tmp_path: Path) -> None:
+    """Behaviour: --quiet leaves out the steps."""
+    assert andon(tmp_path, "run", "small", "--quiet").stdout.startswith("small RED: bad")
+
+
+@pytest.mark.tier2
+def test_a_mistake_in_the_file_or_the_tier_is_one_message(tmp_path: Path) -> None:
+    """Behaviour: exit code 2 and one line on stderr."""
+    done = andon(tmp_path, "run", "tiny")
+    assert (2, "", "andon: no tier 'tiny'; known are small\n") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Children of this test hear Ctrl-C, also where the tests themselves run as a background job, which does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.tier2
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"])
+def test_a_stopped_run_leaves_no_command_behind(tmp_path: Path, number: int, code: int) -> None:
+    """Behaviour: a signal, also a pair of them, ends the commands too, leaves no clock and shows in the exit code."""
+    fifo, script = tmp_path / "alive", tmp_path / "measure.py"
+    script.write_text(f"import signal\nf = open({str(fifo)!r}, 'w')\nf.write('x')\nf.flush()\nsignal.pause()\n")
+    measure = f'[[measures]]\nname = "m"\ntier = "t"\nnext = "n"\ncommand = "{sys.executable} {script}"\n'
+    (tmp_path / "gates.toml").write_text(f'[[tiers]]\nname = "t"\nsummary = "s"\n{measure}')
+    subprocess.run(["mkfifo", fifo], check=True)
+    command = [sys.executable, "-P", "-m", "andon", "gate", "run", "t", "--config", "gates.toml"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(CHECKOUT), "PATH": ""}, stderr=subprocess.PIPE
+    ) as process:
+        with fifo.open() as reader:
+            assert "x" == reader.read(1)  # the command runs and waits
+            for _ in range(20):
+                process.send_signal(number)
+            assert "" == reader.read()  # its end of the pipe is closed: it is gone
+        assert code == process.wait(20)
+        assert process.stderr
+        assert b"Traceback" not in process.stderr.read()
+    assert not (tmp_path / "reports" / "evidence" / "t.json").exists()

@@ -1,0 +1,131 @@
+"""A run's folder: what it holds at the end, when it is stopped, and that tracing changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from andon.run import read_log, run
+from core import train as training
+from core.folders import latest_checkpoint
+from tests.andon.test_bad_input import toml
+from tests.small_run import TABLES, small_config, write_corpus
+from tracing.read import read_spans
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A corpus, in the folder where everything runs."""
+    monkeypatch.chdir(tmp_path)
+    return write_corpus(tmp_path / "corpus")
+
+
+def losses(folder: Path) -> list[float]:
+    """Every logged loss, validation's too."""
+    return [line["loss"] for line in read_log(folder)]
+
+
+@pytest.mark.tier2
+def test_tracing_changes_nothing(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: losses with and without tracing are bitwise equal, and the trace holds each step with its phases."""
+    config = small_config(paths)
+    run(config, tmp_path / "traced", quiet=True)
+    run(config, tmp_path / "plain", traced=False, quiet=True)
+    assert losses(tmp_path / "traced") == losses(tmp_path / "plain")
+    assert not (tmp_path / "plain" / "trace.jsonl").exists()
+    spans = read_spans(tmp_path / "traced" / "trace.jsonl").spans
+    steps = {span.span_id: span for span in spans if span.name == "train.step"}
+    records = [line for line in read_log(tmp_path / "traced") if line["kind"] == "step"]
+    assert [line["step"] for line in records] == [span.attributes["train.step"] for span in steps.values()]
+    forwards = [span for span in spans if span.name == "forward"]
+    assert 3 * len(records) == len(forwards)  # three micro-batches a step
+    assert {span.parent_id for span in forwards} == set(steps)
+
+
+@pytest.mark.tier2
+def test_folder_holds_the_run(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: configuration, log, checkpoints and result lie in the run's folder, and the result sums up the log."""
+    config = small_config(paths)
+    result = run(config, tmp_path / "run", traced=False, quiet=True)
+    records = [line for line in read_log(tmp_path / "run") if line["kind"] == "step"]
+    assert json.loads(config.model_dump_json()) == json.loads((tmp_path / "run" / "config.json").read_text())
+    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert sum(line["tokens"] for line in records) == result["tokens"]
+    assert losses(tmp_path / "run")[-1] == result["validation_loss"]
+    assert 0 == result["exit"] == result["skipped_steps"]
+
+
+@pytest.mark.tier2
+def test_non_finite_run_ends_with_code_5(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: a run that keeps overflowing ends with exit code 5 and says what to change; every skip is logged."""
+    changes = [("training.learning_rate", 1e30), ("training.grad_clip", 0), ("training.max_skipped_steps", 3)]
+    said: list[str] = []
+    result = run(small_config(paths, *changes), tmp_path / "run", traced=False, quiet=True, say=said.append)
+    assert 5 == result["exit"]
+    assert 3 == result["skipped_steps"]
+    assert "Lower training.learning_rate" in said[-1]
+
+
+@pytest.mark.tier2
+def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """Behaviour: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("opentelemetry", "tracing")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    said: list[str] = []
+    assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, say=said.append)["exit"]
+    assert "tracing off: pip install 'andon[trace]'" in said
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_after_the_step(number: signal.Signals, paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: a signal ends the run after its step with a checkpoint, a complete trace and exit code 128+n; resumed,
+    it ends bitwise where an undisturbed run does.
+    """
+    (tmp_path / "small.toml").write_text(toml(TABLES))
+    command = [sys.executable, "-m", "andon", "train", "small.toml", "--data", *paths, "--set", "training.epochs=200"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "--out", "run"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    log = tmp_path / "run" / "log.jsonl"
+    while not (log.exists() and len(log.read_bytes().splitlines()) > 5):
+        assert process.poll() is None
+        time.sleep(0)  # yields the core; the loop ends by what it sees, not by time
+    process.send_signal(number)
+    output, _ = process.communicate()
+    assert 128 + number == process.returncode, output
+    assert f"stopped by {number.name}".encode() in output
+    stopped = read_log(tmp_path / "run")[-1]["step"]
+    assert f"step-{stopped:08d}" == latest_checkpoint(tmp_path / "run" / "checkpoints").name
+    assert "train run end" == read_spans(tmp_path / "run" / "trace.jsonl").spans[-1].name
+
+
+@pytest.mark.tier2
+def test_stop_is_noticed_between_steps(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """Behaviour: a signal in the middle of a step lets the step finish; the resumed run equals the undisturbed one."""
+    config = small_config(paths, ("checkpoint.every_steps", 0))
+    run(config, tmp_path / "whole", traced=False, quiet=True)
+    backward = 0
+
+    def interrupting(name: str, **attributes: object) -> Any:
+        nonlocal backward
+        backward += name == "backward"
+        if backward == 5 and name == "backward":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(name, **attributes)
+
+    plain = training.no_span
+    monkeypatch.setattr(training, "no_span", interrupting)
+    assert 128 + signal.SIGTERM == run(config, tmp_path / "run", traced=False, quiet=True)["exit"]
+    assert "step-00000002" == latest_checkpoint(tmp_path / "run" / "checkpoints").name
+    assert 0 == run(config, tmp_path / "run", resume=True, traced=False, quiet=True)["exit"]
+    whole = [line["loss"] for line in read_log(tmp_path / "whole") if line["kind"] == "step"]
+    assert whole == [line["loss"] for line in read_log(tmp_path / "run") if line["kind"] == "step"]

@@ -1,0 +1,219 @@
+"""`python -m tests.bench.tables [--check]`: README's tables, made from committed measurements and from arithmetic.
+
+A table stands between `<!-- table: NAME -->` and `<!-- /table -->`; what stands there is replaced whole. With --check
+nothing is written, and the exit code is 1 where README says something else than the measurements.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core import sizes
+from core.config import load_config
+
+README = Path("README.md")
+BENCH = Path("reports/baselines/bench.json")
+BENCH_GPU = Path("reports/baselines/bench_gpu.json")
+SHIPPED = ("tiny", "124m", "1b", "7b")
+OURS = "ours"
+BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
+OPENING = "<!-- table:"
+
+
+class TableError(ValueError):
+    """README's marks cannot be followed; the message names the mark and the rule."""
+
+
+def speed(bench: dict[str, Any]) -> str:
+    """Milliseconds by phase, tokens a second, and the ratio to the matrix products, an implementation a row."""
+    tokens = bench["workload"]["rows"] * bench["workload"]["length"]
+    rows = []
+    for name, seconds in bench["seconds"].items():
+        after = seconds["clip"] + seconds["optimizer"]
+        times = [seconds["forward"], seconds["backward"], after, seconds["step"]]
+        ratio = f"{bench['over_products'][name]['ratio']:.3f}"
+        rows.append([_title(bench, name), *map(_ms, times), f"{tokens / seconds['step']:.0f}", ratio])
+    alone = bench["seconds"][OURS]["products"]
+    rows.append(["matrix products", "", "", "", _ms(alone), f"{tokens / alone:.0f}", "1.000"])
+    header = ["milliseconds", "forward", "backward", "clip, AdamW", "step", "tokens/s", "x products"]
+    lines = [f"- Andon over {_title(bench, name)}: {_interval(found)}" for name, found in bench["ours_over"].items()]
+    lines = [f"- Andon over its own matrix products: {_interval(bench['over_products'][OURS])}", *lines]
+    return "\n".join([_table(header, rows), "", "Step time, paired within each round (95% interval):", "", *lines, "", _where(bench)])
+
+
+def memory(bench: dict[str, Any]) -> str:
+    """Megabytes of a step, an implementation a row."""
+    rows = []
+    for name, parts in bench["memory"].items():
+        state = None if parts["peak"] is None else sum(parts[part] for part in ("weights", "gradients", "optimizer"))
+        share = bench["memory_over"].get(name)
+        columns = [_mb(parts["peak"]), _mb(parts["imported"]), _mb(state), _mb(parts["own"])]
+        rows.append([_title(bench, name), *columns, "" if name == OURS else _number(share, ".2f")])
+    header = ["megabytes", "peak", "imports", "weights, gradients, AdamW", "the rest", "ours over it"]
+    return _table(header, rows)
+
+
+def plan() -> str:
+    """Gigabytes that full fine-tuning of each shipped shape holds at a step's peak, one row of its own length."""
+    rows = []
+    for name in SHIPPED:
+        config = load_config(Path(f"configs/{name}.toml"))
+        shape, step = sizes.shape_of(config), sizes.step_of(config)
+        peak = sizes.peak(shape, step)
+        rest = peak.activations + peak.head + peak.other
+        held = [peak.weights, peak.gradients, peak.optimizer, rest, peak.total]
+        rows.append([name, f"{sizes.parameters(shape).total:,}", f"{step.rows} x {step.length}", *map(_gb, held)])
+    header = ["gigabytes", "parameters", "batch", "weights", "gradients", "AdamW", "the rest", "at the peak"]
+    return f"{_table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml`; \"the rest\" is activations and the head."
+
+
+def gpu(bench: dict[str, Any]) -> str:
+    """A GPU's step beside Hugging Face's compiled one; whatever was not measured says so."""
+    rows = [
+        [
+            name,
+            _number(found["step_seconds"], ".1f", 1000),
+            _number(found["tokens_per_second"], ",.0f"),
+            _number(found["model_flops_utilisation"], ".1f", 100),
+            _number(found["peak_bytes"], ".1f", 1e-9),
+        ]
+        for name, found in bench["implementations"].items()
+    ]
+    header = ["one training step on a GPU", "step ms", "tokens/s", "MFU %", "peak GB"]
+    return f"{_table(header, rows)}\n\n{bench['device'] or 'No GPU'}, torch {bench['torch']}; `nox -s bench_gpu`."
+
+
+def unmeasured(command: str) -> str:
+    """What stands where no measurement is committed."""
+    return f"Not measured yet: `{command}`."
+
+
+def tables() -> dict[str, Callable[[], str]]:
+    """Every table by its name in README."""
+    return {
+        "speed": lambda: _from(BENCH, speed, "nox -s bench"),
+        "memory": lambda: _from(BENCH, memory, "nox -s bench"),
+        "plan": plan,
+        "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
+    }
+
+
+def rewrite(text: str, known: dict[str, Callable[[], str]]) -> str:
+    """The text with each table made anew.
+
+    Raises:
+        TableError: a mark that is not closed, or of an unknown table.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        name, old = match.groups()
+        if OPENING in old:
+            raise TableError(f"<!-- table: {name} --> is not closed; end it with <!-- /table -->")
+        if name not in known:
+            raise TableError(f"<!-- table: {name} -->: no such table; known are {', '.join(known)}")
+        return f"<!-- table: {name} -->\n{known[name]()}\n<!-- /table -->"
+
+    found = BLOCK.sub(made, text)
+    if found.count(OPENING) != len(BLOCK.findall(found)):
+        raise TableError("a <!-- table: NAME --> is not closed, or not alone on its line; end it with <!-- /table -->")
+    return found
+
+
+def is_current() -> bool:
+    """Whether README's tables are what they would be if made now.
+
+    Raises:
+        TableError: see `rewrite`.
+    """
+    text = README.read_text(encoding="utf-8")
+    return text == rewrite(text, tables())
+
+
+def rewrite_readme() -> None:
+    """Make README's tables anew.
+
+    Raises:
+        TableError: see `rewrite`; README is left as it is.
+    """
+    README.write_text(rewrite(README.read_text(encoding="utf-8"), tables()), encoding="utf-8")
+
+
+def write_baseline(path: Path, content: dict[str, Any]) -> None:
+    """Write a committed measurement, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@click.command(help=__doc__)
+@click.option("--check", is_flag=True, help="Compare only.")
+def main(check: bool) -> None:
+    """Rewrite README's tables, or compare them."""
+    try:
+        current = is_current()
+        if not (current or check):
+            rewrite_readme()
+    except (TableError, OSError) as error:
+        click.echo(f"{README}: {error}", err=True)
+        sys.exit(2)
+    if check and not current:
+        click.echo(f"{README}: a table differs from its measurements; run `python -m tests.bench.tables`", err=True)
+        sys.exit(1)
+    click.echo(f"{README}: every table is what its measurements say")
+
+
+def _from(path: Path, render: Callable[[dict[str, Any]], str], command: str) -> str:
+    return render(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else unmeasured(command)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    """Markdown that reads as a table in a terminal too: columns padded, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for first, *others in (header, rule, *rows):
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _title(bench: dict[str, Any], name: str) -> str:
+    return "Andon" if name == OURS else bench["peers"][name].replace("==", " ")
+
+
+def _where(bench: dict[str, Any]) -> str:
+    work, machine = bench["workload"], bench["machine"]
+    return (
+        f"`124m`, {work['rows']} x {work['length']} tokens, fp32, {work['threads']} threads of an {machine['processor']}, "
+        f"torch {bench['torch']}, {machine['date']}:\n{bench['rounds']} fresh processes each, in turn (`nox -s bench`)."
+    )
+
+
+def _interval(interval: dict[str, float]) -> str:
+    return f"{interval['ratio']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def _number(value: float | None, form: str, scale: float = 1) -> str:
+    return "not measured" if value is None else format(value * scale, form)
+
+
+def _ms(seconds: float) -> str:
+    return _number(seconds, ".0f", 1000)
+
+
+def _mb(size: float | None) -> str:
+    return _number(size, ".0f", 1e-6)
+
+
+def _gb(size: float) -> str:
+    return _number(size, ".3g", 1e-9)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""House rules of the tests: one tier mark each, derandomised properties, and no file imported that a run leaves out."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TIERS = ("tier1", "tier2", "tier3", "slow", "browser", "ranks", "peers")
+
+
+def pytest_configure() -> None:
+    """Make hypothesis repeat itself. Tier 1 runs without its plugin, and so without the second its import costs."""
+    if "hypothesis" in sys.modules:
+        from hypothesis import settings
+
+        settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=50)
+        settings.load_profile("house")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m tier1` do not import the files that never say tier1: an import can cost more than all unit tests."""
+    mark = config.option.markexpr
+    if mark in TIERS and collection_path.suffix == ".py" and mark not in collection_path.read_text(encoding="utf-8"):
+        return True
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test without exactly one tier mark: no tier would run it, or two would."""
+    for item in items:
+        marks = [mark for mark in TIERS if item.get_closest_marker(mark)]
+        if len(marks) != 1:
+            raise pytest.UsageError(
+                f"{item.nodeid} carries {marks or 'no tier mark'}; give it one of {', '.join(TIERS)}"
+            )

@@ -1,0 +1,35 @@
+"""Tiny models to write, spoil and read back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.config import ModelConfig
+from core.huggingface_config import InterchangeError
+from core.interchange import load_model
+from core.model import Llama
+from tests.core.shapes import SHAPE
+
+TOKENS_BT = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+
+
+def new_model(**keys: Any) -> Llama:
+    """A tiny model with weights; `keys` overrides the shape."""
+    model = Llama(ModelConfig(**{**SHAPE, **keys}))
+    model.initialise(torch.Generator().manual_seed(0))
+    return model
+
+
+def logits(model: Llama) -> torch.Tensor:
+    """What the model says, without gradients."""
+    with torch.no_grad():
+        return model(TOKENS_BT)
+
+
+def assert_refused(path: Path, complaint: str) -> None:
+    """Loading fails with the complaint."""
+    with pytest.raises(InterchangeError) as caught:
+        load_model(path)
+    assert complaint in str(caught.value)

@@ -1,0 +1,337 @@
+"""The configuration refuses what cannot work, and says what would."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from core.config import OTHER_SPELLINGS, Config, ConfigError, dump_config, known_keys, load_config, parse_config
+from tests.core.shapes import LLAMA3, SHAPE
+
+pytestmark = pytest.mark.tier1
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = ["tiny.toml", "124m.toml", "1b.toml", "7b.toml"]
+
+
+def parse(**tables: Any) -> Config:
+    """A configuration of the small shape, with these tables laid over it."""
+    return parse_config({"model": SHAPE} | tables, "run.toml")
+
+
+def refusal(**tables: Any) -> str:
+    """The message with which it is refused."""
+    with pytest.raises(ConfigError) as caught:
+        parse(**tables)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_configuration_loads(name: str) -> None:
+    """Behaviour: strict parsing passes, and what is stored with a run reads back as the same configuration."""
+    config = load_config(CONFIGS / name)
+    assert config == parse_config(json.loads(dump_config(config)), "stored")
+    assert set(SHIPPED) | {"gates.toml"} == {path.name for path in CONFIGS.glob("*.toml")}
+
+
+def test_defaults_are_those_people_know() -> None:
+    """Reference: learning rate 3e-4, weight decay 0.01, clip 1.0, 10 epochs, batch 32."""
+    training = parse().training
+    assert (3e-4, 0.01, 1.0, 10, 32) == (
+        training.learning_rate,
+        training.weight_decay,
+        training.grad_clip,
+        training.epochs,
+        training.batch_size,
+    )
+
+
+# table, key, a value that breaks the key's own rule, the rule as the message says it
+BROKEN: list[tuple[str, str, Any, str]] = [
+    *(
+        (table, key, 0, "input should be greater than 0")
+        for table, keys in {
+            "model": [
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_dim",
+                "max_position_embeddings",
+                "rms_norm_eps",
+                "rope_theta",
+                "initializer_range",
+            ],
+            "training": ["epochs", "batch_size", "accumulation_steps", "learning_rate", "eps", "max_skipped_steps"],
+            "checkpoint": ["keep_last"],
+            "validation": ["fraction"],
+        }.items()
+        for key in keys
+    ),
+    *(
+        (table, key, -1, "input should be greater than or equal to 0")
+        for table, keys in {
+            "training": ["max_steps", "weight_decay", "beta1", "beta2", "grad_clip", "seed"],
+            "schedule": ["warmup_steps", "min_ratio"],
+            "data": ["workers"],
+            "validation": ["every_steps", "max_sequences"],
+            "checkpoint": ["every_steps"],
+        }.items()
+        for key in keys
+    ),
+    ("model", "vocab_size", 1, "input should be greater than or equal to 2"),
+    ("data", "sequence_length", 1, "input should be greater than or equal to 2"),
+    ("data", "shard_tokens", 1, "input should be greater than or equal to 2"),
+    ("training", "beta1", 1.0, "input should be less than 1"),
+    ("training", "beta2", 1.0, "input should be less than 1"),
+    ("schedule", "min_ratio", 1.5, "input should be less than or equal to 1"),
+    ("validation", "fraction", 0.6, "input should be less than or equal to 0.5"),
+    ("training", "learning_rate", float("nan"), "input should be"),
+    ("training", "learning_rate", float("inf"), "input should be a finite number"),
+    ("training", "eps", float("inf"), "input should be a finite number"),
+    ("training", "weight_decay", float("nan"), "input should be"),
+    ("training", "weight_decay", float("inf"), "input should be"),
+    ("training", "grad_clip", float("nan"), "input should be"),
+    ("training", "grad_clip", float("inf"), "input should be"),
+    ("training", "dtype", "int8", "input should be 'float32', 'bfloat16' or 'float16'"),
+    ("schedule", "type", "step", "input should be 'cosine', 'linear' or 'constant'"),
+    ("training", "batch_size", "32", "input should be a valid integer"),
+    ("training", "batch_size", 32.5, "input should be a valid integer"),
+    ("training", "batch_size", True, "input should be a valid integer"),
+    ("training", "learning_rate", "3e-4", "input should be a valid number"),
+    ("training", "activation_checkpointing", 1, "input should be a valid boolean"),
+    ("training", "compile", "yes", "input should be a valid boolean"),
+    ("checkpoint", "keep_best", "yes", "input should be a valid boolean"),
+    ("model", "tie_word_embeddings", 0, "input should be a valid boolean"),
+    ("data", "paths", "corpus.txt", "input should be a valid list"),
+    ("data", "text_field", 3, "input should be a valid string"),
+    ("data", "tokenizer", 3, "input should be a valid string"),
+]
+
+
+@pytest.mark.parametrize(("table", "key", "value", "rule"), BROKEN, ids=lambda part: str(part)[:24])
+def test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule(
+    table: str, key: str, value: Any, rule: str
+) -> None:
+    """Behaviour: one line, `file: table.key=value: rule; got type`."""
+    base = SHAPE if table == "model" else {}
+    message = refusal(**{table: base | {key: value}})
+    assert message.startswith(f"run.toml: {table}.{key}={value!r}: {rule}"), message
+    assert message.endswith(f"; got {type(value).__name__}")
+    assert "\n" not in message
+
+
+def test_no_key_is_without_a_rule_that_is_tested() -> None:
+    """Behaviour: each key of the schema is somewhere refused here, so that a new one cannot come without its rule."""
+    tested = {(table, key) for table, key, _, _ in BROKEN} | {("model", "rope_scaling")}
+    assert {(table, key) for table, keys in known_keys().items() for key in keys} == tested
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"model": SHAPE | {"hidden_size": 18}},
+            "model: hidden_size=18 is not divisible by num_attention_heads=4; choose a multiple, or set head_dim",
+        ),
+        (
+            {"model": SHAPE | {"num_key_value_heads": 3}},
+            "model: num_key_value_heads=3 does not divide num_attention_heads=4; choose a divisor",
+        ),
+        (
+            {"model": SHAPE | {"head_dim": 5}},
+            "model: head_dim=5 is odd and RoPE turns pairs; choose an even head_dim",
+        ),
+        (
+            {"model": SHAPE | {"hidden_size": 12}},
+            "model: head_dim=3 is odd and RoPE turns pairs; choose an even head_dim",
+        ),
+        (
+            {"model": SHAPE | {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}},
+            "model.rope_scaling: high_freq_factor=1.0 must be above low_freq_factor=1.0",
+        ),
+        (
+            {"training": {"batch_size": 10, "accumulation_steps": 4}},
+            "training: batch_size=10 is not divisible by accumulation_steps=4; batch_size counts the sequences of one "
+            "optimizer step, over all its micro-batches",
+        ),
+        (
+            {"training": {"max_steps": 50}, "schedule": {"warmup_steps": 51}},
+            "schedule.warmup_steps=51 is longer than training.max_steps=50; shorten the warm-up or lengthen the run",
+        ),
+        (
+            {"data": {"sequence_length": 4096}},
+            "data.sequence_length=4096 is beyond model.max_position_embeddings=2048; lower one or raise the other",
+        ),
+    ],
+)
+def test_impossible_combinations_are_refused_with_both_values_and_a_remedy(
+    tables: dict[str, Any], message: str
+) -> None:
+    """Behaviour: file, both keys with their values, the rule, what to do."""
+    assert f"run.toml: {message}" == refusal(**tables)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"model": SHAPE | {"hidden_size": 18, "head_dim": 4}},
+        {"model": SHAPE | {"rope_scaling": LLAMA3}},
+        {"training": {"batch_size": 12, "accumulation_steps": 4}},
+        {"training": {"max_steps": 50}, "schedule": {"warmup_steps": 50}},
+        {"training": {"max_steps": 0}, "schedule": {"warmup_steps": 10_000}},
+        {"data": {"sequence_length": 2048}},
+        {"training": {"learning_rate": 1}},
+    ],
+)
+def test_what_is_at_a_rules_edge_is_accepted(tables: dict[str, Any]) -> None:
+    """Behaviour: the rules above refuse nothing that works."""
+    parse(**tables)
+
+
+@pytest.mark.parametrize("spelling", OTHER_SPELLINGS)
+def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str) -> None:
+    """Behaviour: in whichever table it is written, the message names the key that this project has."""
+    right = OTHER_SPELLINGS[spelling]
+    homes = [table for table, keys in known_keys().items() if right in keys]
+    assert homes, f"{right} is no key"
+    assert spelling not in {key for keys in known_keys().values() for key in keys}
+    for table in homes:
+        base = SHAPE if table == "model" else {}
+        assert f"run.toml: {table}.{spelling}=7: unknown key; the right key is '{table}.{right}'" == refusal(
+            **{table: base | {spelling: 7}}
+        )
+    elsewhere = next(table for table in known_keys() if table not in homes)
+    base = SHAPE if elsewhere == "model" else {}
+    message = refusal(**{elsewhere: base | {spelling: 7}})
+    assert any(message.endswith(f"the right key is '{table}.{right}'") for table in homes), message
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"training": {"learnign_rate": 1e-3}},
+            "training.learnign_rate=0.001: unknown key; did you mean 'training.learning_rate'?",
+        ),
+        ({"model": SHAPE | {"hiden_size": 3}}, "model.hiden_size=3: unknown key; did you mean 'model.hidden_size'?"),
+        (
+            {"checkpoint": {"every_step": 3}},
+            "checkpoint.every_step=3: unknown key; did you mean 'checkpoint.every_steps'?",
+        ),
+        (
+            {"validation": {"every_step": 3}},
+            "validation.every_step=3: unknown key; did you mean 'validation.every_steps'?",
+        ),
+        ({"data": {"epochs": 3}}, "data.epochs=3: unknown key; the right key is 'training.epochs'"),
+        (
+            {"optimiser": {}},
+            "optimiser={}: unknown key; known here: model, training, schedule, data, validation, checkpoint",
+        ),
+        ({"trainign": {}}, "trainign={}: unknown key; did you mean 'training'?"),
+        ({"schedule": {"zzz": 1}}, "schedule.zzz=1: unknown key; known here: type, warmup_steps, min_ratio"),
+        (
+            {"model": SHAPE | {"rope_scaling": LLAMA3 | {"factr": 2.0}}},
+            "model.rope_scaling.factr=2.0: unknown key; did you mean 'model.rope_scaling.factor'?",
+        ),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
+    """Behaviour: the key of the same table first, else its right table, else what the table knows."""
+    assert f"run.toml: {message}" == refusal(**tables)
+
+
+def test_a_missing_key_or_table_is_named() -> None:
+    """Behaviour: keys without a default are asked for, each on a line of its own."""
+    partial = {key: value for key, value in SHAPE.items() if key not in ("hidden_size", "num_attention_heads")}
+    rule = "missing; this key has no default, so give it a value"
+    assert refusal(model=partial).splitlines() == [
+        f"run.toml: model.hidden_size: {rule}",
+        f"run.toml: model.num_attention_heads: {rule}",
+    ]
+    with pytest.raises(ConfigError, match="run.toml: model: missing"):
+        parse_config({}, "run.toml")
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    """Behaviour: a line for each of several mistakes."""
+    lines = refusal(training={"lr": 1, "epochs": 0}, data={"sequence_length": 1}).splitlines()
+    assert ["training.epochs=0", "training.lr=1", "data.sequence_length=1"] == [line.split(": ")[1] for line in lines]
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    """Behaviour: what is stored with the run is what ran."""
+    with pytest.raises(ValidationError, match="frozen"):
+        parse().training.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.epochs=3", 3),
+        ("training.learning_rate=1e-3", 1e-3),
+        ("training.dtype=bfloat16", "bfloat16"),
+        ('training.dtype="bfloat16"', "bfloat16"),
+        ("training.compile=true", True),
+        ('data.paths=["a.txt", "b.txt"]', ["a.txt", "b.txt"]),
+        ("data.tokenizer=a=b.json", "a=b.json"),
+        (" schedule.type =linear", "linear"),
+    ],
+)
+def test_overrides_are_written_as_in_toml(tmp_path: Path, override: str, value: Any) -> None:
+    """Behaviour: `table.key=value` in TOML's spelling, a string without its quotes too."""
+    table, key = override.partition("=")[0].strip().split(".")
+    assert value == getattr(getattr(load_config(CONFIGS / "tiny.toml", [override]), table), key)
+    path = tmp_path / "bare.toml"
+    path.write_text("[model]\n" + "\n".join(f"{key} = {value}" for key, value in SHAPE.items()), encoding="utf-8")
+    assert value == getattr(getattr(load_config(path, [override]), table), key)  # where the table is not in the file
+
+
+def test_the_last_override_of_a_key_counts() -> None:
+    """Behaviour: as on any command line."""
+    assert load_config(CONFIGS / "tiny.toml", ["training.epochs=3", "training.epochs=4"]).training.epochs == 4
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "epochs=3", "=3", "training.=3", ".epochs=3"])
+def test_an_override_without_table_key_and_value_is_refused(override: str) -> None:
+    """Behaviour: the message shows the form and an example."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONFIGS / "tiny.toml", [override])
+    assert str(caught.value).startswith(f"--set {override}: expected table.key=value, for example --set ")
+
+
+def test_an_override_below_a_key_is_refused() -> None:
+    """Behaviour: a key has no keys."""
+    with pytest.raises(ConfigError, match=r"--set training.epochs.x=3: 'epochs' is a key, not a table"):
+        load_config(CONFIGS / "tiny.toml", ["training.epochs.x=3"])
+
+
+def test_an_override_obeys_the_rules() -> None:
+    """Behaviour: it is refused like the file's own value."""
+    with pytest.raises(ConfigError, match=r"training.epochs=0: input should be greater than 0"):
+        load_config(CONFIGS / "tiny.toml", ["training.epochs=0"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read (No such file or directory); name a TOML file such as configs/tiny.toml"),
+        (b"[model\n", "is no TOML ("),
+        (b"epochs = 3\nepochs = 4\n", "is no TOML ("),
+        (b"\xff\xfe", "is no TOML ("),
+        (b"", "model: missing"),
+        (b"model = 3\n", "model=3: input should be a valid dictionary"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """Behaviour: missing, broken, binary, empty, or of another kind: one ConfigError that begins with the file."""
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: {said}")
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        load_config(tmp_path)

@@ -1,0 +1,201 @@
+"""GGUF: weights are un-permuted and dequantised, the tokeniser is rebuilt, and the rest is refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+
+from core.gguf_tokeniser import read_tokeniser
+from core.gguf_weights import halves_from_pairs
+from core.interchange import load_model
+from core.model import Llama
+from core.tokeniser import END, train_tokeniser
+from tests.core.foreign import assert_refused, logits, new_model
+
+pytestmark = pytest.mark.tier2
+
+GGUF_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers": "blk",
+}
+
+
+def pairs_from_halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """What llama.cpp's converter does to q and k, row by row: half i of a head becomes element i of each pair."""
+    head_dim = len(weight) // heads
+    rows = [
+        h * head_dim + half * head_dim // 2 + pair
+        for h in range(heads)
+        for pair in range(head_dim // 2)
+        for half in (0, 1)
+    ]
+    return weight[rows]
+
+
+def gguf_name(name: str) -> str:
+    """Our name in llama.cpp's words."""
+    for ours, theirs in GGUF_NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def write_gguf(
+    path: Path, model: Llama, fields: dict[str, Any] | None = None, kind: Any = None, extra: Any = None
+) -> Path:
+    """A GGUF of a tiny model as llama.cpp's converter writes it; `fields` overrides metadata, None leaves a key out."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    metadata = {
+        "llama.block_count": config.num_hidden_layers,
+        "llama.embedding_length": config.hidden_size,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "llama.rope.freq_base": config.rope_theta,
+        **(fields or {}),
+    }
+    for key, value in metadata.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif value is not None:
+            writer.add_uint32(key, value)
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
+    for name, tensor in {**tensors, **(extra or {})}.items():
+        suffix = ".".join(name.split(".")[-2:])
+        data = (pairs_from_halves(tensor, heads[suffix]) if suffix in heads else tensor).numpy()
+        if data.ndim == 2 and kind is not None:
+            writer.add_tensor(gguf_name(name), gguf.quantize(data, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(gguf_name(name), data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_permutes_pairs_into_halves() -> None:
+    """Reference: two heads of four rows, by hand: the first of each pair, then the second of each."""
+    rows = torch.arange(8.0)[:, None] * torch.ones(8, 3)
+    assert [0, 2, 1, 3, 4, 6, 5, 7] == halves_from_pairs(rows, heads=2)[:, 0].int().tolist()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_reads_gguf(tmp_path: Path, tied: bool) -> None:
+    """Reference: fp32 weights in llama.cpp's layout give the logits of the model that they came from."""
+    model = new_model(tie_word_embeddings=tied, num_attention_heads=2, num_key_value_heads=1, rope_theta=5e5)
+    loaded, tokeniser = load_model(write_gguf(tmp_path / "m.gguf", model))
+    assert torch.equal(logits(model), logits(loaded))
+    assert tied == loaded.config.tie_word_embeddings
+    assert tokeniser is None
+
+
+def test_dequantises(tmp_path: Path) -> None:
+    """Behaviour: half-precision weights are the rounded originals, and `dtype` casts what was read."""
+    model = new_model()
+    path = write_gguf(tmp_path / "m.gguf", model, kind=gguf.GGMLQuantizationType.F16)
+    loaded, _ = load_model(path, torch.float64)
+    ours, theirs = model.lm_head.weight, loaded.lm_head.weight
+    assert torch.equal(ours.half().double(), theirs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"llama.block_count": None}, "llama.block_count is missing"),
+        ({"llama.block_count": 3}, "model.layers.2.input_layernorm.weight is absent in the file"),
+        ({"llama.block_count": 1}, "absent by its metadata"),
+        ({"llama.attention.head_count_kv": 4}, "k_proj.weight is (8, 16) in the file and (16, 16) by its metadata"),
+        ({"llama.attention.head_count": 3}, "not divisible by num_attention_heads=3"),
+        ({"llama.expert_count": 8}, "llama.expert_count=8"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type='yarn'"),
+        ({"llama.rope.dimension_count": 2}, "llama.rope.dimension_count=2"),
+        ({"general.architecture": "qwen2"}, "general.architecture='qwen2'"),
+    ],
+)
+def test_refuses_gguf_metadata_that_does_not_fit(tmp_path: Path, fields: dict[str, Any], complaint: str) -> None:
+    """Behaviour: what the metadata asks for and this model or this file does not have is named."""
+    if "general.architecture" in fields:
+        path = write_gguf(tmp_path / "m.gguf", new_model())
+        path.write_bytes(path.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0qwen2"))
+    else:
+        path = write_gguf(tmp_path / "m.gguf", new_model(), fields)
+    assert_refused(path, complaint)
+
+
+def test_refuses_a_gguf_tensor_that_a_plain_llama_lacks(tmp_path: Path) -> None:
+    """Behaviour: llama 3's frequency factors and biases are named, not dropped."""
+    for name in ("rope_freqs.weight", "blk.0.attn_q.bias"):
+        path = write_gguf(tmp_path / "m.gguf", new_model(), extra={name: torch.ones(2)})
+        assert_refused(path, f"{name} is unexpected in a plain Llama")
+
+
+def test_refuses_numbers_that_are_no_weights(tmp_path: Path) -> None:
+    """Behaviour: a tensor of integers cannot be dequantised, and is named with its type."""
+    path = write_gguf(tmp_path / "m.gguf", new_model(), extra={"model.norm.weight": torch.ones(16, dtype=torch.int8)})
+    assert_refused(path, "output_norm.weight is I8, which is not read")
+
+
+def test_refuses_a_cut_or_foreign_gguf(tmp_path: Path) -> None:
+    """Behaviour: a file cut at each 1/16, another format and a missing file are one clear error."""
+    path = write_gguf(tmp_path / "m.gguf", new_model())
+    whole = path.read_bytes()
+    for sixteenth in range(16):
+        path.write_bytes(whole[: len(whole) * sixteenth // 16])
+        assert_refused(path, f"{path}: is no whole GGUF file")
+    path.write_bytes(b"GGML" + whole[4:])
+    assert_refused(path, "is no whole GGUF file")
+    path.unlink()
+    assert_refused(path, "cannot be read")
+
+
+def vocabulary(pre: str, **more: Any) -> dict[str, Any]:
+    """Tokeniser metadata: the bytes, one merge, one control and one user-defined token."""
+    alphabet = train_tokeniser([], 257).get_vocab()
+    tokens = [token for token in sorted(alphabet) if token != END]
+    names = [END, *tokens, "12", "he", "<user>"]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": names,
+        "tokenizer.ggml.token_type": [3, *[1] * len(tokens), 1, 1, 4],
+        "tokenizer.ggml.merges": ["1 2", "h e"],
+        **more,
+    }
+
+
+@pytest.mark.parametrize(("pre", "number"), [("gpt-2", ["12"]), ("smollm", ["1", "2"])])
+def test_reads_the_tokeniser_of_a_gguf(pre: str, number: list[str]) -> None:
+    """Reference: gpt-2 merges digits, smollm keeps each alone; special tokens are whole; bytes come back."""
+    tokeniser = read_tokeniser(vocabulary(pre))
+    assert tokeniser is not None
+    assert ["he", *number, END, "<user>"] == tokeniser.encode(f"he12{END}<user>").tokens
+    text = "hé 12\n\tñ"
+    assert text == tokeniser.decode(tokeniser.encode(text).ids)
+    assert "" == tokeniser.decode(tokeniser.encode(END).ids)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, vocabulary("llama-bpe"), vocabulary("smollm", **{"tokenizer.ggml.model": "llama"})]
+)
+def test_a_tokeniser_that_would_cut_differently_is_left_out(fields: dict[str, Any]) -> None:
+    """Behaviour: an unknown kind gives no tokeniser rather than a wrong one."""
+    assert read_tokeniser(fields) is None

@@ -1,0 +1,163 @@
+"""Parameters and bytes by arithmetic, against built models and measured steps."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core import loss, sizes
+from core.config import Config, load_config, parse_config
+from core.data import Batch
+from core.model import Llama, build
+from core.sizes import largest_batch, moments, parameters, peak, shape_of, step_of
+from core.train import accumulate, no_span, prepare
+from tests.live import LiveBytes
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PUBLISHED = {"124m": 162_417_408, "1b": 1_100_048_384, "7b": 6_738_415_616}
+
+# rows, length, logits in a chunk of the loss, model: the blocks dominate, the head does, the weights do; then a tied head
+# with grouped queries, and heads wider than the model
+BLOCKS = (2, 64, 1 << 23, {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 128})
+HEAD = (4, 32, 1 << 16, {"hidden_size": 32, "intermediate_size": 96, "vocab_size": 4000})
+WEIGHTS = (1, 8, 1 << 23, {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "vocab_size": 500})
+TIED = (3, 48, 1 << 12, {"hidden_size": 64, "vocab_size": 900, "tie_word_embeddings": True, "num_key_value_heads": 2})
+WIDE = (2, 128, 1 << 23, {"hidden_size": 48, "intermediate_size": 128, "head_dim": 32, "vocab_size": 256})
+Case = tuple[int, int, int, dict[str, Any]]
+
+
+def config(case: Case, **training: Any) -> Config:
+    """A small run."""
+    rows, length, _, model = case
+    shape = {"intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+    batch = rows * training.get("accumulation_steps", 1)
+    tables = {"model": shape | model, "training": {"batch_size": batch} | training, "data": {"sequence_length": length}}
+    return parse_config(tables, "test")
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shipped_shapes_have_their_published_numbers_of_parameters(name: str) -> None:
+    """Reference: the sums of the shapes' matrices; a meta model built from the file agrees tensor by tensor."""
+    run = load_config(CONFIGS / f"{name}.toml")
+    assert PUBLISHED[name] == parameters(shape_of(run)).total
+    with torch.device("meta"):
+        built = list(Llama(run.model).parameters())
+    assert sum(tensor.numel() for tensor in built) == PUBLISHED[name]
+    assert len(built) == sizes.parameter_tensors(shape_of(run))
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("case", [BLOCKS, TIED, WIDE])
+def test_parameters_by_part_are_those_of_the_built_model(case: Case) -> None:
+    """Reference: the parameters of a built model, sorted by their names."""
+    run = config(case)
+    with torch.device("meta"):
+        built = dict(Llama(run.model).named_parameters())
+
+    def count(*words: str) -> int:
+        return sum(tensor.numel() for name, tensor in built.items() if any(word in name for word in words))
+
+    norms = count("norm")
+    counted = parameters(shape_of(run))
+    assert (count("embed"), count("self_attn"), count("mlp."), norms, count("lm_head")) == counted[:5]
+    assert sum(counted[:5]) == counted.total
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("accumulation_steps", [1, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parts_of_each_moment_sum_to_its_total(dtype: str, accumulation_steps: int) -> None:
+    """Behaviour: conservation; gradients never exceed one a parameter, and only the last moment has them all alone."""
+    run = config(TIED, dtype=dtype, accumulation_steps=accumulation_steps)
+    found = moments(shape_of(run), step_of(run))
+    every = 4 * parameters(shape_of(run)).total
+    for moment in found:
+        assert moment.total == sum(moment[1:-1])
+        assert min(moment[1:-1]) >= 0
+        assert moment.gradients <= every
+    assert (every, every) == (found[-1].weights, found[-1].gradients)
+    assert max(moment.total for moment in found) == peak(shape_of(run), step_of(run)).total
+
+
+@pytest.mark.tier1
+def test_the_chunk_is_that_of_the_loss() -> None:
+    """Behaviour: the arithmetic and the loss agree on how many logits are alive at once."""
+    assert loss.CHUNK_ELEMENTS == sizes.CHUNK_ELEMENTS
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("memory", [10**9, 24 * 10**9, 141 * 10**9, 10**13])
+def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int) -> None:
+    """Behaviour: the peak of the answer is within memory, that of the next larger one is not; 0 where one row is too
+    much.
+    """
+    run = load_config(CONFIGS / f"{name}.toml")
+    shape, step = shape_of(run), step_of(run)
+    rows = largest_batch(run, memory)
+    assert rows == 0 or peak(shape, step._replace(rows=rows)).total <= memory
+    assert peak(shape, step._replace(rows=rows + 1)).total > memory
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(
+    "training",
+    [
+        {},
+        {"dtype": "bfloat16"},
+        {"dtype": "float16"},
+        {"accumulation_steps": 2},
+        {"activation_checkpointing": True},
+        {"activation_checkpointing": True, "dtype": "bfloat16"},
+    ],
+    ids=lambda training: " ".join(map(str, training.values())) or "plain",
+)
+@pytest.mark.parametrize("case", [BLOCKS, HEAD, WEIGHTS, TIED, WIDE], ids=["blocks", "head", "weights", "tied", "wide"])
+def test_bytes_are_those_of_a_measured_step(
+    case: Case, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: live tensors of a real second step. State is exact to the byte, the peak within a tenth."""
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", case[2])
+    monkeypatch.setattr(sizes, "CHUNK_ELEMENTS", case[2])
+    run = config(case, **training)
+    expected = moments(shape_of(run), step_of(run))
+    state = prepare(build(run.model, 0), run)
+    optimizer_step(state, run)
+    moments_kept = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
+    weights = list(state.model.parameters())
+    assert expected[-1].optimizer == nbytes(moments_kept)
+    assert expected[-1].weights == nbytes(weights)
+    with LiveBytes([*weights, *moments_kept]) as measured:
+        optimizer_step(state, run)
+    highest = max(moment.total for moment in expected)
+    assert pytest.approx(measured.peak, rel=0.1) == highest
+    # the same figure for what the step adds to the state, which is what a plan is asked for
+    state_bytes = expected[-1].weights + expected[-1].optimizer
+    assert pytest.approx(measured.peak - state_bytes, rel=0.15) == highest - state_bytes
+
+
+def optimizer_step(state: Any, run: Config) -> None:
+    """One step over random tokens, every row two documents."""
+    rows, length = step_of(run)[:2]
+    accumulate(
+        state, [packed(rows, length) for _ in range(run.training.accumulation_steps)], run.training, no_span, Counter()
+    )
+    gradients = [parameter.grad for parameter in state.model.parameters()]
+    assert moments(shape_of(run), step_of(run))[-1].gradients == nbytes(gradients)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+def packed(rows: int, length: int) -> Batch:
+    """Random tokens, two documents a row."""
+    tokens_BT = torch.randint(0, 100, (rows, length))
+    documents_BT = (torch.arange(length) >= length // 2).long().expand(rows, length).contiguous()
+    return Batch(tokens_BT, tokens_BT.roll(-1, 1), documents_BT)
+
+
+def nbytes(tensors: list[Any]) -> int:
+    """Their bytes together."""
+    return sum(tensor.nbytes for tensor in tensors)

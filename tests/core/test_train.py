@@ -1,0 +1,196 @@
+"""The loop: what a step leaves behind, what it refuses, and what it may depend on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core import train as training
+from core.data import Batch, Dataset, open_dataset, validation_batches
+from core.loss import IGNORE, loss
+from core.model import build
+from core.state import TrainState
+from core.train import NonFiniteError, StepRecord, accumulate, no_span, prepare, start, train, validate
+from tests.small_run import small_config, write_corpus
+from tests.tolerances import distance
+
+pytestmark = pytest.mark.tier2
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    """A small corpus."""
+    return write_corpus(tmp_path / "corpus")
+
+
+def finished(paths: list[str], cache: Path, *overrides: tuple[str, Any]) -> tuple[TrainState, list[StepRecord]]:
+    """A whole run in memory."""
+    config = small_config(paths, *overrides)
+    state = start(config)
+    return state, list(train(state, open_dataset(config, cache), config))
+
+
+def weights(state: TrainState) -> list[torch.Tensor]:
+    """Copies of all weights."""
+    return [parameter.detach().clone() for parameter in state.model.parameters()]
+
+
+def test_loss_falls(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: the loss after a run is well below that of its first step."""
+    _, records = finished(paths, tmp_path, ("training.epochs", 10))
+    assert records[-1].loss < records[0].loss - 1
+
+
+def test_same_seed_same_run(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: two runs of one configuration agree bitwise in every loss, norm and weight."""
+    one, first = finished(paths, tmp_path)
+    two, second = finished(paths, tmp_path)
+    assert [(r.loss, r.grad_norm) for r in first] == [(r.loss, r.grad_norm) for r in second]
+    assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
+
+
+def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: records number the steps from 1, count the labels of an epoch once, and time every phase."""
+    config = small_config(paths)
+    dataset = open_dataset(config, tmp_path)
+    records = list(train(start(config), dataset, config))
+    epoch = [record for record in records if record.epoch == 0]
+    documents = len(dataset.train.bounds) - 1
+    assert list(range(1, dataset.steps(config) + 1)) == [record.step for record in records]
+    assert dataset.train.tokens - documents == sum(record.tokens for record in epoch)
+    assert {"data", "forward", "backward", "clip", "optimizer"} == set(records[0].seconds)
+    assert config.training.learning_rate / 2 == records[0].learning_rate
+
+
+def unequal_rows(config: Any) -> Batch:
+    """Eight rows in which 1 to 15 labels count."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(config.model.vocab_size, (8, 16), generator=generator)
+    labels = torch.randint(config.model.vocab_size, (8, 16), generator=generator)
+    for row in range(8):
+        labels[row, 1 + 2 * row :] = IGNORE
+    return Batch(tokens, labels, None)
+
+
+def test_micro_batches_add_up() -> None:
+    """Behaviour: gradients of eight micro-batches of unequal length equal those of one batch (float64, rtol 1e-10)."""
+    config = small_config([])
+    batch = unequal_rows(config)
+    grads, losses = [], []
+    for parts in (1, 8):
+        state = prepare(build(config.model, 0, dtype=torch.float64), config)
+        rows = zip(*(part.split(8 // parts) for part in batch[:2]), strict=True)
+        micro_batches = [Batch(tokens, labels, None) for tokens, labels in rows]
+        assert parts == len(micro_batches)
+        total, _ = accumulate(state, micro_batches, config.training, no_span, training.Counter())
+        losses.append(total)
+        grads.append([parameter.grad for parameter in state.model.parameters()])
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-10, atol=0)
+    for one, many in zip(*grads, strict=True):
+        assert distance(many, one) < 1e-10
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """Behaviour: a step with a loss that is not finite changes no weight and no moment, is marked, and training goes on."""
+    config = small_config(paths)
+    state, calls = start(config), 0
+
+    def broken(model: Any, batch: Batch, tokens: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss(model, batch, tokens) * (bad if calls == 5 else 1.0)  # in the middle of the second step
+
+    monkeypatch.setattr(training, "loss", broken)
+    steps = train(state, open_dataset(config, tmp_path), config)
+    next(steps)
+    before, moments = weights(state), {p: dict(s) for p, s in state.optimizer.state.items()}
+    skipped = next(steps)
+    assert skipped.skipped
+    assert 1 == state.skipped_in_a_row
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
+    assert all(float(moments[p]["step"]) == float(s["step"]) for p, s in state.optimizer.state.items())
+    after = next(steps)
+    assert not after.skipped
+    assert 0 == state.skipped_in_a_row
+
+
+def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: a finite loss with a gradient that is not finite changes no weight."""
+    config = small_config(paths)
+    state = start(config)
+    state.model.model.norm.weight.register_hook(lambda grad: grad * float("inf"))
+    before = weights(state)
+    assert next(train(state, open_dataset(config, tmp_path), config)).skipped
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
+
+
+def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: the record of the last allowed skip is yielded, and then the run ends with the step in the message."""
+    config = small_config(paths, ("training.max_skipped_steps", 3))
+    state = start(config)
+    with torch.no_grad():
+        state.model.lm_head.weight.fill_(float("nan"))
+    records = []
+    with pytest.raises(NonFiniteError, match="step 3.*3 steps in a row"):
+        records.extend(train(state, open_dataset(config, tmp_path), config))
+    steps = train(start(config), open_dataset(config, tmp_path), config)
+    assert not next(steps).skipped
+
+
+def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: a float16 run starts with a large loss scale, and an overflow halves it and skips the step."""
+    config = small_config(paths, ("training.dtype", "float16"))
+    state = start(config)
+    state.loss_scale = 2.0**40
+    record = next(train(state, open_dataset(config, tmp_path), config))
+    assert record.skipped
+    assert 2.0**39 == state.loss_scale
+
+
+def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: the scale is divided out again: the norm and AdamW's first moment do not know it, up to rounding."""
+    config = small_config(paths, ("training.dtype", "float16"))
+    dataset = open_dataset(config, tmp_path)
+    results = []
+    for scale in (2.0**12, 2.0**16):
+        state = start(config)
+        state.loss_scale = scale
+        record = next(train(state, dataset, config))
+        results.append((record.grad_norm, [moments["exp_avg"] for moments in state.optimizer.state.values()]))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-2)
+    assert all(distance(a, b) < 5e-2 for a, b in zip(results[1][1], results[0][1], strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(dtype: str, paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: under autocast the weights stay float32 and the first loss is float32's within half precision."""
+    state, records = finished(paths, tmp_path, ("training.dtype", dtype))
+    _, reference = finished(paths, tmp_path)
+    assert {torch.float32} == {parameter.dtype for parameter in state.model.parameters()}
+    assert records[0].loss == pytest.approx(reference[0].loss, rel=1e-2)
+    assert records[0].loss != reference[0].loss
+
+
+def test_activation_checkpointing_changes_nothing(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: recomputing activations gives bitwise the same run."""
+    plain, _ = finished(paths, tmp_path)
+    again, _ = finished(paths, tmp_path, ("training.activation_checkpointing", True))
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(again), strict=True))
+
+
+def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: validating changes neither mode, nor gradients, nor random numbers, and weighs tokens equally."""
+    config = small_config(paths)
+    dataset: Dataset = open_dataset(config, tmp_path)
+    model = start(config).model.train()
+    random_state = torch.get_rng_state()
+    mean, tokens = validate(model, validation_batches(dataset, config))
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(random_state, torch.get_rng_state())
+    sums = [(float(loss(model, batch, 1).detach()), int((batch.labels_BT != IGNORE).sum())) for batch in validation_batches(dataset, config)]
+    assert len({count for _, count in sums}) > 1  # unequal batches, or a mean of means would do as well
+    assert sum(count for _, count in sums) == tokens
+    assert sum(total for total, _ in sums) / tokens == pytest.approx(mean, rel=1e-12)

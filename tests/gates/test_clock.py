@@ -1,0 +1,62 @@
+"""The tier's clock: what others took is what excuses, and nothing of ours is counted as theirs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gates.clock import Reading, read_clock, usage
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize(
+    ("ours", "busy", "lost", "share"),
+    [
+        (12.0, 12.0, 0.0, 0.0),  # alone: all that was busy was ours
+        (12.0, 15.0, 0.0, 0.15),  # neighbours
+        (12.0, 12.0, 3.0, 0.15),  # stolen or throttled
+        (12.0, 13.0, 2.0, 0.15),  # both
+        (12.0, 11.5, 0.0, 0.0),  # ticks are coarser than our own clock: never below nothing
+    ],
+    ids=["alone", "neighbours", "stolen", "both", "coarse"],
+)
+def test_share_of_others(ours: float, busy: float, lost: float, share: float) -> None:
+    """Behaviour: others' share is all CPU that is not ours, plus stolen and throttled, over cores x wall."""
+    start = Reading(wall=100.0, ours=5.0, busy=1000.0, lost=7.0)
+    end = Reading(wall=110.0, ours=5.0 + ours, busy=1000.0 + busy, lost=7.0 + lost)
+    used = usage(start, end, cores=2)
+    assert (10.0, ours) == (used.wall_seconds, used.cpu_seconds)
+    assert share == pytest.approx(used.others_share)
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize(("busy", "excused"), [(2.0, False), (2.1, True)], ids=["at", "above"])
+def test_only_above_a_tenth_excuses(busy: float, excused: bool) -> None:
+    """Behaviour: exactly 10% of cores x wall does not excuse; more does."""
+    start, end = Reading(0.0, 0.0, 0.0, 0.0), Reading(10.0, 0.0, busy, 0.0)
+    assert excused == usage(start, end, cores=2).is_excused
+
+
+@pytest.mark.tier2
+def test_children_that_ended_and_live_count_as_ours() -> None:
+    """Behaviour: the CPU of ended and of running child processes is ours, so our own tests excuse nothing."""
+    spin = "import time\nwhile time.process_time() < 0.4: pass\n"
+    start = read_clock()
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    after_ended = read_clock()
+    assert after_ended.ours - start.ours >= 0.35
+    with subprocess.Popen(
+        [sys.executable, "-c", spin + "print(flush=True)\ninput()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as living:
+        assert living.stdout
+        living.stdout.readline()
+        assert read_clock().ours - after_ended.ours >= 0.35
+        living.communicate(b"\n")
+
+
+@pytest.mark.tier1
+def test_clocks_run_forward() -> None:
+    """Behaviour: two readings on this machine give a share that is no negative number."""
+    used = usage(read_clock(), read_clock())
+    assert used.wall_seconds >= 0
+    assert used.others_share >= 0

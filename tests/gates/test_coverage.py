@@ -1,0 +1,51 @@
+"""The coverage measure: lines apart from branches, by file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gates.coverage import coverage_metrics
+from gates.evidence import Metric, read_evidence
+
+
+def summary(lines: tuple[int, int], branches: tuple[int, int]) -> dict[str, int]:
+    """The part of coverage's report that counts (covered, all)."""
+    names = ("covered_lines", "num_statements", "covered_branches", "num_branches")
+    return dict(zip(names, (*lines, *branches), strict=True))
+
+
+@pytest.mark.tier1
+def test_lines_and_branches_are_metrics_apart() -> None:
+    """Behaviour: 100% of lines with half of the branches is not 100%; a file without branches has null there."""
+    report = {
+        "totals": summary((30, 40), (1, 2)),
+        "files": {
+            "core/a.py": {"summary": summary((10, 10), (1, 2))},
+            "core/b.py": {"summary": summary((20, 30), (0, 0))},
+        },
+    }
+    expected = {"lines": 75, "branches": 50, "lines core/a.py": 100, "branches core/a.py": 50}
+    metrics = coverage_metrics(report)
+    assert expected == {name: metrics[name].value for name in expected}
+    assert Metric(None, "%") == metrics["branches core/b.py"]
+
+
+@pytest.mark.tier3
+def test_measures_a_real_run_and_passes_its_exit_code_on(tmp_path: Path) -> None:
+    """Behaviour: evidence holds the figures of the run just made, and a failing test is still a failure."""
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "a.py").write_text("def f(x):\n    if x:\n        return 1\n    return 2\n")
+    (tmp_path / "pyproject.toml").write_text('[tool.coverage.run]\nbranch = true\nsource = ["core"]\n')
+    (tmp_path / "test_a.py").write_text("from core.a import f\n\ndef test_f():\n    assert f(1) == 2\n")
+    house = str(Path(__file__).parents[2])
+    code = f"import sys; sys.path.append({house!r}); from gates.coverage import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert 1 == done.returncode, done.stdout + done.stderr
+    evidence = read_evidence("coverage", tmp_path / "reports" / "evidence")
+    assert (75.0, 50.0) == (evidence.metrics["lines"].value, evidence.metrics["branches core/a.py"].value)
+    assert {"core", "tests"} == set(evidence.sources)
+    assert json.dumps(evidence.command).startswith('"python -m gates.coverage -m pytest')

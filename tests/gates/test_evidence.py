@@ -1,0 +1,121 @@
+"""Evidence: what is written is what is read, and an edit makes it stale."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from gates.evidence import (
+    Evidence,
+    EvidenceError,
+    Metric,
+    changed_sources,
+    digest,
+    digests,
+    read_evidence,
+    write_evidence,
+)
+
+pytestmark = pytest.mark.tier1
+
+
+def evidence_of(sources: dict[str, str], **metrics: float | None) -> Evidence:
+    """Evidence named "probe" with the metrics given."""
+    return Evidence("probe", "make probe", 1.5, sources, {name: Metric(value, "%") for name, value in metrics.items()})
+
+
+def test_reads_what_was_written(tmp_path: Path) -> None:
+    """Behaviour: evidence survives the file, nulls included."""
+    written = evidence_of({"core": "ab"}, lines=97.5, branches=None)
+    write_evidence(written, tmp_path)
+    assert written == read_evidence("probe", tmp_path)
+    assert [tmp_path / "probe.json"] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+def test_a_value_that_is_no_number_is_null(tmp_path: Path, value: float) -> None:
+    """Behaviour: NaN and infinity are "not measured" and never compare."""
+    write_evidence(evidence_of({}, lines=value), tmp_path)
+    assert read_evidence("probe", tmp_path).metrics["lines"].value is None
+
+
+WHOLE = '{"name": "%s", "command": "", "seconds": 1, "sources": {}, "metrics": {"lines": {"value": %s, "unit": ""}}}'
+TORN = {
+    "empty": "",
+    "list": "[]",
+    "nothing": "{}",
+    "torn": '{"name": "probe"',
+    "text": WHOLE % ("probe", '"97"'),
+    "truth": WHOLE % ("probe", "true"),
+    "nan": WHOLE % ("probe", "NaN"),
+    "another": WHOLE % ("other", "97"),
+}
+
+
+@pytest.mark.parametrize("content", TORN.values(), ids=TORN)
+def test_torn_or_foreign_evidence_is_refused(tmp_path: Path, content: str) -> None:
+    """Behaviour: a file that is no evidence of that name is refused by its name."""
+    (tmp_path / "probe.json").write_text(content)
+    with pytest.raises(EvidenceError, match=r"probe\.json"):
+        read_evidence("probe", tmp_path)
+
+
+def test_an_interrupted_write_leaves_the_old_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: evidence is replaced whole; what cannot be written leaves what was there."""
+    write_evidence(evidence_of({}, lines=1.0), tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_evidence(evidence_of({}, lines=2.0), tmp_path)
+    assert Metric(1.0, "%") == read_evidence("probe", tmp_path).metrics["lines"]
+    assert [tmp_path / "probe.json"] == list(tmp_path.iterdir())
+
+
+def test_evidence_holds_until_a_source_changes(tmp_path: Path) -> None:
+    """Behaviour: editing, adding, renaming and deleting make it stale; hidden files and caches do not."""
+    folder = tmp_path / "room"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a.py").write_text("a = 1\n")
+    held = evidence_of(digests([str(folder)]))
+
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "a.pyc").write_text("x")
+    (folder / ".cache").write_text("x")
+    assert [] == changed_sources(held)
+
+    seen = {digest(folder)}
+    (folder / "inner" / "a.py").write_text("a = 2\n")
+    seen.add(digest(folder))
+    (folder / "b.py").write_text("")
+    seen.add(digest(folder))
+    (folder / "b.py").rename(folder / "c.py")
+    seen.add(digest(folder))
+    assert 4 == len(seen)
+    assert [str(folder)] == changed_sources(held)
+
+
+def test_a_source_that_vanished_is_a_change(tmp_path: Path) -> None:
+    """Behaviour: a deleted file makes evidence stale, as it cannot be what was measured."""
+    source = tmp_path / "a.py"
+    source.write_text("")
+    held = evidence_of(digests([str(source)]))
+    source.unlink()
+    assert [str(source)] == changed_sources(held)
+    assert "absent" == digest(source)
+
+
+def test_the_file_has_the_documented_keys(tmp_path: Path) -> None:
+    """Behaviour: the format is what another tool would write by hand."""
+    path = write_evidence(evidence_of({"core": "ab"}, lines=97.5), tmp_path)
+    expected = {
+        "name": "probe",
+        "command": "make probe",
+        "seconds": 1.5,
+        "sources": {"core": "ab"},
+        "metrics": {"lines": {"value": 97.5, "unit": "%"}},
+    }
+    assert expected == json.loads(path.read_text())

@@ -1,0 +1,137 @@
+"""Judging: each threshold goes red at its edge, and what was not measured never passes."""
+
+from pathlib import Path
+
+import pytest
+
+from gates.config import Gates
+from gates.judge import judge
+from gates.verdict import Check, Verdict
+from tests.gates.house import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
+
+pytestmark = pytest.mark.tier1
+
+EDGES = [
+    (operator, value, side == 0) for operator, sides in OPERATORS.items() for side in (0, 1) for value in sides[side]
+]
+
+
+def check_of(verdict: Verdict, name: str) -> Check:
+    """The verdict's check of that name."""
+    return next(check for check in verdict.checks if check.name == name)
+
+
+@pytest.mark.parametrize(("operator", "value", "passes"), EDGES)
+def test_every_kind_of_threshold_at_its_edge(tmp_path: Path, operator: str, value: float, passes: bool) -> None:
+    """Behaviour: each operator passes and goes red on the right side of its value."""
+    leave_evidence(tmp_path, lines=value)
+    leave_clock(tmp_path)
+    verdict = judge("strict", gates_with(operator), tmp_path)
+    assert ("pass" if passes else "red") == check_of(verdict, "probe.lines").state
+    assert (0 if passes else 1) == verdict.exit_code
+
+
+@pytest.mark.parametrize("code", [1, 2, -9, 124])
+def test_a_command_that_fails_is_red_with_its_output(tmp_path: Path, code: int) -> None:
+    """Behaviour: any exit code but 0 is red, with the end of what it printed, the command and the next step."""
+    leave_evidence(tmp_path, exit_code=code)
+    leave_clock(tmp_path)
+    (tmp_path / "probe.log").write_text("".join(f"line {number}\n" for number in range(100)) + "\x1b[31mboom\x1b[0m\n")
+    check = check_of(judge("loose", gates_with(), tmp_path), "probe")
+    assert ("red", COMMAND, "mend the probe") == (check.state, check.command, check.next_step)
+    assert check.detail.endswith("line 99\nboom")
+    assert "line 5\n" not in check.detail
+
+
+def test_a_red_whole_names_its_worst_parts(tmp_path: Path) -> None:
+    """Behaviour: a threshold on a whole says which parts pull it down, worst first."""
+    leave_evidence(tmp_path, lines=50.0, **{"a.py": 90.0, "b.py": 10.0, "c.py": 30.0})
+    assert "b.py: 10\nc.py: 30\na.py: 90" == check_of(judge("strict", gates_with(), tmp_path), "probe.lines").detail
+
+
+def test_null_is_red_where_strict_and_never_passes(tmp_path: Path) -> None:
+    """Behaviour: null is red from the strict tier up; below it is "not measured", exit 3."""
+    leave_evidence(tmp_path, lines=None)
+    leave_clock(tmp_path)
+    strict, loose = (judge(tier, gates_with(), tmp_path) for tier in ("strict", "loose"))
+    assert ("red", 1) == (check_of(strict, "probe.lines").state, strict.exit_code)
+    assert ("not measured", 3) == (check_of(loose, "probe.lines").state, loose.exit_code)
+
+
+def test_a_metric_that_is_not_there_is_null(tmp_path: Path) -> None:
+    """Behaviour: a misspelt or vanished metric is red and the message lists what there is."""
+    gates = gates_with()
+    renamed = gates.thresholds[0].model_copy(update={"metric": "probe.line"})
+    leave_evidence(tmp_path)
+    leave_clock(tmp_path)
+    check = check_of(judge("strict", gates.model_copy(update={"thresholds": [renamed]}), tmp_path), "probe.line")
+    assert "red" == check.state
+    assert "exit_code, lines" in check.detail
+
+
+def test_absent_evidence_is_red_and_says_how_to_measure(tmp_path: Path) -> None:
+    """Behaviour: with nothing measured each check of a strict tier is red, the budget too."""
+    verdict = judge("strict", gates_with(), tmp_path)
+    assert ["red"] * 3 == [check.state for check in verdict.checks]
+    assert all("andon gate run strict" in check.next_step for check in verdict.checks)
+    assert all("is missing" in check.detail for check in verdict.checks)
+
+
+def test_stale_evidence_is_refused(tmp_path: Path) -> None:
+    """Behaviour: evidence of content that has changed since counts as none, and the message names the content."""
+    source = tmp_path / "model.py"
+    source.write_text("a = 1\n")
+    leave_evidence(tmp_path, sources={str(source): "0" * 64})
+    leave_clock(tmp_path)
+    verdict = judge("strict", gates_with(), tmp_path)
+    assert ["red", "red", "pass"] == [check.state for check in verdict.checks]
+    assert all(f"stale: {source} changed" in check.detail for check in verdict.checks[:2])
+
+
+BUDGETS = [  # wall, others, tier, shared machine -> state, exit code
+    (30.0, 0.0, "strict", False, "pass", 0),
+    (30.1, 0.0, "strict", False, "red", 1),
+    (30.1, 0.0, "loose", True, "red", 1),
+    (30.1, 0.10, "strict", False, "red", 1),
+    (30.1, 0.11, "strict", False, "not measured", 3),
+    (30.1, 0.11, "strict", True, "not measured", 0),
+    (30.1, 0.11, "loose", False, "not measured", 0),
+    (29.0, 0.90, "strict", False, "pass", 0),
+]
+
+
+@pytest.mark.parametrize(("wall", "others", "tier", "shared", "state", "code"), BUDGETS)
+def test_the_budget_is_excused_by_others_only(
+    tmp_path: Path, wall: float, others: float, tier: str, shared: bool, state: str, code: int
+) -> None:
+    """Behaviour: beyond the budget is red unless others took over 10%; then exit 3, or a line on shared machines."""
+    leave_evidence(tmp_path)
+    leave_clock(tmp_path, wall, others)
+    verdict = judge(tier, gates_with(), tmp_path, shared_machine=shared)
+    budget = check_of(verdict, "budget")
+    assert (state, code) == (budget.state, verdict.exit_code)
+    assert all(part in budget.detail for part in (f"wall {wall:.1f} s", "CPU 25.0 s", "budget 30 s"))
+
+
+def test_a_busy_machine_excuses_the_budget_alone(tmp_path: Path) -> None:
+    """Behaviour: with the budget excused everything else is judged as always, and red outweighs "not measured"."""
+    leave_evidence(tmp_path, lines=10.0)
+    leave_clock(tmp_path, wall=99.0, others=0.5)
+    assert 1 == judge("strict", gates_with(), tmp_path, shared_machine=False).exit_code
+
+
+@pytest.mark.parametrize(("value", "code"), [("true", 0), ("", 3)], ids=["CI", "person"])
+def test_a_shared_machine_is_one_where_ci_is_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, code: int
+) -> None:
+    """Behaviour: unless told, the environment's CI decides."""
+    monkeypatch.setenv("CI", value)
+    leave_evidence(tmp_path)
+    leave_clock(tmp_path, wall=99.0, others=0.5)
+    assert code == judge("strict", gates_with(), tmp_path).exit_code
+
+
+def test_nothing_to_judge_is_no_pass(tmp_path: Path) -> None:
+    """Behaviour: a tier without a measure, a threshold or a budget could not measure: exit 3."""
+    gates = Gates.model_validate({"tiers": [{"name": "bare", "summary": "s"}]})
+    assert 3 == judge("bare", gates, tmp_path).exit_code

@@ -1,0 +1,109 @@
+"""Running a tier: commands side by side by lane, and evidence of each that cannot claim more than what ran."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from gates.config import Gates
+from gates.evidence import Evidence, Metric, read_evidence, write_evidence
+from gates.judge import judge
+from gates.run import Step, run
+
+pytestmark = pytest.mark.tier2
+
+
+def python(code: str) -> str:
+    """The command that runs a line of Python."""
+    return shlex.join([sys.executable, "-c", code])
+
+
+def gates_of(*measures: dict[str, object], sources: list[str] | None = None) -> Gates:
+    """One strict tier "all" with these measures."""
+    full = [{"name": f"m{place}", "tier": "all", "next": "n"} | measure for place, measure in enumerate(measures)]
+    return Gates.model_validate(
+        {"tiers": [{"name": "all", "summary": "s"}], "measures": full, "sources": sources or []}
+    )
+
+
+def test_leaves_evidence_log_and_clock(tmp_path: Path) -> None:
+    """Behaviour: each command leaves its exit code, its seconds and its output; the tier leaves its clock."""
+    run("all", gates_of({"command": python("print('out'); import sys; sys.exit('err')")}), tmp_path)
+    evidence = read_evidence("m0", tmp_path)
+    assert Metric(1, "exit code") == evidence.metrics["exit_code"]
+    assert evidence.seconds > 0
+    assert "out\nerr\n" == (tmp_path / "m0.log").read_text()
+    assert {"wall_seconds", "cpu_seconds", "others_share"} == set(read_evidence("all", tmp_path).metrics)
+    assert "out\nerr" == judge("all", gates_of({"command": "x"}), tmp_path).checks[0].detail
+
+
+def test_keeps_what_the_command_measured_itself(tmp_path: Path) -> None:
+    """Behaviour: metrics that a command left stay, its exit code beside them; those of an older run do not."""
+    content = {
+        "name": "m0",
+        "command": "c",
+        "seconds": 1,
+        "sources": {"a": "b"},
+        "metrics": {"x": {"value": 7, "unit": "u"}},
+    }
+    write = f"open({str(tmp_path / 'm0.json')!r}, 'w').write({json.dumps(content)!r})"
+    for name in ("m0", "m1", "all"):
+        write_evidence(Evidence(name, "old", 1.0, {}, {"old": Metric(1.0)}), tmp_path)
+    run("all", gates_of({"command": python(write)}, {"command": python("")}), tmp_path)
+    assert {"x": Metric(7.0, "u"), "exit_code": Metric(0, "exit code")} == read_evidence("m0", tmp_path).metrics
+    assert {"a": "b"} == read_evidence("m0", tmp_path).sources
+    assert ["exit_code"] == list(read_evidence("m1", tmp_path).metrics)
+
+
+def test_lanes_run_side_by_side_and_a_lane_in_turn(tmp_path: Path) -> None:
+    """Behaviour: two lanes meet, which only running together allows; within a lane the file's order holds."""
+    here, there, order = (str(tmp_path / name) for name in ("here", "there", "order"))
+    meet = "import pathlib, time\npathlib.Path({!r}).touch()\nend = time.monotonic() + 20\n"
+    meet += "while not pathlib.Path({!r}).exists(): assert time.monotonic() < end\n"
+    note = "open({!r}, 'a').write({!r})"
+    gates = gates_of(
+        {"command": python(meet.format(here, there) + note.format(order, "1")), "lane": "a"},
+        {"command": python(meet.format(there, here)), "lane": "b"},
+        {"command": python(note.format(order, "2")), "lane": "a"},
+    )
+    steps: list[Step] = []
+    run("all", gates, tmp_path, steps.append)
+    assert [0, 0, 0] == [step.exit_code for step in steps if step.seconds is not None]
+    assert "12" == Path(order).read_text()
+
+
+def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None:
+    """Behaviour: past its time a command is killed, and a process that it started too; the log says why."""
+    code = "import pathlib, subprocess, sys\n"
+    code += "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+    code += f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\nchild.wait()"
+    run("all", gates_of({"command": python(code), "timeout_seconds": 1.0}), tmp_path)
+    assert 124 == read_evidence("m0", tmp_path).metrics["exit_code"].value
+    assert "stopped after 1 s" in (tmp_path / "m0.log").read_text()
+    status = Path("/proc") / (tmp_path / "pid").read_text() / "stat"
+    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_command_that_does_not_exist_is_red(tmp_path: Path) -> None:
+    """Behaviour: a missing tool is no pass: exit code 127 and a log that names it."""
+    run("all", gates_of({"command": "no-such-tool --check"}), tmp_path)
+    assert 127 == read_evidence("m0", tmp_path).metrics["exit_code"].value
+    assert "no-such-tool" in (tmp_path / "m0.log").read_text()
+
+
+def test_an_edit_while_measuring_makes_the_evidence_stale(tmp_path: Path) -> None:
+    """Behaviour: content is hashed before the command starts, so what it never saw is not vouched for."""
+    source = tmp_path / "a.py"
+    source.write_text("a = 1\n")
+    gates = gates_of({"command": python(f"open({str(source)!r}, 'a').write('b = 2')")}, sources=[str(source)])
+    run("all", gates, tmp_path / "evidence")
+    assert "stale" in judge("all", gates, tmp_path / "evidence").checks[0].detail
+
+
+def test_commands_find_this_environment_s_tools_and_print_plainly(tmp_path: Path) -> None:
+    """Behaviour: tools beside the running Python come first, colours are off, and the measure's own values arrive."""
+    code = "import os; print(os.environ['PATH'].split(os.pathsep)[0], os.environ['NO_COLOR'], os.environ['EXTRA'])"
+    run("all", gates_of({"command": python(code), "environment": {"EXTRA": "e"}}), tmp_path)
+    assert f"{Path(sys.executable).parent} 1 e\n" == (tmp_path / "m0.log").read_text()

@@ -1,0 +1,169 @@
+"""The house itself: floors hold, every room lies in the wheel, and the wheel lives beside a stranger's `core`."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("core", "gates", "tracing", "verify")
+CODE = ("andon", *ROOMS)
+
+
+def project() -> dict[str, Any]:
+    """The project's own file."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def copy_code(folder: Path) -> Path:
+    """A copy of what the wheel is built from."""
+    for name in (*CODE, "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.tier1
+def test_imports_inside_a_room_are_relative() -> None:
+    """Behaviour: no room names itself or another at the top level, as the wheel installs it under andon."""
+    found = []
+    for path in [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found += [f"{path.relative_to(ROOT)}: {name}" for name in names if name.partition(".")[0] in CODE]
+    assert [] == found
+
+
+@pytest.mark.tier1
+def test_every_folder_with_code_is_a_package_of_the_wheel() -> None:
+    """Behaviour: a new folder in a room cannot be forgotten in pyproject.toml."""
+    inits = [path.parent.relative_to(ROOT) for name in CODE for path in (ROOT / name).rglob("__init__.py")]
+    names = {".".join(path.parts) if path.parts[0] == "andon" else "andon." + ".".join(path.parts) for path in inits}
+    assert names | {"andon.configs"} == set(project()["tool"]["setuptools"]["packages"])
+
+
+@pytest.mark.tier1
+def test_every_dependency_has_a_reason() -> None:
+    """Behaviour: each package that pyproject.toml asks for is explained in the decision record."""
+    content = project()["project"]
+    lines = [*content["dependencies"], *(line for lines in content["optional-dependencies"].values() for line in lines)]
+    reasons = (ROOT / "reports" / "decisions" / "dependencies.md").read_text(encoding="utf-8")
+    names = {line.split(";")[0].split("=")[0].split("<")[0].split(">")[0].strip() for line in lines}
+    assert [] == sorted(name for name in names if f"| `{name}` |" not in reasons)
+
+
+FAULTS = [
+    ("core/config.py", "import torch", "Core's lowest floor does its arithmetic without torch"),
+    ("core/model.py", "from . import train", "Core reads one way"),
+    ("core/new.py", "", "Core reads one way"),
+    ("core/loss.py", "import gates", "Core knows torch and nothing else of this house"),
+    ("verify/__init__.py", "from core import config", "Verify, tracing and gates work on anybody's code"),
+    ("tracing/__init__.py", "import gates", "Verify, tracing and gates work on anybody's code"),
+    ("gates/__init__.py", "import andon", "No room knows the command line that composes it"),
+    ("gates/__init__.py", "import torch", "Gates judge without torch"),
+]
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(("path", "fault", "sentence"), FAULTS, ids=[f"{path}: {fault}" for path, fault, _ in FAULTS])
+def test_a_planted_import_breaks_its_contract(tmp_path: Path, path: str, fault: str, sentence: str) -> None:
+    """Behaviour: each floor goes red under the import it forbids, by its own sentence."""
+    folder = copy_code(tmp_path)
+    with (folder / path).open("a", encoding="utf-8") as file:
+        file.write(f"\n{fault}\n")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=folder, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert 1 == done.returncode
+    broken = " ".join(done.stdout.partition("Broken contracts")[2].split())
+    assert sentence in broken
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed, built from a copy and without a network."""
+    source = copy_code(tmp_path_factory.mktemp("source"))
+    site, wheels = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("wheels")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *offline, "-w", wheels, source], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, *wheels.iterdir()], check=True)
+    return site
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A project whose own packages have the rooms' names."""
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("MINE = True\n")
+    return tmp_path
+
+
+def run_in(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a project, with the wheel installed and this checkout out of sight."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment | {"PYTHONPATH": str(site)}, check=False, capture_output=True, text=True
+    )
+
+
+@pytest.mark.tier3
+def test_the_wheel_holds_every_file(site: Path) -> None:
+    """Behaviour: each module, template and configuration of the checkout is installed, and nothing at the top level."""
+    shipped = {path.relative_to(site / "andon") for path in (site / "andon").rglob("*") if path.suffix != ".pyc"}
+    for name in (*CODE, "configs"):
+        for path in [path for path in (ROOT / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]:
+            inside = path.relative_to(ROOT / "andon" if name == "andon" else ROOT)
+            assert inside in shipped
+    assert ["andon", "bin"] == sorted(path.name for path in site.iterdir() if ".dist-info" not in path.name)
+
+
+@pytest.mark.tier3
+def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, stranger: Path) -> None:
+    """Behaviour: rooms come from the wheel, the project's own packages stay its own, and every module imports."""
+    (stranger / "use.py").write_text(
+        "import importlib, pathlib, pkgutil\n"
+        "import core, gates, tracing, verify\n"
+        "assert core.MINE and gates.MINE and tracing.MINE and verify.MINE\n"
+        "import andon\n"
+        "from andon import verify as room\n"
+        "import andon.core.config\n"
+        "assert room.__name__ == 'andon.verify' and not hasattr(room, 'MINE')\n"
+        "for module in pkgutil.walk_packages(andon.__path__, 'andon.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+        "config = pathlib.Path(andon.__file__).parent / 'configs' / 'tiny.toml'\n"
+        "print(andon.core.config.load_config(config).model.hidden_size > 0)\n"
+    )
+    done = run_in(stranger, site, "use.py")
+    assert (0, "True\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.tier3
+def test_the_base_install_gates_without_torch(site: Path, stranger: Path) -> None:
+    """Behaviour: without torch and OpenTelemetry the gates run and judge, and a verb says which extra it lacks."""
+    (stranger / "gates.toml").write_text(
+        '[[tiers]]\nname = "t"\nsummary = "s"\n'
+        f'[[measures]]\nname = "m"\ntier = "t"\nnext = "n"\ncommand = "{sys.executable} -c pass"\n'
+    )
+    absent = ("torch", "numpy", "safetensors", "tokenizers", "gguf", "opentelemetry")
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\nfrom andon.cli import cli\ncli(prog_name='andon')"
+    )
+    ran = run_in(stranger, site, "-c", code, "gate", "run", "t", "--config", "gates.toml", "--quiet")
+    assert (0, "t PASS: all (1 of 1 checks pass)\n", "") == (ran.returncode, ran.stdout, ran.stderr)
+    lacks = run_in(stranger, site, "-c", code, "generate", "--model", "absent", "--prompt", "x")
+    assert (2, "") == (lacks.returncode, lacks.stdout)
+    assert lacks.stderr.startswith("andon: andon generate needs ")
+    assert lacks.stderr.endswith("pip install 'andon[train]'\n")

@@ -1,0 +1,101 @@
+"""The sessions: one environment, built once, rebuilt when half-built, and exit codes that pass through."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SESSIONS = ("demo", "tests", "tier1", "tier2", "tier3", "slow", "peers", "bench", "bench_gpu", "learn")
+PROJECT = '[project]\nname = "p"\ndependencies = [{wheel!r}]\n[project.optional-dependencies]\n'
+
+
+def nox(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run nox in a folder."""
+    command = [sys.executable, "-m", "nox", "--nocolor", *arguments]
+    return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with our noxfile, a dependency that needs no network, and a bench that exits as its argument says."""
+    folder = tmp_path_factory.mktemp("project")
+    wheel = folder / "stub-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("stub.py", "")
+        archive.writestr("stub-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: stub\nVersion: 1\n")
+        archive.writestr("stub-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("stub-1.dist-info/RECORD", "")
+    shutil.copy(ROOT / "noxfile.py", folder)
+    extras = "".join(f"{extra} = []\n" for extra in ("train", "verify", "trace", "dev"))
+    (folder / "pyproject.toml").write_text(PROJECT.format(wheel=f"stub @ {wheel.as_uri()}") + extras)
+    (folder / "tests").mkdir()
+    (folder / "tests" / "bench.py").write_text("import sys, stub\nsys.exit(int(sys.argv[1]))\n")
+    return folder
+
+
+@pytest.mark.tier2
+def test_the_list_of_sessions_reads_as_help() -> None:
+    """Behaviour: each session is one line that says what it does; the default is marked."""
+    lines = nox(ROOT, "-l").stdout.splitlines()
+    listed = {line[2:].partition(" -> ")[0]: line for line in lines if line[:2] in ("- ", "* ")}
+    assert set(SESSIONS) == set(listed)
+    assert all(line.rstrip().endswith(".") for line in listed.values())
+    assert ["tier1"] == [name for name, line in listed.items() if line.startswith("*")]
+
+
+@pytest.mark.tier3
+def test_one_environment_is_built_once_and_anew_when_half_built(project: Path) -> None:
+    """Behaviour: a warm run installs nothing; changed dependencies do; a half-built environment starts anew."""
+    built = "installing the shared environment"
+    first = nox(project, "-s", "bench", "--", "3")
+    assert (3, True) == (first.returncode, built in first.stderr), first.stdout + first.stderr
+    assert (project / ".venv" / "bin" / "andon").stat().st_mode & 0o111
+    warm = nox(project, "-s", "bench", "--", "0")
+    assert (0, False) == (warm.returncode, built in warm.stderr), warm.stdout + warm.stderr
+
+    mine = project / ".venv" / "mine"
+    mine.touch()
+    with (project / "pyproject.toml").open("a") as file:
+        file.write("more = []\n[tool.other]\nkey = 1\n")
+    assert built not in nox(project, "-s", "bench", "--", "0").stderr  # nothing of what is installed has changed
+    (project / ".venv" / "andon-shared.stamp").unlink()
+    assert built in nox(project, "-s", "bench", "--", "0").stderr
+    assert mine.exists()  # an environment made by hand is completed, not thrown away
+
+    (project / ".venv" / "building").touch()
+    assert built in nox(project, "-s", "bench", "--", "0").stderr
+    assert not mine.exists()
+
+
+@pytest.mark.tier3
+def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path) -> None:
+    """Behaviour: SIGTERM to nox lets the command end in its own time, with its own exit code."""
+    fifo = project / "alive"
+    subprocess.run(["mkfifo", fifo], check=True)
+    (project / "tests" / "bench.py").write_text(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        f"with open({str(fifo)!r}, 'w') as file:\n    file.write('x')\n"
+        "signal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-m", "nox", "-s", "bench"], cwd=project) as process:
+        assert "x" == fifo.read_text()
+        process.send_signal(signal.SIGTERM)
+        assert 7 == process.wait(60)
+
+
+@pytest.mark.tier1
+def test_the_ci_script_runs_what_readme_promises() -> None:
+    """Behaviour: demo, tier3 and tests, in this order, the last without nox's own lines."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    sessions = [
+        line.partition(" -s ")[2].split()[0] for line in script.splitlines() if '/nox" ' in line and " -s " in line
+    ]
+    assert ["demo", "tier3", "tests"] == sessions
+    assert script.startswith("#!/usr/bin/env bash\n")
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111

@@ -1,0 +1,1 @@
+"""Checks on anybody's model, training loop or text: this room knows nothing of ours."""
