@@ -28,7 +28,7 @@ VERBS = {
     "generate": Verb("Continue a prompt with a trained or a published model.", "train"),
     "plan": Verb("Count parameters and bytes before paying for them.", "train"),
     "export": Verb("Write a checkpoint as a Hugging Face directory.", "train"),
-    "import": Verb("Read Hugging Face or GGUF weights into a checkpoint.", "train"),
+    "import": Verb("Read Hugging Face or GGUF weights into a directory.", "train"),
     "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger.", "trace"),
     "gate": Verb("Run a tier, judge its evidence, list what it holds."),
 }

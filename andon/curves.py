@@ -1,55 +1,17 @@
-"""A run's log as curves for a plot: read, smoothed, and thinned so that no spike is lost."""
+"""A run's log as curves for a plot: smoothed, and thinned so that no spike is lost."""
 
-import json
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from andon.log import Record, of_kind
 
 MOST_POINTS = 3000
 SMOOTHED_PARTS = 120  # the smoothing reaches over one part in this many of the run, to each side
 
-Record = dict[str, Any]
 
-
-class LogError(ValueError):
-    """A run's log that cannot be read; the message names the file, the line and the next step."""
-
-
-class Log(NamedTuple):
-    """`log.jsonl` by kind, in the order written. Keys are those of the records."""
-
-    steps: list[Record]
-    validations: list[Record]
-    samples: list[str]
-
-
-def read_log(path: Path) -> Log:
-    """Read a run's log. A last line without newline, which a killed run leaves, is left out.
-
-    Raises LogError where the file is missing or any other line is not a record.
-    """
-    if not path.is_file():
-        raise LogError(f"{path} does not exist, so {path.parent} is not a run's folder; name one under reports/runs")
-    log = Log([], [], [])
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
-        try:
-            record = json.loads(line)
-            if record["kind"] == "step":
-                log.steps.append(record)
-            elif record["kind"] == "validation":
-                log.validations.append(record)
-            elif record["kind"] == "sample":
-                log.samples.append(record["text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise LogError(f"{path} line {number} is not a record ({error!r}); remove the line to go on") from error
-    return log
-
-
-def curves(log: Log, baselines: dict[str, float]) -> dict[str, Any]:
+def curves(log: list[Record], baselines: dict[str, float]) -> dict[str, Any]:
     """Columns for the plots, one row a step that is kept; None where nothing was measured at that step."""
     rows = merged(log)
     smooth = smoothed([row["loss"] for row in rows])
@@ -65,10 +27,10 @@ def curves(log: Log, baselines: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def merged(log: Log) -> list[Record]:
+def merged(log: list[Record]) -> list[Record]:
     """One row a step, in order, with the validation done after it; a step logged twice (a resumed run) counts once."""
     rows: dict[int, Record] = {}
-    for record in log.steps:
+    for record in of_kind(log, "step"):
         rows[record["step"]] = {
             "step": record["step"],
             "loss": finite(record.get("loss")),
@@ -78,7 +40,7 @@ def merged(log: Log) -> list[Record]:
             "validation": None,
         }
     empty = {"loss": None, "grad_norm": None, "rate": None, "skipped": False}
-    for record in log.validations:
+    for record in of_kind(log, "validation"):
         row = rows.setdefault(record["step"], {"step": record["step"], **empty})
         row["validation"] = finite(record.get("loss"))
     return [rows[step] for step in sorted(rows)]

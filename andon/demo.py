@@ -1,14 +1,16 @@
 """`andon demo`: train on real text, sample, judge against counting, and write the report."""
 
-import math
+import json
+import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from andon import run
+from andon.report import render_report
 from andon.rooms import room
 
 if TYPE_CHECKING:
@@ -19,9 +21,16 @@ if TYPE_CHECKING:
     from core.model import Llama
 
 SAMPLES, SAMPLE_TOKENS, TEMPERATURE, SAMPLE_SEED = 20, 128, 0.6, 0
-SHOWN = 3
+SHOWN = 2
 ORDERS = {"bigram": 2, "trigram": 3}
 EVIDENCE = {"bigram": "demo", "trigram": "learn"}  # also the name of the tier that judges it
+SOURCES = ("andon", "configs", "core", "verify")
+UNITS = {
+    "loss": "nats a token",
+    "byte": "bits a byte",
+    "share": "of the samples",
+    "tokens": "tokens",
+}
 
 
 @click.command(
@@ -40,88 +49,79 @@ Examples:
 def command(config: Path, against: str, out: Path | None, overrides: tuple[str, ...], *, quiet: bool) -> None:
     """Train a small LLaMA on the standard library's sources, traced; sample from it; judge it; write a report.
 
-    Exit codes: 0 it has learned, 1 it has not, 3 not measured.
+    Exit codes: 0 it has learned, 1 it has not, 3 not measured, and those of `andon train`.
     """
     begun = time.monotonic()
-    gates, name = room("gates"), EVIDENCE[against]
+    gates, evidence, name = room("gates"), room("gates.evidence"), EVIDENCE[against]
     say = (lambda text: None) if quiet else click.echo
     resolved = room("core.config").load_config(config, list(overrides))
-    rules = gates.load_gates(Path("configs/gates.toml"))
+    rules, digests = gates.load_gates(Path("configs/gates.toml")), evidence.digests([*SOURCES, str(config)])
     folder = out or run.RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     result = run.run(resolved, folder, quiet=quiet, say=say)
     if result["exit"]:
         sys.exit(result["exit"])
-    judged, samples = _measure(resolved, folder, against)
-    for text in samples[:SHOWN]:
-        say(f"\n--- sample {'-' * 60}\n{text}")
-    say("")
-    baseline = judged[f"{against}_loss"]
-    run.write_result(folder, result | {"baselines": {f"Kneser-Ney {against}": baseline}, "samples": samples})
-    sources = ["core", "verify", "andon", "configs", str(config)]
-    digests = room("gates.evidence").digests(sources)
-    metrics = {key: gates.Metric(value, UNITS.get(key, "")) for key, value in judged.items()}
-    evidence = room("gates.evidence").Evidence(
-        name, f"andon {name}" if name == "demo" else f"andon demo --against {against}",
-        time.monotonic() - begun, digests, metrics,
-    )
-    gates.write_evidence(evidence)
+    say(f"judging: {SAMPLES} samples of {SAMPLE_TOKENS} tokens, all validation text, a Kneser-Ney {against}")
+    figures, texts = measure(resolved, folder, against)
+    for text in texts[:SHOWN]:
+        say(f"\n{' sample ':-^80}\n{text}")
+    say("-" * 80)
+    baselines = {f"Kneser-Ney {against}": figures[f"{against}_loss"]}
+    run.write_result(folder, result | {"baselines": baselines, "samples": texts})
+    metrics = {key: gates.Metric(value, unit(key)) for key, value in figures.items()}
+    command_line = shlex.join(["andon", *sys.argv[1:]])
+    gates.write_evidence(evidence.Evidence(name, command_line, time.monotonic() - begun, digests, metrics))
     verdict = gates.judge(name, rules)
-    report = room_report(folder, verdict)
+    report = render_report(folder, json.loads(gates.render_json(verdict)))
     click.echo(gates.render_text(verdict, quiet=quiet), nl=False)
     click.echo(f"{time.monotonic() - begun:.0f} s in all. The report: {report}")
-    click.echo(f"See it in Jaeger: andon trace replay {folder} --otlp http://localhost:4318")
+    click.echo(f"The same run in Jaeger: andon trace replay {folder} --otlp http://localhost:4318")
     sys.exit(verdict.exit_code)
 
 
-UNITS = {"validation_loss": "nats a token", "bits_per_byte": "bits", "longest_copied_run_tokens": "tokens"}
+def unit(metric: str) -> str:
+    """A metric's unit, by the last part of its name that has one."""
+    return next((name for part, name in UNITS.items() if part in metric), "")
 
 
-def room_report(folder: Path, verdict: Any) -> Path:
-    import json
+def measure(config: "Config", folder: Path, against: str) -> tuple[dict[str, float], list[str]]:
+    """The figures to judge, and the samples' text.
 
-    from andon.report import render_report
-
-    return render_report(folder, json.loads(room("gates").render_json(verdict)))
-
-
-def _measure(config: "Config", folder: Path, against: str) -> tuple[dict[str, float | None], list[str]]:
-    """The judged figures, and the samples' text."""
-    import numpy as np
-
+    Loss and n-gram are taken over all validation text, and predict the same tokens.
+    """
     data, ngram, samples = room("core.data"), room("verify.ngram"), room("verify.samples")
     dataset = data.open_dataset(config, run.CACHE)
-    checkpoint = room("core.folders").latest_checkpoint(folder / "checkpoints")
-    model, tokeniser = room("core.interchange").load_model(checkpoint)
-    held_out = data.validation_batches(dataset, config.model_copy(update={"validation": _all_of(config)}))
-    loss, _ = room("core.train").validate(model, held_out, config.training.dtype)
-    train, validation = (_tokens(split) for split in (dataset.train, dataset.validation))
-    counted = ngram.fit(*train, config.model.vocab_size, ORDERS[against])
-    baseline = float(ngram.nats(counted, *validation).mean())
-    drawn = _sample(model, dataset)
-    texts = [tokeniser.decode([t for t in row if t != dataset.end], skip_special_tokens=False) for row in drawn.tolist()]
-    bits = dataset.validation.tokens / (dataset.validation.bytes * math.log(2))
+    newest = room("core.folders").latest_checkpoint(folder / "checkpoints")
+    model, tokeniser = room("core.interchange").load_model(newest)
+    everything = config.model_copy(update={"validation": config.validation.model_copy(update={"max_sequences": 0})})
+    loss, _ = room("core.train").validate(model, data.validation_batches(dataset, everything), config.training.dtype)
+    corpus = tokens_of(dataset.train)
+    counts = ngram.fit(*corpus, config.model.vocab_size, ORDERS[against])
+    baseline = float(ngram.nats(counts, *tokens_of(dataset.validation)).mean())
+    rows = sample(model, dataset)
+    texts = [
+        tokeniser.decode([token for token in row.tolist() if token != dataset.end], skip_special_tokens=False)
+        for row in rows
+    ]
     return {
         "validation_loss": loss,
         f"{against}_loss": baseline,
         f"validation_loss_minus_{against}": loss - baseline,
-        "bits_per_byte": loss * bits,
-        f"{against}_bits_per_byte": baseline * bits,
+        "bits_per_byte": dataset.validation.bits_per_byte(loss),
+        f"{against}_bits_per_byte": dataset.validation.bits_per_byte(baseline),
         "samples_tokenising_share": sum(map(samples.tokenises, texts)) / len(texts),
-        "longest_copied_run_tokens": max(samples.longest_copied_run(np.array(row), train[0]) for row in drawn),
+        "longest_copied_run_tokens": max(samples.longest_copied_run(row, corpus[0]) for row in rows),
     }, texts
 
 
-def _all_of(config: "Config") -> Any:
-    return config.validation.model_copy(update={"max_sequences": 0})
-
-
-def _tokens(split: "Split") -> "tuple[np.ndarray, np.ndarray]":
+def tokens_of(split: "Split") -> "tuple[np.ndarray, np.ndarray]":
+    """All tokens of a split, and the document of each."""
     import numpy as np
 
     return split.read(np.arange(split.tokens))
 
 
-def _sample(model: "Llama", dataset: "Dataset") -> "np.ndarray":
+def sample(model: "Llama", dataset: "Dataset") -> "np.ndarray":
+    """SAMPLES rows of SAMPLE_TOKENS new tokens, each from the start of a document."""
     import torch
 
     prompt_BT = torch.full((SAMPLES, 1), dataset.end)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from andon.curves import curves, read_log
+from andon.curves import curves
+from andon.log import of_kind, read_log
 from andon.timeline import read_timeline, shares
 
 HERE = Path(__file__).parent
@@ -52,12 +53,12 @@ def render_report(run: Path, verdict: Mapping[str, Any] | None) -> Path:
 
 def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
     """All that the template shows; None stands for what is not there."""
-    log = read_log(run / "log.jsonl")
+    log = read_log(run)
     result = read_object(run / "result.json")
     baselines = {name: nats for name, nats in result.get("baselines", {}).items() if nats is not None}
     trace = run / "trace.jsonl"
     step, beside = read_timeline(trace) if trace.exists() else (None, [])
-    totals, columns = shares(log.steps)
+    totals, columns = shares(of_kind(log, "step"))
     return {
         "run": run.resolve().name,
         "folder": run,
@@ -68,12 +69,12 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         "lamp": LAMPS[verdict["answer"]] if verdict else "off",
         "figures": figures(result, baselines),
         "curves": curves(log, baselines),
-        "has_validation": bool(log.validations),
+        "has_validation": bool(of_kind(log, "validation")),
         "step": step,
         "beside": beside,
         "totals": totals,
         "columns": columns,
-        "samples": result.get("samples") or log.samples,
+        "samples": result.get("samples"),
         "shown_samples": SHOWN_SAMPLES,
         "config": {table: keys for table, keys in read_object(run / "config.json").items() if isinstance(keys, dict)},
         "styles": asset("vendor/uplot/uPlot.min.css") + asset("templates/report.css"),

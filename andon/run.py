@@ -1,11 +1,12 @@
 """One training run in a folder: the loop around `core.train` that logs, validates, checkpoints and stops."""
 
 import json
-import math
 import platform
+import shlex
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from andon.log import NAME as LOG
+from andon.log import of_kind, read_log
 from andon.rooms import room
 from andon.screen import Say, progress
 
@@ -54,18 +57,18 @@ def run(
         if resume:
             _restore(state, config, folder, say, previous=previous)
         (folder / "config.json").write_text(room("core.config").dump_config(config), encoding="utf-8")
-        log = folder / "log.jsonl"
-        _forget_steps_after(state.step, log)
+        _forget_steps_after(state.step, folder)
         attributes = {"train.steps": dataset.steps(config), "train.resumed_at": state.step}
-        begun, first = time.time(), state.step
+        begun = time.monotonic()
+        started = time.strftime("%Y-%m-%d %H:%M:%S %z")
         with _tracer(folder, attributes, otlp, say, traced=traced) as span:
             exit_code, message = _loop(state, dataset, config, folder, span, quiet=quiet)
         if message:
             say(message)
         result = _result(folder, state, exit_code) | {
-            "started": begun,
-            "seconds": time.time() - begun,
-            "steps_this_session": state.step - first,
+            "command": shlex.join(["andon", *sys.argv[1:]]),
+            "started": started,
+            "seconds": time.monotonic() - begun,
         }
         write_result(folder, result)
         return result
@@ -78,37 +81,31 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     partial.replace(folder / "result.json")
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of `log.jsonl`, in order; a torn last line is left out."""
-    path = folder / "log.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def _loop(
     state: "TrainState", dataset: "Dataset", config: "Config", folder: Path, span: "Span", *, quiet: bool
 ) -> tuple[int, str]:
     """Exit code and closing message."""
     training = room("core.train")
     total = dataset.steps(config)
-    with _stop_signals() as stopped, progress(state.step, total, quiet=quiet) as (show, say):
-        with (folder / "log.jsonl").open("a", encoding="utf-8", buffering=1) as log:
-            try:
-                for record in training.train(state, dataset, config, span=span):
-                    log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
-                    show(record)
-                    if record.skipped:
-                        say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
-                    number = stopped()
-                    ended = bool(number) or state.step == total
-                    _keep(state, dataset, config, folder, span, log.write, say, epoch=record.epoch, ended=ended)
-                    if number:
-                        where = f"stopped by {signal.Signals(number).name} after step {state.step}"
-                        return 128 + number, f"{where}; go on with: andon train --resume {folder}"
-            except training.NonFiniteError as error:
-                return 5, str(error)
+    with (
+        _stop_signals() as stopped,
+        progress(state.step, total, quiet=quiet) as (show, say),
+        (folder / LOG).open("a", encoding="utf-8", buffering=1) as log,
+    ):
+        try:
+            for record in training.train(state, dataset, config, span=span):
+                log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
+                show(record)
+                if record.skipped:
+                    say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
+                number = stopped()
+                ended = bool(number) or state.step == total
+                _keep(state, dataset, config, folder, span, log.write, say, epoch=record.epoch, ended=ended)
+                if number:
+                    where = f"stopped by {signal.Signals(number).name} after step {state.step}"
+                    return 128 + number, f"{where}; go on with: andon train --resume {folder}"
+        except training.NonFiniteError as error:
+            return 5, str(error)
     return 0, ""
 
 
@@ -131,8 +128,7 @@ def _keep(
         with span("validation"):
             held_out = room("core.data").validation_batches(dataset, config)
             metric, _ = room("core.train").validate(state.model, held_out, config.training.dtype)
-        split = dataset.validation
-        bits = metric * split.tokens / (split.bytes * math.log(2))
+        bits = dataset.validation.bits_per_byte(metric)
         record = {"kind": "validation", "step": state.step, "loss": metric, "bits_per_byte": bits}
         write(json.dumps(record) + "\n")
         say(f"step {state.step}: validation loss {metric:.4f}, {bits:.3f} bits per byte")
@@ -158,12 +154,12 @@ def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, p
     say(f"resumed {found[previous]} at step {state.step}")
 
 
-def _forget_steps_after(step: int, log: Path) -> None:
+def _forget_steps_after(step: int, folder: Path) -> None:
     """A killed run has logged steps that its checkpoint has not seen; they are about to be done again."""
-    kept = [record for record in read_log(log.parent) if record["step"] <= step]
-    partial = log.with_name(".log.jsonl.partial")
+    kept = [record for record in read_log(folder) if record["step"] <= step] if (folder / LOG).exists() else []
+    partial = folder / f".{LOG}.partial"
     partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(log)
+    partial.replace(folder / LOG)
 
 
 def _result(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]:
@@ -171,8 +167,7 @@ def _result(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]
     import torch
 
     records = read_log(folder)
-    steps = [record for record in records if record["kind"] == "step"]
-    validations = [record for record in records if record["kind"] == "validation"]
+    steps, validations = of_kind(records, "step"), of_kind(records, "validation")
     counted = [record for record in steps if not record["skipped"]]
     tokens, busy = sum(r["tokens"] for r in steps), sum(sum(r["seconds"].values()) for r in steps)
     return {
@@ -193,7 +188,7 @@ def _result(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]
 
 
 @contextmanager
-def _claimed(folder: Path, *, resume: bool) -> Iterator[None]:
+def _claimed(folder: Path, *, resume: bool) -> Generator[None]:
     """Hold the folder against a second process, and against a second run."""
     started = (folder / "config.json").exists()
     if resume and not started:
@@ -213,9 +208,7 @@ def _claimed(folder: Path, *, resume: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _tracer(
-    folder: Path, attributes: dict[str, Any], otlp: str | None, say: Say, *, traced: bool
-) -> Iterator["Span"]:
+def _tracer(folder: Path, attributes: dict[str, Any], otlp: str | None, say: Say, *, traced: bool) -> "Generator[Span]":
     """The span factory of a traced run; of an untraced one where asked for, or where OpenTelemetry is absent."""
     if not traced:
         yield room("core.train").no_span
@@ -235,7 +228,7 @@ def _tracer(
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], int]]:
+def _stop_signals() -> Generator[Callable[[], int]]:
     """SIGINT and SIGTERM are noted, once, for the step to end first; a second Ctrl-C interrupts at once."""
     number = 0
 

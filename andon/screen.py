@@ -1,7 +1,7 @@
 """What a person sees while a run goes on: a bar on a terminal, a line every few seconds elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def progress(done: int, total: int, *, quiet: bool) -> Iterator[tuple[Callable[["StepRecord"], None], Say]]:
+def progress(done: int, total: int, *, quiet: bool) -> Generator[tuple[Callable[["StepRecord"], None], Say]]:
     """Yield a function to call with each step's record, and one that prints a line above the bar."""
     if quiet:
         yield lambda record: None, lambda text: None
@@ -37,7 +37,10 @@ def progress(done: int, total: int, *, quiet: bool) -> Iterator[tuple[Callable[[
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("steps", total=total, completed=done, loss=float("nan"), rate=0.0)
         speed = _speedometer()
-        yield lambda record: bar.update(task, completed=record.step, loss=record.loss, rate=speed(record)), console.print
+        yield (
+            lambda record: bar.update(task, completed=record.step, loss=record.loss, rate=speed(record)),
+            console.print,
+        )
 
 
 def _line_printer(done: int, total: int) -> Callable[["StepRecord"], None]:

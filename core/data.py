@@ -23,6 +23,7 @@ from .config import Config
 from .corpus import CorpusError, Source, documents, find_sources, is_jsonl
 from .loss import IGNORE
 from .shards import TOKENIZER, Encoded, Store, open_or_build, read_tokens, store_key, text_hash, write_store
+from .state import DataState
 from .tokeniser import check_vocabulary, encode, end_of_document, id_count, load_tokeniser, sample, train_tokeniser
 from .windows import batches_per_epoch, following, micro_batch_sizes, run_steps, spread, window_count
 
@@ -40,13 +41,6 @@ class Batch(NamedTuple):
     tokens_BT: Tensor
     labels_BT: Tensor
     documents_BT: Tensor | None
-
-
-class DataState(NamedTuple):
-    """Position in the data: the epoch, and the optimizer batches already used in it."""
-
-    epoch: int = 0
-    batch: int = 0
 
 
 class Split(NamedTuple):
@@ -182,7 +176,8 @@ def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
 
     Philox 4x64-10 (Salmon et al. 2011) is a fixed function, so the order does not depend on numpy's version.
     """
-    return np.argsort(np.random.Philox(key=[seed % 2**64, epoch]).random_raw(count), kind="stable")
+    key = np.array([seed % 2**64, epoch], np.uint64)  # from a list numpy would round large seeds to a float
+    return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
 
 
 def pack(split: Split, indices: np.ndarray, length: int, padding: int) -> Batch:

@@ -63,8 +63,10 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal weights, norms one. The two matrices that write into the residual stream shrink with its depth
-        (Radford et al. 2019, section 2.3); the head shrinks with width, so that the first loss is ln V at any size.
+        """Normal weights, norms one.
+
+        The two matrices that write into the residual stream shrink with its depth (Radford et al. 2019, section 2.3);
+        the head shrinks with width, so that the first loss is ln V at any size.
         """
         base = self.config.initializer_range
         for name, parameter in self.named_parameters():
@@ -90,6 +92,8 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
+    """One layer: attention, then the feed-forward network, each normed before and added back."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
@@ -98,6 +102,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Tensor | None, store: "Store | None") -> Tensor:
+        """(B, T, D) to (B, T, D)."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, mask, store)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
@@ -116,6 +121,7 @@ class Attention(nn.Module):
         self.o_proj = linear(queries, config.hidden_size)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Tensor | None, store: "Store | None") -> Tensor:
+        """(B, T, D) to (B, T, D); `mask` None is plain causal, `store` appends to a cache."""
         q_BTNH = rotate(self.q_proj(x_BTD).unflatten(-1, (-1, self.head_dim)), *rotation)
         k_BTKH = rotate(self.k_proj(x_BTD).unflatten(-1, (-1, self.head_dim)), *rotation)
         v_BTKH = self.v_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
@@ -128,6 +134,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """The feed-forward network: SwiGLU between two widenings and one narrowing."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gate_proj = linear(config.hidden_size, config.intermediate_size)
@@ -135,25 +143,32 @@ class MLP(nn.Module):
         self.down_proj = linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
         return self.down_proj(swiglu(self.gate_proj(x_BTD), self.up_proj(x_BTD)))
 
 
 class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned gain."""
+
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
         return rms_norm(x, self.weight, self.eps)
 
 
 class Embedding(nn.Module):
+    """A row for each token; unlike torch's, drawn once, by `initialise`."""
+
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, width))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
+        """(B, T) to (B, T, D)."""
         return embedding(tokens_BT, self.weight)
 
 
@@ -173,8 +188,10 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtyp
 
 
 def rotary_angles(positions_BT: Tensor, config: ModelConfig, dtype: torch.dtype) -> Rotation:
-    """cos and sin (B, T, 1, H/2). Frequencies and angles are float64 whatever the model's dtype: at position 100,000 a
-    float32 angle is wrong by 0.004 rad and a bfloat16 one is noise.
+    """cos and sin (B, T, 1, H/2), in `dtype`.
+
+    Frequencies and angles are float64 whatever the model's dtype: at position 100,000 a float32 angle is wrong by
+    0.004 rad and a bfloat16 one is noise.
     """
     inverse_H = torch.tensor(rotary_frequencies(config), dtype=torch.float64, device=positions_BT.device)
     angles = (positions_BT.double()[..., None] * inverse_H).unsqueeze(2)
@@ -202,7 +219,7 @@ def rotary_frequencies(config: ModelConfig) -> list[float]:
 def _layout(
     tokens_BT: Tensor, documents_BT: Tensor | None, past: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Positions (B or 1, T), and the additive mask (B or 1, 1, T, S), None where plain causal (or one token) will do."""
+    """Positions (B or 1, T), and the additive mask (B or 1, 1, T, S), None where plain causal will do."""
     steps_T = torch.arange(past, past + tokens_BT.shape[1], device=tokens_BT.device)
     if documents_BT is None:
         if past == 0 or tokens_BT.shape[1] == 1:
@@ -222,7 +239,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
 
 
-def _drop_the_alias(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+def _drop_the_alias(_module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
     del state[f"{prefix}lm_head.weight"]
 
 

@@ -33,7 +33,7 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.nn.utils.get_total_norm(grads)
 
 
-def step(optimizer: torch.optim.Optimizer, learning_rate: float, norm: float, clip: float, loss_scale: float) -> None:
+def step(optimizer: torch.optim.AdamW, learning_rate: float, norm: float, clip: float, loss_scale: float) -> None:
     """One update with gradients divided by `loss_scale` and clipped to the norm `clip` (0: not clipped).
 
     `norm` is the norm before clipping, loss scale divided out. The division rides in the fused kernel through the two
@@ -41,12 +41,12 @@ def step(optimizer: torch.optim.Optimizer, learning_rate: float, norm: float, cl
     """
     excess = norm / clip if clip and norm > clip else 1.0
     device = optimizer.param_groups[0]["params"][0].device
-    optimizer.grad_scale = torch.tensor(excess * loss_scale, device=device)
-    optimizer.found_inf = torch.zeros((), device=device)
+    # Set by name: torch declares neither.
+    setattr(optimizer, "grad_scale", torch.tensor(excess * loss_scale, device=device))  # noqa: B010
+    setattr(optimizer, "found_inf", torch.zeros((), device=device))  # noqa: B010
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
-    del optimizer.grad_scale, optimizer.found_inf
+    delattr(optimizer, "grad_scale")
+    delattr(optimizer, "found_inf")
     optimizer.zero_grad(set_to_none=True)
-
-

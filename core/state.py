@@ -1,11 +1,12 @@
 """What one run of training carries from step to step."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from .model import Llama
+    from .model import Llama
 
 
 class DataState(NamedTuple):
@@ -19,8 +20,8 @@ class DataState(NamedTuple):
 class TrainState:
     """Everything that a step changes, besides the random number generators."""
 
-    model: Llama
-    optimizer: torch.optim.AdamW
+    model: "Llama"
+    optimizer: "torch.optim.AdamW"
     step: int = 0
     data: DataState = field(default_factory=DataState)
     skipped_in_a_row: int = 0

@@ -6,8 +6,8 @@ of context managers around each step and its phases, for whoever wants to trace.
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class StepRecord:
     seconds: dict[str, float]  # by phase: data, forward, backward, clip, optimizer
 
 
-def no_span(name: str, **attributes: object) -> AbstractContextManager[None]:
+def no_span(name: str, **attributes: object) -> AbstractContextManager[None]:  # noqa: ARG001 - the seam's signature
     """The span factory of an untraced run."""
     return nullcontext()
 
@@ -79,7 +79,7 @@ def train(state: TrainState, dataset: Dataset, config: Config, *, span: Span = n
     device = state.model.lm_head.weight.device
     upcoming = batches(dataset, config, state.data)
     while state.step < steps:
-        seconds: Counter[str] = Counter()
+        seconds: dict[str, float] = defaultdict(float)
         epoch = state.data.epoch
         rate = learning_rate(state.step, steps, config.training.learning_rate, config.schedule)
         with span("train.step", step=state.step + 1):
@@ -114,9 +114,10 @@ def validate(model: Llama, held_out: Iterable[Batch], dtype: str = "float32") ->
     was_training = model.training
     model.eval()
     total, tokens = 0.0, 0
+    device = model.lm_head.weight.device
     for batch in held_out:
-        with torch.no_grad(), autocast(dtype, batch.tokens_BT.device):
-            total += float(loss(model, batch, tokens=1))
+        with torch.no_grad(), autocast(dtype, device):
+            total += float(loss(model, _moved(batch, device), tokens=1))
         tokens += int((batch.labels_BT != IGNORE).sum())
     model.train(was_training)
     return total / tokens, tokens
@@ -128,7 +129,7 @@ def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]
 
 
 def accumulate(
-    state: TrainState, micro_batches: list[Batch], training: TrainingConfig, span: Span, seconds: Counter[str]
+    state: TrainState, micro_batches: list[Batch], training: TrainingConfig, span: Span, seconds: dict[str, float]
 ) -> tuple[float, int]:
     """Gradients of one large batch, a micro-batch at a time: each loss is divided by the tokens of them all."""
     state.model.train()
@@ -136,13 +137,17 @@ def accumulate(
     tokens = sum(int((batch.labels_BT != IGNORE).sum()) for batch in micro_batches)
     total = torch.zeros((), dtype=torch.float64)
     for batch in micro_batches:
-        batch = Batch(*(part if part is None else part.to(device) for part in batch))
         with _phase("forward", span, seconds, device), autocast(training.dtype, device):
-            part = loss(state.model, batch, tokens)
+            part = loss(state.model, _moved(batch, device), tokens)
         with _phase("backward", span, seconds, device):
             (part * state.loss_scale if state.loss_scale != 1 else part).backward()
         total += part.detach().cpu()
     return float(total), tokens
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    documents_BT = None if batch.documents_BT is None else batch.documents_BT.to(device)
+    return Batch(batch.tokens_BT.to(device), batch.labels_BT.to(device), documents_BT)
 
 
 def _adjust_scale(state: TrainState, finite: bool, training: TrainingConfig) -> None:
@@ -157,7 +162,7 @@ def _adjust_scale(state: TrainState, finite: bool, training: TrainingConfig) -> 
 
 
 @contextmanager
-def _phase(name: str, span: Span, seconds: Counter[str], device: torch.device) -> Iterator[None]:
+def _phase(name: str, span: Span, seconds: dict[str, float], device: torch.device) -> Generator[None]:
     """A span, and its seconds on the clock; on a GPU the work is waited for, so that the figure is the phase's own."""
     begun = time.perf_counter()
     with span(name):

@@ -115,7 +115,8 @@ def test_configuration_is_refused(override: str, part: str, home: Path) -> None:
     assert not (home / "run").exists()
 
 
-def test_missing_configuration_is_refused(home: Path) -> None:
+@pytest.mark.usefixtures("home")
+def test_missing_configuration_is_refused() -> None:
     """Behaviour: a configuration that is not there is refused by name."""
     refused(train("absent.toml"), "absent.toml", "configs/tiny.toml")
 
@@ -153,7 +154,7 @@ def test_resume_with_another_shape_is_refused(finished: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
 def test_damaged_checkpoint_is_refused_and_the_previous_one_used(finished: Path, name: str) -> None:
-    """Behaviour: a damaged file is named; `--previous` goes on from the checkpoint before and ends where the run had."""
+    """Behaviour: a damaged file is named; `--previous` goes on from the one before and ends as the run had."""
     newest = max((finished / "checkpoints").iterdir())
     loss = json.loads((finished / "result.json").read_text())["validation_loss"]
     damaged = newest / name
@@ -169,6 +170,7 @@ def test_nothing_to_resume_is_refused(home: Path) -> None:
     assert not (home / "absent").exists()
 
 
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -177,7 +179,7 @@ def test_nothing_to_resume_is_refused(home: Path) -> None:
         (("--resume", "run", "--out", "other"), "leave --out away"),
     ],
 )
-def test_usage_is_explained(arguments: tuple[str, ...], part: str, home: Path) -> None:
+def test_usage_is_explained(arguments: tuple[str, ...], part: str) -> None:
     """Behaviour: arguments that contradict each other are refused with the next step."""
     refused(train(*arguments), part)
 
@@ -189,6 +191,7 @@ def test_prompt_beyond_the_context_is_refused(finished: Path) -> None:
     assert 0 == andon("generate", "--model", str(finished), "--max-new-tokens", "8", "--prompt", "a1").exit_code
 
 
-def test_absent_model_is_refused(home: Path) -> None:
+@pytest.mark.usefixtures("home")
+def test_absent_model_is_refused() -> None:
     """Behaviour: a model that is not there is refused by name."""
     refused(andon("generate", "--model", "absent"), "absent")

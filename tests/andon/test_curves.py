@@ -2,12 +2,11 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from andon.curves import Log, LogError, curves, kept_rows, read_log, smoothed
+from andon.curves import curves, kept_rows, smoothed
 
 pytestmark = pytest.mark.tier1
 
@@ -18,30 +17,13 @@ def step(number: int, loss: float = 1.0, **changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-def test_a_log_by_kind(tmp_path: Path) -> None:
-    """Behaviour: steps, validations and samples come apart, other kinds are left out, as is a torn last line."""
-    path = tmp_path / "log.jsonl"
-    records = [step(1), {"kind": "validation", "step": 1, "loss": 2.0}, {"kind": "sample", "text": "x"}, {"kind": "?"}]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"kind": "st')
-    assert Log([records[0]], [records[1]], ["x"]) == read_log(path)
-
-
-@pytest.mark.parametrize("bad", ["{", "[]", "{}", '{"kind":"sample"}'])
-def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, bad: str) -> None:
-    """Behaviour: a line that is no record, before the last, is an error that names file and line."""
-    path = tmp_path / "log.jsonl"
-    path.write_text(json.dumps(step(1)) + f"\n{bad}\n")
-    with pytest.raises(LogError, match=r"log\.jsonl line 2 is not a record"):
-        read_log(path)
-
-
 def test_columns_are_aligned_by_step() -> None:
     """Behaviour: validation stands at its step; what is not finite is None; of a repeated step the last counts."""
-    log = Log(
-        [step(1), step(2, 9.0), step(2, 4.0), step(3, math.nan, grad_norm=math.inf, skipped=True)],
-        [{"step": 2, "loss": 5.0}, {"step": 4, "loss": 3.0}],
-        [],
-    )
+    log = [
+        *(step(1), step(2, 9.0), step(2, 4.0), step(3, math.nan, grad_norm=math.inf, skipped=True)),
+        {"kind": "validation", "step": 2, "loss": 5.0},
+        {"kind": "validation", "step": 4, "loss": 3.0},
+    ]
     found = curves(log, {"bigram": 3.5})
     assert [1, 2, 3, 4] == found["step"]
     assert [1.0, 4.0, None, None] == found["loss"]
@@ -79,4 +61,4 @@ def test_few_rows_are_all_kept() -> None:
 
 def test_an_empty_log() -> None:
     """Behaviour: a run that has not finished a step has empty columns."""
-    assert [] == curves(Log([], [], []), {})["step"]
+    assert [] == curves([], {})["step"]

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from andon.run import CACHE, read_log, run
+from andon.log import read_log
+from andon.run import CACHE, run
 from core import data, model
-from core import train as training
 from core.config import ModelConfig, RopeScaling, known_keys
 from core.interchange import load_model
 from tests.small_run import small_config, write_corpus
@@ -201,9 +201,14 @@ def test_scaling_key_changes_frequencies(key: str) -> None:
     """Behaviour: each key of rope_scaling changes the angles that attention sees."""
 
     def frequencies(scaling: dict[str, Any]) -> list[float]:
-        shape = {"hidden_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1, "rope_theta": 1000.0}
-        rest = {"vocab_size": 9, "intermediate_size": 4, "num_hidden_layers": 1}
-        config = ModelConfig(**shape, **rest, rope_scaling=RopeScaling(**scaling))
+        shape: dict[str, Any] = {
+            "hidden_size": 64,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "rope_theta": 1000.0,
+        }
+        shape |= {"vocab_size": 9, "intermediate_size": 4, "num_hidden_layers": 1}
+        config = ModelConfig(**shape, rope_scaling=RopeScaling(**scaling))
         return model.rotary_frequencies(config)
 
     assert frequencies(LLAMA3) != frequencies(SCALING_ROWS[key])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from andon.curves import LogError
+from andon.log import LogError
 from andon.report import ReportError, duration, milliseconds, number, render_report
 from gates.render import render_json
 from gates.verdict import Check, Verdict

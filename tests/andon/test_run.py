@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from andon.run import read_log, run
+from andon.log import read_log
+from andon.run import run
 from core import train as training
 from core.folders import latest_checkpoint
 from tests.andon.test_bad_input import toml
@@ -26,6 +26,13 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A corpus, in the folder where everything runs."""
     monkeypatch.chdir(tmp_path)
     return write_corpus(tmp_path / "corpus")
+
+
+def newest_name(folder: Path) -> str:
+    """The newest checkpoint's name."""
+    newest = latest_checkpoint(folder / "checkpoints")
+    assert newest
+    return newest.name
 
 
 def losses(folder: Path) -> list[float]:
@@ -88,9 +95,7 @@ def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path,
 @pytest.mark.tier3
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_after_the_step(number: signal.Signals, paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a signal ends the run after its step with a checkpoint, a complete trace and exit code 128+n; resumed,
-    it ends bitwise where an undisturbed run does.
-    """
+    """Behaviour: a signal ends the run after its step with a checkpoint, a complete trace and exit code 128+n."""
     (tmp_path / "small.toml").write_text(toml(TABLES))
     command = [sys.executable, "-m", "andon", "train", "small.toml", "--data", *paths, "--set", "training.epochs=200"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -98,13 +103,13 @@ def test_signal_ends_after_the_step(number: signal.Signals, paths: list[str], tm
     log = tmp_path / "run" / "log.jsonl"
     while not (log.exists() and len(log.read_bytes().splitlines()) > 5):
         assert process.poll() is None
-        time.sleep(0)  # yields the core; the loop ends by what it sees, not by time
+        os.sched_yield()  # the loop ends by what it sees, not by time
     process.send_signal(number)
     output, _ = process.communicate()
     assert 128 + number == process.returncode, output
     assert f"stopped by {number.name}".encode() in output
     stopped = read_log(tmp_path / "run")[-1]["step"]
-    assert f"step-{stopped:08d}" == latest_checkpoint(tmp_path / "run" / "checkpoints").name
+    assert f"step-{stopped:08d}" == newest_name(tmp_path / "run")
     assert "train run end" == read_spans(tmp_path / "run" / "trace.jsonl").spans[-1].name
 
 
@@ -125,7 +130,7 @@ def test_stop_is_noticed_between_steps(paths: list[str], tmp_path: Path, monkeyp
     plain = training.no_span
     monkeypatch.setattr(training, "no_span", interrupting)
     assert 128 + signal.SIGTERM == run(config, tmp_path / "run", traced=False, quiet=True)["exit"]
-    assert "step-00000002" == latest_checkpoint(tmp_path / "run" / "checkpoints").name
+    assert "step-00000002" == newest_name(tmp_path / "run")
     assert 0 == run(config, tmp_path / "run", resume=True, traced=False, quiet=True)["exit"]
     whole = [line["loss"] for line in read_log(tmp_path / "whole") if line["kind"] == "step"]
     assert whole == [line["loss"] for line in read_log(tmp_path / "run") if line["kind"] == "step"]

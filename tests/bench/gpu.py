@@ -122,9 +122,13 @@ def figures(content: dict[str, Any] | None) -> dict[str, float | None]:
 def judge(found: dict[str, float | None]) -> int:
     """Print the verdict of each figure, and return the exit code."""
     mfu, slower = found["model_flops_utilisation"], found["step_vs_huggingface_upper"]
-    verdicts = {
-        f"model FLOPs utilisation, {FORMULA}: {mfu} (must be >= {LEAST_UTILISATION})": mfu and mfu >= LEAST_UTILISATION,
-        f"our step over Hugging Face's, upper bound of 95%: {slower} (must be < 1)": slower and slower < 1,
+    verdicts: dict[str, bool | None] = {
+        f"model FLOPs utilisation, {FORMULA}: {mfu} (must be >= {LEAST_UTILISATION})": None
+        if mfu is None
+        else mfu >= LEAST_UTILISATION,
+        f"our step over Hugging Face's, upper bound of 95%: {slower} (must be < 1)": None
+        if slower is None
+        else slower < 1,
     }
     words = {True: "pass", False: "RED", None: "NOT MEASURED"}
     for line, reached in verdicts.items():

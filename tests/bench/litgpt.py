@@ -57,9 +57,10 @@ def _named_as_hugging_face(model: GPT) -> Iterator[tuple[str, Tensor]]:
     """Every parameter under Hugging Face's name; the parts of a joint projection are views of it."""
     size = model.config.head_size
     heads, keys = model.config.n_head * size, model.config.n_query_groups * size
-    for name, parameter in model.named_parameters():
-        for ours, theirs in NAMES.items():
-            name = re.sub(ours, theirs, name)
+    for own_name, parameter in model.named_parameters():
+        name = own_name
+        for theirs, hugging_face in NAMES.items():
+            name = re.sub(theirs, hugging_face, name)
         if "attn.qkv" not in name:
             yield name, parameter
             continue

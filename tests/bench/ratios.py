@@ -3,13 +3,14 @@
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 # 97.5% quantiles of Student's t for 1, 2, ... degrees of freedom (NIST/SEMATECH e-Handbook, section 1.3.6.7.2).
 STUDENT = (
-    (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-    + (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-    + (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 
 
@@ -31,7 +32,7 @@ def over_products(steps: Sequence[float], products: Sequence[float]) -> float:
     """
     if len(products) != len(steps) + 1:
         raise ValueError(f"{len(steps)} steps stand between {len(steps) + 1} runs of the products, not {len(products)}")
-    around = [(before + after) / 2 for before, after in zip(products, products[1:], strict=False)]
+    around = [(before + after) / 2 for before, after in pairwise(products)]
     return statistics.median(step / product for step, product in zip(steps, around, strict=True))
 
 

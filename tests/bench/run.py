@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ def plain_steps(model: nn.Module, forward: Callable[[], Tensor], workload: Workl
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             clock.append(now())
-            spent = [end - start for start, end in zip(clock, clock[1:], strict=False)]
+            spent = [end - start for start, end in pairwise(clock)]
             yield Step(loss.item(), dict(zip(PHASES, spent, strict=True)))
 
     return Run(model, optimizer, steps())

@@ -19,7 +19,9 @@ def summarise(measured: Measured, workload: Workload) -> dict[str, Any]:
     `over_products`: a step over its own matrix products. `ours_over`: our step over theirs, both in units of the
     products measured around each, paired within a round. `seconds`: medians over rounds of medians over steps.
     """
-    ratios = {name: [over_products(record["steps"], record["products"]) for record in measured.times[name]] for name in NAMES}
+    ratios = {
+        name: [over_products(record["steps"], record["products"]) for record in measured.times[name]] for name in NAMES
+    }
     memory = {name: _memory(measured.memories[name]) for name in NAMES}
     peers = [name for name in NAMES if name != OURS]
     return {
@@ -39,9 +41,7 @@ def summarise(measured: Measured, workload: Workload) -> dict[str, Any]:
 
 def metrics(summary: dict[str, Any]) -> dict[str, Metric]:
     """What `configs/gates.toml` sets thresholds on."""
-    faster = {
-        f"step_vs_{name}_upper": Metric(interval["high"], "x") for name, interval in summary["ours_over"].items()
-    }
+    faster = {f"step_vs_{name}_upper": Metric(interval["high"], "x") for name, interval in summary["ours_over"].items()}
     return {
         "step_over_products": Metric(summary["over_products"][OURS]["ratio"], "x"),
         **faster,
@@ -60,7 +60,10 @@ def _seconds(records: list[dict[str, Any]]) -> dict[str, float]:
         phase: median(lambda record, phase=phase: [step[phase] for step in record["phases"]])
         for phase in records[0]["phases"][0]
     }
-    return {"step": median(lambda record: record["steps"]), "products": median(lambda record: record["products"])} | phases
+    return {
+        "step": median(lambda record: record["steps"]),
+        "products": median(lambda record: record["products"]),
+    } | phases
 
 
 def _memory(records: list[dict[str, Any]]) -> dict[str, float | None]:

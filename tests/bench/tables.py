@@ -43,7 +43,9 @@ def speed(bench: dict[str, Any]) -> str:
     header = ["milliseconds", "forward", "backward", "clip, AdamW", "step", "tokens/s", "x products"]
     lines = [f"- Andon over {_title(bench, name)}: {_interval(found)}" for name, found in bench["ours_over"].items()]
     lines = [f"- Andon over its own matrix products: {_interval(bench['over_products'][OURS])}", *lines]
-    return "\n".join([_table(header, rows), "", "Step time, paired within each round (95% interval):", "", *lines, "", _where(bench)])
+    return "\n".join(
+        [_table(header, rows), "", "Step time, paired within each round (95% interval):", "", *lines, "", _where(bench)]
+    )
 
 
 def memory(bench: dict[str, Any]) -> str:
@@ -69,7 +71,9 @@ def plan() -> str:
         held = [peak.weights, peak.gradients, peak.optimizer, rest, peak.total]
         rows.append([name, f"{sizes.parameters(shape).total:,}", f"{step.rows} x {step.length}", *map(_gb, held)])
     header = ["gigabytes", "parameters", "batch", "weights", "gradients", "AdamW", "the rest", "at the peak"]
-    return f"{_table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml`; \"the rest\" is activations and the head."
+    return (
+        f'{_table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml`; "the rest" is activations and the head.'
+    )
 
 
 def gpu(bench: dict[str, Any]) -> str:
@@ -190,8 +194,9 @@ def _title(bench: dict[str, Any], name: str) -> str:
 def _where(bench: dict[str, Any]) -> str:
     work, machine = bench["workload"], bench["machine"]
     return (
-        f"`124m`, {work['rows']} x {work['length']} tokens, fp32, {work['threads']} threads of an {machine['processor']}, "
-        f"torch {bench['torch']}, {machine['date']}:\n{bench['rounds']} fresh processes each, in turn (`nox -s bench`)."
+        f"`124m`, {work['rows']} x {work['length']} tokens, fp32, {work['threads']} threads of an "
+        f"{machine['processor']}, torch {bench['torch']}, {machine['date']}:\n"
+        f"{bench['rounds']} fresh processes each, in turn (`nox -s bench`)."
     )
 
 

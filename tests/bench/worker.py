@@ -41,9 +41,8 @@ def measure_time(run: Run, workload: Workload, repeats: int) -> dict[str, Any]:
 def measure_steps(run: Run, workload: Workload, repeats: int) -> dict[str, Any]:
     """The losses of the warm-up, which compiles, `repeats` steps, and on a GPU the most bytes allocated at once."""
     losses = [next(run.steps).loss for _ in range(WARM_UP)]
-    steps, phases = [], []
-    for _ in range(repeats):
-        steps.append(_seconds(lambda: phases.append(next(run.steps).seconds)))
+    phases: list[dict[str, float]] = []
+    steps = [_seconds(lambda: phases.append(next(run.steps).seconds)) for _ in range(repeats)]
     peak = torch.cuda.max_memory_allocated() if workload.device == "cuda" else None
     return {"losses": losses, "steps": steps, "phases": phases, "peak": peak}
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from andon.run import read_log, run
+from andon.log import read_log
+from andon.run import run
 from core import train
 from core.config import Config
 from core.folders import latest_checkpoint
@@ -39,7 +40,8 @@ def child(config: Config, folder: Path, *, resume: bool, die_at: int | None) -> 
                 os.kill(os.getpid(), signal.SIGKILL)
             return no_span(name, **attributes)
 
-        no_span, train.no_span = train.no_span, span
+        no_span = train.no_span
+        setattr(train, "no_span", span)  # noqa: B010 - a process of its own
         run(config, folder, resume=resume, traced=False, quiet=True, say=lambda text: None)
         os._exit(0)
     os.close(write_end)
@@ -53,6 +55,7 @@ def child(config: Config, folder: Path, *, resume: bool, die_at: int | None) -> 
 def result(folder: Path) -> dict[str, object]:
     """Every logged loss, and a hash of the last checkpoint's tensors."""
     newest = latest_checkpoint(folder / "checkpoints")
+    assert newest
     files = [newest / name for name in ("model.safetensors", "optimizer.safetensors")]
     losses = [{key: line[key] for key in ("kind", "step", "loss")} for line in read_log(folder)]
     return {"losses": losses, "tensors": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]}

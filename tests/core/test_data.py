@@ -163,8 +163,8 @@ def test_the_order_is_philoxs() -> None:
     words = np.random.Philox(key=[7, 2]).random_raw(10).tolist()
     assert sorted(range(10), key=words.__getitem__) == epoch_order(7, 10, 2).tolist()
     assert [6, 7, 8, 4, 0, 1, 5, 3, 9, 2] == epoch_order(7, 10, 2).tolist()
-    orders = [epoch_order(seed, 50, epoch).tolist() for seed, epoch in [(0, 0), (0, 1), (1, 0), (2**64 + 3, 0)]]
-    assert 4 == len({tuple(order) for order in orders})
+    keys = [(0, 0), (0, 1), (1, 0), (2**63, 0), (2**63 + 1, 0), (2**64 - 1, 0)]
+    assert 6 == len({tuple(epoch_order(seed, 50, epoch).tolist()) for seed, epoch in keys})
 
 
 def test_workers_are_threads_that_end_with_the_iterator(dataset: Dataset) -> None:

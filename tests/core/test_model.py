@@ -1,5 +1,6 @@
 """The model against its equations, in float64 where an equation is checked."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,11 @@ def test_packed_documents_see_only_themselves() -> None:
     with torch.no_grad():
         logits_BTV = model(tokens_BT, documents_BT)
     for row, cuts in enumerate([[0, 3, 7, 9], [0, 1, 9]]):
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in itertools.pairwise(cuts):
             alone = by_the_book(model, tokens_BT[row, begin:end])
             assert distance(logits_BTV[row, begin:end], alone.detach()) < EXACT
+    positions_BT, _ = core.model._layout(tokens_BT, documents_BT, 0, torch.float64)
+    assert [[0, 1, 2, 0, 1, 2, 3, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6, 7]] == positions_BT.tolist()
 
 
 @pytest.mark.tier1
@@ -232,9 +235,10 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
 @pytest.mark.tier1
 def test_frequencies_are_those_of_the_published_formulas() -> None:
-    """Reference: by hand. theta^(-2i/H); linear divides by the factor. llama3 of 2048 tokens, 1 to 4 turns: 325.9 and
-    32.6 turns stay, 0.326 turns is divided by 8, and 3.25949 turns keeps (3.25949 - 1) / 3 = 0.753164 of itself and an
-    eighth of the rest, 0.784019 in all.
+    """Reference: by hand. theta^(-2i/H); linear divides by the factor; llama3 goes by the turns in 2048 tokens.
+
+    325.9 and 32.6 turns stay; 0.326 turns is divided by 8; 3.25949 turns lies between 1 and 4 and keeps
+    (3.25949 - 1) / 3 = 0.753164 of itself and an eighth of the rest, 0.784019 in all.
     """
     plain = {"head_dim": 8, "rope_theta": 10000.0}
     assert pytest.approx([1, 0.1, 0.01, 0.001], rel=1e-14) == rotary_frequencies(shape(**plain))
@@ -297,7 +301,7 @@ def test_weights_are_drawn_from_the_seed() -> None:
 
 @pytest.mark.tier1
 def test_weights_have_their_spreads() -> None:
-    """Reference: 0.02; / sqrt(2 x layers) for what writes into the residual stream; x sqrt(256 / width) for the head."""
+    """Reference: 0.02; / sqrt(2 x layers) where the residual stream is written; x sqrt(256 / width) for the head."""
     config = shape(hidden_size=1024, head_dim=16, vocab_size=300, num_hidden_layers=2)
     spreads = {name: float(weight.std()) for name, weight in build(config, 0).state_dict().items() if weight.dim() == 2}
     for name, spread in spreads.items():

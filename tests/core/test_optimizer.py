@@ -100,7 +100,7 @@ def moments(optimizer: torch.optim.Optimizer, built: Llama) -> list[Tensor]:
 
 
 def test_a_step_frees_the_gradients_and_leaves_nothing_behind() -> None:
-    """Behaviour: gradients are None, and what speaks to the fused kernel is gone, so that the next step says its own."""
+    """Behaviour: gradients are None, and what was said to the fused kernel is gone, for the next step says its own."""
     built = model()
     optimizer = build_optimizer(built, TRAINING)
     step(optimizer, 0.1, 10.0, 1.0, 1.0)

@@ -22,8 +22,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_twenty_kills_leave_no_trace(runs: dict[str, Any]) -> None:
-    """Behaviour: after 20 runs killed at random places, resumed, killed and resumed again, every logged loss and all
-    weights and moments are bitwise those of the uninterrupted run.
+    """Behaviour: 20 runs killed at random, resumed, killed and resumed again end bitwise as the undisturbed run.
+
+    That is every logged loss, all weights and all moments.
     """
     assert 20 == len(runs["kills"])
     for kill in runs["kills"]:

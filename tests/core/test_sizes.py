@@ -1,6 +1,6 @@
 """Parameters and bytes by arithmetic, against built models and measured steps."""
 
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from tests.live import LiveBytes
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {"124m": 162_417_408, "1b": 1_100_048_384, "7b": 6_738_415_616}
 
-# rows, length, logits in a chunk of the loss, model: the blocks dominate, the head does, the weights do; then a tied head
-# with grouped queries, and heads wider than the model
+# Rows, length, logits in a chunk of the loss, model. The blocks dominate, the head does, the weights do; then a tied
+# head with grouped queries, heads wider than the model, a tied head that dominates, and many blocks.
 BLOCKS = (2, 64, 1 << 23, {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 128})
 HEAD = (4, 32, 1 << 16, {"hidden_size": 32, "intermediate_size": 96, "vocab_size": 4000})
 WEIGHTS = (1, 8, 1 << 23, {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "vocab_size": 500})
 TIED = (3, 48, 1 << 12, {"hidden_size": 64, "vocab_size": 900, "tie_word_embeddings": True, "num_key_value_heads": 2})
 WIDE = (2, 128, 1 << 23, {"hidden_size": 48, "intermediate_size": 128, "head_dim": 32, "vocab_size": 256})
+SUMMED = (1, 8, 1 << 23, {"hidden_size": 64, "vocab_size": 3000, "tie_word_embeddings": True})
+DEEP = (8, 40, 1 << 10, {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 12, "vocab_size": 64})
 Case = tuple[int, int, int, dict[str, Any]]
 
 
@@ -92,9 +94,7 @@ def test_the_chunk_is_that_of_the_loss() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("memory", [10**9, 24 * 10**9, 141 * 10**9, 10**13])
 def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int) -> None:
-    """Behaviour: the peak of the answer is within memory, that of the next larger one is not; 0 where one row is too
-    much.
-    """
+    """Behaviour: its peak is within memory, that of one row more is not; 0 where one row is too much."""
     run = load_config(CONFIGS / f"{name}.toml")
     shape, step = shape_of(run), step_of(run)
     rows = largest_batch(run, memory)
@@ -115,11 +115,18 @@ def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int
     ],
     ids=lambda training: " ".join(map(str, training.values())) or "plain",
 )
-@pytest.mark.parametrize("case", [BLOCKS, HEAD, WEIGHTS, TIED, WIDE], ids=["blocks", "head", "weights", "tied", "wide"])
+@pytest.mark.parametrize(
+    "case",
+    [BLOCKS, HEAD, WEIGHTS, TIED, WIDE, SUMMED, DEEP],
+    ids=["blocks", "head", "weights", "tied", "wide", "summed", "deep"],
+)
 def test_bytes_are_those_of_a_measured_step(
     case: Case, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reference: live tensors of a real second step. State is exact to the byte, the peak within a tenth."""
+    """Reference: live tensors of a real second step. State is exact to the byte, what it adds at its peak within 2.5%.
+
+    Promised is a tenth of the whole peak; the arithmetic is closer, and the narrower bound notices each of its terms.
+    """
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", case[2])
     monkeypatch.setattr(sizes, "CHUNK_ELEMENTS", case[2])
     run = config(case, **training)
@@ -132,18 +139,20 @@ def test_bytes_are_those_of_a_measured_step(
     assert expected[-1].weights == nbytes(weights)
     with LiveBytes([*weights, *moments_kept]) as measured:
         optimizer_step(state, run)
-    highest = max(moment.total for moment in expected)
-    assert pytest.approx(measured.peak, rel=0.1) == highest
-    # the same figure for what the step adds to the state, which is what a plan is asked for
     state_bytes = expected[-1].weights + expected[-1].optimizer
-    assert pytest.approx(measured.peak - state_bytes, rel=0.15) == highest - state_bytes
+    highest = max(moment.total for moment in expected)
+    assert pytest.approx(measured.peak - state_bytes, rel=0.025) == highest - state_bytes
 
 
 def optimizer_step(state: Any, run: Config) -> None:
     """One step over random tokens, every row two documents."""
     rows, length = step_of(run)[:2]
     accumulate(
-        state, [packed(rows, length) for _ in range(run.training.accumulation_steps)], run.training, no_span, Counter()
+        state,
+        [packed(rows, length) for _ in range(run.training.accumulation_steps)],
+        run.training,
+        no_span,
+        defaultdict(float),
     )
     gradients = [parameter.grad for parameter in state.model.parameters()]
     assert moments(shape_of(run), step_of(run))[-1].gradients == nbytes(gradients)
@@ -153,7 +162,7 @@ def optimizer_step(state: Any, run: Config) -> None:
 
 def packed(rows: int, length: int) -> Batch:
     """Random tokens, two documents a row."""
-    tokens_BT = torch.randint(0, 100, (rows, length))
+    tokens_BT = torch.randint(0, 60, (rows, length))
     documents_BT = (torch.arange(length) >= length // 2).long().expand(rows, length).contiguous()
     return Batch(tokens_BT, tokens_BT.roll(-1, 1), documents_BT)
 

@@ -1,5 +1,6 @@
 """The loop: what a step leaves behind, what it refuses, and what it may depend on."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_micro_batches_add_up() -> None:
         rows = zip(*(part.split(8 // parts) for part in batch[:2]), strict=True)
         micro_batches = [Batch(tokens, labels, None) for tokens, labels in rows]
         assert parts == len(micro_batches)
-        total, _ = accumulate(state, micro_batches, config.training, no_span, training.Counter())
+        total, _ = accumulate(state, micro_batches, config.training, no_span, defaultdict(float))
         losses.append(total)
         grads.append([parameter.grad for parameter in state.model.parameters()])
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-10, atol=0)
@@ -93,7 +94,7 @@ def test_micro_batches_add_up() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Behaviour: a step with a loss that is not finite changes no weight and no moment, is marked, and training goes on."""
+    """Behaviour: a step with a loss that is not finite changes nothing, is marked, and training goes on."""
     config = small_config(paths)
     state, calls = start(config), 0
 
@@ -133,7 +134,7 @@ def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
     with torch.no_grad():
         state.model.lm_head.weight.fill_(float("nan"))
     records = []
-    with pytest.raises(NonFiniteError, match="step 3.*3 steps in a row"):
+    with pytest.raises(NonFiniteError, match=r"step 3.*3 steps in a row"):
         records.extend(train(state, open_dataset(config, tmp_path), config))
     steps = train(start(config), open_dataset(config, tmp_path), config)
     assert not next(steps).skipped
@@ -190,7 +191,10 @@ def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(random_state, torch.get_rng_state())
-    sums = [(float(loss(model, batch, 1).detach()), int((batch.labels_BT != IGNORE).sum())) for batch in validation_batches(dataset, config)]
+    sums = [
+        (float(loss(model, batch, 1).detach()), int((batch.labels_BT != IGNORE).sum()))
+        for batch in validation_batches(dataset, config)
+    ]
     assert len({count for _, count in sums}) > 1  # unequal batches, or a mean of means would do as well
     assert sum(count for _, count in sums) == tokens
     assert sum(total for total, _ in sums) / tokens == pytest.approx(mean, rel=1e-12)
