@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 POSITIVE = Field(gt=0)
-NOT_NEGATIVE = Field(ge=0)
+NOT_NEGATIVE = Field(ge=0, allow_inf_nan=False)
 Count = Annotated[int, POSITIVE]
-CountOrZero = Annotated[int, NOT_NEGATIVE]
+CountOrZero = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, POSITIVE, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
-# Other frameworks' spellings, refused with ours. Only what differlib would not guess.
+# Other frameworks' spellings, refused with ours: what resemblance would not find. A table where the key alone is two.
 OTHER_SPELLINGS = {
     "num_layers": "num_hidden_layers",
     "n_layer": "num_hidden_layers",
@@ -53,8 +53,8 @@ OTHER_SPELLINGS = {
     "torch_dtype": "dtype",
     "precision": "dtype",
     "gradient_checkpointing": "activation_checkpointing",
-    "save_steps": "every_steps",
-    "eval_steps": "every_steps",
+    "save_steps": "checkpoint.every_steps",
+    "eval_steps": "validation.every_steps",
     "save_total_limit": "keep_last",
 }
 
@@ -263,7 +263,7 @@ def dump_config(config: Config) -> str:
 def _apply_override(tables: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     *parents, key = dotted.strip().split(".")
-    if not equals or not parents or not key:
+    if not equals or not all([*parents, key]) or not parents:
         raise ConfigError(f"--set {override}: expected table.key=value, for example --set model.rope_theta=500000.0")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -292,17 +292,23 @@ def _explain(source: str, detail: Any) -> str:
 
 def _suggest(location: tuple[str | int, ...]) -> str:
     *parents, key = (str(part) for part in location)
-    every = {name: f"{table}.{name}" for table, keys in known_keys().items() for name in keys}
-    home = known_keys().get(".".join(parents), list(known_keys()))
-    right = OTHER_SPELLINGS.get(key, key)
-    if right in home:
-        return f"the right key is {'.'.join([*parents, right])!r}"
-    if right in every:
-        return f"the right key is {every[right]!r}"
-    close = difflib.get_close_matches(key, home, n=1) or difflib.get_close_matches(key, every, n=1)
-    if close:
-        return f"did you mean {every.get(close[0], close[0])!r}?"
-    return f"known here: {', '.join(home)}"
+    table = ".".join(parents)
+    tables = known_keys() | {"model.rope_scaling": list(RopeScaling.model_fields), "": list(Config.model_fields)}
+    homes = [table, *(name for name in tables if name != table)]  # this table first, then the others
+    spelling = OTHER_SPELLINGS.get(key, key)
+    for home in homes:
+        name, _, right = spelling.rpartition(".")
+        if right in tables[home] and name in ("", home):
+            return f"the right key is {_join(home, right)!r}"
+    for home in homes:
+        close = difflib.get_close_matches(key, tables[home], n=1)
+        if close:
+            return f"did you mean {_join(home, close[0])!r}?"
+    return f"known here: {', '.join(tables[table])}"
+
+
+def _join(table: str, key: str) -> str:
+    return f"{table}.{key}" if table else key
 
 
 def known_keys() -> dict[str, list[str]]:

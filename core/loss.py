@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .ops import at_least_fp32
+from .ops import at_least_fp32, compute_dtype
+from .sizes import CHUNK_ELEMENTS
 
 if TYPE_CHECKING:
     from .data import Batch
     from .model import Llama
 
 IGNORE = -100  # a label that is not counted, as in torch.nn.functional.cross_entropy
-CHUNK_ELEMENTS = 1 << 23  # logits alive at once: 32 MiB in float32
 
 
 def loss(model: "Llama", batch: "Batch", tokens: int | None = None) -> Tensor:
@@ -38,9 +38,8 @@ def cross_entropy(x_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, tokens: i
     """
     counted_BT = labels_BT != IGNORE
     count = int(counted_BT.sum()) if tokens is None else tokens
-    device = x_BTD.device.type
-    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
-    with torch.autocast(device, enabled=False):
+    compute = compute_dtype(x_BTD)
+    with torch.autocast(x_BTD.device.type, enabled=False):
         return _ChunkedCrossEntropy.apply(x_BTD[counted_BT], weight_VD, labels_BT[counted_BT], count, compute)
 
 
@@ -78,6 +77,7 @@ class _ChunkedCrossEntropy(Function):
                 grad_weight.addmm_(errors_CV.t(), x_RD[chunk], alpha=share)
             elif grad_weight is not None:
                 grad_weight.add_(errors_CV.t() @ x_RD[chunk], alpha=share)
+            del logs_CV, errors_CV  # or the next chunk's logits would lie beside them
         ctx.grads = grad_x, grad_weight
         return total * share
 

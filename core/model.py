@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from .config import ModelConfig
-from .ops import at_least_fp32, rms_norm, rotate, swiglu
+from .ops import at_least_fp32, compute_dtype, rms_norm, rotate, swiglu
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -26,8 +26,8 @@ class Llama(nn.Module):
         self.activation_checkpointing = False
         self.model = Decoder(config)
         self.lm_head = linear(config.hidden_size, config.vocab_size)
-        self.tie_weights()
         if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
             self.register_state_dict_post_hook(_drop_the_alias)
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: "Cache | None" = None) -> Tensor:
@@ -41,9 +41,11 @@ class Llama(nn.Module):
         at 0 in each. None means one document a row. `cache` holds the keys and values of earlier tokens and is
         extended by these; documents cannot be combined with it.
         """
+        if cache and documents_BT is not None:
+            raise ValueError("documents and a cache cannot be combined; generate one document a row")
         x_BTD = self.model.embed_tokens(tokens_BT)
         past = cache.length if cache else 0
-        positions_BT, mask = _layout(tokens_BT, documents_BT, past, x_BTD.dtype)
+        positions_BT, mask = _layout(tokens_BT, documents_BT, past, compute_dtype(x_BTD))
         rotation = rotary_angles(positions_BT, self.config, at_least_fp32(x_BTD.dtype))
         for index, layer in enumerate(self.model.layers):
             store = cache.store(index) if cache else None
@@ -56,11 +58,6 @@ class Llama(nn.Module):
         if cache:
             cache.length += tokens_BT.shape[1]
         return self.model.norm(x_BTD)
-
-    def tie_weights(self) -> None:
-        """Make the head the embedding where the configuration says so. `to_empty` takes them apart."""
-        if self.config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
 
     def initialise(self, generator: torch.Generator) -> None:
         """Normal weights, norms one.
@@ -161,7 +158,7 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A row for each token; unlike torch's, drawn once, by `initialise`."""
+    """A row for each token; `initialise` draws them."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -172,17 +169,27 @@ class Embedding(nn.Module):
         return embedding(tokens_BT, self.weight)
 
 
+class Linear(nn.Linear):
+    """Torch's, but for its own random weights: `initialise` draws them, once."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
 def linear(inputs: int, outputs: int) -> nn.Linear:
     """LLaMA has no biases."""
-    return nn.Linear(inputs, outputs, bias=False)
+    return Linear(inputs, outputs, bias=False)
 
 
 def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
     """An initialised model; each weight is written once, from a generator of its own."""
-    with torch.device("meta"):
-        model = Llama(config)
-    model = model.to(dtype).to_empty(device=device)
-    model.tie_weights()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = Llama(config)
+    finally:
+        torch.set_default_dtype(default)
     model.initialise(torch.Generator(device).manual_seed(seed))
     return model
 
@@ -226,8 +233,6 @@ def _layout(
             return steps_T[None], None
         keys_S = torch.arange(past + tokens_BT.shape[1], device=tokens_BT.device)
         return steps_T[None], _additive(steps_T[:, None] >= keys_S, dtype)[None, None]
-    if past:
-        raise ValueError("documents and a cache cannot be combined; generate one document a row")
     starts_BT = torch.zeros_like(documents_BT)
     starts_BT[:, 1:] = (documents_BT[:, 1:] != documents_BT[:, :-1]) * steps_T[1:]
     same_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]

@@ -1,8 +1,8 @@
 """The three element-wise operations of a LLaMA block, each with a backward that keeps only its inputs.
 
 Plain autograd would keep every intermediate; these recompute them, which on a CPU costs less than the memory
-traffic it saves. Backward passes are differentiable themselves, but for SwiGLU's, whose fused kernel is not: asked
-for a second derivative it raises.
+traffic it saves. Backward passes are differentiable themselves, but for SwiGLU's, whose fused kernel has
+no second derivative.
 Legend: B batch, T time, D dim, N heads, H head_dim, F ffn.
 """
 
@@ -19,12 +19,18 @@ def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products with x: autocast's where that is on, else x's own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension, in at least fp32 (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4).
 
-    The result has x's dtype.
+    The result has the dtype that matrix products with x have.
     """
-    return _RMSNorm.apply(x, weight_D, eps)
+    return _RMSNorm.apply(x, weight_D, eps, compute_dtype(x))
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -46,11 +52,11 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
 
 class _RMSNorm(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, weight_D)
         ctx.eps = eps
         high = x.to(at_least_fp32(x.dtype))
-        return (high * _inverse_rms(high, eps)).mul_(weight_D).to(x.dtype)
+        return (high * _inverse_rms(high, eps)).mul_(weight_D).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -61,7 +67,7 @@ class _RMSNorm(Function):
         weighted = grad * weight_D
         grad_x = (weighted - normal * (weighted * normal).mean(-1, keepdim=True)) * inverse
         grad_weight = (grad * normal).flatten(0, -2).sum(0)
-        return grad_x.to(x.dtype), grad_weight.to(weight_D.dtype), None
+        return grad_x.to(x.dtype), grad_weight.to(weight_D.dtype), None, None
 
 
 class _SwiGLU(Function):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .config import Config
 
 FLOAT, INDEX = 4, 8  # bytes of a float32 and of an int64
-CHUNK_ELEMENTS = 1 << 23  # logits that the chunked loss holds at once; a test compares it with core.loss
+CHUNK_ELEMENTS = 1 << 23  # logits of one chunk of the loss: 32 MiB in float32
 
 
 class Shape(NamedTuple):
@@ -111,16 +111,13 @@ def optimizer_bytes(shape: Shape) -> int:
 def block_bytes(shape: Shape, step: Step) -> int:
     """What one block keeps for its backward pass.
 
-    In float32: its input, the middle of the residual stream and both normed states (4 D a token), queries, keys,
-    values and the attention's result (2 Q + 2 K) with a float32 log-sum-exp a head, gate, up and their product (3 F).
-    Autocast keeps a half-precision copy of the normed state for each of the five products that read it, and one of the
-    mask.
+    In float32 its input and the middle of the residual stream (2 D a token) and a log-sum-exp a head; in the products'
+    dtype both normed states (2 D), queries, keys, values and the attention's result (2 Q + 2 K), gate, up and their
+    product (3 F).
     """
-    tokens = step.rows * step.length
-    normed, mask = (2, 0) if step.width == FLOAT else (5, step.length * step.width)
     heads = 2 * (shape.heads + shape.kv_heads) * shape.head_size
-    products = step.width * (normed * shape.hidden + heads + 3 * shape.ffn)
-    return tokens * (FLOAT * 2 * shape.hidden + products + FLOAT * shape.heads + mask)
+    products = step.width * (2 * shape.hidden + heads + 3 * shape.ffn)
+    return step.rows * step.length * (FLOAT * (2 * shape.hidden + shape.heads) + products)
 
 
 def kept_bytes(shape: Shape, step: Step) -> int:
@@ -131,27 +128,22 @@ def kept_bytes(shape: Shape, step: Step) -> int:
 def head_bytes(shape: Shape, step: Step) -> int:
     """Working memory of the chunked loss, without the float32 gradient of its weight.
 
-    A chunk's logits and their log-softmax are alive together, from the second chunk on beside the first one's errors.
-    Autocast adds half-precision errors, and copies of the states, the weight, and each chunk's part of its gradient.
+    A chunk's logits and their log-softmax are alive together. Autocast adds half-precision errors, and copies of the
+    weight and of each chunk's part of its gradient.
     """
     tokens = step.rows * step.length
     half = step.width < FLOAT
     rows = min(tokens, max(1, CHUNK_ELEMENTS // shape.vocab))
-    following = min(rows, tokens - rows)
     errors = rows * (FLOAT + step.width * half)
     copy = shape.hidden * step.width * half
-    chunk = shape.vocab * (copy + max(2 * FLOAT * rows, errors + 2 * FLOAT * following, errors + copy))
-    states = shape.hidden * (3 * FLOAT + step.width * half)  # all, the counted ones, their gradient
+    chunk = shape.vocab * (copy + max(2 * FLOAT * rows, errors + copy))
+    states = shape.hidden * (2 * step.width + FLOAT)  # all, the counted ones, their gradient
     return chunk + tokens * (states + INDEX)
 
 
-def other_bytes(shape: Shape, step: Step) -> int:
-    """Batch (three int64 a token), rotary cosines and sines, and the float32 mask, alive from forward to backward.
-
-    Autocast's copies replace the mask, except where checkpointing casts it again.
-    """
-    mask = FLOAT * step.length * (step.width == FLOAT or step.checkpointing)
-    return step.rows * step.length * (3 * INDEX + FLOAT * shape.head_size + mask)
+def layout_bytes(shape: Shape, step: Step) -> int:
+    """Rotary cosines and sines, and the mask: alive until the first block's backward pass has ended."""
+    return step.rows * step.length * (FLOAT * shape.head_size + step.width * step.length)
 
 
 def moments(shape: Shape, step: Step) -> tuple[Moment, ...]:
@@ -166,6 +158,7 @@ def moments(shape: Shape, step: Step) -> tuple[Moment, ...]:
     block = FLOAT * (matrices + 2 * shape.layers * shape.hidden) // shape.layers
     casts = step.width * matrices * (step.width < FLOAT)
     casts_last = casts // shape.layers if step.checkpointing else casts
+    layout = layout_bytes(shape, step)
     begun = head + FLOAT * shape.hidden * (1 + shape.ffn)  # the head, the last norm and one down projection
     waiting = head * shape.tied
     tokens = step.rows * step.length
@@ -173,19 +166,19 @@ def moments(shape: Shape, step: Step) -> tuple[Moment, ...]:
     kept = kept_bytes(shape, step)
     working = block_bytes(shape, step) - kept + 3 * inner + residual  # of SwiGLU's backward pass
 
-    def moment(when: str, fresh: int, earlier: int, activations: int, head: int, casts: int) -> Moment:
+    def moment(when: str, fresh: int, earlier: int, activations: int, head: int, beside: int) -> Moment:
         gradients = every + earlier if step.accumulating else fresh
         added = max(0, gradients - every)  # not yet summed into the gradient it belongs to
-        other = other_bytes(shape, step) + casts + added
+        other = 3 * INDEX * tokens + beside + added  # the batch is three int64 a token
         parts = (every, gradients - added, optimizer_bytes(shape), activations, head, other)
         return Moment(when, *parts, total=sum(parts))
 
     first = begun + (shape.layers - 1) * block
     summed = head + 2 * waiting
     return (
-        moment("loss", head, head, shape.layers * kept + residual, head_bytes(shape, step), casts),
-        moment("backward, last block", begun, waiting, shape.layers * kept + working, 0, casts_last),
-        moment("backward, first block", first, waiting, kept + working, 0, casts // shape.layers),
+        moment("loss", head, head, shape.layers * kept + residual, head_bytes(shape, step), casts + layout),
+        moment("backward, last block", begun, waiting, shape.layers * kept + working, 0, casts_last + layout),
+        moment("backward, first block", first, waiting, kept + working, 0, casts // shape.layers + layout),
         moment("backward, embedding", every + 2 * waiting, summed, residual, 0, 0),
         moment("optimizer", every, 0, 0, 0, 0),
     )

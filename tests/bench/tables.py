@@ -194,7 +194,7 @@ def _title(bench: dict[str, Any], name: str) -> str:
 def _where(bench: dict[str, Any]) -> str:
     work, machine = bench["workload"], bench["machine"]
     return (
-        f"`124m`, {work['rows']} x {work['length']} tokens, fp32, {work['threads']} threads of an "
+        f"`124m`, {work['rows']} x {work['length']} tokens, fp32, {work['threads']} threads of "
         f"{machine['processor']}, torch {bench['torch']}, {machine['date']}:\n"
         f"{bench['rounds']} fresh processes each, in turn (`nox -s bench`)."
     )

@@ -85,12 +85,6 @@ def test_parts_of_each_moment_sum_to_its_total(dtype: str, accumulation_steps: i
 
 
 @pytest.mark.tier1
-def test_the_chunk_is_that_of_the_loss() -> None:
-    """Behaviour: the arithmetic and the loss agree on how many logits are alive at once."""
-    assert loss.CHUNK_ELEMENTS == sizes.CHUNK_ELEMENTS
-
-
-@pytest.mark.tier1
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("memory", [10**9, 24 * 10**9, 141 * 10**9, 10**13])
 def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int) -> None:
