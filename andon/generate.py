@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from andon.models import load
 from andon.rooms import room
 
 
@@ -26,7 +27,7 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
     """Continue a prompt with a trained or a published model, token by token as they come."""
     import torch
 
-    loaded, tokeniser = room("core.interchange").load_model(newest(model))
+    loaded, tokeniser = load(model)
     if tokeniser is None:
         raise click.UsageError(f"{model}: has no tokeniser; put its tokenizer.json there")
     end = room("core.tokeniser").end_of_document(tokeniser, str(model))
@@ -54,8 +55,3 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
             click.echo(text[len(shown) :], nl=False)
             shown = text
     click.echo()
-
-
-def newest(model: Path) -> Path:
-    """A run's folder stands for its newest checkpoint; anything else for itself."""
-    return room("core.folders").latest_checkpoint(model / "checkpoints") or model
