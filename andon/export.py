@@ -21,7 +21,7 @@ def convert(model: Path, out: Path, dtype: str | None) -> None:
         click.echo("no tokeniser was found, or none that is understood: put the model's tokenizer.json there", err=True)
 
 
-@click.command(epilog="Example: andon export --model reports/runs/demo --format hf --out my-model")
+@click.command(epilog="Example: andon export --model reports/runs/demo --format hf --out my-llama")
 @click.option(
     "--model", type=click.Path(path_type=Path), required=True, help="Run, checkpoint, Hugging Face directory or GGUF."
 )

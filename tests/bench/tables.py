@@ -19,7 +19,7 @@ from core.config import load_config
 README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
-SHIPPED = ("tiny", "124m", "1b", "7b")
+SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
 OPENING = "<!-- table:"

@@ -12,7 +12,7 @@ from tests.core.shapes import LLAMA3, SHAPE
 
 pytestmark = pytest.mark.tier1
 CONFIGS = Path(__file__).parents[2] / "configs"
-SHIPPED = ["tiny.toml", "124m.toml", "1b.toml", "7b.toml"]
+SHIPPED = ["tiny.toml", "small.toml", "124m.toml", "1b.toml", "7b.toml"]
 
 
 def parse(**tables: Any) -> Config:
