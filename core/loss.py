@@ -59,7 +59,9 @@ class _ChunkedCrossEntropy(Function):
         ctx.dtypes = x_RD.dtype, weight_VD.dtype
         x_RD, weight_VD = x_RD.to(compute), weight_VD.to(compute)
         grad_x = torch.empty_like(x_RD, dtype=high) if wanted_x else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=high) if wanted_weight else None
+        fills = compute == high and len(x_RD) > 0  # the first chunk's product, so that nothing need be zeroed
+        blank = torch.empty_like if fills else torch.zeros_like
+        grad_weight = blank(weight_VD, dtype=high) if wanted_weight else None
         total = torch.zeros((), dtype=high, device=x_RD.device)
         rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
         for start in range(0, x_RD.shape[0], rows):
@@ -74,7 +76,7 @@ class _ChunkedCrossEntropy(Function):
             if grad_x is not None:
                 grad_x[chunk] = (errors_CV @ weight_VD).to(high).mul_(share)
             if grad_weight is not None and compute == high:
-                grad_weight.addmm_(errors_CV.t(), x_RD[chunk], alpha=share)
+                grad_weight.addmm_(errors_CV.t(), x_RD[chunk], beta=float(start > 0), alpha=share)
             elif grad_weight is not None:
                 grad_weight.add_(errors_CV.t() @ x_RD[chunk], alpha=share)
             del logs_CV, errors_CV  # or the next chunk's logits would lie beside them

@@ -47,7 +47,8 @@ def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # one pass, where a mean of squares is two
+    return torch.rsqrt(norm.square() / x.shape[-1] + eps)
 
 
 class _RMSNorm(Function):
@@ -63,10 +64,11 @@ class _RMSNorm(Function):
         (x, weight_D), (grad,) = ctx.saved_tensors, grads
         high, grad = x.to(at_least_fp32(x.dtype)), grad.to(at_least_fp32(x.dtype))
         inverse = _inverse_rms(high, ctx.eps)
-        normal = high * inverse
-        weighted = grad * weight_D
-        grad_x = (weighted - normal * (weighted * normal).mean(-1, keepdim=True)) * inverse
-        grad_weight = (grad * normal).flatten(0, -2).sum(0)
+        normal, weight = high * inverse, weight_D.to(high.dtype)
+        along = grad * normal
+        grad_weight = along.flatten(0, -2).sum(0)
+        mean = (along @ weight).unsqueeze(-1) / weight.shape[0]
+        grad_x = torch.addcmul(grad * weight, normal, mean, value=-1).mul_(inverse)
         return grad_x.to(x.dtype), grad_weight.to(weight_D.dtype), None, None
 
 
@@ -80,7 +82,9 @@ class _SwiGLU(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         (gate, up), (grad,) = ctx.saved_tensors, grads
-        return torch.ops.aten.silu_backward(grad * up, gate), torch.nn.functional.silu(gate) * grad
+        grad_gate = grad * up
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)  # element by element, in place
+        return grad_gate, torch.nn.functional.silu(gate).mul_(grad)
 
 
 class _Rotate(Function):

@@ -9,7 +9,8 @@ from .config import TrainingConfig
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
     """Fused AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over the trainable parameters, in two groups.
 
-    Matrices decay; norms and other vectors do not. Shared parameters are counted once.
+    Matrices decay; norms and other vectors do not. Shared parameters are counted once. The moments are allocated here
+    and not in the first step, whose activations would leave holes between them that no later step can use.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trainable if parameter.dim() >= 2]
@@ -18,13 +19,20 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.A
         {"params": matrices, "weight_decay": training.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
         eps=training.eps,
         fused=True,
     )
+    for parameter in trainable:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
@@ -41,8 +49,9 @@ def step(optimizer: torch.optim.AdamW, learning_rate: float, norm: float, clip: 
     """
     excess = norm / clip if clip and norm > clip else 1.0
     device = optimizer.param_groups[0]["params"][0].device
+    divisor = torch.tensor(excess * loss_scale, device=device) if excess * loss_scale != 1 else None
     # Set by name: torch declares neither.
-    setattr(optimizer, "grad_scale", torch.tensor(excess * loss_scale, device=device))  # noqa: B010
+    setattr(optimizer, "grad_scale", divisor)  # noqa: B010
     setattr(optimizer, "found_inf", torch.zeros((), device=device))  # noqa: B010
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

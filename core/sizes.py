@@ -164,7 +164,7 @@ def moments(shape: Shape, step: Step) -> tuple[Moment, ...]:
     tokens = step.rows * step.length
     residual, inner = FLOAT * tokens * shape.hidden, step.width * tokens * shape.ffn
     kept = kept_bytes(shape, step)
-    working = block_bytes(shape, step) - kept + 3 * inner + residual  # of SwiGLU's backward pass
+    working = block_bytes(shape, step) - kept + 2 * inner + residual  # of SwiGLU's backward pass
 
     def moment(when: str, fresh: int, earlier: int, activations: int, head: int, beside: int) -> Moment:
         gradients = every + earlier if step.accumulating else fresh

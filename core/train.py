@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .allocator import keep_freed_memory
 from .config import Config, TrainingConfig
 from .data import Batch, Dataset, batches
 from .loss import IGNORE, loss
@@ -53,6 +54,7 @@ def no_span(name: str, **attributes: object) -> AbstractContextManager[None]:  #
 
 def start(config: Config, device: str = "cpu") -> TrainState:
     """A new run's state: seeded weights and an empty optimizer."""
+    keep_freed_memory()
     model = build(config.model, config.training.seed, device)
     return prepare(model, config)
 

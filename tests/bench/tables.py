@@ -217,7 +217,7 @@ def _mb(size: float | None) -> str:
 
 
 def _gb(size: float) -> str:
-    return _number(size, ".3g", 1e-9)
+    return _number(size, ".3f", 1e-9)
 
 
 if __name__ == "__main__":
