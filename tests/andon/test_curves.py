@@ -8,7 +8,7 @@ import pytest
 
 from andon.curves import curves, kept_rows, smoothed
 
-pytestmark = pytest.mark.tier1
+pytestmark = pytest.mark.tier2
 
 
 def step(number: int, loss: float = 1.0, **changes: Any) -> dict[str, Any]:

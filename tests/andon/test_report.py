@@ -243,7 +243,7 @@ def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_figures_read_well() -> None:
     """Behaviour: three significant digits with a unit, also where rounding reaches the next one."""
     assert ["9,990", "10 k", "1 M", "12.3 M", "1.24 B"] == [

@@ -27,7 +27,7 @@ from core.data import (
 from core.loss import IGNORE
 from core.shards import Encoded, open_store, write_store
 
-pytestmark = pytest.mark.tier1
+pytestmark = pytest.mark.tier2
 END = 0
 
 

@@ -9,7 +9,7 @@ from core.config import ModelConfig
 from core.generate import generate, pick
 from core.model import build
 
-pytestmark = pytest.mark.tier1
+pytestmark = pytest.mark.tier2
 
 SHAPE = ModelConfig(
     vocab_size=50,

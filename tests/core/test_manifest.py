@@ -32,7 +32,7 @@ from core.manifest import (
     write_manifest,
 )
 
-pytestmark = pytest.mark.tier1
+pytestmark = pytest.mark.tier2
 
 
 def manifest(folder: Path, step: int, metric: float | None = None) -> Manifest:

@@ -36,7 +36,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_tokens_are_read_back_at_any_position_in_any_shape(tmp_path: Path) -> None:
     """Behaviour: positions count through all shards, and every token stands in exactly one."""
     build(tmp_path)
@@ -47,7 +47,7 @@ def test_tokens_are_read_back_at_any_position_in_any_shape(tmp_path: Path) -> No
     assert [8, 8, 8, 4] == [path.stat().st_size for path in sorted(tmp_path.glob("shard-*.bin"))]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_the_index_says_where_documents_end_and_what_they_are(tmp_path: Path) -> None:
     """Behaviour: ends in the stream, bytes of text, and a hash that equal documents share."""
     build(tmp_path)
@@ -57,7 +57,7 @@ def test_the_index_says_where_documents_end_and_what_they_are(tmp_path: Path) ->
     assert [11, 22, 11] == store.hashes_D.tolist()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize(("id_count", "size"), [(65536, 2), (65537, 4)])
 def test_ids_take_two_bytes_where_they_fit(tmp_path: Path, id_count: int, size: int) -> None:
     """Behaviour: the largest id that the tokeniser has decides, and that id is read back."""
@@ -66,7 +66,7 @@ def test_ids_take_two_bytes_where_they_fit(tmp_path: Path, id_count: int, size: 
     assert [id_count - 1, 0] == read_tokens(open_store(tmp_path), np.arange(2)).tolist()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_the_manifest_says_what_the_store_holds(tmp_path: Path) -> None:
     """Behaviour: totals, layout, sources, and the size and hash of each file, for people and other programs."""
     build(tmp_path)
@@ -77,7 +77,7 @@ def test_the_manifest_says_what_the_store_holds(tmp_path: Path) -> None:
     assert ["documents.bin", *shards, "tokenizer.json"] == list(manifest["files"])
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
 @pytest.mark.parametrize("name", ["shard-00001.bin", "documents.bin", "tokenizer.json", "manifest.json"])
 def test_a_damaged_store_is_refused_by_name_and_built_anew(
@@ -93,7 +93,7 @@ def test_a_damaged_store_is_refused_by_name_and_built_anew(
     assert STREAM == read_tokens(store, np.arange(14)).tolist()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"files": {}}', b'{"sha256": "00"}'])
 def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     """Behaviour: whatever JSON it is, it lacks the hash of itself."""
@@ -102,7 +102,7 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
         open_store(tmp_path)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_whole_store_is_used_again(tmp_path: Path) -> None:
     """Behaviour: built once, and marked as a cache that backups and corpora leave out."""
     built: list[Path] = []
@@ -119,7 +119,7 @@ def test_a_whole_store_is_used_again(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """Behaviour: a full disk gives one error with the reason, and no folder that looks like a store."""
 
@@ -132,7 +132,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [CACHE_TAG, "key.lock"] == sorted(path.name for path in tmp_path.iterdir())
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_two_runs_do_not_build_at_once(tmp_path: Path) -> None:
     """Behaviour: the second waits for the first and then uses what it wrote."""
     notes: list[str] = []
@@ -149,7 +149,7 @@ def test_two_runs_do_not_build_at_once(tmp_path: Path) -> None:
     assert ["tokens re-used"] == notes
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_no_shard_stays_mapped(tmp_path: Path) -> None:
     """Behaviour: a map held for a whole run would keep every page it touched in the process's memory."""
     maps = Path("/proc/self/maps")
@@ -161,14 +161,14 @@ def test_no_shard_stays_mapped(tmp_path: Path) -> None:
     assert str(tmp_path) not in maps.read_text()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_keys_differ_with_every_input_and_not_with_their_order() -> None:
     """Behaviour: another source, tokeniser or layout is another store."""
     assert store_key({"a": 1, "b": [2]}) == store_key({"b": [2], "a": 1})
     assert 3 == len({store_key({"a": 1}), store_key({"a": 2}), store_key({"b": 1})})
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_equal_texts_have_equal_hashes() -> None:
     """Reference: BLAKE2b of eight bytes, as an unsigned number."""
     assert text_hash("grüße") == text_hash("grü" + "ße")

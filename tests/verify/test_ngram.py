@@ -8,7 +8,7 @@ import pytest
 
 from verify import ngram
 
-pytestmark = pytest.mark.tier1
+pytestmark = pytest.mark.tier2
 V = 8
 
 

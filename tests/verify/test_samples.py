@@ -9,7 +9,7 @@ import pytest
 
 from verify.samples import longest_copied_run, tokenises
 
-pytestmark = pytest.mark.tier1
+pytestmark = pytest.mark.tier2
 START = "a = 1\nb = 2\n"
 
 
