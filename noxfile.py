@@ -17,7 +17,7 @@ from filelock import FileLock  # comes with nox, by way of virtualenv
 ROOT = Path(__file__).parent.resolve()
 VENV = ROOT / ".venv"
 BIN = VENV / "bin"
-EXTRAS = ("train", "verify", "trace", "dev")
+EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip fetches the first torch it is asked for
 ELSEWHERE = "not (slow or browser or ranks or peers)"  # what sessions of their own run
 
 nox.needs_version = ">=2026.10"

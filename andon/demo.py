@@ -56,7 +56,7 @@ def command(config: Path, against: str, out: Path | None, overrides: tuple[str, 
     say = (lambda text: None) if quiet else click.echo
     resolved = room("core.config").load_config(config, list(overrides))
     rules, digests = gates.load_gates(Path("configs/gates.toml")), evidence.digests([*SOURCES, str(config)])
-    folder = out or run.RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = out or run.new_folder(name)
     result = run.run(resolved, folder, quiet=quiet, say=say)
     if result["exit"]:
         sys.exit(result["exit"])

@@ -1,5 +1,6 @@
 """One training run in a folder: the loop around `core.train` that logs, validates, checkpoints and stops."""
 
+import itertools
 import json
 import platform
 import shlex
@@ -72,6 +73,13 @@ def run(
         }
         write_result(folder, result)
         return result
+
+
+def new_folder(name: str) -> Path:
+    """A folder under RUNS that no run has: the name, and the time."""
+    stamp = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = (RUNS / (stamp if number == 1 else f"{stamp}-{number}") for number in itertools.count(1))
+    return next(folder for folder in tries if not folder.exists())
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

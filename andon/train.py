@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -70,7 +69,7 @@ def command(
     resolved = room("core.config").load_config(source, [*changes, *overrides])
     from andon import run
 
-    folder = resume or out or run.RUNS / f"{source.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = resume or out or run.new_folder(source.stem)
     result = run.run(
         resolved,
         folder,

@@ -179,7 +179,7 @@ def moments(shape: Shape, step: Step) -> tuple[Moment, ...]:
         moment("loss", head, head, shape.layers * kept + residual, head_bytes(shape, step), casts + layout),
         moment("backward, last block", begun, waiting, shape.layers * kept + working, 0, casts_last + layout),
         moment("backward, first block", first, waiting, kept + working, 0, casts // shape.layers + layout),
-        moment("backward, embedding", every + 2 * waiting, summed, residual, 0, 0),
+        moment("backward, embedding", every + 2 * waiting, summed, 0, 0, 0),
         moment("optimizer", every, 0, 0, 0, 0),
     )
 

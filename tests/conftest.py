@@ -18,7 +18,7 @@ def pytest_configure() -> None:
     if "hypothesis" in sys.modules:
         from hypothesis import settings
 
-        settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=50)
+        settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=25)
         settings.load_profile("house")
 
 

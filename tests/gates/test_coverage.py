@@ -1,6 +1,7 @@
 """The coverage measure: lines apart from branches, by file."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_measures_a_real_run_and_passes_its_exit_code_on(tmp_path: Path) -> None
     house = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.append({house!r}); from gates.coverage import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # it may name our own core
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
     assert 1 == done.returncode, done.stdout + done.stderr
     evidence = read_evidence("coverage", tmp_path / "reports" / "evidence")
     assert (75.0, 50.0) == (evidence.metrics["lines"].value, evidence.metrics["branches core/a.py"].value)
