@@ -66,7 +66,8 @@ def command(config: Path, against: str, out: Path | None, overrides: tuple[str, 
         say(f"\n{' sample ':-^80}\n{text}")
     say("-" * 80)
     baselines = {f"Kneser-Ney {against}": figures[f"{against}_loss"]}
-    run.write_result(folder, result | {"baselines": baselines, "samples": texts})
+    whole = {key: figures[key] for key in ("validation_loss", "bits_per_byte")}  # over all validation text
+    run.write_result(folder, result | whole | {"baselines": baselines, "samples": texts})
     metrics = {key: gates.Metric(value, unit(key)) for key, value in figures.items()}
     command_line = shlex.join(["andon", *sys.argv[1:]])
     gates.write_evidence(evidence.Evidence(name, command_line, time.monotonic() - begun, digests, metrics))

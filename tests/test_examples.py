@@ -179,3 +179,11 @@ def test_every_readme_line_is_of_a_known_kind() -> None:
         "docker": lambda line: line.startswith("docker compose "),
     }
     assert not [line for line in from_readme() if not any(is_kind(line) for is_kind in kinds.values())]
+
+
+def test_files_that_readme_links_exist() -> None:
+    """Behaviour: every picture and file that README links to, the web aside, lies in the repository."""
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert len(local) >= 3
+    assert [] == [link for link in local if not (ROOT / link).exists()]
