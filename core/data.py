@@ -57,11 +57,9 @@ class Split(NamedTuple):
         return int(self.bounds[-1])
 
     def bits_per_byte(self, nats: float) -> float:
-        """A mean loss in nats a token as bits a byte of text, comparable between tokenisers.
-
-        Tokens that no loss counts, the first of each document, are charged like the others.
-        """
-        return nats * self.tokens / (self.bytes * math.log(2))
+        """A mean loss in nats a predicted token as bits a byte of text, comparable between tokenisers."""
+        predicted = self.tokens - (len(self.bounds) - 1)  # all but the mark that opens each document
+        return nats * predicted / (self.bytes * math.log(2))
 
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens at these positions, and the number of the document of each, in the same shape (int64)."""
@@ -228,7 +226,8 @@ def _encoded(tokeniser: Tokenizer, texts: Iterator[str]) -> Iterator[Encoded]:
 
 def _closed(tokeniser: Tokenizer, texts: list[str], end: int) -> Iterator[Encoded]:
     for text, ids in zip(texts, encode(tokeniser, texts), strict=True):
-        yield Encoded([*ids, end], len(text.encode()), text_hash(text))
+        # The mark stands at both ends: from it the first token is learned, and so how a document begins.
+        yield Encoded([end, *ids, end], len(text.encode()), text_hash(text))
 
 
 def _scramble(words: np.ndarray) -> np.ndarray:

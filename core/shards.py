@@ -20,7 +20,7 @@ from .corpus import CACHE_TAG
 from .folders import published
 from .windows import shard_pieces
 
-FORMAT = 1
+FORMAT = 2
 COLUMNS = 3  # of the document index
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"

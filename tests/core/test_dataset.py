@@ -74,8 +74,8 @@ def test_a_corpus_becomes_two_splits_of_its_tokens(tmp_path: Path) -> None:
     for side in (found.train, found.validation):
         tokens, owners = side.read(np.arange(side.tokens))
         pieces = [tokens[owners == owner].tolist() for owner in range(owners[-1] + 1)]
-        assert all(piece.count(found.end) == 1 and piece[-1] == found.end for piece in pieces)
-        texts.append([tokeniser.decode(piece[:-1]) for piece in pieces])
+        assert all(piece.count(found.end) == 2 and piece[0] == piece[-1] == found.end for piece in pieces)
+        texts.append([tokeniser.decode(piece[1:-1]) for piece in pieces])
         assert side.bytes == sum(len(text) for text in texts[-1])
     assert lines("ant") + lines("bee") + lines("cat") == "".join(sorted(texts[0] + texts[1], key=order_of))
     assert set(texts[0]).isdisjoint(texts[1])
@@ -106,7 +106,7 @@ def test_a_given_tokeniser_is_used_as_it_is(tmp_path: Path) -> None:
     assert given.to_str() == found.tokenizer.read_text()
     tokens, _ = found.train.read(np.arange(found.train.bounds[1]))
     text = given.decode(tokens[:-1].tolist())
-    assert [*encode(given, [text])[0], found.end] == tokens.tolist()
+    assert [found.end, *encode(given, [text])[0], found.end] == tokens.tolist()
 
 
 def test_a_tokeniser_that_does_not_fit_the_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
