@@ -14,7 +14,8 @@ def build(workload: Workload) -> Any:
     """The model with the bench's weights."""
     shape = {key: value for key, value in workload.model.items() if key != "rope_theta"}
     rope = {"rope_type": "default", "rope_theta": workload.model.get("rope_theta", 10000.0)}
-    config = LlamaConfig(**shape, rope_parameters=rope, attn_implementation="sdpa", use_cache=False)
+    options: dict[str, Any] = {**shape, "rope_parameters": rope, "attn_implementation": "sdpa", "use_cache": False}
+    config = LlamaConfig(**options)
     model = LlamaForCausalLM(config)
     fill(model.named_parameters())
     return model
