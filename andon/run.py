@@ -107,8 +107,8 @@ def _loop(
                 if record.skipped:
                     say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
                 number = stopped()
-                ended = bool(number) or state.step == total
-                _keep(state, dataset, config, folder, span, log.write, say, epoch=record.epoch, ended=ended)
+                ended = state.step == total or state.data.epoch > record.epoch
+                _keep(state, dataset, config, folder, span, log.write, say, ended=ended, stopped=bool(number))
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
                     return 128 + number, f"{where}; go on with: andon train --resume {folder}"
@@ -126,11 +126,13 @@ def _keep(
     write: Callable[[str], object],
     say: Say,
     *,
-    epoch: int,
     ended: bool,
+    stopped: bool,
 ) -> None:
-    """Validate and save where this step is due for it: at the end, at an epoch's end, every so many steps."""
-    ended |= state.data.epoch > epoch
+    """Validate and save where this step is due for it: at an epoch's or the run's end, every so many steps.
+
+    A run that is stopped saves and does not validate: whoever sent the signal may not wait for that.
+    """
     metric = None
     if ended or _is_due(state.step, config.validation.every_steps):
         with span("validation"):
@@ -140,7 +142,7 @@ def _keep(
         record = {"kind": "validation", "step": state.step, "loss": metric, "bits_per_byte": bits}
         write(json.dumps(record) + "\n")
         say(f"step {state.step}: validation loss {metric:.4f}, {bits:.3f} bits per byte")
-    if ended or _is_due(state.step, config.checkpoint.every_steps):
+    if ended or stopped or _is_due(state.step, config.checkpoint.every_steps):
         with span("checkpoint"):
             saved = room("core.checkpoint").save_checkpoint(
                 folder / "checkpoints", state, config, dataset.tokenizer, metric

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from andon.log import read_log
+from andon.log import of_kind, read_log
 from andon.run import run
 from core import train as training
 from core.folders import latest_checkpoint
@@ -131,6 +131,7 @@ def test_stop_is_noticed_between_steps(paths: list[str], tmp_path: Path, monkeyp
     monkeypatch.setattr(training, "no_span", interrupting)
     assert 128 + signal.SIGTERM == run(config, tmp_path / "run", traced=False, quiet=True)["exit"]
     assert "step-00000002" == newest_name(tmp_path / "run")
+    assert [] == of_kind(read_log(tmp_path / "run"), "validation")  # a signal does not wait for one
     assert 0 == run(config, tmp_path / "run", resume=True, traced=False, quiet=True)["exit"]
     whole = [line["loss"] for line in read_log(tmp_path / "whole") if line["kind"] == "step"]
     assert whole == [line["loss"] for line in read_log(tmp_path / "run") if line["kind"] == "step"]
