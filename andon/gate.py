@@ -115,11 +115,12 @@ def list_command(config: Path) -> None:
 def exit_once(number: int, frame: object) -> None:
     """Exit as by this signal, deaf to the next: one that arrives while the measures are being ended would spare some.
 
-    They come in pairs where a whole process group is told and a parent passes on what it got.
+    They come in pairs where a whole process group is told and a parent passes on what it got. A handler that does
+    nothing, not SIG_IGN: Python reports a signal that it has noted and finds ignored as an error ("race condition").
     """
     del frame
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, lambda *_: None)
     sys.exit(128 + number)
 
 
