@@ -1,34 +1,77 @@
-"""`andon export`: a model as a directory that other libraries load."""
+"""`andon export`: a model, or an adapter, as a directory that other libraries load."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from andon.models import load
+from andon.models import ADAPTER, JOB, ModelError, load, load_adapted, newest, read_adapter, write_job
 from andon.rooms import room
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from core.chat import ChatTemplate
+    from core.model import Llama
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def convert(model: Path, out: Path, dtype: str | None) -> None:
-    """Read any model that Andon reads and write it as a Hugging Face directory."""
-    huggingface = room("core.huggingface")
-    loaded, tokenizer = load(model, huggingface.DTYPES[dtype] if dtype else None)
-    huggingface.export_huggingface(loaded, out, tokenizer)
-    count = sum(parameter.numel() for parameter in loaded.parameters())
-    click.echo(f"{out}: {count:,} parameters in {next(loaded.parameters()).dtype}".replace("torch.", ""))
+    """Read any whole model that Andon reads and write it as a Hugging Face directory."""
+    if read_adapter(newest(model)):
+        raise ModelError(f"{model}: is an adapter; take --format peft, or first: andon merge --model {model}")
+    loaded, tokenizer = load(model, room("core.huggingface").DTYPES[dtype] if dtype else None)
+    write(loaded, out, tokenizer, room("core.chat").load_template(newest(model)))
+
+
+def write(model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "ChatTemplate | None") -> None:
+    """Write a Hugging Face directory and say so."""
+    room("core.huggingface").export_huggingface(model, out, tokenizer, template)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"{out}: {count:,} parameters in {next(model.parameters()).dtype}".replace("torch.", ""))
     if tokenizer is None:
         click.echo("no tokeniser was found, or none that is understood: put the model's tokenizer.json there", err=True)
 
 
-@click.command(epilog="Example: andon export --model reports/runs/demo --format hf --out my-llama")
+def export_peft(model: Path, out: Path) -> None:
+    """Write a fine-tune's adapter alone, as `peft` loads it, and beside it how it was trained."""
+    folder = newest(model)
+    job = read_adapter(folder)
+    if job is None:
+        raise ModelError(f"{model}: is a whole model and no adapter; take --format hf")
+    loaded, _ = load_adapted(folder, job)
+    room("core.adapters").save_adapter(loaded, out, ADAPTER, str(job.base))
+    write_job(job, out / JOB)
+    count = sum(factor.numel() for factor in room("core.lora").lora_parameters(loaded, ADAPTER).values())
+    click.echo(f"{out}: {count:,} parameters, for the model in {job.base}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  andon export --model reports/runs/demo --format hf --out my-llama
+  andon export --model reports/runs/lora --format peft --out my-adapter
+"""
+)
 @click.option(
     "--model", type=click.Path(path_type=Path), required=True, help="Run, checkpoint, Hugging Face directory or GGUF."
 )
-@click.option("--format", "kind", type=click.Choice(["hf"]), default="hf", help="hf: a Hugging Face directory.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["hf", "peft"]),
+    default="hf",
+    show_default=True,
+    help="hf: a Hugging Face directory. peft: a fine-tune's adapter alone.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast the weights; by default they stay as they are.")
 def command(model: Path, kind: str, out: Path, dtype: str | None) -> None:
-    """Write a model as a Hugging Face directory, which transformers and others load."""
-    del kind
-    convert(model, out, dtype)
+    """Write a model as a Hugging Face directory, or an adapter as PEFT's, which transformers and others load."""
+    if kind == "hf":
+        convert(model, out, dtype)
+    elif dtype:
+        raise click.UsageError("--dtype is for whole models; an adapter stays in float32")
+    else:
+        export_peft(model, out)

@@ -1,7 +1,8 @@
-"""What `--model` names: a run, a checkpoint, a Hugging Face directory or a GGUF file."""
+"""What `--model` names: a run, a checkpoint, a Hugging Face directory, a GGUF file, or an adapter on one of these."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from andon.rooms import room
 
@@ -9,10 +10,94 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from core.chat import ChatTemplate
     from core.model import Llama
+
+JOB = "finetune.json"  # in a fine-tuning run's folder, and beside an exported adapter
+ADAPTER = "default"  # an adapter's name on its model, as in PEFT
+
+
+class ModelError(ValueError):
+    """A model that cannot be put together; the message names the file and the next step."""
+
+
+class Job(NamedTuple):
+    """What an adapter is trained on, and how: enough to put the same model under it again."""
+
+    method: str  # lora or qlora, also the configuration's table
+    base: Path
+    dtype: str | None  # None: as the base declares
+    double_quantization: bool
+    template: "ChatTemplate | None"
 
 
 def load(path: Path, dtype: "torch.dtype | None" = None) -> "tuple[Llama, Tokenizer | None]":
-    """Model and tokeniser; a run's folder stands for its newest checkpoint. Raises as `core.interchange` does."""
-    newest = room("core.folders").latest_checkpoint(path / "checkpoints")
-    return room("core.interchange").load_model(newest or path, dtype)
+    """Model and tokeniser, an adapter on its base; a run's folder stands for its newest checkpoint.
+
+    Raises as `core.interchange`, `core.adapters` and `read_adapter` do.
+    """
+    folder = newest(path)
+    job = read_adapter(folder)
+    return load_adapted(folder, job) if job else room("core.interchange").load_model(folder, dtype)
+
+
+def load_adapted(folder: Path, job: Job) -> "tuple[Llama, Tokenizer | None]":
+    """The adapter in a folder on its base, and the base's tokeniser."""
+    model, tokeniser = load_base(job)
+    room("core.adapters").load_adapter(model, folder, ADAPTER)
+    return model, tokeniser
+
+
+def load_base(job: Job) -> "tuple[Llama, Tokenizer | None]":
+    """The model as the adapter sees it in training: in the run's dtype, or its blocks in 4 bits."""
+    dtype = room("core.huggingface").DTYPES[job.dtype] if job.dtype else None
+    table = room("core.config").QloraConfig(double_quantization=job.double_quantization)
+    return room("core.interchange").load_model(newest(job.base), dtype, table if job.method == "qlora" else None)
+
+
+def newest(path: Path) -> Path:
+    """A run's newest checkpoint; anything else is itself."""
+    return room("core.folders").latest_checkpoint(path / "checkpoints") or path
+
+
+def read_adapter(folder: Path, base: Path | None = None) -> Job | None:
+    """How the adapter in a folder was trained; None where the folder holds no adapter.
+
+    One from elsewhere says where its base is and no more: then the base is taken as it is. `base` stands for what any
+    of them says.
+
+    Raises:
+        ModelError: the base is not where the adapter says, or it does not say.
+    """
+    described = folder / room("core.manifest").ADAPTER_CONFIG
+    if not described.exists():
+        return None
+    jobs = [path for path in (folder / JOB, folder.parent.parent / JOB) if path.exists()]
+    said = room("core.adapters").read_adapter_config(described).base
+    job = read_job(jobs[0]) if jobs else Job("lora", Path(said or ""), None, double_quantization=False, template=None)
+    job = job._replace(base=base) if base else job
+    if not (jobs or said or base) or not job.base.exists():
+        raise ModelError(f"{described}: base_model_name_or_path={said!r} is not on this machine; name it with --base")
+    return job
+
+
+def read_job(path: Path) -> Job:
+    """Read what `write_job` wrote.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        template = fields.pop("template")
+        fields["base"] = Path(fields["base"])
+        return Job(**fields, template=room("core.chat").ChatTemplate(**template) if template else None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: is damaged ({error!r}); name the adapter's base with --base") from error
+
+
+def write_job(job: Job, path: Path) -> None:
+    """Put a job beside its adapter."""
+    fields: dict[str, Any] = job._asdict() | {"base": str(job.base)}
+    fields["template"] = job.template._asdict() if job.template else None
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

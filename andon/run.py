@@ -1,4 +1,7 @@
-"""One training run in a folder: the loop around `core.train` that logs, validates, checkpoints and stops."""
+"""One run in a folder: the loop around `core.train` that logs, validates, checkpoints and stops.
+
+What is trained, and on what, is the caller's: from scratch here, an adapter in `andon.finetune`.
+"""
 
 import itertools
 import json
@@ -11,12 +14,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
 
 from andon.log import NAME as LOG
 from andon.log import of_kind, read_log
+from andon.memory import Memory
 from andon.rooms import room
 from andon.screen import Say, progress
 
@@ -34,10 +38,31 @@ class RunError(RuntimeError):
     """A run that cannot start or go on where it was told to; the message names the folder and the next step."""
 
 
+class Beginning(NamedTuple):
+    """A run before its first step."""
+
+    state: "TrainState"
+    dataset: "Dataset"
+    verb: str = "train"  # of `andon`, by which a stopped run goes on
+    base: str = ""  # of an adapter: where its frozen model lies; the loss is then measured before the first step too
+    closing: Callable[[], dict[str, Any]] = dict  # what more `result.json` is to hold, found at the end
+
+
+Begin = Callable[["Config", str, Say], Beginning]
+
+
+def from_scratch(config: "Config", device: str, say: Say) -> Beginning:
+    """New weights on the corpus that the configuration names."""
+    dataset = room("core.data").open_dataset(config, CACHE)
+    say(dataset.note)
+    return Beginning(room("core.train").start(config, device), dataset)
+
+
 def run(
     config: "Config",
     folder: Path,
     *,
+    begin: Begin = from_scratch,
     resume: bool = False,
     previous: bool = False,
     device: str = "cpu",
@@ -52,9 +77,8 @@ def run(
         RunError: the folder holds a run already, or none to resume, or another process is writing there.
     """
     with _claimed(folder, resume=resume):
-        dataset = room("core.data").open_dataset(config, CACHE)
-        say(dataset.note)
-        state = room("core.train").start(config, device)
+        beginning = begin(config, device, say)
+        state, dataset = beginning.state, beginning.dataset
         if resume:
             _restore(state, config, folder, say, previous=previous)
         (folder / "config.json").write_text(room("core.config").dump_config(config), encoding="utf-8")
@@ -62,15 +86,18 @@ def run(
         attributes = {"train.steps": dataset.steps(config), "train.resumed_at": state.step}
         begun = time.monotonic()
         started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        memory = Memory(state, config)
         with _tracer(folder, attributes, otlp, say, traced=traced) as span:
-            exit_code, message = _loop(state, dataset, config, folder, span, quiet=quiet)
+            exit_code, message = _loop(beginning, config, folder, memory.watching(span), quiet=quiet)
         if message:
             say(message)
         result = _result(folder, state, exit_code) | {
             "command": shlex.join(["andon", *sys.argv[1:]]),
             "started": started,
             "seconds": time.monotonic() - begun,
+            "peak_bytes": memory.peak,
         }
+        result |= beginning.closing()
         write_result(folder, result)
         return result
 
@@ -89,37 +116,37 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     partial.replace(folder / "result.json")
 
 
-def _loop(
-    state: "TrainState", dataset: "Dataset", config: "Config", folder: Path, span: "Span", *, quiet: bool
-) -> tuple[int, str]:
+def _loop(beginning: Beginning, config: "Config", folder: Path, span: "Span", *, quiet: bool) -> tuple[int, str]:
     """Exit code and closing message."""
     training = room("core.train")
-    total = dataset.steps(config)
+    state = beginning.state
+    total = beginning.dataset.steps(config)
     with (
         _stop_signals() as stopped,
         progress(state.step, total, quiet=quiet) as (show, say),
         (folder / LOG).open("a", encoding="utf-8", buffering=1) as log,
     ):
         try:
-            for record in training.train(state, dataset, config, span=span):
+            if beginning.base and not state.step:
+                _validate(beginning, config, span, log.write, say)
+            for record in training.train(state, beginning.dataset, config, span=span):
                 log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
                 show(record)
                 if record.skipped:
                     say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
                 number = stopped()
                 ended = state.step == total or state.data.epoch > record.epoch
-                _keep(state, dataset, config, folder, span, log.write, say, ended=ended, stopped=bool(number))
+                _keep(beginning, config, folder, span, log.write, say, ended=ended, stopped=bool(number))
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
-                    return 128 + number, f"{where}; go on with: andon train --resume {folder}"
+                    return 128 + number, f"{where}; go on with: andon {beginning.verb} --resume {folder}"
         except training.NonFiniteError as error:
             return 5, str(error)
     return 0, ""
 
 
 def _keep(
-    state: "TrainState",
-    dataset: "Dataset",
+    beginning: Beginning,
     config: "Config",
     folder: Path,
     span: "Span",
@@ -133,21 +160,26 @@ def _keep(
 
     A run that is stopped saves and does not validate: whoever sent the signal may not wait for that.
     """
-    metric = None
+    state, metric = beginning.state, None
     if ended or _is_due(state.step, config.validation.every_steps):
-        with span("validation"):
-            held_out = room("core.data").validation_batches(dataset, config)
-            metric, _ = room("core.train").validate(state.model, held_out, config.training.dtype)
-        bits = dataset.validation.bits_per_byte(metric)
-        record = {"kind": "validation", "step": state.step, "loss": metric, "bits_per_byte": bits}
-        write(json.dumps(record) + "\n")
-        say(f"step {state.step}: validation loss {metric:.4f}, {bits:.3f} bits per byte")
+        metric = _validate(beginning, config, span, write, say)
     if ended or stopped or _is_due(state.step, config.checkpoint.every_steps):
         with span("checkpoint"):
             saved = room("core.checkpoint").save_checkpoint(
-                folder / "checkpoints", state, config, dataset.tokenizer, metric
+                folder / "checkpoints", state, config, beginning.dataset.tokenizer, metric, beginning.base
             )
             room("core.folders").rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
+
+
+def _validate(beginning: Beginning, config: "Config", span: "Span", write: Callable[[str], object], say: Say) -> float:
+    """The loss on held-out data, in nats a token, logged and said."""
+    with span("validation"):
+        held_out = room("core.data").validation_batches(beginning.dataset, config)
+        loss, _ = room("core.train").validate(beginning.state.model, held_out, config.training.dtype)
+    step, bits = beginning.state.step, beginning.dataset.validation.bits_per_byte(loss)
+    write(json.dumps({"kind": "validation", "step": step, "loss": loss, "bits_per_byte": bits}) + "\n")
+    say(f"step {step}: validation loss {loss:.4f}, {bits:.3f} bits per byte")
+    return loss
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -199,7 +231,8 @@ def _result(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]
 
 @contextmanager
 def _claimed(folder: Path, *, resume: bool) -> Generator[None]:
-    """Hold the folder against a second process, and against a second run."""
+    """Hold the folder against a second process, and against a second run; a new one that stays empty is taken away."""
+    new = not folder.exists()
     started = (folder / "config.json").exists()
     if resume and not started:
         raise RunError(f"{folder}: holds no run to resume; name a folder such as {RUNS}/<id>")
@@ -215,6 +248,9 @@ def _claimed(folder: Path, *, resume: bool) -> Generator[None]:
         yield
     finally:
         lock.release()
+        if new and [folder / "run.lock"] == list(folder.iterdir()):  # what it was to train could not be made
+            (folder / "run.lock").unlink()
+            folder.rmdir()
 
 
 @contextmanager

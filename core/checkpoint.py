@@ -1,5 +1,7 @@
 """Checkpoints: a Hugging Face directory plus the optimizer's moments and a sealed manifest, published whole.
 
+Where the model has an active adapter the directory is PEFT's and holds the adapter alone: the base is frozen.
+
 A run that resumes from one continues bitwise, as long as what bitwise depends on is the same; where it is not,
 `load_checkpoint` says so.
 """
@@ -19,11 +21,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
+from .adapters import (
+    AdapterError,
+    peft_fields,
+    peft_parameters,
+    read_adapter_config,
+    read_base_digest,
+    write_adapter,
+)
 from .config import Config, dump_config
 from .folders import checkpoint_folder, checkpoint_step, published, sweep
 from .headers import Entry, HeaderError, read_header
 from .huggingface_config import dump_huggingface_config
+from .lora import active_adapter, has_adapters, lora_origin
 from .manifest import (
+    ADAPTER,
+    ADAPTER_CONFIG,
     CONFIG,
     GO_BACK,
     MANIFEST,
@@ -31,6 +44,7 @@ from .manifest import (
     OPTIMIZER,
     TOKENIZER,
     CheckpointError,
+    FileName,
     Manifest,
     RandomStates,
     check_files,
@@ -48,11 +62,16 @@ WITHOUT_EFFECT = {"data.workers", "data.shard_tokens", "training.max_skipped_ste
 
 
 def save_checkpoint(
-    root: Path, state: TrainState, config: Config, tokenizer: Path | None = None, metric: float | None = None
+    root: Path,
+    state: TrainState,
+    config: Config,
+    tokenizer: Path | None = None,
+    metric: float | None = None,
+    base: str = "",
 ) -> Path:
     """Write `root/step-00000100` and return it. `metric` is the validation loss that picks the best, in nats.
 
-    A tied head is written once, as the embedding.
+    A tied head is written once, as the embedding. `base` is where the model under an adapter is found.
 
     Raises:
         CheckpointError: the file system refused; earlier checkpoints are untouched.
@@ -62,7 +81,7 @@ def save_checkpoint(
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
         with published(folder) as partial:
-            _write_files(partial, state, tokenizer)
+            _write_files(partial, state, tokenizer, base)
             write_manifest(partial, _describe(partial, state, config, metric))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -91,8 +110,10 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> list[str
                 f"{folder}: {key}={saved!r} in the checkpoint and {ours!r} in this run; "
                 "resume with the configuration it was saved with, or start a new run"
             )
-    parameters = dict(state.model.named_parameters())
-    weights, moments = _read_tensors(folder, parameters)
+    _check_method(folder, manifest, state)
+    file, parameters = _what_trains(state)
+    weights, moments = _read_tensors(folder, file, parameters)
+    _check_base(folder, state)
     device = next(iter(parameters.values())).device
     notes = _notes(manifest.environment, _environment(device), differences)
     _restore(state, parameters, weights, moments)
@@ -101,21 +122,55 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> list[str
     return notes
 
 
-def _write_files(folder: Path, state: TrainState, tokenizer: Path | None) -> None:
-    parameters = dict(state.model.named_parameters())  # names a shared parameter once
-    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+def _what_trains(state: TrainState) -> tuple[FileName, dict[str, Parameter]]:
+    """What a checkpoint holds, by the names in its file: the active adapter, or else the whole model."""
+    adapter = active_adapter(state.model)
+    if adapter is not None:
+        return ADAPTER, peft_parameters(state.model, adapter)
+    if has_adapters(state.model):
+        raise CheckpointError("the model has adapters and no adapter is active; choose one with set_adapter")
+    return MODEL, dict(state.model.named_parameters())  # names a shared parameter once
+
+
+def _write_files(folder: Path, state: TrainState, tokenizer: Path | None, base: str) -> None:
+    file, parameters = _what_trains(state)
     moments = {
         f"{name}.{moment}": state.optimizer.state[parameter][moment].contiguous()
         for name, parameter in parameters.items()
         if parameter in state.optimizer.state
         for moment in MOMENTS
     }
-    save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
     save_file(moments, folder / OPTIMIZER)
-    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype), encoding="utf-8")
+    adapter = active_adapter(state.model)
+    if adapter is not None:
+        write_adapter(state.model, folder, adapter, base)
+    else:
+        weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+        save_file(weights, folder / file, metadata={"format": "pt"})  # transformers 4 refuses files without this
+        dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+        (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype), encoding="utf-8")
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / TOKENIZER)
+
+
+def _check_method(folder: Path, manifest: Manifest, state: TrainState) -> None:
+    """An adapter goes on with the same adapter on the same base, a whole model with a whole model."""
+    adapter = active_adapter(state.model)
+    if (ADAPTER in manifest.files) != (adapter is not None):
+        saved, ours = ("an adapter", "a whole model") if adapter is None else ("a whole model", "an adapter")
+        raise CheckpointError(f"{folder}: holds {saved} and this run trains {ours}; resume as the run was started")
+    if adapter is None:
+        return
+    try:
+        saved = peft_fields(read_adapter_config(folder / ADAPTER_CONFIG).config)
+    except AdapterError as error:
+        raise CheckpointError(f"{error}; {GO_BACK}") from error
+    for field, value in peft_fields(lora_origin(state.model, adapter).config).items():
+        if saved[field] != value:
+            raise CheckpointError(
+                f"{folder / ADAPTER_CONFIG}: {field}={saved[field]!r} in the checkpoint and {value!r} in this run; "
+                "resume with the adapter it was saved with, or start a new run"
+            )
 
 
 def _describe(folder: Path, state: TrainState, config: Config, metric: float | None) -> Manifest:
@@ -140,10 +195,12 @@ def _describe(folder: Path, state: TrainState, config: Config, metric: float | N
     )
 
 
-def _read_tensors(folder: Path, parameters: dict[str, Parameter]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _read_tensors(
+    folder: Path, file: FileName, parameters: dict[str, Parameter]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights and moments by name, once their headers are known to fit these parameters."""
     weights = {name: (SAFETENSORS_DTYPE[p.dtype], tuple(p.shape)) for name, p in parameters.items()}
-    _check_header(folder / MODEL, weights)
+    _check_header(folder / file, weights)
     moments = {}
     with_moments = {name.rpartition(".")[0] for name in _header(folder / OPTIMIZER)}
     for name, (dtype, shape) in weights.items():
@@ -151,7 +208,20 @@ def _read_tensors(folder: Path, parameters: dict[str, Parameter]) -> tuple[dict[
             moments |= {f"{name}.exp_avg": (dtype, shape), f"{name}.exp_avg_sq": (dtype, shape)}
             moments[f"{name}.step"] = ("F32", ())
     _check_header(folder / OPTIMIZER, moments)
-    return load_file(folder / MODEL), load_file(folder / OPTIMIZER)
+    return load_file(folder / file), load_file(folder / OPTIMIZER)
+
+
+def _check_base(folder: Path, state: TrainState) -> None:
+    """An adapter's numbers mean something on one base alone."""
+    adapter = active_adapter(state.model)
+    if adapter is None:
+        return
+    trained_on, ours = read_base_digest(folder / ADAPTER), lora_origin(state.model, adapter).base
+    if trained_on != ours:
+        raise CheckpointError(
+            f"{folder / ADAPTER}: of a base with SHA-256 {trained_on[:12]}..., and this run's has {ours[:12]}...; "
+            "resume on the base it was trained on"
+        )
 
 
 def _check_header(path: Path, expected: dict[str, tuple[str, tuple[int, ...]]]) -> None:

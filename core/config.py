@@ -5,11 +5,12 @@ Model keys are those of Hugging Face's `config.json`; the other keys are the nam
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 POSITIVE = Field(gt=0)
 NOT_NEGATIVE = Field(ge=0, allow_inf_nan=False)
@@ -17,6 +18,14 @@ Count = Annotated[int, POSITIVE]
 CountOrZero = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, POSITIVE, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[
+    Annotated[list[str], Tag("list")] | Annotated[str, Tag("str")],
+    Discriminator(
+        lambda value: type(value).__name__,
+        custom_error_type="names",
+        custom_error_message="Input should be a list of names, or one string",
+    ),
+]
 
 # Other frameworks' spellings, refused with ours: what resemblance would not find. A table where the key alone is two.
 OTHER_SPELLINGS = {
@@ -56,6 +65,16 @@ OTHER_SPELLINGS = {
     "save_steps": "checkpoint.every_steps",
     "eval_steps": "validation.every_steps",
     "save_total_limit": "keep_last",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_rank": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_target_modules": "target_modules",
+    "double_quant": "double_quantization",
+    "bnb_4bit_use_double_quant": "double_quantization",
+    "use_double_quant": "double_quantization",
+    "quantize_base": "double_quantization",
 }
 
 
@@ -194,6 +213,47 @@ class CheckpointConfig(Table):
     keep_best: bool = True
 
 
+class LoraConfig(Table):
+    """Low-rank adapters on frozen weights (Hu et al. 2022, arXiv:2106.09685).
+
+    `target_modules` is a list of names, each matching a module of that name or ending in `.name`; a regular expression
+    for whole names, as one string; or "all-linear", which leaves only the head. The patterns give a rank or an alpha of
+    their own to the modules whose names end in what the key, a regular expression, describes.
+    """
+
+    rank: Count = 16
+    alpha: PositiveFloat | None = None
+    dropout: Share = 0.0
+    target_modules: Names = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    use_rslora: bool = False
+    rank_pattern: dict[str, Count] = {}
+    alpha_pattern: dict[str, PositiveFloat] = {}
+
+    @model_validator(mode="after")
+    def _patterns_compile(self) -> Self:
+        if not self.target_modules:
+            raise ValueError('target_modules is empty; name modules such as "q_proj", or "all-linear"')
+        whole = [self.target_modules] if isinstance(self.target_modules, str) else []
+        for pattern in [*whole, *self.rank_pattern, *self.alpha_pattern]:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error}); correct the pattern") from error
+        return self
+
+    @property
+    def resolved_alpha(self) -> float:
+        """`alpha` where given, else twice the rank."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
+class QloraConfig(LoraConfig):
+    """The same over a base quantised to NF4 (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    rank: Count = 64
+    double_quantization: bool = True
+
+
 class Config(Table):
     """Everything that decides a run."""
 
@@ -203,6 +263,8 @@ class Config(Table):
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    lora: LoraConfig = LoraConfig()
+    qlora: QloraConfig = QloraConfig()
 
     @model_validator(mode="after")
     def _tables_fit(self) -> Self:
@@ -226,6 +288,18 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ConfigError: the file is missing, cannot be parsed, or breaks a rule.
     """
+    tables = read_tables(path)
+    for override in overrides or []:
+        apply_override(tables, override)
+    return parse_config(tables, str(path))
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """A configuration's tables as the file has them, not yet looked at.
+
+    Raises:
+        ConfigError: the file is missing, or cannot be parsed.
+    """
     language, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
         tables = parse(path.read_text(encoding="utf-8"))
@@ -237,9 +311,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"{path}: is no {language} ({error}); mend the line it names") from error
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: holds {type(tables).__name__}, not tables; start with [model]")
-    for override in overrides or []:
-        _apply_override(tables, override)
-    return parse_config(tables, str(path))
+    return tables
 
 
 def parse_config(tables: dict[str, Any], source: str) -> Config:
@@ -260,7 +332,12 @@ def dump_config(config: Config) -> str:
     return json.dumps(config.model_dump(), indent=2) + "\n"
 
 
-def _apply_override(tables: dict[str, Any], override: str) -> None:
+def apply_override(tables: dict[str, Any], override: str) -> None:
+    """Set one `table.key=value`, in place.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
     dotted, equals, text = override.partition("=")
     *parents, key = dotted.strip().split(".")
     if not equals or not all([*parents, key]) or not parents:

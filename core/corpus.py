@@ -12,7 +12,7 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 READ_BYTES = 1 << 20
 FEWEST_DOCUMENTS = 50
@@ -74,6 +74,34 @@ def documents(sources: list[Source], text_field: str) -> Iterator[tuple[str, str
 def is_jsonl(source: Source) -> bool:
     """Whether each line of the file is a document of its own."""
     return source.path.suffix == ".jsonl"
+
+
+def records(source: Source) -> Iterator[tuple[str, Any]]:
+    """Yield "file:line" and the JSON value of every line that is not blank.
+
+    Raises:
+        CorpusError: a line that is no JSON, or a file that changed since its inspection.
+    """
+    digest = hashlib.sha256()
+    with source.path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            digest.update(line)
+            if line.strip():
+                yield f"{source.path}:{number}", _parsed(f"{source.path}:{number}", line)
+    _check_unchanged(source, digest.hexdigest())
+
+
+def check_text(where: str, field: str, text: str) -> None:
+    """Refuse a string that JSON can spell and UTF-8 cannot.
+
+    Raises:
+        CorpusError: half of a surrogate pair.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(f"{where}: half of a surrogate pair in {field!r} is no text; write UTF-8") from error
 
 
 def _expand(name: str) -> list[Path]:
@@ -148,30 +176,20 @@ def _file(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _lines(source: Source, text_field: str) -> Iterator[tuple[str, str]]:
-    digest = hashlib.sha256()
-    with source.path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            digest.update(line)
-            if line.strip():
-                yield f"{source.path}:{number}", _text(f"{source.path}:{number}", line, text_field)
-    _check_unchanged(source, digest.hexdigest())
+    for where, record in records(source):
+        text = record.get(text_field) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            found = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
+            raise CorpusError(f"{where}: no string under data.text_field={text_field!r}; found {found or 'nothing'}")
+        check_text(where, text_field, text)
+        yield where, text
 
 
-def _text(where: str, line: bytes, text_field: str) -> str:
+def _parsed(where: str, line: bytes) -> Any:
     try:
-        record = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where}: is no JSON ({error}); JSONL holds one object a line") from error
-    text = record.get(text_field) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        found = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-        raise CorpusError(f"{where}: no string under data.text_field={text_field!r}; found {found or 'nothing'}")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise CorpusError(f"{where}: half of a surrogate pair in {text_field!r} is no text; write UTF-8") from error
-    return text
 
 
 def _check_unchanged(source: Source, sha256: str) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import tokenizers
@@ -61,17 +61,44 @@ class Split(NamedTuple):
         predicted = self.tokens - (len(self.bounds) - 1)  # all but the mark that opens each document
         return nats * predicted / (self.bytes * math.log(2))
 
+    def windows(self, length: int) -> int:
+        """How many windows of `length` inputs there are."""
+        return window_count(self.tokens, length)
+
+    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
+        """The windows of these numbers."""
+        return pack(self, indices, length, padding)
+
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens at these positions, and the number of the document of each, in the same shape (int64)."""
         owners = np.searchsorted(self.bounds, positions, side="right") - 1
         return read_tokens(self.store, positions + self.shifts_D[owners]), owners
 
 
-class Dataset(NamedTuple):
-    """Two splits without a document in common, the tokeniser's file, the end-of-document id, and what was done."""
+class Side(Protocol):
+    """What training and validation need of their data: windows of a length, counted and made into batches."""
 
-    train: Split
-    validation: Split
+    def windows(self, length: int) -> int:
+        """How many windows of `length` inputs there are."""
+        ...
+
+    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
+        """The windows of these numbers."""
+        ...
+
+    def bits_per_byte(self, nats: float) -> float:
+        """A mean loss in nats a predicted token as bits a byte of text."""
+        ...
+
+
+S = TypeVar("S", bound=Side)
+
+
+class Dataset(NamedTuple, Generic[S]):
+    """Two sides without a document in common, the tokeniser's file, the end-of-document id, and what was done."""
+
+    train: S
+    validation: S
     tokenizer: Path
     end: int
     note: str
@@ -81,8 +108,10 @@ class Dataset(NamedTuple):
         return run_steps(_per_epoch(self, config), config.training.epochs, config.training.max_steps)
 
 
-def open_dataset(config: Config, cache: Path) -> Dataset:
+def open_dataset(config: Config, cache: Path, tokeniser: Tokenizer | None = None) -> Dataset[Split]:
     """Tokenise the corpus, or find its tokens in `cache`, and divide its documents into training and validation.
+
+    `tokeniser` stands for the one that `data.tokenizer` would name; without either, one is trained on the corpus.
 
     Raises:
         CorpusError: nothing to read, what is no text, or too little of it.
@@ -91,7 +120,7 @@ def open_dataset(config: Config, cache: Path) -> Dataset:
     """
     data = config.data
     sources = find_sources(data.paths)
-    given = _given_tokeniser(config) if data.tokenizer else None
+    given = _checked(tokeniser, config) if tokeniser or data.tokenizer else None
     inputs = {
         "sources": [[is_jsonl(source), source.sha256] for source in sources],
         "text_field": data.text_field,
@@ -137,7 +166,7 @@ def batches(dataset: Dataset, config: Config, state: DataState) -> Iterator[tupl
     Raises:
         CorpusError: `state` is of other data.
     """
-    count = window_count(dataset.train.tokens, config.data.sequence_length)
+    count = dataset.train.windows(config.data.sequence_length)
     per_epoch = _per_epoch(dataset, config)
     if state.batch >= per_epoch:
         raise CorpusError(
@@ -152,7 +181,7 @@ def batches(dataset: Dataset, config: Config, state: DataState) -> Iterator[tupl
         chosen = order(epoch)[batch * size : (batch + 1) * size]
         sizes = micro_batch_sizes(len(chosen), config.training.accumulation_steps)
         parts = np.split(chosen, np.cumsum(sizes)[:-1])
-        packed = [pack(dataset.train, part, config.data.sequence_length, dataset.end) for part in parts]
+        packed = [dataset.train.batch(part, config.data.sequence_length, dataset.end) for part in parts]
         return packed, DataState(*following(epoch, batch, per_epoch))
 
     steps = range(state.epoch * per_epoch + state.batch, dataset.steps(config))
@@ -161,12 +190,12 @@ def batches(dataset: Dataset, config: Config, state: DataState) -> Iterator[tupl
 
 def validation_batches(dataset: Dataset, config: Config) -> Iterator[Batch]:
     """The validation split in micro-batches, always the same: all windows, or `max_sequences` spread evenly over it."""
-    count = window_count(dataset.validation.tokens, config.data.sequence_length)
+    count = dataset.validation.windows(config.data.sequence_length)
     chosen = np.array(spread(count, config.validation.max_sequences))
     rows = config.training.batch_size // config.training.accumulation_steps
     for first in range(0, len(chosen), rows):
         part = chosen[first : first + rows]
-        yield pack(dataset.validation, part, config.data.sequence_length, dataset.end)
+        yield dataset.validation.batch(part, config.data.sequence_length, dataset.end)
 
 
 def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
@@ -190,11 +219,11 @@ def pack(split: Split, indices: np.ndarray, length: int, padding: int) -> Batch:
     return Batch(torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(labels), documents_BT)
 
 
-def _given_tokeniser(config: Config) -> Tokenizer:
-    path = config.data.tokenizer
-    tokeniser = load_tokeniser(Path(path))
-    check_vocabulary(tokeniser, config.model.vocab_size, path)
-    end_of_document(tokeniser, path)
+def _checked(tokeniser: Tokenizer | None, config: Config) -> Tokenizer:
+    source = "the model's tokeniser" if tokeniser else config.data.tokenizer
+    tokeniser = tokeniser or load_tokeniser(Path(source))
+    check_vocabulary(tokeniser, config.model.vocab_size, source)
+    end_of_document(tokeniser, source)
     return tokeniser
 
 
@@ -244,8 +273,7 @@ def _split(store: Store, chosen_D: np.ndarray) -> Split:
 
 
 def _per_epoch(dataset: Dataset, config: Config) -> int:
-    count = window_count(dataset.train.tokens, config.data.sequence_length)
-    return batches_per_epoch(count, config.training.batch_size)
+    return batches_per_epoch(dataset.train.windows(config.data.sequence_length), config.training.batch_size)
 
 
 def _ahead(make: Callable[[int], T], steps: Iterator[int], workers: int) -> Iterator[T]:

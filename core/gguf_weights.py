@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .config import ModelConfig
+from .config import ModelConfig, QloraConfig
 from .gguf_tokeniser import read_tokeniser
-from .huggingface import EMBEDDING, HEAD, with_weights
+from .huggingface import EMBEDDING, HEAD, held, with_weights
 from .huggingface_config import InterchangeError, explain
 from .model import Llama
 
@@ -51,27 +51,35 @@ NAMES = {
 MALFORMED = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
 
 
-def load_gguf(path: Path, dtype: torch.dtype | None = None) -> tuple[Llama, Tokenizer | None]:
+def load_gguf(
+    path: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+) -> tuple[Llama, Tokenizer | None]:
     """Model (dequantised, then in `dtype`, fp32 by default) and tokeniser, None where it is not byte-level BPE.
+
+    `quantise` turns the blocks' matrices into NF4, one at a time.
 
     Raises:
         InterchangeError: no GGUF, cut short, another architecture, or a tensor that a plain Llama does not have.
+        QuantError: a matrix to quantise holds infinity or NaN.
     """
-    try:
-        reader = gguf.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except OSError as error:
-        raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from error
-    except MALFORMED as error:
-        raise InterchangeError(f"{path}: is no whole GGUF file ({error}); fetch it again") from error
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    fields, tensors = _open(path)
     config = _config(path, fields, tensors)
     names = {name: _our_name(path, name) for name in tensors}
     _check_shapes(path, {names[name]: tuple(tensor.shape[::-1].tolist()) for name, tensor in tensors.items()}, config)
     weights = {
-        names[name]: _weight(path, tensor, config).to(dtype or torch.float32) for name, tensor in tensors.items()
+        names[name]: held(names[name], _weight(path, tensor, config), dtype or torch.float32, quantise)
+        for name, tensor in tensors.items()
     }
     return with_weights(config, weights), read_tokeniser(fields)
+
+
+def load_gguf_config(path: Path) -> ModelConfig:
+    """The shape of the model in a GGUF file.
+
+    Raises:
+        InterchangeError: as `load_gguf`.
+    """
+    return _config(path, *_open(path))
 
 
 def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
@@ -82,6 +90,18 @@ def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
     outputs, inputs = weight_OI.shape
     pairs = weight_OI.reshape(heads, outputs // heads // 2, 2, inputs)
     return pairs.transpose(1, 2).reshape(outputs, inputs)
+
+
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
+    """Metadata and tensors, by name."""
+    try:
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except OSError as error:
+        raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from error
+    except MALFORMED as error:
+        raise InterchangeError(f"{path}: is no whole GGUF file ({error}); fetch it again") from error
+    return fields, {tensor.name: tensor for tensor in reader.tensors}
 
 
 def _config(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig:

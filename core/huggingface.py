@@ -1,21 +1,26 @@
 """Llama models in Hugging Face's directory layout: `config.json`, `model.safetensors` (or shards), `tokenizer.json`."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import Parameter
 
-from .config import ModelConfig
+from .bitsandbytes import PARTS, STATE, from_bitsandbytes, quantization_config, to_bitsandbytes
+from .chat import TEMPLATE, ChatTemplate
+from .config import ModelConfig, QloraConfig
 from .folders import published
 from .headers import HeaderError, read_header
 from .huggingface_config import InterchangeError, dump_huggingface_config, load_huggingface_config, read_json
 from .manifest import CONFIG, MODEL, TOKENIZER
 from .model import Llama
+from .quant import NF4Linear, NF4Tensor, is_quantized, quantize_nf4
 from .tokeniser import END_NAMES, load_tokeniser
 
 INDEX = "model.safetensors.index.json"
@@ -24,12 +29,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 FLOATS = ("F64", "F32", "BF16", "F16")
 RECOMPUTED = "rotary_emb.inv_freq"  # early conversions store what rope_theta says already
 
+Weight = Tensor | NF4Tensor
 
-def load_huggingface(folder: Path, dtype: torch.dtype | None = None) -> tuple[Llama, Tokenizer | None]:
+
+def load_huggingface(
+    folder: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+) -> tuple[Llama, Tokenizer | None]:
     """Model and tokeniser of a directory; the weights in `dtype`, or the one that `config.json` declares (else fp32).
+
+    `quantise` turns the blocks' matrices into NF4, one at a time; those that the files hold in NF4 stay as they are.
 
     Raises:
         InterchangeError: a missing, damaged or unsupported file, key or tensor, by name.
+        QuantError: a matrix to quantise holds infinity or NaN.
     """
     config, declared = load_huggingface_config(folder / CONFIG)
     if dtype is None:
@@ -37,17 +49,19 @@ def load_huggingface(folder: Path, dtype: torch.dtype | None = None) -> tuple[Ll
             raise InterchangeError(f"{folder / CONFIG}: dtype={declared!r} is none of {', '.join(DTYPES)}; name one")
         dtype = DTYPES[declared or "float32"]
     files = _weight_files(folder)
-    _check_tensors(folder, files, config)
-    weights: dict[str, Tensor] = {}
-    for path in sorted(set(files.values())):
-        weights |= {name: tensor.to(dtype, copy=True) for name, tensor in load_file(path).items()}
-    if config.tie_word_embeddings and HEAD in weights and not torch.equal(weights[HEAD], weights[EMBEDDING]):
-        raise InterchangeError(f"{folder}: tie_word_embeddings=True and {HEAD} is another matrix; set it to false")
+    shapes = _check_tensors(folder, files, config)
+    weights = _read(folder, files, shapes, dtype, quantise)
+    if config.tie_word_embeddings and HEAD in weights:
+        head, embedding = cast("Tensor", weights[HEAD]), cast("Tensor", weights[EMBEDDING])  # never quantised
+        if not torch.equal(head, embedding):
+            raise InterchangeError(f"{folder}: tie_word_embeddings=True and {HEAD} is another matrix; set it to false")
     tokenizer = folder / TOKENIZER
     return with_weights(config, weights), load_tokeniser(tokenizer) if tokenizer.exists() else None
 
 
-def export_huggingface(model: Llama, folder: Path, tokenizer: Tokenizer | None = None) -> None:
+def export_huggingface(
+    model: Llama, folder: Path, tokenizer: Tokenizer | None = None, template: ChatTemplate | None = None
+) -> None:
     """Write a directory that `transformers` loads, whole or not at all. A tied head is left out, as there.
 
     Raises:
@@ -58,28 +72,73 @@ def export_huggingface(model: Llama, folder: Path, tokenizer: Tokenizer | None =
             raise InterchangeError(f"{folder}: exists and is not an empty folder; choose a new one for --out")
         with published(folder) as partial:
             _write(model, partial, tokenizer)
+            if template:
+                (partial / TEMPLATE).write_text(template.source, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise InterchangeError(f"{folder}: could not be written ({error}); make room or choose another") from error
 
 
-def with_weights(config: ModelConfig, weights: dict[str, Tensor]) -> Llama:
+def held(name: str, weight: Tensor, dtype: torch.dtype, quantise: QloraConfig | None) -> Weight:
+    """A copy of the weight as a model holds it: in `dtype`; a block's matrix in NF4 where `quantise` asks for that.
+
+    Raises:
+        QuantError: it is to be quantised, and holds infinity or NaN.
+    """
+    if quantise and is_quantized(name):
+        return quantize_nf4(weight.to(dtype), double=quantise.double_quantization, name=name)
+    return weight.to(dtype, copy=True)
+
+
+def with_weights(config: ModelConfig, weights: dict[str, Weight]) -> Llama:
     """A model that owns the given tensors, by Hugging Face's names; a tied head is the embedding itself."""
     with torch.device("meta"):
         model = Llama(config)
-    parameters = {name: Parameter(weights[name]) for name, _ in model.named_parameters()}
+    for name, weight in weights.items():
+        if isinstance(weight, NF4Tensor):
+            model.set_submodule(name.removesuffix(".weight"), NF4Linear(weight))
+    plain = {name: weight for name, weight in weights.items() if isinstance(weight, Tensor)}
+    parameters = {name: Parameter(plain[name]) for name, _ in model.named_parameters()}
     if config.tie_word_embeddings:
         parameters[HEAD] = parameters[EMBEDDING]
-    model.load_state_dict(parameters, assign=True)
+    model.load_state_dict({**parameters, **dict(model.named_buffers(remove_duplicate=False))}, assign=True)
     return model
+
+
+def _read(
+    folder: Path,
+    files: dict[str, Path],
+    shapes: dict[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    quantise: QloraConfig | None,
+) -> dict[str, Weight]:
+    """The weights by name, each read and converted before the next is touched."""
+    weights: dict[str, Weight] = {}
+    with ExitStack() as stack:
+        opened = {path: stack.enter_context(safe_open(path, "pt")) for path in sorted(set(files.values()))}
+        for name, shape in shapes.items():
+            if f"{name}{STATE}" not in files:
+                weights[name] = held(name, opened[files[name]].get_tensor(name), dtype, quantise)
+                continue
+            parts = [f"{name}{part}" for part in PARTS if f"{name}{part}" in files]
+            tensors = {part: opened[files[part]].get_tensor(part).clone() for part in parts}
+            try:
+                weights[name] = from_bitsandbytes(name, tensors, shape)._replace(dtype=dtype)
+            except InterchangeError as error:
+                raise InterchangeError(f"{folder}: {error}") from error
+    return weights
 
 
 def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None) -> None:
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     dtype = str(weights[EMBEDDING].dtype).removeprefix("torch.")
+    quantized = {name: module.quantized for name, module in model.named_modules() if isinstance(module, NF4Linear)}
+    for name, weight in quantized.items():
+        weights |= to_bitsandbytes(f"{name}.weight", weight)
+    quantization = quantization_config(list(quantized.values())) if quantized else None
     known = [name for name in END_NAMES if tokenizer and tokenizer.token_to_id(name) is not None]
     end = tokenizer.token_to_id(known[0]) if tokenizer and known else None
     save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
-    (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, end), encoding="utf-8")
+    (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, end, quantization), encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(str(folder / TOKENIZER))
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -120,17 +179,25 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise InterchangeError(f"{path}: cannot be read ({error.strerror}); fetch the file") from error
 
 
-def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) -> None:
-    """Names, shapes and dtypes, from the headers alone, against the model that the configuration describes."""
+def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names, shapes and dtypes, from the headers alone, against the model that the configuration describes.
+
+    Returns the shapes that the weights have, or have once dequantised.
+    """
     found = {name: entry for path in sorted(set(files.values())) for name, entry in _header(path).items()}
     with torch.device("meta"):
         wanted = {name: tuple(parameter.shape) for name, parameter in Llama(config).named_parameters()}
     if config.tie_word_embeddings and HEAD in found:
         wanted[HEAD] = wanted[EMBEDDING]
+    quantized = [name.removesuffix(STATE) for name in found if name.endswith(STATE)]
+    for name in quantized:
+        if name not in wanted or not is_quantized(name):
+            raise InterchangeError(f"{files[name + STATE]}: {name} is quantised; only the blocks' projections can be")
+    checked_later = {f"{name}{part}" for name in quantized for part in PARTS}
     for name in sorted(found.keys() | wanted.keys()):
         if name not in found:
             raise InterchangeError(f"{folder}: {name} is missing; check {CONFIG}, or fetch the weights again")
-        if name.endswith(RECOMPUTED):
+        if name.endswith(RECOMPUTED) or name in checked_later:
             continue
         dtype, shape = found[name]
         if name not in wanted:
@@ -139,3 +206,4 @@ def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) ->
             raise InterchangeError(f"{files[name]}: {name} has shape {shape}; {CONFIG} says {wanted[name]}")
         if dtype not in FLOATS:
             raise InterchangeError(f"{files[name]}: {name} is {dtype}; only {', '.join(FLOATS)} weights are read")
+    return wanted

@@ -18,6 +18,7 @@ FIXED = {
     "mlp_bias": False,
     "attention_dropout": 0.0,
 }
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}  # of what is quantised
 ROPE_KEYS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
@@ -37,8 +38,7 @@ def load_huggingface_config(path: Path) -> tuple[ModelConfig, str | None]:
             raise InterchangeError(f"{path}: {key}={fields[key]!r} is not supported; a plain Llama has {ours!r}")
     if "model_type" not in fields:
         raise InterchangeError(f"{path}: model_type is missing; expected the config.json of a Llama model")
-    if fields.get("quantization_config"):
-        raise InterchangeError(f"{path}: quantization_config is set; choose the unquantised weights, or a GGUF file")
+    _check_quantization(path, fields.get("quantization_config"))
     known = {key: fields[key] for key in ModelConfig.model_fields if fields.get(key) is not None}
     if "num_attention_heads" in known:
         known.setdefault("num_key_value_heads", known["num_attention_heads"])
@@ -51,7 +51,9 @@ def load_huggingface_config(path: Path) -> tuple[ModelConfig, str | None]:
     return model, dtype
 
 
-def dump_huggingface_config(model: ModelConfig, dtype: str, end_token: int | None = None) -> str:
+def dump_huggingface_config(
+    model: ModelConfig, dtype: str, end_token: int | None = None, quantization: dict[str, Any] | None = None
+) -> str:
     """A `config.json` that transformers 4 and 5 read alike: RoPE and dtype stand under the old and the new keys."""
     scaling = model.rope_scaling.model_dump() if model.rope_scaling else None
     if scaling and scaling["rope_type"] == "linear":
@@ -67,6 +69,7 @@ def dump_huggingface_config(model: ModelConfig, dtype: str, end_token: int | Non
         "torch_dtype": dtype,
         "bos_token_id": None,  # left out, they mean 1 and 2
         "eos_token_id": end_token,
+        **({"quantization_config": quantization} if quantization else {}),
     }
     return json.dumps(fields, indent=2) + "\n"
 
@@ -96,6 +99,19 @@ def explain(error: ValidationError) -> str:
         return f"{where} is missing"
     rule = detail["msg"].removeprefix("Value error, ")
     return f"{where}={detail['input']!r}: {rule}" if where else rule
+
+
+def _check_quantization(path: Path, table: Any) -> None:
+    """Quantised weights may be bitsandbytes' NF4; what else the table says, each tensor of theirs says itself."""
+    if not table:
+        return
+    for key, ours in NF4.items():
+        value = table.get(key) if isinstance(table, dict) else None
+        if value != ours:
+            raise InterchangeError(
+                f"{path}: quantization_config: {key}={value!r} is not supported, only {ours!r} is; "
+                "choose the unquantised weights, or a GGUF file"
+            )
 
 
 def _rope(fields: dict[str, Any], path: Path) -> tuple[Any, dict[str, Any] | None]:

@@ -11,12 +11,23 @@ from .config import CountOrZero, Table
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 # A manifest that names any other file is refused, so no path from it is ever followed.
-FileName = Literal["model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"]
+FileName = Literal[
+    "model.safetensors",
+    "optimizer.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+]
 FILES: tuple[FileName, ...] = (MODEL, OPTIMIZER, CONFIG, TOKENIZER)
+# Of a run that trains an adapter: its weights in PEFT's layout, and not those of the model it sits on.
+ADAPTER_FILES: tuple[FileName, ...] = (ADAPTER, ADAPTER_CONFIG, OPTIMIZER, TOKENIZER)
 
 FORMAT = 1
 SEAL = "sha256"
@@ -99,7 +110,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def record_files(folder: Path) -> dict[FileName, FileRecord]:
     """Size and hash of each file that a checkpoint has; `tokenizer.json` may be absent."""
-    return {name: _record(folder / name) for name in FILES if name != TOKENIZER or (folder / name).exists()}
+    files = ADAPTER_FILES if (folder / ADAPTER).exists() else FILES
+    return {name: _record(folder / name) for name in files if name != TOKENIZER or (folder / name).exists()}
 
 
 def check_files(folder: Path, manifest: Manifest, skip: tuple[FileName, ...] = ()) -> None:
@@ -108,7 +120,7 @@ def check_files(folder: Path, manifest: Manifest, skip: tuple[FileName, ...] = (
     Raises:
         CheckpointError: naming the first file that is missing, truncated, changed or swapped.
     """
-    for name in FILES:
+    for name in ADAPTER_FILES if ADAPTER in manifest.files else FILES:
         path = folder / name
         if name in skip or (name == TOKENIZER and name not in manifest.files and not path.exists()):
             continue

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from .config import ModelConfig
+from .low_rank import has_dropout
 from .ops import at_least_fp32, compute_dtype, rms_norm, rotate, swiglu
 
 Rotation = tuple[Tensor, Tensor]
@@ -52,7 +53,9 @@ class Llama(nn.Module):
             if self.activation_checkpointing and self.training:
                 from torch.utils.checkpoint import checkpoint  # imports torch._dynamo: a second, paid only here
 
-                x_BTD = checkpoint(layer, x_BTD, rotation, mask, store, use_reentrant=False, preserve_rng_state=False)
+                x_BTD = checkpoint(
+                    layer, x_BTD, rotation, mask, store, use_reentrant=False, preserve_rng_state=has_dropout(layer)
+                )
             else:
                 x_BTD = layer(x_BTD, rotation, mask, store)
         if cache:

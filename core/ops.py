@@ -66,10 +66,10 @@ class _RMSNorm(Function):
         inverse = _inverse_rms(high, ctx.eps)
         normal, weight = high * inverse, weight_D.to(high.dtype)
         along = grad * normal
-        grad_weight = along.flatten(0, -2).sum(0)
+        grad_weight = along.flatten(0, -2).sum(0).to(weight_D.dtype) if ctx.needs_input_grad[1] else None
         mean = (along @ weight).unsqueeze(-1) / weight.shape[0]
         grad_x = torch.addcmul(grad * weight, normal, mean, value=-1).mul_(inverse)
-        return grad_x.to(x.dtype), grad_weight.to(weight_D.dtype), None, None
+        return grad_x.to(x.dtype), grad_weight, None, None
 
 
 class _SwiGLU(Function):

@@ -6,6 +6,7 @@ themselves, and what an allocator rounds up, is not counted.
 Legend: B rows, T positions, D hidden, F ffn, Q width of all queries, K width of all keys, N query heads, V vocab.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .config import Config
@@ -131,14 +132,18 @@ def head_bytes(shape: Shape, step: Step) -> int:
     A chunk's logits and their log-softmax are alive together. Autocast adds half-precision errors, and copies of the
     weight and of each chunk's part of its gradient.
     """
-    tokens = step.rows * step.length
+    tokens, rows = step.rows * step.length, chunk_rows(shape, step)
     half = step.width < FLOAT
-    rows = min(tokens, max(1, CHUNK_ELEMENTS // shape.vocab))
     errors = rows * (FLOAT + step.width * half)
     copy = shape.hidden * step.width * half
     chunk = shape.vocab * (copy + max(2 * FLOAT * rows, errors + copy))
     states = shape.hidden * (2 * step.width + FLOAT)  # all, the counted ones, their gradient
     return chunk + tokens * (states + INDEX)
+
+
+def chunk_rows(shape: Shape, step: Step) -> int:
+    """Tokens of one chunk of the loss."""
+    return min(step.rows * step.length, max(1, CHUNK_ELEMENTS // shape.vocab))
 
 
 def layout_bytes(shape: Shape, step: Step) -> int:
@@ -189,15 +194,14 @@ def peak(shape: Shape, step: Step) -> Moment:
     return max(moments(shape, step), key=lambda moment: moment.total)
 
 
-def largest_batch(config: Config, memory: int) -> int:
+def largest_batch(moments_at: Callable[[Step], tuple[Moment, ...]], step: Step, memory: int) -> int:
     """Rows of the largest micro-batch whose peak fits into `memory` bytes; 0 where not even one row does.
 
-    All else stays as configured: length, dtype, activation checkpointing, whether gradients accumulate.
+    All else of `step` stays: length, dtype, activation checkpointing, whether gradients accumulate.
     """
-    shape, step = shape_of(config), step_of(config)
 
     def fits(rows: int) -> bool:
-        return peak(shape, step._replace(rows=rows)).total <= memory
+        return max(moment.total for moment in moments_at(step._replace(rows=rows))) <= memory
 
     above = 1
     while fits(above):

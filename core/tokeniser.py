@@ -101,9 +101,17 @@ def end_of_document(tokeniser: Tokenizer, source: str) -> int:
     return end
 
 
-def encode(tokeniser: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of each text, whole: nothing is added, and a special token's name within a text is text like any other."""
+def encode(tokeniser: Tokenizer, texts: list[str], *, special: bool = False) -> list[list[int]]:
+    """Ids of each text, whole: nothing is added.
+
+    A special token's name within a text is text like any other, unless `special`: then it is that token.
+    """
     tokeniser.no_truncation()  # a tokenizer.json may ask for both
     tokeniser.no_padding()
-    tokeniser.encode_special_tokens = True
+    tokeniser.encode_special_tokens = not special
     return [encoding.ids for encoding in tokeniser.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def special_names(tokeniser: Tokenizer) -> tuple[str, ...]:
+    """The names of the tokens that no text may write by itself, such as the end of a document."""
+    return tuple(token.content for token in tokeniser.get_added_tokens_decoder().values() if token.special)

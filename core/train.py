@@ -117,11 +117,13 @@ def validate(model: Llama, held_out: Iterable[Batch], dtype: str = "float32") ->
     model.eval()
     total, tokens = 0.0, 0
     device = model.lm_head.weight.device
-    for batch in held_out:
-        with torch.no_grad(), autocast(dtype, device):
-            total += float(loss(model, _moved(batch, device), tokens=1))
-        tokens += int((batch.labels_BT != IGNORE).sum())
-    model.train(was_training)
+    try:
+        for batch in held_out:
+            with torch.no_grad(), autocast(dtype, device):
+                total += float(loss(model, _moved(batch, device), tokens=1))
+            tokens += int((batch.labels_BT != IGNORE).sum())
+    finally:
+        model.train(was_training)
     return total / tokens, tokens
 
 

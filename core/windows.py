@@ -1,6 +1,7 @@
 """Whole-number arithmetic of windows, shards, micro-batches and the position in a run."""
 
-from collections.abc import Iterator
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 
 
 def window_count(tokens: int, length: int) -> int:
@@ -42,3 +43,22 @@ def spread(count: int, limit: int) -> list[int]:
     """`limit` of `count` windows, evenly spread and in order; all of them where `limit` is 0 or larger."""
     chosen = min(count, limit or count)
     return [index * count // chosen for index in range(chosen)]
+
+
+def fill_rows(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Which items share a row of `size`: each length, none above `size`, goes once and whole where it fits best.
+
+    Best fit in falling order (Johnson et al. 1974): at most 11/9 of the fewest rows possible, and 4 more.
+    """
+    rows: list[list[int]] = []
+    spaces: list[tuple[int, int]] = []  # what is left of a row, and its number; in order
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        place = bisect_left(spaces, (lengths[item], -1))
+        if place == len(spaces):
+            rows.append([])
+            left, row = size, len(rows) - 1
+        else:
+            left, row = spaces.pop(place)
+        rows[row].append(item)
+        insort(spaces, (left - lengths[item], row))
+    return rows

@@ -38,5 +38,5 @@ def small_config(paths: list[str], *overrides: tuple[str, Any]) -> Config:
     tables["data"]["paths"] = paths
     for dotted, value in overrides:
         table, key = dotted.split(".")
-        tables[table][key] = value
+        tables.setdefault(table, {})[key] = value
     return parse_config(tables, "small_run")

@@ -101,7 +101,7 @@
         axes: [axis(32), { ...axis(58, (u, splits) => splits.map(label)), ...(logarithmic && { splits: ticksAt, filter: (u, splits) => splits }) }],
         cursor: { sync: { key: "steps" }, points: { size: 7 } },
         hooks: { draw: [marks(levels, ticks)] },
-        padding: [10, 12, 0, 0],
+        padding: [10, 24, 0, 0], // room for half of the last label,
       },
       data,
       element,

@@ -12,7 +12,7 @@ from filelock import FileLock
 from andon.cli import cli
 from tests.small_run import TABLES, write_corpus
 
-pytestmark = pytest.mark.tier2
+pytestmark = pytest.mark.tier3
 
 
 def toml(tables: dict[str, dict[str, object]]) -> str:

@@ -48,7 +48,7 @@ def test_a_red_step_shows_what_failed_and_how_to_see_it_alone(tmp_path: Path) ->
     assert "\x1b" not in done.stdout
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_json_is_json_alone(tmp_path: Path) -> None:
     """Behaviour: with --json stdout is one JSON document; judging again afterwards says the same and runs nothing."""
     done = andon(tmp_path, "run", "small", "--json")
@@ -81,7 +81,7 @@ def listening() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 @pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"])
 def test_a_stopped_run_leaves_no_command_behind(tmp_path: Path, number: int, code: int) -> None:

@@ -17,8 +17,12 @@ import torch
 from andon.log import read_log
 from andon.run import CACHE, run
 from core import data, model
-from core.config import ModelConfig, RopeScaling, known_keys
+from core.config import ModelConfig, QloraConfig, RopeScaling, known_keys
 from core.interchange import load_model
+from core.lora import add_lora, lora_parameters
+from core.loss import loss
+from core.quant import quantize_model
+from core.train import prepare
 from tests.small_run import small_config, write_corpus
 
 pytestmark = pytest.mark.tier3
@@ -79,6 +83,17 @@ ROWS: dict[str, tuple[Changes, Any]] = {
         False,
     ),
 }
+# The same for the tables of adapters, which are observed in a few steps of their own.
+ADAPTER_ROWS: dict[str, Any] = {
+    "rank": 2,
+    "alpha": 3.0,
+    "dropout": 0.5,
+    "target_modules": ["q_proj"],
+    "use_rslora": True,
+    "rank_pattern": {"q_proj": 1},
+    "alpha_pattern": {"q_proj": 1.0},
+}
+ADAPTER_TABLES = {"lora": ADAPTER_ROWS, "qlora": ADAPTER_ROWS | {"double_quantization": False}}
 SCALING_ROWS = {
     "rope_type": {**LLAMA3, "rope_type": "linear"},
     "factor": {**LLAMA3, "factor": 8.0},
@@ -184,7 +199,8 @@ def digest_of_weights(folder: Path) -> str:
 def test_every_key_has_a_row() -> None:
     """Behaviour: the rows name the schema's keys, each once."""
     keys = {f"{table}.{key}" for table, names in known_keys().items() for key in names}
-    assert keys == set(ROWS)
+    adapters = {f"{table}.{key}" for table, rows in ADAPTER_TABLES.items() for key in rows}
+    assert keys == set(ROWS) | adapters
     assert set(RopeScaling.model_fields) == set(SCALING_ROWS)
 
 
@@ -198,6 +214,32 @@ def test_key_changes_something(key: str, observe: Callable[[Changes], str]) -> N
 def test_equal_runs_look_equal(observe: Callable[[Changes], str]) -> None:
     """Behaviour: two runs of one configuration look the same, or the rows above would prove nothing."""
     assert observe([]) == observe([])
+
+
+def adapted(table: str, *changes: tuple[str, Any]) -> str:
+    """What three steps of an adapter look like: losses, and a hash of its factors."""
+    config = small_config([], (f"{table}.rank", 4), *((f"{table}.{key}", value) for key, value in changes))
+    settings = config.lora if table == "lora" else config.qlora
+    base = model.build(config.model, config.training.seed)
+    if isinstance(settings, QloraConfig):
+        quantize_model(base, settings.double_quantization)
+    add_lora(base, settings, torch.Generator().manual_seed(1))
+    state, tokens_BT, losses = prepare(base, config), torch.arange(24).reshape(2, 12), []
+    for _ in range(3):
+        value = loss(base, data.Batch(tokens_BT, tokens_BT + 1, None))
+        value.backward()
+        state.optimizer.step()
+        losses.append(value.item())
+    factors = b"".join(f.detach().numpy().tobytes() for f in lora_parameters(base, "default").values())
+    return f"{losses} {hashlib.sha256(factors).hexdigest()}"
+
+
+@pytest.mark.parametrize(("table", "key"), [(table, key) for table, rows in ADAPTER_TABLES.items() for key in rows])
+def test_adapter_key_changes_something(table: str, key: str) -> None:
+    """Behaviour: three steps that differ in one key differ in a loss or a factor, and otherwise do not."""
+    plain = adapted(table)
+    assert plain == adapted(table)
+    assert plain != adapted(table, (key, ADAPTER_TABLES[table][key]))
 
 
 @pytest.mark.parametrize("key", SCALING_ROWS)

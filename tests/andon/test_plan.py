@@ -71,12 +71,14 @@ def test_json_holds_every_size_in_bytes(small: Path) -> None:
     working = 2 * tokens * 24 * 4 + tokens * 8 * 4
     assert {
         "method": "full",
+        "rank": None,
         "rows": 3,
         "sequence_length": 16,
         "dtype": "float32",
         "activation_checkpointing": False,
         "accumulation_steps": 2,
         "parameters": {"embedding": 800, "attention": 384, "mlp": 1152, "norms": 40, "head": 800, "total": 3176},
+        "trainable": 3176,
         "bytes": {
             "weights": every,
             "gradients": every,
@@ -101,6 +103,46 @@ def test_the_table_is_narrow_and_tells_gb_from_gib(small: Path) -> None:
     assert ["weights", "26,953,662,464", "26.954", "25.103", "26.954"] in [line.split() for line in lines]
     assert "141.000 GB (131.316 GiB): micro-batches of up to" in lines[-1]
     assert "memory" not in plan(small).stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "rank", "trainable", "share"),
+    [("lora", "124m", 16, "1,179,648", "0.73%"), ("qlora", "7b", 64, "67,108,864", "1.00%")],
+)
+def test_trainable_parameters_are_printed(method: str, config: str, rank: int, trainable: str, share: str) -> None:
+    """Reference: 2 r x (inputs + outputs) over q, k, v and o of every layer; and their share of all."""
+    result = plan(ROOT / "configs" / f"{config}.toml", "--method", method)
+    assert result.exit_code == 0, result.output
+    assert ["trainable", trainable, share] in [line.split() for line in result.stdout.splitlines()]
+    assert f"of rank {rank}" in result.stdout
+    assert max(map(len, result.stdout.splitlines()[1:])) <= 100
+
+
+def test_7b_qlora_of_rank_64_takes_at_most_6_gb() -> None:
+    """Reference: the published claim: batch 1, length 512, activation checkpointing, bf16, double quantisation."""
+    changes = {
+        "training.batch_size": "1",
+        "training.accumulation_steps": "1",
+        "training.dtype": "bfloat16",
+        "training.activation_checkpointing": "true",
+        "data.sequence_length": "512",
+        "qlora.rank": "64",
+        "qlora.double_quantization": "true",
+    }
+    overrides = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    found = json.loads(plan(ROOT / "configs" / "7b.toml", "--method", "qlora", *overrides, "--json").stdout)
+    assert (64, 67_108_864, 1, 512) == tuple(found[key] for key in ("rank", "trainable", "rows", "sequence_length"))
+    assert 5.0e9 < found["peak"]["total"] <= 6.0e9
+
+
+def test_an_adapter_that_does_not_fit_is_refused(small: Path) -> None:
+    """Behaviour: an unknown target and too high a rank are mistakes of the configuration: exit code 2, one message."""
+    unknown = plan(small, "--method", "lora", "--set", 'lora.target_modules=["c_attn"]')
+    assert unknown.exit_code == 2
+    assert "target_modules: 'c_attn' matches no module; the linear ones end in down_proj, gate_proj" in unknown.stderr
+    high = plan(small, "--method", "qlora")
+    assert high.exit_code == 2
+    assert "rank=64 is above the smaller side of model.layers.0.self_attn.q_proj (8 x 8)" in high.stderr
 
 
 def test_memory_too_small_for_a_row_says_what_helps() -> None:

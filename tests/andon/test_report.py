@@ -137,6 +137,28 @@ def test_it_shows_the_run(run: Path) -> None:
 
 
 @pytest.mark.tier2
+def test_it_shows_what_was_fine_tuned(run: Path) -> None:
+    """Behaviour: a row for each adapter: share, memory, losses, and whether the frozen model is what it was."""
+    tuned: dict[str, Any] = {"method": "lora", "rank": 8, "base": "demo/checkpoints/step-6", "base_unchanged": True}
+    tuned |= {"trained_parameters": 1000, "all_parameters": 50_000, "loss_before": 3.5, "loss_after": 3.25}
+    row = {"finetune": tuned, "steps": 60, "peak_bytes": 12_345_678}
+    broken: dict[str, Any] = {"finetune": tuned | {"method": "qlora", "base_unchanged": False, "loss_after": None}}
+    broken |= {"steps": 3, "peak_bytes": None}
+    (run / "result.json").write_text(json.dumps(RESULT | {"finetunes": [row, broken]}))
+    text = Page(render_report(run, verdict(PASSED))).text
+    where = "steps on demo/checkpoints/step-6"
+    assert f"LoRA, rank 8 60 {where} 1,000 2.00% 12.3 MB 3.500 3.250 unchanged" in text
+    assert f"QLoRA, in 4 bits, rank 8 3 {where} 1,000 2.00% not measured 3.500 not measured CHANGED" in text
+    assert "Training the whole model" not in text
+    (run / "result.json").write_text(json.dumps(RESULT | {"finetunes": [row], "peak_bytes": 59_000_000}))
+    assert "Training the whole model took 59.0 MB." in Page(render_report(run, None)).text
+    (run / "result.json").write_text(json.dumps(RESULT | row))
+    assert f"60 {where}" in Page(render_report(run, None)).text
+    (run / "result.json").write_text(json.dumps(RESULT))
+    assert "Fine-tuned" not in Page(render_report(run, None)).text
+
+
+@pytest.mark.tier2
 def test_what_was_not_measured_is_never_a_number(run: Path) -> None:
     """Behaviour: a run that was killed shows no figure, no typical step and no configuration, and says why."""
     for name in ("result.json", "config.json", "trace.jsonl"):

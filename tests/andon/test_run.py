@@ -40,7 +40,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in read_log(folder)]
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_tracing_changes_nothing(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: losses with and without tracing are bitwise equal, and the trace holds each step with its phases."""
     config = small_config(paths)
@@ -81,7 +81,7 @@ def test_non_finite_run_ends_with_code_5(paths: list[str], tmp_path: Path) -> No
     assert "Lower training.learning_rate" in said[-1]
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
     for name in [name for name in sys.modules if name.partition(".")[0] in ("opentelemetry", "tracing")]:
@@ -113,7 +113,7 @@ def test_signal_ends_after_the_step(number: signal.Signals, paths: list[str], tm
     assert "train run end" == read_spans(tmp_path / "run" / "trace.jsonl").spans[-1].name
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_stop_is_noticed_between_steps(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: a signal in the middle of a step lets the step finish; the resumed run equals the undisturbed one."""
     config = small_config(paths, ("checkpoint.every_steps", 0))

@@ -98,9 +98,9 @@ def tokenizer_file(folder: Path) -> Path:
     return folder / "given.json"
 
 
-def assert_refused(folder: Path, config: Config, complaint: str) -> None:
+def assert_refused(folder: Path, config: Config, complaint: str, state: TrainState | None = None) -> None:
     """Loading fails with the complaint and has changed nothing."""
-    state = new_state(config, seed=9)
+    state = state or new_state(config, seed=9)
     before = fingerprint(state)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(folder, state, config)

@@ -47,6 +47,12 @@ def test_defaults_are_those_people_know() -> None:
     )
 
 
+def test_alpha_is_twice_the_rank_where_not_given() -> None:
+    """Behaviour: in both tables, and what is given counts."""
+    config = parse(lora={"rank": 5}, qlora={"alpha": 3})
+    assert (10.0, 3.0, 128.0) == (config.lora.resolved_alpha, config.qlora.resolved_alpha, parse().qlora.resolved_alpha)
+
+
 # table, key, a value that breaks the key's own rule, the rule as the message says it
 BROKEN: list[tuple[str, str, Any, str]] = [
     *(
@@ -108,6 +114,24 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("data", "paths", "corpus.txt", "input should be a valid list"),
     ("data", "text_field", 3, "input should be a valid string"),
     ("data", "tokenizer", 3, "input should be a valid string"),
+    *(
+        (table, *rule)
+        for table in ("lora", "qlora")
+        for rule in [
+            ("rank", 0, "input should be greater than 0"),
+            ("rank", 8.0, "input should be a valid integer"),
+            ("alpha", 0, "input should be greater than 0"),
+            ("alpha", float("inf"), "input should be a finite number"),
+            ("dropout", -0.1, "input should be greater than or equal to 0"),
+            ("dropout", 1.0, "input should be less than 1"),
+            ("target_modules", 3, "input should be a list of names, or one string"),
+            ("target_modules", None, "input should be a list of names, or one string"),
+            ("use_rslora", 1, "input should be a valid boolean"),
+            ("rank_pattern", 4, "input should be a valid dictionary"),
+            ("alpha_pattern", "q_proj", "input should be a valid dictionary"),
+        ]
+    ),
+    ("qlora", "double_quantization", 1, "input should be a valid boolean"),
 ]
 
 
@@ -167,6 +191,25 @@ def test_no_key_is_without_a_rule_that_is_tested() -> None:
             {"data": {"sequence_length": 4096}},
             "data.sequence_length=4096 is beyond model.max_position_embeddings=2048; lower one or raise the other",
         ),
+        (
+            {"lora": {"target_modules": []}},
+            'lora: target_modules is empty; name modules such as "q_proj", or "all-linear"',
+        ),
+        (
+            {"qlora": {"target_modules": "q_proj("}},
+            (
+                "qlora: 'q_proj(' is no regular expression (missing ), unterminated subpattern at position 6); "
+                "correct the pattern"
+            ),
+        ),
+        (
+            {"lora": {"rank_pattern": {"*": 3}}},
+            "lora: '*' is no regular expression (nothing to repeat at position 0); correct the pattern",
+        ),
+        (
+            {"lora": {"alpha_pattern": {"[": 3}}},
+            "lora: '[' is no regular expression (unterminated character set at position 0); correct the pattern",
+        ),
     ],
 )
 def test_impossible_combinations_are_refused_with_both_values_and_a_remedy(
@@ -186,6 +229,8 @@ def test_impossible_combinations_are_refused_with_both_values_and_a_remedy(
         {"training": {"max_steps": 0}, "schedule": {"warmup_steps": 10_000}},
         {"data": {"sequence_length": 2048}},
         {"training": {"learning_rate": 1}},
+        {"lora": {"target_modules": ["*"], "rank_pattern": {".*": 1}, "alpha_pattern": {"q_proj": 0.5}}},
+        {"qlora": {"target_modules": "all-linear", "alpha": 16}},
     ],
 )
 def test_what_is_at_a_rules_edge_is_accepted(tables: dict[str, Any]) -> None:
@@ -230,7 +275,10 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
         ({"data": {"epochs": 3}}, "data.epochs=3: unknown key; the right key is 'training.epochs'"),
         (
             {"optimiser": {}},
-            "optimiser={}: unknown key; known here: model, training, schedule, data, validation, checkpoint",
+            (
+                "optimiser={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
+                "lora, qlora"
+            ),
         ),
         ({"trainign": {}}, "trainign={}: unknown key; did you mean 'training'?"),
         ({"schedule": {"zzz": 1}}, "schedule.zzz=1: unknown key; known here: type, warmup_steps, min_ratio"),

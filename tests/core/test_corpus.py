@@ -190,7 +190,7 @@ def test_a_python_without_sources_is_told_to_name_text(tmp_path: Path, monkeypat
         find_sources([])
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_the_interpreters_own_library_is_a_corpus() -> None:
     """Behaviour: megabytes of Python, the same in the same order each time, with nothing of the test suites."""
     sources = find_sources([])

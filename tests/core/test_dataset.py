@@ -23,8 +23,6 @@ from core.shards import Encoded, open_store, read_tokens, write_store
 from core.tokeniser import TokeniserError, encode, load_tokeniser, train_tokeniser
 from core.windows import batches_per_epoch, following, micro_batch_sizes, run_steps, shard_pieces, spread
 
-pytestmark = pytest.mark.tier2
-
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=8)
 TOKENISER = train_tokeniser([Path(__file__).read_text(encoding="utf-8")], 400)
 
@@ -65,6 +63,7 @@ def lines(word: str, count: int = 30) -> str:
     return "".join(f"{word} {number} says {word * 2}\n" for number in range(count))
 
 
+@pytest.mark.tier2
 def test_a_corpus_becomes_two_splits_of_its_tokens(tmp_path: Path) -> None:
     """Behaviour: every document is on one side, whole, closed by one END; bytes are those of its text."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"), c=lines("cat"))
@@ -81,6 +80,7 @@ def test_a_corpus_becomes_two_splits_of_its_tokens(tmp_path: Path) -> None:
     assert set(texts[0]).isdisjoint(texts[1])
 
 
+@pytest.mark.tier2
 def test_tokens_are_used_again_until_something_changes(tmp_path: Path) -> None:
     """Behaviour: a changed source, tokeniser or layout is noticed; seed, fraction and length change no token."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"))
@@ -97,6 +97,7 @@ def test_tokens_are_used_again_until_something_changes(tmp_path: Path) -> None:
     assert ["tokens written", "tokens re-used"] == [note({"tokenizer": str(tmp_path / "tokenizer.json")}) for _ in "ab"]
 
 
+@pytest.mark.tier2
 def test_a_given_tokeniser_is_used_as_it_is(tmp_path: Path) -> None:
     """Behaviour: its ids are the corpus's, and it lies beside the shards."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"))
@@ -109,6 +110,7 @@ def test_a_given_tokeniser_is_used_as_it_is(tmp_path: Path) -> None:
     assert [found.end, *encode(given, [text])[0], found.end] == tokens.tolist()
 
 
+@pytest.mark.tier2
 def test_a_tokeniser_that_does_not_fit_the_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     """Behaviour: ids beyond model.vocab_size, or no end of document, end in one error and an untouched disk."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"))
@@ -123,6 +125,7 @@ def test_a_tokeniser_that_does_not_fit_the_model_is_refused_before_anything_is_w
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.tier2
 def test_a_corpus_shorter_than_one_sequence_is_refused(tmp_path: Path) -> None:
     """Behaviour: the message has both numbers and what to do."""
     table = words(tmp_path, a="ant bee", b="cat dog")
@@ -130,6 +133,7 @@ def test_a_corpus_shorter_than_one_sequence_is_refused(tmp_path: Path) -> None:
         open_dataset(config(data=table), tmp_path / "cache")
 
 
+@pytest.mark.tier2
 def test_many_small_documents_are_encoded_in_several_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: however texts are grouped for encoding, the tokens are the same."""
     rows = [json.dumps({"text": lines("ant", number + 1)}) for number in range(20)]
@@ -148,6 +152,7 @@ def order_of(text: str) -> tuple[str, int]:
     return word, int(number)
 
 
+@pytest.mark.tier3
 @given(LENGTHS, st.integers(1, 20), st.integers(1, 6), st.integers(1, 6), st.integers(1, 50))
 def test_an_epoch_predicts_every_token_once_from_the_one_before_it(
     lengths: list[int], length: int, rows: int, parts: int, shard_tokens: int
@@ -170,6 +175,7 @@ def test_an_epoch_predicts_every_token_once_from_the_one_before_it(
     assert Counter(pair for pair in pairwise(range(sum(lengths))) if pair[1] not in starts) == seen
 
 
+@pytest.mark.tier3
 @settings(max_examples=25)
 @given(LENGTHS, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(0, 1000), st.integers(0, 99))
 def test_a_run_taken_up_anywhere_goes_on_as_it_would_have(
@@ -186,12 +192,14 @@ def test_a_run_taken_up_anywhere_goes_on_as_it_would_have(
         assert [flat(step) for step in whole[taken:]] == [flat(step) for step in rest]
 
 
+@pytest.mark.tier2
 @given(st.integers(0, 2**70), st.integers(0, 300), st.integers(0, 1000))
 def test_an_order_is_a_permutation(seed: int, count: int, epoch: int) -> None:
     """Behaviour: each window once, whatever seed and epoch."""
     assert list(range(count)) == sorted(epoch_order(seed, count, epoch).tolist())
 
 
+@pytest.mark.tier2
 @given(
     st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(1, 10**6)), min_size=2, max_size=40),
     st.integers(0, 2**70),
@@ -210,6 +218,7 @@ def test_no_document_is_on_both_sides(rows: list[tuple[int, int]], seed: int, fr
     assert set(hashes[held_out].tolist()).isdisjoint(hashes[~held_out].tolist())
 
 
+@pytest.mark.tier3
 @given(LENGTHS, st.integers(1, 30), st.data())
 def test_tokens_are_where_they_were_put(lengths: list[int], shard_tokens: int, draw: st.DataObject) -> None:
     """Behaviour: any positions of the stream, in any order, through shards of any size."""
@@ -218,12 +227,14 @@ def test_tokens_are_where_they_were_put(lengths: list[int], shard_tokens: int, d
         assert positions == read_tokens(split.store, np.array(positions, int)).tolist()
 
 
+@pytest.mark.tier2
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_every_text_comes_back_from_its_tokens(text: str) -> None:
     """Behaviour: bytes are the alphabet, so nothing is unknown."""
     assert text == TOKENISER.decode(encode(TOKENISER, [text])[0], skip_special_tokens=False)
 
 
+@pytest.mark.tier3
 @given(st.lists(st.text(st.sampled_from("ab \n"), max_size=900), min_size=1, max_size=3))
 def test_cutting_a_document_loses_no_character(texts: list[str]) -> None:
     """Behaviour: pieces joined are the file, and none is empty or longer than the limit (here 256 characters)."""
@@ -238,6 +249,7 @@ def test_cutting_a_document_loses_no_character(texts: list[str]) -> None:
     assert all(0 < len(piece) <= 256 for piece in pieces)
 
 
+@pytest.mark.tier2
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 60))
 def test_pieces_of_shards_make_up_the_range(start: int, tokens: int, shard_tokens: int) -> None:
     """Behaviour: each token of a range stands in one piece, in order, within its shard."""
@@ -247,6 +259,7 @@ def test_pieces_of_shards_make_up_the_range(start: int, tokens: int, shard_token
     assert list(range(start, start + tokens)) == where
 
 
+@pytest.mark.tier2
 @given(st.integers(0, 200), st.integers(1, 50))
 def test_micro_batches_make_up_the_batch(rows: int, parts: int) -> None:
     """Behaviour: sizes add up, differ by one at most, and none is empty."""
@@ -257,6 +270,7 @@ def test_micro_batches_make_up_the_batch(rows: int, parts: int) -> None:
     assert min(rows, parts) == len(sizes)
 
 
+@pytest.mark.tier2
 @given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 5), st.integers(0, 50))
 def test_positions_count_the_steps_of_a_run(windows: int, batch_size: int, epochs: int, max_steps: int) -> None:
     """Behaviour: step number s is at batch s mod n of epoch s / n, for as many steps as the run has."""
@@ -269,6 +283,7 @@ def test_positions_count_the_steps_of_a_run(windows: int, batch_size: int, epoch
         position = following(*position, per_epoch)
 
 
+@pytest.mark.tier2
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_a_spread_is_in_order_and_within(count: int, limit: int) -> None:
     """Behaviour: as many as asked for, or all; none twice."""

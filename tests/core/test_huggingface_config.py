@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.config import ModelConfig, RopeScaling
-from core.huggingface_config import InterchangeError, dump_huggingface_config, load_huggingface_config
+from core.huggingface_config import NF4, InterchangeError, dump_huggingface_config, load_huggingface_config
 from tests.core.shapes import LLAMA3, SHAPE
 
 pytestmark = pytest.mark.tier1
@@ -66,7 +66,8 @@ def test_writes_old_and_new_keys_alike() -> None:
         ({"attention_bias": True}, "attention_bias=True"),
         ({"mlp_bias": True}, "mlp_bias=True"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: quant_method=None is not supported"),
+        ({"quantization_config": NF4 | {"bnb_4bit_quant_type": "fp4"}}, "bnb_4bit_quant_type='fp4' is not supported"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling: rope_type='yarn'"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters: rope_type='dynamic'"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),

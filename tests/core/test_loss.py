@@ -13,8 +13,8 @@ from core.data import Batch
 from core.loss import IGNORE, cross_entropy, loss
 from core.model import build
 from tests.core.shapes import SHAPE
-from tests.live import LiveBytes
 from tests.tolerances import TOLERANCE, distance
+from verify.live import LiveBytes
 
 ROWS, LENGTH, WIDTH, VOCAB = 3, 5, 4, 11
 COUNTED = 12  # of the 15 labels

@@ -175,7 +175,7 @@ def test_equal_texts_have_equal_hashes() -> None:
     assert 0 <= text_hash("a") != text_hash("b") < 1 << 64
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_a_full_disk_leaves_no_store(tmp_path: Path) -> None:
     """Behaviour: a real limit on file sizes, in a process of its own, ends in the same error."""
     script = (

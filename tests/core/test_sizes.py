@@ -1,6 +1,5 @@
 """Parameters and bytes by arithmetic, against built models and measured steps."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -8,35 +7,15 @@ import pytest
 import torch
 
 from core import loss, sizes
-from core.config import Config, load_config, parse_config
-from core.data import Batch
+from core.config import load_config
 from core.model import Llama, build
 from core.sizes import largest_batch, moments, parameters, peak, shape_of, step_of
-from core.train import accumulate, no_span, prepare
-from tests.live import LiveBytes
+from core.train import prepare
+from tests.core.steps import BLOCKS, CASES, TIED, WIDE, Case, config, nbytes, optimizer_step
+from verify.live import LiveBytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {"124m": 162_417_408, "1b": 1_100_048_384, "7b": 6_738_415_616}
-
-# Rows, length, logits in a chunk of the loss, model. The blocks dominate, the head does, the weights do; then a tied
-# head with grouped queries, heads wider than the model, a tied head that dominates, and many blocks.
-BLOCKS = (2, 64, 1 << 23, {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 128})
-HEAD = (4, 32, 1 << 16, {"hidden_size": 32, "intermediate_size": 96, "vocab_size": 4000})
-WEIGHTS = (1, 8, 1 << 23, {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "vocab_size": 500})
-TIED = (3, 48, 1 << 12, {"hidden_size": 64, "vocab_size": 900, "tie_word_embeddings": True, "num_key_value_heads": 2})
-WIDE = (2, 128, 1 << 23, {"hidden_size": 48, "intermediate_size": 128, "head_dim": 32, "vocab_size": 256})
-SUMMED = (1, 8, 1 << 23, {"hidden_size": 64, "vocab_size": 3000, "tie_word_embeddings": True})
-DEEP = (8, 40, 1 << 10, {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 12, "vocab_size": 64})
-Case = tuple[int, int, int, dict[str, Any]]
-
-
-def config(case: Case, **training: Any) -> Config:
-    """A small run."""
-    rows, length, _, model = case
-    shape = {"intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
-    batch = rows * training.get("accumulation_steps", 1)
-    tables = {"model": shape | model, "training": {"batch_size": batch} | training, "data": {"sequence_length": length}}
-    return parse_config(tables, "test")
 
 
 @pytest.mark.tier1
@@ -91,7 +70,7 @@ def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int
     """Behaviour: its peak is within memory, that of one row more is not; 0 where one row is too much."""
     run = load_config(CONFIGS / f"{name}.toml")
     shape, step = shape_of(run), step_of(run)
-    rows = largest_batch(run, memory)
+    rows = largest_batch(lambda step: moments(shape, step), step, memory)
     assert rows == 0 or peak(shape, step._replace(rows=rows)).total <= memory
     assert peak(shape, step._replace(rows=rows + 1)).total > memory
 
@@ -109,11 +88,7 @@ def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int
     ],
     ids=lambda training: " ".join(map(str, training.values())) or "plain",
 )
-@pytest.mark.parametrize(
-    "case",
-    [BLOCKS, HEAD, WEIGHTS, TIED, WIDE, SUMMED, DEEP],
-    ids=["blocks", "head", "weights", "tied", "wide", "summed", "deep"],
-)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_bytes_are_those_of_a_measured_step(
     case: Case, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +101,7 @@ def test_bytes_are_those_of_a_measured_step(
     run = config(case, **training)
     expected = moments(shape_of(run), step_of(run))
     state = prepare(build(run.model, 0), run)
-    optimizer_step(state, run)
+    assert expected[-1].gradients == optimizer_step(state, run)
     moments_kept = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
     weights = list(state.model.parameters())
     assert expected[-1].optimizer == nbytes(moments_kept)
@@ -136,31 +111,3 @@ def test_bytes_are_those_of_a_measured_step(
     state_bytes = expected[-1].weights + expected[-1].optimizer
     highest = max(moment.total for moment in expected)
     assert pytest.approx(measured.peak - state_bytes, rel=0.025) == highest - state_bytes
-
-
-def optimizer_step(state: Any, run: Config) -> None:
-    """One step over random tokens, every row two documents."""
-    rows, length = step_of(run)[:2]
-    accumulate(
-        state,
-        [packed(rows, length) for _ in range(run.training.accumulation_steps)],
-        run.training,
-        no_span,
-        defaultdict(float),
-    )
-    gradients = [parameter.grad for parameter in state.model.parameters()]
-    assert moments(shape_of(run), step_of(run))[-1].gradients == nbytes(gradients)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-
-
-def packed(rows: int, length: int) -> Batch:
-    """Random tokens, two documents a row."""
-    tokens_BT = torch.randint(0, 60, (rows, length))
-    documents_BT = (torch.arange(length) >= length // 2).long().expand(rows, length).contiguous()
-    return Batch(tokens_BT, tokens_BT.roll(-1, 1), documents_BT)
-
-
-def nbytes(tensors: list[Any]) -> int:
-    """Their bytes together."""
-    return sum(tensor.nbytes for tensor in tensors)

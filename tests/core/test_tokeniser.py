@@ -158,7 +158,7 @@ def test_a_sample_is_spread_evenly_and_keeps_what_is_small_whole() -> None:
     assert ["only"] == list(sample(["only"], 10**9, vocab_size=257))
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_training_gives_the_same_tokeniser_in_every_process() -> None:
     """Behaviour: neither the seed of Python's hashes nor the number of threads changes a merge."""
     script = (

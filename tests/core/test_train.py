@@ -16,8 +16,6 @@ from core.train import NonFiniteError, StepRecord, accumulate, no_span, prepare,
 from tests.small_run import small_config, write_corpus
 from tests.tolerances import distance
 
-pytestmark = pytest.mark.tier2
-
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -43,12 +41,14 @@ def weights(state: TrainState) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in state.model.parameters()]
 
 
+@pytest.mark.tier3
 def test_loss_falls(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: the loss after a run is well below that of its first step."""
     _, records = finished(paths, tmp_path, ("training.epochs", 5))
     assert records[-1].loss < records[0].loss - 1
 
 
+@pytest.mark.tier2
 def test_same_seed_same_run(plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path) -> None:
     """Behaviour: two runs of one configuration agree bitwise in every loss, norm and weight."""
     (one, first), (two, second) = plain, finished(paths, tmp_path)
@@ -56,6 +56,7 @@ def test_same_seed_same_run(plain: tuple[TrainState, list[StepRecord]], paths: l
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
 
 
+@pytest.mark.tier2
 def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: records number the steps from 1, count the labels of an epoch once, and time every phase."""
     config = small_config(paths)
@@ -79,6 +80,7 @@ def unequal_rows(config: Any) -> Batch:
     return Batch(tokens, labels, None)
 
 
+@pytest.mark.tier2
 def test_micro_batches_add_up() -> None:
     """Behaviour: gradients of eight micro-batches of unequal length equal those of one batch (float64, rtol 1e-10)."""
     config = small_config([])
@@ -97,6 +99,7 @@ def test_micro_batches_add_up() -> None:
         assert distance(many, one) < 1e-10
 
 
+@pytest.mark.tier2
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: a step with a loss that is not finite changes nothing, is marked, and training goes on."""
@@ -122,6 +125,7 @@ def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path
     assert 0 == state.skipped_in_a_row
 
 
+@pytest.mark.tier2
 def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: a finite loss with a gradient that is not finite changes no weight."""
     config = small_config(paths)
@@ -132,6 +136,7 @@ def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> Non
     assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
 
 
+@pytest.mark.tier2
 def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: the record of the last allowed skip is yielded, and then the run ends with the step in the message."""
     config = small_config(paths, ("training.max_skipped_steps", 3))
@@ -145,6 +150,7 @@ def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
     assert not next(steps).skipped
 
 
+@pytest.mark.tier2
 def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: a float16 run starts with a large loss scale, and an overflow halves it and skips the step."""
     config = small_config(paths, ("training.dtype", "float16"))
@@ -155,6 +161,7 @@ def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Pat
     assert 2.0**39 == state.loss_scale
 
 
+@pytest.mark.tier2
 def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: the scale is divided out again: the norm and AdamW's first moment do not know it, up to rounding."""
     config = small_config(paths, ("training.dtype", "float16"))
@@ -169,6 +176,7 @@ def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -
     assert all(distance(a, b) < 5e-2 for a, b in zip(results[1][1], results[0][1], strict=True))
 
 
+@pytest.mark.tier2
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_near_float32(
     dtype: str, plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path
@@ -182,6 +190,7 @@ def test_half_precision_stays_near_float32(
     assert record.loss != plain[1][0].loss
 
 
+@pytest.mark.tier2
 def test_activation_checkpointing_changes_nothing(
     plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path
 ) -> None:
@@ -190,6 +199,7 @@ def test_activation_checkpointing_changes_nothing(
     assert all(torch.equal(a, b) for a, b in zip(weights(plain[0]), weights(again), strict=True))
 
 
+@pytest.mark.tier2
 def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: validating changes neither mode, nor gradients, nor random numbers, and weighs tokens equally."""
     config = small_config(paths)

@@ -1,0 +1,54 @@
+"""`andon demo`: all parts leave evidence, a verdict and one report; a fine-tune alone takes the newest demo's model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from andon import demo
+from andon.run import RUNS
+from tests.andon.test_bad_input import toml
+from tests.small_run import TABLES, write_corpus
+from tests.tuning import andon
+
+pytestmark = pytest.mark.tier3
+
+ADAPTERS = ("--set", "lora.rank=2", "--set", "qlora.rank=4")
+
+
+def test_each_part_is_judged_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: training and both fine-tunes in one report; then one fine-tune of the same model by itself."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "SAMPLES", 2)
+    monkeypatch.setattr(demo, "SAMPLE_TOKENS", 8)
+    monkeypatch.setitem(demo.SHORT["training"], "max_steps", 8)
+    monkeypatch.setitem(demo.SHORT, "validation", {"max_sequences": 8})
+    shutil.copytree(Path(__file__).parents[2] / "configs", tmp_path / "configs")
+    tables: dict[str, Any] = {
+        **TABLES,
+        "data": {"sequence_length": 16, "paths": write_corpus(tmp_path / "corpus", documents=30)},
+    }
+    (tmp_path / "small.toml").write_text(toml(tables))
+
+    result = andon("demo", "small.toml", *ADAPTERS)
+    assert result.exit_code in (0, 1), result.output  # what so small a model has learned is another matter
+    (folder,) = RUNS.glob("demo-*")
+    page = (folder / "report.html").read_text()
+    whole = json.loads((folder / "result.json").read_text())
+    assert ["lora", "qlora"] == [each["finetune"]["method"] for each in whole["finetunes"]]
+    for method, rank in (("lora", 2), ("qlora", 4)):
+        evidence = json.loads(Path(f"reports/evidence/demo_{method}.json").read_text())["metrics"]
+        assert 0 == evidence["changed"]["value"]
+        assert evidence["loss_after_minus_before"]["value"] < 0
+        assert (folder / method / "checkpoints").is_dir()
+        assert f"demo_{method}.loss_after_minus_before" in page
+        assert f"{method}, rank {rank}: " in result.output
+    assert "demo.validation_loss_minus_bigram" in page
+
+    alone = andon("demo", "small.toml", "--part", "qlora", *ADAPTERS)
+    assert 0 == alone.exit_code, alone.output
+    (tuned,) = RUNS.glob("qlora-demo-*")
+    assert str(folder) in json.loads((tuned / "finetune.json").read_text())["base"]
+    assert "demo PASS: all (2 of 2 checks pass)" in alone.output

@@ -1,0 +1,149 @@
+"""`andon verify`: lists, explains and runs checks on what a user names, and exits with the severest code."""
+
+import json
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from andon.cli import cli
+
+pytestmark = pytest.mark.tier2
+SUBJECTS = """
+import torch
+from verify import Subject
+from tests.verify.small import Small, batch, loss
+
+class Leaks(Small):
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head(x + torch.tanh(self.mix(x.mean(1, keepdim=True))))
+
+subject = Subject(model=Small, batch=batch, loss=loss)
+leaks = Subject(model=Leaks, batch=batch, loss=loss, name="leaks")
+both = {"good": lambda: subject, "bad": leaks}
+model = Small()
+needs_one = lambda size: subject
+three = 3
+def broken():
+    raise RuntimeError("no data here")
+class Wrong:
+    loss = lambda self, model, batch: 3.5
+unaskable = Subject(model=Small, batch=batch, loss=lambda model, batch: 3.5)
+"""
+ONE = ("--only", "attention.causality")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A user's folder with a module of subjects; what was imported from it is forgotten afterwards."""
+    (tmp_path / "my_checks.py").write_text(SUBJECTS)
+    (tmp_path / "half.py").write_text("import absent_package.part\n")
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(1)\n")
+    (tmp_path / "faulty.py").write_text("x = 1\ny = x / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in ("my_checks", "half", "script", "faulty"):
+        sys.modules.pop(name, None)
+
+
+def run(*arguments: str) -> Result:
+    """The command line."""
+    return CliRunner().invoke(cli, ["verify", *arguments])
+
+
+def test_a_correct_subject_passes() -> None:
+    """Behaviour: exit code 0, and the first line says how much applied."""
+    result = run("my_checks:subject", *ONE)
+    assert (0, "1 checked", "subject: pass") == (
+        result.exit_code,
+        result.stdout.splitlines()[0],
+        result.stdout.splitlines()[1].partition(" (")[0],
+    )
+
+
+def test_a_fault_is_found_and_explained() -> None:
+    """Behaviour: exit code 1, with the numbers, why it is silent and where to look."""
+    result = run("my_checks:leaks", *ONE, "--quiet")
+    assert 1 == result.exit_code, result.output
+    assert "FOUND attention.causality: No logit depends on a later token." in result.stdout
+    for word in ("measured", "silent", "look"):
+        assert f"\n  {word} " in result.stdout
+
+
+def test_a_dict_is_all_its_subjects_and_the_severest_code() -> None:
+    """Behaviour: each subject is reported by name; JSON holds a list of reports and nothing else is printed."""
+    result = run("my_checks:both", *ONE, "--json")
+    reports = json.loads(result.stdout)
+    assert [("good", 0), ("bad", 1)] == [(report["subject"], report["exit_code"]) for report in reports]
+    assert 1 == result.exit_code
+
+
+def test_what_the_budget_leaves_out_is_no_pass() -> None:
+    """Behaviour: exit code 3 where nothing could be checked in time."""
+    result = run("my_checks:subject", *ONE, "--budget", "0")
+    assert (3, "0 checked, 1 not run (budget)") == (result.exit_code, result.stdout.splitlines()[0])
+
+
+def test_an_ignored_check_needs_its_reason() -> None:
+    """Behaviour: the reason is printed; without one, it is a usage error."""
+    both = ("--only", "attention.causality", "--only", "gradients.parameters")
+    result = run("my_checks:leaks", *both, "--ignore", "attention.causality", "--reason", "a prefix model")
+    assert 0 == result.exit_code, result.output
+    assert "ignored: a prefix model: attention.causality" in result.stdout
+    result = run("my_checks:leaks", "--ignore", "attention.causality")
+    assert (2, True) == (result.exit_code, "each check left out needs its own" in result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("my_checks", "names no subject; write package.module:subject"),
+        ("my_checks.py:subject", "names no subject; write package.module:subject"),
+        ("absent:subject", "there is no module 'absent'"),
+        ("my_checks:subjct", "my_checks has no 'subjct'; it has subject, leaks, unaskable"),
+        ("my_checks:model", "Small is a model; checks also need a batch and a loss: Subject(model=model"),
+        ("my_checks:needs_one", "is to return a Subject when called without arguments: missing a required argument"),
+        ("my_checks:three", "three: int is no Subject; give Subject(model="),
+        ("my_checks:broken", "raised RuntimeError: no data here"),
+        ("half:subject", "it needs absent_package, which is not installed: pip install absent_package"),
+        ("script:subject", "put what runs below `if __name__ == '__main__':`"),
+        ("faulty:subject", "faulty.py, line 2"),
+    ],
+)
+def test_what_is_no_subject_is_one_message(target: str, message: str) -> None:
+    """Behaviour: exit code 2, one message on stderr, no traceback."""
+    result = run(target)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_subject_that_cannot_be_asked_exits_2() -> None:
+    """Behaviour: a factory's mistake is explained once."""
+    result = run("my_checks:unaskable")
+    assert 2 == result.exit_code
+    assert 1 == result.stdout.count("CANNOT ASK subject")
+    assert "returned float, not a tensor" in result.stdout
+
+
+def test_the_list_and_the_explanation() -> None:
+    """Behaviour: each check is a line of at most 100 columns; one is explained in full; a misspelt one is refused."""
+    lines = run("--list").stdout.splitlines()
+    assert any(line.startswith("attention.causality ") for line in lines)
+    assert max(map(len, lines)) <= 100
+    text = run("--explain", "attention.causality").stdout
+    assert text.startswith("attention.causality: No logit depends on a later token.")
+    assert "Needs model, batch, loss." in text
+    result = run("--explain", "attention.causalty")
+    assert (2, True) == (result.exit_code, "closest: attention.causality" in result.stderr)
+
+
+def test_nothing_named_is_a_usage_error() -> None:
+    """Behaviour: without a subject the message says how one is named."""
+    result = run()
+    assert 2 == result.exit_code
+    assert "package.module:subject" in result.stderr

@@ -1,0 +1,208 @@
+"""Chat templates: what they write, and that a hostile one does nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from core.chat import ChatError, ChatTemplate, Turn, answer, load_template, render, turns
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TALK = [
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+    {"role": "assistant", "content": "four"},
+    {"role": "user", "content": "unanswered"},
+]
+
+
+def template(source: str, **tokens: str) -> ChatTemplate:
+    """A template as it would come with a model."""
+    return ChatTemplate(source, tokens, "model/chat_template.jinja")
+
+
+def said(source: str, messages: Any = TALK) -> dict[str, Any]:
+    """What the renderer answers, in this process."""
+    return answer({"template": source, "tokens": {}, "requests": [[messages, False]]})
+
+
+@pytest.mark.tier2
+def test_answers_are_learned_and_all_else_is_read() -> None:
+    """Behaviour: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
+    (found,) = turns(template(CHATML), [("a.jsonl:1", TALK)])
+    assert found == [
+        Turn("<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", learned=False),
+        Turn("two<|im_end|>\n", learned=True),
+        Turn("<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n", learned=False),
+        Turn("four<|im_end|>\n", learned=True),
+    ]
+
+
+@pytest.mark.tier3
+def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: each conversation gets its own turns, also where several processes render them."""
+    monkeypatch.setattr("core.chat.TOGETHER", 2)
+    talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
+    found = turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
+    assert [[str(n)] * (n + 1) for n in range(5)] == [[turn.text for turn in each if turn.learned] for each in found]
+
+
+@pytest.mark.tier1
+def test_writes_what_transformers_would() -> None:
+    """Behaviour: named tokens, `tojson` that keeps letters, `{% break %}` and `{% generation %}` are as there."""
+    source = "{{ bos_token }}{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{% generation %}\n"
+    source += "{{ m | tojson }}{% endgeneration %}{% endfor %}"
+    messages = [{"role": "é"}, {"role": "b"}]
+    content = {"template": source, "tokens": {"bos_token": "<s>"}, "requests": [[messages, True]]}
+    assert {"texts": ['<s>{"role": "é"}']} == answer(content)
+
+
+@pytest.mark.tier1
+def test_what_is_learned_does_not_depend_on_the_day() -> None:
+    """Behaviour: a template that asks for today's date takes its other branch."""
+    assert {"texts": ["none"]} == said("{{ strftime_now('%d') if strftime_now is defined else 'none' }}")
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append({'role': 'system', 'content': 'mine'}) }}",
+        "{{ cycler.__init__.__globals__.os.popen('touch owned').read() }}",
+        "{{ self._TemplateReference__context.environment.globals.update({}) }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os.system('touch owned') }}",
+        "{{ raise_exception.__globals__ }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        "{{ '\\ud800' }}",
+    ],
+)
+def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: what reaches for the interpreter, files or the conversation itself is an error and leaves no trace."""
+    monkeypatch.chdir(tmp_path)
+    talk = [dict(message) for message in TALK]
+    found = said(source, talk)
+    assert "error" in found or "Undefined" in found["texts"][0] or found["texts"] == [""], found
+    assert talk == TALK
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "took more than 1 s"),
+        ("{{ 7 ** 9999999999 }}", "took more than 1 s"),
+        ("{% set x = namespace(v='aa') %}{% for i in range(60) %}{% set x.v = x.v ~ x.v %}{% endfor %}", "MemoryError"),
+        ("{{ ('a' * 3 * 10 ** 9) | length }}", "MemoryError"),
+        ("{{ ('%3000000000d' % 1) | length }}", "MemoryError"),
+        ("{% for i in range(50) %}{{ 'a' * 99999 }}{% endfor %}", "more than 4,194,304 characters"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError"),
+    ],
+)
+def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
+    """Behaviour: time, memory and output are bounded; the error names the template and the next step."""
+    with pytest.raises(ChatError, match=r"model/chat_template.jinja: the chat template .*--chat-template") as caught:
+        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("{% for %}", "TemplateSyntaxError: line 1"),
+        ("{{ raise_exception('roles must alternate') }}", "TemplateError: roles must alternate, for a.jsonl:2"),
+        ("{{ 1 + 'a' }}", "TypeError"),
+        ("{{ messages | length }}", "writes a turn otherwise once another follows, for a.jsonl:1"),
+    ],
+)
+def test_template_that_fails_is_named(source: str, complaint: str) -> None:
+    """Behaviour: a template's own complaint comes with file, line and the sample that it was about."""
+    talks = [("a.jsonl:1", TALK), ("a.jsonl:2", TALK)]
+    if "raise" in source:
+        source = "{% if messages[0].content == 'odd' %}" + source + "{% endif %}"
+        talks[1] = ("a.jsonl:2", [{"role": "user", "content": "odd"}, *TALK[1:]])
+    with pytest.raises(ChatError) as caught:
+        turns(template(source), talks)
+    assert str(caught.value).startswith("model/chat_template.jinja: the chat template ")
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.tier1
+def test_conversation_without_an_answer_is_named() -> None:
+    """Behaviour: a conversation in which nobody answers is refused by file and line."""
+    with pytest.raises(ChatError, match=r"a\.jsonl:7: holds no message with the role 'assistant'"):
+        turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
+
+
+@pytest.mark.tier1
+def test_template_is_found_where_models_keep_it(tmp_path: Path) -> None:
+    """Behaviour: chat_template.jinja goes before tokenizer_config.json; of several there, the default one is taken."""
+    assert load_template(tmp_path) is None
+    fields: dict[str, Any] = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    assert load_template(tmp_path) is None
+    fields["chat_template"] = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    assert load_template(tmp_path) == ChatTemplate("d", tokens, str(tmp_path / "tokenizer_config.json"))
+    (tmp_path / "chat_template.jinja").write_text("j")
+    assert load_template(tmp_path) == ChatTemplate("j", tokens, str(tmp_path / "chat_template.jinja"))
+    file = tmp_path / "chat_template.jinja"
+    assert load_template(file) == ChatTemplate("j", {}, str(file))
+
+
+@pytest.mark.tier2
+def test_template_of_a_gguf_file(tmp_path: Path) -> None:
+    """Behaviour: a GGUF file's template comes with the names of its first and last token; without one there is none."""
+    for name, chat in (("plain", None), ("chat", "{{ eos_token }}")):
+        writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
+        writer.add_token_list(["a", "<end>"])
+        writer.add_eos_token_id(1)
+        writer.add_tensor("x", np.zeros(1, np.float32))
+        if chat:
+            writer.add_chat_template(chat)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    assert load_template(tmp_path / "plain.gguf") is None
+    path = tmp_path / "chat.gguf"
+    assert load_template(path) == ChatTemplate("{{ eos_token }}", {"eos_token": "<end>"}, str(path))
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "is no JSON object"),
+        ('{"chat_template": 3}', "chat_template is no text"),
+        ('{"chat_template": "\\ud800"}', "chat_template is no text"),
+    ],
+)
+def test_damaged_configuration_is_named(content: str, complaint: str, tmp_path: Path) -> None:
+    """Behaviour: a tokenizer_config.json that cannot be read is named, and so is a template that is no text."""
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(content)
+    with pytest.raises(ChatError, match=f"{path.name}: {complaint}"):
+        load_template(tmp_path)
+
+
+@pytest.mark.tier1
+def test_absent_template_is_named(tmp_path: Path) -> None:
+    """Behaviour: a file that is not there, or is no text, is refused by name."""
+    with pytest.raises(ChatError, match=r"absent\.jinja: cannot be read"):
+        load_template(tmp_path / "absent.jinja")
+    (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ChatError, match=r"binary\.jinja: is no text"):
+        load_template(tmp_path / "binary.jinja")

@@ -1,0 +1,67 @@
+"""Loading in 4 bits: the same codes as of the loaded model, without ever holding that."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.config import QloraConfig
+from core.huggingface import export_huggingface
+from core.interchange import load_model
+from core.model import Llama, build
+from core.quant import NF4Linear, QuantError, quantize_model
+from tests.core.foreign import logits, new_model
+from tests.core.test_gguf import write_gguf
+from verify.live import LiveBytes
+
+
+def written(model: Llama, kind: str, folder: Path) -> Path:
+    """The model in a file or directory of that kind."""
+    if kind == "gguf":
+        write_gguf(folder / "m.gguf", model)
+        return folder / "m.gguf"
+    export_huggingface(model, folder / "hf")
+    return folder / "hf"
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("kind", ["directory", "gguf"])
+def test_loading_quantised_is_quantising_what_was_loaded(kind: str, double: bool, tmp_path: Path) -> None:
+    """Behaviour: the same codes and values, whatever holds the weights, in the dtype asked for."""
+    path = written(new_model(), kind, tmp_path)
+    expected, _ = load_model(path, torch.bfloat16)
+    quantize_model(expected, double)
+    loaded, _ = load_model(path, torch.bfloat16, QloraConfig(double_quantization=double))
+    theirs, ours = expected.state_dict(), loaded.state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    assert torch.equal(logits(expected), logits(loaded))
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize("kind", ["directory", "gguf"])
+def test_loading_quantised_never_holds_the_whole_model(kind: str, tmp_path: Path) -> None:
+    """Behaviour: the most tensor bytes alive while loading are well below those of the unquantised model."""
+    shape: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6, "vocab_size": 100}
+    model = build(new_model(**shape).config, 0)
+    path = written(model, kind, tmp_path)
+    full = sum(parameter.nbytes for parameter in model.parameters())
+    with LiveBytes() as loading:
+        quantized, _ = load_model(path, quantise=QloraConfig())
+    assert loading.peak < full / 2
+    assert loading.live < full / 5
+    assert any(isinstance(module, NF4Linear) for module in quantized.modules())
+
+
+@pytest.mark.tier2
+def test_a_file_with_nan_is_refused_when_quantised(tmp_path: Path) -> None:
+    """Behaviour: by the tensor's name."""
+    model = new_model()
+    with torch.no_grad():
+        model.get_parameter("model.layers.0.mlp.down_proj.weight")[0, 0] = math.inf
+    export_huggingface(model, tmp_path / "hf")
+    with pytest.raises(QuantError, match=r"model\.layers\.0\.mlp\.down_proj\.weight holds infinity or NaN"):
+        load_model(tmp_path / "hf", quantise=QloraConfig())
