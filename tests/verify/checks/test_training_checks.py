@@ -1,0 +1,112 @@
+"""Checks of training: clean code of several habits passes, and each bug planted into it is found by its check."""
+
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from tests.verify import loops
+from verify.checks import CHECKS
+from verify.runner import check
+from verify.subject import Subject
+
+AREAS = (
+    "accumulation", "adapters", "clipping", "evaluation", "memory", "optimizer", "quantisation", "resume", "schedule",
+    "updates",
+)  # fmt: skip
+
+
+class Bug(NamedTuple):
+    """An exchange of text in loops.py that must be found (tests/verify/bugs.toml)."""
+
+    name: str
+    subject: str
+    before: str  # unique in the file
+    after: str
+    found_by: str
+
+
+FILE = Path(loops.__file__).with_name("bugs.toml")
+BUGS = [Bug(**values) for values in tomllib.loads(FILE.read_text(encoding="utf-8"))["bugs"]]
+
+
+def planted(bug: Bug) -> Subject:
+    """The subject from the file with this bug in it."""
+    source = Path(loops.__file__).read_text(encoding="utf-8")
+    assert 1 == source.count(bug.before), f"{bug.name}: {source.count(bug.before)} places"
+    module = ModuleType("loops_with_a_bug")
+    sys.modules[module.__name__] = module
+    exec(compile(source.replace(bug.before, bug.after), f"<{bug.name}>", "exec"), module.__dict__)  # noqa: S102
+    return getattr(module, bug.subject)()
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize("name", loops.SUBJECTS)
+def test_clean_code_passes(name: str) -> None:
+    """Behaviour: no check of training finds anything in clean code, and each area has something to say of it."""
+    report = check(loops.SUBJECTS[name](), only=AREAS)
+    assert [] == [(finding.check, finding.message) for finding in report.findings]
+    assert len(report.passed) > 10
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+    "SGD with decay": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    "Adam with L2": lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-2),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-3),
+    "AdamW one by one": lambda p: torch.optim.AdamW(p, lr=1e-3, foreach=False),
+    "AdamW amsgrad": lambda p: torch.optim.AdamW(p, lr=1e-3, amsgrad=True),
+    "AdamW capturable": lambda p: torch.optim.AdamW(p, lr=torch.tensor(1e-3), fused=True),
+    "NAdam": lambda p: torch.optim.NAdam(p, lr=1e-3),
+    "RAdam": lambda p: torch.optim.RAdam(p, lr=1e-3),
+    "Adamax": lambda p: torch.optim.Adamax(p, lr=1e-3),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-2),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
+}
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_other_optimizers_pass(name: str, dtype: torch.dtype) -> None:
+    """Behaviour: what torch ships is not accused, of Adam's kind or not, nor is a plain step around it."""
+
+    def build(model: nn.Module) -> torch.optim.Optimizer:
+        return OPTIMIZERS[name](list(model.parameters()))
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[loops.Batch]) -> dict[str, float]:
+        optimizer.zero_grad()
+        losses = [loops.mean_loss(model, batch) / len(batches) for batch in batches]
+        for loss in losses:
+            loss.backward()
+        optimizer.step()
+        return {"loss": float(sum(loss.detach() for loss in losses))}
+
+    report = check(replace(loops.own(dtype), optimizer=build, step=step), only=AREAS)
+    assert [] == [(finding.check, finding.message) for finding in report.findings]
+
+
+@pytest.mark.tier3
+@pytest.mark.filterwarnings("ignore")  # some bugs are warned of by torch
+@pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])
+def test_each_bug_is_found(bug: Bug) -> None:
+    """Behaviour: the check that is about it finds the bug, with numbers, and the clean code passes it."""
+    report = check(planted(bug), only=[bug.found_by])
+    assert [bug.found_by] == [finding.check for finding in report.findings]
+    assert not report.findings[0].mistake, report.findings[0].message
+    assert any(character.isdigit() for character in report.findings[0].message)
+
+
+@pytest.mark.tier2
+def test_each_check_of_training_finds_a_bug() -> None:
+    """Behaviour: no check is without a bug that it finds."""
+    ours = {each.name for each in CHECKS if each.name.partition(".")[0] in AREAS}
+    assert set() == ours - {bug.found_by for bug in BUGS}

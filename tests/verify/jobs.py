@@ -1,0 +1,23 @@
+"""Jobs for the planting engine's own tests: each runs in a process of its own."""
+
+import importlib
+import os
+import time
+
+from verify.plant import Fault
+
+
+def answer(fault: Fault | None, wish: str) -> object:
+    """What the house's rooms answer; wished otherwise, this process dies, hangs, raises, or plants too late."""
+    del fault
+    if wish == "die":
+        os._exit(7)
+    if wish == "hang":
+        time.sleep(600)  # longer than anybody waits: this is what is killed
+    if wish == "raise":
+        raise ValueError("as planned")
+    if wish == "twice":
+        importlib.import_module("verify.closeness")
+        plant = importlib.import_module("verify.plant").plant
+        plant(Fault("late", "area", "pattern", "", "", "verify.closeness", "0.0", "1.0"))
+    return importlib.import_module("house.rooms").answer()

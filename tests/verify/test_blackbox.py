@@ -1,0 +1,35 @@
+"""Faults that fit around any subject: each one shows, and none goes where the factory is missing."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.verify.small import small
+from verify.blackbox import BLACKBOX, NAMED
+from verify.vitals import changes, vitals
+
+ALWAYS = ("model", "loss")  # what every subject has
+RARE = {"labels-ignored-counted", "dropout-in-eval"}  # show only where something is ignored; are another each time
+
+
+@pytest.mark.tier3
+def test_the_same_subject_shows_nothing() -> None:
+    """Behaviour: what is seen of a subject is the same each time, and of another it is not."""
+    assert [] == changes(small(), vitals(small()))
+    changed = replace(small(), loss=lambda model, batch: 1.01 * small().loss(model, batch))
+    assert changes(changed, vitals(small()))
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize("name", [fault.id for fault in BLACKBOX if fault.factory in ALWAYS and fault.id not in RARE])
+def test_a_fault_of_what_every_subject_has_is_live(name: str) -> None:
+    """Behaviour: planted into a small subject, something that can be seen of it differs."""
+    planted = NAMED[name].plant(small())
+    assert planted
+    assert changes(planted, vitals(small()))
+
+
+@pytest.mark.tier1
+def test_a_fault_without_its_factory_is_not_planted() -> None:
+    """Behaviour: what a subject lacks cannot be wrong."""
+    assert all(fault.plant(small()) is None for fault in BLACKBOX if fault.factory == "resume")

@@ -1,0 +1,41 @@
+"""The public surface: frozen, and imported only when used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import verify
+
+pytestmark = pytest.mark.tier2
+SURFACE = {
+    "CHECKS",
+    "Adapters",
+    "CheckFailed",
+    "Loop",
+    "NotApplicable",
+    "Quantiser",
+    "Subject",
+    "SubjectError",
+    "check",
+    "check_function_gradients",
+    "check_gradients",
+    "parametrize",
+    "subjects",
+    "watch",
+}
+
+
+def test_the_public_surface_is_frozen() -> None:
+    """Behaviour: a name that comes or goes is a decision, made here too."""
+    assert SURFACE == set(verify.__all__)
+    for name in SURFACE:
+        assert getattr(verify, name).__doc__, name
+    with pytest.raises(AttributeError, match="'verify' has no attribute 'chek'; it has CHECKS"):
+        _ = verify.chek
+
+
+def test_nothing_imports_torch_before_it_is_used() -> None:
+    """Behaviour: the room and its pytest plugin load without torch."""
+    code = "import sys, verify, verify.pytest_plugin\nsys.exit('torch' in sys.modules)"
+    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode

@@ -1,0 +1,52 @@
+"""`verify.parametrize`: each check is a test that passes, fails without a traceback, or says what it needs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import torch
+from verify import Subject, parametrize
+from tests.verify.small import Small, batch, loss
+
+
+class Leaks(Small):
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head(x + torch.tanh(self.mix(x.mean(1, keepdim=True))))
+
+
+GOOD = Subject(model=Small, batch=batch, loss=loss)
+LEAKS = Subject(model=Leaks, batch=batch, loss=loss)
+ONLY = ("attention.causality", "gradients.inputs")
+
+
+@parametrize({"good": GOOD, "leaks": LEAKS}, only=ONLY)
+def test_training(check):
+    check()
+
+
+@parametrize(LEAKS, only=ONLY, ignore={"attention.causality": "a prefix model"})
+def test_ignored(check):
+    check()
+"""
+
+
+@pytest.mark.tier3
+def test_each_check_is_a_test(tmp_path: Path) -> None:
+    """Behaviour: one fails with the finding alone, one is skipped with its reason, and the summary says how many."""
+    (tmp_path / "test_mine.py").write_text(TESTS)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "verify.pytest_plugin", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(root), "PATH": ""}, check=False, capture_output=True, text=True
+    )
+    assert 1 == done.returncode, done.stdout
+    assert "test_training[leaks-attention.causality]" in done.stdout
+    assert "FOUND attention.causality" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "ignored: a prefix model" in done.stdout
+    assert "1 failed, 4 passed, 1 skipped" in done.stdout
+    assert "andon: 5 checked" in done.stdout

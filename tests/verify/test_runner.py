@@ -1,0 +1,297 @@
+"""The runner: each check's outcome is counted once, mistakes are explained, and nothing of the caller's changes."""
+
+import random
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tests.verify.small import Small, batch, loss, small
+from verify import runner
+from verify.access import new_batch, new_model
+from verify.checks import CHECKS, Check
+from verify.failure import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
+from verify.report import BUDGET, Report
+from verify.subject import Subject
+
+pytestmark = pytest.mark.tier2
+
+
+def passes(subject: Subject) -> None:
+    """It holds.
+
+    Silent because nobody looks.
+
+    Look here.
+    """
+
+
+def fails(_: Subject) -> None:
+    """It does not hold.
+
+    Silent because the loss falls all the same.
+
+    Look at the mask.
+    """
+    raise CheckFailed("0.5 where 0.1 is allowed")
+
+
+def declines(_: Subject) -> None:
+    """It cannot be asked."""
+    raise NotApplicable("labels in the batch: name them")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, subject: Subject, *checks: Check, **options: Any) -> Report:
+    """Run these checks in place of the table's."""
+    monkeypatch.setattr(runner, "CHECKS", checks)
+    return runner.check(subject, **options)
+
+
+def test_each_check_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: a check passes, is found, does not apply for want of a factory or by its own word, or is ignored."""
+    report = run(
+        monkeypatch,
+        small(),
+        Check("a.passes", passes),
+        Check("a.fails", fails),
+        Check("b.declines", declines),
+        Check("b.lacks", passes, needs=("optimizer", "resume")),
+        Check("c.ignored", fails),
+        ignore={"c.ignored": "known"},
+    )
+    assert ("a.passes",) == report.passed
+    assert ["a.fails"] == [finding.check for finding in report.findings]
+    assert {"b.declines": "labels in the batch: name them", "b.lacks": "optimizer and resume"} == report.not_applicable
+    assert {"c.ignored": "ignored: known"} == report.not_run
+    assert "2 checked, 1 not run (ignored), 2 need: labels in the batch, optimizer, resume" == report.headline
+    assert (True, 1) == (report.found, report.exit_code)
+
+
+def test_a_finding_says_all_there_is_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: a finding holds the numbers, what is true of correct code, why it is silent and where to look."""
+    finding = run(monkeypatch, small(), Check("a.fails", fails)).findings[0]
+    assert finding[:5] == (
+        "a.fails",
+        "0.5 where 0.1 is allowed",
+        "It does not hold.",
+        "Silent because the loss falls all the same.",
+        "Look at the mask.",
+    )
+    with pytest.raises(CheckFailed, match=r"0\.5 where 0\.1 is allowed"):
+        run(monkeypatch, small(), Check("a.fails", fails)).raise_if_found()
+
+
+def test_checks_not_begun_in_time_are_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: what the budget leaves out is said, and the exit code is 3 unless something was found."""
+    seconds = iter(range(100))
+    monkeypatch.setattr(runner.time, "monotonic", lambda: float(next(seconds)))
+    checks = [Check(f"a.{index}", passes) for index in range(4)]
+    report = run(monkeypatch, small(), *checks, budget=5.0)
+    assert BUDGET in report.not_run.values()
+    assert report.passed
+    assert 4 == len(report.passed) + len(report.not_run)
+    assert 3 == report.exit_code
+    assert "not run (budget)" in report.headline
+    found = run(monkeypatch, small(), Check("a.fails", fails), *checks, budget=5.0)
+    assert (1, True) == (found.exit_code, BUDGET in found.not_run.values())
+
+
+def test_where_nothing_applies_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: zero checks are no pass."""
+    assert 3 == run(monkeypatch, small(), Check("a.declines", declines)).exit_code
+
+
+def test_variants_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: findings of another shape are named with it."""
+    subject = small(variants={"wide": small(name="wide")})
+    report = run(monkeypatch, subject, Check("a.passes", passes), Check("a.fails", fails))
+    assert ["a.fails", "a.fails [wide]"] == [finding.check for finding in report.findings]
+    assert ("a.passes", "a.passes [wide]") == report.passed
+
+
+def test_the_first_finding_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: cheap tiers run first, and `first` runs nothing after a finding."""
+    checks = Check("a.late", passes, tier=3), Check("a.fails", fails, tier=2), Check("a.early", passes)
+    report = run(monkeypatch, small(), *checks, first=True)
+    assert (("a.early",), {"a.late": "stopped at the first finding"}) == (report.passed, report.not_run)
+
+
+def test_only_names_checks_or_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: an area stands for its checks; what is misspelt is refused with what is close; tiers leave out."""
+    checks = Check("a.one", passes), Check("a.two", passes, tier=2), Check("b.three", passes)
+    assert ("a.one", "a.two") == run(monkeypatch, small(), *checks, only=("a",)).passed
+    assert ("b.three",) == run(monkeypatch, small(), *checks, only="b.three").passed
+    assert ("a.one", "b.three") == run(monkeypatch, small(), *checks, tier=1).passed
+    with pytest.raises(UnknownCheckError, match=r"'b\.thre' is no check; closest: b\.three"):
+        run(monkeypatch, small(), *checks, only=("b.thre",))
+    with pytest.raises(UnknownCheckError, match="no check"):
+        run(monkeypatch, small(), *checks, ignore={"xyz": "never"})
+
+
+def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: before each check that runs its place, the total and its name."""
+    told: list[tuple[int, int, str]] = []
+    checks = Check("a.one", passes), Check("a.lacks", passes, needs=("loop",)), Check("a.two", passes)
+    run(monkeypatch, small(), *checks, progress=lambda *each: told.append(each))
+    assert [(0, 3, "a.one"), (2, 3, "a.two")] == told
+
+
+def raises(*_: object) -> Any:
+    """A user's function that fails."""
+    raise KeyError("no such column")
+
+
+def test_the_callers_model_and_state_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: given a module and a batch themselves, checks work on copies and no global state moves."""
+
+    def meddles(subject: Subject) -> None:
+        model = new_model(subject).train()
+        model.get_parameter("mix.weight").data.zero_()
+        new_batch(subject)["tokens"].zero_()
+        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+        torch.manual_seed(5)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.use_deterministic_algorithms(True)
+
+    model, data = Small(0.5).eval(), batch(torch.Generator().manual_seed(0))
+    weights, tokens = {k: v.clone() for k, v in model.state_dict().items()}, data["tokens"].clone()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()  # noqa: NPY002
+    subject = Subject(model=model, batch=data, loss=loss)
+    report = run(monkeypatch, subject, Check("a.meddles", meddles))
+    assert ("a.meddles",) == report.passed
+    assert not model.training
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(tokens, data["tokens"])
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist())  # noqa: NPY002
+    assert torch.is_grad_enabled()
+    assert torch.float32 == torch.get_default_dtype()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_whole_table_leaves_the_callers_objects_alone() -> None:
+    """Behaviour: every check that applies leaves a given model, its gradients, mode and batch untouched."""
+    model, data = Small(0.1).eval(), batch(torch.Generator().manual_seed(0))
+    loss(model, data).backward()
+    weights = {name: (p.clone(), p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None}
+    state = torch.get_rng_state()
+    report = runner.check(Subject(model=model, batch=data, loss=loss), tier=1)
+    assert [] == [finding for finding in report.findings if finding.mistake]
+    assert not model.training
+    assert torch.equal(state, torch.get_rng_state())
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        assert all(torch.equal(*pair) for pair in zip(weights[name], (p, p.grad), strict=True))
+
+
+class Counts(nn.Module):
+    """A model whose output depends on how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.calls = Small(), 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        self.calls += 1
+        return self.inner(tokens) * self.calls
+
+
+KEPT = Small()
+MISTAKES: dict[str, tuple[Mapping[str, Any], str]] = {
+    "no module": ({"model": lambda: {"weights": 1}}, r"Subject\.model\(\) returned dict, not a torch\.nn\.Module"),
+    "the same module": ({"model": lambda: KEPT}, r"handed out the same module, or its parameters, twice"),
+    "no tensor": ({"loss": lambda model, batch: 3.5}, r"returned float, not a tensor"),
+    "no scalar": ({"loss": lambda model, batch: model(batch["tokens"])}, r"shape \(3, 6, 11\), not a scalar"),
+    "raises": ({"batch": raises}, r"Subject\.batch raised KeyError: 'no such column'"),
+    "lacks a package": ({"model": lambda: __import__("absent_package.part")}, "pip install absent_package"),
+    "elsewhere": (
+        {"batch": lambda generator: {k: v.to("meta") for k, v in batch(generator).items()}},
+        r"puts 'tokens' on meta and the model is on cpu",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
+    """Behaviour: what the user got wrong is explained once, however many checks there are, and is no verdict."""
+    parts, message = MISTAKES[mistake]
+    checks = Check("a.one", new_model_twice), Check("a.two", passes)
+    report = run(monkeypatch, small(**parts), *checks)
+    finding, *more = report.findings
+    assert finding.mistake
+    assert [] == more
+    with pytest.raises(SubjectError):
+        report.raise_if_found()
+    assert re.search(message, finding.message)
+    assert 2 == report.exit_code
+
+
+def new_model_twice(subject: Subject) -> None:
+    """Two models are two."""
+    first, second = new_model(subject), new_model(subject)
+    assert first is not second
+
+
+def test_the_line_of_the_users_own_code_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: an exception deep in a library is told with the user's line that led there."""
+
+    def wrong(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return cross_entropy(model(batch["tokens"]), batch["labels"])  # the classes are last
+
+    message = run(monkeypatch, small(loss=wrong), Check("a.passes", passes)).findings[0].message
+    assert message.startswith("Subject.loss raised RuntimeError: Expected target size")
+    assert "test_runner.py" in message
+    assert "the classes are last" in message
+
+
+def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: what no seed makes repeat is a finding of its own, and no other check is asked."""
+    report = run(monkeypatch, small(model=Counts), Check("a.passes", passes))
+    assert ["subject.repeats"] == [finding.check for finding in report.findings]
+    assert (1, ()) == (report.exit_code, report.passed)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"settings": {"lr": 1.0}}, "settings has an unknown key 'lr'"),
+        ({"roles": {"token": "x"}}, "roles has an unknown key 'token'"),
+        ({"optimizer": torch.nn.Linear}, ""),
+        ({"optimizer": 3}, "optimizer is int, not a function"),
+        ({"model": None}, "model is NoneType, not a function"),
+    ],
+)
+def test_a_subject_refuses_what_no_check_can_use(parts: Mapping[str, Any], message: str) -> None:
+    """Behaviour: misspelt keys and values in place of functions are refused where they are written."""
+    if not message:
+        small(**parts)
+        return
+    with pytest.raises(SubjectError, match=message):
+        small(**parts)
+
+
+@pytest.mark.parametrize("value", [Small(), 3, None])
+def test_what_is_no_subject_is_explained(value: object) -> None:
+    """Behaviour: a plain model is told what is missing."""
+    with pytest.raises(SubjectError, match=r"Subject\(model="):
+        runner.check(value)  # ty: ignore[invalid-argument-type]
+
+
+def test_every_check_explains_itself() -> None:
+    """Behaviour: each line of the table has a name area.what, a sentence, why it is silent, and where to look."""
+    names = [each.name for each in CHECKS]
+    assert len(set(names)) == len(names)
+    for each in CHECKS:
+        about = runner.explain(each)
+        assert all(about), each.name
+        assert each.name.count(".") == 1
+        assert each.tier in (1, 2, 3)
+        assert set(each.needs) <= set(Subject.__dataclass_fields__)
+        assert each is runner.named(each.name)

@@ -1,0 +1,89 @@
+"""Ready-made subjects: any module in three arguments, and libraries that are not imported before they are used."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from tests.clean import Manual, pair, pair_loss, reseeded
+from verify import subjects
+from verify.access import loss_of, new_batch, new_model
+from verify.failure import SubjectError
+from verify.runner import check
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.tier1
+def test_three_arguments_make_a_subject() -> None:
+    """Behaviour: a module, its loss and a batch are enough; each check gets a copy, and the module stays as it is."""
+    net = nn.Linear(3, 1)
+    before = net.weight.detach().clone()
+    subject = subjects.module(
+        net, lambda model, batch: mse_loss(model(batch[0]), batch[1]), (torch.ones(2, 3), torch.ones(2, 1))
+    )
+    model = new_model(subject)
+    loss_of(subject, model, new_batch(subject)).backward()
+    assert "Linear" == subject.name
+    assert model is not net
+    assert net.weight.grad is None
+    assert torch.equal(before, net.weight)
+
+
+@pytest.mark.tier1
+def test_a_function_makes_fresh_weights() -> None:
+    """Behaviour: a factory of modules shows initial weights, and another seed gives others."""
+    subject = subjects.module(lambda: Manual(layers=1), pair_loss, pair, name="manual")
+    first, again, other = (next(new_model(each).parameters()) for each in (subject, subject, reseeded(subject, 1)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(new_batch(subject)[0], new_batch(reseeded(subject, 1))[0])
+
+
+@pytest.mark.tier1
+def test_what_is_no_function_is_refused() -> None:
+    """Behaviour: a loss that cannot be called is a mistake of the subject's, and the message says so."""
+    with pytest.raises(SubjectError, match=r"Subject\.loss is int, not a function"):
+        subjects.module(nn.Linear(1, 1), 3, torch.ones(1))  # ty: ignore[invalid-argument-type]
+
+
+@pytest.mark.tier3
+def test_libraries_wait_until_they_are_asked_for() -> None:
+    """Behaviour: importing the subjects imports no library; an unknown one is named with those there are."""
+    code = (
+        "import sys, verify.subjects as s\n"
+        "print(sorted({'transformers', 'peft', 'litgpt'} & set(sys.modules)))\n"
+        "try:\n    s.keras\nexcept AttributeError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [
+        "[]",
+        "no subjects for 'keras'; there are huggingface, litgpt, module, peft, trainer",
+    ] == done.stdout.splitlines()
+
+
+@pytest.mark.tier3
+def test_a_decoder_of_plain_operations_is_clean() -> None:
+    """Behaviour: correct code that is written another way than ours has no finding."""
+    report = check(subjects.module(Manual, pair_loss, pair))
+    assert () == report.findings
+    assert report.checked > 20
+
+
+class Peeking(Manual):
+    """The same with a mask that is off by one."""
+
+    def _attend(self, block: nn.ModuleDict, x: Tensor) -> Tensor:
+        return super()._attend(block, torch.cat((x[:, 1:], x[:, -1:]), 1))
+
+
+@pytest.mark.tier3
+def test_a_decoder_that_peeks_is_found() -> None:
+    """Behaviour: three arguments are enough for the first check to see that a token reads the next one."""
+    report = check(subjects.module(Peeking, pair_loss, pair), only=["attention.causality"])
+    assert ["attention.causality"] == [finding.check for finding in report.findings]
+    assert "moves logits before it" in report.findings[0].message

@@ -1,0 +1,431 @@
+"""Adapters: nothing at first, then a low-rank change of the scale asked for, wherever it is merged or stored."""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..access import logits_of, loss_of, needed, new_batch, new_model, seeded, setting
+from ..closeness import distance, rounding
+from ..failure import CheckFailed, NotApplicable
+from ..observe import State, mismatch, parameters, trainable
+from ..subject import Adapters, Batch, Subject
+from .memory import gradient, recompute
+from .updates import listed
+
+HALVES = (torch.bfloat16, torch.float16)
+RANK, ALPHA = 3, 12.0  # neither 1, nor each other, nor a divisor of common widths
+SPREAD = 0.1  # of the random values that stand for a trained adapter
+STEPS = 3  # within which both sides of a fresh adapter have moved
+RATE = 1e-2
+MODULES = 16  # at most, that are looked at one by one
+
+
+def check_identity(subject: Subject) -> None:
+    """A fresh adapter changes nothing: the logits are the base's.
+
+    Silent because a few steps of training repair most of what a random change does.
+
+    Look at which side begins at zero, and at what else is touched when a module is wrapped.
+    """
+    batch, base = new_batch(subject), _base(subject)
+    before = _logits(subject, base, batch)
+    after = _logits(subject, _added(subject), batch)
+    moved = distance(after, before)
+    if not moved <= rounding(before):
+        raise CheckFailed(
+            f"a fresh adapter moves the logits by {moved:.2g} of their rms; rounding explains {rounding(before):.0e}"
+        )
+
+
+def check_frozen(subject: Subject) -> None:
+    """With an adapter added only the adapter learns: the base's tensors are frozen, and steps leave them bit-equal.
+
+    Silent because more parameters fit better: only the adapter, put on the base it belongs to, is another model then.
+
+    Look at embeddings, norms and biases, at who calls `requires_grad_` last, and at what replaces a base's tensor.
+    """
+    base = _base(subject)
+    known = {id(parameter): name for name, parameter in base.named_parameters()}
+    values = parameters(base)
+    model = _add(subject, base, RANK, ALPHA)
+    learning = trainable(model)
+    own = [known[id(p)] for p in learning.values() if id(p) in known]
+    own += [
+        name for name, parameter in learning.items() if id(parameter) not in known
+        and any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())
+    ]  # fmt: skip
+    if own:
+        raise CheckFailed(
+            f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
+        )
+    frozen = {name: value for name, value in _tensors(model).items() if name not in learning}
+    before = {name: value.clone() for name, value in frozen.items()}
+    _train(subject, model)
+    moved = [name for name, value in before.items() if not torch.equal(_tensors(model)[name], value)]
+    if moved:
+        raise CheckFailed(
+            f"{STEPS} steps change {len(moved)} of {len(before)} frozen tensors of the base: {listed(moved)}"
+        )
+
+
+def check_learning(subject: Subject) -> None:
+    """Every tensor of an adapter learns: it gets a gradient and moves within three steps.
+
+    Silent because the others learn: with none at all the loss stays, and the base's output is good enough to miss it.
+
+    Look at what freezes after adapters were added, at checkpointing with inputs that need no gradient, at modules that
+    are wrapped and not called, and at the dtype of the adapter.
+    """
+    for checkpointing in (False, True):
+        base = _base(subject)
+        if checkpointing and not recompute(base):
+            return
+        model = _add(subject, base, RANK, ALPHA)
+        learning = trainable(model)
+        how = " with activations computed again" if checkpointing else ""
+        if not learning:
+            raise CheckFailed(f"with an adapter added 0 of {len(parameters(model))} parameters are trainable{how}")
+        before = parameters(model)
+        _train(subject, model)
+        still = [name for name, parameter in learning.items() if torch.equal(parameter, before[name])]
+        if still and not subject.mixture:
+            raise CheckFailed(
+                f"{len(still)} of {len(learning)} adapter tensors do not change in {STEPS} steps{how}: {listed(still)}"
+            )
+
+
+def check_recomputation(subject: Subject) -> None:
+    """Computing activations again in the backward pass changes no gradient of an adapter.
+
+    Silent because an adapter without a gradient leaves the base, which is a good model.
+
+    Look at reentrant checkpointing over inputs that need no gradient.
+    """
+    batch, base = new_batch(subject), _base(subject)
+    if not recompute(base):
+        raise NotApplicable("a model with gradient_checkpointing_enable() or activation_checkpointing")
+    again, plain = _filled(_add(subject, base, RANK, ALPHA)), _filled(_added(subject))
+    due = gradient(subject, plain.train(), batch)
+    error, name = mismatch(gradient(subject, again.train(), batch), due)
+    allowed = 10 * rounding(*due.values())
+    if not error <= allowed:
+        raise CheckFailed(
+            f"with activations computed again the gradient of {name} differs by {error:.2g} of itself; "
+            f"rounding explains {allowed:.0e}"
+        )
+
+
+def check_scale(subject: Subject) -> None:
+    """Alpha and rank enter as declared: twice the alpha is twice the change, and ranks of one scale are alike.
+
+    Silent because the learning rate makes up for it, until the adapter is merged or loaded by other code.
+
+    Look at alpha, alpha / rank and alpha / sqrt(rank), and at which of them each code path divides by.
+    """
+    adapters, batch = _adapters(subject), new_batch(subject)
+    plain = _filled(_add(subject, _base(subject), RANK, ALPHA))
+    fresh = {name: not bool(tensor.any()) for name, tensor in trainable(_added(subject)).items()}
+    doubled = _filled(_add(subject, _base(subject), RANK, ALPHA))
+    with torch.no_grad():
+        for name, parameter in trainable(doubled).items():
+            parameter.mul_(2.0 if fresh[name] else 1.0)
+    due = _logits(subject, doubled, batch)
+    if any(fresh.values()):
+        found = _logits(subject, _filled(_add(subject, _base(subject), RANK, 2 * ALPHA)), batch)
+        _same(found, due, "an adapter with twice the alpha differs from one with twice the change")
+    alpha = ALPHA * adapters.scale(RANK, 1.0) / adapters.scale(2 * RANK, 1.0)
+    wide = _add(subject, _base(subject), 2 * RANK, alpha)
+    narrow = dict(trainable(plain))
+    with torch.no_grad():
+        for name, parameter in trainable(wide).items():
+            if name not in narrow or 2 * RANK not in parameter.shape or RANK not in narrow[name].shape:
+                raise NotApplicable("an adapter of the same tensors at each rank, which is one of their sizes")
+            parameter.zero_()
+            corner = tuple(slice(0, size) for size in narrow[name].shape)
+            parameter[corner] = narrow[name]
+    found, due = _logits(subject, wide, batch), _logits(subject, plain, batch)
+    _same(
+        found, due, f"one change of the weights at rank {2 * RANK} and alpha {alpha:g} differs from rank {RANK} and "
+        f"alpha {ALPHA:g}, both of scale {adapters.scale(RANK, ALPHA):g},"
+    )  # fmt: skip
+
+
+def check_merge(subject: Subject) -> None:
+    """The merged model gives the adapted model's logits, and an adapter that was trained changes them.
+
+    Silent because the merged model works: like the base, like a stronger or weaker adapter, or like another base.
+
+    Look at the scale, at transposed weights, at tied ones, at dtypes, and at what a quantised base is merged into.
+    """
+    merge, batch = _method(subject, "merge"), new_batch(subject)
+    base = _logits(subject, _base(subject), batch)
+    model = _filled(_added(subject))
+    adapted = _logits(subject, model, batch)
+    if distance(adapted, base) <= 10 * rounding(base):
+        raise CheckFailed(
+            f"an adapter with values of {SPREAD} moves the logits by {distance(adapted, base):.2g} of their rms"
+        )
+    _same(_logits(subject, merge(model), batch), adapted, "the merged model differs from the adapted one")
+
+
+def check_merged_weights(subject: Subject) -> None:
+    """Merging adds scale x B A to the weights that have an adapter, of the adapter's rank, and nothing anywhere else.
+
+    Silent because a change of the right size in the wrong place is repaired by more training.
+
+    Look at the scale, at rows that belong to another projection, and at weights that are shared.
+    """
+    merge, scale = _method(subject, "merge"), _adapters(subject).scale(RANK, ALPHA)
+    base, model = _tensors(_base(subject)), _filled(_added(subject))
+    sides = {name: tensor.detach().clone() for name, tensor in trainable(model).items()}
+    merged, asked = _tensors(merge(model)), False
+    for name, weight in base.items():
+        after = _namesake(name, weight, merged)
+        if after is None or not weight.is_floating_point() or weight.dim() != 2 or torch.equal(after, weight):
+            continue
+        asked, change = True, after.double() - weight.double()
+        sizes = torch.linalg.svdvals(change)
+        noise = 4 * float(torch.finfo(after.dtype).eps) * float(after.double().norm())
+        most = _rank(name, change, sides)
+        if len(sizes) > most and float(sizes[most]) > noise + 1e-3 * float(sizes[0]):
+            raise CheckFailed(
+                f"merging changes {name} by a matrix of rank above {most}: its singular values are "
+                f"{float(sizes[0]):.3g}, ..., {float(sizes[most]):.3g}"
+            )
+        product = _product(name, change, sides)
+        if product is None:
+            continue
+        found = float((product * change).sum() / product.square().sum())
+        if abs(found - scale) > 1e-2 * scale or float((change - found * product).norm()) > noise + 1e-2 * float(
+            change.norm()
+        ):
+            raise CheckFailed(
+                f"merging adds {found:.4g} x B A to {name}; the scale of rank {RANK}, alpha {ALPHA:g} is {scale:.4g}"
+            )
+    if not asked:
+        raise NotApplicable("a merged model that has the base's parameters by name")
+
+
+def check_merge_again(subject: Subject) -> None:
+    """Merging what is merged changes nothing, or is refused.
+
+    Silent because the doubled change looks like one that was trained harder.
+
+    Look at the flag that says merged, and at whether loading or saving merges by itself.
+    """
+    merge, batch = _method(subject, "merge"), new_batch(subject)
+    once = merge(_filled(_added(subject)))
+    due = _logits(subject, once, batch)
+    try:
+        twice = merge(once)
+    except Exception:  # noqa: BLE001 - refused, in the code's own way
+        return
+    _same(_logits(subject, twice, batch), due, "a model merged twice differs from one merged once")
+
+
+def check_unmerge(subject: Subject) -> None:
+    """Unmerging gives back the adapted model, its adapter bit by bit and its base within rounding.
+
+    Silent because what is left over is small, and grows with each round.
+
+    Look at what the merge subtracts, in which dtype, and at copies of the adapter that it writes back.
+    """
+    merge, unmerge, batch = _method(subject, "merge"), _method(subject, "unmerge"), new_batch(subject)
+    model = _filled(_added(subject))
+    due, sides = _logits(subject, model, batch), parameters(model)
+    learning = set(trainable(model))
+    back = unmerge(merge(model))
+    _same(_logits(subject, back, batch), due, "a model merged and unmerged differs from the adapted one")
+    after = _tensors(back)
+    for name, before in sides.items():
+        if name not in after or after[name].shape != before.shape:
+            continue
+        if name in learning and not torch.equal(after[name], before):
+            raise CheckFailed(
+                f"merging and unmerging changes the adapter's {name} by {distance(after[name], before):.2g} of its rms"
+            )
+        if name not in learning and distance(after[name], before) > rounding(before):
+            raise CheckFailed(f"merging and unmerging moves {name} by {distance(after[name], before):.2g} of its rms")
+
+
+def check_file(subject: Subject) -> None:
+    """An adapter that is saved, and loaded onto a fresh base, gives the same logits; and saving changes nothing.
+
+    Silent because keys that do not match are skipped: a fresh adapter, which changes nothing, is kept.
+
+    Look at prefixes of names, at `strict=False`, and at the scale that is or is not in the file.
+    """
+    save, load, batch = _method(subject, "save"), _method(subject, "load"), new_batch(subject)
+    model = _filled(_added(subject))
+    due = _logits(subject, model, batch)
+    with tempfile.TemporaryDirectory() as name:
+        save(model, Path(name))
+        _same(_logits(subject, model, batch), due, "the model after saving differs from before")
+        loaded = load(_base(subject), Path(name))
+    _same(_logits(subject, loaded, batch), due, "the loaded adapter differs from the saved one")
+
+
+def check_file_of_merged(subject: Subject) -> None:
+    """An adapter saved from a merged model is refused, or is applied once when it is loaded.
+
+    Silent because the doubled change looks like one that was trained harder.
+
+    Look at whether the file says merged, and at merging by `eval()` before saving.
+    """
+    merge, save, load = (_method(subject, what) for what in ("merge", "save", "load"))
+    model, batch = _filled(_added(subject)), new_batch(subject)
+    due = _logits(subject, model, batch)
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            save(merge(model), Path(name))
+            loaded = load(_base(subject), Path(name))
+        except Exception:  # noqa: BLE001 - refused, in the code's own way
+            return
+        _same(
+            _logits(subject, loaded, batch),
+            due,
+            "an adapter saved while merged, and loaded, differs from the adapted model",
+        )
+
+
+def check_dropout(subject: Subject) -> None:
+    """The adapters' dropout reaches every one of them in training, and none in evaluation.
+
+    Silent because an adapter without dropout trains well, and overfits a little sooner.
+
+    Look at which builders pass the setting on, and at functional dropout without `training`.
+    """
+    share, batch = setting(subject, "lora_dropout"), new_batch(subject)
+    base = _base(subject).train()
+    if not torch.equal(_logits(subject, base, batch, 0), _logits(subject, base, batch, 1)):
+        raise NotApplicable("a base without dropout of its own")
+    model = _filled(_added(subject))
+    first, second = (_logits(subject, model.eval(), batch, seed) for seed in (0, 1))
+    if not torch.equal(first, second):
+        raise CheckFailed(f"in eval mode two passes of an adapted model differ by {distance(second, first):.2g}")
+    values = parameters(model)
+    sites = _sites(trainable(model))
+    for site in list(sites)[:: max(1, len(sites) // MODULES)]:
+        with torch.no_grad():
+            for name, parameter in trainable(model).items():
+                parameter.copy_(values[name] if name in sites[site] else torch.zeros_like(values[name]))
+        first, second = (_logits(subject, model.train(), batch, seed) for seed in (0, 1))
+        active = not torch.equal(first, second)
+        if active != (share > 0):
+            raise CheckFailed(
+                f"in training two passes through the adapter of {site} alone differ by {distance(second, first):.2g}; "
+                f"lora_dropout is {share:g}"
+            )
+
+
+def _adapters(subject: Subject) -> Adapters:
+    return needed(subject, "adapters")
+
+
+def _method(subject: Subject, name: str) -> Callable[..., nn.Module]:
+    method = getattr(_adapters(subject), name)
+    if method is None:
+        raise NotApplicable(f"adapters.{name}")
+    return method
+
+
+def _base(subject: Subject) -> nn.Module:
+    _adapters(subject)
+    return new_model(subject)
+
+
+def _add(subject: Subject, base: nn.Module, rank: int, alpha: float) -> nn.Module:
+    with seeded(1):
+        return _adapters(subject).add(base, rank, alpha)
+
+
+def _added(subject: Subject) -> nn.Module:
+    return _add(subject, _base(subject), RANK, ALPHA)
+
+
+def _filled(model: nn.Module) -> nn.Module:
+    """The model with random values in its adapter, in place: as if trained."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * SPREAD)
+    return model
+
+
+def _logits(subject: Subject, model: nn.Module, batch: Batch, seed: int | None = None) -> Tensor:
+    """Logits in eval mode, or in the model's own mode with a seed."""
+    if seed is None:
+        model.eval()
+    with torch.no_grad(), seeded(seed or 0):
+        return logits_of(subject, model, batch)
+
+
+def _train(subject: Subject, model: nn.Module) -> None:
+    """A few plain steps of what is trainable."""
+    optimizer = torch.optim.AdamW(trainable(model).values(), lr=RATE, weight_decay=0.0)
+    model.train()
+    for number in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_of(subject, model, new_batch(subject, number))
+        if not loss.requires_grad:
+            raise CheckFailed("the loss of an adapted model depends on 0 trainable parameters: backward would fail")
+        loss.backward()
+        optimizer.step()
+
+
+def _tensors(model: nn.Module) -> State:
+    """Copies of parameters and buffers."""
+    return {name: t.detach().clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _namesake(name: str, weight: Tensor, tensors: State) -> Tensor | None:
+    """The tensor that a base's has become: of its shape, with all parts of its name in order."""
+    pattern = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split("."))))
+    found = [key for key, tensor in tensors.items() if tensor.shape == weight.shape and pattern.fullmatch(key)]
+    return tensors[min(found, key=len)] if found else None
+
+
+def _rank(name: str, change: Tensor, sides: State) -> int:
+    """The rank that a change of this weight may have: the adapter's, or that of several that share a weight."""
+    inner = [len(side) for side in _own(name, sides) if side.shape[1] == change.shape[1] and not len(side) % RANK]
+    return max(RANK, sum(inner))
+
+
+def _own(name: str, sides: State) -> list[Tensor]:
+    """The matrices of the adapter on this weight, told by name."""
+    path = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split(".")[:-1])) + r"\..*")
+    return [tensor.double() for key, tensor in sides.items() if path.fullmatch(key) and tensor.dim() == 2]
+
+
+def _product(name: str, change: Tensor, sides: State) -> Tensor | None:
+    """B A of the adapter on this weight, where its two matrices can be told by shape."""
+    own = _own(name, sides)
+    pairs = [
+        up @ down for down in own for up in own
+        if down is not up and down.shape == (RANK, change.shape[1]) and up.shape == (change.shape[0], RANK)
+    ]  # fmt: skip
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def _sites(learning: dict[str, nn.Parameter]) -> dict[str, list[str]]:
+    """Adapter tensors by the module they sit on: names are the same up to the part that tells the two sides apart."""
+    names, found = list(learning), {}
+    for one, other in _neighbours(names):
+        first, second = one.split("."), other.split(".")
+        common = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+        found.setdefault(".".join(first[:common]), [one, other])
+    return found
+
+
+def _neighbours(names: list[str]) -> Iterator[tuple[str, str]]:
+    yield from zip(names[::2], names[1::2], strict=False)
+
+
+def _same(found: Tensor, due: Tensor, what: str) -> None:
+    moved, allowed = distance(found, due), (8 if due.dtype in HALVES else 2) * rounding(due)  # a merge rounds twice
+    if not moved <= allowed:
+        raise CheckFailed(f"{what} by {moved:.2g} of the logits' rms; rounding explains {allowed:.0e}")

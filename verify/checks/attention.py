@@ -1,0 +1,208 @@
+"""Who may see whom: attention masks, as any correct implementation keeps them.
+
+Legend: B batch, T time, P positions that are changed, V vocab.
+"""
+
+import torch
+from torch import Tensor
+
+from ..access import loss_of, new_batch, targets_of, tokens_of, with_targets, with_tokens
+from ..batches import cut, documents_in, few, other_tokens, real_in, rows_of, spread
+from ..closeness import distance, require_close
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, grain, logits_eval
+from ..roles import IGNORE, find, part, replaced
+from ..subject import Batch, Subject
+
+TOKENS = 1024  # of one forward pass: a large model takes seconds for them
+LONGEST = 256
+SHORT = 16
+SAME_KERNEL = 0.1  # of rounding: the same kernels on the same shapes, so that what is hidden adds exact zeros
+FAINT = 1e-7  # of the logits' rms: what no influence at all may leave
+SEEDS = range(4)
+
+
+def check_causality(subject: Subject) -> None:
+    """No logit depends on a later token.
+
+    Silent because the loss falls faster, not slower: the model reads the answer. Text generated later is nonsense.
+
+    Look at the mask's diagonal, at `is_causal`, and at shifts of labels or keys.
+    """
+    if not subject.causal:
+        raise NotApplicable("a causal model")
+    model, batch = awake(subject), cut(subject, new_batch(subject), LONGEST)
+    time = tokens_of(subject, batch).shape[1]
+    positions = [1 + index for index in spread(time - 1, max(4, TOKENS // time))]
+    for chosen in [[position] for position in positions[:8]] if subject.mixture else [positions]:
+        many = rows_of(subject, batch, [0] * len(chosen))
+        tokens_PT = tokens_of(subject, many)
+        later_PT = torch.arange(time) >= torch.tensor(chosen)[:, None]
+        changed_PT = torch.where(later_PT.to(tokens_PT.device), other_tokens(tokens_PT), tokens_PT)
+        before = logits_eval(subject, model, many)
+        after = logits_eval(subject, model, with_tokens(subject, many, changed_PT))
+        tolerance = SAME_KERNEL * grain(subject, model, many)
+        for index, position in enumerate(chosen):
+            moved = distance(after[index, :position], before[index, :position])
+            if not moved <= tolerance:
+                raise CheckFailed(
+                    f"changing the tokens from position {position} on moves logits before it by {moved:.2g} of their "
+                    f"rms, and rounding explains {tolerance:.0e}"
+                )
+
+
+def check_influence(subject: Subject) -> None:
+    """Every token influences the logits at its own position, the next one, and all up to where its influence ends.
+
+    Silent because a model that misses some tokens still learns from the others, only worse.
+
+    Look at masks that hide the diagonal or the previous token, at windows off by one, and at sequences cut short.
+    """
+    model, batch = awake(subject), cut(subject, new_batch(subject), SHORT)
+    reach, possible = _reach(subject, model, batch)
+    reach |= ~possible
+    time = len(reach)
+    for source in range(time):
+        for target in (source, source + 1) if subject.causal else (source, source + 1, source - 1):
+            if 0 <= target < time and not reach[source, target]:
+                raise CheckFailed(
+                    f"changing the token at position {source} moves the logits at position {target} by nothing, in "
+                    f"{len(tokens_of(subject, batch))} rows of the batch"
+                )
+    seen = reach & possible
+    last = [int(seen[source].nonzero().max()) if seen[source].any() else source for source in range(time)]
+    for source, end in enumerate(last):
+        hole = next((target for target in range(source, end) if not reach[source, target]), None)
+        if hole is not None:
+            raise CheckFailed(
+                f"the token at position {source} influences logits up to position {end}, but not those at {hole}"
+            )
+        if bool(possible.triu().sum() == time * (time + 1) // 2) and end < max(last[:source], default=0):
+            raise CheckFailed(
+                f"the token at position {source} influences logits up to position {end} only, and an earlier one "
+                f"does up to {max(last[:source])}"
+            )
+
+
+def check_rows(subject: Subject) -> None:
+    """The logits of a row depend on that row alone: on no other row, no order of rows, and no number of rows.
+
+    Silent because the other rows are as good a text as any; evaluation and generation see other rows, or none.
+
+    Look at reshapes that mix batch and heads, at statistics over the batch, at `squeeze`, and at shared masks.
+    """
+    if subject.mixture:
+        raise NotApplicable("a model without a mixture of experts, whose capacity rows may share")
+    model, batch = awake(subject), cut(subject, new_batch(subject), LONGEST)
+    batch = rows_of(subject, batch, [index % len(tokens_of(subject, batch)) for index in range(3)])
+    tokens_BT = tokens_of(subject, batch)
+    tokens_BT = torch.stack([tokens_BT[0], other_tokens(tokens_BT)[1], other_tokens(tokens_BT, 1)[2]])
+    batch = with_tokens(subject, batch, tokens_BT)
+    together, tolerance = logits_eval(subject, model, batch), grain(subject, model, batch)
+    real_BT = real_in(subject, batch)
+
+    def compare(other: Batch, rows: list[int], what: str) -> None:
+        for index, row in enumerate(rows):
+            logits = logits_eval(subject, model, other)[index][real_BT[row]]
+            require_close(logits, together[row][real_BT[row]], tolerance, f"logits of row {row} {what}")
+
+    compare(rows_of(subject, batch, [2, 0, 1]), [2, 0, 1], "with the rows in another order")
+    compare(rows_of(subject, batch, [1]), [1], "alone and in a batch of 3")
+    compare(with_tokens(subject, batch, torch.cat([tokens_BT[:1], other_tokens(tokens_BT)[1:]])), [0], "beside others")
+
+
+def check_padding(subject: Subject) -> None:
+    """What stands where the mask says padding changes no logits of real tokens, and no loss.
+
+    Silent because each run sees one kind of padding; results depend on which rows were batched together.
+
+    Look at whether the mask reaches attention on every path, its polarity, and labels at padding.
+    """
+    batch = few(subject)
+    mask_BT = part(batch, "mask", subject.roles)
+    tokens_BT = tokens_of(subject, batch)
+    if mask_BT.shape != tokens_BT.shape:
+        raise NotApplicable("a mask (B, T)")
+    model, key = awake(subject), find(batch, subject.roles)["mask"]
+    time = tokens_BT.shape[1]
+    for side in ("right", "left"):
+        hidden = torch.zeros_like(mask_BT, dtype=torch.bool)
+        hidden[:, time - time // 3 :] = side == "right"
+        hidden[:, : time // 3] = side == "left"
+        padded = replaced(batch, {key: mask_BT.masked_fill(hidden, 0)})
+        real = real_in(subject, padded)
+        if "labels" in find(batch, subject.roles):
+            targets_BT = targets_of(subject, padded).masked_fill(~real | ~real.roll(-1, 1), IGNORE)
+            padded = with_targets(subject, padded, targets_BT)
+        changed = with_tokens(subject, padded, torch.where(hidden, other_tokens(tokens_BT), tokens_BT))
+        before, after = (logits_eval(subject, model, each) for each in (padded, changed))
+        tolerance = grain(subject, model, padded)
+        require_close(after[real], before[real], tolerance, f"real tokens' logits with other {side} padding")
+        if bool((targets_of(subject, padded) != IGNORE).any()):
+            with torch.no_grad():
+                losses = [loss_of(subject, model, each) for each in (padded, changed)]
+            require_close(losses[1], losses[0], tolerance, f"losses with other {side} padding")
+
+
+def check_documents(subject: Subject) -> None:
+    """In a packed row no document's logits depend on another document.
+
+    Silent because the other document is harmless noise to the loss: a little worse, and leaking between texts.
+
+    Look at whether document numbers or restarting positions reach the mask, and at which document a separator is in.
+    """
+    batch = packed_batch(subject)
+    model = awake(subject)
+    documents_BT = documents_in(subject, batch)
+    row = int((documents_BT != documents_BT[:, :1]).any(1).nonzero()[0])
+    numbers = documents_BT[row].unique_consecutive()
+    chosen = [numbers[index] for index in spread(len(numbers), 6)]
+    many = rows_of(subject, batch, [row] * len(chosen))
+    tokens = tokens_of(subject, many)
+    inside = documents_BT[row] == torch.stack(chosen)[:, None]
+    before = logits_eval(subject, model, many)
+    after = logits_eval(subject, model, with_tokens(subject, many, torch.where(inside, other_tokens(tokens), tokens)))
+    tolerance = SAME_KERNEL * grain(subject, model, many)
+    real_T = real_in(subject, many)[0]
+    for index, number in enumerate(chosen):
+        others = ~inside[index] & real_T
+        moved = distance(after[index, others], before[index, others])
+        if not moved <= tolerance:
+            raise CheckFailed(
+                f"changing document {int(number)} of a packed row moves the logits of the row's other documents by "
+                f"{moved:.2g} of their rms, and rounding explains {tolerance:.0e}"
+            )
+
+
+def packed_batch(subject: Subject) -> Batch:
+    """A batch of the subject's with two documents in a row, that says so.
+
+    Raises:
+        NotApplicable: it makes none.
+    """
+    for seed in SEEDS:
+        batch = new_batch(subject, seed)
+        documents_BT = documents_in(subject, batch)
+        if bool((documents_BT != documents_BT[:, :1]).any()):
+            return batch
+    raise NotApplicable("a batch with several documents in a row, and their numbers or restarting positions")
+
+
+def _reach(subject: Subject, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(T, T) twice: whether changing token p moves the logits at q in any row, and whether it could."""
+    tokens_BT = tokens_of(subject, batch)
+    documents_BT, real_BT = documents_in(subject, batch), real_in(subject, batch)
+    time = tokens_BT.shape[1]
+    reach = torch.zeros(time, time, dtype=torch.bool, device=tokens_BT.device)
+    possible = reach.clone()
+    for row in spread(len(tokens_BT), 2):
+        many = rows_of(subject, batch, [row] * time)
+        tokens = tokens_of(subject, many)
+        changed = torch.where(torch.eye(time, dtype=torch.bool, device=tokens.device), other_tokens(tokens), tokens)
+        before = logits_eval(subject, model, many)
+        after = logits_eval(subject, model, with_tokens(subject, many, changed))
+        threshold = FAINT * float(before[before.isfinite()].double().square().mean().sqrt())
+        could = (documents_BT[row] == documents_BT[row][:, None]) & real_BT[row] & real_BT[row][:, None]
+        reach |= ((after - before).abs().nan_to_num(0.0).amax(-1) > threshold) & could
+        possible |= could
+    return reach, possible

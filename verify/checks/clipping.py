@@ -1,0 +1,195 @@
+"""Clipping: the update's whole gradient, all of it, once, and the norm that is reported."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..access import new_batch, seeded, setting
+from ..failure import CheckFailed, NotApplicable
+from ..observe import State, Step, fill, fitted, gradients_times, mismatch, norm, parameters, trainable
+from ..runs import SAME, Make, Run, each_run, the_update
+from ..subject import Subject
+
+SMALL = 1e-4  # times a gradient: below any sensible threshold
+EXCESS = 50.0  # times the threshold: far beyond rounding, and within half precision
+POISONED = 6  # consecutive updates with a gradient that is not finite
+
+
+@each_run
+def check_bound(subject: Subject, make: Make) -> None:
+    """However large the gradient, the one that an update sees has at most the norm that the settings name.
+
+    Silent because most gradients are small: it shows as a spike of the loss, some day, that the data is blamed for.
+
+    Look at generators of parameters that the norm has used up, and at clipping before backward or after the step.
+    """
+    clip = _threshold(subject)
+    _, raw = _first(subject, make, SMALL)
+    step, actual = _first(subject, make, EXCESS * clip / (norm(raw) / SMALL))
+    if not norm(actual) <= clip * (1 + max(SAME, tolerance_of(step))):
+        raise CheckFailed(
+            f"{make().name}: a gradient of norm {EXCESS * clip:.6g} reaches the update with {norm(actual):.6g}; "
+            f"grad_clip is {clip:.6g}"
+        )
+
+
+@each_run
+def check_all_alike(subject: Subject, make: Make) -> None:
+    """Clipping multiplies the gradients of all parameters by one factor: their direction stays.
+
+    Silent because each part still points downhill.
+
+    Look at which parameters are clipped (one group, one block, each alone), and at how often in a step.
+    """
+    step, raw = _first(subject, make, SMALL)
+    _, actual = _first(subject, make, 1 / SMALL)
+    factor, largest = fitted(actual, raw), max(float(tensor.abs().max()) for tensor in actual.values())
+    error, name = mismatch(actual, raw, factor)
+    by_value = {key: (tensor.double() / SMALL**2).clamp(-largest, largest) for key, tensor in raw.items()}
+    allowed = max(SAME, tolerance_of(step))
+    if not error <= allowed and not mismatch(actual, by_value)[0] <= allowed:
+        own = fitted({name: actual[name]}, {name: raw[name]}) if name in actual else 0.0
+        raise CheckFailed(
+            f"{make().name}: a gradient {1 / SMALL**2:.0e} times as large reaches the update {factor:.4g} times as "
+            f"large in all, and that of {name} {own:.4g} times: clipping turns it by {error:.2g}"
+        )
+
+
+@each_run
+def check_small_ones_pass(subject: Subject, make: Make) -> None:
+    """A gradient below the threshold reaches the update unchanged.
+
+    Silent because adaptive optimizers hide a constant factor; decay, momentum and the threshold then mean other things.
+
+    Look at clipping before the division by tokens or by the loss scale, and at a factor that may exceed 1.
+    """
+    clip = _threshold(subject)
+    step, raw = _first(subject, make, SMALL)
+    size = norm(raw) / SMALL
+    _, actual = _first(subject, make, 0.5 * clip / size)
+    factor = fitted(actual, raw) * SMALL
+    due = 0.5 * clip / size
+    if not abs(factor / due - 1) <= max(SAME, tolerance_of(step)):
+        raise CheckFailed(
+            f"{make().name}: a gradient of norm {0.5 * clip:.6g}, half of grad_clip, reaches the update with "
+            f"{norm(actual):.6g}"
+        )
+
+
+@each_run
+def check_reported_norm(subject: Subject, make: Make) -> None:
+    """The gradient norm that a step reports is that of all gradients together, before clipping.
+
+    Silent because nothing else reads it: reported after clipping it hides every spike.
+
+    Look at when it is taken (before clipping, after unscaling, once all micro-batches are in), and over what.
+    """
+    step, raw = _first(subject, make, SMALL)
+    if "grad_norm" not in step.logged:
+        raise NotApplicable("grad_norm among what step or loop reports")
+    size = norm(raw) / SMALL
+    for factor in (SMALL, 1.0, EXCESS * subject.settings.get("grad_clip", 1.0) / max(size, 1e-300)):
+        seen, _ = _first(subject, make, factor)
+        reported, due = float(seen.logged["grad_norm"]), factor * size
+        if not abs(reported - due) <= max(SAME, tolerance_of(step)) * due:
+            raise CheckFailed(
+                f"{make().name} reports a gradient norm of {reported:.6g} where that of all gradients together, "
+                f"before clipping, is {due:.6g}"
+            )
+
+
+@each_run
+def check_non_finite(subject: Subject, make: Make) -> None:
+    """A step whose gradient is not finite is refused whenever it comes: weights and moments stay, or an error comes.
+
+    Asked of every step where the settings say `skips_nonfinite`; else only whether one is refused and another is not.
+
+    Silent because weights that are not finite are noticed hours later, in the loss of some other step.
+
+    Look at checks that run only every so many steps, at norms over some of the parameters, and at comparisons with NaN.
+    """
+    run = make()
+    vectors = [name for name, parameter in trainable(run.model).items() if parameter.dim() < 2]
+    chosen = [*list(trainable(run.model))[:1], *vectors[:1], *list(trainable(run.model))[-1:]]
+    outcomes: list[str] = []
+    for number in range(POISONED):
+        bad = (math.inf, math.nan)[number % 2]
+        outcomes.append(_poisoned(subject, run, chosen[number % len(chosen)], bad, number))
+        if outcomes[-1] == "raised":
+            break
+    let_through = [number for number, outcome in enumerate(outcomes) if outcome == "changed"]
+    whole = run.name == "Subject.loop" or subject.loop is None  # a step may leave the refusal to its loop
+    if not {"unchanged", "raised"} & set(outcomes) and not (whole and subject.settings.get("skips_nonfinite")):
+        raise NotApplicable("settings['skips_nonfinite'], or a step that refuses gradients that are not finite")
+    if let_through:
+        name, bad = chosen[let_through[0] % len(chosen)], (math.inf, math.nan)[let_through[0] % 2]
+        raise CheckFailed(
+            f"{run.name}: {len(let_through)} of {len(outcomes)} steps with a gradient that is not finite changed "
+            f"weights or moments; the first is step {let_through[0]}, with {bad} in the gradient of {name}"
+        )
+
+
+def tolerance_of(step: Step) -> float:
+    """What rounding explains between two runs of one step, of which one has its gradients scaled."""
+    halves = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in step.before.values())
+    return 2e-2 if step.autocast or halves else SAME
+
+
+def _threshold(subject: Subject) -> float:
+    clip = setting(subject, "grad_clip")
+    if not clip:
+        raise NotApplicable("settings['grad_clip'] above 0")
+    return clip
+
+
+def _first(subject: Subject, make: Make, factor: float) -> tuple[Step, State]:
+    """A new run's first step with all gradients multiplied, and the gradients that its update saw."""
+    with seeded():  # the same dropout each time
+        run = make()
+        with gradients_times(run.model, factor):
+            step = run.step([new_batch(subject)])
+    return step, the_update(run, step)
+
+
+def _poisoned(subject: Subject, run: Run, name: str, bad: float, number: int) -> str:
+    """What a step makes of one bad entry in one gradient: "unchanged", "changed" (and put back), "raised"."""
+    weights, moments = parameters(run.model), copy.deepcopy(run.optimizer.state_dict())
+    reached = []
+
+    def poison(gradient: Tensor) -> Tensor:
+        reached.append(name)
+        spoiled = gradient.clone()
+        spoiled.view(-1)[0] = bad
+        return spoiled
+
+    handle = run.model.get_parameter(name).register_hook(poison)
+    try:
+        run.act([new_batch(subject, number)])
+    except Exception:  # noqa: BLE001 - whatever the code raises, it did not train on
+        return "raised"
+    finally:
+        handle.remove()
+    after = parameters(run.model)
+    same = all(torch.equal(weights[key], after[key]) for key in weights)
+    if same and _equal(moments, run.optimizer.state_dict()):
+        return "unchanged"
+    if not reached:
+        return "without a gradient"
+    fill(run.model, weights)
+    run.optimizer.load_state_dict(moments)
+    run.optimizer.zero_grad()
+    return "changed"
+
+
+def _equal(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether the moments are the same, bit by bit, or still zero where there were none; counters may move on."""
+    for index, held in after["state"].items():
+        for name, value in held.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1:
+                known = before["state"].get(index, {}).get(name, torch.zeros_like(value))
+                if not torch.equal(known, value):
+                    return False
+    return True

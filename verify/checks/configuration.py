@@ -1,0 +1,160 @@
+"""Settings act: each one changes something that can be seen.
+
+Legend: B batch, T time, V vocab.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..access import loss_of, needed, new_batch, seeded
+from ..closeness import distance
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import enliven, logits_eval, precise
+from ..subject import Batch, Subject
+from .norms import norms_of
+
+TINY = 1e-2  # of the weights: small states make epsilons matter
+MOVED = 1e-3  # of weights that were scaled
+EDGE = 0.9  # of a uniform distribution's bound
+
+
+def check_sensitivity(subject: Subject) -> None:
+    """Each setting changes the parameters' shapes or first values, the logits of the same weights, or the dropout.
+
+    Silent because a setting that is accepted and not used leaves the default in its place.
+
+    Look at what the constructor hands on, and at constants where the setting should stand.
+    """
+    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    batch = new_batch(subject)
+    idle = [
+        key
+        for key, value in settings.items()
+        if not _differs(subject, _made(configure), _made(configure, key, value), batch)
+    ]
+    if idle:
+        value = settings[idle[0]]
+        raise CheckFailed(
+            f"{len(idle)} of {len(settings)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
+            "shapes, first weights, logits of equal weights and dropout are as without"
+        )
+
+
+def check_norms(subject: Subject) -> None:
+    """A setting that changes one norm changes all norms of its kind and width.
+
+    Silent because an epsilon that one norm lacks costs a fraction of a percent.
+
+    Look at each place where a norm is made, and which epsilon it is given.
+    """
+    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    base = _made(configure)
+    for key, value in settings.items():
+        changed = _made(configure, key, value)
+        if isinstance(value, bool) or not isinstance(value, float) or _shapes(base) != _shapes(changed):
+            continue
+        answers: dict[tuple[type, int], dict[str, bool]] = {}
+        for name, module, width in norms_of(subject, base):
+            try:
+                other = changed.get_submodule(name)
+            except AttributeError:
+                continue
+            rows = TINY * torch.randn(8, width, generator=torch.Generator().manual_seed(0))
+            rows = rows.to(next(module.parameters(), rows))
+            with torch.no_grad():
+                differs = not torch.equal(module(rows), other(rows))
+            answers.setdefault((type(module), width), {})[name] = differs
+        for (kind, _), found in answers.items():
+            if len(set(found.values())) > 1:
+                deaf = [name for name, differs in found.items() if not differs]
+                raise CheckFailed(
+                    f"{key}={value!r} changes {len(found) - len(deaf)} of {len(found)} {kind.__name__} modules, and "
+                    f"not {', '.join(deaf[:3])}"
+                )
+
+
+def check_spread(subject: Subject) -> None:
+    """A setting that scales first weights reaches every linear layer: none keeps what torch draws by itself.
+
+    Silent because those train as well, from a scale that differs by layer and that nobody chose.
+
+    Look at whether the initialisation runs, at the types and names that it picks, and at what is made after it.
+    """
+    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    base, asked = _made(configure), False
+    for key, value in settings.items():
+        changed = _made(configure, key, value)
+        if _shapes(base) != _shapes(changed):
+            continue
+        pairs = {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
+        if not any(_is_scaled(first, second) for first, second in pairs.values()):
+            continue
+        asked = True
+        linear = [f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+        kept = [name for name in linear if name in pairs and torch.equal(*pairs[name]) and _is_torchs(pairs[name][0])]
+        if kept:
+            raise CheckFailed(
+                f"{key}={value!r} scales first weights, but not those of {len(kept)} of {len(linear)} linear layers: "
+                f"{', '.join(kept[:3])} begin as torch draws them, uniform below 1/sqrt({pairs[kept[0]][0].shape[1]})"
+            )
+    if not asked:
+        raise NotApplicable("a setting that scales first weights in `configuration`")
+
+
+def _is_scaled(first: Tensor, second: Tensor) -> bool:
+    """Whether the second holds the first's numbers times one factor, and another one than 1."""
+    factor = float((first.double() * second.double()).sum() / first.double().square().sum().clamp_min(1e-300))
+    return abs(factor - 1) > MOVED and distance(second, factor * first) < MOVED
+
+
+def _is_torchs(weight: Tensor) -> bool:
+    """Whether the numbers look like those of torch.nn.Linear: uniform between plus and minus 1/sqrt(inputs)."""
+    bound = weight.shape[1] ** -0.5
+    largest, std = float(weight.abs().max()), float(weight.double().std())
+    return EDGE * bound < largest <= bound and abs(std * math.sqrt(3) / bound - 1) < 1 - EDGE
+
+
+def _made(configure: Any, *change: Any) -> nn.Module:
+    with seeded():
+        return configure(**dict([change])) if change else configure()
+
+
+def _differs(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) -> bool:
+    if _shapes(base) != _shapes(other):
+        return True
+    if len(list(base.parameters())) != len(list(other.parameters())):
+        return True
+    if any(not torch.equal(a, b) for a, b in zip(base.parameters(), other.parameters(), strict=True)):
+        return True
+    for model in (base, other):
+        precise(subject, model)
+    try:
+        for scale in (TINY, 1.0):  # the last is what a loss is taken of
+            for model in (base, other):
+                enliven(model)
+                _scale(model, scale)
+            if not torch.equal(logits_eval(subject, base, batch), logits_eval(subject, other, batch)):
+                return True
+    except NotApplicable:
+        pass
+    losses = [_train_loss(subject, model, batch) for model in (base, other)]
+    return distance(losses[1], losses[0]) > 0
+
+
+def _train_loss(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
+    with seeded(5), torch.no_grad():
+        return loss_of(subject, model.train(), batch)
+
+
+@torch.no_grad()
+def _scale(model: nn.Module, scale: float) -> None:
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dim() >= 2:
+            parameter.mul_(scale)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}

@@ -1,0 +1,178 @@
+"""What is trained on: all of it, once an epoch, with the right targets, and nothing of what is held out.
+
+Legend: B batch, T time.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from ..access import needed, new_batch, targets_of, tokens_of
+from ..batches import real_in
+from ..failure import CheckFailed, NotApplicable
+from ..roles import IGNORE, find
+from ..subject import Batch, Subject
+
+SEEN = 0.05  # of held-out windows that may stand in training text, by chance or boilerplate
+LONGEST = 32
+TOKENS = 2_000_000  # of an epoch that is looked at
+BATCHES = 4
+ALIKE, HALF = 0.9, 0.5  # of targets
+
+Row = tuple[int, ...]
+
+
+def check_targets(subject: Subject) -> None:
+    """Each counted target is the token one ahead, of its own row and document.
+
+    Silent because copying the input, or guessing two ahead, also has a loss that falls.
+
+    Look at where the labels' window begins, at shifts that happen twice or never, and at the window's last position.
+    """
+    if not subject.causal:
+        raise NotApplicable("a causal model")
+    compared = 0
+    for seed in range(BATCHES):
+        batch = new_batch(subject, seed)
+        if "labels" not in find(batch, subject.roles):
+            raise NotApplicable("labels in the batch")
+        tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
+        _refuse_other_shifts(tokens_BT, targets_BT)
+        ahead_BT = tokens_BT[:, 1:]
+        counted_BT = targets_BT[:, :-1] != IGNORE
+        wrong = counted_BT & (targets_BT[:, :-1] != ahead_BT)
+        compared += int(counted_BT.sum())
+        if int(wrong.sum()) > HALF * int(counted_BT.sum()):
+            raise NotApplicable("labels that are the batch's own tokens")
+        if bool(wrong.any()):
+            row, position = wrong.nonzero()[0].tolist()
+            raise CheckFailed(
+                f"{int(wrong.sum())} of {int(counted_BT.sum())} targets are not the token that follows; the first is "
+                f"row {row}, position {position}: {int(targets_BT[row, position])}, and the token that follows is "
+                f"{int(ahead_BT[row, position])}"
+            )
+    if not compared:
+        raise NotApplicable("a batch with counted labels")
+
+
+def check_padding(subject: Subject) -> None:
+    """Padding is no target, and every real token that has one before it in its document may be.
+
+    Silent because predicting padding is easy and lowers the loss; an end that is never trained never comes.
+
+    Look at padding and end of text with one id, at an id of 0 that counts as none, and at masks against ids.
+    """
+    for seed in range(BATCHES):
+        batch = new_batch(subject, seed)
+        found = find(batch, subject.roles)
+        real_BT, targets_BT = real_in(subject, batch), targets_of(subject, batch)
+        if "mask" in found:
+            padding_BT = ~real_BT[:, 1:] if subject.causal else ~real_BT[:, :-1]  # of what is to be predicted
+            wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
+            if bool(wrong.any()):
+                raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
+    if subject.pad is None:
+        return
+    words = [int(word) for word in tokens_of(subject, new_batch(subject)).unique()]
+    words = [word for word in words if word not in (subject.end, subject.padding)]
+    ends = [] if subject.end is None else [subject.end]
+    documents = [words[:3] + ends, (words * 9)[:9] + ends]
+    batch = subject.pad(documents)
+    tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
+    counted = int((targets_BT != IGNORE).sum())
+    fewest = sum(len(document) - 1 for document in documents)
+    if not fewest <= counted <= fewest + 2 * len(documents):  # a collator may add marks of its own
+        raise CheckFailed(
+            f"documents of {len(documents[0])} and {len(documents[1])} tokens, padded to {tokens_BT.shape[1]}, have "
+            f"{counted} targets; their tokens after the first are {fewest}"
+        )
+    if ends and int((targets_BT == ends[0]).sum()) < len(documents):
+        raise CheckFailed(
+            f"of {len(documents)} ends of text (id {ends[0]}) {int((targets_BT == ends[0]).sum())} are targets"
+        )
+
+
+def check_epochs(subject: Subject) -> None:
+    """Epochs hold the same windows, each once, in different orders that depend on the epoch's number alone.
+
+    Silent because the loss of one order is like another's; windows that are never seen are never missed.
+
+    Look at what seeds the order, at shuffles of shuffled lists, and at the last batch.
+    """
+    epoch = needed(subject, "epoch")
+    orders = {number: _rows(subject, epoch(number)) for number in (1, 0, 2)}
+    again = _rows(subject, epoch(1))
+    if orders[1] != again:
+        raise CheckFailed(f"epoch 1 asked for twice differs in {_moved(orders[1], again)} of {len(again)} rows")
+    for number in (1, 2):
+        missing, added = _content(orders[0]) - _content(orders[number]), _content(orders[number]) - _content(orders[0])
+        if missing or added:
+            raise CheckFailed(
+                f"epoch {number} lacks {missing.total()} of epoch 0's {len(orders[0])} rows and has "
+                f"{added.total()} others"
+            )
+        if len(orders[0]) > 3 and orders[number] == orders[number - 1]:
+            raise CheckFailed(f"epochs {number - 1} and {number} have their {len(orders[0])} rows in the same order")
+    rows = _content(orders[0])
+    twice = sum(count - 1 for count in rows.values())
+    if twice > 0.5 * len(orders[0]):
+        raise CheckFailed(f"{twice} of an epoch's {len(orders[0])} rows are repetitions of others")
+
+
+def check_held_out(subject: Subject) -> None:
+    """What is held out is not trained on.
+
+    Silent because it flatters: the validation loss is the training loss.
+
+    Look at how the split is cut, before or after shuffling, and at which files both sides read.
+    """
+    train, held_out = _rows(subject, needed(subject, "epoch")(0)), _rows(subject, needed(subject, "held_out")())
+    if not train or not held_out:
+        raise NotApplicable("batches to train on and held-out ones")
+    length = min(LONGEST, *map(len, held_out), *map(len, train))
+    seen = {row[start : start + length] for row in train for start in range(len(row) - length + 1)}
+    windows = [row[start : start + length] for row in held_out for start in range(0, len(row) - length + 1, length)]
+    known = sum(window in seen for window in windows)
+    if known > SEEN * len(windows):
+        raise CheckFailed(
+            f"{known} of {len(windows)} held-out windows of {length} tokens stand in the training batches"
+        )
+
+
+def _refuse_other_shifts(tokens_BT: Tensor, targets_BT: Tensor) -> None:
+    """Fail where targets are the batch's tokens, at another distance than one."""
+    time = tokens_BT.shape[1]
+    for shift in (0, -1, 2, 3):
+        here = slice(max(0, -shift), time - max(0, shift))
+        there = slice(max(0, shift), time + min(0, shift))
+        counted = targets_BT[:, here] != IGNORE
+        same = counted & (targets_BT[:, here] == tokens_BT[:, there])
+        following = (targets_BT[:, :-1] == tokens_BT[:, 1:]) & (targets_BT[:, :-1] != IGNORE)
+        if int(same.sum()) > ALIKE * int(counted.sum()) and int(following.sum()) < HALF * int(counted.sum()):
+            raise CheckFailed(
+                f"{int(same.sum())} of {int(counted.sum())} targets are the token {shift} ahead, and "
+                f"{int(following.sum())} the one that follows"
+            )
+
+
+def _rows(subject: Subject, batches: Iterable[Batch]) -> list[Row]:
+    """Rows of tokens in the order in which they come."""
+    rows: list[Row] = []
+    count = 0
+    for batch in batches:
+        for one in batch if isinstance(batch, list) and not isinstance(batch[0], Tensor) else [batch]:
+            tokens_BT, real_BT = tokens_of(subject, one), real_in(subject, one)
+            rows += [tuple(row[real].tolist()) for row, real in zip(tokens_BT, real_BT, strict=True)]
+            count += tokens_BT.numel()
+        if count > TOKENS:
+            raise NotApplicable(f"epochs of at most {TOKENS:,} tokens")
+    return rows
+
+
+def _content(rows: list[Row]) -> Counter[Row]:
+    return Counter(rows)
+
+
+def _moved(first: list[Row], second: list[Row]) -> int:
+    return sum(a != b for a, b in zip(first, second, strict=False)) + abs(len(first) - len(second))

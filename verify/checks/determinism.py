@@ -1,0 +1,154 @@
+"""What a forward pass may leave behind: nothing; and what mode changes: dropout alone."""
+
+import torch
+from torch import Tensor, nn
+
+from ..access import logits_of, loss_of, new_model, seeded, tokens_of
+from ..batches import cut, few, rows_of
+from ..closeness import distance, require_close
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, dropout_rates, enliven, grain, logits_eval, precise, without_dropout
+from ..roles import fields
+from ..subject import Batch, Subject
+
+
+def check_eval(subject: Subject) -> None:
+    """In eval mode nothing is drawn: other random numbers give the same logits and loss, and none are used up.
+
+    Silent because dropout in evaluation only makes its loss a little worse, and drawing shifts later batches.
+
+    Look at functional dropout without `self.training`, and at attention's `dropout_p`.
+    """
+    model, batch = awake(subject), few(subject)
+    results = []
+    for seed in (1, 2):
+        with seeded(seed), torch.no_grad():
+            state = torch.get_rng_state()
+            results.append((_logits(subject, model, batch), loss_of(subject, model, batch)))
+            if not torch.equal(state, torch.get_rng_state()):
+                raise CheckFailed("a forward pass in eval mode draws from torch's random numbers: 0 draws are expected")
+    for name, first, second in zip(("logits", "loss"), *results, strict=True):
+        require_close(second, first, 1e-6, f"eval mode's {name} with two seeds")
+
+
+def check_train(subject: Subject) -> None:
+    """In train mode a seed decides the loss: one seed gives one, and with dropout another gives another.
+
+    Silent because runs cannot be compared anyway; resuming and debugging then cannot be exact.
+
+    Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout that
+    is asked for and not done.
+    """
+    model, batch = new_model(subject).train(), few(subject)
+    losses = []
+    for _ in range(2):
+        with seeded(3), torch.no_grad():
+            losses.append(loss_of(subject, model, batch))
+    require_close(losses[1], losses[0], 1e-6, "train mode's losses with one seed")
+    rate = max(dropout_rates(model), default=0.0)
+    if rate > 0:
+        with seeded(4), torch.no_grad():
+            other = loss_of(subject, model, batch)
+        if torch.equal(other, losses[0]):
+            raise CheckFailed(
+                f"dropout rates go up to {rate:g}, and train mode's loss is {float(other):.6g} for 2 seeds"
+            )
+
+
+def check_modes(subject: Subject) -> None:
+    """Without dropout, train and eval mode give the same loss and logits.
+
+    Silent because the two are never compared: one is trained and the other measured.
+
+    Look at what asks `self.training`: shifts, masks, norms, scales, and a loss of its own for evaluation.
+    """
+    batch = few(subject)
+    model = without_dropout(awake(subject))
+    evaluated, tolerance = _loss_and_logits(subject, model.eval(), batch), grain(subject, model, batch)
+    trained = [_loss_and_logits(subject, model.train(), batch, seed) for seed in (1, 2)]
+    if distance(trained[1][0], trained[0][0]) > tolerance:
+        raise NotApplicable("a model whose dropout can be set to 0")
+    for name, train, evaluation in zip(("losses", "logits"), trained[0], evaluated, strict=True):
+        if train is not None and evaluation is not None:
+            require_close(train, evaluation, tolerance, f"{name} in train and eval mode, without dropout")
+
+
+def check_purity(subject: Subject) -> None:
+    """A pass forward and back changes no parameter, no mode, no default and nothing in the batch.
+
+    Silent because nothing fails: the next pass is simply given something else.
+
+    Look at in-place operations, at `eval()` without `train()`, and at global settings that are not put back.
+    """
+    for training in (True, False):
+        model, batch = new_model(subject).train(training), few(subject)
+        modes = {name: module.training for name, module in model.named_modules()}
+        before = {name: tensor.detach().clone() for name, tensor in _state(model, training)}
+        parts = {key: value.clone() for key, value in fields(batch).items() if isinstance(value, Tensor)}
+        world = _world()
+        loss_of(subject, model, batch).backward()
+        for name, tensor in _state(model, training):
+            if not torch.equal(tensor.nan_to_num(), before[name].nan_to_num()):
+                raise CheckFailed(
+                    f"a pass in {_mode(training)} mode changes {name} by {distance(tensor, before[name]):.2g} of its "
+                    "rms"
+                )
+        for name, module in model.named_modules():
+            if module.training != modes[name]:
+                raise CheckFailed(f"a pass in {_mode(training)} mode leaves {name or 'the model'} in the other")
+        for key, value in fields(batch).items():
+            if isinstance(value, Tensor) and not torch.equal(value.nan_to_num(), parts[key].nan_to_num()):
+                changed = int((value != parts[key]).sum())
+                raise CheckFailed(f"a pass in {_mode(training)} mode changes {changed} entries of the batch's {key!r}")
+        if world != _world():
+            raise CheckFailed(f"a pass in {_mode(training)} mode changes torch's defaults from {world} to {_world()}")
+
+
+def check_history(subject: Subject) -> None:
+    """Logits do not depend on what the model was given before: shorter, longer, narrower, in either mode.
+
+    Silent because batches of a run are alike; the first odd one, evaluation or generation is computed with old state.
+
+    Look at masks, rotations and positions kept from the first call, and at caches that are not emptied.
+    """
+    batch = few(subject)
+    rows, time = tokens_of(subject, batch).shape
+    short = cut(subject, rows_of(subject, batch, [rows - 1]), max(2, time // 2))
+    model = awake(subject)
+    first = logits_eval(subject, model, batch)
+    tolerance = grain(subject, model, batch)
+    with seeded(4), torch.no_grad():
+        loss_of(subject, model.train(), short)
+    require_close(
+        logits_eval(subject, model, batch), first, tolerance, "logits before and after a pass with a shorter batch"
+    )
+    after = logits_eval(subject, model, short)
+    other = precise(subject, new_model(subject)).eval()
+    enliven(other)
+    require_close(after, logits_eval(subject, other, short), tolerance, "a short batch's logits after a long and first")
+    require_close(logits_eval(subject, other, batch), first, tolerance, "a long batch's logits after a short and first")
+
+
+def _loss_and_logits(subject: Subject, model: nn.Module, batch: Batch, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    with seeded(seed), torch.no_grad():
+        return loss_of(subject, model, batch), _logits(subject, model, batch)
+
+
+def _logits(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
+    try:
+        return logits_of(subject, model, batch)
+    except NotApplicable:
+        return torch.zeros(1)
+
+
+def _state(model: nn.Module, training: bool) -> list[tuple[str, Tensor]]:
+    """Parameters, and in eval mode buffers: running statistics may follow training."""
+    return [*model.named_parameters(), *(() if training else model.named_buffers())]
+
+
+def _world() -> tuple[object, ...]:
+    return torch.is_grad_enabled(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+
+
+def _mode(training: bool) -> str:
+    return "train" if training else "eval"

@@ -1,0 +1,133 @@
+"""Precision: float32 models compute in float32, and half-precision ones stay near them."""
+
+import torch
+from torch import Tensor
+
+from ..access import gradients, loss_of, new_model
+from ..batches import few
+from ..closeness import ROUNDING
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, enliven, grain, logits_eval
+from ..subject import Subject
+from .positions import low_dtype
+
+# How far the weights step, as a share of them, and how much of the response may not be linear: in float64, where some
+# take statistics in float32, and in float32. Both steps are below bfloat16's rounding.
+FINE, COARSE = (1e-5, 0.05), (1e-3, 0.15)
+NEAR = {torch.bfloat16: 0.15, torch.float16: 0.03}  # rms error over rms, of some thirty layers
+SMALL = 0.05  # of all gradients' rms: below it cancellation leaves little but rounding
+NEAR_GRADIENT = {torch.bfloat16: 0.6, torch.float16: 0.12}  # of queries and keys, whose rounding softmax magnifies
+
+
+def check_smooth(subject: Subject) -> None:
+    """A float32 model responds smoothly to small changes of its weights: nothing inside is rounded to less.
+
+    Silent because the rounding is noise of some tenths of a percent, in each step anew.
+
+    Look for casts to bfloat16 or float16 inside a float32 model, of activations, angles, scores or logits.
+    """
+    if subject.mixture:
+        raise NotApplicable("a model that routes no tokens, as small changes reroute some")
+    model, batch = awake(subject), few(subject)
+    if grain(subject, model, batch) > ROUNDING[torch.float32]:
+        raise NotApplicable("a model that works in float32")
+    step, curved = FINE
+    try:
+        model = model.double()
+        results = [logits_eval(subject, model, batch)]
+    except (RuntimeError, TypeError):
+        (step, curved), model = COARSE, awake(subject)
+        results = [logits_eval(subject, model, batch)]
+    generator = torch.Generator().manual_seed(1)
+    directions = [torch.randn(p.shape, generator=generator).to(p) * p.detach().abs() for p in model.parameters()]
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter, direction in zip(model.parameters(), directions, strict=True):
+                parameter.add_(direction, alpha=step)
+        results.append(logits_eval(subject, model, batch))
+    results = [logits.double() for logits in results]
+    response = _rms(results[2] - results[0])
+    bend = _rms(results[2] - 2 * results[1] + results[0])
+    if not response > 0:
+        raise CheckFailed(f"changing all weights by {step:g} of their size changes the logits by {response:g}")
+    if not bend <= curved * response:
+        raise CheckFailed(
+            f"when all weights change by {step:g} of their size the logits' response is {bend / response:.0%} "
+            f"irregular, and a smooth function's less than {curved:.0%}: something is rounded on the way"
+        )
+
+
+def check_logits(subject: Subject) -> None:
+    """In half precision logits are those of float32 but for rounding, and finite.
+
+    Silent because each step is a little off in another way, and the loss still falls.
+
+    Look at softmax, norms, sums over many terms and residuals that are kept in half precision.
+    """
+    low = low_dtype(subject)
+    model, exact, batch = _pair(subject, low)
+    with torch.autocast(_device(model), dtype=low, enabled=_is_wide(model)):
+        rounded = logits_eval(subject, model, batch).double()
+    reference = logits_eval(subject, exact, batch).double()
+    error = _rms(rounded - reference) / max(_rms(reference), 1e-300)
+    if not error <= NEAR[low]:
+        raise CheckFailed(f"in {low} logits are {error:.2g} of their rms from float32's; rounding explains {NEAR[low]}")
+
+
+def check_gradients(subject: Subject) -> None:
+    """In half precision gradients are those of float32 but for rounding, for every parameter.
+
+    Silent because the direction is roughly right; small gradients vanish or are summed too coarsely.
+
+    Look at custom backward functions that sum in half precision, and at float16 without a loss scale.
+    """
+    low = low_dtype(subject)
+    model, exact, batch = _pair(subject, low)
+    ours, expected = gradients(subject, model, batch), gradients(subject, exact, batch)
+    total = _rms(torch.cat([g.double().flatten() for g in expected.values()]))
+    for name, gradient in ours.items():
+        reference = expected[name].double()
+        error = _rms(gradient.double() - reference)
+        if not error <= NEAR_GRADIENT[low] * max(_rms(reference), SMALL * total):
+            raise CheckFailed(
+                f"in {low} the gradient of {name} is {error / max(_rms(reference), 1e-300):.2g} of its rms from "
+                f"float32's; rounding explains {NEAR_GRADIENT[low]}"
+            )
+
+
+def check_loss(subject: Subject) -> None:
+    """In half precision the loss is that of float32 to two digits.
+
+    Silent because a loss that is computed in half precision is off by less than a batch's noise.
+
+    Look at the softmax's dtype and at sums over the vocabulary.
+    """
+    low = low_dtype(subject)
+    model, exact, batch = _pair(subject, low)
+    with torch.no_grad():
+        rounded, reference = float(loss_of(subject, model, batch)), float(loss_of(subject, exact, batch))
+    if not abs(rounded - reference) <= 0.02 * max(1.0, abs(reference)):
+        raise CheckFailed(f"in {low} the loss is {rounded:.4f}, and in float32 {reference:.4f}")
+
+
+def _pair(subject: Subject, low: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module, object]:
+    """The model as it is, and one in float32 with the same weights; and a batch."""
+    model, exact = new_model(subject).eval(), new_model(subject).eval().float()
+    enliven(model)
+    with torch.no_grad():
+        for target, source in zip(exact.parameters(), model.parameters(), strict=True):
+            target.copy_(source)
+    assert low.itemsize == 2
+    return model, exact, few(subject)
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(tensor.square().mean().sqrt())
+
+
+def _device(model: torch.nn.Module) -> str:
+    return next(model.parameters()).device.type
+
+
+def _is_wide(model: torch.nn.Module) -> bool:
+    return all(p.dtype.itemsize >= 4 for p in model.parameters() if p.is_floating_point())

@@ -1,0 +1,100 @@
+"""Generation and decoding: with a cache or without, the model is the one that was trained.
+
+Legend: B batch, T time, V vocab.
+"""
+
+import torch
+from torch import nn
+
+from ..access import logits_of, needed, new_batch, tokens_of, with_tokens
+from ..batches import cut, one_document, rows_of
+from ..closeness import distance
+from ..failure import CheckFailed
+from ..prepare import awake, grain, logits_eval
+from ..subject import Batch, Subject
+
+ROWS = 3
+LONGEST = 48
+NEW = 6
+STEPWISE = 4  # times the rounding of one pass: every product has another shape, in each of many layers
+
+
+def check_decode(subject: Subject) -> None:
+    """Decoding with a cache, token by token, gives the logits of one pass over the whole, at every position.
+
+    Silent in training, which has no cache: evaluation by generation and everything that users see is wrong.
+
+    Look at positions that start from 0 again, at masks of one query against many keys, and at the cache's order.
+    """
+    decode, model, batch = needed(subject, "decode"), awake(subject), _plain(subject, LONGEST)
+    time = tokens_of(subject, batch).shape[1]
+    tolerance = STEPWISE * grain(subject, model, batch)
+    for length in sorted({1, 2, time // 2 | 1, time}):
+        shorter = cut(subject, batch, length)
+        tokens_BT = tokens_of(subject, shorter)
+        with torch.no_grad():
+            decoded, expected = decode(model, tokens_BT), logits_eval(subject, model, shorter)
+        for position in range(length):
+            apart = distance(decoded[:, position], expected[:, position])
+            if not apart <= tolerance:
+                raise CheckFailed(
+                    f"decoded with a cache, the logits at position {position} of {length} are {apart:.2g} of their rms "
+                    f"from those of one pass, and rounding explains {tolerance:.0e}"
+                )
+
+
+def check_greedy(subject: Subject) -> None:
+    """Greedy generation returns the prompt and, at each step, the word with the largest logit of one whole pass.
+
+    Silent because generated text is read, not compared.
+
+    Look at which position's logits are taken, at the cache, at rows that end early, and at the prompt's end.
+    """
+    generate, model, batch = needed(subject, "generate"), awake(subject), _plain(subject, LONGEST // 2)
+    for length in (1, tokens_of(subject, batch).shape[1] // 2 | 1):
+        prompt_BT = tokens_of(subject, cut(subject, batch, length))
+        training = model.training
+        with torch.no_grad():
+            out = generate(model, prompt_BT.clone(), NEW)
+        if model.training != training:
+            raise CheckFailed(f"generating leaves the model with training={model.training}, and it was {training}")
+        if not torch.equal(out[:, :length], prompt_BT):
+            changed = int((out[:, :length] != prompt_BT).sum())
+            raise CheckFailed(f"what is generated does not begin with the prompt: {changed} of its tokens differ")
+        _compare(subject, model, batch, out, length)
+
+
+def _compare(subject: Subject, model: nn.Module, batch: Batch, out: torch.Tensor, length: int) -> None:
+    ended = torch.zeros(len(out), dtype=torch.bool, device=out.device)
+    for position in range(length, out.shape[1]):
+        logits = _next(subject, model, batch, out[:, :position])
+        spare = grain(subject, model, batch) * float(logits.float().std())
+        gap = logits.max(-1).values - logits.gather(-1, out[:, position, None])[:, 0]
+        wrong = (gap > spare) & ~ended
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise CheckFailed(
+                f"after {position} tokens, {length} of them the prompt, row {row} goes on with "
+                f"{int(out[row, position])}, whose logit is {float(gap[row]):.3g} below that of "
+                f"{int(logits[row].argmax())}"
+            )
+        if subject.end is not None:
+            ended |= out[:, position] == subject.end
+
+
+def _next(subject: Subject, model: nn.Module, batch: Batch, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Logits (B, V) that follow these tokens; what else the batch has is cut to their length."""
+    time = tokens_of(subject, batch).shape[1]
+    if tokens_BT.shape[1] <= time:
+        shorter = cut(subject, batch, tokens_BT.shape[1])
+        return logits_eval(subject, model, with_tokens(subject, shorter, tokens_BT))[:, -1]
+    with torch.no_grad():
+        return logits_of(subject, model, with_tokens(subject, batch, tokens_BT))[:, -1]
+
+
+def _plain(subject: Subject, longest: int) -> Batch:
+    """Different rows of one document each, without padding."""
+    batch = new_batch(subject)
+    rows = len(tokens_of(subject, batch))
+    chosen = rows_of(subject, batch, [index % rows for index in range(ROWS)])
+    return one_document(subject, cut(subject, chosen, longest))

@@ -1,0 +1,146 @@
+"""How training begins: weights from the seed alone, alike in like layers, and a first loss of ln V.
+
+Legend: V vocab.
+"""
+
+import math
+import re
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ..access import loss_of, new_batch, new_model, targets_of
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import is_fresh, logits_eval, precise, require_fresh
+from ..roles import IGNORE
+from ..subject import Subject
+
+LARGEST_EXCESS = 2.0  # nats above ln V: logits of std 2
+SIGMAS = 6.0
+SPREAD = 0.05  # of std between layers, beyond sampling
+FEWEST = 256  # entries whose std says something
+HUGE = 1e3
+WIDEST = 4.0  # times 1/sqrt(the smaller side); He's rule for ReLU has 1.4
+
+
+def check_seed(subject: Subject) -> None:
+    """The same seed gives the same weights.
+
+    Silent because each run alone looks right; none can be repeated.
+
+    Look at generators that torch.manual_seed does not reach, and at memory that nothing initialises.
+    """
+    first, second = new_model(subject), new_model(subject)
+    for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        if not torch.equal(one, other):
+            raise CheckFailed(f"with one seed {int((one != other).sum())} of {one.numel()} entries of {name} differ")
+
+
+def check_finite(subject: Subject) -> None:
+    """All parameters and buffers are finite numbers of usual size.
+
+    Silent because memory that nobody initialised often holds small numbers or zeros, and trains.
+
+    Look at `torch.empty`, at models built on the meta device, and at buffers made there that are never filled.
+    """
+    model = new_model(subject)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise CheckFailed(f"{name} {tuple(tensor.shape)} is still on the meta device: it holds no numbers")
+        if not tensor.is_floating_point():
+            continue
+        is_parameter = isinstance(tensor, nn.Parameter)
+        wrong = ~tensor.isfinite() if is_parameter else tensor.isnan()  # masks are buffers, and hold infinities
+        if bool(wrong.any()):
+            raise CheckFailed(f"{int(wrong.sum())} of {tensor.numel()} entries of {name} are not finite")
+        if is_parameter and tensor.numel() and float(tensor.abs().max()) > HUGE:
+            raise CheckFailed(
+                f"an entry of {name} is {float(tensor.abs().max()):.3g}, and usual ones are below {HUGE:g}"
+            )
+
+
+def check_layers(subject: Subject) -> None:
+    """Tensors of one role have one std in all layers, or one that changes steadily with depth; no two are equal.
+
+    Silent because training repairs most initialisations, at a price that no one sees.
+
+    Look at the order in which initialisations run, at names or types that they pick, and at copied layers.
+    """
+    model = precise(subject, new_model(subject))
+    roles: dict[str, list[tuple[str, Tensor]]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and parameter.is_floating_point():
+            roles.setdefault(re.sub(r"\d+", "#", name), []).append((name, parameter.detach()))
+    for tensors in roles.values():
+        for (name, tensor), (other, before) in zip(tensors[1:], tensors, strict=False):
+            is_drawn = not bool((tensor == tensor[:1]).all())  # and not computed, a row like another
+            if is_drawn and torch.equal(tensor, before):
+                raise CheckFailed(f"{name} and {other} begin with the same {tensor.numel()} numbers")
+    require_fresh(subject)
+    for tensors in roles.values():
+        stds = [float(tensor.double().std()) for _, tensor in tensors]
+        size = min(tensor.numel() for _, tensor in tensors)
+        if len(tensors) < 2 or size < FEWEST or min(stds) == 0:
+            continue
+        spare = SPREAD + SIGMAS / math.sqrt(2 * size)
+        logs = [math.log(std) for std in stds]
+        steps = [after - before for before, after in pairwise(logs)]
+        steady = all(step <= spare for step in steps) or all(step >= -spare for step in steps)
+        if max(logs) - min(logs) > spare and (not steady or (len(stds) == 2 and max(logs) - min(logs) > math.log(2.5))):
+            raise CheckFailed(
+                f"tensors of one role begin with std {', '.join(f'{std:.3g}' for std in stds[:6])} "
+                f"({tensors[0][0]} and on): neither one nor steadily changing"
+            )
+
+
+def check_scale(subject: Subject) -> None:
+    """A new matrix's std is at most a few times 1/sqrt(width), so that sums over the width keep their size.
+
+    Silent because norms hide it: the model trains, slowly, from saturated attention.
+
+    Look at initialisations that were meant and never run, and at torch.randn as a weight.
+    """
+    require_fresh(subject)
+    model, batch = precise(subject, new_model(subject)), new_batch(subject)
+    words = logits_eval(subject, model, batch).shape[-1]
+    for name, parameter in model.named_parameters():
+        if parameter.dim() != 2 or not parameter.is_floating_point() or len(parameter) >= words:
+            continue
+        most, std = WIDEST / math.sqrt(min(parameter.shape)), float(parameter.double().std())
+        if parameter.numel() >= FEWEST and not std <= most:
+            raise CheckFailed(
+                f"{name} {tuple(parameter.shape)} begins with std {std:.3g}; usual ones are below {most:.3g}"
+            )
+
+
+def check_first_loss(subject: Subject) -> None:
+    """The first loss is ln V plus half the variance of the logits, and that variance is small.
+
+    Silent because the first hundred steps mend it, and because a model that sees the answer begins too well.
+
+    Look at the scale of embedding and head, at which of them decides when they are tied, and at what labels reveal.
+    """
+    require_fresh(subject)
+    model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)
+    with torch.no_grad():
+        loss = float(loss_of(subject, model, batch))
+    logits = logits_eval(subject, model, batch).double()
+    counted = int((targets_of(subject, batch) != IGNORE).sum())
+    words, variance = logits.shape[-1], float(logits.var(-1).mean())
+    if subject.mixture or not counted:
+        raise NotApplicable("a loss without a router's part")
+    expected = math.log(words)
+    if not loss <= expected + LARGEST_EXCESS:
+        raise CheckFailed(
+            f"the first loss is {loss:.3f}, and ln {words} is {expected:.3f}: logits begin with std "
+            f"{math.sqrt(variance):.2f}"
+        )
+    spare = 0.1 + SIGMAS * math.sqrt((variance + 1e-4) / counted)
+    if not loss >= expected - spare:
+        raise CheckFailed(
+            f"the first loss is {loss:.3f}, below ln {words} = {expected:.3f} by more than chance ({spare:.2f}): "
+            "an untrained model knows the answers"
+        )
+    if is_fresh(subject) and words > 2 and float(logits.std(-1).max()) == 0:
+        raise CheckFailed(f"the first logits are all {float(logits.flatten()[0]):.3g}: nothing reaches the head")

@@ -1,0 +1,254 @@
+"""What the loss is: the mean cross-entropy of counted labels, and its gradient.
+
+Legend: B batch, T time, V vocab.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..access import gradients, logits_of, loss_of, new_batch, new_model, targets_of, tokens_of, with_targets
+from ..batches import cut, few, other_tokens, rows_of, spread
+from ..closeness import ROUNDING
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, grain
+from ..roles import IGNORE, fields, find
+from ..subject import Batch, Subject
+
+FEWEST = 4  # positions
+EXACT = 2e-5  # of the larger of the loss and 1: float32's, summed over many rows
+PIECE = 256  # rows whose logits are float64 at a time
+NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
+
+
+def check_definition(subject: Subject) -> None:
+    """The loss is the mean over counted labels of -log softmax(logits)[label], in at least float32.
+
+    Silent because any such number falls: labels that are not shifted, labels that must not count, a mean of means,
+    chunks that are left out, and logits in half precision all give smooth curves of something else.
+
+    Look at the shift, at `ignore_index`, at what the sum is divided by, and at the logits' dtype.
+    """
+    _no_experts(subject)
+    model = awake(subject)
+    for seed in range(2):
+        batch = new_batch(subject, seed)
+        _compare(subject, model, batch, f"of batch {seed}", _coarse(subject, model, batch))
+
+
+def check_shapes(subject: Subject) -> None:
+    """The loss is that mean for batches of any size: one row, odd lengths, what no chunk divides.
+
+    Silent because sizes in training are round; the last rows of others are left out, or count twice.
+
+    Look at chunks and their remainder, at reshapes, and at sizes that are kept from the first batch.
+    """
+    _no_experts(subject)
+    model, batch = awake(subject), few(subject)
+    coarse = _coarse(subject, model, batch)
+    rows, time = tokens_of(subject, batch).shape
+    for length in sorted({time - 1, time - 2, time // 2 | 1, FEWEST + 1}):
+        if FEWEST < length < time:
+            _compare(subject, model, cut(subject, batch, length), f"of the batch's first {length} positions", coarse)
+    _compare(subject, model, rows_of(subject, batch, [rows - 1]), "of its last row alone", coarse)
+    odd = rows_of(subject, batch, [index % rows for index in range(rows + 1)])
+    _compare(subject, model, odd, f"of {rows + 1} rows", coarse)
+
+
+def check_ignored(subject: Subject) -> None:
+    """The loss is that mean whatever labels are left out: rows with many and few, one label alone, other labels.
+
+    Silent because losses of such batches are of the usual size; short rows or padding count too much or too little.
+
+    Look at `ignore_index`, at the divisor (counted labels, not rows or positions), and at means of rows.
+    """
+    _no_experts(subject)
+    model, batch = awake(subject), few(subject)
+    coarse = _coarse(subject, model, batch)
+    for targets_BT, what in _choices(subject, batch):
+        _compare(subject, model, with_targets(subject, batch, targets_BT), what, coarse, targets_BT)
+
+
+def check_gradient(subject: Subject) -> None:
+    """The loss's gradient is that of the cross-entropy of the logits, for every parameter.
+
+    Silent because a wrong gradient still points downhill: a part twice, a part detached, a part scaled.
+
+    Look at custom backward functions, at `detach` and `no_grad`, and at chunks whose gradients are added up.
+    """
+    _no_experts(subject)
+    model, batch = awake(subject), few(subject)
+    targets_BT = targets_of(subject, batch)
+    _compare_gradients(subject, model, batch, targets_BT)
+    if "labels" in find(batch, subject.roles):
+        ragged_BT = _ragged(targets_BT)
+        _compare_gradients(subject, model, with_targets(subject, batch, ragged_BT), ragged_BT)
+
+
+def check_backward(subject: Subject) -> None:
+    """`loss.backward()` leaves in `.grad` what `autograd.grad` returns, once; a second batch adds its own.
+
+    Silent because a gradient that is counted twice, or left over, only looks like a larger learning rate.
+
+    Look at custom functions that call backward inside backward, at hooks on parameters, and at state they keep.
+    """
+    model, batch = new_model(subject).eval(), few(subject)
+    returned = gradients(subject, model, batch)
+    left = [name for name, p in model.named_parameters() if p.grad is not None]
+    if left:
+        raise CheckFailed(f"taking the loss leaves a gradient in {left[0]} and {len(left) - 1} others without backward")
+    tolerance = 10 * grain(subject, model, batch, loss_of)
+    total = _norm(returned.values())
+    for times in (1, 2):
+        loss_of(subject, model, batch).backward()
+        for name, parameter in model.named_parameters():
+            if name not in returned:
+                continue
+            held = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            error = _norm([held.double() - times * returned[name].double()])
+            if not error <= tolerance * max(_norm([returned[name]]), NEGLIGIBLE * total):
+                raise CheckFailed(
+                    f"after {times} backward passes {name}.grad has norm {_norm([held]):.4g}; {times} times what "
+                    f"autograd.grad returns has {times * _norm([returned[name]]):.4g}"
+                )
+
+
+def check_scale(subject: Subject) -> None:
+    """Scaling the loss scales every gradient by as much, as loss scales and accumulation need.
+
+    Silent because without a scale, or with one optimizer that ignores it, all is well.
+
+    Look at custom backward functions that leave out the gradient that comes in.
+    """
+    model, batch = new_model(subject).eval(), few(subject)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    taken = []
+    for scale in (1.0, 0.125):
+        loss = loss_of(subject, model, batch) * scale
+        taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+    tolerance = 10 * grain(subject, model, batch, loss_of)
+    total = _norm(g for g in taken[0] if g is not None)
+    for name, whole, part in zip(names, *taken, strict=True):
+        if whole is None or part is None:
+            continue
+        error = _norm([part.double() - 0.125 * whole.double()])
+        if not error <= tolerance * 0.125 * max(_norm([whole]), NEGLIGIBLE * total):
+            raise CheckFailed(
+                f"an eighth of the loss gives {name} a gradient of norm {_norm([part]):.4g}, and an eighth of the "
+                f"loss's is {_norm([whole]) / 8:.4g}"
+            )
+
+
+def check_precision(subject: Subject) -> None:
+    """The loss comes in at least float32, whatever the model's dtype.
+
+    Silent because bfloat16 keeps three digits: the curve looks like noise, and small improvements vanish.
+
+    Look for the cast of the logits to float32 before the softmax, and at what autocast encloses.
+    """
+    loss = loss_of(subject, new_model(subject), few(subject))
+    if loss.dtype.itemsize < 4:
+        raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbours below 0.4%")
+
+
+def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """The independent reference: mean over counted targets, in float64."""
+    counted_BT = targets_BT != IGNORE
+    logits_RV, targets_R1 = logits_BTV[counted_BT], targets_BT[counted_BT][:, None]
+    pieces = zip(logits_RV.split(PIECE), targets_R1.split(PIECE), strict=True)  # a large vocabulary fills the memory
+    total = torch.stack([logits.double().log_softmax(-1).gather(-1, words).sum() for logits, words in pieces]).sum()
+    return -total / len(targets_R1)
+
+
+def _compare(
+    subject: Subject, model: nn.Module, batch: Batch, what: str, coarse: float, targets_BT: Tensor | None = None
+) -> None:
+    """Fail where the loss is not the mean over `targets_BT`, by default the batch's own."""
+    targets_BT = targets_of(subject, batch) if targets_BT is None else targets_BT
+    counted = int((targets_BT != IGNORE).sum())
+    if not counted:
+        raise NotApplicable("a batch with counted labels")
+    with torch.no_grad():
+        loss, logits = loss_of(subject, model, batch), logits_of(subject, model, batch)
+        expected = cross_entropy(logits, targets_BT)
+    # Rounding of logits is independent between tokens, and so shrinks in their mean.
+    spare = 0.0 if coarse <= ROUNDING[torch.float32] else coarse * float(logits.float().std()) / math.sqrt(counted)
+    tolerance = EXACT * max(1.0, float(expected)) + spare
+    if not abs(float(loss) - float(expected)) <= tolerance:
+        _explain_unknown(subject, batch)
+        raise CheckFailed(
+            f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} counted labels is "
+            f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
+        )
+
+
+def _compare_gradients(subject: Subject, model: nn.Module, batch: Batch, targets_BT: Tensor) -> None:
+    ours = gradients(subject, model, batch)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    value = cross_entropy(logits_of(subject, model, batch), targets_BT)
+    if not value.requires_grad:
+        raise NotApplicable("logits with a graph: Subject.logits without no_grad")
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    expected = {
+        name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(parameters.items(), found, strict=True)
+    }
+    tolerance = max(10 * grain(subject, model, batch, loss_of), 1e-3)
+    total = _norm(expected.values())
+    for name, gradient in ours.items():
+        error, size = _norm([gradient.double() - expected[name].double()]), _norm([expected[name]])
+        if not error <= tolerance * max(size, NEGLIGIBLE * total):
+            raise CheckFailed(
+                f"the loss's gradient of {name} has norm {_norm([gradient]):.4g}, and that of the cross-entropy of the "
+                f"logits {size:.4g}; they are {error:.2g} apart, {error / max(size, 1e-300):.1%}"
+            )
+
+
+def _choices(subject: Subject, batch: Batch) -> Iterator[tuple[Tensor, str]]:
+    """Targets that differ in which are counted, and in what they are."""
+    targets_BT = targets_of(subject, batch)
+    yield _ragged(targets_BT), "with rows of few and many counted labels"
+    usable = (targets_BT != IGNORE).nonzero()
+    if len(usable):
+        for index in spread(len(usable), 4):
+            row, position = usable[index].tolist()
+            one_BT = torch.full_like(targets_BT, IGNORE)
+            one_BT[row, position] = targets_BT[row, position]
+            yield one_BT, f"with the label of row {row}, position {position} alone"
+    tokens_BT = tokens_of(subject, batch)
+    counted_BT = targets_BT != IGNORE
+    yield torch.where(counted_BT, other_tokens(tokens_BT), targets_BT), "with other labels"
+
+
+def _ragged(targets_BT: Tensor) -> Tensor:
+    """Row r keeps about 1 / (r + 1) of its targets, from the left and the right in turn; none loses all."""
+    ragged_BT = targets_BT.clone()
+    for row, targets_T in enumerate(ragged_BT):
+        counted = (targets_T != IGNORE).nonzero().flatten()
+        drop = len(counted) - max(1, len(counted) // (row + 1)) if row else len(counted) // 3
+        targets_T[counted[:drop] if row % 2 else counted[len(counted) - drop :]] = IGNORE
+    return ragged_BT
+
+
+def _explain_unknown(subject: Subject, batch: Batch) -> None:
+    """A part that weighs labels may be the reason, and no fault."""
+    tokens_BT, known = tokens_of(subject, batch), set(find(batch, subject.roles).values())
+    for key, value in fields(batch).items():
+        if key not in known and isinstance(value, Tensor) and value.shape == tokens_BT.shape:
+            raise NotApplicable(f"to know what the batch's part {key!r} is: Subject(roles={{'counted': {key!r}}})?")
+
+
+def _coarse(subject: Subject, model: nn.Module, batch: Batch) -> float:
+    """The coarsest rounding on the way to logits or loss."""
+    return max(grain(subject, model, batch), grain(subject, model, batch, loss_of))
+
+
+def _no_experts(subject: Subject) -> None:
+    if subject.mixture:
+        raise NotApplicable("a loss without a router's part")
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))

@@ -1,0 +1,135 @@
+"""Memory: what a step makes, it lets go; and activations that are computed again give the same gradients."""
+
+import gc
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ..access import loss_of, new_batch, new_model, seeded
+from ..closeness import rounding
+from ..failure import CheckFailed, NotApplicable
+from ..observe import State, mismatch, trainable
+from ..runs import Make, each_run
+from ..subject import Batch, Subject
+
+STEPS = 6
+SETTLED = 5  # measurements, of the last steps, that are compared: the first one allocates moments and caches
+LARGE = 16  # elements of a tensor that is no logged number
+
+
+@each_run
+def check_growth(subject: Subject, make: Make) -> None:
+    """Neither the autograd graphs that are alive after a step grow from step to step, nor the bytes of tensors.
+
+    Silent until the memory is full, hours later; then the batch size is blamed.
+
+    Look for sums of losses, or outputs kept for a metric, without `detach()` or `item()`; and for lists and caches of
+    batches, outputs or gradients that nothing empties.
+    """
+    run = make()
+    batches = [new_batch(subject, number) for number in range(STEPS)]
+    with _only_what_is_new():
+        alive = []
+        for batch in batches:
+            run.act([batch])
+            gc.collect()
+            alive.append((_nodes(), _bytes()))
+    for what, amounts in zip(("nodes of graphs", "bytes of tensors"), zip(*alive, strict=True), strict=True):
+        if all(after > before for before, after in pairwise(amounts[-SETTLED:])):
+            raise CheckFailed(f"{run.name}: after each of {STEPS} steps more {what} are alive: {list(amounts)}")
+
+
+@each_run
+def check_detached(subject: Subject, make: Make) -> None:
+    """What a step reports holds no graph.
+
+    Silent until the memory is full: a loss that is kept keeps its whole forward pass.
+
+    Look for losses that are returned as they are; return `loss.detach()` or `loss.item()`.
+    """
+    run = make()
+    logged = run.step([new_batch(subject)]).logged
+    graphs = [key for key, value in logged.items() if isinstance(value, Tensor) and value.requires_grad]
+    if graphs:
+        raise CheckFailed(f"{run.name} reports {len(graphs)} tensors with a graph: {', '.join(graphs)}")
+
+
+def check_recomputation(subject: Subject) -> None:
+    """Computing activations again in the backward pass changes no gradient.
+
+    Silent because a gradient that is lost or differs, by other random numbers, still leaves a loss that falls.
+
+    Look at inputs that need no gradient, at random states, and at what a block changes outside itself.
+    """
+    batch, plain, again = new_batch(subject), new_model(subject).train(), new_model(subject).train()
+    if not recompute(again):
+        raise NotApplicable("a model with gradient_checkpointing_enable() or activation_checkpointing")
+    due = gradient(subject, plain, batch)
+    error, name = mismatch(gradient(subject, again, batch), due)
+    allowed = 10 * rounding(*due.values())
+    if not error <= allowed:
+        raise CheckFailed(
+            f"with activations computed again the gradient of {name} differs by {error:.2g} of itself; "
+            f"rounding explains {allowed:.0e}"
+        )
+
+
+def recompute(model: nn.Module) -> bool:
+    """Switch activation checkpointing on, in place; False where the model has no switch."""
+    if hasattr(model, "activation_checkpointing"):
+        setattr(model, "activation_checkpointing", True)  # noqa: B010 - no attribute that types know
+    elif hasattr(model, "gradient_checkpointing_enable"):
+        model.gradient_checkpointing_enable()
+    else:
+        return False
+    return True
+
+
+def gradient(subject: Subject, model: nn.Module, batch: Batch) -> State:
+    """Gradients by `backward`, with which every kind of checkpointing works; zero where there is none."""
+    model.zero_grad(set_to_none=True)
+    with seeded():
+        loss = loss_of(subject, model, batch)
+        if loss.requires_grad:
+            loss.backward()
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for name, p in trainable(model).items()
+    }
+
+
+@contextmanager
+def _only_what_is_new() -> Generator[None]:
+    """Python's collector lists only objects made from here on."""
+    gc.collect()
+    frozen = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
+
+
+def _tensors() -> list[Tensor]:
+    return [value for value in gc.get_objects() if issubclass(type(value), Tensor)]
+
+
+def _nodes() -> int:
+    """How many nodes of autograd's graphs can be reached from tensors."""
+    waiting = [tensor.grad_fn for tensor in _tensors() if tensor.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return len(seen)
+
+
+def _bytes() -> int:
+    """How many bytes the tensors that are more than a logged number take; shared ones once."""
+    large = [tensor for tensor in _tensors() if tensor.numel() > LARGE and tensor.device.type != "meta"]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in large}.values())

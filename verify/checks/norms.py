@@ -1,0 +1,157 @@
+"""Normalisation, found by what it does: scaling its input changes nothing.
+
+Legend: R rows, D width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..access import logits_of, loss_of, new_model
+from ..batches import few
+from ..closeness import distance
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import precise
+from ..subject import Subject
+from .positions import low_dtype
+
+ROWS = 64
+SCALE = 16.0
+INVARIANT = 1e-2
+EVEN = 1e-2  # spread of the rows' sizes
+
+
+class Norm(NamedTuple):
+    """A module that divides rows of its input by their size."""
+
+    name: str
+    module: nn.Module
+    width: int
+
+
+def check_unit(subject: Subject) -> None:
+    """A norm's output, its gain aside, has rms 1, whatever its input's scale, offset and width.
+
+    Silent because the gain, and the next layer, make up for a constant; padded widths and large inputs differ.
+
+    Look at what the sum of squares is divided by, at the mean, and at an epsilon as large as the variance.
+    """
+    model = precise(subject, new_model(subject)).eval()
+    for name, module, width in norms_of(subject, model):
+        for scale in (1.0, 300.0):
+            output = _neutral(module, _rows(width, module, offset=2.0) * scale)
+            sizes = output.double().square().mean(-1).sqrt()
+            size = float(sizes.mean())
+            if float(sizes.std()) > EVEN * size:
+                continue  # it normalises along other dimensions
+            allowed = (1.0, width**-0.5)
+            if not any(abs(size / each - 1) <= 1 / width + 1e-3 for each in allowed):
+                raise CheckFailed(
+                    f"{name} returns rows of rms {size:.4f} for inputs of width {width} and rms {2.24 * scale:.3g}; "
+                    "it is to be 1"
+                )
+
+
+def check_precision(subject: Subject) -> None:
+    """A norm's statistics are taken in float32: a row as a whole is not rounded, and large inputs do not overflow.
+
+    Silent because half a percent too much or too little, for each token anew, looks like noise.
+
+    Look for the cast to float32 before squares are taken, and where the cast back stands.
+    """
+    low = low_dtype(subject)
+    model = new_model(subject).eval()
+    for name, module, width in norms_of(subject, precise(subject, new_model(subject)).eval()):
+        own = model.get_submodule(name)
+        exact = _neutral(module, _rows(width, module).to(low).float()).double()
+        with torch.no_grad(), torch.autocast(_device(model), dtype=low):
+            rounded = _neutral(own, _rows(width, own).to(low)).double()
+        if rounded.shape != exact.shape:
+            continue
+        factor_R = (rounded * exact).sum(-1) / exact.square().sum(-1)
+        off = float((factor_R - 1).square().mean().sqrt())
+        # Rounding each entry leaves 0.4 eps / sqrt(D) of the row; rounding the statistics leaves 0.24 eps of it.
+        limit = torch.finfo(low).eps * (0.1 + 0.5 / width**0.5)
+        if not off <= limit:
+            raise CheckFailed(
+                f"{name} in {low} returns rows that are {off:.2g} too large or small as a whole; statistics in float32 "
+                f"leave less than {limit:.1g}"
+            )
+
+
+def norms_of(subject: Subject, model: nn.Module) -> list[Norm]:
+    """The modules without children whose output does not follow the scale of their input.
+
+    Raises:
+        NotApplicable: there are none.
+    """
+    batch = few(subject)
+    widths: dict[str, int] = {}
+
+    def note(name: str, arguments: tuple[object, ...], output: object) -> None:
+        if len(arguments) == 1 and isinstance(output, Tensor) and output.is_floating_point():
+            given = arguments[0]
+            if isinstance(given, Tensor) and given.shape == output.shape and given.is_floating_point():
+                widths[name] = given.shape[-1]
+
+    hooks = [
+        module.register_forward_hook(lambda _, arguments, output, name=name: note(name, arguments, output))
+        for name, module in model.named_modules()
+        if name and not list(module.children())
+    ]
+    try:
+        with torch.no_grad():
+            try:
+                logits_of(subject, model, batch)
+            except NotApplicable:
+                loss_of(subject, model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = [Norm(name, model.get_submodule(name), width) for name, width in widths.items() if width > 1]
+    found = [norm for norm in found if _is_norm(norm)]
+    if not found:
+        raise NotApplicable("norms that are modules")
+    return found
+
+
+@torch.no_grad()
+def _is_norm(norm: Norm) -> bool:
+    rows = _rows(norm.width, norm.module, offset=0.5)
+    try:
+        small, large = norm.module(rows), norm.module(SCALE * rows)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return distance(large, small) < INVARIANT and float(small.float().std()) > 0
+
+
+@torch.no_grad()
+def _neutral(module: nn.Module, rows: Tensor) -> Tensor:
+    """The norm's output with a gain of one and no bias, whichever way its parameters say so."""
+    kept = [parameter.clone() for parameter in module.parameters()]
+    try:
+        for parameter in module.parameters():
+            parameter.zero_()
+        output = module(rows)
+        if not output.float().std() > 0:  # no gain around one: a zero gain is none
+            for parameter in module.parameters():
+                parameter.fill_(1.0)
+                output = module(rows)
+                if output.float().std() > 0:
+                    break
+                parameter.zero_()
+        return output
+    finally:
+        for parameter, value in zip(module.parameters(), kept, strict=True):
+            parameter.copy_(value)
+
+
+def _rows(width: int, module: nn.Module, offset: float = 0.0) -> Tensor:
+    rows = torch.randn(ROWS, width, generator=torch.Generator().manual_seed(0)) + offset
+    like = next(module.parameters(), None)
+    return rows if like is None else rows.to(like)
+
+
+def _device(model: nn.Module) -> str:
+    return next(model.parameters()).device.type

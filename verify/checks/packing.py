@@ -1,0 +1,186 @@
+"""Packed and padded batches say of each document what it says alone.
+
+Legend: B batch, T time.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..access import gradients, loss_of, needed, new_batch, targets_of, tokens_of
+from ..batches import documents_in
+from ..closeness import distance
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, grain, logits_eval
+from ..roles import IGNORE
+from ..subject import Batch, Documents, Subject
+
+LENGTHS = (5, 9, 2, 14, 3)
+GRADIENT = 1e-3
+
+
+def check_packed(subject: Subject) -> None:
+    """A packed row is its documents side by side: the same logits at every position, loss and gradient.
+
+    Silent because documents that see each other, or targets across their border, only add a little noise.
+
+    Look at the mask's borders, at positions that start anew, and at the last and first token of each document.
+    """
+    _compare(subject, needed(subject, "pack"), "packed")
+
+
+def check_padded(subject: Subject) -> None:
+    """A padded batch is its rows: the same logits at every real position, loss and gradient as one by one.
+
+    Silent because padding is mostly alike; a loss that counts it, or attention that sees it, only shifts a little.
+
+    Look at the mask, at positions under left padding, at labels at padding, and at the divisor of the loss.
+    """
+    _compare(subject, needed(subject, "pad"), "padded")
+
+
+def check_conservation(subject: Subject) -> None:
+    """Packing and padding keep every token of every document and, but for its first, make each a target once.
+
+    Silent because tokens that are dropped, or doubled, are not missed.
+
+    Look at documents that fit exactly, are longer than a row, or come last.
+    """
+    makers = [maker for maker in (subject.pack, subject.pad) if maker is not None]
+    if not makers:
+        raise NotApplicable("pack or pad")
+    batch = new_batch(subject)
+    time = tokens_of(subject, batch).shape[1]
+    for make in makers:
+        longest = _longest(make, _documents(subject, (time,))[0])
+        for length in sorted({2, 3, longest - 1, longest}):
+            documents = _documents(subject, (length, 3))
+            made = make(documents)
+            tokens, targets = tokens_of(subject, made).flatten().tolist(), targets_of(subject, made)
+            for document in documents:
+                count = sum(tokens[i : i + len(document)] == list(document) for i in range(len(tokens)))
+                if count != 1:
+                    raise CheckFailed(
+                        f"a document of {len(document)} tokens stands {count} times in what was made of it"
+                    )
+            counted = int((targets != IGNORE).sum())
+            alone = sum(int((targets_of(subject, make([each])) != IGNORE).sum()) for each in documents)
+            fewest = sum(len(document) - 1 for document in documents)
+            if counted != alone or counted < fewest:
+                raise CheckFailed(
+                    f"documents of {length} and 3 tokens have {counted} targets together and {alone} one by one; "
+                    f"their tokens after the first are {fewest}"
+                )
+
+
+def check_borders(subject: Subject) -> None:
+    """No target crosses from one document of a packed row to the next.
+
+    Silent because one label in a document is noise; it teaches that any text may follow any other.
+
+    Look at when labels are shifted: after packing, the last position of each document must be left out.
+    """
+    checked = 0
+    batches = [new_batch(subject, seed) for seed in range(4)]
+    if subject.pack is not None:
+        batches.append(subject.pack(_documents(subject, LENGTHS)))
+    for batch in batches:
+        documents_BT, targets_BT = documents_in(subject, batch), targets_of(subject, batch)
+        last_BT = documents_BT[:, :-1] != documents_BT[:, 1:]
+        checked += int(last_BT.sum())
+        wrong = last_BT & (targets_BT[:, :-1] != IGNORE)
+        if bool(wrong.any()):
+            row, position = wrong.nonzero()[0].tolist()
+            raise CheckFailed(
+                f"{int(wrong.sum())} of {int(last_BT.sum())} document borders are targets; the first is row {row}, "
+                f"position {position}, which is to predict token {int(targets_BT[row, position])} of another document"
+            )
+    if not checked:
+        raise NotApplicable("a batch with several documents in a row, and their numbers or restarting positions")
+
+
+def _compare(subject: Subject, make: Callable[[Documents], Batch], how: str) -> None:
+    documents = _documents(subject, LENGTHS)
+    model, together = awake(subject), make(documents)
+    tolerance = max(grain(subject, model, together), grain(subject, model, together, loss_of))
+    singles = [make([document]) for document in documents]
+    logits = logits_eval(subject, model, together)
+    for document, single in zip(documents, singles, strict=True):
+        here = logits_eval(subject, model, single)[_place(subject, single, document)]
+        there = logits[_place(subject, together, document)]
+        for position in range(len(document)):
+            apart = distance(there[position], here[position])
+            if not apart <= tolerance:
+                raise CheckFailed(
+                    f"{how}, position {position} of a document of {len(document)} has logits {apart:.2g} of their rms "
+                    f"from those it has alone, and rounding explains {tolerance:.0e}"
+                )
+    _compare_losses(subject, model, together, singles, how, tolerance)
+
+
+def _compare_losses(
+    subject: Subject, model: nn.Module, together: Batch, singles: Sequence[Batch], how: str, tolerance: float
+) -> None:
+    counts = [int((targets_of(subject, single) != IGNORE).sum()) for single in singles]
+    count = int((targets_of(subject, together) != IGNORE).sum())
+    if count != sum(counts):
+        raise CheckFailed(f"{how}, {len(singles)} documents have {count} targets; one by one they have {sum(counts)}")
+    with torch.no_grad():
+        loss = float(loss_of(subject, model, together))
+        alone = [
+            float(loss_of(subject, model, single)) if n else 0.0 for single, n in zip(singles, counts, strict=True)
+        ]
+    expected = sum(value * n for value, n in zip(alone, counts, strict=True)) / count
+    if not abs(loss - expected) <= tolerance * max(1.0, expected):
+        raise CheckFailed(
+            f"{how}, {len(singles)} documents lose {loss:.5f} a target; one by one, weighted by their {counts} "
+            f"targets, {expected:.5f}"
+        )
+    whole = gradients(subject, model, together)
+    parts = [gradients(subject, model, single) for single, n in zip(singles, counts, strict=True) if n]
+    weights = [n / count for n in counts if n]
+    total = _norm(whole.values())
+    for name, gradient in whole.items():
+        summed = sum(weight * part[name].double() for weight, part in zip(weights, parts, strict=True))
+        error = _norm([gradient.double() - summed])
+        if not error <= max(GRADIENT, 10 * tolerance) * max(_norm([gradient]), 1e-4 * total):
+            raise CheckFailed(
+                f"{how}, the gradient of {name} has norm {_norm([gradient]):.4g}, and {error:.2g} of it is not in the "
+                f"documents' own"
+            )
+
+
+def _place(subject: Subject, batch: Batch, document: Sequence[int]) -> tuple[int, slice]:
+    """Row and positions of a document in a batch."""
+    for row, tokens in enumerate(tokens_of(subject, batch).tolist()):
+        for start in range(len(tokens) - len(document) + 1):
+            if tokens[start : start + len(document)] == list(document):
+                return row, slice(start, start + len(document))
+    raise CheckFailed(f"a document of {len(document)} tokens is not in what was made of it")
+
+
+def _documents(subject: Subject, lengths: Sequence[int]) -> list[list[int]]:
+    """Documents of these lengths of tokens that occur in batches; marks and padding are left out."""
+    batch = new_batch(subject)
+    words = [int(word) for word in tokens_of(subject, batch).unique() if word not in (subject.end, subject.padding)]
+    if len(words) < 2:
+        raise NotApplicable("a batch with different tokens in it")
+    generator = torch.Generator().manual_seed(0)
+    return [[words[i] for i in torch.randint(len(words), (n,), generator=generator).tolist()] for n in lengths]
+
+
+def _longest(make: Callable[[Documents], Batch], document: Sequence[int]) -> int:
+    """The longest beginning of the document that comes through whole and is taken without complaint."""
+    for length in range(len(document), 3, -1):
+        try:
+            made = make([document[:length]])
+        except (ValueError, RuntimeError, IndexError, AssertionError):
+            continue
+        if made is not None:
+            return length
+    raise NotApplicable("a collator that takes documents of 4 tokens")
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5

@@ -1,0 +1,192 @@
+"""Where a token stands: position encodings, by the relations that they must keep.
+
+Legend: B batch, T time, D dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..access import loss_of, new_batch, new_model, tokens_of, with_tokens
+from ..batches import cut, one_document, other_tokens, rows_of
+from ..blocks import Call, blocks_of, call_again, calls
+from ..closeness import ROUNDING, distance
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, enliven, logits_eval
+from ..roles import find, part, replaced
+from ..subject import Batch, Subject
+
+PRIMES = (61, 53, 47, 43, 41, 37, 31, 29, 23, 19, 17, 13, 11, 7)  # lengths that are no other size
+COUNT = 5  # positions that are compared
+RELATIVE = 3e-4  # of the states that a block adds; angles in float32 at positions below 61
+ORDER = 1e-6
+FAR = 512
+EARLY = 16
+GROWTH = 2.0  # of the rounding error from early to late positions; attention's averages make it fall
+
+
+def check_shift(subject: Subject) -> None:
+    """A block's output depends on the distances between positions: the same states a few positions later give the same.
+
+    Silent because any function of positions can be learned with; it fails at lengths and places not trained on.
+
+    Look at the sign and layout of rotations (halves or pairs), at whether queries and keys are turned alike, and at
+    positions that wrap, restart or are rounded.
+    """
+    model, batch, time = _single_documents(subject, awake(subject))
+    block = blocks_of(model)[0]
+    call = _first_call(subject, model, block, batch)
+    states = call.states_BTD[:, :COUNT]
+    base = call_again(block, call, states, 0, time)
+    for first in range(1, time - COUNT + 1):
+        moved = call_again(block, call, states, first, time)
+        apart = distance(moved - states, base - states)
+        if not apart <= max(RELATIVE, ROUNDING.get(states.dtype, 0.0)):
+            raise CheckFailed(
+                f"what a block adds to {COUNT} states at positions 0 to {COUNT - 1} and {first} to {first + COUNT - 1} "
+                f"is {apart:.2g} of its rms apart; rounding explains {RELATIVE:.0e}"
+            )
+
+
+def check_average(subject: Subject) -> None:
+    """Attention averages: a block adds the same to each of several equal states, whatever their positions.
+
+    Silent because any other weighting can be learned with; outputs then depend on how much could be seen.
+
+    Look at masks that multiply after the softmax, at a softmax over masked or empty places, and at its divisor.
+    """
+    model, batch, time = _single_documents(subject, awake(subject))
+    block = blocks_of(model)[0]
+    call = _first_call(subject, model, block, batch)
+    states = call.states_BTD[:, :1].repeat(1, COUNT, 1)
+    added = call_again(block, call, states, 0, time) - states
+    apart = distance(added[:, 1:], added[:, :1].expand_as(added[:, 1:]))
+    if not apart <= max(RELATIVE, ROUNDING.get(states.dtype, 0.0)):
+        raise CheckFailed(
+            f"what a block adds to {COUNT} equal states differs between their positions by {apart:.2g} of its rms; "
+            f"rounding explains {RELATIVE:.0e}"
+        )
+
+
+def check_order(subject: Subject) -> None:
+    """The order of earlier tokens matters: in the first block already, exchanging two of them changes what follows.
+
+    Silent because a bag of words predicts well for a while, and the causal mask alone lets later layers guess order.
+
+    Look at whether positions reach queries and keys, or the embedding; a model without positions by design has none.
+    """
+    model, batch, _ = _single_documents(subject, awake(subject))
+    block = blocks_of(model)[0]
+    tokens_BT = tokens_of(subject, batch).clone()
+    tokens_BT[:, 1] = other_tokens(tokens_BT)[:, 0].where(tokens_BT[:, 1] == tokens_BT[:, 0], tokens_BT[:, 1])
+    exchanged_BT = tokens_BT.clone()
+    exchanged_BT[:, [0, 1]] = tokens_BT[:, [1, 0]]
+    results = [
+        _first_call(subject, model, block, with_tokens(subject, batch, each)).result_BTD[:, 2:]
+        for each in (tokens_BT, exchanged_BT)
+    ]
+    apart = distance(results[1], results[0])
+    if not apart > ORDER:
+        raise CheckFailed(
+            f"exchanging tokens 0 and 1 changes the first block's output after them by {apart:.1e} of its rms: "
+            "positions have no part in it"
+        )
+
+
+def check_precision(subject: Subject) -> None:
+    """Rounding costs as much at late positions as at early ones: positions and angles are not kept in half precision.
+
+    Silent because short sequences are right; in bfloat16 positions above 256 fall together.
+
+    Look at the dtype of positions, frequencies and angles, under autocast too.
+    """
+    low = low_dtype(subject)
+    model, exact = new_model(subject).eval(), new_model(subject).eval().float()
+    enliven(model)
+    with torch.no_grad():
+        for target, source in zip(exact.parameters(), model.parameters(), strict=True):
+            target.copy_(source)
+    batch = _long(subject, model, new_batch(subject))
+    context = torch.autocast(tokens_of(subject, batch).device.type, dtype=low, enabled=_is_wide(model))
+    with context:
+        rounded = logits_eval(subject, model, batch)
+    reference = logits_eval(subject, exact, batch)
+    error_T = (rounded.double() - reference.double()).square().mean((0, 2)).sqrt()
+    time = len(error_T)
+    early, late = float(error_T[2:EARLY].mean()), float(error_T[-time // 4 :].mean())
+    if not late <= GROWTH * early:
+        raise CheckFailed(
+            f"in {low} logits at positions {time - time // 4} to {time - 1} are {late:.2g} from float32's, and at "
+            f"positions 2 to {EARLY - 1} {early:.2g}: {late / max(early, 1e-300):.1f} times as far; "
+            f"rounding explains {GROWTH:g}"
+        )
+
+
+def low_dtype(subject: Subject) -> torch.dtype:
+    """The half precision that the subject works in: of its parameters, or of autocast within its loss.
+
+    Raises:
+        NotApplicable: it works in none, or in no other.
+    """
+    if subject.dtype is not None:
+        raise NotApplicable(f"a model that runs in other dtypes than {subject.dtype}")
+    model, batch = new_model(subject).eval(), new_batch(subject)
+    own = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize == 2}
+    seen: set[torch.dtype] = set(own)
+
+    def note(_module: nn.Module, _args: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and output.dtype.itemsize == 2:
+            seen.add(output.dtype)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            loss_of(subject, model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen:
+        raise NotApplicable("a model in bfloat16 or float16, or under autocast")
+    return seen.pop()
+
+
+def _single_documents(subject: Subject, model: nn.Module) -> tuple[nn.Module, Batch, int]:
+    """The model, a batch of one document a row without padding, and its length: a prime that is no other size."""
+    batch = one_document(subject, new_batch(subject))
+    tokens_BT = tokens_of(subject, batch)
+    sizes = {size for p in model.parameters() for size in p.shape}
+    time = next((p for p in PRIMES if p <= tokens_BT.shape[1] and p not in sizes), None)
+    if time is None:
+        raise NotApplicable(f"batches of at least {PRIMES[-1]} positions")
+    return model, cut(subject, rows_of(subject, batch, [0]), time), time
+
+
+def _first_call(subject: Subject, model: nn.Module, block: nn.Module, batch: Batch) -> Call:
+    with calls([block]) as seen:
+        logits_eval(subject, model, batch)
+    if not seen[block]:
+        raise NotApplicable("blocks that take and return states (B, T, D)")
+    return seen[block][0]
+
+
+def _long(subject: Subject, model: nn.Module, batch: Batch) -> Batch:
+    """One row, its parts repeated to FAR positions where the model takes so many."""
+    batch = one_document(subject, rows_of(subject, batch, [0]))
+    tokens_BT = tokens_of(subject, batch)
+    found = find(batch, subject.roles)
+    times = -(-FAR // tokens_BT.shape[1])
+    longer = {key: part(batch, role, subject.roles).repeat(1, times)[:, :FAR] for role, key in found.items()}
+    if "positions" in found:
+        longer[found["positions"]] = torch.arange(FAR, device=tokens_BT.device)[None]
+    long = replaced(batch, longer)
+    try:
+        if bool(logits_eval(subject, model, long).isfinite().all()):
+            return long
+    except (RuntimeError, IndexError, ValueError, AssertionError):
+        pass
+    if tokens_BT.shape[1] < 4 * EARLY:
+        raise NotApplicable(f"batches of at least {4 * EARLY} positions")
+    return batch
+
+
+def _is_wide(model: nn.Module) -> bool:
+    return all(p.dtype.itemsize >= 4 for p in model.parameters() if p.is_floating_point())

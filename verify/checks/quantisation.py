@@ -1,0 +1,232 @@
+"""Quantisers of weights: what comes back is near, in its place, and the same whoever asks."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..access import needed
+from ..failure import CheckFailed, NotApplicable
+from ..subject import Quantiser, Subject
+
+STD = 0.02  # of weights
+BLOCKS = 40  # of a matrix that noise is measured on
+RAGGED = ((3, 37), (1, 1), (5, 13), (7, 64), (1, 65), (129, 3))  # odd, below a block, just above one
+FEW_DB = 6.0  # that a few values may fall short of the mean
+OUTLIER = 10.0  # times the largest weight
+
+
+def check_noise(subject: Subject) -> None:
+    """Weights come back with the signal to noise that the quantiser promises, in their shape and dtype.
+
+    Silent because adapters learn around a base that is a little wrong.
+
+    Look at the level table, its dtype, the scale of each block, and scales that are themselves quantised.
+    """
+    quantiser = _quantiser(subject)
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = _normal(BLOCKS, quantiser.block_size).to(dtype)
+        back = _back(quantiser, weights)
+        ratio = _decibels(back, weights)
+        if not ratio >= quantiser.floor_db:
+            raise CheckFailed(f"normal weights in {dtype} come back with {ratio:.2f} dB; {quantiser.floor_db:g} is due")
+
+
+def check_ragged(subject: Subject) -> None:
+    """Shapes that do not fill the last block come back as well as others, to the last value.
+
+    Silent because few weights are there, and the shapes that are tried first divide evenly.
+
+    Look at padding and trimming, at odd numbers of codes in a byte, and at the scale of the last block.
+    """
+    quantiser = _quantiser(subject)
+    block = quantiser.block_size
+    for shape in (*RAGGED, (1, 5 * block + 17), (3, block + 1), (1, block - 1)):
+        weights = _normal(*shape)
+        back = _back(quantiser, weights)
+        whole = weights.numel() // block * block
+        for part, start in (("values", 0), ("values after the last full block", whole)):
+            before, after = weights.flatten()[start:], back.flatten()[start:]
+            if not before.numel():
+                continue
+            ratio, due = _decibels(after, before), quantiser.floor_db - FEW_DB
+            if not ratio >= due:
+                raise CheckFailed(
+                    f"of a matrix {shape} the {before.numel()} {part} come back with {ratio:.2f} dB; {due:g} is due"
+                )
+
+
+def check_zeros(subject: Subject) -> None:
+    """Zeros come back as zeros: alone, in a block of zeros, and beside others.
+
+    Silent because padding and pruned weights are rare in what is tried first.
+
+    Look at the division by a block's largest value, and at whether 0 is among the levels.
+    """
+    quantiser = _quantiser(subject)
+    block = quantiser.block_size
+    weights = _normal(4, block)
+    weights[1] = 0
+    back = _back(quantiser, weights)
+    for what, part in (("a block of zeros", back[1]), ("a matrix of zeros", _back(quantiser, torch.zeros(4, block)))):
+        if not float(part.abs().max()) <= 1e-3 * STD:
+            raise CheckFailed(f"{what} comes back as values up to {float(part.abs().max()):.3g}")
+    if not _decibels(back[2:], weights[2:]) >= quantiser.floor_db - FEW_DB:
+        raise CheckFailed(f"blocks after a block of zeros come back with {_decibels(back[2:], weights[2:]):.2f} dB")
+
+
+def check_outlier(subject: Subject) -> None:
+    """One large value coarsens its own block of values and no other.
+
+    Silent because most matrices have no such value; those that do lose all their small ones.
+
+    Look at what a scale is taken over: a block of neighbours, not a row, a column or the matrix.
+    """
+    quantiser = _quantiser(subject)
+    weights = _normal(BLOCKS, quantiser.block_size)
+    weights[7, 5] = OUTLIER * float(weights.abs().max())
+    others = torch.arange(BLOCKS) != 7
+    ratio, due = _decibels(_back(quantiser, weights)[others], weights[others]), quantiser.floor_db - FEW_DB / 2
+    if not ratio >= due:
+        raise CheckFailed(
+            f"with one value {OUTLIER:g} times the largest, other blocks come back with {ratio:.2f} dB; {due:g} is due"
+        )
+
+
+def check_levels(subject: Subject) -> None:
+    """The values that the quantiser can represent come back exactly, each in its place, and others as the nearest one.
+
+    Silent because swapped neighbours and a shifted threshold keep the histogram of the weights.
+
+    Look at the order of the two codes in a byte, at rounding against thresholds, and at the table itself.
+    """
+    quantiser = _quantiser(subject)
+    if quantiser.levels is None:
+        raise NotApplicable("quantiser.levels")
+    levels, block = quantiser.levels().double(), quantiser.block_size
+    generator = torch.Generator().manual_seed(3)
+    codes = torch.randint(len(levels), (BLOCKS, block), generator=generator)
+    codes[:, generator.initial_seed() % block] = int(levels.abs().argmax())
+    exact = levels[codes].float()
+    back = _back(quantiser, exact)
+    wrong = (back.double() - exact.double()).abs() > 1e-3
+    if bool(wrong.any()):
+        row, column = (int(i) for i in wrong.nonzero()[0])
+        raise CheckFailed(
+            f"{int(wrong.sum())} of {exact.numel()} values that are levels come back as others: at {row}, {column} "
+            f"{float(exact[row, column]):.6g} as {float(back[row, column]):.6g}"
+        )
+    weights = _normal(BLOCKS, block)
+    weights /= weights.abs().amax(1, keepdim=True)
+    found = (_back(quantiser, weights).double() - weights.double()).abs()
+    nearest = (weights.double()[..., None] - levels).abs().amin(-1)
+    worst = float((found - nearest).max())
+    if not worst <= 2e-2:  # scales that are quantised themselves move a value by a share of it
+        raise CheckFailed(f"a value comes back {worst:.3g} of its block's largest farther away than its nearest level")
+
+
+def check_order(subject: Subject) -> None:
+    """Within a block a larger value never comes back as a smaller one.
+
+    Silent because the histogram of the weights stays the same.
+
+    Look at the order of codes in a byte, at thresholds, and at transposed or strided inputs.
+    """
+    quantiser = _quantiser(subject)
+    weights = _normal(BLOCKS, quantiser.block_size)
+    back = _back(quantiser, weights)
+    sorted_back = back.gather(1, weights.argsort(1))
+    fall = float((sorted_back[:, :-1] - sorted_back[:, 1:]).max())
+    if fall > 0:
+        raise CheckFailed(f"within a block a larger value comes back smaller than a smaller one, by {fall:.3g}")
+
+
+def check_scale(subject: Subject) -> None:
+    """Twice the weights come back as exactly twice what the weights come back as.
+
+    Silent because the table is tried on weights of one size.
+
+    Look for absolute thresholds, an epsilon beside a scale, and scales in a narrow dtype.
+    """
+    quantiser = _quantiser(subject)
+    weights = _normal(BLOCKS, quantiser.block_size)
+    once = _back(quantiser, weights).double()
+    for factor in (2.0, 2.0**-6, 2.0**6):
+        scaled = _back(quantiser, weights * factor).double() / factor
+        moved = float((scaled - once).abs().max()) / STD
+        if moved > 1e-3:
+            raise CheckFailed(
+                f"weights times {factor:g} come back otherwise by {moved:.2g} of their standard deviation"
+            )
+
+
+def check_again(subject: Subject) -> None:
+    """What came back is represented: quantised again, it stays within a fraction of the first error.
+
+    Silent because a model is quantised once; saved and loaded again, it drifts.
+
+    Look at levels that are no fixed points: a table read in another dtype, or codes shifted by half a step.
+    """
+    quantiser = _quantiser(subject)
+    once = _back(quantiser, _normal(BLOCKS, quantiser.block_size))
+    ratio, due = _decibels(_back(quantiser, once), once), quantiser.floor_db + FEW_DB
+    if not ratio >= due:
+        raise CheckFailed(
+            f"what came back comes back again with {ratio:.2f} dB; {due:g} is due of values that are levels"
+        )
+
+
+def check_circumstances(subject: Subject) -> None:
+    """The same weights come back the same: twice, under another default dtype, from a strided view, and left untouched.
+
+    Silent because nothing changes in the run where it was written.
+
+    Look for tables made without a dtype, for `view` and pointers on strided tensors, and for in-place scaling.
+    """
+    quantiser = _quantiser(subject)
+    weights = _normal(BLOCKS, quantiser.block_size)
+    given, first = weights.clone(), _back(quantiser, weights)
+    if not torch.equal(given, weights):
+        raise CheckFailed(f"quantising changes its input by up to {float((given - weights).abs().max()):.3g}")
+    ways = {"a second time": _back(quantiser, weights)}
+    strided = torch.empty(quantiser.block_size, BLOCKS).t()
+    ways["from a strided view"] = _back(quantiser, strided.copy_(weights))
+    usual = torch.get_default_dtype()
+    for dtype in (torch.bfloat16, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            ways[f"under the default dtype {dtype}"] = _back(quantiser, weights)
+        finally:
+            torch.set_default_dtype(usual)
+    for how, back in ways.items():
+        if not torch.equal(back, first):
+            raise CheckFailed(
+                f"{how} the same weights come back otherwise by up to {float((back - first).abs().max()):.3g} "
+                f"(standard deviation {STD:g})"
+            )
+
+
+def _quantiser(subject: Subject) -> Quantiser:
+    return needed(subject, "quantiser")
+
+
+def _normal(rows: int, columns: int) -> Tensor:
+    generator = torch.Generator().manual_seed(rows * 1000 + columns)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float32) * STD
+
+
+def _back(quantiser: Quantiser, weights: Tensor) -> Tensor:
+    """The round trip, of the same shape and dtype."""
+    back = quantiser.round_trip(weights)
+    if back.shape != weights.shape or back.dtype != weights.dtype:
+        raise CheckFailed(
+            f"weights {tuple(weights.shape)} in {weights.dtype} come back as {tuple(back.shape)} in {back.dtype}"
+        )
+    return back.detach()
+
+
+def _decibels(back: Tensor, weights: Tensor) -> float:
+    """Signal to quantisation noise; infinite where nothing is lost."""
+    noise = float((back.double() - weights.double()).square().sum())
+    signal = float(weights.double().square().sum())
+    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)

@@ -1,0 +1,63 @@
+"""Parity with another implementation that has the same weights."""
+
+import torch
+
+from ..access import gradients, loss_of, needed, targets_of
+from ..batches import few, real_in
+from ..closeness import require_close
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, grain, logits_eval
+from ..subject import Subject
+from .loss import cross_entropy
+
+GRADIENT = 1e-3
+
+
+def check_logits(subject: Subject) -> None:
+    """Logits are the reference's.
+
+    Silent because a model that differs from its architecture still learns.
+
+    Look at what differs from the paper: layouts of rotations, order of heads, epsilons, activations.
+    """
+    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
+    with torch.no_grad():
+        expected = reference(model, batch)
+    real = real_in(subject, batch)
+    actual = logits_eval(subject, model, batch)
+    require_close(actual[real], expected[real], grain(subject, model, batch), "logits and the reference's")
+
+
+def check_loss(subject: Subject) -> None:
+    """The loss is the cross-entropy of the reference's logits.
+
+    Silent for the same reason.
+
+    Look at labels, shift and divisor.
+    """
+    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
+    with torch.no_grad():
+        expected = cross_entropy(reference(model, batch), targets_of(subject, batch))
+        actual = loss_of(subject, model, batch)
+    require_close(actual, expected, grain(subject, model, batch), "the loss and the reference's")
+
+
+def check_gradients(subject: Subject) -> None:
+    """Gradients are those of the reference's loss, where its logits have a graph to the same weights.
+
+    Silent because a wrong gradient points downhill too.
+
+    Look at custom backward functions.
+    """
+    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
+    value = cross_entropy(reference(model, batch), targets_of(subject, batch))
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not value.requires_grad:
+        raise NotApplicable("a reference whose logits have a graph to the model's parameters")
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    for (name, actual), expected in zip(gradients(subject, model, batch).items(), found, strict=True):
+        if expected is None:
+            continue
+        error = float((actual.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12))
+        if not error <= max(GRADIENT, 10 * grain(subject, model, batch)):
+            raise CheckFailed(f"the gradient of {name} is {error:.2g} of its norm from the reference's")

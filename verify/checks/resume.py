@@ -1,0 +1,306 @@
+"""A run, saved and taken up again: the same data, rates and weights as if nothing had happened."""
+
+import hashlib
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..access import needed
+from ..failure import CheckFailed, NotApplicable
+from ..observe import innermost
+from ..runs import Run, loop_run, of_loop, trace
+from ..subject import Subject
+
+SHORT = 3  # steps of a run that is only repeated
+LONGEST = 12  # steps of an epoch that checks go through whole
+
+
+class Print(NamedTuple):
+    """What is kept of a tensor: enough to tell it from any other."""
+
+    dtype: torch.dtype
+    digest: str
+    norm: float
+
+
+class Record(NamedTuple):
+    """What a step of a run can be told by."""
+
+    rows: list[tuple[int, ...]]  # of token ids, in the order seen
+    rates: tuple[float, ...]
+    weights: dict[str, Print]
+    moments: dict[str, Print]
+
+
+def check_determinism(subject: Subject) -> None:
+    """Two new runs are the same, bit by bit: data, rates and weights.
+
+    Silent because every run is plausible; only no result can be had again, and no fault be narrowed down.
+
+    Look for seeds that are not set, sets that are iterated, and workers that race.
+    """
+    first = _records(loop_run(subject), SHORT)
+    second = _records(loop_run(subject), SHORT)
+    _compare(first, second, "two new runs", "the second")
+
+
+def check_continuation(subject: Subject) -> None:
+    """A run that is saved and resumed goes on as the run that was not, bit by bit, wherever it was saved.
+
+    Saved after the first step, around the end of an epoch and in the middle of the second one; each runs on to the end.
+
+    Silent because the resumed run trains: on data it has seen, at another rate, with fresh moments or random numbers.
+
+    Look at what the checkpoint leaves out: position in the data, epoch, order, schedule, moments, their dtype,
+    scaler, random states; and at the order in which they are restored.
+    """
+    whole = _whole(subject)
+    for saved in _places(subject):
+        _compare(
+            whole, _interrupted(subject, [saved], len(whole)), "the run", f"saved after step {saved} and resumed, it"
+        )
+
+
+def check_twice(subject: Subject) -> None:
+    """A run that is resumed, saved and resumed again is still the same.
+
+    Silent because a first resume can be right by what the process still remembered.
+
+    Look at counters that are restored relative to the resumed run, and at what only a new run sets up.
+    """
+    whole, first = _whole(subject), _places(subject)[0]
+    twice = [first, first + 1]
+    _compare(whole, _interrupted(subject, twice, len(whole)), "the run", f"saved and resumed after steps {twice}, it")
+
+
+def check_saving(subject: Subject) -> None:
+    """Saving changes nothing in the run that goes on.
+
+    Silent because the run that goes on trains as well.
+
+    Look at models that are moved, merged or put into eval mode to be saved, and at random numbers drawn for it.
+    """
+    plain = _records(loop_run(subject), SHORT)
+    saved = _records(_saveable(subject), SHORT, save_each=True)
+    _compare(plain, saved, "the run", "saved after each step, it")
+
+
+def check_checkpoint_stays(subject: Subject) -> None:
+    """What was saved is not changed by later training.
+
+    Silent until the checkpoint is wanted: the best weights turn out to be the last.
+
+    Look for references kept where copies were meant, and for files that are mapped or written late.
+    """
+    run = _saveable(subject)
+    run.step()
+    with tempfile.TemporaryDirectory() as name:
+        run.loop.save(_new(Path(name), "saved"))
+        before = _hashes(Path(name))
+        for _ in range(SHORT):
+            run.step()
+        after = _hashes(Path(name))
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if changed:
+        raise CheckFailed(
+            f"{SHORT} steps after it was saved, {len(changed)} files of a checkpoint differ: {changed[0]}"
+        )
+
+
+def check_progress(subject: Subject) -> None:
+    """A run goes on through its data: steps in a row are not shown the same rows.
+
+    Silent because the loss falls faster: one batch is learned by heart.
+
+    Look for an iterator or a shuffle that is made anew in each step, and for a seed that is set there.
+    """
+    if subject.settings.get("epoch_steps", 0) <= 1:
+        raise NotApplicable("settings['epoch_steps'] above 1")
+    run = loop_run(subject)
+    seen = [trace(run.step()) for _ in range(SHORT)]
+    if seen[0] and all(rows == seen[0] for rows in seen):
+        raise CheckFailed(f"{run.name}: {SHORT} steps in a row are shown the same {len(seen[0])} rows")
+
+
+def check_epochs(subject: Subject) -> None:
+    """Each epoch shows every example once, in an order of its own.
+
+    Silent because a part of the data teaches as well; the same order each time is learned as if it meant something.
+
+    Look at the seed of the shuffle, at `set_epoch`, at batches skipped to resume, and at how an epoch's end is counted.
+    """
+    steps = int(subject.settings.get("epoch_steps", 0))
+    if not 0 < steps <= LONGEST or _total(subject) < 2 * steps:
+        raise NotApplicable(f"settings['epoch_steps'] of at most {LONGEST}, and two epochs in a run")
+    run = loop_run(subject)
+    seen = [trace(run.step()) for _ in range(2 * steps)]
+    first, second = ([row for rows in seen[start : start + steps] for row in rows] for start in (0, steps))
+    if not first:
+        raise NotApplicable("a model that is called with token ids")
+    one, two = Counter(map(_bare, first)), Counter(map(_bare, second))
+    lost, spare = (one - two).total() + (two - one).total(), 2 * (max(len(rows) for rows in seen) - 1)
+    if lost > spare:
+        raise CheckFailed(
+            f"{run.name}: the first epoch of {steps} steps shows {len(first)} rows ({len(one)} different), the second "
+            f"{len(second)} ({len(two)} different), and {lost} of them are not in both"
+        )
+    repeats = len(first) - len(one), len(second) - len(two)
+    if min(repeats) == 0 < max(repeats) or min(repeats) > max(spare, len(first) // 2):
+        raise CheckFailed(
+            f"{run.name}: the first epoch shows {len(first)} rows, of which {len(one)} are different; the second "
+            f"{len(second)}, of which {len(two)} are"
+        )
+    if first == second and len(one) > 3:
+        raise CheckFailed(f"{run.name}: the second epoch shows the {len(first)} rows of the first in the same order")
+
+
+class _Saved(NamedTuple):
+    """A run together with the loop that it drives."""
+
+    run: Run
+    loop: Any
+
+    def step(self) -> Any:
+        return self.run.step()
+
+
+def _saveable(subject: Subject) -> _Saved:
+    loop = needed(subject, "loop")()
+    return _Saved(of_loop(loop), loop)
+
+
+def _records(run: Run | _Saved, count: int, *, save_each: bool = False) -> list[Record]:
+    made = []
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(count):
+            made.append(_record(run))
+            if save_each and isinstance(run, _Saved):
+                run.loop.save(_new(Path(name), str(number)))
+    return made
+
+
+def _record(run: Run | _Saved) -> Record:
+    step = run.step()
+    bare = run.run if isinstance(run, _Saved) else run
+    rates = tuple(float(group.get("lr") or 0.0) for group in bare.optimizer.param_groups)
+    rates = step.updates[-1].rates if step.updates else rates
+    weights = {name: _print(parameter) for name, parameter in bare.model.named_parameters()}
+    return Record(trace(step), rates, weights, _moments(bare))
+
+
+def _whole(subject: Subject) -> list[Record]:
+    """A run that is never saved."""
+    needed(subject, "resume")
+    first, second = _records(loop_run(subject), SHORT), _records(loop_run(subject), SHORT)
+    try:
+        _compare(first, second, "", "")
+    except CheckFailed as error:
+        raise NotApplicable("a loop that is deterministic") from error
+    return _records(loop_run(subject), min(max(_places(subject)) + SHORT, _total(subject)))
+
+
+def _places(subject: Subject) -> list[int]:
+    """The steps after which a run is saved, with one more to come at least."""
+    epoch = int(subject.settings.get("epoch_steps", 0))
+    wanted = {1, 2} if not 0 < epoch <= LONGEST else {1, epoch - 1, epoch, epoch + max(1, epoch // 2)}
+    return sorted(place for place in wanted if 0 < place < _total(subject))
+
+
+def _total(subject: Subject) -> int:
+    return int(subject.settings.get("steps", 1 << 30))
+
+
+def _interrupted(subject: Subject, places: list[int], count: int) -> list[Record]:
+    """The run's records where it is saved and resumed after these steps."""
+    assert subject.resume is not None
+    run, made = _saveable(subject), []
+    with tempfile.TemporaryDirectory() as name:
+        for place in places:
+            made += [_record(run) for _ in range(place - len(made))]
+            folder = _new(Path(name), str(place))
+            run.loop.save(folder)
+            _record(run)  # the interrupted process went on a little
+            _forget()
+            loop = subject.resume(folder)
+            run = _Saved(of_loop(loop), loop)
+        return made + [_record(run) for _ in range(count - len(made))]
+
+
+def _forget() -> None:
+    """Another process: its random numbers are not those of this one."""
+    torch.manual_seed(987654321)
+    random.seed(987654321)
+
+
+def _compare(first: list[Record], second: list[Record], one: str, other: str) -> None:
+    for number, (due, found) in enumerate(zip(first, second, strict=True), start=1):
+        if due.rows != found.rows:
+            same = len(set(due.rows) & set(found.rows))
+            raise CheckFailed(
+                f"{one} and {other} differ in the data of step {number}: {len(found.rows)} rows, of which {same} are "
+                f"among the {len(due.rows)} due, in this order or another"
+            )
+        if due.rates != found.rates:
+            raise CheckFailed(
+                f"{one} and {other} differ in the rate of step {number}: {max(due.rates):.7g}, {max(found.rates):.7g}"
+            )
+        for what, before, after in (("weights", due.weights, found.weights), ("moments", due.moments, found.moments)):
+            name = _difference(before, after)
+            if name:
+                raise CheckFailed(f"{one} and {other} differ in the {what} after step {number}: {name}")
+
+
+def _difference(before: dict[str, Print], after: dict[str, Print]) -> str:
+    """The first tensor that differs, and how; empty where none does."""
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before or name not in after:
+            return f"{name} is in one of them only"
+        one, two = before[name], after[name]
+        if one.dtype != two.dtype:
+            return f"{name} is {one.dtype} and {two.dtype}"
+        if one.digest != two.digest:
+            return f"{name} has the norms {one.norm:.9g} and {two.norm:.9g}"
+    return ""
+
+
+def _print(tensor: Tensor) -> Print:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    digest = hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest() if flat.numel() else ""
+    return Print(tensor.dtype, digest, float(flat.double().norm()))
+
+
+def _moments(run: Run) -> dict[str, Print]:
+    optimizer = innermost(run.optimizer)
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    return {
+        f"{key} of {names.get(id(parameter), 'another tensor')}": _print(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+
+
+def _bare(row: tuple[int, ...]) -> tuple[int, ...]:
+    """A row without its padding: the last token, and the first, once only where they repeat."""
+    begin, end = 0, len(row)
+    while end - begin > 1 and row[end - 1] == row[end - 2]:
+        end -= 1
+    while end - begin > 1 and row[begin] == row[begin + 1]:
+        begin += 1
+    return row[begin:end]
+
+
+def _new(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.mkdir()
+    return path
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,270 @@
+"""The learning rate over a run: its shape, and that it is the one the updates are made with."""
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from ..access import needed, new_model, setting
+from ..failure import CheckFailed, NotApplicable
+from ..runs import loop_run, new_optimizer
+from ..subject import Subject
+
+NEAR = 1e-6  # of the peak: rounding of one formula
+STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)
+HORIZON = 400  # steps that are looked at where the settings name no end; longer runs are sampled
+APPLIED = 12  # steps of a loop
+
+
+def check_start(subject: Subject) -> None:
+    """The first update has a rate above 0, and in a warm-up one below the peak.
+
+    Silent because one step without effect costs one batch, and one at full rate only a worse start.
+
+    Look at step counts from 0 and from 1, and at when the schedule is stepped.
+    """
+    for name, rate in _rates(subject):
+        first = rate(0)
+        if not first > 0:
+            raise CheckFailed(f"{name}: the rate of the first update is {first:.3g}; its batch is not learned from")
+        peak, warmup = subject.settings.get("learning_rate"), subject.settings.get("warmup_steps", 0)
+        if peak is not None and warmup >= 2 and not first < peak * (1 - NEAR):
+            raise CheckFailed(
+                f"{name}: the rate of the first of {warmup:g} warm-up updates is {first:.4g}, already the peak"
+            )
+
+
+def check_warmup(subject: Subject) -> None:
+    """In the warm-up the rate rises steadily to the peak, which it reaches at its end.
+
+    Silent because a warm-up that is too short, too long or missing is a worse start and no error.
+
+    Look at the units of warm-up (steps, micro-batches, tokens, epochs) and at the division.
+    """
+    peak, warmup = setting(subject, "learning_rate"), int(setting(subject, "warmup_steps"))
+    for name, rate in _rates(subject):
+        trace = [rate(step) for step in range(warmup + 2)]
+        rises = [after - before for before, after in pairwise(trace[: warmup + 1])]
+        if any(rise < -NEAR * peak for rise in rises[:-1]):
+            raise CheckFailed(f"{name}: within the warm-up of {warmup} updates the rate falls by {-min(rises):.3g}")
+        if warmup >= 3 and max(rises) > STEEP * peak / warmup:
+            raise CheckFailed(
+                f"{name}: within the warm-up of {warmup} updates the rate jumps by {max(rises):.3g}; "
+                f"an even rise to {peak:.4g} takes {peak / warmup:.3g} a step"
+            )
+        reached = max(trace[max(0, warmup - 1) :])
+        if abs(reached - peak) > 1e-3 * peak:
+            raise CheckFailed(
+                f"{name}: at the end of {warmup} warm-up updates the rate is {reached:.6g}, not {peak:.6g}"
+            )
+
+
+def check_peak(subject: Subject) -> None:
+    """The rate is never above the peak, never negative, and always a finite number.
+
+    Silent because a run survives a few updates that are too large, and ends worse.
+
+    Look at formulas that are left to run past the step they were made for.
+    """
+    for name, rate in _rates(subject):
+        peak = subject.settings.get("learning_rate", math.inf)
+        for step in _sampled(subject):
+            value = rate(step)
+            if not 0 <= value <= peak * (1 + NEAR):
+                raise CheckFailed(f"{name}: the rate of step {step} is {value:.6g}; it must lie in 0 to {peak:.6g}")
+
+
+def check_decline(subject: Subject) -> None:
+    """After the warm-up the rate does not rise, ends at the share of the peak that the settings name, and stays there.
+
+    Silent because a rate that ends too high, or rises once more, only leaves a worse loss than there might have been.
+
+    Look at the clamp behind the last step, at the total that the schedule was given, and at `min_ratio`.
+    """
+    peak, steps = setting(subject, "learning_rate"), int(setting(subject, "steps"))
+    warmup, least = int(subject.settings.get("warmup_steps", 0)), subject.settings.get("min_ratio")
+    for name, rate in _rates(subject):
+        asked = [step for step in _sampled(subject) if step >= warmup]
+        values = [rate(step) for step in asked]
+        for step, (before, after) in zip(asked[1:], pairwise(values), strict=True):
+            if after > before + NEAR * peak:
+                raise CheckFailed(
+                    f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}"
+                )
+        if least is None:
+            continue
+        around = sorted(rate(step) for step in (steps - 2, steps - 1, steps))
+        if not around[0] - NEAR * peak <= least * peak <= around[-1] + NEAR * peak:
+            raise CheckFailed(
+                f"{name}: at the end of {steps} steps the rate is {around[0]:.6g} to {around[-1]:.6g}; "
+                f"min_ratio {least:g} of {peak:.6g} is {least * peak:.6g}"
+            )
+        beyond = [rate(steps + more) for more in (1, 2, 10, steps)]
+        if max(beyond) - min(*beyond, rate(steps)) > NEAR * peak + abs(rate(steps) - rate(steps + 1)):
+            raise CheckFailed(
+                f"{name}: beyond the last step the rate goes on from {rate(steps):.6g} to {max(beyond):.6g}"
+            )
+
+
+def check_pure(subject: Subject) -> None:
+    """The rate of a step depends on the step alone: asked again, or in another order, it is the same.
+
+    Silent because a rate that is computed from the one before looks right in the run it was tried in.
+
+    Look for a rate that is multiplied in place, and for counters inside the schedule.
+    """
+    rate = needed(subject, "rate")
+    steps = _sampled(subject)[:50]
+    forward = {step: float(rate(step)) for step in steps}
+    for step in [*reversed(steps), *steps]:
+        again = float(rate(step))
+        if again != forward[step]:
+            raise CheckFailed(f"Subject.rate: step {step} has the rate {forward[step]:.6g}, asked again {again:.6g}")
+
+
+def check_applied(subject: Subject) -> None:
+    """The updates of a run are made with the rates of its schedule, which are those it reports.
+
+    Silent because every rate trains: a schedule that is computed and not used, used twice, or a step late, is a curve.
+
+    Look at who writes the optimizer's rates, in which groups, and before or after the update.
+    """
+    run = loop_run(subject)
+    steps = [run.step() for _ in range(_few(subject))]
+    applied = [step.updates[0].rates for step in steps if step.updates]
+    if not applied or len(applied) < len(steps):
+        raise NotApplicable("one optimizer update a step")
+    for number, rates in enumerate(applied):
+        if subject.rate is not None:
+            due = float(subject.rate(number))
+            if min(abs(rate - due) for rate in rates) > 1e-5 * abs(due):
+                raise CheckFailed(
+                    f"{run.name}: update {number + 1} is made at {_said(rates)}; Subject.rate says {due:.6g}"
+                )
+        shares, firsts = _shares(rates), _shares(applied[-1])
+        if max(rates) > 0 and any(abs(share - first) > 1e-4 for share, first in zip(shares, firsts, strict=True)):
+            raise CheckFailed(
+                f"{run.name}: the groups' rates stand as {_said(rates)} in update {number + 1} and as "
+                f"{_said(applied[-1])} in update {len(applied)}: one does not follow the schedule"
+            )
+        logged = steps[number].logged.get("learning_rate")
+        near = [*rates, *(rate for later in applied[number + 1 : number + 2] for rate in later)]
+        if logged is None or number + 1 == len(applied):
+            continue  # a scheduler that has stepped may report the next update's
+        if min(abs(rate - float(logged)) for rate in near) > 1e-5 * max(rates):
+            raise CheckFailed(
+                f"{run.name}: update {number + 1} is made at {_said(rates)} and reported at {float(logged):.6g}"
+            )
+
+
+def check_run(subject: Subject) -> None:
+    """A run's own rates are above 0 from its first update on, rise through the warm-up, and never exceed the peak.
+
+    Silent because every rate trains.
+
+    Look at who writes the optimizer's rates, and whether anything does.
+    """
+    run = loop_run(subject)
+    seen = [step.updates[0].rates for step in (run.step() for _ in range(_few(subject))) if step.updates]
+    if not seen:
+        raise NotApplicable("one optimizer update a step")
+    rates = [(max if len(set(seen[0])) == 1 else min)(each) for each in seen]  # of groups with rates of their own
+    if rates[0] == 0:
+        raise CheckFailed(f"{run.name}: the first update is made at a rate of 0; its batch is not learned from")
+    peak, warmup = setting(subject, "learning_rate"), int(subject.settings.get("warmup_steps", 0))
+    if max(rates) > peak * (1 + NEAR):
+        raise CheckFailed(f"{run.name}: an update is made at {max(rates):.6g}; the peak is {peak:.6g}")
+    falls = [number for number in range(1, min(warmup, len(rates))) if rates[number] < rates[number - 1] * (1 - NEAR)]
+    if falls:
+        raise CheckFailed(
+            f"{run.name}: in the warm-up of {warmup} updates the rate falls from {rates[falls[0] - 1]:.6g} to "
+            f"{rates[falls[0]]:.6g}"
+        )
+    if warmup >= 2 and not rates[0] < peak * (1 - NEAR):
+        raise CheckFailed(f"{run.name}: the first of {warmup} warm-up updates is made at {rates[0]:.6g}, the peak")
+    if len(rates) > warmup and max(rates) < peak * (1 - 1e-3):
+        raise CheckFailed(
+            f"{run.name}: after {len(rates)} updates, {warmup} of warm-up, the rate is {max(rates):.6g} at most"
+        )
+
+
+def check_state(subject: Subject) -> None:
+    """A schedule that is saved and loaded goes on where it stood.
+
+    Silent because a schedule that begins anew gives a second warm-up: a bump in the curve, laid to the resumed data.
+
+    Look at what its `state_dict` holds, and at `last_epoch`, `initial_lr` and a first rate set on construction.
+    """
+    needed(subject, "schedule")
+    whole = _trace(subject, 2 * APPLIED)
+    optimizer, schedule = _scheduled(subject)
+    _walk(optimizer, schedule, APPLIED)
+    if not hasattr(schedule, "state_dict"):
+        raise NotApplicable("a schedule with state_dict")
+    saved = copy.deepcopy((optimizer.state_dict(), schedule.state_dict()))
+    optimizer, schedule = _scheduled(subject)
+    optimizer.load_state_dict(saved[0])
+    schedule.load_state_dict(saved[1])
+    resumed = _walk(optimizer, schedule, APPLIED)
+    for number, (due, found) in enumerate(zip(whole[APPLIED:], resumed, strict=True)):
+        if abs(due - found) > 1e-9 + 1e-6 * abs(due):
+            raise CheckFailed(
+                f"Subject.schedule: saved after {APPLIED} steps and loaded, step {APPLIED + number} has the rate "
+                f"{found:.6g}; without that it is {due:.6g}"
+            )
+
+
+def _rates(subject: Subject) -> list[tuple[str, Callable[[int], float]]]:
+    """What says the rate of a step: `rate`, and the trace of `schedule`."""
+    found: list[tuple[str, Callable[[int], float]]] = []
+    if subject.rate is not None:
+        rate = subject.rate
+        found.append(("Subject.rate", lambda step: float(rate(step))))
+    if subject.schedule is not None:
+        trace = _trace(subject, max(_sampled(subject)) + 1)
+        found.append(("Subject.schedule", lambda step: trace[min(step, len(trace) - 1)]))
+    if not found:
+        raise NotApplicable("rate or schedule")
+    return found
+
+
+def _sampled(subject: Subject) -> list[int]:
+    """Steps to ask for: all of a short run and as many beyond; of a long one each of the first, and a few hundred."""
+    steps = int(subject.settings.get("steps", HORIZON))
+    warmup = int(subject.settings.get("warmup_steps", 0))
+    stride = max(1, steps // HORIZON)
+    near = {warmup - 1, warmup, warmup + 1, steps - 2, steps - 1, steps, steps + 1, 2 * steps}
+    return sorted({*range(min(20, steps)), *range(0, 2 * steps, stride), *(step for step in near if step >= 0)})
+
+
+def _few(subject: Subject) -> int:
+    return min(APPLIED, int(subject.settings.get("warmup_steps", 0)) + 4)
+
+
+def _shares(rates: tuple[float, ...]) -> list[float]:
+    return [rate / max(*rates, 1e-300) for rate in rates]
+
+
+def _said(rates: tuple[float, ...]) -> str:
+    return " and ".join(f"{rate:.6g}" for rate in sorted(set(rates)))
+
+
+def _scheduled(subject: Subject) -> tuple[Any, Any]:
+    assert subject.schedule is not None
+    optimizer = new_optimizer(subject, new_model(subject))
+    return optimizer, subject.schedule(optimizer)
+
+
+def _trace(subject: Subject, count: int) -> list[float]:
+    return _walk(*_scheduled(subject), count)
+
+
+def _walk(optimizer: Any, schedule: Any, count: int) -> list[float]:
+    """The rates of so many updates; the optimizer steps first, without gradients, as torch asks."""
+    rates = []
+    optimizer.step()
+    for _ in range(count):
+        rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
+        schedule.step()
+    return rates

@@ -1,0 +1,218 @@
+"""How a model is put together: every part is used once, residuals are residuals, and its state is all of it.
+
+Legend: B batch, T time, D dim, V vocab.
+"""
+
+from copy import deepcopy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ..access import gradients, loss_of, new_model, targets_of, tokens_of
+from ..batches import few
+from ..blocks import blocks_of, calls
+from ..closeness import distance, require_close
+from ..failure import CheckFailed, NotApplicable
+from ..prepare import awake, grain, logits_eval, precise
+from ..roles import IGNORE
+from ..subject import Subject
+
+BATCHES = 2
+DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are no fault
+DEAD_ROWS = 2
+IDENTITY = 1e-5
+UNIT = 0.03  # of a normed output's rms around 1
+FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying")
+
+
+def check_parameters(subject: Subject) -> None:
+    """Every trainable parameter influences the loss, each row and column of it.
+
+    Silent because the rest of the model learns; a skipped layer, an unused head or a detached branch only cost quality.
+
+    Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
+    """
+    model = awake(subject)
+    found = {name: 0.0 for name, p in model.named_parameters() if p.requires_grad}
+    total: dict[str, Tensor] = {}
+    used: set[int] = set()
+    time = 0
+    for seed in range(BATCHES):
+        batch = few(subject, seed)
+        time = tokens_of(subject, batch).shape[1]
+        trained_BT = targets_of(subject, batch) != IGNORE
+        used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
+        for name, gradient in gradients(subject, model, batch).items():
+            total[name] = total.get(name, 0.0) + gradient.detach().abs()
+    if not found:
+        raise NotApplicable("trainable parameters")
+    dead = [name for name in found if not total[name].any()]
+    if dead and not subject.mixture:
+        raise CheckFailed(
+            f"{len(dead)} of {len(found)} trainable parameters get no gradient from {BATCHES} batches: "
+            f"{', '.join(dead[:4])}{', ...' if len(dead) > 4 else ''}"
+        )
+    if subject.mixture:
+        return
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables = {name for name, parameter in model.named_parameters() if id(parameter) in embeddings}
+    for name, gradient in total.items():
+        if gradient.dim() == 2:
+            _require_live(name, gradient, used, time if name in tables or len(gradient) >= 4 * time else 0)
+
+
+def check_blocks(subject: Subject) -> None:
+    """Each of the repeated blocks is used, and as often as the others.
+
+    Silent because a model with a layer less, or one twice, trains well.
+
+    Look at the loop over layers: its bounds, its index, and what it hands on.
+    """
+    model, batch = new_model(subject).eval(), few(subject)
+    blocks = blocks_of(model)
+    different = len(set(map(id, blocks)))
+    if different < len(blocks):
+        raise CheckFailed(f"a list of {len(blocks)} blocks holds {different} different ones")
+    with calls(blocks) as seen:
+        loss_of(subject, model, batch)
+    counts = [len(seen[block]) for block in blocks]
+    if not any(counts):
+        raise NotApplicable("blocks that take and return states (B, T, D)")
+    if len(set(counts)) > 1:
+        raise CheckFailed(f"{len(blocks)} blocks of one type are used {counts} times in one forward pass")
+    for index, (block, after) in enumerate(pairwise(blocks)):
+        if counts[index] == 1 and seen[block][0].result_BTD.shape == seen[after][0].states_BTD.shape:
+            apart = distance(seen[after][0].states_BTD, seen[block][0].result_BTD)
+            if apart > 0.5 and distance(seen[after][0].states_BTD, seen[block][0].states_BTD) < IDENTITY:
+                raise CheckFailed(
+                    f"block {index + 1} is given what block {index} was given, not what it returned ({apart:.2g} apart)"
+                )
+
+
+def check_residual(subject: Subject) -> None:
+    """A block without its matrices and biases passes its input on: as it is, or normed where norms come last.
+
+    Silent because the loss falls all the same: added twice, states grow with depth; not added, depth is lost.
+
+    Look at each `x + f(x)`: what is added, how often, and to what.
+    """
+    model, batch = precise(subject, new_model(subject)).eval(), few(subject)
+    blocks = blocks_of(model)
+    if any(tensor.dtype in (torch.uint8, torch.int8) for block in blocks for tensor in block.state_dict().values()):
+        raise NotApplicable("blocks whose matrices are not quantised")
+    with torch.no_grad():
+        for block in blocks:
+            for parameter in block.parameters():
+                if parameter.is_floating_point() and (parameter.dim() != 1 or not bool((parameter == 1).all())):
+                    parameter.zero_()
+    with calls(blocks) as seen:
+        loss_of(subject, model, batch)
+    for index, block in enumerate(blocks):
+        for call in seen[block]:
+            given, result = call.states_BTD.double(), call.result_BTD.double()
+            if given.shape != result.shape or not bool(result.isfinite().all()):
+                raise NotApplicable("blocks that return states of the shape they are given, and finite ones")
+            apart = distance(result, given)
+            if apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)) or _is_normed(given, result):
+                continue
+            ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
+            raise CheckFailed(
+                f"block {index} with all its matrices zero returns {ratio:.4g} times its input ({apart:.2g} of its rms "
+                "apart), and not the input itself"
+            )
+
+
+def check_state(subject: Subject) -> None:
+    """The state dict is the whole model: loaded into another, it gives the same logits; and so does a copy.
+
+    Silent because nothing is missing until a run resumes or a model is exported.
+
+    Look at weights in plain lists or attributes, at buffers that are not persistent, and at tied weights.
+    """
+    model, batch = awake(subject), few(subject)
+    before = logits_eval(subject, model, batch)
+    shared = _shared(model)
+    other = precise(subject, new_model(subject, 1)).eval()
+    state = {name: value.clone() if isinstance(value, Tensor) else value for name, value in model.state_dict().items()}
+    missing = other.load_state_dict(state, strict=False)
+    unknown = [*missing.unexpected_keys, *(key for key in missing.missing_keys if key not in _aliases(model))]
+    if unknown:
+        raise CheckFailed(f"{len(unknown)} keys of a state dict do not fit a new model, the first is {unknown[0]!r}")
+    tolerance = grain(subject, model, batch)
+    require_close(logits_eval(subject, other, batch), before, tolerance, "logits of a model and of one given its state")
+    try:
+        copied = deepcopy(model)
+    except RuntimeError as error:
+        raise NotApplicable(f"a model that can be copied ({error})") from error
+    require_close(logits_eval(subject, copied, batch), before, tolerance, "logits of a model and of its copy")
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            if parameter.is_floating_point():
+                parameter.zero_()
+    require_close(logits_eval(subject, model, batch), before, tolerance, "logits before and after its copy was emptied")
+    for name, moved in {"a copy": copied, "one that was given its state": other}.items():
+        if _shared(moved) != shared:
+            raise CheckFailed(
+                f"the model shares {len(shared)} pairs of parameters and {name} {len(_shared(moved))}: {shared[:2]}"
+            )
+
+
+def check_tying(subject: Subject) -> None:
+    """Where the configuration ties the head to the embedding they are one tensor; where it does not, they are two.
+
+    Silent because an untied head trains too, and is missing from the checkpoint.
+
+    Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialisation.
+    """
+    model, batch = new_model(subject), few(subject)
+    config = getattr(model, "config", None)
+    flags = [getattr(config, flag) for flag in FLAGS if isinstance(getattr(config, flag, None), bool)]
+    if not flags:
+        raise NotApplicable("a model.config that says tie_word_embeddings")
+    words = logits_eval(subject, model, batch).shape[-1]
+    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p.dim() == 2 and len(p) == words]
+    tensors = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name in names}
+    if len(names) == 2 - (len(tensors) == 1 and len(names) == 1) and flags[0] != (len(tensors) == 1):
+        said = "one tensor" if flags[0] else "two tensors"
+        raise CheckFailed(f"the configuration says {said} for embedding and head; there are {len(tensors)}: {names}")
+
+
+def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> None:
+    """Fail where many rows or columns have no gradient.
+
+    Rows of words that did not occur need none, nor all but up to `places` neighbours in a table of positions.
+    """
+    for dim, what in enumerate(("row", "column")):
+        idle = (~gradient.any(1 - dim)).nonzero().flatten().tolist()
+        lines = gradient.shape[dim]
+        words = lines > max(used, default=0) and not used.intersection(idle)
+        live = gradient.any(1 - dim).nonzero().flatten().tolist() if places else []
+        placed = bool(live) and live[-1] - live[0] < min(places, len(live))
+        if dim == 0 and (words or placed):
+            continue
+        if len(idle) >= max(DEAD_ROWS, DEAD_SHARE * lines):
+            raise CheckFailed(f"{len(idle)} of {lines} {what}s of {name} get no gradient, the first is {idle[0]}")
+
+
+def _is_normed(given: Tensor, result: Tensor) -> bool:
+    """Whether each result is its input divided by its own size, as after a last norm, or nothing at all."""
+    size = result.square().mean(-1).sqrt()
+    centred = given - given.mean(-1, keepdim=True)
+    along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centred))
+    return bool(((size - 1).abs() < UNIT).all()) and along > 0.95
+
+
+def _shared(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of parameters that are one tensor."""
+    first: dict[int, str] = {}
+    pairs = []
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in first:
+            pairs.append((first[id(parameter)], name))
+        first.setdefault(id(parameter), name)
+    return pairs
+
+
+def _aliases(model: nn.Module) -> set[str]:
+    return {name for pair in _shared(model) for name in pair}

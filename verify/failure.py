@@ -1,0 +1,17 @@
+"""What a check raises: the subject is wrong, cannot be asked, or was described wrongly."""
+
+
+class CheckFailed(AssertionError):  # noqa: N818 - a failure, in the words of assertions
+    """What was measured contradicts what is true of any correct implementation; the message holds both numbers."""
+
+
+class NotApplicable(Exception):  # noqa: N818 - no error: nothing is wrong
+    """The check cannot be asked of this subject; the message says what it would need."""
+
+
+class SubjectError(ValueError):
+    """A factory of the subject returned what it must not; the message names the factory, the value and the rule."""
+
+
+class UnknownCheckError(ValueError):
+    """A name that no check has; the message lists the closest."""

@@ -1,0 +1,33 @@
+"""What a check may disturb outside its subject, put back."""
+
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+
+from .access import seeded
+
+
+@contextmanager
+def protected() -> Generator[None]:
+    """Whatever happens inside: random numbers, grad mode, default dtype, determinism and threads go on as before.
+
+    Warnings are silent inside: what a stranger's code warns of, it warns of in training too.
+    """
+    grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    precision = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    with seeded(), warnings.catch_warnings(action="ignore"):
+        try:
+            torch.set_grad_enabled(True)
+            yield
+        finally:
+            torch.set_grad_enabled(grad)
+            torch.set_default_dtype(dtype)
+            torch.use_deterministic_algorithms(strict, warn_only=warns)
+            torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)

@@ -1,0 +1,64 @@
+"""pytest: each check of a subject is a test of its own. Nothing here imports torch before a subject is given.
+
+@verify.parametrize(subject)
+def test_training(check):
+    check()
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .report import Report
+    from .subject import Subject
+
+_reports: "list[Report]" = []  # of this session, for its last lines
+
+
+def parametrize(
+    subject: Any, *, only: tuple[str, ...] = (), ignore: Mapping[str, str] | None = None, tier: int = 3
+) -> pytest.MarkDecorator:
+    """Give a test each check in turn, as the argument `check`: a function that passes, fails or skips.
+
+    `subject` is a Subject, a function that returns one, a dict of subjects, or "package.module:subject". A check that
+    needs what the subject lacks is skipped and says what that is.
+
+    Raises:
+        SubjectError, UnknownCheckError: as `check`.
+    """
+    from .runner import chosen
+    from .target import subjects
+
+    found = subjects(subject)
+    parameters = []
+    for name, each in found.items():
+        for check in chosen(only, tier):
+            identity = check.name if len(found) == 1 else f"{name}-{check.name}"
+            parameters.append(pytest.param(partial(_run, each, check.name, ignore or {}), id=identity))
+    return pytest.mark.parametrize("check", parameters)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how much applied."""
+    if _reports:
+        from .report import merged
+
+        terminalreporter.write_line(f"andon: {merged(_reports).headline}")
+
+
+def _run(subject: "Subject", name: str, ignore: Mapping[str, str]) -> None:
+    """One check, of the subject and its variants."""
+    from .report import render_text
+    from .runner import check
+
+    __tracebackhide__ = True
+    report = check(subject, only=(name,), ignore={key: why for key, why in ignore.items() if key == name})
+    _reports.append(report)
+    if report.found:
+        pytest.fail(render_text(report, quiet=True), pytrace=False)
+    if not report.passed:
+        needs = [f"needs {what}" for what in report.not_applicable.values()]
+        pytest.skip("; ".join(dict.fromkeys([*needs, *report.not_run.values()])))

@@ -1,0 +1,22 @@
+"""Ready-made subjects, a library each, none imported before it is used: `verify.subjects.huggingface.causal_lm(...)`.
+
+They hold factories only, no checks, and call each library as its documentation does.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from .modules import module
+
+if TYPE_CHECKING:
+    from . import huggingface, litgpt, peft, trainer
+
+__all__ = ["huggingface", "litgpt", "module", "peft", "trainer"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A library's subjects, when they are first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"no subjects for {name!r}; there are {', '.join(__all__)}")
+    return importlib.import_module(f".{name}", __name__)

@@ -1,0 +1,256 @@
+"""Any causal language model of Hugging Face's transformers, from 4.36 on: a configuration, a folder, or a model.
+
+Labels stand under their own tokens, the model's own loss shifts them, and training keeps no cache.
+Legend: B batch, T time, V vocab.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from ..roles import IGNORE
+from ..subject import Batch, Documents, Subject
+
+hf: Any = transformers  # whose types change from version to version
+Build = Callable[[Any], nn.Module]  # a configuration to a model
+
+RENAMED = 5  # from this version on torch_dtype is dtype
+EPS, DROPOUT, ACTIVATION, SCALE = 1e-2, 0.5, "relu", 0.25
+
+
+def _halved(value: float) -> float:
+    return value / 2
+
+
+def _negated(value: bool) -> bool:
+    return not value
+
+
+def _turned(rope: dict[str, Any]) -> dict[str, Any]:
+    """RoPE's parameters, of one kind of layer or of each, with another base."""
+    nested = {key: _turned(value) for key, value in rope.items() if isinstance(value, dict)}
+    own = {"rope_theta": rope["rope_theta"] / 100} if "rope_theta" in rope else {}
+    return rope | nested | own
+
+
+# What a configuration may say, and another valid value of it. A key at None is left alone: the feature is off.
+ALTERED: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"), lambda _: EPS
+    ),
+    **dict.fromkeys(("hidden_act", "activation_function", "hidden_activation"), lambda _: ACTIVATION),
+    **dict.fromkeys(("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"), lambda _: DROPOUT),
+    **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "norm_topk_prob"), _negated),
+    **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), _halved),
+    **dict.fromkeys(
+        ("query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping", "attention_multiplier"),
+        lambda value: value * SCALE,
+    ),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), _halved),
+    "rope_theta": lambda value: value / 100,
+    "rope_parameters": _turned,
+    "sliding_window": lambda value: min(3, value),
+    "num_experts_per_tok": lambda value: 1 if value > 1 else 2,
+    "initializer_range": _halved,
+    "tie_word_embeddings": _negated,
+}
+OF_NEW_WEIGHTS = ("initializer_range", "tie_word_embeddings")  # say nothing where weights are read from a file
+
+
+def causal_lm(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    attention: str | None = None,
+    dtype: torch.dtype | None = None,
+    rows: int = 4,
+    length: int = 16,
+    **options: Any,
+) -> Subject:
+    """A subject of a configuration (random weights), of a folder of weights, or of a model that you have built.
+
+    `dtype` is that of the weights. `attention` is a backend ("eager", "sdpa", ...), by default the library's choice;
+    where that is another than "eager", eager attention is the reference. With a tokenizer, its padding, chat template
+    and marks are checked too. Random batches have `rows` rows of `length` tokens. `options` go to `from_pretrained`,
+    for example `gguf_file`.
+    """
+    config, build = _source(source, _chosen(attention, dtype), options)
+    takes = inspect.signature(_forward(source, config)).parameters
+    is_model, is_config = isinstance(source, nn.Module), hasattr(source, "to_dict")
+    adapted = hasattr(source, "peft_config")
+    padding = _padding(config, tokenizer)
+    return Subject(
+        name=f"{config.model_type}{f' ({attention})' if attention else ''}",
+        model=source if is_model else lambda: build(config),
+        batch=lambda generator: random_batch(generator, config, rows, length),
+        loss=loss,
+        logits=logits,
+        pad=lambda documents: padded(documents, padding, tokenizer),
+        pack=packed if "position_ids" in takes else None,
+        generate=generate if hasattr(_class(source, config), "generate") else None,
+        decode=decode if "past_key_values" in takes else None,
+        configure=None if adapted else lambda **changes: build(_changed(config, changes)),
+        configuration={} if adapted else _configuration(config, trained=not is_config),
+        reference=None if adapted or attention == "eager" else eager,
+        **(_spoken(tokenizer) if tokenizer is not None else {}),
+    )
+
+
+def random_batch(generator: torch.Generator, config: Any, rows: int, length: int) -> dict[str, Tensor]:
+    """Random tokens, of which none is padding: an embedding gives that no gradient."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    tokens_BT = torch.randint(text.vocab_size, (rows, length), generator=generator)
+    tokens_BT[tokens_BT == _padding(config, None)] = text.vocab_size - 1
+    return {"input_ids": tokens_BT, "attention_mask": torch.ones_like(tokens_BT), "labels": tokens_BT.clone()}
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own."""
+    return model(**batch, use_cache=False).loss
+
+
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T, V), without labels."""
+    return model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False).logits
+
+
+def padded(documents: Documents, padding: int, tokenizer: Any = None) -> dict[str, Tensor]:
+    """One document a row: by the tokenizer and the library's collator, or padded on the right."""
+    if tokenizer is not None and tokenizer.pad_token_id is not None:
+        collator = hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        return dict(collator([{"input_ids": list(document)} for document in documents]))
+    shape = len(documents), max(map(len, documents))
+    batch = {"input_ids": torch.full(shape, padding), "attention_mask": torch.zeros(shape, dtype=torch.int64)}
+    batch["labels"] = torch.full(shape, IGNORE)
+    for row, document in enumerate(documents):
+        batch["input_ids"][row, : len(document)] = batch["labels"][row, : len(document)] = torch.tensor(document)
+        batch["attention_mask"][row, : len(document)] = 1
+    return batch
+
+
+def packed(documents: Documents) -> dict[str, Tensor]:
+    """Documents end to end in one row, told apart by positions that start again: the library's own collator."""
+    rows = [{"input_ids": list(document)} for document in documents]
+    if hasattr(transformers, "DataCollatorWithFlattening"):  # since 4.44
+        return dict(hf.DataCollatorWithFlattening(return_tensors="pt")(rows))
+    labels = [label for document in documents for label in (IGNORE, *document[1:])]
+    positions = [position for document in documents for position in range(len(document))]
+    tokens = [token for document in documents for token in document]
+    return {
+        "input_ids": torch.tensor([tokens]),
+        "labels": torch.tensor([labels]),
+        "position_ids": torch.tensor([positions]),
+    }
+
+
+def generate(model: Any, tokens_BT: Tensor, count: int) -> Tensor:
+    """Greedy, `count` tokens whatever they mean: the end of a text ends nothing."""
+    model.generation_config = hf.GenerationConfig(pad_token_id=0)
+    ones_BT = torch.ones_like(tokens_BT)
+    return model.generate(tokens_BT, attention_mask=ones_BT, max_new_tokens=count, do_sample=False)
+
+
+def decode(model: nn.Module, tokens_BT: Tensor) -> Tensor:
+    """Logits (B, T, V), a token at a time."""
+    cache, found = None, []
+    for position in range(tokens_BT.shape[1]):
+        output = model(input_ids=tokens_BT[:, position : position + 1], past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        found.append(output.logits)
+    return torch.cat(found, 1)
+
+
+def eager(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits of the model's weights under eager attention: plain matrix products and a softmax."""
+    options = _chosen("eager", next(model.parameters()).dtype)
+    other = hf.AutoModelForCausalLM.from_config(deepcopy(model.config), **options)
+    other.load_state_dict(model.state_dict())
+    return logits(other.train(model.training), batch)
+
+
+def _chosen(attention: str | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """A backend and a dtype as `from_config` and `from_pretrained` take them."""
+    name = "dtype" if int(hf.__version__.partition(".")[0]) >= RENAMED else "torch_dtype"
+    return {key: value for key, value in {"attn_implementation": attention, name: dtype}.items() if value is not None}
+
+
+def _source(source: Any, chosen: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Build]:
+    """The configuration, and how a model is made of it or of a changed one, with the source's weights if it has any."""
+    auto = hf.AutoModelForCausalLM
+    if isinstance(source, nn.Module):
+        weights = source.state_dict()
+
+        def rebuilt(config: Any) -> nn.Module:
+            model = auto.from_config(config, **_chosen(None, next(source.parameters()).dtype) | chosen)
+            model.load_state_dict(weights)
+            return model.train(source.training)
+
+        return source.config, rebuilt
+    if isinstance(source, str | Path):
+        folder = str(source)
+        config = hf.AutoConfig.from_pretrained(folder, **options)
+        return config, lambda config: auto.from_pretrained(folder, config=config, **chosen, **options)
+    return source, lambda config: auto.from_config(deepcopy(config), **chosen)
+
+
+def _class(source: Any, config: Any) -> Any:
+    return type(source) if isinstance(source, nn.Module) else hf.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _forward(source: Any, config: Any) -> Callable[..., Any]:
+    own = source.get_base_model() if hasattr(source, "get_base_model") else source
+    return _class(own, config).forward
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    other = deepcopy(config)
+    for key, value in changes.items():
+        setattr(other, key, value)
+    return other
+
+
+def _configuration(config: Any, *, trained: bool) -> dict[str, Any]:
+    """Settings of this configuration with other values."""
+    found = {}
+    for key, alter in ALTERED.items():
+        value = getattr(config, key, None)
+        if value is not None and not (trained and key in OF_NEW_WEIGHTS):
+            found[key] = alter(value)
+    if "rope_parameters" in found:
+        found.pop("rope_theta", None)  # the same, under its older name
+    return found
+
+
+def _padding(config: Any, tokenizer: Any) -> int:
+    for owner in (tokenizer, config):
+        found = getattr(owner, "pad_token_id", None)
+        if isinstance(found, int) and found >= 0:
+            return found
+    return 0
+
+
+def _spoken(tokenizer: Any) -> dict[str, Any]:
+    """What a tokenizer adds: text to ids and back, its padding, and instructions where it has a chat template."""
+    parts = {
+        "encode": lambda text: tokenizer(text)["input_ids"],
+        "text": lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
+        "padding": tokenizer.pad_token_id,
+    }
+    if getattr(tokenizer, "chat_template", None):
+        parts["instruct"] = lambda prompt, answer: _instruct(tokenizer, prompt, answer)
+    return parts
+
+
+def _instruct(tokenizer: Any, prompt: str, answer: str) -> tuple[Sequence[int], Sequence[int]]:
+    """Ids by the chat template; the labels are those after what the template says before an answer."""
+    asked = [{"role": "user", "content": prompt}]
+    said = [*asked, {"role": "assistant", "content": answer}]
+    before = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    tokens = tokenizer.apply_chat_template(said, return_dict=False)
+    return tokens, [IGNORE] * len(before) + tokens[len(before) :]

@@ -1,0 +1,62 @@
+"""PEFT's adapters on any subject: LoRA, or any type of the library's."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+from torch import nn
+
+from ..subject import Adapters, Subject
+
+Configured = Callable[[int, float], Any]  # rank and alpha to a PeftConfig
+
+
+def adapted(base: Subject, config: Configured | None = None, **options: Any) -> Subject:
+    """The subject, with adapters to put on its models: `adapted(huggingface.causal_lm(...))`.
+
+    `config` makes PEFT's configuration of any adapter type from a rank and an alpha, by default LoRA on all linear
+    layers, with `options` such as `use_rslora`, `lora_dropout` or `target_modules`.
+    """
+    make = config or (lambda rank, alpha: lora(rank, alpha, **options))
+    kind = make(4, 8.0)
+    merges = not kind.is_prompt_learning
+    rooted = getattr(kind, "use_rslora", False)
+    return replace(
+        base,
+        name=f"{base.name} + {kind.peft_type.value}",
+        adapters=Adapters(
+            add=lambda model, rank, alpha: peft.get_peft_model(model, make(rank, alpha)),
+            merge=_merged if merges else None,
+            unmerge=_unmerged if merges else None,
+            save=_save,
+            load=_load,
+            **({"scale": lambda rank, alpha: alpha / rank**0.5} if rooted else {}),
+        ),
+        settings={**base.settings, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
+    )
+
+
+def lora(rank: int, alpha: float, **options: Any) -> peft.LoraConfig:
+    """LoRA on every linear layer but the head, no dropout, unless `options` say otherwise."""
+    plain: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    return peft.LoraConfig(**{"r": rank, "lora_alpha": alpha} | plain | options)
+
+
+def _merged(model: Any) -> nn.Module:
+    model.merge_adapter()
+    return model
+
+
+def _unmerged(model: Any) -> nn.Module:
+    model.unmerge_adapter()
+    return model
+
+
+def _save(model: Any, folder: Path) -> None:
+    model.save_pretrained(str(folder))
+
+
+def _load(base: Any, folder: Path) -> nn.Module:
+    return peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
