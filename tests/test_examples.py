@@ -5,11 +5,15 @@ lines cannot run here: what they start is compared with what the other lines exp
 """
 
 import ast
+import json
 import re
+import runpy
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import split
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -27,13 +31,18 @@ pytestmark = pytest.mark.tier3
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"training.max_steps": "2", "schedule.warmup_steps": "1", "validation.max_sequences": "1"}
-LARGE = ("demo", "gate run")  # CI runs them whole, through nox; here their options are checked
+LARGE = ("demo", "faults", "gate run")  # CI runs them whole, through nox; here their options are checked
 
 
 def from_readme() -> list[str]:
     """The lines of README's shell blocks."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def python_blocks() -> list[str]:
+    """README's blocks of Python."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 def from_help() -> list[str]:
@@ -63,10 +72,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: the shipped configurations, notes, a small corpus, a GGUF file."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(ROOT / "configs", home / "configs")
+    shutil.copy(ROOT / "tests" / "my_project.py", home)
+    (home / "my_checks.py").write_text(python_blocks()[0])
     write_corpus(home / "notes", documents=40)
     write_gguf(home / "smollm2.gguf")
     shutil.copy(home / "smollm2.gguf", home / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    write_lines(home / "questions.jsonl", [{"prompt": f"What is {n}? ", "completion": f"It is {n}."} for n in range(9)])
+    talks = [[{"role": role, "content": f"{n}"} for role in ("user", "assistant")] for n in range(9)]
+    write_lines(home / "chats.jsonl", [{"messages": talk} for talk in talks])
+    (home / "chat.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     return home
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """A JSONL file."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def write_gguf(path: Path) -> None:
@@ -116,14 +136,37 @@ def shortened(line: str, otlp: str) -> list[str]:
     arguments = [otlp if urlsplit(word).port == 4318 else word for word in split(line)[1:]]
     if arguments[0] == "train" and "--data" not in arguments and "--resume" not in arguments:
         arguments += ["--data", "notes"]
-    if arguments[0] == "train":
+    if arguments[0] in ("train", "finetune"):
         arguments += [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
+    if arguments[0] == "verify" and any(":" in word for word in arguments):
+        arguments += ["--tier", "1"]
     return arguments
 
 
-def test_shown_commands_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: every `andon` line that is shown works on a user's folder; a tier not yet measured is judged so."""
+@pytest.fixture
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside the user's folder; what was imported from it is forgotten afterwards."""
     monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "path", [str(home), *sys.path])
+    yield
+    for name in ("my_checks", "my_project"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_shown_python_works() -> None:
+    """Behaviour: README's Python runs as it stands, and its first block has the five lines that it says."""
+    first, *others = python_blocks()
+    assert 5 == len(first.splitlines())
+    names = runpy.run_path("my_project.py") | runpy.run_path("my_checks.py")
+    for block in others:
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own README
+    names["test_training"](lambda: None)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_shown_commands_work() -> None:
+    """Behaviour: every `andon` line that is shown works on a user's folder; a tier not yet measured is judged so."""
     lines = ["andon train configs/tiny.toml --out reports/runs/demo", *andon_lines()]
     lines = [line for line in lines if not line.removeprefix("andon ").startswith(LARGE)]
     with endpoint() as server:

@@ -30,7 +30,7 @@ def copy_code(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_imports_inside_a_room_are_relative() -> None:
     """Behaviour: no room names itself or another at the top level, as the wheel installs it under andon."""
     found = []

@@ -10,7 +10,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SESSIONS = ("demo", "tests", "tier1", "tier2", "tier3", "slow", "peers", "bench", "bench_gpu", "learn")
+SESSIONS = (
+    "demo",
+    "demo_train",
+    "demo_lora",
+    "demo_qlora",
+    "tests",
+    "tier1",
+    "tier2",
+    "tier3",
+    "slow",
+    "verify",
+    "faults",
+    "gradients",
+    "properties",
+    "peers",
+    "strangers",
+    "nightly",
+    "bench",
+    "bench_gpu",
+    "learn",
+)
 PROJECT = '[project]\nname = "p"\ndependencies = [{wheel!r}]\n[project.optional-dependencies]\n'
 
 

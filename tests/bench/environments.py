@@ -12,8 +12,11 @@ from pathlib import Path
 
 FOLDER = Path(".nox/bench")
 OURS = "ours"
+OWN = ("click", "filelock", "jinja2", "psutil", "pydantic", "rich")  # what our command line needs
 # LitGPT asks for a huggingface-hub older than what transformers 5 needs, so the two cannot share an environment.
 PEERS = {"huggingface": ("transformers==5.23.0",), "litgpt": ("litgpt==0.5.13",)}
+# Not measured: where `nox -s strangers` checks other libraries.
+STRANGERS = {"strangers": ("transformers==5.23.0", "peft==0.21.2", "accelerate==1.15.0", "gguf==0.19.0", *OWN)}
 # What would give one process another allocator, thread pool or search path than the next.
 FOREIGN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "THP_", "OMP_", "GOMP_", "KMP_", "MKL_", "TORCH", "PYTHON")
 
@@ -46,7 +49,7 @@ def interpreter(name: str, say: Callable[[str], None], folder: Path = FOLDER) ->
 def requirements(name: str) -> list[str]:
     """What a peer's environment holds: the peer, and our own torch and numpy."""
     same = [f"{package}=={version(package).partition('+')[0]}" for package in ("torch", "numpy")]
-    return [*same, *PEERS[name]]
+    return [*same, *(PEERS | STRANGERS)[name]]
 
 
 def worker_variables(threads: int) -> dict[str, str]:

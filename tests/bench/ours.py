@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from core.config import parse_config
-from core.data import Dataset, Split
+from core.data import Batch, Dataset, Split, pack
 from core.train import start as start_training
 from core.train import train
+from core.windows import window_count
 from tests.bench.inputs import fill, token_stream
 from tests.bench.run import Run, Step
 from tests.bench.workload import Workload
@@ -26,6 +27,14 @@ class OneBatch(NamedTuple):
     def tokens(self) -> int:
         """Inputs and the last label."""
         return len(self.stream)
+
+    def windows(self, length: int) -> int:
+        """One batch's."""
+        return window_count(self.tokens, length)
+
+    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
+        """The windows of these numbers."""
+        return pack(cast("Split", self), indices, length, padding)
 
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens at these positions, all of one document."""

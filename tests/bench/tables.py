@@ -13,12 +13,14 @@ from typing import Any
 
 import click
 
+from andon import matrix
 from core import sizes
 from core.config import load_config
 
 README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
+FAULTS = Path("reports/baselines/faults.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
@@ -92,6 +94,12 @@ def gpu(bench: dict[str, Any]) -> str:
     return f"{_table(header, rows)}\n\n{bench['device'] or 'No GPU'}, torch {bench['torch']}; `nox -s bench_gpu`."
 
 
+def faults(content: dict[str, Any]) -> str:
+    """Planted faults by area, and by how well each is known to have happened, with what found them."""
+    header = ["faults planted into our core", "live", "by checks", "only by parity", "only by a unit test", "unfound"]
+    return f"{_table(header, matrix.by_area(matrix.from_json(content)))}\n\n`nox -s faults` plants them again."
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -104,6 +112,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "memory": lambda: _from(BENCH, memory, "nox -s bench"),
         "plan": plan,
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
+        "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
     }
 
 

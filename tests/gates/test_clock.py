@@ -37,7 +37,7 @@ def test_only_above_a_tenth_excuses(busy: float, excused: bool) -> None:
     assert excused == usage(start, end, cores=2).is_excused
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_children_that_ended_and_live_count_as_ours() -> None:
     """Behaviour: the CPU of ended and of running child processes is ours, so our own tests excuse nothing."""
     spin = "import time\nwhile time.process_time() < 0.4: pass\n"

@@ -12,8 +12,6 @@ from gates.evidence import Evidence, Metric, read_evidence, write_evidence
 from gates.judge import judge
 from gates.run import Step, run
 
-pytestmark = pytest.mark.tier2
-
 
 def python(code: str) -> str:
     """The command that runs a line of Python."""
@@ -28,6 +26,7 @@ def gates_of(*measures: dict[str, object], sources: list[str] | None = None) -> 
     )
 
 
+@pytest.mark.tier2
 def test_leaves_evidence_log_and_clock(tmp_path: Path) -> None:
     """Behaviour: each command leaves its exit code, its seconds and its output; the tier leaves its clock."""
     run("all", gates_of({"command": python("print('out'); import sys; sys.exit('err')")}), tmp_path)
@@ -39,6 +38,7 @@ def test_leaves_evidence_log_and_clock(tmp_path: Path) -> None:
     assert "out\nerr" == judge("all", gates_of({"command": "x"}), tmp_path).checks[0].detail
 
 
+@pytest.mark.tier2
 def test_keeps_what_the_command_measured_itself(tmp_path: Path) -> None:
     """Behaviour: metrics that a command left stay, its exit code beside them; those of an older run do not."""
     content = {
@@ -57,6 +57,7 @@ def test_keeps_what_the_command_measured_itself(tmp_path: Path) -> None:
     assert ["exit_code"] == list(read_evidence("m1", tmp_path).metrics)
 
 
+@pytest.mark.tier2
 def test_lanes_run_side_by_side_and_a_lane_in_turn(tmp_path: Path) -> None:
     """Behaviour: two lanes meet, which only running together allows; within a lane the file's order holds."""
     here, there, order = (str(tmp_path / name) for name in ("here", "there", "order"))
@@ -74,6 +75,7 @@ def test_lanes_run_side_by_side_and_a_lane_in_turn(tmp_path: Path) -> None:
     assert "12" == Path(order).read_text()
 
 
+@pytest.mark.tier3
 def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None:
     """Behaviour: past its time a command is killed, and a process that it started too; the log says why."""
     code = "import pathlib, subprocess, sys\n"
@@ -87,6 +89,7 @@ def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> No
     assert any(looks)  # a kill takes effect when the process next runs: look again, but not for ever
 
 
+@pytest.mark.tier2
 def test_a_command_that_does_not_exist_is_red(tmp_path: Path) -> None:
     """Behaviour: a missing tool is no pass: exit code 127 and a log that names it."""
     run("all", gates_of({"command": "no-such-tool --check"}), tmp_path)
@@ -94,6 +97,7 @@ def test_a_command_that_does_not_exist_is_red(tmp_path: Path) -> None:
     assert "no-such-tool" in (tmp_path / "m0.log").read_text()
 
 
+@pytest.mark.tier2
 def test_an_edit_while_measuring_makes_the_evidence_stale(tmp_path: Path) -> None:
     """Behaviour: content is hashed before the command starts, so what it never saw is not vouched for."""
     source = tmp_path / "a.py"
@@ -103,6 +107,7 @@ def test_an_edit_while_measuring_makes_the_evidence_stale(tmp_path: Path) -> Non
     assert "stale" in judge("all", gates, tmp_path / "evidence").checks[0].detail
 
 
+@pytest.mark.tier2
 def test_commands_find_this_environment_s_tools_and_print_plainly(tmp_path: Path) -> None:
     """Behaviour: tools beside the running Python come first, colours are off, and the measure's own values arrive."""
     code = "import os; print(os.environ['PATH'].split(os.pathsep)[0], os.environ['NO_COLOR'], os.environ['EXTRA'])"

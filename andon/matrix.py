@@ -1,0 +1,170 @@
+"""The matrix of planted faults: who found which, counted, and shown in a terminal, as JSON and as a picture."""
+
+import html
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+FOUND, UNFOUND, ERROR, ABSENT = "found", "unfound", "error", "not applicable"
+CHECK, PARITY, TEST = "check", "parity", "unit test"
+STATUSES = ("historical", "transposed", "pattern")
+COLOURS = {FOUND: "green", UNFOUND: "red", ERROR: "yellow", ABSENT: "grey"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault and what became of it."""
+
+    fault: str
+    area: str
+    status: str  # of STATUSES; empty for a black-box fault
+    symptom: str
+    source: str = ""
+    state: str = UNFOUND  # FOUND, UNFOUND, ERROR or ABSENT
+    way: str = ""  # CHECK, PARITY or TEST: by what it was found
+    checks: tuple[str, ...] = ()  # that found it; with --all every one of them
+    subject: str = ""
+    tier: int | None = None
+    seconds: float | None = None
+    detail: str = ""  # the finding's message, or what went wrong
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+    """How many faults were planted, live, found, and by what."""
+    live = [row for row in rows if row.state in (FOUND, UNFOUND)]
+    return {
+        "planted": sum(row.state != ABSENT for row in rows),
+        "live": len(live),
+        "found": sum(row.state == FOUND for row in rows),
+        "found_by_check": sum(row.way == CHECK for row in rows),
+        "found_by_parity": sum(row.way == PARITY for row in rows),
+        "found_by_unit_test": sum(row.way == TEST for row in rows),
+        "unfound": sum(row.state == UNFOUND for row in rows),
+        "errors": sum(row.state == ERROR for row in rows),
+    } | {status: sum(row.status == status for row in live) for status in STATUSES}
+
+
+def line(row: Row) -> str:
+    """A fault in at most 100 columns."""
+    by = row.checks[0] if row.checks else row.state.upper()
+    more = f" +{len(row.checks) - 1}" if len(row.checks) > 1 else ""
+    tier = "" if row.tier is None else str(row.tier)
+    seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+    shown = f"  {row.fault:<33.33} {row.area:<15.15} {by + more:<36.36} {tier:>1} {seconds:>6}"
+    return f"{shown}\n      {row.detail:.94}" if row.state in (UNFOUND, ERROR) and row.detail else shown
+
+
+def header() -> str:
+    """Above the lines."""
+    return f"  {'fault':<33} {'area':<15} {'found by':<36} {'tier and seconds':>8}"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The counts in words."""
+    found = counts(rows)
+    share = f", {found['found_by_check'] / found['live']:.0%} of the live by checks alone" if found["live"] else ""
+    first = (
+        f"{found['planted']} planted, {found['live']} live, {found['found']} found: "
+        f"{found['found_by_check']} by checks, {found['found_by_parity']} only by parity with a reference, "
+        f"{found['found_by_unit_test']} only by a unit test{share}"
+    )
+    lines = [first, f"{found['unfound']} unfound, {found['errors']} could not be judged"]
+    if any(row.status for row in rows):
+        by = Counter(row.status for row in rows if row.state == FOUND)
+        lines.append(", ".join(f"{status}: {by[status]} of {found[status]} found" for status in STATUSES))
+    return "\n".join(lines)
+
+
+def as_json(rows: Sequence[Row], about: dict[str, Any]) -> str:
+    """Counts and rows."""
+    return json.dumps({**about, "counts": counts(rows), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+
+
+def from_json(content: dict[str, Any]) -> list[Row]:
+    """What `as_json` wrote."""
+    rows: list[dict[str, Any]] = content["rows"]
+    return [replace(Row(**row), checks=tuple(row["checks"])) for row in rows]
+
+
+def by_area(rows: Sequence[Row]) -> list[list[str]]:
+    """A line an area for README: planted live, found by checks, by parity, by a unit test, unfound."""
+    areas = dict.fromkeys(row.area for row in rows)
+    lines = [[area, *_numbers([row for row in rows if row.area == area])] for area in areas]
+    by_status = [[f"all {status}", *_numbers([row for row in rows if row.status == status])] for status in STATUSES]
+    return [*lines, *by_status, ["all", *_numbers(rows)]]
+
+
+def _numbers(rows: Sequence[Row]) -> list[str]:
+    found = counts(rows)
+    keys = ("live", "found_by_check", "found_by_parity", "found_by_unit_test", "unfound")
+    return [str(found[key]) for key in keys]
+
+
+def picture(rows: Sequence[Row]) -> str:
+    """One HTML file without a script: a square a fault, coloured by what became of it, and all about it below."""
+    squares = []
+    for area in dict.fromkeys(row.area for row in rows):
+        here = [row for row in rows if row.area == area]
+        cells = "".join(
+            f'<a class="{row.state.split()[0]} {row.way.split()[0] if row.way else ""}" href="#{_safe(row.fault)}" '
+            f'title="{_safe(f"{row.fault}: {_by(row)}")}"></a>'
+            for row in here
+        )
+        squares.append(
+            f"<tr><th>{_safe(area)}</th><td>{cells}</td><td>{sum(r.state == FOUND for r in here)}/{len(here)}</td></tr>"
+        )
+    details = "".join(_described(row) for row in rows)
+    return PAGE.format(summary=_safe(summary(rows)).replace("\n", "<br>"), squares="".join(squares), details=details)
+
+
+def _described(row: Row) -> str:
+    told = "".join(f"<td>{_safe(text)}</td>" for text in (row.fault, row.symptom, _by(row), row.detail, row.source))
+    return f'<tr id="{_safe(row.fault)}" class="{row.state.split()[0]}">{told}</tr>'
+
+
+def _by(row: Row) -> str:
+    return f"{row.state} by {', '.join(row.checks)}" if row.checks else row.state
+
+
+def _safe(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Planted faults · Andon</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }}
+table {{ border-collapse: collapse; width: 100% }}
+th {{ text-align: left; font-weight: 500; padding-right: 1rem; white-space: nowrap }}
+td {{ padding: .2rem .6rem .2rem 0; vertical-align: top }}
+a {{ display: inline-block; width: 1.1rem; height: 1.1rem; margin: 1px; border-radius: 3px }}
+a.found {{ background: #2e9e5b }}
+a.parity {{ background: #8bc34a }}
+a.unit {{ background: #4a90d9 }}
+a.unfound {{ background: #d93025 }}
+a.error {{ background: #f2a900 }}
+a.not {{ background: #9995 }}
+tr:target {{ outline: 2px solid #f2a900 }}
+tr.unfound td:first-child {{ color: #d93025 }}
+.legend a {{ vertical-align: -3px; margin: 0 .3rem 0 1rem }}
+.wide {{ overflow-x: auto; font-size: 13px }}
+</style>
+</head>
+<body>
+<h1>Planted faults</h1>
+<p>{summary}</p>
+<p class="legend">A square a fault:<a class="found"></a>found by a check<a class="parity"></a>only by parity
+<a class="unit"></a>only by a unit test<a class="unfound"></a>unfound<a class="error"></a>not judged</p>
+<table>{squares}</table>
+<div class="wide"><table>{details}</table></div>
+</body>
+</html>
+"""

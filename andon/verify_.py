@@ -1,0 +1,150 @@
+"""`andon verify`: run the checks on anybody's model and training loop."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from andon.gate import console
+from andon.rooms import room
+
+BAR_AFTER_SECONDS = 2.0
+SEVEREST = (1, 2, 3, 0)  # of several subjects' exit codes the first of these is the command's
+COLOURS = {"FOUND": "red", "CANNOT": "yellow"}
+EXAMPLES = """\b
+Examples:
+  andon verify --list
+  andon verify --explain attention.causality
+  andon verify my_checks:subject
+  andon verify my_checks:subject --only attention --only gradients.parameters
+  andon verify my_checks:subject --ignore attention.causality --reason "a prefix model" --budget 60
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("target", required=False, metavar="[PACKAGE.MODULE:SUBJECT]")
+@click.option("--list", "listing", is_flag=True, help="Show all checks, a line each, and what each needs.")
+@click.option("--explain", metavar="CHECK", help="Say what a check holds, why its faults are silent, where to look.")
+@click.option("--only", multiple=True, metavar="CHECK", help="Run this check, or all of an area; may be repeated.")
+@click.option("--ignore", multiple=True, metavar="CHECK", help="Leave a check out; each needs a --reason.")
+@click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
+@click.option("--tier", type=click.IntRange(1, 3), default=3, show_default=True, help="Leave out what takes longer.")
+@click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no check after this long.")
+@click.option("--power", is_flag=True, help="Measure how much the gradient check sees: 200 plants of each fault.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
+def command(
+    target: str | None,
+    explain: str | None,
+    only: tuple[str, ...],
+    ignore: tuple[str, ...],
+    reasons: tuple[str, ...],
+    tier: int,
+    budget: float | None,
+    *,
+    listing: bool,
+    power: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the silent bugs in a model and its training loop.
+
+    A subject is what you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
+    that this folder or your environment can import. Exit codes: 0 nothing found, 1 found, 2 the subject cannot be
+    asked, 3 not all was measured.
+    """
+    if len(ignore) != len(reasons):
+        raise click.UsageError(f"{len(ignore)} --ignore and {len(reasons)} --reason: each check left out needs its own")
+    if listing:
+        click.echo(table(), nl=False)
+    elif explain:
+        click.echo(explained(explain), nl=False)
+    elif power:
+        measure_power()
+    elif target:
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a path as Python's own entries are
+        options = {"only": only, "ignore": dict(zip(ignore, reasons, strict=True)), "tier": tier, "budget": budget}
+        run(room("verify.target").load(target), options, as_json=as_json, quiet=quiet)
+    else:
+        raise click.UsageError("name a subject, package.module:subject; `andon verify --list` shows the checks")
+
+
+def run(subjects: Mapping[str, Any], options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Check each subject, print what came of it, and exit with the severest code."""
+    report, reports = room("verify.report"), []
+    for name, subject in subjects.items():
+        with bar() as progress:
+            found = room("verify.runner").check(subject, **options, progress=progress)
+        reports.append(replace(found, subject=name))
+        if not as_json:
+            paint(report.render_text(reports[-1], quiet=quiet))
+    if as_json:
+        click.echo(report.render_json(reports), nl=False)
+    codes = {each.exit_code for each in reports}
+    sys.exit(next((code for code in SEVEREST if code in codes), 3))
+
+
+def measure_power() -> None:
+    """Plant faults into backward passes, print how many were found, and leave the shares as evidence."""
+    power, gates, begun = room("verify.power"), room("gates"), time.monotonic()
+    sources = gates.digests(["verify"])
+    with bar() as progress:
+        rows = power.measure(progress=progress)
+    click.echo(power.render(rows), nl=False)
+    metrics = {f"power.{row.fault}": gates.Metric(row.found / row.plants) for row in rows}
+    gates.write_evidence(gates.Evidence("power", "andon verify --power", time.monotonic() - begun, sources, metrics))
+
+
+def paint(text: str) -> None:
+    """Print a report; on a terminal its findings in colour."""
+    target = console()
+    for line in text.splitlines():
+        target.print(line, style=COLOURS.get(line.partition(" ")[0]))
+
+
+def table() -> str:
+    """All checks: name, tier, what is true, and what they need beyond model, batch and loss."""
+    runner, lines = room("verify.runner"), []
+    for check in room("verify.checks").CHECKS:
+        needs = f" [{', '.join(check.needs)}]" if check.needs else ""
+        lines.append(f"{check.name:<28} {check.tier}  {runner.explain(check).title}{needs}")
+    return "\n".join(line if len(line) <= 100 else line[:97] + "..." for line in lines) + "\n"
+
+
+def explained(name: str) -> str:
+    """A check's own words."""
+    runner = room("verify.runner")
+    check = runner.named(name)
+    wrap = room("verify.report").wrap
+    needs = ", ".join(("model", "batch", "loss", *check.needs))
+    paragraphs = [f"{check.name}: {runner.explain(check).title}", *runner.explain(check)[1:], f"Needs {needs}."]
+    return "\n\n".join("\n".join(wrap(part)) for part in paragraphs if part) + "\n"
+
+
+@contextmanager
+def bar() -> Generator[Callable[[int, int, str], None]]:
+    """A progress bar on a terminal, which shows itself only once checking has taken BAR_AFTER_SECONDS."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    screen = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    progress = Progress(*columns, console=screen, transient=True)
+    task = progress.add_task("", total=None)
+    timer = threading.Timer(BAR_AFTER_SECONDS, progress.start)
+    timer.daemon = True
+    if screen.is_terminal:
+        timer.start()
+    try:
+        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)
+    finally:
+        timer.cancel()
+        if screen.is_terminal:
+            timer.join()  # it may be starting the bar just now
+            progress.stop()

@@ -1,0 +1,269 @@
+"""Faults of checkpoints and resuming, of data, and of the configuration."""
+
+from verify.plant import Fault
+
+CHECKPOINT, DATA, TRAIN = "core.checkpoint", "core.data", "core.train"
+
+FAULTS = (
+    # ------------------------------------------------------------------------------------------ resuming
+    Fault(
+        id="ckpt-dataloader-not-saved",
+        area="resume",
+        status="historical",
+        source="KempnerInstitute/KempnerForge#51",
+        symptom="A resumed run reads its data from the beginning again.",
+        module=CHECKPOINT,
+        before="    state.data = DataState(manifest.epoch, manifest.batch)\n",
+        after="",
+    ),
+    Fault(
+        id="ckpt-iteration-reset",
+        area="resume",
+        status="historical",
+        source="huggingface/accelerate#4071",
+        symptom="A run resumed within a later epoch reads the order of the first one.",
+        module=CHECKPOINT,
+        before="state.data = DataState(manifest.epoch, manifest.batch)",
+        after="state.data = DataState(0, manifest.batch)",
+    ),
+    Fault(
+        id="ckpt-rng-order",
+        area="resume",
+        status="historical",
+        source="huggingface/transformers#46628",
+        symptom="Random numbers are restored, and then drawn from to skip what was seen.",
+        module=CHECKPOINT,
+        before="    _restore_random(manifest.random, device)\n",
+        after="    _restore_random(manifest.random, device)\n    torch.randperm(manifest.batch + 1)\n",
+        subjects=("lora", "llama"),
+    ),
+    Fault(
+        id="ckpt-skip-permanent",
+        area="resume",
+        status="transposed",
+        source="huggingface/accelerate#1466",
+        symptom="The batches that a resume skips are skipped in every later epoch too.",
+        module=DATA,
+        before="    return _ahead(prepare, iter(steps), config.data.workers)\n",
+        after=(
+            "    rest = (step for step in steps if step % per_epoch >= state.batch)\n"
+            "    return _ahead(prepare, rest, config.data.workers)\n"
+        ),
+    ),
+    Fault(
+        id="ckpt-shuffle-of-shuffle",
+        area="resume",
+        status="historical",
+        source="pytorch/torchtitan#2865",
+        symptom="Each epoch shuffles the last one's order, so that a resumed run has another.",
+        module=DATA,
+        before="    order = lru_cache(maxsize=2)(partial(epoch_order, config.training.seed, count))\n",
+        after=(
+            "    held = [np.arange(count)]\n\n"
+            "    @lru_cache\n"
+            "    def order(epoch: int) -> np.ndarray:\n"
+            "        held[0] = held[0][epoch_order(config.training.seed, count, epoch)]\n"
+            "        return held[0]\n"
+        ),
+    ),
+    Fault(
+        id="ckpt-index-early",
+        area="resume",
+        status="historical",
+        source="pytorch/torchtitan#2865",
+        symptom="The position moves on before the batch is handed out: each resume loses one.",
+        module=DATA,
+        before="return packed, DataState(*following(epoch, batch, per_epoch))",
+        after="return packed, DataState(*following(*following(epoch, batch, per_epoch), per_epoch))",
+    ),
+    Fault(
+        id="ckpt-alias-not-copy",
+        area="resume",
+        status="pattern",
+        source="",
+        symptom="What is kept to go back to is a reference, and changes with what replaced it.",
+        module="core.lora",
+        before="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
+        after="total_OI = weight_OI.to(high).addmm_(b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
+    ),
+    Fault(
+        id="train-mode-lost-after-eval",
+        area="resume",
+        status="pattern",
+        source="",
+        symptom="The model stays in evaluation mode after the first validation, and dropout is off from then on.",
+        module=TRAIN,
+        before="    finally:\n        model.train(was_training)\n",
+        after="    finally:\n        pass\n",
+    ),
+    Fault(
+        id="eval-consumes-rng",
+        area="resume",
+        status="pattern",
+        source="",
+        symptom="Validation draws from the random numbers of training: the run depends on how often it is measured.",
+        module=TRAIN,
+        before="        for batch in held_out:\n",
+        after="        torch.randperm(8)  # an order\n        for batch in held_out:\n",
+    ),
+    # ------------------------------------------------------------------------------------------ data
+    Fault(
+        id="data-pad-eq-eos",
+        area="data",
+        status="historical",
+        source="huggingface/transformers#23530; huggingface/trl#3200, #976, #6357",
+        symptom="Padding is the end token and all of it is ignored: the model never learns to stop.",
+        module=DATA,
+        before="    within = owners[:, :-1] - owners[:, :1]\n",
+        after="    labels[labels == padding] = IGNORE\n    within = owners[:, :-1] - owners[:, :1]\n",
+        subjects=("llama", "packed"),
+    ),
+    Fault(
+        id="data-double-bos",
+        area="data",
+        status="historical",
+        source="unslothai/unsloth-zoo#959",
+        symptom="Two parties each put the opening mark, and every document begins with it twice.",
+        module=DATA,
+        before="yield Encoded([end, *ids, end], len(text.encode()), text_hash(text))",
+        after="yield Encoded([end, end, *ids, end], len(text.encode()), text_hash(text))",
+    ),
+    Fault(
+        id="data-prompt-mask-off-by-one",
+        area="data",
+        status="historical",
+        source="pytorch/torchtitan#2755",
+        symptom="The prompt's mask forgets that labels are shifted: an answer's first token is never learned.",
+        module="core.instructions",
+        before="np.where(learned[1:], tokens[1:], IGNORE),",
+        after="np.where(learned[:-1], tokens[1:], IGNORE),",
+    ),
+    Fault(
+        id="data-pack-token-loss",
+        area="data",
+        status="historical",
+        source="pytorch/torchtune#1697",
+        symptom="A document more than twice as long as allowed loses what is beyond.",
+        module="core.corpus",
+        before=(
+            "    while len(text) - start > longest:\n"
+            "        limit = start + longest\n"
+            '        end = text.rfind("\\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit\n'
+            "        pieces.append(text[start:end])\n"
+            "        start = end\n"
+            "    return [*pieces, text[start:]] if text else []\n"
+        ),
+        after=(
+            "    if len(text) - start > longest:\n"
+            "        limit = start + longest\n"
+            '        end = text.rfind("\\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit\n'
+            "        pieces.append(text[start:end])\n"
+            "        start = end\n"
+            "    return [*pieces, text[start : start + longest]] if text else []\n"
+        ),
+    ),
+    Fault(
+        id="data-exact-fit-dropped",
+        area="data",
+        status="historical",
+        source="pytorch/torchtitan#4268",
+        symptom="A length is compared without the shift of labels: what fits exactly is dropped.",
+        module="core.windows",
+        before="return max(0, -(-(tokens - 1) // length))",
+        after="return max(0, -(-(tokens - 1) // length) - (tokens % length == 1))",
+        test="tests/core/test_data.py::test_a_document_that_fits_exactly_is_kept",
+    ),
+    Fault(
+        id="data-same-order-each-epoch",
+        area="data",
+        status="historical",
+        source="pytorch/torchtitan#3023; huggingface/accelerate#3556",
+        symptom="Telling the loader the epoch has no effect: every epoch has the same order.",
+        module=DATA,
+        before="chosen = order(epoch)[batch * size : (batch + 1) * size]",
+        after="chosen = order(0)[batch * size : (batch + 1) * size]",
+    ),
+    Fault(
+        id="data-split-overlap",
+        area="data",
+        status="historical",
+        source="axolotl-ai-cloud/axolotl#3627",
+        symptom="Validation documents are trained on as well: the validation loss flatters.",
+        module=DATA,
+        before="train, validation = _split(store, ~held_out_D), _split(store, held_out_D)",
+        after="train, validation = _split(store, held_out_D | True), _split(store, held_out_D)",
+    ),
+    Fault(
+        id="data-window-off-by-one",
+        area="data",
+        status="pattern",
+        source="",
+        symptom="Labels are the tokens themselves: the model learns to copy.",
+        module=DATA,
+        before="labels = np.where((owners[:, 1:] != owners[:, :-1]) | outside[:, 1:], IGNORE, tokens[:, 1:])",
+        after="labels = np.where((owners[:, 1:] != owners[:, :-1]) | outside[:, 1:], IGNORE, tokens[:, :-1])",
+        subjects=("packed", "llama"),
+    ),
+    Fault(
+        id="data-pad-id-zero-falsy",
+        area="data",
+        status="historical",
+        source="unslothai/unsloth-zoo#439",
+        symptom="A padding id of 0 counts as none: padding is trained on.",
+        module=DATA,
+        before="outside = positions >= split.tokens",
+        after="outside = (positions >= split.tokens) & bool(padding)",
+    ),
+    Fault(
+        id="data-extra-batch-epoch",
+        area="data",
+        status="historical",
+        source="Lightning-AI/litgpt#1794",
+        symptom="The epoch's end is noticed a batch late: one batch is trained on that belongs to no epoch.",
+        module=DATA,
+        before=(
+            "        epoch, batch = divmod(step, per_epoch)\n"
+            "        size = config.training.batch_size\n"
+            "        chosen = order(epoch)[batch * size : (batch + 1) * size]\n"
+        ),
+        after=(
+            "        epoch, batch = divmod(step, per_epoch + 1)\n"
+            "        size = config.training.batch_size\n"
+            "        first = batch * size if batch < per_epoch else 0\n"
+            "        chosen = order(epoch)[first : first + size]\n"
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------ configuration
+    Fault(
+        id="cfg-lr-string",
+        area="configuration",
+        status="historical",
+        source="huggingface/trl#1450; hiyouga/LLaMA-Factory#4014; h2oai/h2o-llmstudio#699",
+        symptom="A number written as text passes unnoticed, until it is compared with one.",
+        module="core.config",
+        before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
+        after='model_config = ConfigDict(extra="forbid", strict=False, frozen=True)',
+        test="tests/core/test_config.py::test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule",
+    ),
+    Fault(
+        id="cfg-arg-ignored",
+        area="configuration",
+        status="historical",
+        source="bitsandbytes-foundation/bitsandbytes#1998; axolotl-ai-cloud/axolotl e2f01de0e",
+        symptom="A setting is accepted and a constant used in its place.",
+        module="core.schedule",
+        before="return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * share)",
+        after="return peak * (0.1 + (1 - 0.1) * share)",
+    ),
+    Fault(
+        id="cfg-unknown-key-dropped",
+        area="configuration",
+        status="pattern",
+        source="",
+        symptom="A misspelt key is dropped, and the default used.",
+        module="core.config",
+        before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
+        after='model_config = ConfigDict(extra="ignore", strict=True, frozen=True)',
+        test="tests/core/test_config.py::test_a_misspelt_key_is_refused_with_the_nearest_one",
+    ),
+)

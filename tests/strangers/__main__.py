@@ -1,0 +1,76 @@
+"""`python -m tests.strangers`: current transformers, PEFT and litgpt, first as they are and then with faults planted.
+
+Nothing may be found in the packages as they are, but for what KNOWN lists; of the faults, 20 at least must be found.
+Exit code: 0 so it is, 1 not, 3 could not measure. Writes reports/evidence/strangers.json.
+"""
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from gates.evidence import Evidence, Metric, digests, write_evidence
+from tests.bench.environments import PEERS, STRANGERS, BenchError
+from tests.faults.strangers import FAULTS
+from tests.strangers.run import run
+from tests.strangers.subjects import ENVIRONMENTS, unknown
+
+SOURCES = ("verify", "tests/strangers", "tests/faults/strangers.py")
+WANTED = 20
+
+
+@click.command(help=__doc__)
+@click.option("--only", multiple=True, metavar="TEXT", help="Faults and subjects with this in their names.")
+@click.option("--clean", is_flag=True, help="The packages as they are, no faults.")
+@click.option("--in", "environments", multiple=True, type=click.Choice(list(ENVIRONMENTS)), help="Not all of them.")
+def main(only: tuple[str, ...], clean: bool, environments: tuple[str, ...]) -> None:
+    """Ask, print, write."""
+    begun, sources, results = time.monotonic(), digests(SOURCES), []
+    for environment in environments or ENVIRONMENTS:
+        jobs = [{"fault": None, "subject": name, "seed": 0} for name in ENVIRONMENTS[environment]]
+        faults = () if clean else FAULTS[environment]
+        jobs += [{"fault": fault.id, "subject": fault.subjects[0], "seed": 0} for fault in faults]
+        chosen = [job for job in jobs if not only or any(text in str(job.values()) for text in only)]
+        try:
+            results += run(environment, chosen, lambda line: click.echo(line, err=True)) if chosen else []
+        except BenchError as error:
+            click.echo(f"could not measure: {error}", err=True)
+            sys.exit(3)
+    planted = [result for result in results if result["fault"]]
+    as_they_are = [result for result in results if not result["fault"]]
+    found = [result for result in planted if caught(result)]
+    alarms = [result for result in as_they_are if unknown(result)]
+    click.echo(table(as_they_are, planted))
+    click.echo(f"{len(as_they_are)} subjects as they are, {len(alarms)} with a finding that is not known")
+    packages = ", ".join(" ".join((PEERS | STRANGERS)[name]) for name in ENVIRONMENTS)
+    click.echo(f"{len(found)} of {len(planted)} faults found, in {packages}")
+    if not (only or clean or environments):
+        metrics = {
+            "subjects": Metric(len(as_they_are)),
+            "false_alarms": Metric(len(alarms)),
+            "faults": Metric(len(planted)),
+            "found": Metric(len(found)),
+        }
+        write_evidence(Evidence("strangers", "nox -s strangers", time.monotonic() - begun, sources, metrics))
+    sys.exit(int(bool(alarms) or (not (only or clean or environments) and len(found) < WANTED)))
+
+
+def caught(result: dict[str, Any]) -> bool:
+    """Whether a check gave a verdict against it that it does not give of the package as it is."""
+    return any(not finding["mistake"] for finding in unknown(result))
+
+
+def table(as_they_are: list[dict[str, Any]], planted: list[dict[str, Any]]) -> str:
+    """A line a job: what was asked, and the first check that said something, with its numbers."""
+    lines = []
+    for result in [*as_they_are, *planted]:
+        findings = unknown(result)
+        said = f"{findings[0]['check']}: {findings[0]['message']}" if findings else "nothing found"
+        what = f"{result['fault'] or 'as it is'} ({result['subject']})"
+        lines.append(f"{what:<44} {result['seconds']:>6.1f} s  {' '.join(said.split())[:150]}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
