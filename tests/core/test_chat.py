@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from core.chat import ChatError, ChatTemplate, Turn, answer, load_template, render, turns
+from core.chat import SECONDS, ChatError, ChatTemplate, Turn, answer, load_template, render, turns
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -111,7 +111,7 @@ def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch:
 def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
     """Behaviour: time, memory and output are bounded; the error names the template and the next step."""
     with pytest.raises(ChatError, match=r"model/chat_template.jinja: the chat template .*--chat-template") as caught:
-        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1)
+        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else SECONDS)
     assert complaint in str(caught.value)
 
 
