@@ -34,7 +34,7 @@ def config(case: Case, lora: dict[str, Any] | None = None, **training: Any) -> C
     return parse_config(tables | {"lora": adapter, "qlora": adapter | {"double_quantization": double}}, "test")
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize(("name", "method", "number"), [("124m", "lora", 1_179_648), ("7b", "qlora", 67_108_864)])
 def test_shipped_adapters_have_their_published_numbers_of_parameters(name: str, method: str, number: int) -> None:
     """Reference: r (inputs + outputs) by hand; and the adapter that a meta model of the same file would get."""
@@ -45,7 +45,7 @@ def test_shipped_adapters_have_their_published_numbers_of_parameters(name: str, 
     assert number == sum(factors.rank * (factors.inputs + factors.outputs) for factors in planned)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_modules_are_those_of_the_model() -> None:
     """Reference: a built model's own, by name, with the sides of the linear ones."""
     run = config(WIDE)
@@ -59,7 +59,7 @@ def test_modules_are_those_of_the_model() -> None:
     assert sides == adapter_sizes.modules(shape_of(run))
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("lora", [ALL, GATES, LATE, PATTERNS])
 def test_targets_and_ranks_are_those_of_a_built_adapter(lora: dict[str, Any]) -> None:
     """Reference: what `plan_lora` finds in a built model, module by module."""
@@ -74,7 +74,7 @@ def test_targets_and_ranks_are_those_of_a_built_adapter(lora: dict[str, Any]) ->
     )
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("lora", [{"target_modules": ["lm_head"]}, {"rank_pattern": {"up_proj": 8}}, {"rank": 65}])
 def test_an_adapter_that_fits_no_module_is_refused(lora: dict[str, Any]) -> None:
     """Behaviour: what a built model would refuse, by the same message."""
@@ -86,7 +86,7 @@ def test_an_adapter_that_fits_no_module_is_refused(lora: dict[str, Any]) -> None
     assert str(built.value) == str(planned.value)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("elements", [1, 63, 64, 65, 64 * 256 + 1, 3 * 64 * 256])
 def test_bytes_of_nf4_are_those_of_the_quantised_tensor(elements: int, double: bool) -> None:
@@ -96,7 +96,7 @@ def test_bytes_of_nf4_are_those_of_the_quantised_tensor(elements: int, double: b
     assert made.codes.nbytes + made.absmax.nbytes + nested == nf4_bytes(elements, double)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("accumulation_steps", [1, 4])
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_parts_of_each_moment_sum_to_its_total(method: str, accumulation_steps: int) -> None:

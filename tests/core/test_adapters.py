@@ -163,7 +163,7 @@ def test_several_sit_on_one_base_and_are_switched(tmp_path: Path) -> None:
         assert torch.equal(values, logits(other))
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_what_peft_leaves_out_has_pefts_default(tmp_path: Path) -> None:
     """Reference: PEFT's dataclass: rank 8, alpha 8, no dropout, alpha over rank."""
     folder = tmp_path / CONFIG
@@ -173,7 +173,7 @@ def test_what_peft_leaves_out_has_pefts_default(tmp_path: Path) -> None:
     assert base is None
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -228,7 +228,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize(("field", "value"), UNSUPPORTED)
 def test_a_field_that_is_not_supported_is_refused_when_set(tmp_path: Path, field: str, value: Any) -> None:
     """Behaviour: file, field and value are named; nothing is ignored."""
@@ -238,13 +238,13 @@ def test_a_field_that_is_not_supported_is_refused_when_set(tmp_path: Path, field
     assert str(caught.value).startswith(f"{path}: {field}={value!r} is not supported; it must be ")
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_no_field_is_without_its_refusal() -> None:
     """Behaviour: each field that must be neutral is refused in the test above."""
     assert set(NEUTRAL) == {field for field, _ in UNSUPPORTED}
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

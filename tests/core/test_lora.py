@@ -125,7 +125,7 @@ def by_central_differences(function: Callable[[], Tensor], x: Tensor, step: floa
     return gradient
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5), (0, 5)])
 def test_adds_the_scaled_product(shape: tuple[int, ...], bias: bool) -> None:
@@ -137,7 +137,7 @@ def test_adds_the_scaled_product(shape: tuple[int, ...], bias: bool) -> None:
     assert torch.allclose(expected, layer(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_untrained_adapter_changes_no_bit(dtype: torch.dtype) -> None:
     """Behaviour: before the first step the adapted model's logits are the base's, to the bit."""
@@ -161,7 +161,7 @@ class Signed(nn.Module):
         return signs.expand(*x.shape[:-1], 64).clone()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rank", [1, 16])
 @pytest.mark.parametrize("rows", [1, 64])
@@ -173,7 +173,7 @@ def test_adding_nothing_keeps_the_sign_of_a_zero(rows: int, rank: int, dtype: to
         assert bits({"y": model.get_submodule("layer.base")(x)}) == bits({"y": model["layer"](x)})
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5)])
 def test_gradients_are_those_of_central_differences(shape: tuple[int, ...]) -> None:
     """Reference: central differences in float64 for A, B and the input, rtol 1e-6."""
@@ -188,7 +188,7 @@ def test_gradients_are_those_of_central_differences(shape: tuple[int, ...]) -> N
         assert torch.allclose(expected, actual, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_gradients_do_not_depend_on_how_memory_is_laid_out() -> None:
     """Behaviour: inputs and gradients that are transposed views give what their copies give."""
     layer = wrapped()
@@ -199,7 +199,7 @@ def test_gradients_do_not_depend_on_how_memory_is_laid_out() -> None:
     assert all(distance(one, other) < TOLERANCE[torch.float64] for one, other in zip(actual, expected, strict=True))
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_only_the_active_adapter_learns() -> None:
     """Behaviour: after a backward pass the base has no gradient, the active adapter has, and the other has none."""
     model = adapted()
@@ -212,7 +212,7 @@ def test_only_the_active_adapter_learns() -> None:
         assert parameter.grad is None or parameter.grad.abs().max() > 0
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_keeps_its_input_and_little_else_for_the_backward_pass() -> None:
     """Behaviour: beside what a frozen layer keeps, that is the input, R numbers a token, and the factors themselves."""
     layer = wrapped(torch.float32)
@@ -230,7 +230,7 @@ def test_keeps_its_input_and_little_else_for_the_backward_pass() -> None:
     assert y.shape == (40, 7)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_half_precision_follows_the_base() -> None:
     """Behaviour: under autocast the output is bfloat16; adapters and their gradients stay fp32."""
     layer = wrapped(torch.float32)
@@ -246,7 +246,7 @@ def test_half_precision_follows_the_base() -> None:
         assert distance(grad, exact) < TOLERANCE[torch.bfloat16]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_adapters_are_fp32_whatever_the_base_is_stored_in() -> None:
     """Behaviour: a half-precision base has adapters of full precision, and another dtype is had for the asking."""
     model = llama(torch.bfloat16)
@@ -256,7 +256,7 @@ def test_adapters_are_fp32_whatever_the_base_is_stored_in() -> None:
     assert {torch.float64} == {factor.dtype for factor in lora_parameters(model, "exact").values()}
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_initial_values_are_pefts() -> None:
     """Reference: PEFT: A uniform within 1 / sqrt(inputs), B zero; a seed decides, module by module."""
     model, again, other = llama(), llama(), llama()
@@ -274,7 +274,7 @@ def test_initial_values_are_pefts() -> None:
     assert state(model) != state(other)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_dropout_is_on_the_adapters_input_and_only_in_training() -> None:
     """Reference: the definition, with torch's dropout of the same seed; the base sees its input whole."""
     layer = wrapped(dropout=0.5).requires_grad_(requires_grad=False)
@@ -288,7 +288,7 @@ def test_dropout_is_on_the_adapters_input_and_only_in_training() -> None:
     assert distance(layer(x), layer.base(x) + scale * x @ a.t() @ b.t()) < TOLERANCE[torch.float64]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_knows_whether_it_draws() -> None:
     """Behaviour: only an active adapter with dropout makes a model's forward pass random."""
     model = llama()
@@ -318,7 +318,7 @@ def test_activation_checkpointing_changes_no_gradient(share: float) -> None:
     assert gradients[0].keys() == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_adapters_are_switched() -> None:
     """Behaviour: several sit on one base; the active one alone decides the logits, and with none it is the base."""
     model = llama()
@@ -340,7 +340,7 @@ def test_adapters_are_switched() -> None:
     assert 4 == len({logits.sum().item() for logits in (plain, *seen.values())})
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "keys", "default", "items", "../x", "é"])
 def test_a_name_that_cannot_be_is_refused(name: str) -> None:
     """Behaviour: taken, or no module's; the model stays as it was."""
@@ -352,7 +352,7 @@ def test_a_name_that_cannot_be_is_refused(name: str) -> None:
     assert before == state(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("use", [set_adapter, merge_lora, unmerge_lora, lora_parameters])
 def test_an_adapter_that_is_not_there_is_refused(use: Callable[[nn.Module, str], object]) -> None:
     """Behaviour: the name is told, and the model stays as it was."""
@@ -363,7 +363,7 @@ def test_an_adapter_that_is_not_there_is_refused(use: Callable[[nn.Module, str],
     assert before == state(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_base_that_is_not_finite_is_refused(value: float) -> None:
     """Behaviour: the tensor is named, whether it would be adapted or not, and the model stays as it was."""
@@ -375,7 +375,7 @@ def test_a_base_that_is_not_finite_is_refused(value: float) -> None:
     assert before == state(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_the_digest_is_of_the_base_alone() -> None:
     """Behaviour: it does not see adapters, their values or their activity, and sees every bit, name and dtype below."""
     model = llama()
@@ -412,7 +412,7 @@ def test_training_leaves_the_base_alone() -> None:
     assert digest == base_digest(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("bias", [False, True])
 def test_merged_equals_adapted(bias: bool) -> None:
     """Behaviour: in fp32 outputs differ by less than 1e-5 rms, and no bit of the adapter or of the base moves."""
@@ -435,7 +435,7 @@ def test_merged_equals_adapted(bias: bool) -> None:
     assert bases == [layer.base for layer in layers]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_unmerging_restores_every_dtype_exactly(dtype: torch.dtype) -> None:
     """Behaviour: also where the sum was rounded to half precision."""
@@ -449,7 +449,7 @@ def test_unmerging_restores_every_dtype_exactly(dtype: torch.dtype) -> None:
     assert "default" == active_adapter(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_what_is_merged_is_not_merged_or_mixed_again() -> None:
     """Behaviour: a second merge, another adapter and a switch are refused until the first is unmerged."""
     model = adapted()
@@ -473,7 +473,7 @@ def test_what_is_merged_is_not_merged_or_mixed_again() -> None:
         unmerge_lora(model, "default")
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_merged_model_that_was_converted_is_not_unmerged() -> None:
     """Behaviour: the base under it has the old dtype and would not fit; the message says so and nothing changes."""
     model = adapted()
@@ -484,7 +484,7 @@ def test_a_merged_model_that_was_converted_is_not_unmerged() -> None:
     assert before == state(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_unwrapping_leaves_a_plain_model() -> None:
     """Behaviour: names and modules are those of a model never adapted, and the logits those of the merged one."""
     model = adapted()
@@ -513,7 +513,7 @@ class Packed(nn.Module):
         return x @ self.dequantize().to(x.dtype).t()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_quantised_base_is_adapted_and_merged_into_its_dequantised_weight() -> None:
     """Behaviour: the names of what is quantised no more come back, and unmerging brings back the very codes."""
     model = nn.Sequential(Packed(random(7, 5)), nn.Linear(7, 6))
@@ -531,7 +531,7 @@ def test_a_quantised_base_is_adapted_and_merged_into_its_dequantised_weight() ->
     assert digest == base_digest(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_gradients_through_a_quantised_base_are_those_of_central_differences() -> None:
     """Reference: central differences in float64 for A, B and the input, rtol 1e-6."""
     layer = wrapped(base=Packed(random(7, 5)))
@@ -549,7 +549,7 @@ def test_gradients_through_a_quantised_base_are_those_of_central_differences() -
         assert torch.allclose(by_central_differences(total, leaf.detach()), actual, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_weight_that_is_shared_is_not_merged_into() -> None:
     """Behaviour: both names are told, and nothing is merged."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
@@ -561,7 +561,7 @@ def test_a_weight_that_is_shared_is_not_merged_into() -> None:
     assert before == state(model)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_adding_keeps_a_models_mode() -> None:
     """Behaviour: a model in evaluation stays there, adapters included."""
     model = llama().eval()

@@ -39,7 +39,7 @@ def new_model() -> Llama:
     return build(ModelConfig(**SHAPE), seed=0)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_levels_are_the_normal_quantiles() -> None:
     """Reference: appendix E of the paper, from Python's own normal distribution.
 
@@ -62,7 +62,7 @@ def test_levels_are_the_normal_quantiles() -> None:
     assert [-1.0, 0.0, 1.0] == [LEVELS[0], LEVELS[7], LEVELS[15]]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_levels_of_absmaxes_are_seven_decades_of_doubling_resolution() -> None:
     """Reference: section 2.2 of arXiv:1511.04561: the middles of decade i, cut into 2^i equal steps."""
     positive = [
@@ -73,7 +73,7 @@ def test_levels_of_absmaxes_are_seven_decades_of_doubling_resolution() -> None:
     assert 256 == len(expected)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 def test_nothing_depends_on_the_default_dtype(double: bool) -> None:
     """Behaviour: tables and values are those of float32 where torch's default is bfloat16."""
@@ -92,7 +92,7 @@ def test_nothing_depends_on_the_default_dtype(double: bool) -> None:
             table.cache_clear()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_the_first_of_two_weights_is_in_the_high_nibble() -> None:
     """Reference: counted by hand: sixteen levels in their order are the codes 0 to 15."""
     stored = quantize_nf4(3 * torch.tensor(LEVELS), double=False)
@@ -100,7 +100,7 @@ def test_the_first_of_two_weights_is_in_the_high_nibble() -> None:
     assert [3.0] == stored.absmax.tolist()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("shape", AWKWARD)
 def test_each_weight_becomes_the_nearest_level_of_its_block(shape: tuple[int, ...]) -> None:
     """Reference: all sixteen distances; half the largest gap bounds the error."""
@@ -117,7 +117,7 @@ def test_each_weight_becomes_the_nearest_level_of_its_block(shape: tuple[int, ..
     assert ((back - weight).abs() <= gap * weight.abs().max() * (1 + 1e-6)).all()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_weight_halfway_between_two_levels_becomes_the_lower() -> None:
     """Behaviour: one ulp above the middle it is the upper; so does bitsandbytes."""
     middles = (nf4_levels(CPU)[:-1] + nf4_levels(CPU)[1:]) / 2
@@ -129,7 +129,7 @@ def test_a_weight_halfway_between_two_levels_becomes_the_lower() -> None:
         ]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 def test_slabs_leave_no_seam(double: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: a tensor of many slabs gives what one slab gives, to the bit."""
@@ -142,7 +142,7 @@ def test_slabs_leave_no_seam(double: bool, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(values, dequantize_nf4(whole))
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize(
     "weight",
@@ -163,7 +163,7 @@ def test_extremes_stay_finite(weight: Tensor, double: bool) -> None:
         assert weight.max() == back.max() or weight.max() < 1e-38
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("position", [0, 129])
 def test_what_is_not_finite_is_refused_by_name(value: float, position: int) -> None:
@@ -174,14 +174,14 @@ def test_what_is_not_finite_is_refused_by_name(value: float, position: int) -> N
         quantize_nf4(weight, name="q_proj.weight")
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_nothing_is_refused() -> None:
     """Behaviour: an empty tensor has no absmax."""
     with pytest.raises(QuantError, match="tensor is empty"):
         quantize_nf4(torch.empty(0, 3))
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_bits_a_parameter_are_counted_from_what_is_stored() -> None:
     """Reference: 4 + 32 / 64 bits; 4 + 8 / 64 + 32 / (64 x 256) with double quantisation."""
     weight = normal(64, 256)
@@ -189,7 +189,7 @@ def test_bits_a_parameter_are_counted_from_what_is_stored() -> None:
     assert bits_per_parameter([quantize_nf4(weight)]) == pytest.approx(4.127, abs=5e-4)
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_values_are_products_in_fp32_rounded_once(dtype: torch.dtype) -> None:
     """Reference: level times absmax in fp32, then the cast."""
@@ -210,7 +210,7 @@ def test_double_quantisation_costs_little() -> None:
     assert 0.09 < errors[0] < errors[1] < errors[0] * 1.005
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 @pytest.mark.parametrize("autocast", [True, False])
 def test_a_linear_map_is_that_of_the_dequantised_weight(autocast: bool) -> None:
     """Reference: torch's own product with the dequantised weight; under autocast in half precision, out and back."""
@@ -241,7 +241,7 @@ def test_the_backward_pass_keeps_codes_only() -> None:
     assert [] == list(layer.parameters())
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_casting_a_model_leaves_its_4_bits_alone() -> None:
     """Behaviour: `model.to(dtype)` would round the absmaxes; they stay float32, to the bit."""
     layer = NF4Linear(quantize_nf4(normal(8, 64)))
@@ -254,7 +254,7 @@ def test_casting_a_model_leaves_its_4_bits_alone() -> None:
     assert torch.equal(weight, layer.dequantize())
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_model_is_quantised_in_its_blocks_only() -> None:
     """Behaviour: the seven projections of each block; embeddings, norms and the head stay parameters."""
     model = new_model()
@@ -268,7 +268,7 @@ def test_a_model_is_quantised_in_its_blocks_only() -> None:
     assert model(torch.tensor([[3, 1, 4]])).isfinite().all()
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_a_model_with_nan_is_refused_by_the_matrix_that_holds_it() -> None:
     """Behaviour: the name is the one in the weight's file."""
     model = new_model()
