@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .config import LoraConfig
 from .folders import published
 from .headers import HeaderError, read_header
+from .huggingface_config import InterchangeError, read_json
 from .lora import LoraError, attach_lora, base_digest, lora_origin, lora_parameters, plan_lora
 from .manifest import ADAPTER, ADAPTER_CONFIG
 
@@ -188,14 +189,9 @@ def _explain(error: ValidationError) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror}); name an adapter's folder") from error
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: is no JSON ({error}); fetch the file again") from error
-    if not isinstance(fields, dict):
-        raise AdapterError(f"{path}: is no JSON object; fetch the file again")
-    return fields
+        return read_json(path, "an adapter's folder")
+    except InterchangeError as error:
+        raise AdapterError(str(error)) from error
 
 
 def _shapes(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, int]]:

@@ -74,8 +74,8 @@ def dump_huggingface_config(
     return json.dumps(fields, indent=2) + "\n"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a foreign file.
+def read_json(path: Path, place: str = "a complete model directory") -> dict[str, Any]:
+    """A JSON object from a foreign file; `place` is where such a file is found.
 
     Raises:
         InterchangeError: unreadable, or no JSON object.
@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name a complete model directory") from error
+        raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name {place}") from error
     except (ValueError, RecursionError) as error:
         raise InterchangeError(f"{path}: is no JSON ({error}); fetch the file again") from error
     if not isinstance(fields, dict):

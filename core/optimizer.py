@@ -51,8 +51,8 @@ def step(optimizer: torch.optim.AdamW, learning_rate: float, norm: float, clip: 
     device = optimizer.param_groups[0]["params"][0].device
     divisor = torch.tensor(excess * loss_scale, device=device) if excess * loss_scale != 1 else None
     # Set by name: torch declares neither.
-    setattr(optimizer, "grad_scale", divisor)  # noqa: B010
-    setattr(optimizer, "found_inf", torch.zeros((), device=device))  # noqa: B010
+    setattr(optimizer, "grad_scale", divisor)  # noqa: B010 - torch declares neither
+    setattr(optimizer, "found_inf", torch.zeros((), device=device))  # noqa: B010 - as above
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

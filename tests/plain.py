@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def logits(model: Any, tokens_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
-    """Logits (B, T, V) from the model's weights and settings alone, in the weights' dtype."""
+    """Logits (B, T, V) from the weights and settings alone, in the weights' dtype, with a graph to the parameters."""
     rows = []
     for row, tokens_T in enumerate(tokens_BT):
         numbers = torch.zeros_like(tokens_T) if documents_BT is None else documents_BT[row]
@@ -18,7 +18,7 @@ def logits(model: Any, tokens_BT: Tensor, documents_BT: Tensor | None) -> Tensor
 
 
 def _document(model: Any, tokens_T: Tensor) -> Tensor:
-    weights, config, count = model.state_dict(), model.config, len(tokens_T)
+    weights, config, count = model.state_dict(keep_vars=True), model.config, len(tokens_T)
     embedding_VD = weights["model.embed_tokens.weight"]
     x_TD = embedding_VD[tokens_T]
     keep = torch.ones(count, count).tril().bool()

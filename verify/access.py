@@ -253,11 +253,6 @@ def setting(subject: Subject, name: str) -> float:
     return subject.settings[name]
 
 
-def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model's floating parameters and buffers in another dtype, in place."""
-    return model.to(dtype)
-
-
 def gradients(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Gradients of the loss by parameter name; zero where there is none. The model's own are left as they were."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}

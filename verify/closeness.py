@@ -1,5 +1,7 @@
 """How close is equal: the largest difference over the reference's rms, and one table of what rounding explains."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,16 @@ def distance(actual: Tensor, reference: Tensor) -> float:
     actual, reference = actual.detach().double(), reference.detach().double()
     difference = (actual - reference).masked_fill(actual == reference, 0.0).abs().max()
     return float(difference / reference[reference.isfinite()].square().mean().sqrt().clamp_min(1e-300))
+
+
+def norm_of(tensors: Iterable[Tensor]) -> float:
+    """The 2-norm of all tensors together, taken in float64."""
+    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
+
+
+def rms(tensor: Tensor) -> float:
+    """The root of the mean square of all entries, taken in float64; 0.0 where there are none."""
+    return float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
 
 
 def rounding(*tensors: Tensor) -> float:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .closeness import norm_of
+
 INTEGERS = (torch.int64, torch.int32)
 ADAM = re.compile(r"_?(torch|fused|cpu|my|own|simple|plain|hand|custom)?_?adamw?", re.IGNORECASE)
 FLOOR = 1e-3  # a tensor whose gradient is below this share of the whole one's rms is judged by that share
@@ -108,7 +110,7 @@ def gradients_times(model: nn.Module, factor: float, names: Iterable[str] | None
 
 def norm(state: State) -> float:
     """The 2-norm of all tensors together."""
-    return float(sum(float(tensor.double().square().sum()) for tensor in state.values()) ** 0.5)
+    return norm_of(state.values())
 
 
 def mismatch(actual: State, expected: State, factor: float = 1.0) -> tuple[float, str]:

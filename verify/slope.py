@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .access import seeded
+from .closeness import rms
 from .differences import Derivative, derivative, noise
 
 Direction = dict[str, Tensor]
@@ -47,9 +48,9 @@ class Slope:
         self.function, self.leaves, self.rtol = function, leaves, rtol
         self.base = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         self.value, self.gradients = self._differentiate()
-        typical = [rms for rms in map(_rms, self.base.values()) if rms > 0]
+        typical = [size for size in map(rms, self.base.values()) if size > 0]
         fallback = sorted(typical)[len(typical) // 2] if typical else 1.0
-        self.scales = {name: _rms(base) or fallback for name, base in self.base.items()}
+        self.scales = {name: rms(base) or fallback for name, base in self.base.items()}
         self.norms = {name: float(gradient.norm()) for name, gradient in self.gradients.items()}
         sizes = {name: norm * self.scales[name] for name, norm in self.norms.items()}
         moving = sorted(size for size in sizes.values() if size > 0)
@@ -105,7 +106,7 @@ class Slope:
     def uphill(self, names: tuple[str, ...]) -> Direction:
         """Along the gradient itself, where a wrong scale shows in full."""
         return {
-            name: self.gradients[name] * (self.balanced[name] / (_rms(self.gradients[name]) or 1.0)) for name in names
+            name: self.gradients[name] * (self.balanced[name] / (rms(self.gradients[name]) or 1.0)) for name in names
         }
 
     def entry(self, name: str, place: int) -> Direction:
@@ -145,7 +146,3 @@ class Slope:
             if found.error <= rtol * size or not finer or self.rounding(finer) / finer >= self.rounding(share) / share:
                 break  # a smaller step is worth its rounding only where kinks lie within the larger one
         return Comparison(expected, found.value, size, rtol * size + 2 * found.error)
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0

@@ -212,7 +212,7 @@ class Watch:
     def _dropouts(self) -> list[nn.Module]:
         if self.model.training or self._trained:
             return []
-        return [each for each in self.model.modules() if isinstance(each, nn.modules.dropout._DropoutNd)]  # noqa: SLF001
+        return [each for each in self.model.modules() if isinstance(each, nn.modules.dropout._DropoutNd)]  # noqa: SLF001 - all of torch's dropouts
 
     def _look_at_batches(self) -> None:
         same = self._batch is not None and self._batch == self._last_batch

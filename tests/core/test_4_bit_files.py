@@ -224,7 +224,7 @@ def test_published_weights_take_the_published_bits(
     bits: float,
     file_bits: float,
     error: float,
-    path: Path,  # noqa: F811
+    path: Path,  # noqa: F811 - the fixture
     tmp_path: Path,
     bitsandbytes: Any,
 ) -> None:

@@ -302,6 +302,7 @@ def library(**changes: Any) -> Subject:
             "eps": 1e-3,
             "groups": 4,
             "drop": 0.3,
+            "scale": 0.05,
             "tie_word_embeddings": not changes.get("tie_word_embeddings"),
         },
         padding=PAD,

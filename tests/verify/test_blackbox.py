@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from tests.subjects import SUBJECTS
 from tests.verify.small import small
+from verify import check
 from verify.blackbox import BLACKBOX, NAMED
 from verify.vitals import changes, vitals
 
 ALWAYS = ("model", "loss")  # what every subject has
+PARITY = {"labels-shifted": "reference.loss", "loss-half-detached": "reference.gradients"}
 RARE = {"labels-ignored-counted", "dropout-in-eval"}  # show only where something is ignored; are another each time
 
 
@@ -27,6 +30,17 @@ def test_a_fault_of_what_every_subject_has_is_live(name: str) -> None:
     planted = NAMED[name].plant(small())
     assert planted
     assert changes(planted, vitals(small()))
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(("name", "finder"), PARITY.items())
+def test_parity_with_a_reference_sees_it(name: str, finder: str) -> None:
+    """Behaviour: around our core, which has a reference, the check of parity is silent, then finds the fault."""
+    clean = SUBJECTS["llama"]()
+    planted = NAMED[name].plant(clean)
+    assert planted
+    assert [] == [finding.check for finding in check(clean, only=(finder,)).findings]
+    assert [finder] == [finding.check for finding in check(planted, only=(finder,)).findings]
 
 
 @pytest.mark.tier1

@@ -21,7 +21,7 @@ SLOWEST = 60.0  # of one check, which a budget does not interrupt
 
 
 @pytest.fixture(scope="module")
-def subject(path: Path, transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Subject:  # noqa: F811
+def subject(path: Path, transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Subject:  # noqa: F811 - the fixtures
     """Hugging Face's model and tokenizer; each check copies the model."""
     folder = tmp_path_factory.mktemp("smollm2") / "hf"
     model, tokeniser = load_model(path)

@@ -153,7 +153,7 @@ def test_the_callers_model_and_state_stay_as_they_were(monkeypatch: pytest.Monke
         model = new_model(subject).train()
         model.get_parameter("mix.weight").data.zero_()
         new_batch(subject)["tokens"].zero_()
-        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002 - the old state
         torch.manual_seed(5)
         torch.set_grad_enabled(False)
         torch.set_default_dtype(torch.float64)
@@ -161,7 +161,7 @@ def test_the_callers_model_and_state_stay_as_they_were(monkeypatch: pytest.Monke
 
     model, data = Small(0.5).eval(), batch(torch.Generator().manual_seed(0))
     weights, tokens = {k: v.clone() for k, v in model.state_dict().items()}, data["tokens"].clone()
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()  # noqa: NPY002
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()  # noqa: NPY002 - the old state
     subject = Subject(model=model, batch=data, loss=loss)
     report = run(monkeypatch, subject, Check("a.meddles", meddles))
     assert ("a.meddles",) == report.passed
@@ -169,7 +169,7 @@ def test_the_callers_model_and_state_stay_as_they_were(monkeypatch: pytest.Monke
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert torch.equal(tokens, data["tokens"])
     assert torch.equal(states[0], torch.get_rng_state())
-    assert states[1:] == (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist())  # noqa: NPY002
+    assert states[1:] == (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist())  # noqa: NPY002 - the old state
     assert torch.is_grad_enabled()
     assert torch.float32 == torch.get_default_dtype()
     assert not torch.are_deterministic_algorithms_enabled()

@@ -1,11 +1,10 @@
 """Precision: float32 models compute in float32, and half-precision ones stay near them."""
 
 import torch
-from torch import Tensor
 
 from ..access import gradients, loss_of, new_model
 from ..batches import few
-from ..closeness import ROUNDING
+from ..closeness import ROUNDING, rms
 from ..failure import CheckFailed, NotApplicable
 from ..prepare import awake, enliven, grain, logits_eval
 from ..subject import Subject
@@ -46,8 +45,8 @@ def check_smooth(subject: Subject) -> None:
                 parameter.add_(direction, alpha=step)
         results.append(logits_eval(subject, model, batch))
     results = [logits.double() for logits in results]
-    response = _rms(results[2] - results[0])
-    bend = _rms(results[2] - 2 * results[1] + results[0])
+    response = rms(results[2] - results[0])
+    bend = rms(results[2] - 2 * results[1] + results[0])
     if not response > 0:
         raise CheckFailed(f"changing all weights by {step:g} of their size changes the logits by {response:g}")
     if not bend <= curved * response:
@@ -69,7 +68,7 @@ def check_logits(subject: Subject) -> None:
     with torch.autocast(_device(model), dtype=low, enabled=_is_wide(model)):
         rounded = logits_eval(subject, model, batch).double()
     reference = logits_eval(subject, exact, batch).double()
-    error = _rms(rounded - reference) / max(_rms(reference), 1e-300)
+    error = rms(rounded - reference) / max(rms(reference), 1e-300)
     if not error <= NEAR[low]:
         raise CheckFailed(f"in {low} logits are {error:.2g} of their rms from float32's; rounding explains {NEAR[low]}")
 
@@ -84,13 +83,13 @@ def check_gradients(subject: Subject) -> None:
     low = low_dtype(subject)
     model, exact, batch = _pair(subject, low)
     ours, expected = gradients(subject, model, batch), gradients(subject, exact, batch)
-    total = _rms(torch.cat([g.double().flatten() for g in expected.values()]))
+    total = rms(torch.cat([g.double().flatten() for g in expected.values()]))
     for name, gradient in ours.items():
         reference = expected[name].double()
-        error = _rms(gradient.double() - reference)
-        if not error <= NEAR_GRADIENT[low] * max(_rms(reference), SMALL * total):
+        error = rms(gradient.double() - reference)
+        if not error <= NEAR_GRADIENT[low] * max(rms(reference), SMALL * total):
             raise CheckFailed(
-                f"in {low} the gradient of {name} is {error / max(_rms(reference), 1e-300):.2g} of its rms from "
+                f"in {low} the gradient of {name} is {error / max(rms(reference), 1e-300):.2g} of its rms from "
                 f"float32's; rounding explains {NEAR_GRADIENT[low]}"
             )
 
@@ -119,10 +118,6 @@ def _pair(subject: Subject, low: torch.dtype) -> tuple[torch.nn.Module, torch.nn
             target.copy_(source)
     assert low.itemsize == 2
     return model, exact, few(subject)
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.square().mean().sqrt())
 
 
 def _device(model: torch.nn.Module) -> str:

@@ -4,14 +4,14 @@ Legend: B batch, T time, V vocab.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from ..access import gradients, logits_of, loss_of, new_batch, new_model, targets_of, tokens_of, with_targets
 from ..batches import cut, few, other_tokens, rows_of, spread
-from ..closeness import ROUNDING
+from ..closeness import ROUNDING, norm_of
 from ..failure import CheckFailed, NotApplicable
 from ..prepare import awake, grain
 from ..roles import IGNORE, fields, find
@@ -100,18 +100,18 @@ def check_backward(subject: Subject) -> None:
     if left:
         raise CheckFailed(f"taking the loss leaves a gradient in {left[0]} and {len(left) - 1} others without backward")
     tolerance = 10 * grain(subject, model, batch, loss_of)
-    total = _norm(returned.values())
+    total = norm_of(returned.values())
     for times in (1, 2):
         loss_of(subject, model, batch).backward()
         for name, parameter in model.named_parameters():
             if name not in returned:
                 continue
             held = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            error = _norm([held.double() - times * returned[name].double()])
-            if not error <= tolerance * max(_norm([returned[name]]), NEGLIGIBLE * total):
+            error = norm_of([held.double() - times * returned[name].double()])
+            if not error <= tolerance * max(norm_of([returned[name]]), NEGLIGIBLE * total):
                 raise CheckFailed(
-                    f"after {times} backward passes {name}.grad has norm {_norm([held]):.4g}; {times} times what "
-                    f"autograd.grad returns has {times * _norm([returned[name]]):.4g}"
+                    f"after {times} backward passes {name}.grad has norm {norm_of([held]):.4g}; {times} times what "
+                    f"autograd.grad returns has {times * norm_of([returned[name]]):.4g}"
                 )
 
 
@@ -130,15 +130,15 @@ def check_scale(subject: Subject) -> None:
         loss = loss_of(subject, model, batch) * scale
         taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
     tolerance = 10 * grain(subject, model, batch, loss_of)
-    total = _norm(g for g in taken[0] if g is not None)
+    total = norm_of(g for g in taken[0] if g is not None)
     for name, whole, part in zip(names, *taken, strict=True):
         if whole is None or part is None:
             continue
-        error = _norm([part.double() - 0.125 * whole.double()])
-        if not error <= tolerance * 0.125 * max(_norm([whole]), NEGLIGIBLE * total):
+        error = norm_of([part.double() - 0.125 * whole.double()])
+        if not error <= tolerance * 0.125 * max(norm_of([whole]), NEGLIGIBLE * total):
             raise CheckFailed(
-                f"an eighth of the loss gives {name} a gradient of norm {_norm([part]):.4g}, and an eighth of the "
-                f"loss's is {_norm([whole]) / 8:.4g}"
+                f"an eighth of the loss gives {name} a gradient of norm {norm_of([part]):.4g}, and an eighth of the "
+                f"loss's is {norm_of([whole]) / 8:.4g}"
             )
 
 
@@ -196,13 +196,13 @@ def _compare_gradients(subject: Subject, model: nn.Module, batch: Batch, targets
         name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(parameters.items(), found, strict=True)
     }
     tolerance = max(10 * grain(subject, model, batch, loss_of), 1e-3)
-    total = _norm(expected.values())
+    total = norm_of(expected.values())
     for name, gradient in ours.items():
-        error, size = _norm([gradient.double() - expected[name].double()]), _norm([expected[name]])
+        error, size = norm_of([gradient.double() - expected[name].double()]), norm_of([expected[name]])
         if not error <= tolerance * max(size, NEGLIGIBLE * total):
             raise CheckFailed(
-                f"the loss's gradient of {name} has norm {_norm([gradient]):.4g}, and that of the cross-entropy of the "
-                f"logits {size:.4g}; they are {error:.2g} apart, {error / max(size, 1e-300):.1%}"
+                f"the loss's gradient of {name} has norm {norm_of([gradient]):.4g}, and that of the cross-entropy of "
+                f"the logits {size:.4g}; they are {error:.2g} apart, {error / max(size, 1e-300):.1%}"
             )
 
 
@@ -248,7 +248,3 @@ def _coarse(subject: Subject, model: nn.Module, batch: Batch) -> float:
 def _no_experts(subject: Subject) -> None:
     if subject.mixture:
         raise NotApplicable("a loss without a router's part")
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))

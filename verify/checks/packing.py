@@ -3,14 +3,14 @@
 Legend: B batch, T time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..access import gradients, loss_of, needed, new_batch, targets_of, tokens_of
 from ..batches import documents_in
-from ..closeness import distance
+from ..closeness import distance, norm_of
 from ..failure import CheckFailed, NotApplicable
 from ..prepare import awake, grain, logits_eval
 from ..roles import IGNORE
@@ -140,14 +140,14 @@ def _compare_losses(
     whole = gradients(subject, model, together)
     parts = [gradients(subject, model, single) for single, n in zip(singles, counts, strict=True) if n]
     weights = [n / count for n in counts if n]
-    total = _norm(whole.values())
+    total = norm_of(whole.values())
     for name, gradient in whole.items():
         summed = sum(weight * part[name].double() for weight, part in zip(weights, parts, strict=True))
-        error = _norm([gradient.double() - summed])
-        if not error <= max(GRADIENT, 10 * tolerance) * max(_norm([gradient]), 1e-4 * total):
+        error = norm_of([gradient.double() - summed])
+        if not error <= max(GRADIENT, 10 * tolerance) * max(norm_of([gradient]), 1e-4 * total):
             raise CheckFailed(
-                f"{how}, the gradient of {name} has norm {_norm([gradient]):.4g}, and {error:.2g} of it is not in the "
-                f"documents' own"
+                f"{how}, the gradient of {name} has norm {norm_of([gradient]):.4g}, and {error:.2g} of it is not in "
+                f"the documents' own"
             )
 
 
@@ -180,7 +180,3 @@ def _longest(make: Callable[[Documents], Batch], document: Sequence[int]) -> int
         if made is not None:
             return length
     raise NotApplicable("a collator that takes documents of 4 tokens")
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
