@@ -68,7 +68,7 @@ def test_the_list_of_sessions_reads_as_help() -> None:
     assert ["tier1"] == [name for name, line in listed.items() if line.startswith("*")]
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_one_environment_is_built_once_and_anew_when_half_built(project: Path) -> None:
     """Behaviour: a warm run installs nothing; changed dependencies do; a half-built environment starts anew."""
     built = "installing the shared environment"

@@ -156,7 +156,7 @@ def test_without_a_gpu_every_figure_is_null(tmp_path: Path, monkeypatch: pytest.
     assert not Path("reports/baselines").exists()
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["time:2", "steps:2", "memory"])
 def test_a_worker_measures_our_training_in_a_fresh_process(task: str) -> None:
     """Its record holds what the summary reads, and its losses fall from ln V as training's do. (Behaviour)"""
@@ -174,7 +174,7 @@ def test_a_worker_measures_our_training_in_a_fresh_process(task: str) -> None:
         assert ("products" in record) == (task == "time:2")
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_worker_that_fails_says_why() -> None:
     """An implementation that cannot be imported ends the bench with the worker's own last lines. (Behaviour)"""
     with pytest.raises(BenchError, match="No module named"):

@@ -123,7 +123,7 @@ def test_4_bits_take_less_than_16_and_adapters_less_than_all(name: str) -> None:
     assert sorted(rows, reverse=True) == rows
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.parametrize(
     "training",
     [
@@ -150,7 +150,7 @@ def test_bytes_are_those_of_a_measured_step(
     assert_measured(run, method)
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize(
     "lora",

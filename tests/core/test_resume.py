@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.tier3
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

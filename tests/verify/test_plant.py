@@ -42,7 +42,7 @@ def outcomes(*work: tuple[Fault | None, str], limit: float = 60.0) -> list[Outco
     return sorted(each(work, jobs.answer, limit=limit, warm=["torch"]))
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_each_fault_is_alone_in_its_process(folder: Path) -> None:
     """Behaviour: jobs side by side see their own fault only, and the files stay as they are."""
     elsewhere = FAULT._replace(id="key", module="house.door", before="40", after="50")
@@ -51,7 +51,7 @@ def test_each_fault_is_alone_in_its_process(folder: Path) -> None:
     assert SOURCE == (folder / "house" / "rooms.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.usefixtures("folder")
 def test_a_job_that_fails_is_an_error_of_its_own_line() -> None:
     """Behaviour: a death, a hang, an exception and a fault that does not apply are told apart, and the rest goes on."""

@@ -12,7 +12,7 @@ from verify.checks import CHECKS
 MATRIX = Path(__file__).parents[3] / "reports" / "baselines" / "faults.json"
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_each_check_is_the_finder_of_a_planted_fault() -> None:
     """Behaviour: each check is named by a fault that a test plants, or by the catalogue's committed matrix."""
     rows = json.loads(MATRIX.read_text(encoding="utf-8"))["rows"]

@@ -47,7 +47,7 @@ def planted(bug: Bug) -> Subject:
     return getattr(module, bug.subject)()
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.parametrize("name", loops.SUBJECTS)
 def test_clean_code_passes(name: str) -> None:
     """Behaviour: no check of training finds anything in clean code, and each area has something to say of it."""
@@ -73,7 +73,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 }
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_other_optimizers_pass(name: str, dtype: torch.dtype) -> None:
