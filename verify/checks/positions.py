@@ -3,7 +3,7 @@
 Legend: B batch, T time, D dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -194,7 +194,7 @@ def _long(subject: Subject, model: nn.Module, batch: Batch) -> Batch:
 
 
 @contextmanager
-def rounded_states(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def rounded_states(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
     """Within `with`, what matrices give is rounded to `dtype`, and all else, positions among it, is left exact."""
 
     def round_output(_module: nn.Module, _args: object, output: object) -> object:
