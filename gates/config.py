@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-DEFAULT_CONFIG = Path("configs/gates.toml")
+CONFIGS = (Path("andon.toml"), Path("configs/gates.toml"))  # the first that lies in the working directory is read
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
@@ -37,7 +37,8 @@ class Measure(Table):
     """A command that leaves evidence; any exit code but 0 is red.
 
     Measures of one lane run in turn, lanes side by side. `supersedes` names measures of lower tiers whose work this
-    one repeats. `sources` are the files and folders measured; empty: the file's own `sources`.
+    one repeats. `sources` are the files and folders measured; empty: the file's own `sources`. `budget_seconds` is its
+    share of its tier's budget: beyond it the measure is named where the tier's own budget is red.
     """
 
     name: Name
@@ -48,6 +49,7 @@ class Measure(Table):
     environment: dict[str, str] = {}
     supersedes: list[str] = []
     sources: list[str] = []
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 900.0
 
 
@@ -120,16 +122,24 @@ class Gates(Table):
         return {name} | (self._included(tier.includes) if tier.includes else set())
 
 
-def load_gates(path: Path = DEFAULT_CONFIG) -> Gates:
-    """Read a gates file.
+def find_config() -> Path:
+    """The gates file of the project in the working directory: `andon.toml`, else `configs/gates.toml`."""
+    return next((path for path in CONFIGS if path.exists()), CONFIGS[0])
+
+
+def load_gates(path: Path | None = None) -> Gates:
+    """Read a gates file, by default the project's own (`find_config`).
 
     Raises:
         GateError: the file is missing, is no TOML, or breaks a rule.
     """
+    path = path or find_config()
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise GateError(f"{path}: cannot be read ({error.strerror}); name a gates file with --config") from error
+        raise GateError(
+            f"{path}: cannot be read ({error.strerror}); name one with --config, or `andon init`"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise GateError(f"{path}: is no TOML ({error}); mend the line it names") from error
     try:
