@@ -36,7 +36,8 @@ def verdict_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def finish(verdict: Any, config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
-    """Show a verdict in the form asked for and exit with its code; what goes to a file is shown as text as well."""
+    """Keep a verdict, show it in the form asked for and exit with its code; a file's is shown as text too."""
+    room("gates.history").append(verdict)
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(rendered(verdict, config, form), encoding="utf-8")
