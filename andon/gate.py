@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from andon.gate_advice import explain_command
 from andon.gate_history import compare_command, history_command
 from andon.rooms import room
 from andon.verdicts import config_option, console, finish, paint, verdict_options
@@ -29,11 +30,12 @@ def command() -> None:
       andon gate list
       andon gate run tier1
       andon gate judge tier2 --format markdown
+      andon gate explain lint
       andon gate history
     """
 
 
-for subcommand in (history_command, compare_command):
+for subcommand in (explain_command, history_command, compare_command):
     command.add_command(subcommand)
 
 
