@@ -11,6 +11,7 @@ import click
 
 from andon.gate_advice import explain_command
 from andon.gate_history import compare_command, history_command
+from andon.gate_selftest import selftest_command
 from andon.rooms import room
 from andon.verdicts import config_option, console, finish, paint, verdict_options
 
@@ -35,7 +36,7 @@ def command() -> None:
     """
 
 
-for subcommand in (explain_command, history_command, compare_command):
+for subcommand in (explain_command, history_command, compare_command, selftest_command):
     command.add_command(subcommand)
 
 
