@@ -94,6 +94,12 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def selftest(session: nox.Session) -> None:
+    """See every gate go red, each measure on a tree with a fault in it (below 10 minutes)."""
+    andon(session, "gate", "selftest", *session.posargs)
+
+
+@nox.session
 def gradients(session: nox.Session) -> None:
     """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
     andon(session, "verify", "tests.subjects:SUBJECTS", "--only", "gradients")

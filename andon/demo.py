@@ -99,7 +99,7 @@ def command(
     begun = time.monotonic()
     gates, evidence, name = room("gates"), room("gates.evidence"), EVIDENCE[against]
     resolved = room("core.config").load_config(config, list(overrides))
-    rules, digests = gates.load_gates(Path("configs/gates.toml")), evidence.digests([*SOURCES, str(config)])
+    rules, digests = gates.load_gates(), evidence.digests([*SOURCES, str(config)])
     demo = Demo(resolved, rules, digests, begun, quiet)
     base = None if "train" in PARTS[part] else newest_demo()
     folder = out or run.new_folder(name if base is None else f"{part}-{name}")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from andon import matrix
-from andon.gate import console
 from andon.matrix import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
 from andon.rooms import room
+from andon.verdicts import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`andon gate`: run a tier's measures, judge the evidence, list what each tier holds."""
+"""`andon gate`: run a tier's measures, judge the evidence, say what each check means and how it has been."""
 
 import signal
 import sys
@@ -9,29 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from andon.gate_advice import explain_command
+from andon.gate_history import compare_command, history_command
+from andon.gate_selftest import selftest_command
 from andon.rooms import room
+from andon.verdicts import config_option, console, finish, paint, verdict_options
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
-
-COLOURS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
-
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    default=Path("configs/gates.toml"),
-    show_default=True,
-    help="The file of tiers, measures and thresholds.",
-)
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print the answer and what does not pass, no more.")
-json_option = click.option("--json", "form", flag_value="json", help="Print the verdict as JSON.")
-markdown_option = click.option("--markdown", "form", flag_value="markdown", help="Print the verdict as Markdown.")
 
 
 @click.group()
 def command() -> None:
-    """Run a tier, judge its evidence, list what it holds.
+    """Run a tier, judge its evidence, explain what is red, show how it has been.
 
     A measure is a command that leaves evidence in reports/evidence; judging compares evidence with thresholds.
     Exit codes: 0 pass, 1 red, 2 usage, 3 could not measure.
@@ -40,76 +30,78 @@ def command() -> None:
     Examples:
       andon gate list
       andon gate run tier1
-      andon gate run tier2 --quiet
-      andon gate judge tier1 --markdown
+      andon gate judge tier2 --format markdown
+      andon gate explain lint
+      andon gate history
     """
+
+
+for subcommand in (explain_command, history_command, compare_command, selftest_command):
+    command.add_command(subcommand)
 
 
 @command.command("run")
 @click.argument("tier")
-@config_option
-@quiet_option
-@json_option
-@markdown_option
-def run_command(tier: str, config: Path, form: str | None, *, quiet: bool) -> None:
+@verdict_options
+def run_command(tier: str, config: Path | None, form: str, output: Path | None, *, quiet: bool) -> None:
     """Run all measures of TIER, a line each with its time, then judge what they left.
 
     \b
     Examples:
       andon gate run tier1
-      andon gate run tier2 --json
+      andon gate run tier2 --format json
+      andon gate run tier3 --format sarif --output reports/tier3.sarif
     """
     gates = room("gates")
-    rules = gates.load_gates(config)
+    path = config or gates.find_config()
+    rules = gates.load_gates(path)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # as a background job ignores Ctrl-C
             signal.signal(number, exit_once)
-    progress = Progress(show=not quiet and not form)
+    progress = Progress(show=not quiet and (form == "text" or output is not None))
     with progress:
         gates.run(tier, rules, watch=progress.watch)
-    finish(gates.judge(tier, rules), form, quiet=quiet)
+    finish(gates.judge(tier, rules), path, form, output, quiet=quiet)
 
 
 @command.command("judge")
 @click.argument("tier")
-@config_option
-@quiet_option
-@json_option
-@markdown_option
-def judge_command(tier: str, config: Path, form: str | None, *, quiet: bool) -> None:
+@verdict_options
+def judge_command(tier: str, config: Path | None, form: str, output: Path | None, *, quiet: bool) -> None:
     """Judge TIER by the evidence that lies there; runs nothing.
 
     \b
     Examples:
       andon gate judge tier2
-      andon gate judge demo --json
+      andon gate judge demo --format json
     """
     gates = room("gates")
-    finish(gates.judge(tier, gates.load_gates(config)), form, quiet=quiet)
+    path = config or gates.find_config()
+    finish(gates.judge(tier, gates.load_gates(path)), path, form, output, quiet=quiet)
 
 
 @command.command("list")
+@click.argument("only", required=False, metavar="[TIER]")
 @config_option
-def list_command(config: Path) -> None:
-    """Show what each tier runs and what it must reach.
+def list_command(only: str | None, config: Path | None) -> None:
+    """Show what each tier, or one of them, runs and what it must reach.
 
     \b
     Examples:
       andon gate list
-      andon gate list --config configs/gates.toml
+      andon gate list tier2
     """
     gates = room("gates").load_gates(config)
-    for tier in gates.tiers:
+    for tier in [gates.tier(only)] if only else gates.tiers:
         budget = f", {tier.budget_seconds:g} s" if tier.budget_seconds else ""
         included = f", with all of {tier.includes}" if tier.includes else ""
         click.echo(f"{tier.name}: {tier.summary}{included}{budget}")
-        for measure in gates.measures:
-            if measure.tier == tier.name:
-                instead = f" (instead of {', '.join(measure.supersedes)})" if measure.supersedes else ""
-                click.echo(f"  {measure.name:<10} {measure.command}{instead}")
-        for threshold in gates.thresholds:
-            if threshold.tier == tier.name:
-                click.echo(f"  {threshold.metric} {threshold.operator} {threshold.value:g}: {threshold.why}")
+        for measure in [each for each in gates.measures if each.tier == tier.name]:
+            seconds = f"{measure.budget_seconds:g} s" if measure.budget_seconds else ""
+            instead = f" (instead of {', '.join(measure.supersedes)})" if measure.supersedes else ""
+            click.echo(f"  {measure.name:<12} {measure.lane:<8} {seconds:>6}  {measure.command}{instead}")
+        for threshold in [each for each in gates.thresholds if each.tier == tier.name]:
+            click.echo(f"  {threshold.metric} {threshold.operator} {threshold.value:g}: {threshold.why}")
 
 
 def exit_once(number: int, frame: object) -> None:
@@ -122,31 +114,6 @@ def exit_once(number: int, frame: object) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
     sys.exit(128 + number)
-
-
-def finish(verdict: Any, form: str | None, *, quiet: bool) -> None:
-    """Print a verdict in the form asked for and exit with its code."""
-    gates = room("gates")
-    if form:
-        click.echo(gates.render_json(verdict) if form == "json" else gates.render_markdown(verdict), nl=False)
-    else:
-        paint(console(), gates.render_text(verdict, quiet=quiet))
-    sys.exit(verdict.exit_code)
-
-
-def console() -> "Console":
-    """A terminal's or a file's; rich honours NO_COLOR and leaves plain text in a file."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-def paint(target: "Console", text: str) -> None:
-    """Print lines of a verdict, each in the colour of the state that it names."""
-    for line in text.splitlines():
-        words = line.split()[:2]
-        colours = [COLOURS[word] for word in words if word in COLOURS and line[:1] != "\t"]
-        target.print(line, style=colours[0] if colours else None)
 
 
 class Progress:

@@ -26,6 +26,7 @@ OPTIONS = (
     click.option(
         "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Any other key; may be repeated."
     ),
+    click.option("--require", metavar="TIER", help="Refuse to start unless this tier's evidence is current and green."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one."),
     click.option("--trace/--no-trace", default=True, help="Record spans beside the run (default) or not."),
     click.option("--otlp", metavar="URL", help="Send the spans to this endpoint too, such as http://localhost:4318."),
@@ -40,6 +41,7 @@ class Options(NamedTuple):
     out: Path | None
     resume: Path | None
     previous: bool
+    require: str | None
     device: str | None
     trace: bool
     otlp: str | None
@@ -75,9 +77,11 @@ def launch(config: "Config", name: str, options: Options, begin: "Callable[[Path
 
     `begin` makes what the run trains, for a folder; by default it is trained from scratch.
     """
-    from andon import run
+    from andon import cord, run
     from andon.report import render_report
 
+    if options.require:
+        cord.require(options.require)
     folder = options.resume or options.out or run.new_folder(name)
     silent = options.quiet or options.as_json
     result = run.run(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
 
+from andon.cord import cord, watching
 from andon.log import NAME as LOG
 from andon.log import of_kind, read_log
 from andon.memory import Memory
@@ -125,7 +126,9 @@ def _loop(beginning: Beginning, config: "Config", folder: Path, span: "Span", *,
         _stop_signals() as stopped,
         progress(state.step, total, quiet=quiet) as (show, say),
         (folder / LOG).open("a", encoding="utf-8", buffering=1) as log,
+        watching(config.cord, state) as watch,
     ):
+        pull = cord(config.cord, watch)
         try:
             if beginning.base and not state.step:
                 _validate(beginning, config, span, log.write, say)
@@ -134,15 +137,25 @@ def _loop(beginning: Beginning, config: "Config", folder: Path, span: "Span", *,
                 show(record)
                 if record.skipped:
                     say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
-                number = stopped()
+                number, verdict = stopped(), pull(record)
                 ended = state.step == total or state.data.epoch > record.epoch
-                _keep(beginning, config, folder, span, log.write, say, ended=ended, stopped=bool(number))
+                _keep(beginning, config, folder, span, log.write, say, ended=ended, stopped=bool(number or verdict))
+                if verdict:
+                    return 4, _pulled(verdict, beginning.verb, folder)
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
                     return 128 + number, f"{where}; go on with: andon {beginning.verb} --resume {folder}"
         except training.NonFiniteError as error:
             return 5, str(error)
     return 0, ""
+
+
+def _pulled(verdict: Any, verb: str, folder: Path) -> str:
+    """Put the verdict that stopped a run beside it; returns what to say of it."""
+    gates = room("gates")
+    (folder / "cord.json").write_text(gates.render_json(verdict), encoding="utf-8")
+    text = gates.render_text(verdict)
+    return f"the cord stopped the run: {text}\nwith a checkpoint; go on with: andon {verb} --resume {folder}"
 
 
 def _keep(

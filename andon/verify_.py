@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from andon.gate import console
 from andon.rooms import room
+from andon.verdicts import console
 
 BAR_AFTER_SECONDS = 2.0
 SEVEREST = (1, 2, 3, 0)  # of several subjects' exit codes the first of these is the command's

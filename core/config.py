@@ -213,6 +213,24 @@ class CheckpointConfig(Table):
     keep_best: bool = True
 
 
+class CordConfig(Table):
+    """Bounds beyond which a run is stopped; none is set unless given.
+
+    Loss and gradient norm (before clipping) are medians, and throughput is the mean, over the last `window_steps`
+    steps that were not skipped, so that no single step stops a run; steps up to `after_steps` are not looked at.
+    Skipped steps are counted since the run was started or resumed. `watch_weights` stops where a frozen weight moves,
+    or another finding of `verify.watch` shows that weights are not trained as they should be.
+    """
+
+    after_steps: CountOrZero = 0
+    window_steps: Count = 10
+    loss_above: PositiveFloat | None = None
+    grad_norm_above: PositiveFloat | None = None
+    tokens_per_second_below: PositiveFloat | None = None
+    skipped_above: CountOrZero | None = None
+    watch_weights: bool = False
+
+
 class LoraConfig(Table):
     """Low-rank adapters on frozen weights (Hu et al. 2022, arXiv:2106.09685).
 
@@ -263,6 +281,7 @@ class Config(Table):
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    cord: CordConfig = CordConfig()
     lora: LoraConfig = LoraConfig()
     qlora: QloraConfig = QloraConfig()
 

@@ -1,6 +1,6 @@
 """Gates for anybody's project: run a tier's measures as commands, read the evidence they leave, judge, report.
 
-    gates = load_gates(Path("configs/gates.toml"))
+    gates = load_gates()
     run("tier1", gates)                  # each measure leaves evidence
     verdict = judge("tier1", gates)      # reads evidence only
     print(render_text(verdict))
@@ -9,11 +9,12 @@
 A measure is any command; `write_evidence` is all it needs to be judged by its metrics and not its exit code alone.
 """
 
-from .config import GateError, Gates, load_gates
+from .config import GateError, Gates, find_config, load_gates
 from .evidence import Evidence, EvidenceError, Metric, digests, read_evidence, write_evidence
 from .judge import judge
 from .render import render_json, render_markdown, render_text
 from .run import run
+from .sarif import render_sarif
 from .verdict import Check, Verdict
 
 __all__ = [
@@ -25,11 +26,13 @@ __all__ = [
     "Metric",
     "Verdict",
     "digests",
+    "find_config",
     "judge",
     "load_gates",
     "read_evidence",
     "render_json",
     "render_markdown",
+    "render_sarif",
     "render_text",
     "run",
     "write_evidence",

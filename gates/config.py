@@ -2,11 +2,11 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-DEFAULT_CONFIG = Path("configs/gates.toml")
+CONFIGS = (Path("andon.toml"), Path("configs/gates.toml"))  # the first that lies in the working directory is read
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
@@ -18,6 +18,9 @@ class Table(BaseModel):
     """One TOML table: no unknown key, no coercion, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+T = TypeVar("T", bound=Table)
 
 
 class Tier(Table):
@@ -37,7 +40,8 @@ class Measure(Table):
     """A command that leaves evidence; any exit code but 0 is red.
 
     Measures of one lane run in turn, lanes side by side. `supersedes` names measures of lower tiers whose work this
-    one repeats. `sources` are the files and folders measured; empty: the file's own `sources`.
+    one repeats. `sources` are the files and folders measured; empty: the file's own `sources`. `budget_seconds` is its
+    share of its tier's budget: beyond it the measure is named where the tier's own budget is red.
     """
 
     name: Name
@@ -48,6 +52,7 @@ class Measure(Table):
     environment: dict[str, str] = {}
     supersedes: list[str] = []
     sources: list[str] = []
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 900.0
 
 
@@ -62,10 +67,12 @@ class Threshold(Table):
 
 
 class Gates(Table):
-    """The whole file."""
+    """The whole file. `plants` and `claims` name files beside it that `andon gate selftest` and `claims` read."""
 
     tiers: list[Tier]
     sources: list[str] = []
+    plants: str = ""
+    claims: str = ""
     measures: list[Measure] = []
     thresholds: list[Threshold] = []
 
@@ -120,8 +127,43 @@ class Gates(Table):
         return {name} | (self._included(tier.includes) if tier.includes else set())
 
 
-def load_gates(path: Path = DEFAULT_CONFIG) -> Gates:
-    """Read a gates file.
+class Plant(Table):
+    """A fault for one measure: in `file`, `before` becomes `after`; without `before` the file is new and holds `after`.
+
+    `shows` must stand in the measure's output or in what its thresholds found. `environment` may shorten the measure,
+    never change what it measures.
+    """
+
+    measure: str
+    file: Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")]
+    before: str = ""
+    after: str
+    shows: Annotated[str, Field(min_length=1)]
+    environment: dict[str, str] = {}
+
+
+class Plants(Table):
+    """The file that `Gates.plants` names."""
+
+    plants: list[Plant] = []
+
+
+def find_config() -> Path:
+    """The gates file of the project in the working directory: `andon.toml`, else `configs/gates.toml`."""
+    return next((path for path in CONFIGS if path.exists()), CONFIGS[0])
+
+
+def load_gates(path: Path | None = None) -> Gates:
+    """Read a gates file, by default the project's own (`find_config`).
+
+    Raises:
+        GateError: the file is missing, is no TOML, or breaks a rule.
+    """
+    return read_table(path or find_config(), Gates, "name one with --config, or write one with `andon init`")
+
+
+def read_table(path: Path, kind: type[T], remedy: str) -> T:
+    """A TOML file as a table of that kind; `remedy` is what to do where there is no such file.
 
     Raises:
         GateError: the file is missing, is no TOML, or breaks a rule.
@@ -129,11 +171,11 @@ def load_gates(path: Path = DEFAULT_CONFIG) -> Gates:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise GateError(f"{path}: cannot be read ({error.strerror}); name a gates file with --config") from error
+        raise GateError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise GateError(f"{path}: is no TOML ({error}); mend the line it names") from error
     try:
-        return Gates.model_validate(tables)
+        return kind.model_validate(tables)
     except ValidationError as error:
         lines = [_explain(path, detail["loc"], detail["msg"]) for detail in error.errors(include_url=False)]
         raise GateError("\n".join(lines)) from error

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,9 +95,9 @@ def read_evidence(name: str, folder: Path = FOLDER) -> Evidence:
     return evidence
 
 
-def changed_sources(evidence: Evidence) -> list[str]:
+def changed_sources(evidence: Evidence, hashed: Callable[[str], str] = digest) -> list[str]:
     """The sources whose content is no longer what was measured; empty while the evidence holds."""
-    return [source for source, value in evidence.sources.items() if digest(source) != value]
+    return [source for source, value in evidence.sources.items() if hashed(source) != value]
 
 
 def _number(value: object) -> float | None:

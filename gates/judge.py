@@ -1,21 +1,25 @@
 """Judge evidence against thresholds. Reads files only: measuring is `run`'s business, and neither does the other's."""
 
+import functools
 import os
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from operator import eq, ge, gt, le, lt
 from pathlib import Path
 
 from .clock import Usage
 from .config import Gates, Measure, Threshold, Tier
-from .evidence import FOLDER, Evidence, EvidenceError, Metric, changed_sources, read_evidence
+from .evidence import FOLDER, Evidence, EvidenceError, Metric, changed_sources, digest, read_evidence
 from .verdict import Check, Verdict
 
 OPERATORS = {"<": lt, "<=": le, "==": eq, ">=": ge, ">": gt}
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours and what moves a cursor
 LOG_LINES = 30
 WORST = 5
+
+Find = Callable[[str], tuple[Evidence | None, str]]  # evidence that still holds by name, or None and why there is none
 
 
 def judge(tier: str, gates: Gates, folder: Path = FOLDER, shared_machine: bool | None = None) -> Verdict:
@@ -31,12 +35,32 @@ def judge(tier: str, gates: Gates, folder: Path = FOLDER, shared_machine: bool |
     if shared_machine is None:
         shared_machine = os.environ.get("CI") == "true"
     rules, measures = gates.tier(tier), gates.measures_of(tier)
-    next_steps = {measure.name: measure.next for measure in measures}
-    checks = [_judge_measure(measure, rules, folder) for measure in measures]
-    checks += [_judge_threshold(threshold, next_steps, rules, folder) for threshold in gates.thresholds_of(tier)]
+    next_steps = {measure.name: measure.next for measure in gates.measures}
+    find = finder(folder)
+    checks = [_judge_measure(measure, rules, find, folder) for measure in measures]
+    checks += [_judge_threshold(threshold, next_steps, rules, find, folder) for threshold in gates.thresholds_of(tier)]
     if rules.budget_seconds:
-        checks.append(_judge_budget(rules, rules.budget_seconds, folder, shared_machine=shared_machine))
+        late = _late(measures, find)
+        checks.append(_judge_budget(rules, rules.budget_seconds, late, find, shared_machine=shared_machine))
     return Verdict(tier, tuple(checks))
+
+
+def finder(folder: Path = FOLDER) -> Find:
+    """Reads evidence by name, each once, and hashes each source once: for one look at a tree that stands still."""
+    hashed = functools.cache(digest)
+
+    @functools.cache
+    def find(name: str) -> tuple[Evidence | None, str]:
+        try:
+            evidence = read_evidence(name, folder)
+        except EvidenceError as error:
+            return None, str(error)
+        changed = changed_sources(evidence, hashed)
+        if changed:
+            return None, f"{folder / name}.json is stale: {', '.join(changed)} changed since it was measured"
+        return evidence, ""
+
+    return find
 
 
 def reproduction(measure: Measure) -> str:
@@ -49,8 +73,8 @@ def log_path(name: str, folder: Path = FOLDER) -> Path:
     return folder / f"{name}.log"
 
 
-def _judge_measure(measure: Measure, rules: Tier, folder: Path) -> Check:
-    evidence, missing = _current(measure.name, folder)
+def _judge_measure(measure: Measure, rules: Tier, find: Find, folder: Path) -> Check:
+    evidence, missing = find(measure.name)
     check = Check(
         name=measure.name,
         command=reproduction(measure),
@@ -61,13 +85,14 @@ def _judge_measure(measure: Measure, rules: Tier, folder: Path) -> Check:
         threshold=0,
         why="a command that fails has found something",
         next_step=measure.next if evidence else _measure_again(rules),
+        sources=tuple(evidence.sources) if evidence else (),
     )
     return _settle(check, rules, missing or _log_tail(log_path(measure.name, folder)))
 
 
-def _judge_threshold(threshold: Threshold, next_steps: dict[str, str], rules: Tier, folder: Path) -> Check:
+def _judge_threshold(threshold: Threshold, next_steps: dict[str, str], rules: Tier, find: Find, folder: Path) -> Check:
     name, _, key = threshold.metric.partition(".")
-    evidence, missing = _current(name, folder)
+    evidence, missing = find(name)
     if evidence and key not in evidence.metrics:
         missing = f"{folder / name}.json has no metric {key!r}; it has {', '.join(evidence.metrics)}"
     metric = _value(evidence, key)
@@ -81,12 +106,13 @@ def _judge_threshold(threshold: Threshold, next_steps: dict[str, str], rules: Ti
         threshold=threshold.value,
         why=threshold.why,
         next_step=next_steps.get(name, "") if evidence else _measure_again(rules),
+        sources=tuple(evidence.sources) if evidence else (),
     )
     return _settle(check, rules, missing or _parts(evidence, key, threshold.operator))
 
 
-def _judge_budget(rules: Tier, budget: float, folder: Path, *, shared_machine: bool) -> Check:
-    evidence, missing = _current(rules.name, folder)
+def _judge_budget(rules: Tier, budget: float, late: str, find: Find, *, shared_machine: bool) -> Check:
+    evidence, missing = find(rules.name)
     wall, cpu, others = (_value(evidence, key).value for key in ("wall_seconds", "cpu_seconds", "others_share"))
     check = Check(
         name="budget",
@@ -97,7 +123,7 @@ def _judge_budget(rules: Tier, budget: float, folder: Path, *, shared_machine: b
         operator="<=",
         threshold=budget,
         why="a gate that people wait for is a gate that people skip",
-        next_step="look at the slowest step" if evidence else _measure_again(rules),
+        next_step=late or "look at the slowest step" if evidence else _measure_again(rules),
     )
     if wall is None or cpu is None or others is None:
         return _settle(replace(check, value=None), rules, missing or "the tier's clock holds null")
@@ -109,6 +135,16 @@ def _judge_budget(rules: Tier, budget: float, folder: Path, *, shared_machine: b
     return check
 
 
+def _late(measures: list[Measure], find: Find) -> str:
+    """The measures that took longer than their own budgets, in one sentence; empty where none did."""
+    late = []
+    for measure in measures:
+        evidence, _ = find(measure.name)
+        if evidence and measure.budget_seconds and evidence.seconds > measure.budget_seconds:
+            late.append(f"{measure.name} ({evidence.seconds:.1f} s of its {measure.budget_seconds:g})")
+    return f"beyond their own budgets: {', '.join(late)}" if late else ""
+
+
 def _settle(check: Check, rules: Tier, detail: str) -> Check:
     """Give a check its state by value, operator and threshold; the detail stays where it does not pass."""
     if check.value is None:
@@ -118,18 +154,6 @@ def _settle(check: Check, rules: Tier, detail: str) -> Check:
     if OPERATORS[check.operator](check.value, check.threshold):
         return replace(check, state="pass", exit_code=0)
     return replace(check, state="red", exit_code=1, detail=detail)
-
-
-def _current(name: str, folder: Path) -> tuple[Evidence | None, str]:
-    """Evidence that still holds, or None and why there is none."""
-    try:
-        evidence = read_evidence(name, folder)
-    except EvidenceError as error:
-        return None, str(error)
-    changed = changed_sources(evidence)
-    if changed:
-        return None, f"{folder / name}.json is stale: {', '.join(changed)} changed since it was measured"
-    return evidence, ""
 
 
 def _value(evidence: Evidence | None, key: str) -> Metric:

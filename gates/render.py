@@ -1,4 +1,4 @@
-"""A verdict for three readers: a terminal of 100 columns, a pull request, a program."""
+"""A verdict for three readers: a terminal of 100 columns, a pull request, a program. `gates.sarif` has the fourth."""
 
 import json
 import re
@@ -58,7 +58,8 @@ def _line(check: Check, width: int) -> str:
 
 
 def _text_details(check: Check) -> str:
-    entries = [("why", check.why), ("found", check.detail), ("reproduce", check.command), ("next", check.next_step)]
+    entries = [("why", check.why), ("found", check.detail), ("measured", ", ".join(check.sources))]
+    entries += [("reproduce", check.command), ("next", check.next_step)]
     lines = [f"{check.state.upper()} {check.name}: {bound(check)}"]
     for label, text in [entry for entry in entries if entry[1]]:
         for place, line in enumerate([text] if label == "reproduce" else _wrap(text)):
@@ -71,6 +72,7 @@ def _markdown_details(check: Check) -> str:
     fence = "`" * max(3, ticks + 1)
     lines = [f"### {check.state}: {check.name}, {bound(check)}", check.why]
     lines += [f"{fence}text\n{check.detail}\n{fence}"] if check.detail else []
+    lines += [f"Measured: {', '.join(check.sources)}"] if check.sources else []
     lines += [f"Reproduce: `{check.command}`"] if check.command else []
     lines += [f"Next: {check.next_step}"] if check.next_step else []
     return "\n\n".join(lines)

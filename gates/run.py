@@ -40,8 +40,8 @@ class Commands:
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
 
-    def start(self, measure: Measure, log: int) -> subprocess.Popen[bytes]:
-        """Start a command, its output going to an open file.
+    def start(self, measure: Measure, log: int, root: Path) -> subprocess.Popen[bytes]:
+        """Start a command in a project's root, its output going to an open file.
 
         Raises:
             OSError: there is no such command.
@@ -58,6 +58,7 @@ class Commands:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                cwd=root,
                 env=environment,
                 start_new_session=True,  # so that a kill reaches the command's own children
             )
@@ -122,7 +123,7 @@ def _measure(measure: Measure, sources: list[str], folder: Path, commands: Comma
     """Run one command to its end; add its exit code to the evidence that it left, or leave that alone."""
     before, start = digests(sources), time.perf_counter()
     with log_path(measure.name, folder).open("wb") as log:
-        code = _execute(measure, log.fileno(), commands)
+        code = execute(measure, log.fileno(), commands)
     seconds = time.perf_counter() - start
     try:
         own = read_evidence(measure.name, folder)
@@ -133,10 +134,10 @@ def _measure(measure: Measure, sources: list[str], folder: Path, commands: Comma
     return seconds, code
 
 
-def _execute(measure: Measure, log: int, commands: Commands) -> int:
+def execute(measure: Measure, log: int, commands: Commands, root: Path = Path()) -> int:
     """The command's exit code: 127 where there is no such command, 124 where it ran out of time."""
     try:
-        process = commands.start(measure, log)
+        process = commands.start(measure, log, root)
     except OSError as error:
         os.write(log, f"{measure.command}: cannot start ({error.strerror})\n".encode())
         return NOT_FOUND

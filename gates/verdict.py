@@ -12,7 +12,7 @@ class Check:
 
     `name` is the measure's, or `<evidence>.<metric>`; `command` is what ran and what reproduces it alone; `value` is
     None where nothing was measured; `detail` says what failed and where; `exit_code` is what this check alone makes
-    of the verdict.
+    of the verdict; `sources` are the files and folders that were measured.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Check:
     state: State = "not measured"
     detail: str = ""
     exit_code: int = 3
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

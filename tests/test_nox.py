@@ -22,6 +22,7 @@ SESSIONS = (
     "slow",
     "verify",
     "faults",
+    "selftest",
     "gradients",
     "properties",
     "peers",

@@ -50,12 +50,12 @@ def test_a_red_step_shows_what_failed_and_how_to_see_it_alone(tmp_path: Path) ->
 
 @pytest.mark.tier3
 def test_json_is_json_alone(tmp_path: Path) -> None:
-    """Behaviour: with --json stdout is one JSON document; judging again afterwards says the same and runs nothing."""
-    done = andon(tmp_path, "run", "small", "--json")
+    """Behaviour: --format json prints one JSON document; judging again afterwards says the same and runs nothing."""
+    done = andon(tmp_path, "run", "small", "--format", "json")
     assert (1, "RED") == (done.returncode, json.loads(done.stdout)["answer"])
     log = tmp_path / "reports" / "evidence" / "bad.log"
     written = log.stat().st_mtime_ns
-    again = andon(tmp_path, "judge", "small", "--json")
+    again = andon(tmp_path, "judge", "small", "--format", "json")
     assert done.stdout == again.stdout
     assert written == log.stat().st_mtime_ns
 

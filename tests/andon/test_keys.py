@@ -33,6 +33,7 @@ DIVERGING: Changes = [
     ("training.learning_rate", 3.0),
     ("schedule.type", "constant"),
 ]  # the best checkpoint is an early one
+SILENT: Changes = [("training.learning_rate", 1e-30)]  # no weight moves, which a watch tells
 
 # key: (what else is set in both runs, the other value)
 ROWS: dict[str, tuple[Changes, Any]] = {
@@ -78,6 +79,13 @@ ROWS: dict[str, tuple[Changes, Any]] = {
     "validation.max_sequences": ([], 4),
     "checkpoint.every_steps": ([("checkpoint.keep_last", 100)], 5),
     "checkpoint.keep_last": ([], 1),
+    "cord.after_steps": ([("cord.loss_above", 1.0), ("cord.window_steps", 1)], 2),
+    "cord.window_steps": ([("cord.loss_above", 1.0)], 2),
+    "cord.loss_above": ([("cord.window_steps", 1)], 1.0),
+    "cord.grad_norm_above": ([("cord.window_steps", 1)], 1e-3),
+    "cord.tokens_per_second_below": ([("cord.window_steps", 1)], 1e9),
+    "cord.skipped_above": ([("training.learning_rate", 1e30), ("training.grad_clip", 0)], 0),
+    "cord.watch_weights": (SILENT, True),
     "checkpoint.keep_best": (
         [*DIVERGING, ("validation.every_steps", 2), ("checkpoint.keep_last", 1)],
         False,

@@ -21,6 +21,7 @@ README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
 FAULTS = Path("reports/baselines/faults.json")
+SELFTEST = Path("reports/baselines/selftest.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
@@ -100,6 +101,18 @@ def faults(content: dict[str, Any]) -> str:
     return f"{_table(header, matrix.by_area(matrix.from_json(content)))}\n\n`nox -s faults` plants them again."
 
 
+def selftest(rows: list[dict[str, Any]]) -> str:
+    """What turned each measure red, and how many thresholds and budgets were seen red at their edges."""
+    measures = [row for row in rows if row["kind"] == "measure"]
+    seen = [["measure", "of", "planted in", "seen red"]]
+    seen += [[row["name"], row["tier"], row["planted"], "yes" if row["red"] else "NO"] for row in measures]
+    counts = []
+    for kind in ("measure", "threshold", "budget"):
+        found = [row["red"] for row in rows if row["kind"] == kind]
+        counts.append(f"{sum(found)} of {len(found)} {kind}s")
+    return f"{_table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s selftest`)."
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -113,6 +126,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "plan": plan,
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
+        "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
     }
 
 
@@ -181,7 +195,7 @@ def main(check: bool) -> None:
     click.echo(f"{README}: every table is what its measurements say")
 
 
-def _from(path: Path, render: Callable[[dict[str, Any]], str], command: str) -> str:
+def _from(path: Path, render: Callable[[Any], str], command: str) -> str:
     return render(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else unmeasured(command)
 
 

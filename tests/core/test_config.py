@@ -132,6 +132,13 @@ BROKEN: list[tuple[str, str, Any, str]] = [
         ]
     ),
     ("qlora", "double_quantization", 1, "input should be a valid boolean"),
+    ("cord", "after_steps", -1, "input should be greater than or equal to 0"),
+    ("cord", "window_steps", 0, "input should be greater than 0"),
+    ("cord", "loss_above", 0, "input should be greater than 0"),
+    ("cord", "grad_norm_above", float("inf"), "input should be a finite number"),
+    ("cord", "tokens_per_second_below", -1, "input should be greater than 0"),
+    ("cord", "skipped_above", -1, "input should be greater than or equal to 0"),
+    ("cord", "watch_weights", 1, "input should be a valid boolean"),
 ]
 
 
@@ -277,7 +284,7 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
             {"optimiser": {}},
             (
                 "optimiser={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
-                "lora, qlora"
+                "cord, lora, qlora"
             ),
         ),
         ({"trainign": {}}, "trainign={}: unknown key; did you mean 'training'?"),

@@ -87,3 +87,23 @@ def test_the_house_file_loads_and_its_tiers_nest() -> None:
     assert ["format", "lint", "types", "floors", "unit"] == [each.name for each in gates.measures_of("tier1")]
     assert {"coverage.lines", "coverage.branches"} < {each.metric for each in gates.thresholds_of("tier3")}
     assert all(bound in gates.thresholds_of("tier3") for bound in gates.thresholds_of("tier2"))
+
+
+def test_every_measure_of_the_house_has_a_budget_and_tier3_sums_to_270_seconds() -> None:
+    """Behaviour: a new measure says what it may take, and makes room where there is none."""
+    gates = load_gates()
+    assert [] == [measure.name for measure in gates.measures if measure.budget_seconds is None]
+    budgets = {measure.name: measure.budget_seconds or 0 for measure in gates.measures_of("tier3")}
+    assert sum(budgets.values()) <= 270, budgets
+
+
+def test_a_project_s_own_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: andon.toml is read where there is one, else configs/gates.toml, and neither is an error that helps."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GateError, match=r"andon\.toml.*andon init"):
+        load_gates()
+    (tmp_path / "configs").mkdir()
+    write(tmp_path / "configs", TIERS)
+    assert ["quick", "full"] == [tier.name for tier in load_gates().tiers]
+    (tmp_path / "andon.toml").write_text('[[tiers]]\nname = "own"\nsummary = "s"\n')
+    assert ["own"] == [tier.name for tier in load_gates().tiers]

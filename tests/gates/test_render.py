@@ -7,6 +7,7 @@ import pytest
 
 from gates.judge import judge
 from gates.render import WIDTH, render_json, render_markdown, render_text
+from gates.sarif import render_sarif
 from gates.verdict import Verdict
 from tests.gates.house import COMMAND, gates_with, leave_clock, leave_evidence
 
@@ -65,3 +66,40 @@ def test_json_holds_every_field(red: Verdict) -> None:
     assert ("strict", "RED", 1) == (content["tier"], content["answer"], content["exit_code"])
     lines = next(check for check in content["checks"] if check["name"] == "probe.lines")
     assert (50.0, ">=", 90.0, "red") == tuple(lines[key] for key in ("value", "operator", "threshold", "state"))
+
+
+def test_sarif_says_the_same_at_the_places_that_the_output_names(red: Verdict, tmp_path: Path) -> None:
+    """Behaviour: a result a check, its kind by state; a named file and line is its place, else the gates file."""
+    here = Path(__file__).relative_to(Path.cwd())
+    (tmp_path / "probe.log").write_text(f"{here}:7:3: E1 no\n./{here}:7:3: E1 no\nabsent.py:1: no\n{here}:0: no\n")
+    verdict = judge("strict", gates_with(), tmp_path)
+    run = json.loads(render_sarif(verdict, Path("configs/gates.toml")))["runs"][0]
+    assert [check.name for check in verdict.checks] == [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert [("fail", "error"), ("fail", "error"), ("pass", "none")] == [
+        (each["kind"], each["level"]) for each in run["results"]
+    ]
+    places = [[place["physicalLocation"] for place in each["locations"]] for each in run["results"]]
+    file = {"artifactLocation": {"uri": str(here)}}
+    assert [file | {"region": {"startLine": 7, "startColumn": 3}}, file] == places[0]
+    assert [{"artifactLocation": {"uri": "configs/gates.toml"}}] == places[1]
+    assert red.headline == run["invocations"][0]["exitCodeDescription"]
+    assert "must be >= 90" in run["results"][1]["message"]["text"]
+
+
+def test_every_form_names_what_was_measured(tmp_path: Path) -> None:
+    """Behaviour: a check that is red says on which files and folders."""
+    leave_evidence(tmp_path, lines=50.0, sources={str(tmp_path / "absent.py"): "absent"})
+    verdict = judge("loose", gates_with(), tmp_path)
+    assert f"measured   {tmp_path}" in render_text(verdict)
+    assert f"Measured: {tmp_path}" in render_markdown(verdict)
+    assert [str(tmp_path / "absent.py")] == json.loads(render_json(verdict))["checks"][1]["sources"]
+
+
+def test_a_budget_names_the_measures_beyond_their_own(tmp_path: Path) -> None:
+    """Behaviour: where the tier is late, its next step is the measure that took more than its share."""
+    gates = gates_with()
+    slow = gates.measures[0].model_copy(update={"budget_seconds": 1.0})
+    leave_evidence(tmp_path)
+    leave_clock(tmp_path, wall=31.0)
+    verdict = judge("strict", gates.model_copy(update={"measures": [slow]}), tmp_path)
+    assert "beyond their own budgets: probe (1.5 s of its 1)" == verdict.checks[-1].next_step

@@ -1,0 +1,127 @@
+"""The self-test: a gate that cannot go red is found, a changed definition is stale, a broken copy proves nothing."""
+
+import math
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from gates import selftest
+from gates.config import GateError, Gates, load_gates
+from gates.selftest import Seen
+
+CHECK = "import pathlib, sys; text = pathlib.Path('code.txt').read_text(); print(text); sys.exit('bad' in text)"
+LEAVE = (
+    "import json, os; os.makedirs('reports/evidence', exist_ok=True); bad = open('code.txt').read().count('bad');"
+    "metrics = {'bad': {'value': bad, 'unit': ''}, 'null': {'value': None, 'unit': ''}};"
+    "json.dump({'name': 'm', 'command': 'c', 'seconds': 1, 'sources': {}, 'metrics': metrics}, open('reports/evidence/m.json', 'w'))"
+)
+
+
+def project(folder: Path, code: str, plant: str) -> Gates:
+    """A project with a text file, one measure that runs a line of Python, two thresholds, and a plant."""
+    (folder / "code.txt").write_text("good\n")
+    (folder / "plants.toml").write_text(f'[[plants]]\nmeasure = "m"\n{plant}')
+    command = shlex.join([sys.executable, "-c", code])
+    bound = {"operator": "<=", "value": 0.0, "tier": "t", "why": "w"}
+    return Gates.model_validate(
+        {
+            "tiers": [{"name": "t", "summary": "s", "budget_seconds": 5.0}],
+            "plants": "plants.toml",
+            "measures": [{"name": "m", "tier": "t", "command": command, "next": "n"}],
+            "thresholds": [{"metric": "m.bad", **bound}, {"metric": "m.null", **bound}],
+        }
+    )
+
+
+def seen(gates: Gates) -> Seen:
+    """What comes of the measure."""
+    return selftest.look(selftest.gates_to_test(gates)[:1], lambda each: None)[0]
+
+
+GOOD = 'file = "code.txt"\nbefore = "good"\nafter = "bad"\nshows = "{}"\n'
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(
+    ("code", "plant", "said"),
+    [
+        (CHECK, GOOD.format("bad"), ""),  # by its exit code
+        (LEAVE, GOOD.format("m.bad"), ""),  # by its threshold
+        ("print('bad')", GOOD.format("bad"), "stayed green"),
+        (
+            "import sys; sys.exit('no such tool')",
+            GOOD.format("bad"),
+            "'bad' stands nowhere; it said last: no such tool",
+        ),
+        (CHECK, GOOD.format("bad").replace('"good"', '"better"'), "stands 0 times in code.txt"),
+        (CHECK, 'file = "code.txt"\nafter = "bad"\nshows = "bad"\n', "code.txt exists already"),
+    ],
+)
+def test_a_measure_is_seen_red_on_its_plant_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, plant: str, said: str
+) -> None:
+    """Behaviour: red by exit code or threshold counts where the plant shows; whatever else happens is said."""
+    monkeypatch.chdir(tmp_path)
+    found = seen(project(tmp_path, code, plant))
+    assert (not said) == found.red, found.said
+    assert said in found.said
+    assert "good\n" == (tmp_path / "code.txt").read_text()
+
+
+@pytest.mark.tier2
+def test_a_measure_without_a_plant_fails_and_a_plant_without_a_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour: a new measure cannot come without its fault."""
+    monkeypatch.chdir(tmp_path)
+    gates = project(tmp_path, CHECK, GOOD.format("bad"))
+    assert "it has no plant" == seen(gates.model_copy(update={"plants": ""})).said
+    (tmp_path / "plants.toml").write_text('[[plants]]\nmeasure = "z"\n' + GOOD.format("bad"))
+    with pytest.raises(GateError, match="measure='z' is no measure; known are m"):
+        selftest.gates_to_test(gates)
+
+
+@pytest.mark.tier2
+def test_thresholds_are_tried_at_the_next_floats(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Behaviour: the value and the floats beside it, each with its state; judging that is off by one is found."""
+    below, above = math.nextafter(90, -math.inf), math.nextafter(90, math.inf)
+    assert [(below, "red"), (90, "pass"), (above, "pass")] == list(selftest.edges(">=", 90))
+    assert [(below, "red"), (90, "red"), (above, "pass")] == list(selftest.edges(">", 90))
+    assert [(below, "red"), (90, "pass"), (above, "red")] == list(selftest.edges("==", 90))
+    monkeypatch.chdir(tmp_path)
+    known = selftest.gates_to_test(project(tmp_path, CHECK, GOOD.format("bad")))[1:]
+    assert ["threshold", "threshold", "budget"] == [gate.kind for gate in known]
+    assert all(each.red for each in selftest.look(known, lambda each: None))
+    monkeypatch.setitem(selftest.judge.__globals__["OPERATORS"], "<=", lambda value, bound: value < bound)
+    assert [False] * 3 == [each.red for each in selftest.look(known, lambda each: None)]
+
+
+@pytest.mark.tier2
+def test_a_changed_definition_is_unseen_until_it_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Behaviour: the table holds for the definitions it was made with, and only what changed is unseen."""
+    monkeypatch.chdir(tmp_path)
+    gates = project(tmp_path, CHECK, GOOD.format("bad"))
+    known = selftest.gates_to_test(gates)
+    selftest.write_seen(selftest.look(known, lambda each: None), tmp_path / "table.json")
+    table = selftest.read_seen(tmp_path / "table.json")
+    assert [] == selftest.unseen(known, table)
+    thresholds = [gates.thresholds[0].model_copy(update={"value": 1.0}), gates.thresholds[1]]
+    changed = selftest.gates_to_test(gates.model_copy(update={"thresholds": thresholds}))
+    assert ["m.bad"] == [gate.name for gate in selftest.unseen(changed, table)]
+    (tmp_path / "plants.toml").write_text('[[plants]]\nmeasure = "m"\n' + GOOD.format("ba"))
+    assert ["m"] == [gate.name for gate in selftest.unseen(selftest.gates_to_test(gates), table)]
+    assert [row.name for row in table] == [row.name for row in selftest.merged(known, table[:2], table)]
+    (tmp_path / "table.json").write_text("[{}]")
+    with pytest.raises(GateError, match="andon gate selftest` writes it"):
+        selftest.read_seen(tmp_path / "table.json")
+
+
+@pytest.mark.tier2
+def test_every_measure_of_the_house_has_a_plant() -> None:
+    """Behaviour: a measure that is added to configs/gates.toml brings the fault that turns it red."""
+    gates = load_gates()
+    assert {measure.name for measure in gates.measures} == {plant.measure for plant in selftest.read_plants(gates)}
