@@ -132,7 +132,7 @@ def nightly(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed and memory beside Hugging Face and litgpt, in turn (below 30 minutes)."""
+    """Measure speed and memory beside other libraries (below 30 minutes); `-- core` or `-- adapters` alone."""
     python(session, "-m", "tests.bench", *session.posargs)
 
 
@@ -144,8 +144,11 @@ def bench_gpu(session: nox.Session) -> None:
 
 @nox.session
 def learn(session: nox.Session) -> None:
-    """Train for 15 minutes and judge the loss against a trigram."""
-    andon(session, "demo", "configs/small.toml", "--against", "trigram", "--part", "train", *session.posargs)
+    """Train for 15 minutes against a trigram, fine-tune SmolLM2-135M for 25; `-- pretrain` or `-- adapters` alone."""
+    weights = session.posargs != ["pretrain"]
+    if weights:
+        prepare(session, ORACLES, "weights", "--no-deps")
+    python(session, "-m", "tests.learn", *session.posargs, venv=ORACLES if weights else VENV)
 
 
 def andon(session: nox.Session, *arguments: str) -> None:

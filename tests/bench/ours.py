@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 
-from core.config import parse_config
+from core.allocator import keep_freed_memory
+from core.config import Config, parse_config
 from core.data import Batch, Dataset, Split, pack
+from core.lora import add_lora, lora_parameters
+from core.model import build
+from core.quant import quantize_model
+from core.state import TrainState
+from core.train import prepare, train
 from core.train import start as start_training
-from core.train import train
 from core.windows import window_count
-from tests.bench.inputs import fill, token_stream
+from tests.bench.inputs import fill, fill_adapter, token_stream
 from tests.bench.run import Run, Step
 from tests.bench.workload import Workload
 
@@ -57,17 +63,32 @@ def start(workload: Workload) -> Run:
             "dtype": workload.dtype,
             "compile": workload.compile,
         },
+        "lora": {"rank": workload.rank},
+        "qlora": {"rank": workload.rank},
         "schedule": {"type": "constant", "warmup_steps": 0},
         "data": {"sequence_length": workload.length},
     }
     config = parse_config(tables, "tests/bench")
     split = cast("Split", OneBatch(token_stream(workload).numpy()))
     dataset = Dataset(train=split, validation=split, tokenizer=Path(), end=0, note="")
-    state = start_training(config, workload.device)
-    fill(state.model.named_parameters())
+    state = _adapted(config, workload) if workload.method != "full" else start_training(config, workload.device)
+    if workload.method == "full":
+        fill(state.model.named_parameters())
 
     def steps() -> Iterator[Step]:
         for record in train(state, dataset, config):
             yield Step(record.loss, record.seconds)
 
     return Run(state.model, state.optimizer, steps())
+
+
+def _adapted(config: Config, workload: Workload) -> TrainState:
+    """What `andon finetune` trains: adapters on a frozen model, which QLoRA holds in 4 bits."""
+    keep_freed_memory()
+    model = build(config.model, 0)
+    fill(model.named_parameters())
+    if workload.method == "qlora":
+        quantize_model(model, config.qlora.double_quantization)
+    add_lora(model, getattr(config, workload.method), torch.Generator())
+    fill_adapter(lora_parameters(model, "default").items())
+    return prepare(model.to(workload.device), config)

@@ -31,7 +31,7 @@ class Run(NamedTuple):
 def adamw(model: nn.Module, workload: Workload) -> torch.optim.AdamW:
     """The fused optimizer that every implementation gets."""
     return torch.optim.AdamW(
-        model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=workload.learning_rate,
         betas=(workload.beta1, workload.beta2),
         eps=workload.eps,

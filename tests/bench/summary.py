@@ -22,7 +22,7 @@ def summarise(measured: Measured, workload: Workload) -> dict[str, Any]:
     ratios = {
         name: [over_products(record["steps"], record["products"]) for record in measured.times[name]] for name in NAMES
     }
-    memory = {name: _memory(measured.memories[name]) for name in NAMES}
+    memory = {name: memory_parts(measured.memories[name]) for name in NAMES}
     peers = [name for name in NAMES if name != OURS]
     return {
         "workload": asdict(workload),
@@ -32,9 +32,9 @@ def summarise(measured: Measured, workload: Workload) -> dict[str, Any]:
         "steps_a_round": len(measured.times[OURS][0]["steps"]),
         "over_products": {name: geometric_mean(ratios[name])._asdict() for name in NAMES},
         "ours_over": {name: paired(ratios[OURS], ratios[name])._asdict() for name in peers},
-        "memory_over": {name: _share(memory[OURS]["own"], memory[name]["own"]) for name in peers},
+        "memory_over": {name: share(memory[OURS]["own"], memory[name]["own"]) for name in peers},
         "help_seconds": statistics.median(measured.help_seconds),
-        "seconds": {name: _seconds(measured.times[name]) for name in NAMES},
+        "seconds": {name: seconds_of(measured.times[name]) for name in NAMES},
         "memory": memory,
     }
 
@@ -50,7 +50,7 @@ def metrics(summary: dict[str, Any]) -> dict[str, Metric]:
     }
 
 
-def _seconds(records: list[dict[str, Any]]) -> dict[str, float]:
+def seconds_of(records: list[dict[str, Any]]) -> dict[str, float]:
     """Of a step, its phases and its products."""
 
     def median(pick: Any) -> float:
@@ -66,7 +66,7 @@ def _seconds(records: list[dict[str, Any]]) -> dict[str, float]:
     } | phases
 
 
-def _memory(records: list[dict[str, Any]]) -> dict[str, float | None]:
+def memory_parts(records: list[dict[str, Any]]) -> dict[str, float | None]:
     """Medians over rounds; `own` is what a step takes beyond what it must hold."""
     parts = ("peak", "imported", *STATE)
     if any(record[part] is None for record in records for part in parts):
@@ -76,5 +76,6 @@ def _memory(records: list[dict[str, Any]]) -> dict[str, float | None]:
     return medians | {"own": statistics.median(own)}
 
 
-def _share(ours: float | None, theirs: float | None) -> float | None:
+def share(ours: float | None, theirs: float | None) -> float | None:
+    """Ours over theirs; None where either was not measured."""
     return ours / theirs if ours and theirs else None

@@ -14,15 +14,22 @@ from typing import Any
 import click
 
 from andon import matrix
-from core import sizes
+from core import adapter_sizes, sizes
 from core.config import load_config
 
 README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
+BENCH_ADAPTERS = Path("reports/baselines/bench_adapters.json")
+LEARN = Path("reports/baselines/learn_adapters.json")
 FAULTS = Path("reports/baselines/faults.json")
 SELFTEST = Path("reports/baselines/selftest.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
+COMPARED = ("124m", "1b", "7b")
+METHODS = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
+PEER_NAMES = {"lora": "transformers + peft", "qlora": "peft + bitsandbytes"}
+SPEEDS = {"bitsandbytes": "the speed of bitsandbytes", "gather": "that of a plain table gather"}
+LEARNED = (("before", ".4f"), ("after", ".4f"), ("fall_percent", ".1f"))
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
 OPENING = "<!-- table:"
@@ -79,6 +86,73 @@ def plan() -> str:
     )
 
 
+def adapters(bench: dict[str, Any]) -> str:
+    """Milliseconds and megabytes of a step under each method, ours and the peer's, full training's beside them."""
+    rows = [_full_row(json.loads(BENCH.read_text(encoding="utf-8")))] if BENCH.exists() else []
+    lines = []
+    for method, each in bench["methods"].items():
+        title, over = METHODS[method], each["over_products"]
+        for name, seconds in each["seconds"].items():
+            memory = each["memory"][name]
+            who = "Andon" if name == OURS else PEER_NAMES[method]
+            sizes_of = [_mb(memory[part]) for part in ("weights", "peak")]
+            ratio = f"{over[name]['ratio']:.3f}"
+            rows.append([f"{who}, {title}", _ms(seconds["step"]), ratio, *sizes_of, _mb(each["live"][name])])
+        lines.append(f"- {title}, Andon over its products: {_interval(over[OURS])}")
+        lines.append(f"- {title}, Andon over {PEER_NAMES[method]}: {_interval(each['ours_over'])}")
+        shares = [_number(each[key], ".2f") for key in ("memory_over", "live_over")]
+        lines.append(f"- {title}, our memory over theirs: {shares[0]} of the rest, {shares[1]} of all tensors")
+    header = ["one training step", "step ms", "x products", "parameters MB", "peak MB", "tensors MB"]
+    return "\n".join([_table(header, rows), "", *lines, "", _where(bench)])
+
+
+def _full_row(bench: dict[str, Any]) -> list[str]:
+    memory, ratio = bench["memory"][OURS], f"{bench['over_products'][OURS]['ratio']:.3f}"
+    return ["Andon, full", _ms(bench["seconds"][OURS]["step"]), ratio, _mb(memory["weights"]), _mb(memory["peak"]), ""]
+
+
+def nf4(bench: dict[str, Any]) -> str:
+    """What 4 bits take and lose on published weights, and how fast they come back."""
+    rows = []
+    for kind, title in (("single", "NF4"), ("double", "NF4, double quantisation")):
+        found = bench["nf4"][kind]
+        lost, beside = found["loss"] - found["loss_whole"], abs(found["loss"] - found["loss_bitsandbytes"])
+        figures = [f"{found['bits']:.3f}", f"{found['file_bits']:.3f}", f"{found['relative_error']:.5f}"]
+        rows.append([title, *figures, f"{lost:.4f}", f"{beside:.1e}"])
+    header = ["SmolLM2-135M", "bits a parameter", "in the file", "relative error", "loss, nats more", "to bitsandbytes"]
+    speed = bench["nf4"]["speed"]
+    beside = [f"{speed[name] / speed['ours']:.2f} x {title}" for name, title in SPEEDS.items()]
+    return f"{_table(header, rows)}\n\nDequantisation runs at {' and '.join(beside)}: same values, medians."
+
+
+def methods() -> str:
+    """Gigabytes at a step's peak of each shape under each method, one row of its own length, and what is saved."""
+    rows = []
+    for name in COMPARED:
+        config = load_config(Path(f"configs/{name}.toml"))
+        step = sizes.step_of(config)
+        totals = {
+            method: max(moment.total for moment in adapter_sizes.moments_of(config, method)(step)) for method in METHODS
+        }
+        saved = [f"{1 - totals[method] / totals['full']:.0%}" for method in ("lora", "qlora")]
+        ranks = f"{config.lora.rank}, {config.qlora.rank}"
+        rows.append([name, f"{step.rows} x {step.length}", ranks, *map(_gb, totals.values()), *saved])
+    header = ["gigabytes at the peak", "batch", "ranks", *METHODS.values(), "LoRA saves", "QLoRA saves"]
+    return f"{_table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml --method METHOD`."
+
+
+def learned(content: dict[str, Any]) -> str:
+    """Held-out loss of SmolLM2-135M before and after each fine-tune."""
+    rows = [
+        [title, *(_number(content[f"{method}_{key}"], form) for key, form in LEARNED)]
+        for method, title in (("lora", "LoRA, the model whole"), ("qlora", "QLoRA, the model in 4 bits"))
+    ]
+    header = ["held-out loss, nats a token", "before", "after", "fall, %"]
+    kept = f"4 bits keep {_number(content['kept_share'], '.3f')} of the way from where they begin to where LoRA ends."
+    how = f"Rank {content['rank']}, 200 steps (`nox -s learn -- adapters`)."
+    return "\n".join([_table(header, rows), "", kept, how])
+
+
 def gpu(bench: dict[str, Any]) -> str:
     """A GPU's step beside Hugging Face's compiled one; whatever was not measured says so."""
     rows = [
@@ -124,6 +198,10 @@ def tables() -> dict[str, Callable[[], str]]:
         "speed": lambda: _from(BENCH, speed, "nox -s bench"),
         "memory": lambda: _from(BENCH, memory, "nox -s bench"),
         "plan": plan,
+        "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),
+        "four-bits": lambda: _from(BENCH_ADAPTERS, nf4, "nox -s bench -- adapters"),
+        "methods": methods,
+        "learned": lambda: _from(LEARN, learned, "nox -s learn -- adapters"),
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),

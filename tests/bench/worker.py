@@ -1,9 +1,10 @@
 """One measurement in a fresh process: `python -m tests.bench.worker IMPLEMENTATION TASK WORKLOAD OUTPUT`.
 
-TASK is `time:N` for N timed steps between runs of their matrix products, `steps:N` for N timed steps alone, or
-`memory`. OUTPUT gets the raw record as JSON; all arithmetic on it is done by whoever asked.
+TASK is `time:N` for N timed steps between runs of their matrix products, `steps:N` for N timed steps alone, `memory`,
+or `live` for the bytes of all tensors. OUTPUT gets the raw record as JSON; whoever asked does all arithmetic on it.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -20,8 +21,9 @@ import torch._dynamo  # building an optimizer imports it: it belongs to the impo
 from tests.bench.run import Run
 from tests.bench.workload import Workload
 from tests.bench.yardstick import build_yardstick
+from verify.live import LiveBytes
 
-WARM_UP = 3
+WARM_UP = 2
 MEMORY_STEPS = 4
 MEMORY_MAP = Path("/proc/self/statm")
 
@@ -51,9 +53,17 @@ def measure_memory(run: Run) -> dict[str, Any]:
     """Bytes: this process's peak after a few steps, and what of it is weights, gradients and optimizer state."""
     losses = [next(run.steps).loss for _ in range(MEMORY_STEPS)]
     weights = sum(parameter.nbytes for parameter in run.model.parameters())
+    gradients = sum(parameter.nbytes for parameter in run.model.parameters() if parameter.requires_grad)
     states = run.optimizer.state.values()
     optimizer = sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
-    return {"losses": losses, "peak": _peak(), "weights": weights, "gradients": weights, "optimizer": optimizer}
+    return {"losses": losses, "peak": _peak(), "weights": weights, "gradients": gradients, "optimizer": optimizer}
+
+
+def measure_live(run: Run) -> dict[str, Any]:
+    """Bytes of all tensors at once, at the most, from what is alive before the first step on."""
+    with LiveBytes(found for found in gc.get_objects() if isinstance(found, torch.Tensor)) as live:
+        losses = [next(run.steps).loss for _ in range(MEMORY_STEPS)]
+    return {"losses": losses, "live": live.peak}
 
 
 def main(implementation: str, task: str, workload_json: str, output: str) -> None:
@@ -64,8 +74,8 @@ def main(implementation: str, task: str, workload_json: str, output: str) -> Non
     imported = _resident()
     run: Run = module.start(workload)
     name, _, repeats = task.partition(":")
-    if name == "memory":
-        record = measure_memory(run)
+    if name in ("memory", "live"):
+        record = {"memory": measure_memory, "live": measure_live}[name](run)
     else:
         record = {"time": measure_time, "steps": measure_steps}[name](run, workload, int(repeats))
     record |= {"imported": imported, "torch": torch.__version__, "threads": torch.get_num_threads()}

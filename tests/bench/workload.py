@@ -23,6 +23,8 @@ class Workload:
     device: str = "cpu"
     dtype: str = "float32"  # of matrix products; "bfloat16" is autocast over float32 weights
     compile: bool = False
+    method: str = "full"  # "lora": adapters of `rank` on q, k, v and o; "qlora": the same, on an NF4 base
+    rank: int = 16
 
     @property
     def tokens(self) -> int:
@@ -63,6 +65,10 @@ def products(workload: Workload) -> list[Product]:
     inner = model["intermediate_size"]
     mlp = [Product(width, inner), Product(width, inner), Product(inner, width)]
     return (attention + mlp) * model["num_hidden_layers"] + [Product(width, model["vocab_size"])]
+
+
+ADAPTED = 4  # the first layers of a block: q, k, v, o
+FED_BY_THE_EMBEDDING = 3  # the first block's q, k and v: nothing below them wants a gradient
 
 
 def product_flops(workload: Workload) -> int:
