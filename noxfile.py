@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.resolve()
 VENV = ROOT / ".venv"
 ORACLES = ROOT / ".nox" / "slow"  # other libraries would change what the shared environment resolves to
 EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip fetches the first torch it is asked for
-ELSEWHERE = "not (slow or browser or ranks or peers)"  # what sessions of their own run
+ELSEWHERE = "not (slow or browser or ranks or peers or jaeger)"  # what sessions of their own run
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "none"  # one environment for all sessions: see prepare()
@@ -51,7 +51,7 @@ def demo_qlora(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests but those of slow, browser, ranks and peers; arguments after -- go to pytest."""
+    """Run all tests but those of slow, browser, ranks, peers and jaeger; arguments after -- go to pytest."""
     pytest(session, ELSEWHERE)
 
 
@@ -71,6 +71,20 @@ def tier2(session: nox.Session) -> None:
 def tier3(session: nox.Session) -> None:
     """Tier 2, and everything that takes longer but is no session of its own: below 300 seconds."""
     andon(session, "gate", "run", "tier3", *session.posargs)
+
+
+@nox.session
+def ci(session: nox.Session) -> None:
+    """Tier 3, then all tests under coverage, then every gate seen red; the first red one ends it (half an hour)."""
+    andon(session, "gate", "run", "tier3")
+    python(session, "-m", "gates.coverage", "-m", "pytest", "-q", "-m", ELSEWHERE)
+    andon(session, "gate", "selftest")
+
+
+@nox.session
+def jaeger(session: nox.Session) -> None:
+    """Send a demo's trace to the Jaeger that JAEGER_URL names, and read it back (a minute)."""
+    pytest(session, "jaeger")
 
 
 @nox.session

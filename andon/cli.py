@@ -35,7 +35,8 @@ VERBS = {
     "verify": Verb("Find silent bugs in anybody's model and training loop.", "verify"),
     "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger.", "trace"),
     "faults": Verb("Plant known bugs one at a time and see which check finds each.", "verify"),
-    "gate": Verb("Run a tier, judge its evidence, list what it holds."),
+    "gate": Verb("Run a tier, judge its evidence, explain what is red."),
+    "init": Verb("Write minimal gates for another project: andon.toml, noxfile."),
 }
 
 

@@ -112,6 +112,7 @@ def command(
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     run.write_result(folder, result | {"finetunes": tuned})
     verdict = gates.Verdict(name, tuple(checks))
+    room("gates.history").append(verdict)
     report = render_report(folder, json.loads(gates.render_json(verdict)))
     click.echo(gates.render_text(verdict, quiet=quiet), nl=False)
     click.echo(f"{time.monotonic() - begun:.0f} s in all. The report: {report}")

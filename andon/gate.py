@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from andon.gate_advice import explain_command
+from andon.gate_advice import claims_command, explain_command
 from andon.gate_history import compare_command, history_command
 from andon.gate_selftest import selftest_command
 from andon.rooms import room
@@ -17,6 +17,8 @@ from andon.verdicts import config_option, console, finish, paint, verdict_option
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+RESULTS = {0: "success", 124: "timeout", 127: "error"}  # of exit codes; any other one is a failure
 
 
 @click.group()
@@ -36,15 +38,20 @@ def command() -> None:
     """
 
 
-for subcommand in (explain_command, history_command, compare_command, selftest_command):
+for subcommand in (claims_command, explain_command, history_command, compare_command, selftest_command):
     command.add_command(subcommand)
 
 
 @command.command("run")
 @click.argument("tier")
 @verdict_options
-def run_command(tier: str, config: Path | None, form: str, output: Path | None, *, quiet: bool) -> None:
+@click.option("--otlp", metavar="URL", help="Send the run's spans to this endpoint, such as http://localhost:4318.")
+def run_command(
+    tier: str, config: Path | None, form: str, output: Path | None, otlp: str | None, *, quiet: bool
+) -> None:
     """Run all measures of TIER, a line each with its time, then judge what they left.
+
+    The run is a trace in reports/evidence/trace.jsonl, a span a measure.
 
     \b
     Examples:
@@ -61,7 +68,9 @@ def run_command(tier: str, config: Path | None, form: str, output: Path | None, 
     progress = Progress(show=not quiet and (form == "text" or output is not None))
     with progress:
         gates.run(tier, rules, watch=progress.watch)
-    finish(gates.judge(tier, rules), path, form, output, quiet=quiet)
+    verdict = gates.judge(tier, rules)
+    trace(verdict, progress.tasks, otlp)
+    finish(verdict, path, form, output, quiet=quiet)
 
 
 @command.command("judge")
@@ -74,6 +83,7 @@ def judge_command(tier: str, config: Path | None, form: str, output: Path | None
     Examples:
       andon gate judge tier2
       andon gate judge demo --format json
+      andon gate judge tier3 --format html --output reports/tier3.html
     """
     gates = room("gates")
     path = config or gates.find_config()
@@ -104,6 +114,20 @@ def list_command(only: str | None, config: Path | None) -> None:
             click.echo(f"  {threshold.metric} {threshold.operator} {threshold.value:g}: {threshold.why}")
 
 
+def trace(verdict: Any, tasks: list[tuple[str, int, int, int]], otlp: str | None) -> None:
+    """Write what ran as spans, and send them where asked for."""
+    if not tasks:
+        return
+    pipeline, commit = room("tracing.pipeline"), room("gates.commits").head()
+    path = room("gates.evidence").FOLDER / "trace.jsonl"
+    spans = [pipeline.Task(name, RESULTS.get(code, "failure"), start, end, code) for name, start, end, code in tasks]
+    result = RESULTS.get(verdict.exit_code, "failure" if verdict.exit_code == 1 else "error")
+    revision = {"vcs.ref.head.revision": commit} if commit else {}
+    pipeline.write_pipeline(path, verdict.tier, result, spans, revision)
+    if otlp:
+        room("tracing.send").replay(path, otlp)
+
+
 def exit_once(number: int, frame: object) -> None:
     """Exit as by this signal, deaf to the next: one that arrives while the measures are being ended would spare some.
 
@@ -124,6 +148,7 @@ class Progress:
 
         self.console, self.show = console(), show
         self.started: dict[str, float] = {}
+        self.tasks: list[tuple[str, int, int, int]] = []  # name, start and end in nanoseconds of the epoch, exit code
         self.lock = threading.Lock()  # lanes report from threads of their own
         self.live = Live(console=self.console, get_renderable=self.running, transient=True)
 
@@ -141,6 +166,8 @@ class Progress:
                 self.started[step.measure.name] = time.monotonic()
                 return
             del self.started[step.measure.name]
+            end = time.time_ns()
+            self.tasks.append((step.measure.name, end - int(step.seconds * 1e9), end, step.exit_code))
             if self.show:
                 state = "RED" if step.exit_code else "pass"
                 paint(

@@ -1,11 +1,12 @@
-"""`andon gate explain`: what a red check means, and a worked way out."""
+"""`andon gate explain` and `claims`: what a red check means, and what README says beside today's evidence."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from andon.rooms import room
-from andon.verdicts import config_option
+from andon.verdicts import config_option, console, paint
 
 
 @click.command("explain")
@@ -23,3 +24,21 @@ def explain_command(check: str, config: Path | None) -> None:
     rules = gates.load_gates(config)
     judged = [each for tier in rules.tiers for each in gates.judge(tier.name, rules).checks]
     click.echo(room("gates.advice").explain(check, rules, judged), nl=False)
+
+
+@click.command("claims")
+@config_option
+def claims_command(config: Path | None) -> None:
+    """Show every claim of README with the command that proves it and how it stands by today's evidence.
+
+    Exit codes: 0 all are met, 1 one is not, 3 one is not measured or its evidence is stale.
+
+    \b
+    Examples:
+      andon gate claims
+    """
+    claims = room("gates.claims")
+    table = claims.read_claims(room("gates").load_gates(config))
+    verdict = claims.judge_claims(table)
+    paint(console(), claims.render_claims(table, verdict))
+    sys.exit(verdict.exit_code)

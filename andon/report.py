@@ -15,6 +15,7 @@ from markupsafe import Markup
 from andon.curves import curves
 from andon.log import of_kind, read_log
 from andon.timeline import read_timeline, shares
+from andon.trends import trends
 
 HERE = Path(__file__).parent
 NOT_MEASURED = "not measured"
@@ -68,6 +69,7 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         **{key: result.get(key) for key in ("started", "exit", "command")},
         "machine": {key: result.get(key) for key in ("processor", "threads", "torch")},
         "verdict": verdict,
+        "trends": trends(verdict),
         "lamp": LAMPS[verdict["answer"]] if verdict else "off",
         "figures": figures(result, baselines),
         "finetunes": finetunes(result),

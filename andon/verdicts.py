@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLOURS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
-FORMATS = ("text", "markdown", "json", "sarif")
+FORMATS = ("text", "markdown", "json", "sarif", "html")
 
 config_option = click.option(
     "--config",
@@ -53,6 +53,10 @@ def rendered(verdict: Any, config: Path, form: str) -> str:
     gates = room("gates")
     if form == "sarif":
         return gates.render_sarif(verdict, config)
+    if form == "html":
+        from andon.gate_page import render_page
+
+        return render_page(verdict)
     forms = {"text": gates.render_text, "markdown": gates.render_markdown, "json": gates.render_json}
     return forms[form](verdict)
 

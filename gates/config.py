@@ -148,6 +148,22 @@ class Plants(Table):
     plants: list[Plant] = []
 
 
+class Claim(Table):
+    """A sentence of README, the command that proves it, and the bound that its metric must keep."""
+
+    says: Annotated[str, Field(min_length=1)]
+    command: Annotated[str, Field(min_length=1)]
+    metric: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*\..+$")]
+    operator: Literal["<", "<=", "==", ">=", ">"]
+    value: Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Claims(Table):
+    """The file that `Gates.claims` names."""
+
+    claims: list[Claim] = []
+
+
 def find_config() -> Path:
     """The gates file of the project in the working directory: `andon.toml`, else `configs/gates.toml`."""
     return next((path for path in CONFIGS if path.exists()), CONFIGS[0])

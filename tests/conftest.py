@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("tier1", "tier2", "tier3", "long", "slow", "browser", "ranks", "peers")
+TIERS = ("tier1", "tier2", "tier3", "long", "slow", "browser", "ranks", "peers", "jaeger")
 
 
 def pytest_configure() -> None:

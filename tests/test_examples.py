@@ -31,7 +31,8 @@ pytestmark = pytest.mark.tier3
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"training.max_steps": "2", "schedule.warmup_steps": "1", "validation.max_sequences": "1"}
-LARGE = ("demo", "faults", "gate compare", "gate run", "gate selftest")  # CI runs these; here options are checked
+# CI runs these whole, through nox or on a clone with its history; here their options are checked.
+LARGE = ("demo", "faults", "gate claims", "gate compare", "gate run", "gate selftest", "init")
 
 
 def from_readme() -> list[str]:

@@ -19,6 +19,8 @@ SESSIONS = (
     "tier1",
     "tier2",
     "tier3",
+    "ci",
+    "jaeger",
     "slow",
     "verify",
     "faults",

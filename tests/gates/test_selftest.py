@@ -15,7 +15,8 @@ CHECK = "import pathlib, sys; text = pathlib.Path('code.txt').read_text(); print
 LEAVE = (
     "import json, os; os.makedirs('reports/evidence', exist_ok=True); bad = open('code.txt').read().count('bad');"
     "metrics = {'bad': {'value': bad, 'unit': ''}, 'null': {'value': None, 'unit': ''}};"
-    "json.dump({'name': 'm', 'command': 'c', 'seconds': 1, 'sources': {}, 'metrics': metrics}, open('reports/evidence/m.json', 'w'))"
+    "evidence = {'name': 'm', 'command': 'c', 'seconds': 1, 'sources': {}, 'metrics': metrics};"
+    "json.dump(evidence, open('reports/evidence/m.json', 'w'))"
 )
 
 

@@ -1,0 +1,76 @@
+"""Claims: README's words, a command that exists, a metric that is measured, and a state that only evidence gives."""
+
+import ast
+import re
+from pathlib import Path
+from shlex import split
+
+import pytest
+
+from gates.claims import judge_claims, read_claims, render_claims
+from gates.config import Claims, GateError, Gates, load_gates
+from tests.gates.house import leave_evidence
+
+pytestmark = pytest.mark.tier2
+
+ROOT = Path(__file__).parents[2]
+NO_FEATURE = ("Two commands", "Troubleshooting", "The house", "References")
+
+
+def words(text: str) -> str:
+    """Text without its line breaks."""
+    return " ".join(text.split())
+
+
+def sections() -> dict[str, str]:
+    """README's sections by their headings."""
+    parts = re.split(r"^##+ (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], map(words, parts[2::2]), strict=True))
+
+
+def test_readme_says_what_is_claimed_and_claims_every_section() -> None:
+    """Behaviour: each claim stands in README word for word, and each section that names features has one."""
+    claims = read_claims(load_gates()).claims
+    text = words((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [] == [claim.says for claim in claims if words(claim.says) not in text]
+    bare = [name for name, part in sections().items() if not any(words(claim.says) in part for claim in claims)]
+    assert [] == [name for name in bare if name not in NO_FEATURE]
+
+
+def test_each_claim_has_a_command_and_a_metric_that_exist() -> None:
+    """Behaviour: a session or a file of tests; a metric with a threshold, a measure's exit code, a tier's clock."""
+    gates = load_gates()
+    noxfile = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    sessions = {function.name for function in noxfile.body if isinstance(function, ast.FunctionDef)}
+    metrics = {threshold.metric for threshold in gates.thresholds}
+    metrics |= {f"{measure.name}.exit_code" for measure in gates.measures}
+    metrics |= {f"{tier.name}.wall_seconds" for tier in gates.tiers if tier.budget_seconds}
+    for claim in read_claims(gates).claims:
+        assert claim.metric in metrics, claim.metric
+        program, flag, name, *rest = split(claim.command)
+        if program == "nox":
+            assert ("-s", True, []) == (flag, name in sessions, rest), claim.command
+        else:
+            assert ("python", "-m", "pytest") == (program, flag, name), claim.command
+            assert all((ROOT / path).is_file() for path in rest), claim.command
+
+
+def test_a_claim_is_met_by_evidence_alone(tmp_path: Path) -> None:
+    """Behaviour: what is missing or stale is not measured, what misses its bound is red, and the command stands by."""
+    row = {"command": "make probe", "operator": ">=", "value": 90.0}
+    claims = Claims.model_validate(
+        {"claims": [{**row, "says": "fast", "metric": "probe.lines"}, {**row, "says": "small", "metric": "other.x"}]}
+    )
+    for lines, state, code in ((95.0, "pass", 3), (50.0, "red", 1)):
+        leave_evidence(tmp_path, lines=lines)
+        verdict = judge_claims(claims, tmp_path)
+        assert ([state, "not measured"], code) == ([check.state for check in verdict.checks], verdict.exit_code)
+    assert "RED: fast\n    probe.lines: 50 % (must be >= 90)\n    make probe\n" in render_claims(claims, verdict)
+    leave_evidence(tmp_path, sources={str(tmp_path / "absent"): "0"})
+    assert ["not measured"] * 2 == [check.state for check in judge_claims(claims, tmp_path).checks]
+
+
+def test_a_project_without_claims_is_told_how_to_have_some() -> None:
+    """Behaviour: the message names the key."""
+    with pytest.raises(GateError, match=r'claims = "configs/claims\.toml"'):
+        read_claims(Gates(tiers=[]))
