@@ -21,6 +21,7 @@ SESSIONS = (
     "tier3",
     "slow",
     "verify",
+    "smollm2",
     "faults",
     "gradients",
     "properties",

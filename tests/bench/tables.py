@@ -21,6 +21,7 @@ README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
 FAULTS = Path("reports/baselines/faults.json")
+POWER = Path("reports/baselines/power.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
@@ -100,6 +101,16 @@ def faults(content: dict[str, Any]) -> str:
     return f"{_table(header, matrix.by_area(matrix.from_json(content)))}\n\n`nox -s faults` plants them again."
 
 
+def power(content: dict[str, Any]) -> str:
+    """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
+    header = ["planted into the backward", "plants", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
+    rows = [
+        [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
+        for row in content["rows"]
+    ]
+    return f"{_table(header, rows)}\n\n`nox -s gradients` plants them again."
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -112,6 +123,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "memory": lambda: _from(BENCH, memory, "nox -s bench"),
         "plan": plan,
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
+        "power": lambda: _from(POWER, power, "nox -s gradients"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
     }
 
