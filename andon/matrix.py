@@ -10,7 +10,15 @@ from typing import Any
 FOUND, UNFOUND, ERROR, ABSENT = "found", "unfound", "error", "not applicable"
 CHECK, PARITY, TEST = "check", "parity", "unit test"
 STATUSES = ("historical", "transposed", "pattern")
-COLOURS = {FOUND: "green", UNFOUND: "red", ERROR: "yellow", ABSENT: "grey"}
+LEGEND = {
+    "check": "found by a check",
+    "parity": "only by parity",
+    "test": "only by a unit test",
+    "unfound": "unfound",
+    "error": "not judged",
+    "applicable": "not applicable",
+}
+LEFT, PITCH, GAP, RIGHT = 150, 22, 4, 60  # of the drawing, in pixels
 
 
 @dataclass(frozen=True)
@@ -103,20 +111,44 @@ def _numbers(rows: Sequence[Row]) -> list[str]:
 
 
 def picture(rows: Sequence[Row]) -> str:
-    """One HTML file without a script: a square a fault, coloured by what became of it, and all about it below."""
-    squares = []
-    for area in dict.fromkeys(row.area for row in rows):
-        here = [row for row in rows if row.area == area]
-        cells = "".join(
-            f'<a class="{row.state.split()[0]} {row.way.split()[0] if row.way else ""}" href="#{_safe(row.fault)}" '
-            f'title="{_safe(f"{row.fault}: {_by(row)}")}"></a>'
-            for row in here
-        )
-        squares.append(
-            f"<tr><th>{_safe(area)}</th><td>{cells}</td><td>{sum(r.state == FOUND for r in here)}/{len(here)}</td></tr>"
-        )
+    """One HTML file without a script: a drawing, a square a fault coloured by what became of it, and all about it."""
     details = "".join(_described(row) for row in rows)
-    return PAGE.format(summary=_safe(summary(rows)).replace("\n", "<br>"), squares="".join(squares), details=details)
+    return PAGE.format(
+        summary=_safe(summary(rows)).replace("\n", "<br>"), legend=_legend(), drawing=drawing(rows), details=details
+    )
+
+
+def drawing(rows: Sequence[Row]) -> str:
+    """The matrix as SVG: a line an area, a square a fault, each a link to what is told of it."""
+    areas = [[row for row in rows if row.area == area] for area in dict.fromkeys(row.area for row in rows)]
+    width, height = LEFT + PITCH * max(map(len, areas)) + RIGHT, PITCH * len(areas)
+    lines = []
+    for number, here in enumerate(areas):
+        middle, found = PITCH * number + PITCH // 2, sum(row.state == FOUND for row in here)
+        lines.append(f'<text x="0" y="{middle}">{_safe(here[0].area)}</text>')
+        lines += [_square(row, LEFT + PITCH * place, PITCH * number) for place, row in enumerate(here)]
+        lines.append(f'<text x="{LEFT + PITCH * len(here) + GAP}" y="{middle}">{found}/{len(here)}</text>')
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-label="{_safe(summary(rows))}">{"".join(lines)}</svg>'
+    )
+
+
+def _legend() -> str:
+    mark = '<svg width="18" height="18"><rect class="{}" width="18" height="18" rx="3"/></svg>{}'
+    return "".join(mark.format(name, said) for name, said in LEGEND.items())
+
+
+def _square(row: Row, x: int, y: int) -> str:
+    told, size = _safe(f"{row.fault}: {_by(row)}"), PITCH - GAP
+    return (
+        f'<a href="#{_safe(row.fault)}"><rect class="{_class(row)}" x="{x}" y="{y}" width="{size}" height="{size}" '
+        f'rx="3"><title>{told}</title></rect></a>'
+    )
+
+
+def _class(row: Row) -> str:
+    return f"{row.state} {row.way if row.state == FOUND else ''}".split()[-1]
 
 
 def _described(row: Row) -> str:
@@ -145,25 +177,25 @@ body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72re
 table {{ border-collapse: collapse; width: 100% }}
 th {{ text-align: left; font-weight: 500; padding-right: 1rem; white-space: nowrap }}
 td {{ padding: .2rem .6rem .2rem 0; vertical-align: top }}
-a {{ display: inline-block; width: 1.1rem; height: 1.1rem; margin: 1px; border-radius: 3px }}
-a.found {{ background: #2e9e5b }}
-a.parity {{ background: #8bc34a }}
-a.unit {{ background: #4a90d9 }}
-a.unfound {{ background: #d93025 }}
-a.error {{ background: #f2a900 }}
-a.not {{ background: #9995 }}
+svg {{ max-width: 100%; height: auto; font-size: 14px }}
+text {{ fill: currentColor; dominant-baseline: middle }}
+.check {{ fill: #2e9e5b }}
+.parity {{ fill: #8bc34a }}
+.test {{ fill: #4a90d9 }}
+.unfound {{ fill: #d93025 }}
+.error {{ fill: #f2a900 }}
+.applicable {{ fill: #9995 }}
 tr:target {{ outline: 2px solid #f2a900 }}
 tr.unfound td:first-child {{ color: #d93025 }}
-.legend a {{ vertical-align: -3px; margin: 0 .3rem 0 1rem }}
+.legend svg {{ vertical-align: -3px; margin: 0 .3rem 0 1rem }}
 .wide {{ overflow-x: auto; font-size: 13px }}
 </style>
 </head>
 <body>
 <h1>Planted faults</h1>
 <p>{summary}</p>
-<p class="legend">A square a fault:<a class="found"></a>found by a check<a class="parity"></a>only by parity
-<a class="unit"></a>only by a unit test<a class="unfound"></a>unfound<a class="error"></a>not judged</p>
-<table>{squares}</table>
+<p class="legend">A square a fault:{legend}</p>
+{drawing}
 <div class="wide"><table>{details}</table></div>
 </body>
 </html>

@@ -1,10 +1,11 @@
 """`andon verify`: run the checks on anybody's model and training loop."""
 
 import os
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,7 +36,11 @@ Examples:
 @click.option("--ignore", multiple=True, metavar="CHECK", help="Leave a check out; each needs a --reason.")
 @click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
 @click.option("--tier", type=click.IntRange(1, 3), default=3, show_default=True, help="Leave out what takes longer.")
-@click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no check after this long.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin and go on with no check after this long."
+)
+@click.option("--evidence", metavar="NAME", help="Leave the counts in reports/evidence/NAME.json, for a gate to judge.")
+@click.option("--source", "sources", multiple=True, metavar="PATH", help="What that evidence is of; may be repeated.")
 @click.option("--power", is_flag=True, help="Measure how much the gradient check sees: 200 plants of each fault.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
@@ -48,6 +53,8 @@ def command(
     tier: int,
     budget: float | None,
     *,
+    evidence: str | None,
+    sources: tuple[str, ...],
     listing: bool,
     power: bool,
     as_json: bool,
@@ -70,35 +77,57 @@ def command(
     elif target:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a path as Python's own entries are
         options = {"only": only, "ignore": dict(zip(ignore, reasons, strict=True)), "tier": tier, "budget": budget}
-        run(room("verify.target").load(target), options, as_json=as_json, quiet=quiet)
+        digests = room("gates").digests(sources)
+        reports = run(room("verify.target").load(target), options, as_json=as_json, quiet=quiet)
+        if evidence:
+            keep(evidence, reports, digests)
+        codes = {each.exit_code for each in reports}
+        sys.exit(next((code for code in SEVEREST if code in codes), 3))
     else:
         raise click.UsageError("name a subject, package.module:subject; `andon verify --list` shows the checks")
 
 
-def run(subjects: Mapping[str, Any], options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """Check each subject, print what came of it, and exit with the severest code."""
+def run(subjects: Mapping[str, Any], options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> list[Any]:
+    """Check each subject and print what came of it; a budget is for all of them together."""
+    begun = time.monotonic()
     report, reports = room("verify.report"), []
     for name, subject in subjects.items():
+        left = options | {"budget": _left(options["budget"], begun)}
         with bar() as progress:
-            found = room("verify.runner").check(subject, **options, progress=progress)
+            found = room("verify.runner").check(subject, **left, progress=progress)
         reports.append(replace(found, subject=name))
         if not as_json:
             paint(report.render_text(reports[-1], quiet=quiet))
     if as_json:
         click.echo(report.render_json(reports), nl=False)
-    codes = {each.exit_code for each in reports}
-    sys.exit(next((code for code in SEVEREST if code in codes), 3))
+    return reports
+
+
+def keep(name: str, reports: Sequence[Any], digests: dict[str, str]) -> None:
+    """Leave the counts as evidence."""
+    evidence, seconds = room("gates.evidence"), sum(report.seconds for report in reports)
+    counts = {
+        "checks": sum(report.checked for report in reports),
+        "findings": sum(len(report.findings) for report in reports),
+        "not_applicable": sum(len(report.not_applicable) for report in reports),
+        "notes": sum(len(report.notes) for report in reports),
+        "not_finished": sum(len(report.unmeasured) for report in reports),
+    }
+    metrics = {key: evidence.Metric(float(count), "checks") for key, count in counts.items()}
+    metrics["seconds"] = evidence.Metric(seconds, "s")
+    evidence.write_evidence(evidence.Evidence(name, shlex.join(["andon", *sys.argv[1:]]), seconds, digests, metrics))
+
+
+def _left(budget: float | None, begun: float) -> float | None:
+    return None if budget is None else max(0.0, budget - (time.monotonic() - begun))
 
 
 def measure_power() -> None:
-    """Plant faults into backward passes, print how many were found, and leave the shares as evidence."""
-    power, gates, begun = room("verify.power"), room("gates"), time.monotonic()
-    sources = gates.digests(["verify"])
+    """Plant faults into backward passes, and print how many were found."""
+    power = room("verify.power")
     with bar() as progress:
         rows = power.measure(progress=progress)
     click.echo(power.render(rows), nl=False)
-    metrics = {f"power.{row.fault}": gates.Metric(row.found / row.plants) for row in rows}
-    gates.write_evidence(gates.Evidence("power", "andon verify --power", time.monotonic() - begun, sources, metrics))
 
 
 def paint(text: str) -> None:

@@ -483,3 +483,4 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "recomputed": recomputed,
     "four bits": four_bits,
 }
+EXACT = {name: SUBJECTS[name] for name in ("llama", "packed", "tied", "lora", "qlora", "recomputed")}  # run in float64

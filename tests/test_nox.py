@@ -23,6 +23,7 @@ SESSIONS = (
     "jaeger",
     "slow",
     "verify",
+    "smollm2",
     "faults",
     "selftest",
     "gradients",

@@ -21,7 +21,9 @@ RTOL = 1e-8  # of a derivative along a direction, in float64
 ENTRY_RTOL = 1e-6  # of one entry, beside its tensor's rms
 FACTOR = 0.75  # of the loss: a backward that ignores the gradient coming in is right only for 1
 ALONE = 2_000_000  # parameters up to which each tensor is looked at alone, not in groups
+LARGE = 30_000_000  # from here on an evaluation takes seconds, and only some groups and entries are looked at
 GROUPS = 8
+DRAWN = 2  # groups, and tensors of which entries are looked at, of a large model
 SHARP = 4.0  # times RTOL: a coarser tolerance is said in the report
 NAMED = 8  # wrong tensors named in a message
 COARSE = 0.1  # a tolerance that lets a tenth of the gradient be wrong is no check
@@ -138,7 +140,9 @@ def compare_all(
         except RuntimeError as error:
             raise SubjectError(f"there is no second derivative here: {error}") from error
     coarse = joint > SHARP * rtol or note
-    note = f"gradients{note}: errors below {joint:.0e} of a gradient are not seen" if coarse else ""
+    told = [f"errors below {joint:.0e} of a gradient are not seen"] if coarse else []
+    told += [extent] if (extent := _extent(slope, seed)) else []
+    note = f"gradients{note}: {'; '.join(told)}" if told else ""
     return Resolution(slope.value.dtype, worst, joint, slope.evaluations, note)
 
 
@@ -201,16 +205,22 @@ def inputs_of(place: Place) -> dict[str, Tensor]:
 def directions(slope: Slope, seed: int) -> Iterator[Direction]:
     """Uphill, where a wrong scale shows; random signs, where each entry does; then the same for tensors apart."""
     names = tuple(slope.leaves)
-    groups = [(name,) for name in names]
-    if sum(leaf.numel() for leaf in slope.leaves.values()) > ALONE:
-        ordered = sorted(names, key=lambda name: slope.norms[name] * slope.scales[name])
-        each = -(-len(ordered) // GROUPS)  # tensors of like gradients together: none drowns another
-        groups = [tuple(ordered[start : start + each]) for start in range(0, len(ordered), each)]
-    for group in (names, *groups) if len(names) > 1 else (names,):
+    for group in (names, *groups(slope, seed)) if len(names) > 1 else (names,):
         if any(slope.norms[name] for name in group):
             yield slope.uphill(group)
         yield slope.signs(group, seed + 1)
-    yield slope.signs(names, seed + 2)
+    if slope.entries <= LARGE:
+        yield slope.signs(names, seed + 2)
+
+
+def groups(slope: Slope, seed: int) -> list[tuple[str, ...]]:
+    """Each tensor alone; of models above ALONE, tensors of like gradients, so that none drowns another; or some."""
+    if slope.entries <= ALONE:
+        return [(name,) for name in slope.leaves]
+    ordered = sorted(slope.leaves, key=lambda name: slope.norms[name] * slope.scales[name])
+    each = -(-len(ordered) // GROUPS)
+    found = [tuple(ordered[start : start + each]) for start in range(0, len(ordered), each)]
+    return found if slope.entries <= LARGE else [found[place] for place in _drawn(len(found), DRAWN, seed)]
 
 
 def _in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
@@ -252,21 +262,42 @@ def _compare_directions(slope: Slope, seed: int) -> tuple[float, float]:
 
 
 def _compare_entries(slope: Slope, seed: int) -> None:
-    for name, place in _entries(slope, tuple(slope.leaves), seed):
+    for name, place in _entries(slope, seed):
         found = slope.compare(slope.entry(name, place), ENTRY_RTOL, size=slope.typical(name))
         if not found.agrees:
             raise CheckFailed(_entry_message(slope, name, place, found))
 
 
-def _entries(slope: Slope, names: tuple[str, ...], seed: int) -> Iterator[tuple[str, int]]:
-    """The largest gradient of each tensor, the smallest, and a random one; of large models, of some tensors."""
+def _entries(slope: Slope, seed: int) -> Iterator[tuple[str, int]]:
+    """The largest gradient of each tensor, the smallest, and a random one."""
     generator = torch.Generator().manual_seed(seed)
-    if sum(leaf.numel() for leaf in slope.leaves.values()) > ALONE:
-        names = tuple(names[int(i)] for i in torch.randperm(len(names), generator=generator)[: GROUPS // 2])
-    for name in names:
+    for name in _with_entries(slope, seed):
         sizes = slope.gradients[name].abs().flatten()
         random = int(torch.randint(sizes.numel(), (), generator=generator))
         yield from ((name, place) for place in dict.fromkeys((int(sizes.argmax()), int(sizes.argmin()), random)))
+
+
+def _with_entries(slope: Slope, seed: int) -> list[str]:
+    """The tensors of which entries are looked at: of models above ALONE, some."""
+    count = len(slope.leaves) if slope.entries <= ALONE else GROUPS // 2 if slope.entries <= LARGE else DRAWN
+    names = list(slope.leaves)
+    return [names[place] for place in _drawn(len(names), count, seed)]
+
+
+def _drawn(size: int, count: int, seed: int) -> list[int]:
+    """So many places out of `size` at random, in their order; all where there are no more."""
+    return sorted(torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].tolist())
+
+
+def _extent(slope: Slope, seed: int) -> str:
+    """What of a large model was looked at; empty where that is all."""
+    if slope.entries <= LARGE:
+        return ""
+    again, alone = groups(slope, seed), _with_entries(slope, seed)
+    return (
+        f"of {slope.entries:,} entries in {len(slope.leaves)} tensors: all together along 2 directions, "
+        f"{sum(map(len, again))} tensors again in {len(again)} groups, single entries of {len(alone)}"
+    )
 
 
 def _second(function: Callable[[], Tensor], leaves: dict[str, Tensor], seed: int) -> Callable[[], Tensor]:

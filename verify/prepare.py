@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from .access import logits_of, new_model
 from .batches import tensors_in
+from .blocks import blocks_of
 from .closeness import ROUNDING
 from .failure import NotApplicable
 from .subject import Batch, Subject
 
 LARGEST_GAIN = 1e3
+SHALLOW = 8  # blocks up to which `ROUNDING` holds as it stands
 Ask = Callable[[Subject, nn.Module, Batch], Tensor]
 NOISE = 0.1  # added to gains and biases, so that none is neutral
 
@@ -51,9 +53,25 @@ def enliven(model: nn.Module) -> None:
             parameter.copy_(wanted * torch.randn(parameter.shape, generator=generator))
 
 
-@torch.no_grad()
 def grain(subject: Subject, model: nn.Module, batch: Batch, ask: Ask = logits_of) -> float:
-    """What rounding explains in logits, or the loss: the tolerance of the coarsest dtype of parameters and outputs."""
+    """What rounding explains in logits, or the loss: that of the coarsest dtype, more in a deep model.
+
+    Roundings of layers are independent of each other, so that their sum grows as the root of their number.
+    """
+    return coarsest(subject, model, batch, ask) * max(1.0, depth(model) / SHALLOW) ** 0.5
+
+
+def depth(model: nn.Module) -> int:
+    """The number of repeated blocks; 0 where there are none."""
+    try:
+        return len(blocks_of(model))
+    except NotApplicable:
+        return 0
+
+
+@torch.no_grad()
+def coarsest(subject: Subject, model: nn.Module, batch: Batch, ask: Ask = logits_of) -> float:
+    """What rounding explains in the coarsest dtype of parameters and outputs."""
     seen = {p.dtype for p in model.parameters() if p.is_floating_point()}
 
     def note(_module: nn.Module, _args: object, output: object) -> None:

@@ -14,6 +14,7 @@ WIDTH = 100
 LABEL = 10
 SHORT = 24  # letters of a need that is named in the first line
 BUDGET = "budget"
+UNFINISHED = "not finished: budget"  # begun, and stopped within
 
 
 class Finding(NamedTuple):
@@ -52,13 +53,18 @@ class Report:
         return len(self.passed) + sum(not finding.mistake for finding in self.findings)
 
     @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """The checks that the budget left out or stopped."""
+        return tuple(name for name, reason in self.not_run.items() if reason in (BUDGET, UNFINISHED))
+
+    @property
     def exit_code(self) -> int:
         """0 pass, 1 something was found, 2 the subject could not be asked, 3 not all was measured, or nothing."""
         if any(not finding.mistake for finding in self.findings):
             return 1
         if self.findings:
             return 2
-        return 3 if BUDGET in self.not_run.values() or not self.checked else 0
+        return 3 if self.unmeasured or not self.checked else 0
 
     @property
     def headline(self) -> str:

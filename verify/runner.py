@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from .access import loss_of, new_batch, new_model, seeded
 from .checks import CHECKS, Check
 from .closeness import distance, rounding
+from .deadline import OutOfTime, ending
 from .explain import no_subject, why
 from .failure import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
 from .protect import protected
-from .report import BUDGET, Finding, Report
+from .report import BUDGET, UNFINISHED, Finding, Report
 from .roles import fields
 from .subject import Subject
 
@@ -48,13 +49,13 @@ def check(
     tier: int = DEEPEST_TIER,
     budget: float | None = None,
     first: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Report:
     """Run all checks that apply to a subject, and to its variants, cheapest first.
 
     `only` names checks or whole areas ("attention"); `ignore` maps checks to the reason; `tier` leaves out what takes
-    longer; checks not begun within `budget` seconds are not run, which is no pass; `first` stops at the first finding;
-    `progress(done, total, name)` is called before each check.
+    longer; checks that are not begun, or not finished, within `budget` seconds are named as such, which is no pass;
+    `first` stops at the first finding; `progress(done, total, name)` is called before each check.
 
     Raises:
         UnknownCheckError: `only` or `ignore` names no check.
@@ -65,11 +66,12 @@ def check(
     ignored = _ignored(ignore or {})
     tasks = list(_tasks(subject, chosen(only, tier)))
     begun = time.monotonic()
+    deadline = None if budget is None else begun + budget
     findings, passed, times = [], [], {}
     not_applicable, not_run, notes = {}, {}, {}
     unaskable = {}
     for done, task in enumerate(tasks):
-        stop = _reason_to_stop(task, ignored, unaskable, begun, budget, found=first and bool(_real(findings)))
+        stop = _reason_to_stop(task, ignored, unaskable, deadline, found=first and bool(_real(findings)))
         if stop:
             not_run[task.name] = stop
             continue
@@ -77,19 +79,20 @@ def check(
         if lacking:
             not_applicable[task.name] = " and ".join(lacking)
             continue
-        if progress:
-            progress(done, len(tasks), task.name)
+        progress(done, len(tasks), task.name)
         if id(task.subject) not in unaskable:
             mistake = unaskable[id(task.subject)] = _ask(task.subject, _suffix(task))
             if mistake:
                 findings.append(mistake)
                 not_run[task.name] = UNASKABLE
                 continue
-        outcome, times[task.name] = _run(task)
+        outcome, times[task.name] = _run(task, deadline)
         if isinstance(outcome, Finding):
             findings.append(outcome)
         elif isinstance(outcome, NotApplicable):
             not_applicable[task.name] = str(outcome)
+        elif isinstance(outcome, OutOfTime):
+            not_run[task.name] = UNFINISHED
         else:
             passed.append(task.name)
             notes |= {task.name: outcome} if outcome else {}
@@ -166,8 +169,7 @@ def _reason_to_stop(
     task: Task,
     ignored: Mapping[str, str],
     unaskable: Mapping[int, Finding | None],
-    begun: float,
-    budget: float | None,
+    deadline: float | None,
     *,
     found: bool,
 ) -> str:
@@ -178,17 +180,18 @@ def _reason_to_stop(
         return UNASKABLE
     if found:
         return "stopped at the first finding"
-    return BUDGET if budget is not None and time.monotonic() - begun >= budget else ""
+    return BUDGET if deadline is not None and time.monotonic() >= deadline else ""
 
 
-def _run(task: Task) -> tuple[Finding | NotApplicable | str, float]:
+def _run(task: Task, deadline: float | None) -> tuple[Finding | NotApplicable | OutOfTime | str, float]:
     """What came of a check, and its seconds; a string is a pass, with what it rests on."""
     begun = time.monotonic()
-    outcome: Finding | NotApplicable | str
+    outcome: Finding | NotApplicable | OutOfTime | str
     with protected():
         try:
-            outcome = task.check.function(task.subject) or ""
-        except NotApplicable as lack:
+            with ending(deadline):
+                outcome = task.check.function(task.subject) or ""
+        except (NotApplicable, OutOfTime) as lack:
             outcome = lack
         except Exception as error:  # noqa: BLE001 - a stranger's code raises what it likes; it is explained
             about, wrong = explain(task.check), isinstance(error, CheckFailed)

@@ -60,6 +60,7 @@ class Slope:
             name: scale * min(1.0, middle / sizes[name] if sizes[name] else 1.0) for name, scale in self.scales.items()
         }
         self.floor = max(1e-4 * middle, 1e-12 * abs(float(self.value)), 1e-300)
+        self.entries = sum(leaf.numel() for leaf in leaves.values())
         self.evaluations = 0
         self._noises: dict[float, float] = {}
 

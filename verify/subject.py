@@ -156,6 +156,7 @@ SETTINGS = {
     "grad_clip": "largest norm of the gradient that an update sees",
     "skips_nonfinite": "1 where a step whose gradient is not finite changes nothing",
     "warmup_steps": "steps of rising rate",
+    "warmup_from": "first rate of the warm-up over the peak; 0 has to be said, as that batch is not learned from",
     "steps": "of the whole run, after which the rate stays",
     "min_ratio": "last rate over the peak",
     "epoch_steps": "optimizer steps of an epoch of `loop`",

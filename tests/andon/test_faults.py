@@ -1,6 +1,7 @@
 """`andon faults`: what becomes of planted faults is judged, counted and shown as it is."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,11 @@ def test_lines_fit_a_terminal_and_unfound_ones_say_what_differs() -> None:
 def test_the_picture_escapes_what_it_shows() -> None:
     """Behaviour: the page holds every fault, no script, and no text as markup."""
     page = matrix.picture(ROWS)
+    assert page.count("<svg viewBox") == 1
+    drawn = page[page.index("<svg viewBox") :]
+    classes = re.findall(r'<a href="#(.)"><rect class="(\w+)"', drawn)
+    assert [("a", "check"), ("b", "parity"), ("c", "test"), ("d", "unfound"), ("e", "error")] == classes
+    assert all(f".{name} {{ fill: " in page for _, name in classes)
     assert "<script>" not in page
     assert all(f'id="{row.fault}"' in page for row in ROWS)
 

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from andon.cli import cli
+from gates.evidence import changed_sources, read_evidence
 
 pytestmark = pytest.mark.tier2
 SUBJECTS = """
@@ -86,6 +87,20 @@ def test_what_the_budget_leaves_out_is_no_pass() -> None:
     """Behaviour: exit code 3 where nothing could be checked in time."""
     result = run("my_checks:subject", *ONE, "--budget", "0")
     assert (3, "0 checked, 1 not run (budget)") == (result.exit_code, result.stdout.splitlines()[0])
+
+
+def test_counts_are_left_as_evidence(home: Path) -> None:
+    """Behaviour: checks, findings, what does not apply and what had no time, of all subjects, and what they are of."""
+    both = ("--only", "attention.causality", "--only", "resume.twice")
+    run("my_checks:both", *both, "--evidence", "mine", "--source", "my_checks.py")
+    found = read_evidence("mine")
+    values = {key: metric.value for key, metric in found.metrics.items() if key != "seconds"}
+    assert {"checks": 2, "findings": 1, "not_applicable": 2, "notes": 0, "not_finished": 0} == values
+    assert [] == changed_sources(found)
+    (home / "my_checks.py").write_text("")
+    assert ["my_checks.py"] == changed_sources(found)
+    run("my_checks:both", *both, "--budget", "0", "--evidence", "mine")
+    assert 2 == read_evidence("mine").metrics["not_finished"].value
 
 
 def test_an_ignored_check_needs_its_reason() -> None:

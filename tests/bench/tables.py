@@ -24,6 +24,7 @@ BENCH_ADAPTERS = Path("reports/baselines/bench_adapters.json")
 LEARN = Path("reports/baselines/learn_adapters.json")
 FAULTS = Path("reports/baselines/faults.json")
 SELFTEST = Path("reports/baselines/selftest.json")
+POWER = Path("reports/baselines/power.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 COMPARED = ("124m", "1b", "7b")
 METHODS = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
@@ -187,6 +188,16 @@ def selftest(rows: list[dict[str, Any]]) -> str:
     return f"{_table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s selftest`)."
 
 
+def power(content: dict[str, Any]) -> str:
+    """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
+    header = ["planted into the backward", "plants", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
+    rows = [
+        [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
+        for row in content["rows"]
+    ]
+    return f"{_table(header, rows)}\n\n`nox -s gradients` plants them again."
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -203,6 +214,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "methods": methods,
         "learned": lambda: _from(LEARN, learned, "nox -s learn -- adapters"),
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
+        "power": lambda: _from(POWER, power, "nox -s gradients"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
     }

@@ -1,10 +1,12 @@
 """Judging: each threshold goes red at its edge, and what was not measured never passes."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from gates.config import Gates
+from gates.config import Gates, load_gates
+from gates.evidence import Evidence, Metric, write_evidence
 from gates.judge import judge
 from gates.verdict import Check, Verdict
 from tests.gates.house import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
@@ -29,6 +31,19 @@ def test_every_kind_of_threshold_at_its_edge(tmp_path: Path, operator: str, valu
     verdict = judge("strict", gates_with(operator), tmp_path)
     assert ("pass" if passes else "red") == check_of(verdict, "probe.lines").state
     assert (0 if passes else 1) == verdict.exit_code
+
+
+def test_every_threshold_of_the_house_goes_red(tmp_path: Path) -> None:
+    """Behaviour: a value on the wrong side of each shipped threshold is red, and one on the right side passes."""
+    gates = load_gates()
+    for bound in gates.thresholds:
+        name, _, metric = bound.metric.partition(".")
+        above, below = math.nextafter(bound.value, math.inf), math.nextafter(bound.value, -math.inf)
+        wrong = {"<": bound.value, "<=": above, "==": above, ">=": below, ">": bound.value}[bound.operator]
+        right = {"<": below, ">": above}.get(bound.operator, bound.value)
+        for value, state in ((wrong, "red"), (right, "pass")):
+            write_evidence(Evidence(name, "planted", 1.0, {}, {metric: Metric(value)}), tmp_path)
+            assert state == check_of(judge(bound.tier, gates, tmp_path), bound.metric).state, bound.metric
 
 
 @pytest.mark.parametrize("code", [1, 2, -9, 124])

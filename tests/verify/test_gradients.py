@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from tests.verify.small import Small, batch, loss, small
+from verify import gradients
 from verify.checks.gradients import check_inputs, check_parameters
 from verify.failure import CheckFailed, NotApplicable, SubjectError
 from verify.gradients import RTOL, check_function_gradients, check_gradients
@@ -277,6 +278,20 @@ def test_functions_of_several_inputs_and_outputs() -> None:
 
     with pytest.raises(CheckFailed, match=r"input 2.*autograd says"):
         check_function_gradients(function, torch.randn(4, 3), torch.tensor([0, 2]), torch.randn(3, 2))
+
+
+@pytest.mark.tier3
+def test_of_a_large_model_some_is_looked_at_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: fewer evaluations, the same faults found in every tensor, and the report says of what."""
+    whole = check_gradients(loss, Small(), data())
+    monkeypatch.setattr(gradients, "ALONE", 1)
+    monkeypatch.setattr(gradients, "LARGE", 1)
+    some = check_gradients(loss, Small(), data())
+    assert some.evaluations < 0.8 * whole.evaluations
+    assert "all together along 2 directions, 2 tensors again in 2 groups, single entries of 2" in some.note
+    for where in ("mix.weight", "mix.bias"):
+        with pytest.raises(CheckFailed, match=where):
+            check_gradients(loss, Tampers(lambda g: g * 1.001, where), data())
 
 
 @pytest.mark.tier3

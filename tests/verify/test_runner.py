@@ -1,7 +1,9 @@
 """The runner: each check's outcome is counted once, mistakes are explained, and nothing of the caller's changes."""
 
+import contextlib
 import random
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +18,7 @@ from verify import runner
 from verify.access import new_batch, new_model
 from verify.checks import CHECKS, Check
 from verify.failure import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
-from verify.report import BUDGET, Report
+from verify.report import BUDGET, UNFINISHED, Report
 from verify.subject import Subject
 
 pytestmark = pytest.mark.tier2
@@ -84,6 +86,22 @@ def test_a_finding_says_all_there_is_to_say(monkeypatch: pytest.MonkeyPatch) -> 
     )
     with pytest.raises(CheckFailed, match=r"0\.5 where 0\.1 is allowed"):
         run(monkeypatch, small(), Check("a.fails", fails)).raise_if_found()
+
+
+def test_a_check_that_runs_out_of_time_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the budget ends a check at its next forward pass, whatever it suppresses; without one, never."""
+
+    def endless(subject: Subject) -> None:
+        """It holds."""
+        model, data, begun = new_model(subject), new_batch(subject), time.monotonic()
+        while time.monotonic() < begun + 0.3:
+            with contextlib.suppress(Exception):
+                subject.loss(model, data)
+
+    report = run(monkeypatch, small(), Check("a.endless", endless), Check("b.passes", passes), budget=0.1)
+    assert {"a.endless": UNFINISHED, "b.passes": BUDGET} == report.not_run
+    assert (3, 0) == (report.exit_code, report.checked)
+    assert ("a.endless",) == run(monkeypatch, small(), Check("a.endless", endless)).passed
 
 
 def test_checks_not_begun_in_time_are_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from ..access import gradients, loss_of, new_model
 from ..batches import few
 from ..closeness import ROUNDING, rms
 from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, enliven, grain, logits_eval
+from ..prepare import awake, coarsest, enliven, logits_eval
 from ..subject import Subject
 from .positions import low_dtype
 
@@ -28,7 +28,7 @@ def check_smooth(subject: Subject) -> None:
     if subject.mixture:
         raise NotApplicable("a model that routes no tokens, as small changes reroute some")
     model, batch = awake(subject), few(subject)
-    if grain(subject, model, batch) > ROUNDING[torch.float32]:
+    if coarsest(subject, model, batch) > ROUNDING[torch.float32]:
         raise NotApplicable("a model that works in float32")
     step, curved = FINE
     try:

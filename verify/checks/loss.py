@@ -13,7 +13,7 @@ from ..access import gradients, logits_of, loss_of, new_batch, new_model, target
 from ..batches import cut, few, other_tokens, rows_of, spread
 from ..closeness import ROUNDING, norm_of
 from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, grain
+from ..prepare import awake, coarsest, grain
 from ..roles import IGNORE, fields, find
 from ..subject import Batch, Subject
 
@@ -242,7 +242,7 @@ def _explain_unknown(subject: Subject, batch: Batch) -> None:
 
 def _coarse(subject: Subject, model: nn.Module, batch: Batch) -> float:
     """The coarsest rounding on the way to logits or loss."""
-    return max(grain(subject, model, batch), grain(subject, model, batch, loss_of))
+    return max(coarsest(subject, model, batch), coarsest(subject, model, batch, loss_of))
 
 
 def _no_experts(subject: Subject) -> None:

@@ -15,10 +15,11 @@ NEAR = 1e-6  # of the peak: rounding of one formula
 STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)
 HORIZON = 400  # steps that are looked at where the settings name no end; longer runs are sampled
 APPLIED = 12  # steps of a loop
+WASTED = "its batch is not learned from; where that is meant, say settings={'warmup_from': 0}"
 
 
 def check_start(subject: Subject) -> None:
-    """The first update has a rate above 0, and in a warm-up one below the peak.
+    """The first update has a rate above 0, or is said to have none, and in a warm-up one below the peak.
 
     Silent because one step without effect costs one batch, and one at full rate only a worse start.
 
@@ -26,8 +27,8 @@ def check_start(subject: Subject) -> None:
     """
     for name, rate in _rates(subject):
         first = rate(0)
-        if not first > 0:
-            raise CheckFailed(f"{name}: the rate of the first update is {first:.3g}; its batch is not learned from")
+        if _wastes(subject, first, rate(1)):
+            raise CheckFailed(f"{name}: the rate of the first update is {first:.3g}; {WASTED}")
         peak, warmup = subject.settings.get("learning_rate"), subject.settings.get("warmup_steps", 0)
         if peak is not None and warmup >= 2 and not first < peak * (1 - NEAR):
             raise CheckFailed(
@@ -170,8 +171,8 @@ def check_run(subject: Subject) -> None:
     if not seen:
         raise NotApplicable("one optimizer update a step")
     rates = [(max if len(set(seen[0])) == 1 else min)(each) for each in seen]  # of groups with rates of their own
-    if rates[0] == 0:
-        raise CheckFailed(f"{run.name}: the first update is made at a rate of 0; its batch is not learned from")
+    if _wastes(subject, rates[0], rates[min(1, len(rates) - 1)]):
+        raise CheckFailed(f"{run.name}: the first update is made at a rate of {rates[0]:.3g}; {WASTED}")
     peak, warmup = setting(subject, "learning_rate"), int(subject.settings.get("warmup_steps", 0))
     if max(rates) > peak * (1 + NEAR):
         raise CheckFailed(f"{run.name}: an update is made at {max(rates):.6g}; the peak is {peak:.6g}")
@@ -213,6 +214,12 @@ def check_state(subject: Subject) -> None:
                 f"Subject.schedule: saved after {APPLIED} steps and loaded, step {APPLIED + number} has the rate "
                 f"{found:.6g}; without that it is {due:.6g}"
             )
+
+
+def _wastes(subject: Subject, first: float, second: float) -> bool:
+    """Whether updates are made with nothing: the first, unless the warm-up is said to begin at 0, or the second too."""
+    said = subject.settings.get("warmup_from") == 0 and subject.settings.get("warmup_steps", 0) > 0
+    return not (second if said else first) > 0
 
 
 def _rates(subject: Subject) -> list[tuple[str, Callable[[int], float]]]:

@@ -87,6 +87,7 @@ def trained(source: Any, examples: Sequence[Mapping[str, Any]] | None = None, **
             "weight_decay": arg.weight_decay,
             "grad_clip": arg.max_grad_norm,
             "warmup_steps": arg.get_warmup_steps(arg.max_steps),
+            "warmup_from": 0.0,  # all of the library's
             "steps": arg.max_steps,
             "epoch_steps": -(-steps // arg.gradient_accumulation_steps),
         },

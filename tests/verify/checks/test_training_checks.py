@@ -56,6 +56,23 @@ def test_clean_code_passes(name: str) -> None:
     assert len(report.passed) > 10
 
 
+@pytest.mark.tier2
+def test_a_warm_up_from_zero_has_to_be_said() -> None:
+    """Behaviour: the first of several warm-up updates may have no rate where that is said, and no other one ever."""
+
+    def findings(zeros: int, **settings: float) -> list[str]:
+        rate = {"rate": lambda step: 0.0 if step < zeros else min(1.0, step / 4)}
+        report = check(
+            replace(loops.script(), **rate, settings={"learning_rate": 1.0, **settings}), only=["schedule.start"]
+        )
+        return [finding.check for finding in report.findings]
+
+    assert ["schedule.start"] == findings(1, warmup_steps=4)
+    assert [] == findings(1, warmup_steps=4, warmup_from=0.0)
+    assert ["schedule.start"] == findings(2, warmup_steps=4, warmup_from=0.0)
+    assert ["schedule.start"] == findings(1, warmup_steps=0, warmup_from=0.0)
+
+
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
     "SGD with decay": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),

@@ -1,0 +1,53 @@
+"""`python -m tests.bench.suite`: how long the suite takes on our tiny subject, tier by tier, beyond importing torch.
+
+Each in a fresh process, as a user calls it; leaves reports/evidence/suite.json. Exit code: 0 within the budgets of
+configs/gates.toml, 1 above.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import click
+
+from gates.config import load_gates
+from gates.evidence import Evidence, Metric, digests, write_evidence
+from gates.judge import judge
+from gates.render import render_text
+
+COMMAND = "python -m tests.bench.suite"
+SUBJECT = "tests.subjects:llama"
+SOURCES = ["andon", "core", "tests/bench/suite.py", "tests/subjects.py", "verify"]
+IMPORTS = 3  # of torch, of which the median counts
+TIERS = {"seconds_tier1": 1, "seconds_tier2": 2, "seconds": 3}
+
+
+def seconds(*arguments: str) -> float:
+    """Wall seconds of this Python with some arguments.
+
+    Raises:
+        subprocess.CalledProcessError: its exit code was not 0.
+    """
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    """Measure, judge, leave evidence."""
+    gates, sources, begun = load_gates(), digests(SOURCES), time.monotonic()
+    torch = statistics.median(seconds("-c", "import torch") for _ in range(IMPORTS))
+    taken = {
+        name: seconds("-m", "andon", "verify", SUBJECT, "--tier", str(tier)) - torch for name, tier in TIERS.items()
+    }
+    metrics = {name: Metric(value, "s") for name, value in taken.items()}
+    write_evidence(Evidence("suite", COMMAND, time.monotonic() - begun, sources, metrics))
+    verdict = judge("suite", gates)
+    click.echo(render_text(verdict), nl=False)
+    sys.exit(verdict.exit_code)
+
+
+if __name__ == "__main__":
+    main()

