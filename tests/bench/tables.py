@@ -21,6 +21,8 @@ README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
 FAULTS = Path("reports/baselines/faults.json")
+NIGHTLY = Path("reports/baselines/nightly.json")
+STRANGERS = Path("reports/baselines/strangers.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
@@ -100,6 +102,37 @@ def faults(content: dict[str, Any]) -> str:
     return f"{_table(header, matrix.by_area(matrix.from_json(content)))}\n\n`nox -s faults` plants them again."
 
 
+def nightly(content: dict[str, Any]) -> str:
+    """Runs on clean code, and what was found there, by whose code it is."""
+    what = ("subjects", "runs", "verdicts", "alarms")
+    rows = [[name, *(str(own[each]) for each in what)] for name, own in content["kinds"].items()]
+    totals = [sum(own[each] for own in content["kinds"].values()) for each in what]
+    header = ["clean code", "subjects", "runs of the suite", "verdicts", "false alarms"]
+    return (
+        f"{_table(header, [*rows, ['all', *map(str, totals)]])}\n\nWith 95% confidence fewer than "
+        f"{content['highest_share']:.1%} of runs on clean code end in an alarm. `nox -s nightly` runs them again."
+    )
+
+
+def strangers(content: dict[str, Any]) -> str:
+    """Other people's packages: checked as they are, and what was found of the faults planted into them."""
+    rows = content["rows"]
+    missed = [f"`{row['fault']}`" for row in rows if not row["finder"]]
+    alarms = sum(map(bool, content["subjects"].values()))
+    header = ["other people's packages", ""]
+    lines = [
+        ["subjects as they are, and with a finding", f"{len(content['subjects'])}, {alarms}"],
+        ["faults planted, and found", f"{len(rows)}, {len(rows) - len(missed)}"],
+        ["different faults found", str(content["different"])],
+    ]
+    known = ", ".join(f"`{check}` of {name}" for name, checks in content["known"].items() for check in checks)
+    return (
+        f"{_table(header, lines)}\n\n{', '.join(line.replace('==', ' ') for line in content['packages'])}. "
+        f"Not found: {', '.join(missed) or 'none'}.\nLeft out, as reported upstream: {known}. "
+        "`nox -s strangers` plants them again."
+    )
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -113,6 +146,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "plan": plan,
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
+        "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
+        "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
     }
 
 
