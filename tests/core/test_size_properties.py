@@ -280,11 +280,11 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "no absmaxes": ("memory", replaced(adapter_sizes, "nf4_bytes", lambda made, elements, double: -(-elements // 2))),
     "wrapped at 64 bits": (
         "whole_numbers",
-        replaced(sizes, "parameters", lambda made, shape: Parameters(*(value % 2**63 for value in made))),
+        replaced(sizes, "parameters", lambda made, shape: Parameters._make(value % 2**63 for value in made)),
     ),
     "floating point": (
         "whole_numbers",
-        replaced(sizes, "parameters", lambda made, shape: Parameters(*map(float, made))),
+        replaced(sizes, "parameters", lambda made, shape: Parameters._make(map(float, made))),
     ),
     "frequencies by i over H": (
         "frequencies",

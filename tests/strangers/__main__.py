@@ -41,7 +41,7 @@ def publish(results: list[dict[str, Any]], seconds: float, sources: dict[str, st
         "subjects": {result["subject"]: [each["check"] for each in unknown(result)] for result in as_they_are},
         "known": KNOWN,
         "rows": rows,
-        "different": len({row["fault"].removeprefix(TWIN) for row in rows if row["finder"]}),
+        "different": len({str(row["fault"]).removeprefix(TWIN) for row in rows if row["finder"]}),
     }
     metrics = {
         "subjects": Metric(len(as_they_are)),
