@@ -190,16 +190,16 @@ def test_divisibility(shape: Shape, extra: int) -> None:
     """Behaviour: heads that do not divide the width, or are no multiple of the keys', and odd heads are refused."""
     table = config_of(shape).model_dump(exclude_none=True)
     with pytest.raises(ValidationError, match="does not divide"):
-        ModelConfig(**table | {"num_key_value_heads": shape.heads + extra})
+        ModelConfig.model_validate(table | {"num_key_value_heads": shape.heads + extra})
     with pytest.raises(ValidationError, match="is odd"):
-        ModelConfig(**table | {"head_dim": shape.head_size + 1})
+        ModelConfig.model_validate(table | {"head_dim": shape.head_size + 1})
     del table["head_dim"]
     fits = shape.hidden % shape.heads == 0
     if fits and (shape.hidden // shape.heads) % 2 == 0:
-        assert shape.hidden // shape.heads == ModelConfig(**table).head_size
+        assert shape.hidden // shape.heads == ModelConfig.model_validate(table).head_size
     else:
         with pytest.raises(ValidationError, match="is odd" if fits else "not divisible"):
-            ModelConfig(**table)
+            ModelConfig.model_validate(table)
 
 
 @settings(max_examples=DRAWS)

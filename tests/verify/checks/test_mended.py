@@ -1,4 +1,4 @@
-"""Alarms on correct code that were mended: the code passes, and the fault beside it is still found."""
+"""Gaps and alarms that code of others showed: correct code passes, and the fault beside it is found."""
 
 from typing import Any
 
@@ -49,6 +49,21 @@ def test_a_wrapped_optimizer_is_seen() -> None:
     assert ["Subject.step: the update ran under autocast to torch.bfloat16"] == [
         finding.message for finding in planted.findings
     ]
+
+
+def test_an_epoch_whose_labels_stand_elsewhere_is_found() -> None:
+    """Behaviour: labels under their own tokens in an epoch alone are a finding; one ahead there, too, they pass."""
+
+    def shifted(steps: int) -> Subject:
+        ids = torch.arange(3)[:, None] + torch.arange(7) * 2 % 11 % 8
+        parts = {"tokens": ids[:, :-1], "labels": ids[:, steps : steps + 6]}
+        return small(batch=lambda _: {"tokens": ids[:, :-1], "labels": ids[:, 1:]}, epoch=lambda _: [parts])
+
+    planted, clean = (check(shifted(steps), only=("data.targets",)) for steps in (0, 1))
+    assert ((), ("data.targets",)) == (clean.findings, clean.passed)
+    assert [
+        "labels stand in Subject.batch one ahead, in Subject.epoch under their own tokens: one loss cannot take both"
+    ] == [finding.message for finding in planted.findings]
 
 
 @pytest.mark.parametrize("seed", [2, 7])
