@@ -137,7 +137,7 @@ def gradients(session: nox.Session) -> None:
 
 @nox.session
 def properties(session: nox.Session) -> None:
-    """Run the property tests: hypothesis draws the cases (a minute)."""
+    """Run the property tests: hypothesis draws the cases, the same each time (a minute)."""
     pytest(session, "hypothesis")
 
 
@@ -155,8 +155,9 @@ def strangers(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """Check correct code of many kinds, with three seeds each: no check may find anything (half an hour)."""
+    """Check correct code of many kinds, three seeds each: no check may find anything; new random cases (an hour)."""
     python(session, "-m", "tests.variants", *session.posargs)
+    python(session, "-m", "pytest", "-m", "hypothesis", "--hypothesis-profile", "night")
 
 
 @nox.session

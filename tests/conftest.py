@@ -1,7 +1,6 @@
 """House rules of the tests: one tier mark each, derandomised properties, and no file imported that a run leaves out."""
 
 import gc
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,19 @@ import pytest
 TIERS = ("tier1", "tier2", "tier3", "long", "slow", "browser", "ranks", "peers", "jaeger")
 
 
-def pytest_configure() -> None:
-    """Make hypothesis repeat itself. Tier 1 runs without its plugin, and so without the second its import costs.
+def pytest_configure(config: pytest.Config) -> None:
+    """Make hypothesis repeat itself, but under `--hypothesis-profile night`.
+
+    Tier 1 runs without its plugin, and so without the second its import costs; the plugin alone does not import it.
 
     No garbage is collected while tests are: what they import stays, and looking through it again costs half a second.
     """
     gc.disable()
-    if "hypothesis" in sys.modules:
+    if config.pluginmanager.hasplugin("hypothesispytest"):
         from hypothesis import settings
 
         settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=25)
+        settings.register_profile("night", derandomize=False, deadline=None, database=None, max_examples=100)
         settings.load_profile("house")
 
 

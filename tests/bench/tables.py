@@ -25,6 +25,8 @@ LEARN = Path("reports/baselines/learn_adapters.json")
 FAULTS = Path("reports/baselines/faults.json")
 SELFTEST = Path("reports/baselines/selftest.json")
 POWER = Path("reports/baselines/power.json")
+NIGHTLY = Path("reports/baselines/nightly.json")
+STRANGERS = Path("reports/baselines/strangers.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 COMPARED = ("124m", "1b", "7b")
 METHODS = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
@@ -198,6 +200,37 @@ def power(content: dict[str, Any]) -> str:
     return f"{_table(header, rows)}\n\n`nox -s gradients` plants them again."
 
 
+def nightly(content: dict[str, Any]) -> str:
+    """Runs on clean code, and what was found there, by whose code it is."""
+    what = ("subjects", "runs", "verdicts", "alarms")
+    rows = [[name, *(str(own[each]) for each in what)] for name, own in content["kinds"].items()]
+    totals = [sum(own[each] for own in content["kinds"].values()) for each in what]
+    header = ["clean code", "subjects", "runs of the suite", "verdicts", "false alarms"]
+    return (
+        f"{_table(header, [*rows, ['all', *map(str, totals)]])}\n\nWith 95% confidence fewer than "
+        f"{content['highest_share']:.1%} of runs on clean code end in an alarm. `nox -s nightly` runs them again."
+    )
+
+
+def strangers(content: dict[str, Any]) -> str:
+    """Other people's packages: checked as they are, and what was found of the faults planted into them."""
+    rows = content["rows"]
+    missed = [f"`{row['fault']}`" for row in rows if not row["finder"]]
+    alarms = sum(map(bool, content["subjects"].values()))
+    header = ["other people's packages", ""]
+    lines = [
+        ["subjects as they are, and with a finding", f"{len(content['subjects'])}, {alarms}"],
+        ["faults planted, and found", f"{len(rows)}, {len(rows) - len(missed)}"],
+        ["different faults found", str(content["different"])],
+    ]
+    known = ", ".join(f"`{check}` of {name}" for name, checks in content["known"].items() for check in checks)
+    return (
+        f"{_table(header, lines)}\n\n{', '.join(line.replace('==', ' ') for line in content['packages'])}. "
+        f"Not found: {', '.join(missed) or 'none'}.\nLeft out, as reported upstream: {known}. "
+        "`nox -s strangers` plants them again."
+    )
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -217,6 +250,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "power": lambda: _from(POWER, power, "nox -s gradients"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
+        "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
+        "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
     }
 
 

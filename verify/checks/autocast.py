@@ -5,7 +5,7 @@ import torch
 from ..access import loss_of, new_batch, new_model, targets_of, with_targets
 from ..batches import spread
 from ..failure import CheckFailed, NotApplicable
-from ..observe import trainable
+from ..observe import innermost, trainable
 from ..roles import IGNORE
 from ..runs import Make, each_run
 from ..subject import Subject
@@ -54,8 +54,9 @@ def check_scope(subject: Subject, make: Make) -> None:
         seen[what] = seen[what] or torch.is_autocast_enabled(device)
 
     hooks = [watched.register_hook(lambda gradient: note("the backward pass"))]
-    if hasattr(run.optimizer, "register_step_pre_hook"):
-        hooks.append(run.optimizer.register_step_pre_hook(lambda *_: note("the update")))
+    optimizer = innermost(run.optimizer)
+    if hasattr(optimizer, "register_step_pre_hook"):
+        hooks.append(optimizer.register_step_pre_hook(lambda *_: note("the update")))
     try:
         run.act([new_batch(subject)])
     finally:

@@ -4,11 +4,12 @@ Legend: B batch, T time.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor
 
-from ..access import needed, new_batch, targets_of, tokens_of
+from ..access import is_shifted_inside, needed, new_batch, targets_of, tokens_of
 from ..batches import real_in
 from ..failure import CheckFailed, NotApplicable
 from ..roles import IGNORE, find
@@ -24,7 +25,7 @@ Row = tuple[int, ...]
 
 
 def check_targets(subject: Subject) -> None:
-    """Each counted target is the token one ahead, of its own row and document.
+    """Each counted target is the token one ahead, of its own row and document; in an epoch's batches as in any other.
 
     Silent because copying the input, or guessing two ahead, also has a loss that falls.
 
@@ -54,6 +55,25 @@ def check_targets(subject: Subject) -> None:
             )
     if not compared:
         raise NotApplicable("a batch with counted labels")
+    _require_one_place(subject)
+
+
+def _require_one_place(subject: Subject) -> None:
+    """One loss takes the batches of `Subject.batch`, of an epoch and of what is held out: their labels stand alike."""
+    sources: dict[str, Iterable[Any]] = {"batch": [new_batch(subject)]}
+    if subject.epoch is not None:
+        sources["epoch"] = subject.epoch(0)
+    if subject.held_out is not None:
+        sources["held_out"] = subject.held_out()
+    places = {}
+    for name, batches in sources.items():
+        first = next(_singly(batches), None)
+        if first is not None and "labels" in find(first, subject.roles):
+            places[name] = is_shifted_inside(subject, first)
+    if len(set(places.values())) > 1:
+        words = {True: "under their own tokens", False: "one ahead"}
+        said = ", ".join(f"in Subject.{name} {words[inside]}" for name, inside in places.items())
+        raise CheckFailed(f"labels stand {said}: one loss cannot take both")
 
 
 def check_padding(subject: Subject) -> None:
@@ -156,15 +176,20 @@ def _refuse_other_shifts(tokens_BT: Tensor, targets_BT: Tensor) -> None:
             )
 
 
+def _singly(batches: Iterable[Any]) -> Iterator[Batch]:
+    """Batches, those of a list of micro-batches one by one."""
+    for batch in batches:
+        yield from batch if isinstance(batch, list) and not isinstance(batch[0], Tensor) else [batch]
+
+
 def _rows(subject: Subject, batches: Iterable[Batch]) -> list[Row]:
     """Rows of tokens in the order in which they come."""
     rows: list[Row] = []
     count = 0
-    for batch in batches:
-        for one in batch if isinstance(batch, list) and not isinstance(batch[0], Tensor) else [batch]:
-            tokens_BT, real_BT = tokens_of(subject, one), real_in(subject, one)
-            rows += [tuple(row[real].tolist()) for row, real in zip(tokens_BT, real_BT, strict=True)]
-            count += tokens_BT.numel()
+    for one in _singly(batches):
+        tokens_BT, real_BT = tokens_of(subject, one), real_in(subject, one)
+        rows += [tuple(row[real].tolist()) for row, real in zip(tokens_BT, real_BT, strict=True)]
+        count += tokens_BT.numel()
         if count > TOKENS:
             raise NotApplicable(f"epochs of at most {TOKENS:,} tokens")
     return rows
