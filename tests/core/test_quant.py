@@ -234,11 +234,10 @@ def test_the_backward_pass_keeps_codes_only() -> None:
     """Behaviour: no tensor is saved, and no floating-point matrix outlives the forward pass."""
     layer = NF4Linear(quantize_nf4(normal(64, 64)))
     x, saved = normal(2, 64).requires_grad_(), []
-    layer(x)  # makes the tables, once
     with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda kept: kept), LiveBytes([x]) as live:
         y = layer(x)
     assert [] == saved
-    assert live.live - x.nbytes - y.nbytes < 64 * 64
+    assert live.live - x.nbytes - y.nbytes < 2 * 64 * 64  # codes and tables; half precision would take more
     assert [] == list(layer.parameters())
 
 
