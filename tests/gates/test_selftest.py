@@ -112,7 +112,7 @@ def test_a_changed_definition_is_unseen_until_it_is_looked_at_again(
     assert [] == selftest.unseen(known, table)
     thresholds = [gates.thresholds[0].model_copy(update={"value": 1.0}), gates.thresholds[1]]
     changed = selftest.gates_to_test(gates.model_copy(update={"thresholds": thresholds}))
-    assert ["m.bad"] == [gate.name for gate in selftest.unseen(changed, table)]
+    assert ["m", "m.bad"] == [gate.name for gate in selftest.unseen(changed, table)]
     (tmp_path / "plants.toml").write_text('[[plants]]\nmeasure = "m"\n' + GOOD.format("ba"))
     assert ["m"] == [gate.name for gate in selftest.unseen(selftest.gates_to_test(gates), table)]
     assert [row.name for row in table] == [row.name for row in selftest.merged(known, table[:2], table)]
