@@ -51,6 +51,7 @@ GOOD = 'file = "code.txt"\nbefore = "good"\nafter = "bad"\nshows = "{}"\n'
         (CHECK, GOOD.format("bad"), ""),  # by its exit code
         (LEAVE, GOOD.format("m.bad"), ""),  # by its threshold
         ("print('bad')", GOOD.format("bad"), "stayed green"),
+        (LEAVE.replace("count('bad')", "count('-')"), GOOD.format("m.null"), "stayed green"),  # null is no finding
         (
             "import sys; sys.exit('no such tool')",
             GOOD.format("bad"),
