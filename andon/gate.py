@@ -38,10 +38,6 @@ def command() -> None:
     """
 
 
-for subcommand in (claims_command, explain_command, history_command, compare_command, selftest_command):
-    command.add_command(subcommand)
-
-
 @command.command("run")
 @click.argument("tier")
 @verdict_options
@@ -112,6 +108,10 @@ def list_command(only: str | None, config: Path | None) -> None:
             click.echo(f"  {measure.name:<12} {measure.lane:<8} {seconds:>6}  {measure.command}{instead}")
         for threshold in [each for each in gates.thresholds if each.tier == tier.name]:
             click.echo(f"  {threshold.metric} {threshold.operator} {threshold.value:g}: {threshold.why}")
+
+
+for subcommand in (claims_command, explain_command, history_command, compare_command, selftest_command):
+    command.add_command(subcommand)
 
 
 def trace(verdict: Any, tasks: list[tuple[str, int, int, int]], otlp: str | None) -> None:

@@ -38,6 +38,7 @@ def claims_command(config: Path | None) -> None:
     \b
     Examples:
       andon gate claims
+      andon gate claims --config configs/gates.toml
     """
     claims = room("gates.claims")
     table = claims.read_claims(room("gates").load_gates(config))

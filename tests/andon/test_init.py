@@ -82,7 +82,7 @@ def test_what_is_written_fits_the_project(project: Path) -> None:
         (project / path).unlink()
     refused = andon("init")
     assert 2 == refused.exit_code
-    assert "no package here or in src" in refused.output
+    assert "no package in . or its src" in refused.output
 
 
 @pytest.mark.slow
