@@ -9,7 +9,7 @@ import pytest
 from gates.evidence import read_evidence
 from tests.tuning import andon
 
-pytestmark = pytest.mark.tier2
+pytestmark = pytest.mark.tier3
 
 FILE = """
 plants = "plants.toml"
