@@ -22,7 +22,9 @@ def explain_command(check: str, config: Path | None) -> None:
     """
     gates = room("gates")
     rules = gates.load_gates(config)
-    judged = [each for tier in rules.tiers for each in gates.judge(tier.name, rules).checks]
+    homes = {measure.tier for measure in rules.measures if measure.name == check}
+    homes |= {threshold.tier for threshold in rules.thresholds if threshold.metric == check}
+    judged = [each for tier in homes for each in gates.judge(tier, rules).checks]
     click.echo(room("gates.advice").explain(check, rules, judged), nl=False)
 
 
@@ -36,6 +38,7 @@ def claims_command(config: Path | None) -> None:
     \b
     Examples:
       andon gate claims
+      andon gate claims --config configs/gates.toml
     """
     claims = room("gates.claims")
     table = claims.read_claims(room("gates").load_gates(config))

@@ -6,8 +6,6 @@ import click
 
 from andon.rooms import PREFIX
 
-CONFIG = Path("andon.toml")
-NOXFILE = Path("noxfile.py")
 NO_PACKAGES = ("tests", "test", "docs", "build", "dist", "reports")
 HEAD = """\
 # What each tier runs and what it must reach: `andon gate run tier1`, `andon gate list`, `andon gate explain CHECK`.
@@ -79,27 +77,30 @@ def tier2(session: nox.Session) -> None:
     epilog="""\b
 Examples:
   andon init
+  andon init .
 """
 )
-def command() -> None:
-    """Write andon.toml and noxfile.py for the project in this folder; nothing that is there is overwritten.
+@click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
+def command(root: Path) -> None:
+    """Write andon.toml and noxfile.py for the project in ROOT (here); nothing that is there is overwritten.
 
-    Packages are folders with an __init__.py, here or in src. Where there is a noxfile, its lines are printed instead.
+    Packages are folders with an __init__.py, there or in src. Where there is a noxfile, its lines are printed instead.
     """
-    if CONFIG.exists():
-        raise click.UsageError(f"{CONFIG} is there already; change it by hand, or move it away first")
-    packages = find_packages(Path())
+    config, noxfile = root / "andon.toml", root / "noxfile.py"
+    if config.exists():
+        raise click.UsageError(f"{config} is there already; change it by hand, or move it away first")
+    packages = find_packages(root)
     if not packages:
         raise click.UsageError(
-            "no package here or in src: make a folder with an __init__.py, or go to the project's root"
+            f"no package in {root} or its src: make a folder with an __init__.py, or go to the project's root"
         )
-    CONFIG.write_text(configuration(packages), encoding="utf-8")
-    click.echo(f"{CONFIG}: {', '.join(packages)}{', with tests' if Path('tests').is_dir() else '; tests not found'}")
-    if NOXFILE.exists():
-        click.echo(f"{NOXFILE} is there already; these lines would make the tiers sessions:\n\n{SESSIONS}", nl=False)
+    config.write_text(configuration(root, packages), encoding="utf-8")
+    click.echo(f"{config}: {', '.join(packages)}{', with tests' if (root / 'tests').is_dir() else '; tests not found'}")
+    if noxfile.exists():
+        click.echo(f"{noxfile} is there already; these lines would make the tiers sessions:\n\n{SESSIONS}", nl=False)
     else:
-        NOXFILE.write_text(SESSIONS, encoding="utf-8")
-        click.echo(f"{NOXFILE}: tier1, tier2")
+        noxfile.write_text(SESSIONS, encoding="utf-8")
+        click.echo(f"{noxfile}: tier1, tier2")
     click.echo("next: andon gate run tier1")
 
 
@@ -115,11 +116,11 @@ def find_packages(root: Path) -> list[str]:
     return []
 
 
-def configuration(packages: list[str]) -> str:
+def configuration(root: Path, packages: list[str]) -> str:
     """The gates file for these packages."""
-    extra = [name for name in ("tests", "pyproject.toml") if Path(name).exists()]
+    extra = [name for name in ("tests", "pyproject.toml") if (root / name).exists()]
     text = HEAD.format(sources=", ".join(f'"{name}"' for name in [*packages, *extra]), packages=" ".join(packages))
-    if not Path("tests").is_dir():
+    if not (root / "tests").is_dir():
         return text
     importable = sorted({str(Path(name).parent) if name.endswith(".py") else name for name in packages})
     return text + TESTS.format(prefix=PREFIX, sources=",".join(importable))

@@ -130,7 +130,8 @@ def write_seen(table: Sequence[Seen], path: Path = TABLE) -> None:
 # ------------------------------------------------------------------------------------------------ measures
 def _measure(measure: Measure, plants: list[Plant], gates: Gates) -> Gate:
     bounds = [each for each in gates.thresholds if each.metric.partition(".")[0] == measure.name]
-    definition = _digest([measure.command, measure.environment, *(plant.model_dump() for plant in plants)])
+    edges_of = [[each.metric, each.operator, each.value] for each in bounds]
+    definition = _digest([measure.command, measure.environment, *edges_of, *(plant.model_dump() for plant in plants)])
     gate = ("measure", measure.name, measure.tier)
 
     def look() -> Seen:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tracing.read import read_spans
+
 CHECKOUT = Path(__file__).parents[2]
 FILE = """
 [[tiers]]
@@ -71,6 +73,22 @@ def test_a_mistake_in_the_file_or_the_tier_is_one_message(tmp_path: Path) -> Non
     """Behaviour: exit code 2 and one line on stderr."""
     done = andon(tmp_path, "run", "tiny")
     assert (2, "", "andon: no tier 'tiny'; known are small\n") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.tier3
+def test_a_run_is_a_trace_and_a_line_of_history(tmp_path: Path) -> None:
+    """Behaviour: a span a measure below the tier's; the verdict is kept once; --output writes what --format names."""
+    andon(tmp_path, "run", "small")
+    done = andon(tmp_path, "judge", "small", "--format", "sarif", "--output", "reports/small.sarif")
+    assert (1, True) == (done.returncode, done.stdout.startswith("small RED: bad"))
+    assert "2.1.0" == json.loads((tmp_path / "reports" / "small.sarif").read_text())["version"]
+    root, good, bad = read_spans(tmp_path / "reports" / "evidence" / "trace.jsonl").spans
+    assert ("RUN small", "good", "bad") == (root.name, good.name, bad.name)
+    assert ("failure", 1) == tuple(
+        bad.attributes[key] for key in ("cicd.pipeline.task.run.result", "process.exit.code")
+    )
+    (entry,) = (tmp_path / "reports" / "history.jsonl").read_text().splitlines()
+    assert "RED" == json.loads(entry)["answer"]
 
 
 @pytest.fixture

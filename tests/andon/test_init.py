@@ -1,7 +1,9 @@
 """`andon init` in a stranger's project: the gates run there, go red there, and overwrite nothing."""
 
+import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -28,10 +30,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def gate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `andon gate` there."""
+def gate(folder: Path, *arguments: str, source: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `andon gate` there, with a folder of sources on Python's path."""
     command = [sys.executable, "-m", "andon", "gate", *arguments]
-    environment = {"PYTHONPATH": str(CHECKOUT), "PATH": ""}
+    environment = {"PYTHONPATH": os.pathsep.join([*([source] if source else []), str(CHECKOUT)]), "PATH": ""}
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
@@ -80,4 +82,21 @@ def test_what_is_written_fits_the_project(project: Path) -> None:
         (project / path).unlink()
     refused = andon("init")
     assert 2 == refused.exit_code
-    assert "no package here or in src" in refused.output
+    assert "no package in . or its src" in refused.output
+
+
+@pytest.mark.slow
+def test_a_real_package_adopts_the_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: on a package's own source from PyPI `andon init` finds it, tier 2 runs its tests and judges them."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", "--no-binary=:all:", "-d", tmp_path, "markupsafe==3.0.3"], check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path, filter="data")
+    (root,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    monkeypatch.chdir(root)
+    assert "src/markupsafe, with tests" in andon("init").output
+    done = gate(root, "run", "tier2", source="src")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    (root / "src" / "markupsafe" / "_native.py").write_text("def _escape_inner(s: str, /) -> str:\n    return s\n")
+    assert "tier2 RED: coverage" in gate(root, "run", "tier2", source="src").stdout

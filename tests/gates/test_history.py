@@ -9,7 +9,7 @@ import pytest
 from gates import commits, history
 from gates.verdict import Check, Verdict
 
-pytestmark = pytest.mark.tier2
+pytestmark = pytest.mark.tier3
 
 LINES = Check(
     "coverage.lines", "make cov", None, 97.0, "%", ">=", 95, "w", "n", "pass", exit_code=0, sources=("core", "tests")

@@ -44,13 +44,14 @@ def seen(gates: Gates) -> Seen:
 GOOD = 'file = "code.txt"\nbefore = "good"\nafter = "bad"\nshows = "{}"\n'
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 @pytest.mark.parametrize(
     ("code", "plant", "said"),
     [
         (CHECK, GOOD.format("bad"), ""),  # by its exit code
         (LEAVE, GOOD.format("m.bad"), ""),  # by its threshold
         ("print('bad')", GOOD.format("bad"), "stayed green"),
+        (LEAVE.replace("count('bad')", "count('-')"), GOOD.format("m.null"), "stayed green"),  # null is no finding
         (
             "import sys; sys.exit('no such tool')",
             GOOD.format("bad"),
@@ -71,7 +72,7 @@ def test_a_measure_is_seen_red_on_its_plant_alone(
     assert "good\n" == (tmp_path / "code.txt").read_text()
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_a_measure_without_a_plant_fails_and_a_plant_without_a_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +85,7 @@ def test_a_measure_without_a_plant_fails_and_a_plant_without_a_measure_is_refuse
         selftest.gates_to_test(gates)
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_thresholds_are_tried_at_the_next_floats(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Behaviour: the value and the floats beside it, each with its state; judging that is off by one is found."""
     below, above = math.nextafter(90, -math.inf), math.nextafter(90, math.inf)
@@ -99,7 +100,7 @@ def test_thresholds_are_tried_at_the_next_floats(monkeypatch: pytest.MonkeyPatch
     assert [False] * 3 == [each.red for each in selftest.look(known, lambda each: None)]
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_a_changed_definition_is_unseen_until_it_is_looked_at_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -112,7 +113,7 @@ def test_a_changed_definition_is_unseen_until_it_is_looked_at_again(
     assert [] == selftest.unseen(known, table)
     thresholds = [gates.thresholds[0].model_copy(update={"value": 1.0}), gates.thresholds[1]]
     changed = selftest.gates_to_test(gates.model_copy(update={"thresholds": thresholds}))
-    assert ["m.bad"] == [gate.name for gate in selftest.unseen(changed, table)]
+    assert ["m", "m.bad"] == [gate.name for gate in selftest.unseen(changed, table)]
     (tmp_path / "plants.toml").write_text('[[plants]]\nmeasure = "m"\n' + GOOD.format("ba"))
     assert ["m"] == [gate.name for gate in selftest.unseen(selftest.gates_to_test(gates), table)]
     assert [row.name for row in table] == [row.name for row in selftest.merged(known, table[:2], table)]
@@ -121,7 +122,7 @@ def test_a_changed_definition_is_unseen_until_it_is_looked_at_again(
         selftest.read_seen(tmp_path / "table.json")
 
 
-@pytest.mark.tier2
+@pytest.mark.tier3
 def test_every_measure_of_the_house_has_a_plant() -> None:
     """Behaviour: a measure that is added to configs/gates.toml brings the fault that turns it red."""
     gates = load_gates()
