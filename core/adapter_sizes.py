@@ -17,7 +17,7 @@ from .targets import HEAD, Sides, plan
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights that share an absmax in NF4, and absmaxes that share one of their own
 ABSMAX_LEVELS = 256  # of an 8-bit absmax, float32
-SLAB = 1 << 18  # weights that are dequantised at a time: 1 MiB in float32, a whole number of blocks
+SLAB = 1 << 20  # weights that are dequantised at a time: 4 MiB in float32, a whole number of blocks
 
 ENTERING = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 LEAVING = ("self_attn.o_proj",)
