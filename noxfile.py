@@ -94,6 +94,12 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Change one place of the critical code at a time and see which test notices (below 30 minutes)."""
+    andon(session, "mutation", "--all", *session.posargs)
+
+
+@nox.session
 def gradients(session: nox.Session) -> None:
     """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
     andon(session, "verify", "tests.subjects:SUBJECTS", "--only", "gradients")

@@ -44,7 +44,6 @@ class Answers(NamedTuple):
     fresh: int  # mutants asked that had no answer
     again: int  # mutants asked that had one
     disagreeing: int  # of those, with another answer now
-    missing: int  # mutants without an answer for which there was no time
 
 
 def measure(
@@ -74,50 +73,49 @@ def measure(
         done += 1
         note(done, len(jobs))
     fresh = min(done, len(work.fresh))
-    return Answers(with_rows(work.results, rows), fresh, done - fresh, disagreeing, len(work.fresh) - fresh)
+    return Answers(with_rows(work.results, rows), fresh, done - fresh, disagreeing)
 
 
 def prepared(plan: Any, kept: Any, workers: int, *, every: bool, part: tuple[int, int], sampled: bool) -> Work:
     """Sort all mutants into those whose answer holds and those to ask about."""
     results, generate = room("gates.mutation.results"), room("gates.mutation.generate")
-    version = generate.version()
     covered = coverings(plan, kept, workers)
     work = Work({})
     for module in plan.modules:
         text, old = Path(module.file).read_text(encoding="utf-8"), kept.get(module.file, results.File())
-        digest, covers = covered[module.file]
-        new, wanted, count = {}, {}, module.per_function or plan.per_function
+        file = results.File(*covered[module.file], {})
         for name, source in generate.functions(text).items():
-            new[name] = function = current(plan, source, version, covers, name, old.functions.get(name), count)
-            alive = function.key and digest != old.digest and any(row.state != results.KILLED for row in function.rows)
-            if every or not function.rows or alive or (sampled and chosen_now(module.file, name)):
-                wanted[name] = function
-        made = generate.mutants(module.file, text, count, wanted)
-        for name, function in wanted.items():
-            answered = {} if every else {row.id: row for row in function.rows}
-            retried = digest != old.digest
-            for mutant in made.get(name, ()):
-                row = answered.get(mutant.id)
-                if row is None or (retried and row.state != results.KILLED):
-                    if mine(mutant.id, part):
-                        work.fresh.append(Job(mutant, function.tests))
-                elif sampled:
-                    work.again.append(Job(mutant, function.tests))
-            ids = {mutant.id for mutant in made.get(name, ())}
-            new[name] = replace(function, rows=tuple(row for row in answered.values() if row.id in ids))
-        work.results[module.file] = results.File(digest, tuple(covers), new)
+            file.functions[name] = current(plan, module, source, file, old, name)
+        wanted = [
+            name
+            for name, function in file.functions.items()
+            if every or function.mutants != len(function.rows) or (sampled and chosen_now(module.file, name))
+        ]
+        made = generate.mutants(module.file, text, module.count(plan), wanted)
+        for name in wanted:
+            mutants, function = made.get(name, []), file.functions[name]
+            rows = {} if every else {row.id: row for row in function.rows}
+            jobs = [Job(mutant, function.tests) for mutant in mutants]
+            work.fresh += [job for job in jobs if job.mutant.id not in rows and mine(job.mutant.id, part)]
+            work.again += [job for job in jobs if job.mutant.id in rows and sampled]
+            held = tuple(rows[mutant.id] for mutant in mutants if mutant.id in rows)
+            file.functions[name] = replace(function, rows=held, mutants=len(mutants))
+        work.results[module.file] = file
     work.again = shuffled(work.again)
     return work
 
 
-def current(plan: Any, source: str, version: str, covers: Sequence[Any], name: str, old: Any, count: int) -> Any:
-    """The function with its old answers where they hold, else with none and the tests to ask."""
+def current(plan: Any, module: Any, source: str, file: Any, before: Any, name: str) -> Any:
+    """The function with the answers that hold: none once it changed, only the kills once other tests are there."""
     keys, results = room("gates.mutation.keys"), room("gates.mutation.results")
-    if old and old.key == keys.key(source, old.tests, count, plan, version):
+    count, version, old = module.count(plan), room("gates.mutation.generate").version(), before.functions.get(name)
+    rows = old.rows if old and old.key == keys.key(source, old.tests, count, plan, version) else ()
+    killed = tuple(row for row in rows if row.state == results.KILLED)
+    if rows and (file.digest == before.digest or rows == killed):
         return old
-    killers = [row.by for row in old.rows] if old else ()
-    tests = tuple(keys.asked(covers, name, source, plan, killers))
-    return results.Function(keys.key(source, tests, count, plan, version), tests, ())
+    killers = [row.by for row in old.rows] if old else []
+    tests = tuple(keys.asked(file.covered, name, source, plan, killers))
+    return results.Function(keys.key(source, tests, count, plan, version), tests, killed)
 
 
 def coverings(plan: Any, kept: Any, workers: int) -> dict[str, tuple[str, Sequence[Any]]]:

@@ -50,7 +50,7 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
     plan, part, excuses = plans.read_plan(), parsed(shard), plans.read_excuses()
     sources = evidence.digests(measured_sources(plan))
     if merge:
-        answers = Answers(results.join(parts(sources)), 0, 0, 0, 0)
+        answers = Answers(results.join(parts(sources)), 0, 0, 0)
     else:
         deadline = begun + sample * SHARE if sample else None
         answers = measure(
@@ -64,21 +64,22 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
         sys.exit(0)
     if not sample:
         results.write_results(answers.results, {"command": "andon mutation", "seconds": round(seconds)})
-    metrics = results.metrics(answers.results, excuses, answers.missing)
+    sources |= evidence.digests([str(results.BASELINE)])
+    metrics = results.metrics(answers.results, excuses)
     metrics["fresh"] = evidence.Metric(float(answers.fresh), "mutants")
     metrics["disagreeing"] = evidence.Metric(float(answers.disagreeing), "mutants")
     line = shlex.join(["andon", *sys.argv[1:]])
     evidence.write_evidence(evidence.Evidence("mutation", line, seconds, sources, metrics))
     click.echo(summary(answers, metrics, excuses, quiet=quiet))
     click.echo(f"{seconds:.0f} s")
-    sys.exit(bool(answers.missing or metrics["error"].value))
+    sys.exit(bool(metrics["missing"].value or metrics["error"].value))
 
 
 def measured_sources(plan: Any) -> list[str]:
-    """What the evidence is about: files, tests, plan, excuses and results."""
-    plans, results = room("gates.mutation.plan"), room("gates.mutation.results")
+    """What is measured: files, tests, plan and excuses."""
+    plans = room("gates.mutation.plan")
     names = {name for module in plan.modules for name in (module.file, *module.tests)}
-    return sorted({*names, str(plans.CONFIG), str(plans.EXCUSES), str(results.BASELINE)})
+    return sorted({*names, str(plans.CONFIG), str(plans.EXCUSES)})
 
 
 def parsed(shard: str | None) -> tuple[int, int]:
@@ -157,7 +158,7 @@ def summary(answers: Answers, metrics: dict[str, Any], excuses: dict[str, Any], 
     )
     lines.append(
         f"{answers.fresh + answers.again} fresh, {carried} carried, {answers.disagreeing} disagreeing, "
-        f"{answers.missing} missing"
+        f"{count['missing']} missing"
     )
     gone = metrics["excuses_gone"].value
     if gone:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.tier3
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"training.max_steps": "2", "schedule.warmup_steps": "1", "validation.max_sequences": "1"}
-LARGE = ("demo", "faults", "gate run")  # CI runs them whole, through nox; here their options are checked
+LARGE = ("demo", "faults", "mutation", "gate run")  # CI runs them whole, through nox; here their options are checked
 
 
 def from_readme() -> list[str]:

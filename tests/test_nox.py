@@ -22,6 +22,7 @@ SESSIONS = (
     "slow",
     "verify",
     "faults",
+    "mutation",
     "gradients",
     "properties",
     "peers",

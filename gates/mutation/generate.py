@@ -9,6 +9,7 @@ import difflib
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from importlib import metadata
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -117,6 +118,7 @@ def functions(text: str) -> dict[str, str]:
     return found | {MODULE: "\n".join(line for number, line in enumerate(lines) if number not in taken)}
 
 
+@cache
 def version() -> str:
     """What made the mutants: mutmut's version, and a hash of these two files."""
     own = b"".join(Path(path).read_bytes() for path in (__file__, tensors.__file__))

@@ -23,6 +23,10 @@ class Module(Table):
     per_function: Annotated[int, Field(ge=1)] | None = None
     tests: Annotated[list[str], Field(min_length=1)]
 
+    def count(self, plan: "Plan") -> int:
+        """How many mutants a function of this file gets at most."""
+        return self.per_function or plan.per_function
+
 
 class Plan(Table):
     """What is mutated. A test slower than `test_seconds` is not asked, nor more than `asked_seconds` about a function.
@@ -49,7 +53,7 @@ class Excuse(Table):
 class Excuses(Table):
     """All of them."""
 
-    excuses: tuple[Excuse, ...] = ()
+    excuses: list[Excuse] = Field(default_factory=list)
 
 
 Read = TypeVar("Read", bound=Table)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Function:
     key: str
     tests: tuple[str, ...]
     rows: tuple[Row, ...]
+    mutants: int = -1  # how many there are, with an answer or without; -1 before they were made
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,17 @@ def join(parts: Iterable[Results]) -> Results:
             functions = dict(old.functions)
             for function, new in file.functions.items():
                 rows = {row.id: row for row in (*_rows_under(functions.get(function), new.key), *new.rows)}
-                functions[function] = Function(new.key, new.tests, tuple(rows[key] for key in sorted(rows)))
+                functions[function] = replace(new, rows=tuple(rows[key] for key in sorted(rows)))
             whole[name] = File(file.digest, file.covered, functions)
     return whole
 
 
-def metrics(results: Results, excuses: Mapping[str, Excuse], missing: int) -> dict[str, Metric]:
+def metrics(results: Results, excuses: Mapping[str, Excuse]) -> dict[str, Metric]:
     """Score in percent, of all and of each file, with excused mutants among the survivors; what is wrong is counted.
 
-    `missing` mutants have no answer that still holds.
+    Mutants without an answer that holds are `missing`.
     """
+    functions = [function for file in results.values() for function in file.functions.values()]
     by_file = {
         name: [row for function in file.functions.values() for row in function.rows] for name, file in results.items()
     }
@@ -106,7 +108,7 @@ def metrics(results: Results, excuses: Mapping[str, Excuse], missing: int) -> di
         **{state: Metric(value, "mutants") for state, value in count.items()},
         "excused_share": Metric(100 * len(excuses) / len(rows) if rows else None, "%"),
         "excuses_gone": Metric(float(len(set(excuses) - alive)), "excuses"),
-        "missing": Metric(float(missing), "mutants"),
+        "missing": Metric(float(sum(each.mutants - len(each.rows) for each in functions)), "mutants"),
     }
 
 
@@ -132,6 +134,7 @@ def _flat(file: File) -> dict[str, Any]:
         "functions": {
             name: {
                 "key": function.key,
+                "mutants": function.mutants,
                 "tests": [tests.index(test) if test in tests else test for test in function.tests],
                 "rows": [list(asdict(row).values()) for row in function.rows],
             }
@@ -150,6 +153,7 @@ def _file(content: Any) -> File:
             each["key"],
             tuple(test if isinstance(test, str) else covered[test].test for test in each["tests"]),
             tuple(Row(*row) for row in each["rows"]),
+            each["mutants"],
         )
         for name, each in content["functions"].items()
     }
@@ -167,7 +171,7 @@ def _json(content: Mapping[str, object]) -> str:
         functions = []
         for function, each in file["functions"].items():
             rows = ",\n".join(f"     {json.dumps(row)}" for row in each["rows"])
-            head = f'"key": {json.dumps(each["key"])}, "tests": {json.dumps(each["tests"])}'
+            head = json.dumps({key: each[key] for key in ("key", "mutants", "tests")})[1:-1]
             functions.append(f'    {json.dumps(function)}: {{{head}, "rows": [\n{rows}\n    ]}}')
         inner.append('   "functions": {\n' + ",\n".join(functions) + "\n   }")
         parts.append(f"  {json.dumps(name)}: {{\n" + "\n".join(inner) + "\n  }")

@@ -21,7 +21,7 @@ limit_seconds = {limit}
 file = "sums.py"
 tests = ["test_sums.py"]
 """
-SUMS = '''def add(a: int, b: int) -> int:
+SUMS = """def add(a: int, b: int) -> int:
     return a + b
 
 
@@ -31,7 +31,7 @@ def countdown(steps: int) -> int:
         steps -= 1
         done += 1
     return done
-'''
+"""
 REAL = """import pytest, sums
 
 @pytest.mark.tier1
@@ -62,7 +62,7 @@ def score(folder: Path) -> dict[str, float | None]:
 def project(tmp_path: Path) -> Path:
     """Two functions, and a test of each."""
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/mutation.toml").write_text(PLAN.format(limit=15.0), encoding="utf-8")
+    (tmp_path / "configs/mutation.toml").write_text(PLAN.format(limit=6.0), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    tier1\npythonpath = .\n", encoding="utf-8")
     (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
     (tmp_path / "test_sums.py").write_text(REAL, encoding="utf-8")

@@ -1,13 +1,18 @@
-"""Mutants are the mistakes that their operators name, and old answers, excuses and counts hold as long as they are true."""
+"""Mutants are the mistakes that their operators name; old answers, excuses and counts hold as long as they are true."""
 
+import ast
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from gates.mutation import generate, keys, plan, results
+from gates.mutation import keys, plan, results
 from gates.mutation.keys import Covering
 from gates.mutation.plan import Excuse, MutationError, Plan
 from gates.mutation.results import File, Function, Row
+
+if TYPE_CHECKING:
+    from gates.mutation.generate import Mutant
 
 pytestmark = pytest.mark.tier3
 
@@ -42,8 +47,10 @@ MISTAKES = [  # operator, an expression, what it makes of it
 ]
 
 
-def made(text: str, count: int = 1000) -> list[generate.Mutant]:
-    """All mutants of a module's text."""
+def made(text: str, count: int = 1000) -> "list[Mutant]":
+    """All mutants of a module's text; what makes them is imported late, as tier 2 collects this file, too."""
+    from gates.mutation import generate
+
     return [each for some in generate.mutants("a.py", text, count, generate.functions(text)).values() for each in some]
 
 
@@ -55,8 +62,9 @@ def function_of(expression: str) -> str:
 @pytest.mark.parametrize(("operator", "before", "after"), MISTAKES)
 def test_each_operator_makes_its_mistake(operator: str, before: str, after: str) -> None:
     """Behaviour: the mistake is among the mutants, under its operator's name."""
-    found = {mutant.operator for mutant in made(function_of(before)) if mutant.text == function_of(after)}
-    assert operator in found, [mutant.diff for mutant in made(function_of(before))]
+    wanted = ast.dump(ast.parse(function_of(after)))
+    found = [mutant for mutant in made(function_of(before)) if ast.dump(ast.parse(mutant.text)) == wanted]
+    assert [operator] == [mutant.operator for mutant in found]
 
 
 def test_what_a_gradient_flows_through_is_detached() -> None:
@@ -98,7 +106,7 @@ def test_every_mutant_is_another_program() -> None:
     found = [mutant.text for mutant in made(text)]
     for each in found:
         compile(each, "mutant", "exec")
-    assert len(found) > 20
+    assert len(found) > 12
     assert len(set(found)) == len(found)
     assert text not in found
 
@@ -162,7 +170,7 @@ def kept(states: dict[str, str], key: str = "k") -> results.Results:
     """One file, one function, mutants by name and state."""
     rows = tuple(Row(name, "operator_swap_op", 1, state, "", "") for name, state in states.items())
     covered = (Covering("test_a.py::test", 0.5, ("f",)),)
-    return {"a.py": File("d", covered, {"f": Function(key, ("test_a.py::test",), rows)})}
+    return {"a.py": File("d", covered, {"f": Function(key, ("test_a.py::test",), rows, len(rows))})}
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -192,7 +200,7 @@ def test_shards_joined_hold_every_mutant_once() -> None:
 @pytest.mark.parametrize("state", ["survived", "late", "untested", "error"])
 def test_only_a_red_test_counts(state: str) -> None:
     """Behaviour: what survives, hangs, is covered by no test or gives no answer lowers the score."""
-    found = results.metrics(kept({"m1": "killed", "m2": state, "m3": "killed", "m4": "killed"}), {}, 0)
+    found = results.metrics(kept({"m1": "killed", "m2": state, "m3": "killed", "m4": "killed"}), {})
     assert found["score"].value == 75
     assert found["score_by_file a.py"].value == 75
     assert found[state].value == 1
@@ -200,8 +208,10 @@ def test_only_a_red_test_counts(state: str) -> None:
 
 def test_an_excused_mutant_counts_as_alive() -> None:
     """Behaviour: an excuse leaves the score alone, and one whose mutant is gone or killed is counted."""
-    excuses = {name: Excuse(id=name, function="a.py::f", reason="the same for every input") for name in ("m1", "m2", "x")}
-    found = results.metrics(kept({"m1": "killed", "m2": "survived"}), excuses, 0)
+    excuses = {
+        name: Excuse(id=name, function="a.py::f", reason="the same for every input") for name in ("m1", "m2", "x")
+    }
+    found = results.metrics(kept({"m1": "killed", "m2": "survived"}), excuses)
     assert found["score"].value == 50
     assert found["excused_share"].value == 150
     assert found["excuses_gone"].value == 2
@@ -209,8 +219,8 @@ def test_an_excused_mutant_counts_as_alive() -> None:
 
 def test_nothing_measured_is_no_score() -> None:
     """Behaviour: without mutants there is no figure, and a file without any makes the lowest unknown."""
-    assert results.metrics({}, {}, 0)["score"].value is None
-    found = results.metrics({**kept({"m1": "killed"}), "b.py": File()}, {}, 3)
+    assert results.metrics({}, {})["score"].value is None
+    found = results.metrics({**kept({"m1": "killed"}), "b.py": File(functions={"g": Function("k", (), (), 3)})}, {})
     assert found["score"].value == 100
     assert found["score_by_file"].value is None
     assert found["missing"].value == 3
@@ -227,6 +237,8 @@ def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.write_text("color = 1\n", encoding="utf-8")
     with pytest.raises(MutationError, match=r"mutation\.toml: color"):
         plan.read_plan(path)
-    path.write_text('[[excuses]]\nid = "m"\nfunction = "f"\nreason = "no input tells them apart"\n' * 2, encoding="utf-8")
+    path.write_text(
+        '[[excuses]]\nid = "m"\nfunction = "f"\nreason = "no input tells them apart"\n' * 2, encoding="utf-8"
+    )
     with pytest.raises(MutationError, match="m is excused twice"):
         plan.read_excuses(path)
