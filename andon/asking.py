@@ -78,7 +78,7 @@ class _Watcher:
             return (yield)
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # ty: ignore[invalid-argument-type] - None is what ends it
+            threading.setprofile(None)
             self.found.append((item.nodeid, time.perf_counter() - begun, self.seen))
 
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, Any, Any]:

@@ -166,7 +166,7 @@ class _Visitor(cst.CSTVisitor):
             self.found += [(function, "detach", *pair) for pair in tensors.detached_return(node)]
 
     def _add(self, function: str, operator: tensors.Operator, node: cst.CSTNode) -> None:
-        name = operator.__name__
+        name = getattr(operator, "__name__", "")
         made = list(operator(node))[: 1 if name == TEXT else None]
         self.found += [(function, name, node, new) for new in made]
 
@@ -178,7 +178,7 @@ class _Visitor(cst.CSTVisitor):
 
 def _in_turns(text: str, some: list[Place]) -> list[Place]:
     """One of each operator, then the second of each, and so on."""
-    own = [operator.__name__ for operator in tensors.OPERATORS]
+    own = [getattr(operator, "__name__", "") for operator in tensors.OPERATORS]
     columns: dict[str, list[Place]] = defaultdict(list)
     for place in sorted(some, key=lambda place: _hash(text[place.start : place.end], place.new)):
         columns[place.operator].append(place)

@@ -67,7 +67,7 @@ def write_results(results: Results, about: Mapping[str, object], path: Path = BA
     """Keep results; a test is named once a file, and a function holds places in that list."""
     files = {name: _flat(file) for name, file in results.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_json({**about, "files": files}), encoding="utf-8")
+    path.write_text(_json(about, files), encoding="utf-8")
 
 
 def join(parts: Iterable[Results]) -> Results:
@@ -160,12 +160,11 @@ def _file(content: Any) -> File:
     return File(content["digest"], covered, functions)
 
 
-def _json(content: Mapping[str, object]) -> str:
+def _json(about: Mapping[str, object], files: Mapping[str, Any]) -> str:
     """One line a list of plain values, so that a changed mutant is a changed line."""
-    files = content["files"]
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in content.items() if key != "files"]
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in about.items()]
     parts = []
-    for name, file in files.items():  # ty: ignore[unresolved-attribute]
+    for name, file in files.items():
         inner = [f'   "{key}": {json.dumps(file[key])},' for key in ("digest", "names")]
         inner.append('   "tests": [\n' + ",\n".join(f"    {json.dumps(test)}" for test in file["tests"]) + "\n   ],")
         functions = []

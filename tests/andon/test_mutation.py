@@ -52,7 +52,7 @@ def andon(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
-def score(folder: Path) -> dict[str, float | None]:
+def score(folder: Path) -> dict[str, float]:
     """What the last run's evidence says."""
     metrics = json.loads((folder / "reports/evidence/mutation.json").read_text(encoding="utf-8"))["metrics"]
     return {key: metric["value"] for key, metric in metrics.items()}
