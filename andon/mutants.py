@@ -64,15 +64,15 @@ def measure(
     work = prepared(plan, kept, workers, every=every, part=part, sampled=deadline is not None)
     jobs = [*work.fresh, *work.again]
     rows: dict[tuple[str, str], list[Any]] = {}
-    done = disagreeing = 0
+    done = fresh = disagreeing = 0
     for job, row in answers(jobs, plan.limit_seconds, workers, deadline):
         at = job.mutant.file, job.mutant.function
         held = next((old for old in work.results[at[0]].functions[at[1]].rows if old.id == row.id), None)
+        fresh += held is None
         disagreeing += held is not None and held.state != row.state
         rows.setdefault(at, []).append(row)
         done += 1
         note(done, len(jobs))
-    fresh = min(done, len(work.fresh))
     return Answers(with_rows(work.results, rows), fresh, done - fresh, disagreeing)
 
 
