@@ -128,6 +128,12 @@ def selftest(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Change one place of the critical code at a time and see which test notices (below 30 minutes)."""
+    andon(session, "mutation", "--all", *session.posargs)
+
+
+@nox.session
 def gradients(session: nox.Session) -> None:
     """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
     verified(session, "tests.subjects:EXACT", "gradients", "core", "tests/subjects.py", only=("--only", "gradients"))

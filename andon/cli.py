@@ -35,6 +35,7 @@ VERBS = {
     "verify": Verb("Find silent bugs in anybody's model and training loop.", "verify"),
     "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger.", "trace"),
     "faults": Verb("Plant known bugs one at a time and see which check finds each.", "verify"),
+    "mutation": Verb("Change one place of the code at a time and see which test notices.", "verify"),
     "gate": Verb("Run a tier, judge its evidence, explain what is red."),
     "init": Verb("Write minimal gates for another project: andon.toml, noxfile."),
 }

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.tier3
 ROOT = Path(__file__).parents[1]
 SHORT = {"training.max_steps": "2", "schedule.warmup_steps": "1", "validation.max_sequences": "1"}
 # CI runs these whole, through nox or on a clone with its history; here their options are checked.
-LARGE = ("demo", "faults", "gate claims", "gate compare", "gate run", "gate selftest", "init")
+LARGE = ("demo", "faults", "gate claims", "gate compare", "gate run", "gate selftest", "init", "mutation")
 
 
 def from_readme() -> list[str]:

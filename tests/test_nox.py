@@ -26,6 +26,7 @@ SESSIONS = (
     "smollm2",
     "faults",
     "selftest",
+    "mutation",
     "gradients",
     "properties",
     "peers",

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 STATUS = Literal["historical", "transposed", "pattern"]
 LIMIT = 90.0  # seconds of one job
+END = Literal["whole", "raised", "late", "died"]  # how a job ended: died is a crash, or an exit with nothing sent
 
 
 class PlantError(ValueError):
@@ -48,6 +49,7 @@ class Outcome(NamedTuple):
     value: Any
     error: str
     seconds: float
+    end: END = "whole"
 
 
 def patched(fault: Fault, text: str) -> str:
@@ -122,15 +124,16 @@ def each(
 
 def _collected(ours: Connection, place: int, process: BaseProcess, begun: float, limit: float) -> Outcome:
     try:
+        end: END = "raised" if ours.poll() else "late"
         value, error = ours.recv() if ours.poll() else (None, f"killed: longer than {limit:g} s")
     except EOFError:
         process.join(1)
-        value, error = None, f"its process died: exit code {process.exitcode}"
+        end, value, error = "died", None, f"its process died: exit code {process.exitcode}"
     finally:
         ours.close()
         process.kill()
         process.join()
-    return Outcome(place, value, error, time.monotonic() - begun)
+    return Outcome(place, value, error, time.monotonic() - begun, end if error else "whole")
 
 
 def _job(connection: Connection, fault: Fault | None, work: Callable[..., Any], argument: Any) -> None:

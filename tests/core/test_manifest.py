@@ -1,5 +1,6 @@
 """The manifest notices every change; folders appear whole; rotation keeps what it must."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from core.folders import (
 from core.manifest import (
     FILES,
     MANIFEST,
+    SEAL,
     CheckpointError,
     Manifest,
     RandomStates,
@@ -75,6 +77,12 @@ def test_reads_back_what_was_written(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 3, metric=1 / 3)
     assert manifest(folder, 3, 1 / 3) == read_manifest(folder)
     check_files(folder, read_manifest(folder))
+
+
+def test_the_spelling_of_a_manifest_is_fixed() -> None:
+    """Behaviour: a line a field, so that every version reads and seals the same bytes."""
+    digest = hashlib.sha256(b'{"step": 1}').hexdigest()
+    assert f'{{\n  "step": 1,\n  "{SEAL}": "{digest}"\n}}\n'.encode() == _seal({"step": 1})
 
 
 def test_notices_a_flipped_bit_anywhere_in_the_manifest(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from core.quant import (
     QuantError,
     bits_per_parameter,
     dequantize_absmax,
+    dequantize_model,
     dequantize_nf4,
     dynamic_levels,
     nf4_levels,
@@ -266,6 +267,31 @@ def test_a_model_is_quantised_in_its_blocks_only() -> None:
     assert not any("proj" in name for name, _ in model.named_parameters())
     assert torch.equal(expected, quantized["model.layers.1.mlp.up_proj"].dequantize())
     assert model(torch.tensor([[3, 1, 4]])).isfinite().all()
+
+
+@pytest.mark.tier3
+def test_a_dequantised_model_is_plain_and_means_the_same() -> None:
+    """Behaviour: plain frozen matrices without bias, of what the codes stood for, in the dtype from before."""
+    model = new_model().to(torch.bfloat16)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "proj" in name]
+    stood_for = {name: dequantize_nf4(quantize_nf4(model.get_parameter(f"{name}.weight"))) for name in names}
+    quantize_model(model)
+    dequantize_model(model)
+    for name in names:
+        plain = model.get_submodule(name)
+        assert isinstance(plain, nn.Linear)
+        assert torch.bfloat16 == plain.weight.dtype
+        assert torch.equal(stood_for[name], plain.weight)
+        assert (plain.bias, plain.weight.requires_grad) == (None, False)
+        assert (plain.out_features, plain.in_features) == tuple(plain.weight.shape)
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize("double", [True, False])
+def test_a_printed_model_shows_how_it_is_stored(double: bool) -> None:
+    """Behaviour: the map's sides, and whether its absmaxes are quantised."""
+    shown = repr(NF4Linear(quantize_nf4(normal(6, 10), double=double)))
+    assert f"NF4Linear(in_features=10, out_features=6, double={double})" == shown
 
 
 @pytest.mark.tier2

@@ -70,6 +70,13 @@ def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
     assert config.training.learning_rate / 2 == records[0].learning_rate
 
 
+@pytest.mark.tier3
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("bfloat16", 1.0), ("float16", 65536.0)])
+def test_only_float16_begins_with_a_loss_scale(paths: list[str], dtype: str, scale: float) -> None:
+    """Behaviour: other dtypes reach small gradients by themselves."""
+    assert scale == start(small_config(paths, ("training.dtype", dtype))).loss_scale
+
+
 def unequal_rows(config: Any) -> Batch:
     """Eight rows in which 1 to 15 labels count."""
     generator = torch.Generator().manual_seed(1)

@@ -64,6 +64,15 @@ def test_a_red_whole_names_its_worst_parts(tmp_path: Path) -> None:
     assert "b.py: 10\nc.py: 30\na.py: 90" == check_of(judge("strict", gates_with(), tmp_path), "probe.lines").detail
 
 
+def test_a_part_has_a_threshold_of_its_own(tmp_path: Path) -> None:
+    """Behaviour: the evidence's name ends at the first dot: a metric may name a file."""
+    leave_evidence(tmp_path, **{"a.py": 10.0})
+    gates = gates_with()
+    part = gates.thresholds[0].model_copy(update={"metric": "probe.lines a.py"})
+    check = check_of(judge("strict", gates.model_copy(update={"thresholds": [part]}), tmp_path), "probe.lines a.py")
+    assert ("red", 10.0) == (check.state, check.value)
+
+
 def test_null_is_red_where_strict_and_never_passes(tmp_path: Path) -> None:
     """Behaviour: null is red from the strict tier up; below it is "not measured", exit 3."""
     leave_evidence(tmp_path, lines=None)

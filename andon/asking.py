@@ -1,0 +1,112 @@
+"""What tests say of the code as it stands: each function here is one job in a process of its own, pytest included.
+
+It imports no room: what a mutant is planted into must not be imported before.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+OPTIONS = ("-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:doctest", "-p", "no:junitxml")
+MEMORY = 6 * 2**30  # bytes of data that a mutant may ask for: one that wants more would take the machine with it
+
+
+class AskError(RuntimeError):
+    """Tests that say nothing: red without any mutant, or not to be run."""
+
+
+def covering(fault: object, task: tuple[str, Sequence[str], str]) -> list[tuple[str, float, tuple[str, ...]]]:
+    """Each of the tests of a mark, its seconds, and the functions of one file that it runs: (file, tests, marks).
+
+    Raises:
+        AskError: one of them is red as the code stands, or none was run.
+    """
+    del fault
+    file, tests, marks = task
+    watcher = _Watcher(str(Path(file).resolve()))
+    code = _pytest([*tests, "-m", marks], watcher)
+    if code:
+        raise AskError(f"{file}: pytest ends with {code} without any mutant ({watcher.red or 'no test is red'})")
+    return [
+        (test, seconds, tuple(sorted(seen | watcher.shared[test.partition("::")[0]])))
+        for test, seconds, seen in watcher.found
+    ]
+
+
+def killer(fault: object, tests: Sequence[str]) -> str:
+    """The first test that is red, "import" where the tests cannot even be loaded, "" where all are green.
+
+    Raises:
+        AskError: pytest gave no answer.
+    """
+    del fault
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    watcher = _Watcher("")
+    code = _pytest(["-x", *tests], watcher)
+    if code == 0:
+        return ""
+    if code in (1, 2, 4):  # a test failed; collecting was interrupted; the named test could not be loaded
+        return watcher.red or "import"
+    raise AskError(f"pytest ends with {code}")
+
+
+class _Watcher:
+    """A pytest plugin that remembers the first red test and, given a file, which of its functions each test runs."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.red = ""
+        self.found: list[tuple[str, float, set[str]]] = []
+        self.shared: dict[str, set[str]] = defaultdict(set)  # by test file, what its shared fixtures run
+        self.seen: set[str] = set()
+
+    def pytest_runtest_protocol(self, item: Any) -> Generator[None, Any, Any]:
+        """Around one test, fixtures included."""
+        self.seen, begun = set(), time.perf_counter()
+        if self.file:
+            threading.setprofile(self._note)
+            sys.setprofile(self._note)
+        try:
+            return (yield)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+            self.found.append((item.nodeid, time.perf_counter() - begun, self.seen))
+
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, Any, Any]:
+        """What a fixture for several tests runs is run by all tests of its file."""
+        outer, self.seen = self.seen, set()
+        try:
+            return (yield)
+        finally:
+            if fixturedef.scope != "function":
+                self.shared[request.node.nodeid.partition("::")[0]] |= self.seen
+            self.seen |= outer
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Remember the first test that is red."""
+        if report.failed:
+            self.red = self.red or report.nodeid
+
+    def _note(self, frame: FrameType, event: str, argument: object) -> None:
+        del argument
+        if event == "call" and frame.f_code.co_filename == self.file:
+            self.seen.add(frame.f_code.co_qualname.partition(".<locals>")[0])
+
+
+def _pytest(arguments: list[str], watcher: _Watcher) -> int:
+    import pytest
+
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    around: Callable[..., Any] = pytest.hookimpl(wrapper=True)
+    around(_Watcher.pytest_runtest_protocol)
+    around(_Watcher.pytest_fixture_setup)
+    return int(pytest.main([*OPTIONS, *arguments], plugins=[watcher]))

@@ -1,0 +1,133 @@
+"""`andon mutation` on a small project of its own: what its tests hold is killed, what they do not is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from andon.mutation import ShardError, parsed
+
+ROOT = Path(__file__).parents[2]
+PLAN = """per_function = 6
+marks = "tier1"
+test_seconds = 5.0
+asked_seconds = 20.0
+limit_seconds = {limit}
+
+[[modules]]
+file = "sums.py"
+tests = ["test_sums.py"]
+"""
+SUMS = """def add(a: int, b: int) -> int:
+    return a + b
+
+
+def countdown(steps: int) -> int:
+    done = 0
+    while steps != 0:
+        steps -= 1
+        done += 1
+    return done
+"""
+REAL = """import pytest, sums
+
+@pytest.mark.tier1
+def test_add():
+    assert sums.add(2, 3) == 5
+
+@pytest.mark.tier1
+def test_countdown():
+    assert sums.countdown(3) == 3
+"""
+STUB = REAL.replace("assert sums.add(2, 3) == 5", "sums.add(2, 3)").replace("assert sums.countdown(3) == 3", "")
+
+
+def andon(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "andon", "mutation", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
+
+
+def score(folder: Path) -> dict[str, float]:
+    """What the last run's evidence says."""
+    metrics = json.loads((folder / "reports/evidence/mutation.json").read_text(encoding="utf-8"))["metrics"]
+    return {key: metric["value"] for key, metric in metrics.items()}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Two functions, and a test of each."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/mutation.toml").write_text(PLAN.format(limit=6.0), encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    tier1\npythonpath = .\n", encoding="utf-8")
+    (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
+    (tmp_path / "test_sums.py").write_text(REAL, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.long
+def test_a_removed_test_lowers_the_score_without_a_new_look_at_the_rest(project: Path) -> None:
+    """Behaviour: all but what hangs is killed; answers hold; a test that is gone is a change, of its function alone."""
+    first = andon(folder=project)
+    assert first.returncode == 0, first.stdout + first.stderr
+    whole = score(project)
+    assert whole["survived"] == whole["untested"] == 0
+    assert whole["late"] > 0  # steps += 1 never comes to an end
+    assert whole["killed"] + whole["late"] == whole["mutants"]
+    assert "0 fresh" in andon(folder=project).stdout
+
+    (project / "test_sums.py").write_text(REAL.partition("@pytest.mark.tier1\ndef test_countdown")[0], encoding="utf-8")
+    second = andon(folder=project)
+    after = score(project)
+    assert after["score"] < whole["score"]
+    assert after["untested"] > 0
+    assert "countdown" in second.stdout
+    assert " 0 carried" not in second.stdout
+
+
+@pytest.mark.long
+def test_a_suite_that_asserts_nothing_kills_nothing(project: Path) -> None:
+    """Behaviour: tests that run the code and look at nothing kill only what raises."""
+    (project / "sums.py").write_text("def add(a: int, b: int) -> int:\n    return a + b\n", encoding="utf-8")
+    (project / "test_sums.py").write_text(STUB, encoding="utf-8")
+    result = andon(folder=project)
+    assert score(project)["score"] == 0, result.stdout
+    assert "-    return a + b\n    +    return a - b" in result.stdout
+
+
+@pytest.mark.long
+def test_shards_joined_are_the_whole(project: Path) -> None:
+    """Behaviour: parts of two shards make what one run makes; one part alone is refused."""
+    (project / "sums.py").write_text("def add(a: int, b: int) -> int:\n    return abs(a + b) + 0\n", encoding="utf-8")
+    (project / "test_sums.py").write_text(REAL.partition("@pytest.mark.tier1\ndef test_count")[0], encoding="utf-8")
+    andon("--all", "--shard", "1/2", folder=project)
+    alone = andon("--merge", folder=project)
+    assert alone.returncode == 2
+    assert "shards 2/2 are missing" in alone.stderr
+    andon("--all", "--shard", "2/2", folder=project)
+    assert andon("--merge", folder=project).returncode == 0
+    joined = score(project)
+    andon("--all", folder=project)
+    assert {**joined, "fresh": 0} == {**score(project), "fresh": 0}
+    assert joined["mutants"] > 1
+
+
+@pytest.mark.long
+def test_tests_that_are_red_already_are_no_measure(project: Path) -> None:
+    """Behaviour: exit 2 and the name of the red test, as every mutant would count as killed."""
+    (project / "test_sums.py").write_text(REAL.replace("== 5", "== 6"), encoding="utf-8")
+    result = andon(folder=project)
+    assert result.returncode == 2
+    assert "without any mutant (test_sums.py::test_add)" in result.stderr
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
+    """Behaviour: the message says how to write one."""
+    with pytest.raises(ShardError, match="I from 1 to N"):
+        parsed(shard)
