@@ -99,8 +99,8 @@ def read_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            if not file.read(1):  # which cannot be mapped
-                raise GgufError("it is empty")
+            if not file.read(1):  # nothing is there to be mapped
+                return parse_header(b"")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return parse_header(data)
     except OSError as error:

@@ -23,6 +23,7 @@ from .shards import text_hash
 from .tokeniser import check_vocabulary, encode, end_of_document, special_names
 from .windows import fill_rows, row_pieces
 
+
 class Encoded(NamedTuple):
     """A sample's inputs, for each the token to predict or IGNORE, bytes of what is learned, and a hash of all text."""
 

@@ -9,7 +9,6 @@ import argparse
 import importlib
 import inspect
 import multiprocessing
-
 import pkgutil
 import random
 import subprocess
@@ -97,10 +96,7 @@ def collect(package: str, only: Sequence[str] = ()) -> list[Contract]:
     names = sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("test_"))
     tables = [importlib.import_module(f"{package}.{name}").CONTRACTS for name in names]
     return [
-        contract
-        for table in tables
-        for contract in table
-        if not only or any(word in contract.name for word in only)
+        contract for table in tables for contract in table if not only or any(word in contract.name for word in only)
     ]
 
 
@@ -172,8 +168,8 @@ def _asked(holds: Callable[..., None], seconds: float) -> tuple[State, str]:
 
 def _line(found: Found) -> str:
     good = found.judged == "confirmed" and found.mutant == "refuted"
-    rest = "" if good else f"  (the contract: {found.words or found.state}; its mutant: {found.mutant})"
-    return f"{found.judged if good or found.judged != 'confirmed' else 'mutant not refuted':<10} {found.name}{rest}  {found.seconds:.1f} s"
+    why = "" if good else f"  (it: {found.words or found.state}; its mutant: {found.mutant})"
+    return f"{found.judged:<10} {found.name}{why}  {found.seconds:.1f} s"
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -181,7 +177,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("package", help="whose modules hold a table CONTRACTS each")
     parser.add_argument("--seconds", type=float, default=0.0, help="begin no contract after that; 0: ask all")
     parser.add_argument("--each", type=float, default=SECONDS, help="seconds for one proof")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="contracts with one of these in their name")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="contracts with one of these in their name"
+    )
     parser.add_argument("--sources", nargs="+", default=["core", "gates/symbolic.py"], help="what the proofs are about")
     return parser.parse_args(arguments)
 

@@ -24,6 +24,8 @@ SESSIONS = (
     "faults",
     "gradients",
     "properties",
+    "symbolic",
+    "fuzz",
     "peers",
     "strangers",
     "nightly",

@@ -1,5 +1,7 @@
 """Contracts of windows, shards, micro-batches, rows and the position in a run."""
 
+from itertools import pairwise
+
 from core import folders, schedule, windows
 from gates.symbolic import Contract
 
@@ -117,7 +119,7 @@ def spread_is_in_order_and_in_range(count: int, limit: int) -> None:
     chosen = windows.spread(count, limit)
     assert chosen[0] == 0
     assert chosen[-1] < count
-    assert all(one < other for one, other in zip(chosen, chosen[1:], strict=False))
+    assert all(one < other for one, other in pairwise(chosen))
 
 
 def rows_hold_each_item_once(one: int, two: int, three: int) -> None:
@@ -131,10 +133,10 @@ def rows_hold_each_item_once(one: int, two: int, three: int) -> None:
 
 def rows_are_never_too_full(one: int, two: int, three: int) -> None:
     """No sample is cut for want of room."""
-    lengths = [one, two, three]
     assert 1 <= one <= 10
     assert 1 <= two <= 10
     assert 1 <= three <= 10
+    lengths = [one, two, three]
     assert all(sum(lengths[item] for item in row) <= 10 for row in windows.fill_rows(lengths, 10))
 
 
@@ -146,14 +148,13 @@ def a_sample_is_cut_without_loss_of_its_answer(tokens: int, first: int) -> None:
     assert pieces[0][0] <= first
     assert pieces[-1][1] == tokens
     assert all(0 < end - begin <= 8 for begin, end in pieces)
-    assert all(one[1] == other[0] for one, other in zip(pieces, pieces[1:], strict=False))
+    assert all(one[1] == other[0] for one, other in pairwise(pieces))
 
 
 def a_cut_answer_has_a_prompt_before_it(tokens: int, first: int) -> None:
     """Of a sample that is too long, the answer begins in the first piece, in its first half."""
-    assert 9 <= tokens <= 1 << 10
-    assert 1 <= first < 24
-    assert tokens <= 32
+    assert 9 <= tokens <= 32
+    assert 1 <= first < tokens
     begin, _ = windows.row_pieces(tokens, first, 8)[0]
     assert min(first, 4) == first - begin
 
@@ -177,32 +178,47 @@ def the_last_step_is_at_the_end_of_the_fall(steps: int, warmup: int) -> None:
     assert schedule.fall_steps(warmup, steps, warmup)[0] == 0
 
 
-def rotation_keeps_the_newest(one: int, two: int, three: int, keep_last: int) -> None:
+def rotation_keeps_the_newest(keep_last: int) -> None:
     """What is deleted is older than what is kept, and as many stay as were asked for."""
-    assert 0 <= one < two < three <= 1 << 40
-    assert 1 <= keep_last <= 4
-    gone = folders.expired({one: None, two: None, three: None}, keep_last, keep_best=False)
-    assert gone == [one, two, three][: max(0, 3 - keep_last)]
+    assert 1 <= keep_last <= 1 << 20
+    gone = folders.expired({10: None, 20: 1.0, 30: None, 40: None}, keep_last, keep_best=False)
+    assert gone == [10, 20, 30, 40][: max(0, 4 - keep_last)]
 
 
-def rotation_keeps_the_best(one: int, two: int, first: int, second: int, third: int) -> None:
-    """The lowest metric survives every rotation, the newest of equals."""
-    assert 0 <= one < two < 1000
+def rotation_keeps_the_best(first: int, second: int, third: int, keep_last: int) -> None:
+    """The lowest metric survives every rotation, the newest of equals, beside the newest."""
     assert 0 <= first <= 1 << 20
     assert 0 <= second <= 1 << 20
     assert 0 <= third <= 1 << 20
-    metrics = {one: first, two: second, 1000: third}
-    gone = folders.expired(metrics, 1, keep_best=True)
-    left = metrics.keys() - set(gone)
-    assert 1000 in left
-    assert min(metrics.values()) == min(metrics[step] for step in left)
+    assert 1 <= keep_last <= 3
+    metrics = {10: first, 20: second, 30: third}
+    left = metrics.keys() - set(folders.expired(metrics, keep_last, keep_best=True))
+    assert min(first, second, third) == min(metrics[step] for step in left)
+    assert keep_last <= len(left) <= keep_last + 1
+
+
+def the_best_of_equals_is_the_newest(first: int, second: int) -> None:
+    """What was not measured is never the best."""
+    assert 0 <= first <= 1 << 20
+    assert 0 <= second <= 1 << 20
+    best = folders.best_step({10: first, 20: None, 30: second})
+    assert best == (30 if second <= first else 10)
 
 
 CONTRACTS = (
-    Contract(windows_predict_every_token_but_the_first, windows, "-(-(tokens - 1) // length)", "(tokens - 1) // length"),
+    Contract(
+        windows_predict_every_token_but_the_first, windows, "-(-(tokens - 1) // length)", "(tokens - 1) // length"
+    ),
     Contract(an_empty_stream_has_no_window, windows, "max(0, -(-(tokens - 1) // length))", "-(-tokens // length)"),
-    Contract(pieces_tile_what_was_asked_for, windows, "start += end - begin", "start += shard_tokens - begin"),
-    Contract(pieces_stay_within_their_shard, windows, "end = min(begin + stop - start, shard_tokens)", "end = begin + 8"),
+    Contract(
+        pieces_tile_what_was_asked_for,
+        windows,
+        "shard, begin = divmod(start, shard_tokens)",
+        "shard, begin = start // shard_tokens, 0",
+    ),
+    Contract(
+        pieces_stay_within_their_shard, windows, "end = min(begin + stop - start, shard_tokens)", "end = begin + 8"
+    ),
     Contract(micro_batches_hold_every_row_once, windows, "(part < rows % parts)", "(part <= rows % parts)"),
     Contract(
         micro_batches_are_even,
@@ -211,18 +227,23 @@ CONTRACTS = (
         "[rows // parts + rows % parts * (part == 0) for part in range(parts)]",
     ),
     Contract(batches_hold_every_window, windows, "return -(-windows // batch_size)", "return windows // batch_size"),
-    Contract(a_batch_is_full_but_for_the_last, windows, "min((batch + 1) * batch_size, windows)", "(batch + 1) * batch_size"),
+    Contract(
+        a_batch_is_full_but_for_the_last, windows, "min((batch + 1) * batch_size, windows)", "(batch + 1) * batch_size"
+    ),
     Contract(a_run_ends_at_its_first_limit, windows, "max_steps or per_epoch * epochs)", "max_steps)"),
     Contract(the_state_that_follows_is_one_step_on, windows, "if batch + 1 < per_epoch", "if batch + 1 <= per_epoch"),
     Contract(a_step_knows_its_epoch_and_batch, windows, "epoch * per_epoch + batch", "epoch * per_epoch + batch + 1"),
     Contract(spread_takes_as_many_as_asked, windows, "min(count, limit or count)", "limit or count"),
     Contract(spread_is_in_order_and_in_range, windows, "index * count // chosen", "(index + 1) * count // chosen"),
     Contract(rows_hold_each_item_once, windows, "rows[row].append(item)", "rows[row] = [item]"),
-    Contract(rows_are_never_too_full, windows, "insort(spaces, (left - lengths[item], row))", "insort(spaces, (left, row))"),
+    Contract(
+        rows_are_never_too_full, windows, "insort(spaces, (left - lengths[item], row))", "insort(spaces, (left, row))"
+    ),
     Contract(a_sample_is_cut_without_loss_of_its_answer, windows, "max(0, first - length // 2)", "first + 1"),
     Contract(a_cut_answer_has_a_prompt_before_it, windows, "first - length // 2", "first - length"),
     Contract(the_fall_is_within_its_length, schedule, "min(step - warmup, fall)", "step - warmup"),
     Contract(the_last_step_is_at_the_end_of_the_fall, schedule, "max(1, steps - 1 - warmup)", "max(1, steps - warmup)"),
     Contract(rotation_keeps_the_newest, folders, "sorted(metrics)[:-keep_last]", "sorted(metrics)[keep_last:]"),
     Contract(rotation_keeps_the_best, folders, "if step != best]", "if step]"),
+    Contract(the_best_of_equals_is_the_newest, folders, "(measured[step], -step)", "(measured[step], step)"),
 )
