@@ -26,7 +26,6 @@ from .evidence import Evidence, Metric, digests, write_evidence
 
 SECONDS = 900.0  # for all targets together
 CORPUS = Path(".nox/fuzz")  # what fuzzing found worth keeping, between runs
-CRASH = "crash-"
 GRACE = 60.0
 ONE_INPUT_SECONDS, MEMORY_MB, LONGEST_BYTES = 10, 2048, 4096
 FEEDBACK = re.compile(r"^#(\d+)\s+(\w+)\s+cov: (\d+)", re.MULTILINE)
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     """Fuzz every target, or `--replay` every committed seed; 0 where nothing crashed and all had feedback."""
     options = _options(arguments)
     package = importlib.import_module(options.package)
-    folder = Path(next(iter(package.__path__)))
+    folder = Path(os.path.relpath(next(iter(package.__path__))))
     targets = options.only or target_names(folder)
     if options.replay:
         return _replay(options.package, folder, targets, keep=not options.only)
@@ -66,16 +65,10 @@ def main(arguments: Sequence[str]) -> int:
     start, measured = time.monotonic(), digests([*options.instrument, "gates/fuzz.py", str(folder)])
     runs = []
     for name in targets:
-        corpus = CORPUS / name
-        runs.append(
-            fuzz(
-                f"{options.package}.{name}",
-                folder / "seeds" / name,
-                corpus,
-                options.seconds / len(targets),
-                options.instrument,
-            )
-        )
+        seeds, corpus = folder / "seeds" / name, CORPUS / name
+        share = options.seconds / len(targets)
+        crashed = seeds if options.record else corpus  # what tier 3 measures must not change while it does
+        runs.append(fuzz(f"{options.package}.{name}", (corpus, seeds), crashed, share, options.instrument))
         print(_line(runs[-1]), flush=True)
     if options.record:
         record(options.ledger, runs)
@@ -97,43 +90,39 @@ def target_names(folder: Path) -> list[str]:
     )
 
 
-def fuzz(target: str, seeds: Path, corpus: Path, seconds: float, instrument: Sequence[str]) -> Run:
-    """Fuzz one target in a process of its own, and read what libFuzzer says; crashing inputs become seeds."""
-    corpus.mkdir(parents=True, exist_ok=True)
+def fuzz(target: str, corpora: tuple[Path, Path], crashed: Path, seconds: float, instrument: Sequence[str]) -> Run:
+    """Fuzz one target in a process of its own, and read what libFuzzer says.
+
+    `corpora` are where new inputs go and where committed ones lie; one that crashes goes to `crashed`.
+    """
+    name = target.rpartition(".")[2]
+    corpora[0].mkdir(parents=True, exist_ok=True)
     flags = [f"-max_total_time={max(1, round(seconds))}", f"-timeout={ONE_INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}"]
-    flags += [f"-max_len={LONGEST_BYTES}", f"-artifact_prefix={corpus}/../", "-print_final_stats=1"]
-    before = set(corpus.parent.glob(f"{CRASH}*"))
-    command = [sys.executable, "-m", "gates.fuzz_target", target, ",".join(instrument), str(corpus), str(seeds), *flags]
+    flags += [f"-max_len={LONGEST_BYTES}", "-print_final_stats=1"]
     start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
-        environment = os.environ | {"TMPDIR": scratch}
+        command = [sys.executable, "-m", "gates.fuzz_target", target, ",".join(instrument), *map(str, corpora), *flags]
         process = subprocess.run(
-            command,
+            [*command, f"-artifact_prefix={scratch}/found-"],
             check=False,
             capture_output=True,
-            env=environment,
+            env=os.environ | {"TMPDIR": scratch},
             timeout=seconds + GRACE,
             stdin=subprocess.DEVNULL,
         )
+        found = [shutil.move(path, crashed / path.name) for path in Path(scratch).glob("found-*")]
     text = (process.stdout + process.stderr).decode(errors="replace")
-    spent = time.monotonic() - start
-    found = {path for kind in (CRASH, "timeout-", "oom-") for path in corpus.parent.glob(f"{kind}*")} - before
-    for path in found:
-        shutil.move(path, seeds / path.name)
     lines = FEEDBACK.findall(text)
-    inited = next((int(edges) for _, kind, edges in lines if kind == "INITED"), 0)
     executed = EXECUTED.search(text)
-    count = int(executed[1]) if executed else int(lines[-1][0]) if lines else 0
-    edges = max((int(edges) for _, _, edges in lines), default=0)
     failed = process.returncode != 0
     return Run(
-        target.rpartition(".")[2],
-        count,
-        spent,
-        inited,
-        edges,
-        max(len(found), int(failed)),
-        _complaint(text) if failed else "",
+        target=name,
+        executions=int(executed[1]) if executed else int(lines[-1][0]) if lines else 0,
+        seconds=time.monotonic() - start,
+        edges_at_seeds=next((int(edges) for _, kind, edges in lines if kind == "INITED"), 0),
+        edges=max((int(edges) for _, _, edges in lines), default=0),
+        crashes=max(len(found), int(failed)),
+        said=" ".join([_complaint(text), *map(str, found)]) if failed else "",
     )
 
 

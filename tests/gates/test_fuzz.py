@@ -47,7 +47,7 @@ def test_a_planted_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Pat
     assert (1, 0) == tuple(
         read_evidence("fuzz", tmp_path / "reports" / "evidence").metrics[name].value for name in ("crashes", "blind")
     )
-    (crash,) = (tmp_path / package / "seeds" / "target").glob("crash-*")
+    (crash,) = (tmp_path / package / "seeds" / "target").glob("found-crash-*")
     assert crash.read_bytes().startswith(b"Ando")
     assert 1 == read_ledger(tmp_path / "ledger.json")[0]["crashes"]
     assert 1 == fuzz.main([package, "--replay"])
