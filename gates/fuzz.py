@@ -2,7 +2,7 @@
 
 A target is a module of the package with `one(data)`, which may raise nothing but its `REFUSALS`, and `PARSER`, the
 functions ("core/config.py:load_config") whose branches its inputs must cover. Committed seeds lie in
-`<package>/seeds/<target>/`; an input that crashes a target is written there, and so every later run replays it.
+`<package>/seeds/<target>/`; with `--record`, an input that crashes a target is written there, for every later replay.
 """
 
 import argparse
@@ -30,6 +30,7 @@ GRACE = 60.0
 ONE_INPUT_SECONDS, MEMORY_MB, LONGEST_BYTES = 10, 2048, 4096
 FEEDBACK = re.compile(r"^#(\d+)\s+(\w+)\s+cov: (\d+)", re.MULTILINE)
 EXECUTED = re.compile(r"^stat::number_of_executed_units:\s+(\d+)", re.MULTILINE)
+BLIND = "no interesting inputs were found"  # libFuzzer's words for a target whose coverage never changes
 # What libFuzzer counts of a target that is not instrumented: the harness's own edges, whatever the input is.
 BLIND_EDGES = 2
 
@@ -114,13 +115,14 @@ def fuzz(target: str, corpora: tuple[Path, Path], crashed: Path, seconds: float,
     text = (process.stdout + process.stderr).decode(errors="replace")
     lines = FEEDBACK.findall(text)
     executed = EXECUTED.search(text)
-    failed = process.returncode != 0
+    blind = BLIND in text
+    failed = process.returncode != 0 and not blind
     return Run(
         target=name,
         executions=int(executed[1]) if executed else int(lines[-1][0]) if lines else 0,
         seconds=time.monotonic() - start,
         edges_at_seeds=next((int(edges) for _, kind, edges in lines if kind == "INITED"), 0),
-        edges=max((int(edges) for _, _, edges in lines), default=0),
+        edges=0 if blind else max((int(edges) for _, _, edges in lines), default=0),
         crashes=max(len(found), int(failed)),
         said=" ".join([_complaint(text), *map(str, found)]) if failed else "",
     )
@@ -209,7 +211,8 @@ def _replay(package: str, folder: Path, targets: Sequence[str], *, keep: bool) -
             said = _outcome(target, path.read_bytes())
             crashes += [f"{path}: {said}"] if said else []
     heavy = "torch" in sys.modules
-    print(*crashes, *["torch was imported, which costs each start a second and a half"] * heavy, sep="\n")
+    for line in [*crashes, *["torch was imported, which costs each start a second and a half"] * heavy]:
+        print(line)
     seconds = time.monotonic() - start
     print(f"{count} seeds of {len(targets)} targets in {seconds:.1f} s: {len(crashes)} crash")
     metrics = {"seeds": Metric(count, "inputs"), "crashes": Metric(len(crashes), "inputs")}

@@ -25,8 +25,14 @@ from .evidence import Evidence, Metric, digests, write_evidence
 SECONDS = 30.0  # in which one contract is proved
 GRACE = 15.0  # beyond that, until its process is given up
 State = Literal["confirmed", "unproved", "vacuous", "refuted"]
-# By CrossHair's own names; whatever else it says is a counterexample or an error.
-STATES: dict[str, State] = {"CONFIRMED": "confirmed", "CANNOT_CONFIRM": "unproved", "PRE_UNSAT": "vacuous"}
+# By CrossHair's own names; the others are counterexamples: an assertion that fails, or what the code raises.
+STATES: dict[str, State] = {
+    "CONFIRMED": "confirmed",
+    "CANNOT_CONFIRM": "unproved",
+    "SYNTAX_ERR": "unproved",
+    "IMPORT_ERR": "unproved",
+    "PRE_UNSAT": "vacuous",
+}
 
 
 class Contract(NamedTuple):
