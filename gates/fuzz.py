@@ -203,14 +203,14 @@ def _replay(package: str, folder: Path, targets: Sequence[str], *, keep: bool) -
     """Every seed once, in this process, which shows each crash and goes on; 0 where there is none, and no torch."""
     start, measured = time.monotonic(), digests(["core", "tracing", "gates/fuzz.py", str(folder)])
     crashes: list[str] = []
-    count = 0
+    count, had_torch = 0, "torch" in sys.modules
     for name in targets:
         target = importlib.import_module(f"{package}.{name}")
         for path in sorted((folder / "seeds" / name).iterdir()):
             count += 1
             said = _outcome(target, path.read_bytes())
             crashes += [f"{path}: {said}"] if said else []
-    heavy = "torch" in sys.modules
+    heavy = "torch" in sys.modules and not had_torch
     for line in [*crashes, *["torch was imported, which costs each start a second and a half"] * heavy]:
         print(line)
     seconds = time.monotonic() - start

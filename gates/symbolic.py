@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -67,6 +68,10 @@ class Found(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Prove all contracts, or those that fit into `--seconds`; 0 where nothing is refuted, vacuous or without proof."""
     options = _options(arguments)
+    if find_spec("crosshair") is None:
+        print("not measured: crosshair-tool is not installed here")
+        return 3
+    importlib.import_module("crosshair.core_and_libs")  # once, and not in each process
     start = time.monotonic()
     measured = digests([*options.sources, options.package.replace(".", "/")])
     contracts = collect(options.package, options.only)
