@@ -148,6 +148,20 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session
+def symbolic(session: nox.Session) -> None:
+    """Prove every contract on core's whole-number arithmetic, and refute its mutant (a minute)."""
+    python(session, "-m", "gates.symbolic", "tests.contracts", *session.posargs)
+    andon(session, "gate", "judge", "proofs")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz every parser for 15 minutes in all, or -- --seconds N, and add the runs to those on record."""
+    python(session, "-m", "gates.fuzz", "tests.fuzz", "--record", "--branches", *session.posargs)
+    andon(session, "gate", "judge", "fuzzing")
+
+
+@nox.session
 def peers(session: nox.Session) -> None:
     """Run the tests against other libraries, in environments of their own (minutes)."""
     pytest(session, "peers")

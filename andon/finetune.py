@@ -198,7 +198,7 @@ def open_data(job: Job, config: "Config", tokeniser: "Tokenizer | None", folder:
         raise FinetuneError(f"{job.base}: has no tokeniser; put its tokenizer.json there")
     instructions = room("core.instructions")
     sources = room("core.corpus").find_sources(config.data.paths)
-    if not instructions.has_instructions(sources):
+    if not room("core.sample_lines").has_instructions(sources):
         return room("core.data").open_dataset(config, CACHE, tokeniser)
     file = folder / room("core.manifest").TOKENIZER
     dataset = instructions.open_instructions(config, sources, tokeniser, file, job.template)

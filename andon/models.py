@@ -73,7 +73,7 @@ def read_adapter(folder: Path, base: Path | None = None) -> Job | None:
     if not described.exists():
         return None
     jobs = [path for path in (folder / JOB, folder.parent.parent / JOB) if path.exists()]
-    said = room("core.adapters").read_adapter_config(described).base
+    said = room("core.adapter_config").read_adapter_config(described).base
     job = read_job(jobs[0]) if jobs else Job("lora", Path(said or ""), None, double_quantization=False, template=None)
     job = job._replace(base=base) if base else job
     if not (jobs or said or base) or not job.base.exists():

@@ -7,7 +7,7 @@ Legend: D hidden, F ffn, Q width of all queries, K width of all keys.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -82,8 +82,29 @@ def trainable_parameters(shape: Shape, tuning: Tuning) -> int:
 
 def nf4_bytes(elements: int, double: bool) -> int:
     """Codes and absmaxes of one matrix; doubly quantised, 8-bit absmaxes, theirs, and an offset."""
-    codes, blocks = -(-elements // 2), -(-elements // BLOCK)
-    return codes + (blocks + FLOAT * -(-blocks // NESTED_BLOCK) + FLOAT if double else FLOAT * blocks)
+    codes, blocks = block_count(elements, 2), block_count(elements, BLOCK)
+    return codes + (blocks + FLOAT * block_count(blocks, NESTED_BLOCK) + FLOAT if double else FLOAT * blocks)
+
+
+def block_count(elements: int, size: int) -> int:
+    """Blocks of `size` that hold all elements; the last may be shorter."""
+    return -(-elements // size)
+
+
+def whole_blocks(elements: int, size: int) -> int:
+    """Elements that lie in blocks which are full."""
+    return elements // size * size
+
+
+def padding(elements: int, size: int) -> int:
+    """Elements that the last block lacks."""
+    return -elements % size
+
+
+def slabs(elements: int, size: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of the stretches of at most `size` that a tensor is worked through in, in order."""
+    for begin in range(0, elements, size):
+        yield begin, min(begin + size, elements)
 
 
 def base_bytes(shape: Shape, step: Step, tuning: Tuning) -> int:
@@ -152,7 +173,7 @@ def dequantized_bytes(elements: int, width: int, tuning: Tuning) -> int:
     if not tuning.quantized:
         return 0
     slab = min(elements, SLAB) * (INDEX // 2 + FLOAT * (width < FLOAT))
-    return width * elements + slab + FLOAT * -(-elements // BLOCK) * tuning.double
+    return width * elements + slab + FLOAT * block_count(elements, BLOCK) * tuning.double
 
 
 def moments_of(config: Config, method: str) -> Callable[[Step], tuple[Moment, ...]]:

@@ -173,15 +173,19 @@ def _token(value: Any) -> str | None:
 
 
 def _from_gguf(path: Path) -> ChatTemplate | None:
-    import gguf
+    from .gguf_header import read_header  # late: this file runs alone, too
 
-    fields = gguf.GGUFReader(path).fields  # read before, with the weights, and so whole
-    if GGUF_TEMPLATE not in fields:
+    fields = read_header(path).fields
+    source = fields.get(GGUF_TEMPLATE)
+    if source is None:
         return None
-    names = fields["tokenizer.ggml.tokens"].contents()
+    if not isinstance(source, str):
+        raise ChatError(f"{path}: {GGUF_TEMPLATE} is no text; name a .jinja file with --chat-template")
+    names = fields.get("tokenizer.ggml.tokens")
+    tokens = names if isinstance(names, list) else []
     ids = {name: fields.get(f"tokenizer.ggml.{name[:3]}_token_id") for name in NAMED_TOKENS[:2]}
-    tokens = {name: names[field.contents()] for name, field in ids.items() if field}
-    return ChatTemplate(str(fields[GGUF_TEMPLATE].contents()), tokens, str(path))
+    known = {name: tokens[place] for name, place in ids.items() if type(place) is int and 0 <= place < len(tokens)}
+    return ChatTemplate(source, {name: text for name, text in known.items() if isinstance(text, str)}, str(path))
 
 
 # ------------------------------------------------------------------------------------------------ the other process

@@ -21,14 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from .adapters import (
-    AdapterError,
-    peft_fields,
-    peft_parameters,
-    read_adapter_config,
-    read_base_digest,
-    write_adapter,
-)
+from .adapter_config import AdapterError, peft_fields, read_adapter_config
+from .adapters import peft_parameters, read_base_digest, write_adapter
 from .config import Config, dump_config
 from .folders import checkpoint_folder, checkpoint_step, published, sweep
 from .headers import Entry, HeaderError, read_header

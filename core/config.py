@@ -82,6 +82,11 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key, value, rule and next step."""
 
 
+def ending(key: str) -> str:
+    """The expression for whole names of modules which end in what `key`, an expression itself, describes."""
+    return rf"(.*\.)?({key})"
+
+
 class Table(BaseModel):
     """One TOML table: no unknown key, no coercion, immutable."""
 
@@ -252,10 +257,11 @@ class LoraConfig(Table):
         if not self.target_modules:
             raise ValueError('target_modules is empty; name modules such as "q_proj", or "all-linear"')
         whole = [self.target_modules] if isinstance(self.target_modules, str) else []
-        for pattern in [*whole, *self.rank_pattern, *self.alpha_pattern]:
+        ends = {key: ending(key) for key in (*self.rank_pattern, *self.alpha_pattern)}
+        for pattern, used in [*zip(whole, whole, strict=True), *ends.items()]:
             try:
-                re.compile(pattern)
-            except re.error as error:
+                re.compile(used)
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"{pattern!r} is no regular expression ({error}); correct the pattern") from error
         return self
 
@@ -326,7 +332,7 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); name a TOML file such as configs/tiny.toml"
         ) from error
-    except ValueError as error:  # of either parser, or text that is not UTF-8
+    except (ValueError, RecursionError) as error:  # of either parser, or text that is not UTF-8
         raise ConfigError(f"{path}: is no {language} ({error}); mend the line it names") from error
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: holds {type(tables).__name__}, not tables; start with [model]")
@@ -363,7 +369,7 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected table.key=value, for example --set model.rope_theta=500000.0")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # an unquoted string, as shells make it natural to write
     table = tables
     for parent in parents:

@@ -25,7 +25,16 @@ from .loss import IGNORE
 from .shards import TOKENIZER, Encoded, Store, open_or_build, read_tokens, store_key, text_hash, write_store
 from .state import DataState
 from .tokeniser import check_vocabulary, encode, end_of_document, id_count, load_tokeniser, sample, train_tokeniser
-from .windows import batches_per_epoch, following, micro_batch_sizes, run_steps, spread, window_count
+from .windows import (
+    batch_bounds,
+    batches_per_epoch,
+    following,
+    micro_batch_sizes,
+    run_steps,
+    spread,
+    steps_done,
+    window_count,
+)
 
 T = TypeVar("T")
 CHARACTERS_TOGETHER = 1 << 22  # encoded in one call: enough for every core, and 200 MB at most
@@ -177,14 +186,14 @@ def batches(dataset: Dataset, config: Config, state: DataState) -> Iterator[tupl
 
     def prepare(step: int) -> tuple[list[Batch], DataState]:
         epoch, batch = divmod(step, per_epoch)
-        size = config.training.batch_size
-        chosen = order(epoch)[batch * size : (batch + 1) * size]
+        begin, end = batch_bounds(batch, config.training.batch_size, count)
+        chosen = order(epoch)[begin:end]
         sizes = micro_batch_sizes(len(chosen), config.training.accumulation_steps)
         parts = np.split(chosen, np.cumsum(sizes)[:-1])
         packed = [dataset.train.batch(part, config.data.sequence_length, dataset.end) for part in parts]
         return packed, DataState(*following(epoch, batch, per_epoch))
 
-    steps = range(state.epoch * per_epoch + state.batch, dataset.steps(config))
+    steps = range(steps_done(*state, per_epoch), dataset.steps(config))
     return _ahead(prepare, iter(steps), config.data.workers)
 
 

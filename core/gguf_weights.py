@@ -5,49 +5,20 @@ query and key projections; reading permutes them back.
 """
 
 from pathlib import Path
-from typing import Any
 
 import gguf
 import torch
-from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from .config import ModelConfig, QloraConfig
+from .gguf_header import GgufError, Header, model_config, our_name, read_header
 from .gguf_tokeniser import read_tokeniser
-from .huggingface import EMBEDDING, HEAD, held, with_weights
-from .huggingface_config import InterchangeError, explain
+from .huggingface import held, with_weights
+from .huggingface_config import InterchangeError
 from .model import Llama
 
-# Our key: GGUF's, under `llama.`.
-REQUIRED = {
-    "num_hidden_layers": "block_count",
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_attention_heads": "attention.head_count",
-    "max_position_embeddings": "context_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-}
-OPTIONAL = {
-    "num_key_value_heads": "attention.head_count_kv",
-    "rope_theta": "rope.freq_base",
-    "head_dim": "attention.key_length",
-}
-NAMES = {
-    "token_embd": EMBEDDING.removesuffix(".weight"),
-    "output_norm": "model.norm",
-    "output": HEAD.removesuffix(".weight"),
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
-# What the reader raises on a file that is no GGUF, or cut short.
+# What the library raises where a tensor's data lies beyond the end, or has a type that it does not know.
 MALFORMED = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
 
 
@@ -62,24 +33,16 @@ def load_gguf(
         InterchangeError: no GGUF, cut short, another architecture, or a tensor that a plain Llama does not have.
         QuantError: a matrix to quantise holds infinity or NaN.
     """
-    fields, tensors = _open(path)
-    config = _config(path, fields, tensors)
-    names = {name: _our_name(path, name) for name in tensors}
-    _check_shapes(path, {names[name]: tuple(tensor.shape[::-1].tolist()) for name, tensor in tensors.items()}, config)
+    header = read_header(path)
+    config = model_config(path, header)
+    names = {name: our_name(path, name) for name in header.shapes}
+    _check_shapes(path, {names[name]: shape for name, shape in header.shapes.items()}, config)
+    tokeniser = _tokeniser(path, header)
     weights = {
-        names[name]: held(names[name], _weight(path, tensor, config), dtype or torch.float32, quantise)
-        for name, tensor in tensors.items()
+        names[tensor.name]: held(names[tensor.name], _weight(path, tensor, config), dtype or torch.float32, quantise)
+        for tensor in _tensors(path)
     }
-    return with_weights(config, weights), read_tokeniser(fields)
-
-
-def load_gguf_config(path: Path) -> ModelConfig:
-    """The shape of the model in a GGUF file.
-
-    Raises:
-        InterchangeError: as `load_gguf`.
-    """
-    return _config(path, *_open(path))
+    return with_weights(config, weights), tokeniser
 
 
 def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
@@ -92,51 +55,19 @@ def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(outputs, inputs)
 
 
-def _open(path: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
-    """Metadata and tensors, by name."""
+def _tokeniser(path: Path, header: Header) -> Tokenizer | None:
     try:
-        reader = gguf.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except OSError as error:
-        raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from error
+        return read_tokeniser(header.fields)
+    except GgufError as error:
+        raise InterchangeError(f"{path}: {error}; fetch the file again") from error
+
+
+def _tensors(path: Path) -> list[gguf.ReaderTensor]:
+    """Tensors with their data, of a file whose header has been checked."""
+    try:
+        return gguf.GGUFReader(path).tensors
     except MALFORMED as error:
         raise InterchangeError(f"{path}: is no whole GGUF file ({error}); fetch it again") from error
-    return fields, {tensor.name: tensor for tensor in reader.tensors}
-
-
-def _config(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig:
-    architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise InterchangeError(f"{path}: general.architecture={architecture!r} is not supported; only 'llama' is")
-    for key in ("llama.expert_count", "llama.rope.scaling.type"):
-        if fields.get(key) not in (None, 0, "none"):
-            raise InterchangeError(f"{path}: {key}={fields[key]!r} is not supported; read its Hugging Face form")
-    missing = [f"llama.{key}" for key in REQUIRED.values() if f"llama.{key}" not in fields]
-    if missing or "token_embd.weight" not in tensors:
-        raise InterchangeError(f"{path}: {(missing or ['token_embd.weight'])[0]} is missing; fetch the file again")
-    keys = {**REQUIRED, **OPTIONAL}
-    known = {ours: fields[f"llama.{key}"] for ours, key in keys.items() if f"llama.{key}" in fields}
-    known.setdefault("num_key_value_heads", known["num_attention_heads"])
-    known["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
-    known["tie_word_embeddings"] = "output.weight" not in tensors
-    try:
-        config = ModelConfig.model_validate(known)
-    except ValidationError as error:
-        raise InterchangeError(f"{path}: {explain(error)}") from error
-    rotated = fields.get("llama.rope.dimension_count", config.head_size)
-    if rotated != config.head_size:
-        raise InterchangeError(f"{path}: llama.rope.dimension_count={rotated} of head_dim={config.head_size}: only all")
-    return config
-
-
-def _our_name(path: Path, name: str) -> str:
-    """`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`."""
-    stem, _, kind = name.rpartition(".")
-    block, _, part = stem.rpartition(".")
-    prefix = f"model.layers.{block.removeprefix('blk.')}." if block.startswith("blk.") else block
-    if kind != "weight" or part not in NAMES:
-        raise InterchangeError(f"{path}: {name} is unexpected in a plain Llama; read the model's Hugging Face form")
-    return f"{prefix}{NAMES[part]}.weight"
 
 
 def _check_shapes(path: Path, found: dict[str, tuple[int, ...]], config: ModelConfig) -> None:

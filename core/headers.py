@@ -68,8 +68,23 @@ def parse_header(text: bytes, data_bytes: int) -> dict[str, Entry]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise HeaderError(f"{METADATA} must map strings to strings")
     entries = {name: _entry(name, fields) for name, fields in header.items()}
-    _check_tiling(entries, data_bytes)
+    check_tiling(entries, data_bytes)
     return entries
+
+
+def check_tiling(entries: dict[str, Entry], data_bytes: int) -> None:
+    """No gap, no overlap, nothing left over: two tensors must never share bytes, and no byte may hide.
+
+    Raises:
+        HeaderError: naming the first tensor that does not begin where the one before it ends, or what is left over.
+    """
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != end:
+            raise HeaderError(f"{name!r} starts at byte {entry.start} where {end} was expected: a gap or an overlap")
+        end = entry.end
+    if end != data_bytes:
+        raise HeaderError(f"the tensors take {end} bytes and {data_bytes} follow the header; truncated or torn")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -98,14 +113,3 @@ def _entry(name: str, fields: Any) -> Entry:
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
-
-
-def _check_tiling(entries: dict[str, Entry], data_bytes: int) -> None:
-    """No gap, no overlap, nothing left over: two tensors must never share bytes, and no byte may hide."""
-    end = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
-        if entry.start != end:
-            raise HeaderError(f"{name!r} starts at byte {entry.start} where {end} was expected: a gap or an overlap")
-        end = entry.end
-    if end != data_bytes:
-        raise HeaderError(f"the tensors take {end} bytes and {data_bytes} follow the header; truncated or torn")

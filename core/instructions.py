@@ -1,41 +1,27 @@
 """Instruction data: prompts that are read and answers that are learned, packed into rows of whole samples.
 
-A line of JSONL is one sample, as TRL spells them: `prompt` and `completion`, two texts that follow each other, or
-`messages`, which the model's chat template writes out. Other keys are left alone.
+Where a sample's line holds `messages`, the model's chat template writes them out.
 Legend: B rows, T positions, P positions of all rows end to end, R rows.
 """
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from .chat import ChatTemplate, Message, Turn, turns
+from .chat import ChatTemplate, Turn, turns
 from .config import Config
-from .corpus import Source, check_text, is_jsonl, records
+from .corpus import Source
 from .data import Batch, Dataset, divide
 from .loss import IGNORE
+from .sample_lines import InstructionError, Line, read_lines
 from .shards import text_hash
 from .tokeniser import check_vocabulary, encode, end_of_document, special_names
-from .windows import fill_rows
-
-MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
-
-
-class InstructionError(ValueError):
-    """A sample that cannot be learned from; the message names file and line, the rule and the next step."""
-
-
-class Line(NamedTuple):
-    """A line of a file: its name, and either turns or the messages that a template writes as turns."""
-
-    where: str
-    turns: list[Turn]
-    messages: list[Message]
+from .windows import fill_rows, row_pieces
 
 
 class Encoded(NamedTuple):
@@ -80,12 +66,6 @@ class Samples(NamedTuple):
         return nats * int((self.labels_P != IGNORE).sum()) / (self.bytes * math.log(2))
 
 
-def has_instructions(sources: list[Source]) -> bool:
-    """Whether the first line of the first JSONL file is a sample; then all lines of all files must be one."""
-    first = next((record for source in sources if is_jsonl(source) for _, record in records(source)), None)
-    return isinstance(first, dict) and (MESSAGES in first or PROMPT in first)
-
-
 def open_instructions(
     config: Config, sources: list[Source], tokeniser: Tokenizer, file: Path, template: ChatTemplate | None
 ) -> Dataset[Samples]:
@@ -103,7 +83,7 @@ def open_instructions(
     check_vocabulary(tokeniser, config.model.vocab_size, str(file))
     end = end_of_document(tokeniser, str(file))
     special = special_names(tokeniser)
-    lines = [line for source in sources for line in _read(source, special)]
+    lines = [line for source in sources for line in read_lines(source, special)]
     encoded = [encode_turns(tokeniser, found, end, chat=chat) for found, chat in _written(lines, template, special)]
     hashes_D = np.array([sample.hash for sample in encoded], np.uint64)
     bytes_D = np.array([sample.bytes for sample in encoded])
@@ -163,8 +143,7 @@ def cut(sample: Encoded, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """
     tokens, labels, _, _ = sample
     first = int(np.flatnonzero(labels != IGNORE)[0])
-    begin = 0 if len(tokens) <= length else max(0, first - length // 2)
-    pieces = [(tokens[at : at + length], labels[at : at + length]) for at in range(begin, len(tokens), length)]
+    pieces = [(tokens[begin:end], labels[begin:end]) for begin, end in row_pieces(len(tokens), first, length)]
     return [piece for piece in pieces if _learned(piece[1])]
 
 
@@ -181,51 +160,6 @@ def _note(samples: list[Encoded], train: Samples, validation: Samples, length: i
     if longer:
         note += f"; {longer:,} samples are longer than a row and were cut, {total - used:,} tokens of prompts left out"
     return note
-
-
-def _read(source: Source, special: tuple[str, ...]) -> Iterator[Line]:
-    if not is_jsonl(source):
-        raise InstructionError(f"{source.path}: is no .jsonl and stands beside instructions; train on one of both")
-    for where, record in records(source):
-        keys = {MESSAGES, PROMPT, COMPLETION} & record.keys() if isinstance(record, dict) else set()
-        if keys == {MESSAGES}:
-            yield Line(where, [], _messages(where, record[MESSAGES], special))
-        elif keys == {PROMPT, COMPLETION}:
-            yield Line(where, _pair(where, record), [])
-        else:
-            found = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-            raise InstructionError(
-                f"{where}: expected 'prompt' and 'completion', or 'messages'; found {found or 'nothing'}"
-            )
-
-
-def _pair(where: str, record: dict[str, Any]) -> list[Turn]:
-    for key in (PROMPT, COMPLETION):
-        if not isinstance(record[key], str):
-            raise InstructionError(f"{where}: {key}={record[key]!r:.60}: expected a text")
-        check_text(where, key, record[key])
-    if not record[COMPLETION]:
-        raise InstructionError(f"{where}: completion is empty, and so nothing to learn; take the line out")
-    return [Turn(record[PROMPT], learned=False), Turn(record[COMPLETION], learned=True)]
-
-
-def _messages(where: str, messages: Any, special: tuple[str, ...]) -> list[Message]:
-    if not isinstance(messages, list) or not messages:
-        raise InstructionError(f"{where}: messages={messages!r:.60}: expected a list of objects")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise InstructionError(f"{where}: messages[{number}]={message!r:.60}: expected an object")
-        for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
-                raise InstructionError(f"{where}: messages[{number}].{key}={message.get(key)!r:.60}: expected a text")
-            check_text(where, key, message[key])
-        named = next((name for name in special if name in message["content"]), None)
-        if named:
-            raise InstructionError(
-                f"{where}: messages[{number}].content holds {named!r}, which the tokeniser reads as the end of a turn "
-                "or the like; write it otherwise"
-            )
-    return messages
 
 
 def _written(

@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer
 
 from .config import ModelConfig, QloraConfig
-from .gguf_weights import load_gguf, load_gguf_config
+from .gguf_header import load_gguf_config
+from .gguf_weights import load_gguf
 from .huggingface import load_huggingface
 from .huggingface_config import InterchangeError, load_huggingface_config
 from .manifest import CONFIG, MANIFEST, OPTIMIZER, check_files, read_manifest

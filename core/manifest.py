@@ -75,7 +75,7 @@ class Manifest(Table):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, sealed with the hash of its own content."""
-    (folder / MANIFEST).write_bytes(_seal(manifest.model_dump()))
+    (folder / MANIFEST).write_bytes(seal(manifest.model_dump()))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         fields = json.loads(content)
         fields.pop(SEAL)
-        whole = _seal(fields) == content
+        whole = seal(fields) == content
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         whole = False
     if not whole:
@@ -147,7 +147,7 @@ def _record(path: Path) -> FileRecord:
         return FileRecord(bytes=file.tell(), sha256=digest)
 
 
-def _seal(fields: dict[str, Any]) -> bytes:
+def seal(fields: dict[str, Any]) -> bytes:
     """The one spelling of these fields as a file; whatever differs by a bit is not it."""
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     return (json.dumps({**fields, SEAL: digest}, indent=2) + "\n").encode()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import linear, pad
 
-from .adapter_sizes import BLOCK, NESTED_BLOCK, SLAB
+from .adapter_sizes import BLOCK, NESTED_BLOCK, SLAB, block_count, padding, slabs, whole_blocks
 from .ops import compute_dtype
 
 # Each half holds quantiles of a standard normal at equal steps of probability, over the largest (appendix E).
@@ -76,10 +76,10 @@ def quantize_nf4(tensor: Tensor, block_size: int = BLOCK, double: bool = True, n
     flat = tensor.detach().reshape(-1)
     if not flat.numel():
         raise QuantError(f"{name} is empty; NF4 quantises matrices of at least one element")
-    codes = torch.empty((flat.numel() + 1) // 2, dtype=torch.uint8, device=flat.device)
-    absmax = torch.empty(-(-flat.numel() // block_size), dtype=torch.float32, device=flat.device)
-    for start in range(0, flat.numel(), SLAB):
-        slab = flat[start : start + SLAB].float()
+    codes = torch.empty(block_count(flat.numel(), 2), dtype=torch.uint8, device=flat.device)
+    absmax = torch.empty(block_count(flat.numel(), block_size), dtype=torch.float32, device=flat.device)
+    for start, end in slabs(flat.numel(), SLAB):
+        slab = flat[start:end].float()
         normal, largest = _normalised(slab, block_size)
         absmax[start // block_size :][: len(largest)] = largest
         packed = _packed(normal)
@@ -97,8 +97,8 @@ def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tenso
     values = torch.empty(2 * len(codes), dtype=dtype or weight.dtype, device=codes.device)
     in_place = values.dtype == torch.float32
     scratch = values if in_place else values.new_empty(min(SLAB, len(values)), dtype=torch.float32)
-    for start in range(0, len(values), SLAB):
-        some = codes[start // 2 : (start + SLAB) // 2].long()
+    for start, end in slabs(len(values), SLAB):
+        some = codes[start // 2 : end // 2].long()
         levels = scratch[start if in_place else 0 :][: 2 * len(some)]
         lanes = LANES if len(some) % LANES == 0 else 1
         found = levels.view(pairs.dtype).view(lanes, -1)
@@ -225,7 +225,7 @@ def _normalised(flat: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
     It multiplies whole blocks by a reciprocal and divides a last, shorter one.
     """
-    whole = len(flat) // size * size
+    whole = whole_blocks(len(flat), size)
     blocks = flat[:whole].view(-1, size)
     absmax = blocks.abs().amax(1)
     normal = blocks.mul((1 / absmax.clamp(min=SMALLEST))[:, None]).clamp_(-1, 1).view(-1)
@@ -238,7 +238,7 @@ def _normalised(flat: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _packed(normal: Tensor) -> Tensor:
     """Two codes a byte, the first in the high nibble; an odd last one is paired with that of 0."""
-    even, bounds = pad(normal, (0, len(normal) % 2)), _midpoints(nf4_levels(normal.device))
+    even, bounds = pad(normal, (0, padding(len(normal), 2))), _midpoints(nf4_levels(normal.device))
     codes = torch.bucketize(even, bounds, out_int32=True).to(torch.uint8)
     return codes[::2] << 4 | codes[1::2]
 
@@ -251,7 +251,7 @@ def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, Nested]:
     """
     offset, levels = absmax.mean(), dynamic_levels(absmax.device)
     centred = absmax - offset
-    blocks = pad(centred, (0, -len(centred) % NESTED_BLOCK)).view(-1, NESTED_BLOCK)
+    blocks = pad(centred, (0, padding(len(centred), NESTED_BLOCK))).view(-1, NESTED_BLOCK)
     largest = blocks.abs().amax(1)
     normal = blocks.mul((1 / largest)[:, None]).nan_to_num_(nan=-1).clamp_(-1, 1).view(-1)[: len(absmax)]
     steps = ((normal + 1) * 0.5 * STEPS + 0.5).int()
@@ -294,7 +294,7 @@ def _pairs(device: torch.device) -> Tensor:
 
 def _scale(values: Tensor, scales: Tensor, size: int, out: Tensor) -> None:
     """Multiply each block of `size` values by its scale, and round once to the dtype of `out`."""
-    whole = len(values) // size * size
+    whole = whole_blocks(len(values), size)
     blocks = whole // size
     torch.mul(values[:whole].view(-1, size), scales[:blocks, None], out=out[:whole].view(-1, size))
     if whole < len(values):

@@ -14,8 +14,15 @@ def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleConfig) 
     warmup = schedule.warmup_steps
     if step < warmup:
         return peak * (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
     if schedule.type == "constant":
         return peak
+    fallen, fall = fall_steps(step, steps, warmup)
+    done = fallen / fall
     share = 1 - done if schedule.type == "linear" else (1 + math.cos(math.pi * done)) / 2
     return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * share)
+
+
+def fall_steps(step: int, steps: int, warmup: int) -> tuple[int, int]:
+    """How many steps of the fall from the peak lie behind `step`, which is past the warm-up, and how many there are."""
+    fall = max(1, steps - 1 - warmup)
+    return min(step - warmup, fall), fall

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from .config import LoraConfig
+from .config import LoraConfig, ending
 
 ALL_LINEAR = "all-linear"
 HEAD = "lm_head"
@@ -80,7 +80,7 @@ def _endings(names: Iterable[str]) -> str:
 
 
 def _describes(key: str, name: str) -> bool:
-    return re.fullmatch(rf"(.*\.)?({key})", name) is not None
+    return re.fullmatch(ending(key), name) is not None
 
 
 def _first(pattern: Iterable[str], name: str) -> str:

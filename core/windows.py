@@ -39,6 +39,25 @@ def following(epoch: int, batch: int, per_epoch: int) -> tuple[int, int]:
     return (epoch, batch + 1) if batch + 1 < per_epoch else (epoch + 1, 0)
 
 
+def steps_done(epoch: int, batch: int, per_epoch: int) -> int:
+    """Optimizer steps behind the state in which `batch` batches of epoch `epoch` are used."""
+    return epoch * per_epoch + batch
+
+
+def batch_bounds(batch: int, batch_size: int, windows: int) -> tuple[int, int]:
+    """Where a batch begins and ends in its epoch's order of windows; the last may be smaller."""
+    return batch * batch_size, min((batch + 1) * batch_size, windows)
+
+
+def row_pieces(tokens: int, first: int, length: int) -> list[tuple[int, int]]:
+    """Where a sample's pieces of at most `length` begin and end; `first` is where its answer does.
+
+    One that is too long is cut so that `first` lies in a piece's first half, with a prompt before it.
+    """
+    start = 0 if tokens <= length else max(0, first - length // 2)
+    return [(begin, min(begin + length, tokens)) for begin in range(start, tokens, length)]
+
+
 def spread(count: int, limit: int) -> list[int]:
     """`limit` of `count` windows, evenly spread and in order; all of them where `limit` is 0 or larger."""
     chosen = min(count, limit or count)

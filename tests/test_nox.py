@@ -29,6 +29,8 @@ SESSIONS = (
     "mutation",
     "gradients",
     "properties",
+    "symbolic",
+    "fuzz",
     "peers",
     "strangers",
     "nightly",

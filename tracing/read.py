@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from .lines import complete_lines
 
+# What reading JSON of another shape raises; the last two are a number or a nesting without end.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
 
 class TraceError(RuntimeError):
     """A trace file or an endpoint that cannot be used; the message names it, what is wrong, and the next step."""
@@ -50,14 +53,14 @@ def read_spans(path: Path) -> Recording:
     for number, (end, line) in enumerate(complete_lines(path), start=1):
         try:
             spans += parse_line(line)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise TraceError(f"{path} line {number} is not OTLP JSON ({error!r}); remove the line to go on") from error
         offset = end
     return Recording(spans, path.stat().st_size - offset)
 
 
 def parse_line(line: bytes) -> list[RecordedSpan]:
-    """The spans of one line. Raises ValueError, KeyError, TypeError or AttributeError where it is not OTLP JSON."""
+    """The spans of one line. Raises one of MALFORMED where it is not OTLP JSON."""
     return [
         recorded_span(span, values(resource_spans["resource"].get("attributes", [])))
         for resource_spans in json.loads(line)["resourceSpans"]

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from .lines import complete_lines
-from .read import TraceError
+from .read import MALFORMED, TraceError
 
 REQUEST_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -103,7 +103,7 @@ def judged(target: str, body: bytes, sent: int) -> Delivery:
     try:
         partial = json.loads(body).get("partialSuccess") or {}
         rejected = int(partial.get("rejectedSpans", 0))
-    except (ValueError, AttributeError) as error:
+    except MALFORMED as error:
         start = body[:80].decode(errors="replace")
         raise TraceError(f"{target} is not an OTLP endpoint: it answered {start!r}; OTLP/HTTP has port 4318") from error
     return Delivery(sent - rejected, rejected, partial.get("errorMessage", ""))
@@ -121,7 +121,7 @@ def sent_offset(path: Path, url: str) -> int:
         return 0
     try:
         offset = int(json.loads(notes.read_text(encoding="utf-8")).get(endpoint(url), 0))
-    except (ValueError, AttributeError) as error:
+    except MALFORMED as error:
         raise TraceError(f"{notes} is damaged ({error}); delete it, and everything is sent again") from error
     if not 0 <= offset <= path.stat().st_size:
         raise TraceError(f"{notes} says {offset} bytes were sent, beyond the end of {path.name}; delete it")

@@ -12,16 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.adapters import (
-    NEUTRAL,
-    NOTES,
-    OURS,
-    AdapterError,
-    load_adapter,
-    peft_fields,
-    read_adapter_config,
-    save_adapter,
-)
+from core.adapter_config import NEUTRAL, NOTES, OURS, AdapterError, peft_fields, read_adapter_config
+from core.adapters import load_adapter, save_adapter
 from core.config import LoraConfig, ModelConfig
 from core.lora import LoraError, active_adapter, add_lora, lora_origin, lora_parameters, set_adapter
 from core.model import Llama, build

@@ -1,5 +1,7 @@
 """GGUF: weights are un-permuted and dequantised, the tokeniser is rebuilt, and the rest is refused by name."""
 
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import gguf
 import pytest
 import torch
 
+from core.gguf_header import GgufError, parse_header
 from core.gguf_tokeniser import read_tokeniser
 from core.gguf_weights import halves_from_pairs
 from core.interchange import load_model
@@ -199,3 +202,34 @@ def test_reads_the_tokeniser_of_a_gguf(pre: str, number: list[str]) -> None:
 def test_a_tokeniser_that_would_cut_differently_is_left_out(fields: dict[str, Any]) -> None:
     """Behaviour: an unknown kind gives no tokeniser rather than a wrong one."""
     assert read_tokeniser(fields) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (struct.pack("<IIQ", 9, 0, 1 << 60), f"{1 << 60} bytes at byte 49 reach beyond the end"),
+        (struct.pack("<IIQ", 9, 8, 1 << 60), "8 bytes at byte 49 reach beyond the end"),
+        (struct.pack("<IIQ", 9, 9, 1), "an array holds values of type 9"),
+        (struct.pack("<I", 77), "a value has type 77"),
+        (struct.pack("<IQs", 8, 1, b"\xff"), "is not UTF-8"),
+        (struct.pack("<IB", 0, 1) + struct.pack("<Qs", 1, b"k") + struct.pack("<IB", 0, 1), "'k' stands twice"),
+    ],
+)
+def test_believes_no_count_or_type_in_a_gguf_header(value: bytes, complaint: str) -> None:
+    """Behaviour: what is not there, or not known, is refused before memory is asked for it."""
+    with pytest.raises(GgufError, match=re.escape(complaint)):
+        parse_header(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + struct.pack("<Qs", 1, b"k") + value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("tokens", None, "tokens is missing, or no list of str"),
+        ("token_type", [1], "token_type has 1 entries for 260 tokens"),
+        ("merges", ["1 nothing"], "merges do not fit the tokens"),
+    ],
+)
+def test_refuses_a_tokeniser_whose_parts_do_not_fit(key: str, value: Any, complaint: str) -> None:
+    """Behaviour: tokens, their types and merges are compared before a tokeniser is made of them."""
+    with pytest.raises(GgufError, match=complaint):
+        read_tokeniser(vocabulary("gpt-2", **{f"tokenizer.ggml.{key}": value}))

@@ -15,17 +15,9 @@ from core.chat import ChatTemplate, Turn
 from core.config import Config, parse_config
 from core.corpus import CorpusError, find_sources
 from core.data import Batch, Dataset, DataState, batches, validation_batches
-from core.instructions import (
-    Encoded,
-    InstructionError,
-    Samples,
-    cut,
-    encode_turns,
-    has_instructions,
-    open_instructions,
-    pack_samples,
-)
+from core.instructions import Encoded, Samples, cut, encode_turns, open_instructions, pack_samples
 from core.loss import IGNORE, loss
+from core.sample_lines import InstructionError, has_instructions
 from core.tokeniser import TokeniserError, end_of_document, train_tokeniser
 from core.windows import fill_rows
 from tests.core.foreign import new_model

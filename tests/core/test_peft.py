@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.adapters import NEUTRAL, NOTES, OURS, load_adapter, save_adapter
+from core.adapter_config import NEUTRAL, NOTES, OURS
+from core.adapters import load_adapter, save_adapter
 from core.config import LoraConfig, ModelConfig
 from core.huggingface import export_huggingface
 from core.lora import add_lora, lora_parameters, merge_lora, unwrap_lora

@@ -1,0 +1,22 @@
+"""PEFT's adapter_config.json, and the modules that it would adapt."""
+
+from core.adapter_config import AdapterError, peft_fields, read_adapter_config
+from core.adapter_sizes import modules
+from core.sizes import Shape
+from core.targets import LoraError, plan
+from tests.fuzz.files import written
+
+REFUSALS = (AdapterError, LoraError)
+PARSER = (
+    *(f"core/adapter_config.py:{name}" for name in ("peft_fields", "read_adapter_config", "_explain", "_read_json")),
+    "core/huggingface_config.py:read_json",
+    *(f"core/targets.py:{name}" for name in ("plan", "_targets", "_ends", "_endings", "_describes", "_first")),
+)
+MODULES = modules(Shape(vocab=32, hidden=8, ffn=16, layers=2, heads=2, kv_heads=1, head_size=4, tied=False))
+
+
+def one(data: bytes) -> None:
+    """A file, as it is read for a small model and written again."""
+    config, base = read_adapter_config(written("adapter_config.json", data))
+    peft_fields(config, base)
+    plan(MODULES, config)

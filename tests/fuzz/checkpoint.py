@@ -1,0 +1,38 @@
+"""A checkpoint's manifest, sealed anew so that its fields are reached, and the header of its tensors."""
+
+import json
+from contextlib import suppress
+
+from core.headers import HeaderError, read_header
+from core.manifest import MANIFEST, MODEL, SEAL, CheckpointError, check_files, read_manifest, seal
+from tests.fuzz.files import FOLDER, parts, written
+
+REFUSALS = (CheckpointError, HeaderError)
+PARSER = (
+    *(f"core/manifest.py:{name}" for name in ("read_manifest", "check_files", "_record", "seal")),
+    *(f"core/headers.py:{name}" for name in ("read_header", "parse_header", "check_tiling", "_without_repeats")),
+    *(f"core/headers.py:{name}" for name in ("_entry", "_are_sizes")),
+)
+
+
+def one(data: bytes) -> None:
+    """A header with its data, then a manifest: as it is, and with a seal that fits."""
+    manifest, tensors = parts(data, 2)
+    path = written(MODEL, len(tensors).to_bytes(8, "little") + tensors if tensors[:1] == b"{" else tensors)
+    with suppress(HeaderError):
+        read_header(path)
+    written(MANIFEST, _sealed(manifest))
+    check_files(FOLDER, read_manifest(FOLDER))
+
+
+def _sealed(content: bytes) -> bytes:
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    if not isinstance(fields, dict) or SEAL in fields:
+        return content
+    try:
+        return seal(fields)
+    except RecursionError:
+        return content

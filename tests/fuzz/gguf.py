@@ -1,0 +1,26 @@
+"""GGUF's metadata and tensor table, the model's shape in it, its tokeniser and its chat template."""
+
+from core.chat import ChatError, load_template
+from core.gguf_header import GgufError, model_config, our_name, read_header
+from core.gguf_tokeniser import read_tokeniser
+from core.huggingface_config import InterchangeError
+from tests.fuzz.files import written
+
+REFUSALS = (InterchangeError, GgufError, ChatError)
+PARSER = (
+    *(f"core/gguf_header.py:{name}" for name in ("read_header", "parse_header", "model_config", "our_name", "_value")),
+    *(f"core/gguf_header.py:{name}" for name in ("_tensor", "Cursor.take", "Cursor.numbers", "Cursor.text")),
+    *(f"core/gguf_tokeniser.py:{name}" for name in ("read_tokeniser", "_listed")),
+    "core/chat.py:_from_gguf",
+)
+
+
+def one(data: bytes) -> None:
+    """A file, read as far as it goes without its weights."""
+    path = written("model.gguf", data)
+    header = read_header(path)
+    load_template(path)
+    read_tokeniser(header.fields)
+    model_config(path, header)
+    for name in header.shapes:
+        our_name(path, name)

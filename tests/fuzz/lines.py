@@ -1,0 +1,24 @@
+"""JSONL: lines of text, and lines of instructions and conversations."""
+
+from core.chat import ChatError
+from core.corpus import CorpusError, documents, find_sources
+from core.sample_lines import InstructionError, has_instructions, read_lines
+from tests.fuzz.files import written
+
+REFUSALS = (CorpusError, InstructionError, ChatError)
+PARSER = (
+    *(f"core/sample_lines.py:{name}" for name in ("has_instructions", "read_lines", "_pair", "_messages")),
+    *(f"core/corpus.py:{name}" for name in ("documents", "records", "check_text", "_inspect", "_lines", "_parsed")),
+    *(f"core/corpus.py:{name}" for name in ("is_jsonl", "_file", "_names", "_cut", "_no_text", "_check_unchanged")),
+)
+SPECIAL = ("<|im_end|>",)
+
+
+def one(data: bytes) -> None:
+    """As data.paths would name it; a first byte `#` makes it a text file."""
+    name = "text.txt" if data[:1] == b"#" else "lines.jsonl"
+    sources = find_sources([str(written(name, data))])
+    if has_instructions(sources):
+        list(read_lines(sources[0], SPECIAL))
+    else:
+        list(documents(sources, "text"))

@@ -1,0 +1,35 @@
+"""Trace replay: recorded lines, the note of what was sent, and an endpoint's answer."""
+
+from tests.fuzz.files import parts, written
+from tracing.lines import trim_torn_line
+from tracing.read import TraceError, read_spans
+from tracing.send import count_spans, judged, note_offset, sent_offset, undelivered
+
+REFUSALS = (TraceError,)
+PARSER = (
+    *(f"tracing/read.py:{name}" for name in ("read_spans", "parse_line", "recorded_span", "values")),
+    *(f"tracing/send.py:{name}" for name in ("judged", "sent_offset", "note_offset", "undelivered", "count_spans")),
+    *(f"tracing/lines.py:{name}" for name in ("complete_lines", "trim_torn_line")),
+)
+URL = "http://localhost:4318"
+
+
+def one(data: bytes) -> None:
+    """A trace, its note and an answer; where they can be used, the next offset is noted and a torn line is cut."""
+    trace, note, reply = parts(data, 3)
+    path = written("trace.jsonl", trace)
+    path.with_name("trace.jsonl.sent.json").unlink(missing_ok=True)
+    if note:
+        written("trace.jsonl.sent.json", note)
+    problems = []
+    for step in (
+        lambda: judged(URL, reply, count_spans(trace)),
+        lambda: read_spans(path),
+        lambda: undelivered(path, URL),
+    ):
+        try:
+            step()
+        except TraceError as error:
+            problems.append(error)
+    note_offset(path, URL, sent_offset(path, URL))
+    trim_torn_line(path)

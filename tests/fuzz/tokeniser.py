@@ -1,0 +1,36 @@
+"""A tokeniser's settings and its chat template, as this code reads and renders them."""
+
+from core.chat import ChatError, answer, load_template
+from core.tokeniser import TokeniserError, check_vocabulary, end_of_document, load_tokeniser, special_names
+from tests.fuzz.files import FOLDER, parts, written
+
+REFUSALS = (ChatError, TokeniserError)
+PARSER = (
+    *(f"core/chat.py:{name}" for name in ("load_template", "_read", "_fields", "_is_utf8", "_token", "answer")),
+    *(f"core/chat.py:{name}" for name in ("_bounded", "Generation.parse", "_raise")),
+    *(f"core/tokeniser.py:{name}" for name in ("load_tokeniser", "id_count", "check_vocabulary", "end_of_document")),
+    "core/tokeniser.py:special_names",
+)
+MESSAGES = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two"}]
+LOOPS = ("for", "*", "range", "macro")  # of which a template may run for hours: that is the sandbox's process to stop
+
+
+def one(data: bytes) -> None:
+    """A directory with tokenizer_config.json, chat_template.jinja and tokenizer.json, where each is not empty."""
+    for name, content in zip(
+        ("tokenizer_config.json", "chat_template.jinja", "tokenizer.json"), parts(data, 3), strict=True
+    ):
+        if content:
+            written(name, content)
+        else:
+            (FOLDER / name).unlink(missing_ok=True)
+    template = load_template(FOLDER)
+    if template is not None and not any(word in template.source for word in LOOPS):
+        answer(
+            {"template": template.source, "tokens": template.tokens, "requests": [(MESSAGES, True), (MESSAGES, False)]}
+        )
+    path = FOLDER / "tokenizer.json"
+    tokeniser = load_tokeniser(path)
+    special_names(tokeniser)
+    check_vocabulary(tokeniser, 300, str(path))
+    end_of_document(tokeniser, str(path))

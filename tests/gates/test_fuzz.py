@@ -1,0 +1,89 @@
+"""The fuzz measure: crashes are found and kept, feedback is asked for, and executions are summed over runs."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gates import fuzz
+from gates.evidence import read_evidence
+from gates.fuzz import Run, branch_share, read_ledger, record, run_metrics
+
+ROOM = """
+def parse(data):
+    if len(data) > 3 and data[0] == 0x41:
+        if data[1] == 0x6E:
+            if data[2] == 0x64:
+                return 1 // (data[3] - 0x6F)
+    raise ValueError("no")
+"""
+TARGET = "from room import parse\nREFUSALS = (ValueError,)\nPARSER = ('room.py:parse',)\none = parse\n"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package with one target, whose parser divides by zero where the input begins with Ando; its name."""
+    name = f"planted{time.monotonic_ns()}"
+    seeds = tmp_path / name / "seeds" / "target"
+    seeds.mkdir(parents=True)
+    (seeds / "one").write_bytes(b"Axxx")
+    (tmp_path / "room.py").write_text(ROOM)
+    (tmp_path / name / "target.py").write_text(TARGET)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "room", raising=False)
+    return name
+
+
+@pytest.mark.tier3
+def test_a_planted_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
+    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is mended."""
+    assert 0 == fuzz.main([package, "--replay"])
+    start = time.monotonic()
+    assert 1 == fuzz.main([package, "--seconds", "60", "--instrument", "room", "--record", "--ledger", "ledger.json"])
+    assert time.monotonic() - start < 60
+    assert (1, 0) == tuple(
+        read_evidence("fuzz", tmp_path / "reports" / "evidence").metrics[name].value for name in ("crashes", "blind")
+    )
+    (crash,) = (tmp_path / package / "seeds" / "target").glob("found-crash-*")
+    assert crash.read_bytes().startswith(b"Ando")
+    assert 1 == read_ledger(tmp_path / "ledger.json")[0]["crashes"]
+    assert 1 == fuzz.main([package, "--replay"])
+
+
+@pytest.mark.tier3
+def test_a_target_without_feedback_is_an_error(package: str, tmp_path: Path) -> None:
+    """Behaviour: where the parser is not instrumented, a run without a crash is red."""
+    assert 1 == fuzz.main([package, "--seconds", "2", "--instrument", "nothing"])
+    metrics = read_evidence("fuzz", tmp_path / "reports" / "evidence").metrics
+    assert (0, 1) == (metrics["crashes"].value, metrics["blind"].value)
+
+
+@pytest.mark.tier2
+def test_executions_are_summed_over_runs_and_the_least_counts(tmp_path: Path) -> None:
+    """Behaviour: a target that was hardly run is not hidden by another."""
+    path = tmp_path / "fuzz.json"
+    runs = [Run("a", 600, 1.0, 10, 12, 0, ""), Run("b", 10, 1.0, 9, 9, 0, "")]
+    record(path, runs)
+    record(path, [Run("a", 500, 1.0, 12, 12, 0, "")])
+    metrics = run_metrics(runs, read_ledger(path))
+    assert (1100, 10, 10) == tuple(
+        metrics[name].value for name in ("executions a", "executions b", "least_executions_on_record")
+    )
+    assert 2 == metrics["new_edges"].value
+
+
+@pytest.mark.tier2
+def test_branches_count_in_the_parsers_functions_alone() -> None:
+    """Behaviour: what else stands in the file counts for nothing, and an unknown function is an error."""
+    summaries = {"f": (3, 4), "g": (0, 10), "h": (5, 6)}
+    functions = {
+        name: {"summary": {"covered_branches": taken, "num_branches": total}}
+        for name, (taken, total) in summaries.items()
+    }
+    report = {"files": {"a.py": {"functions": functions}}}
+    assert 80 == branch_share(report, ["a.py:f", "a.py:h"])
+    with pytest.raises(KeyError):
+        branch_share(report, ["a.py:gone"])
