@@ -13,9 +13,9 @@ from bitsandbytes import functional
 from torch import Tensor, nn
 
 from ..subject import Quantiser, Subject
+from . import small
 
 library: Any = bitsandbytes  # whose types change from version to version
-VOCABULARY, WIDTH = 67, 96
 STEPS = 3
 RATE = 1e-3
 # What an override may say of a parameter, and another value than the optimizer's.
@@ -32,7 +32,7 @@ def optimizers() -> list[str]:
 def trained_by(name: str, **arguments: Any) -> Subject:
     """A small language model under an optimizer of this name; `arguments` are the optimizer's."""
     given = {"lr": RATE} | arguments
-    return replace(_small(), name=name, optimizer=lambda model: _optimizer(name)(model.parameters(), **given))
+    return replace(small.subject(), name=name, optimizer=lambda model: _optimizer(name)(model.parameters(), **given))
 
 
 def overridden(name: str = "Adam", **overrides: Any) -> Subject:
@@ -43,7 +43,7 @@ def overridden(name: str = "Adam", **overrides: Any) -> Subject:
     settings = overrides or OVERRIDES
 
     def trained(**changes: Any) -> nn.Module:
-        subject = _small()
+        subject = small.subject()
         model = subject.model()
         manager = library.optim.GlobalOptimManager.get_instance()
         manager.initialize()
@@ -53,17 +53,17 @@ def overridden(name: str = "Adam", **overrides: Any) -> Subject:
             manager.override_config(list(model.parameters()), key, value)
         for number in range(STEPS):
             optimizer.zero_grad()
-            subject.loss(model, _batch(torch.Generator().manual_seed(number))).backward()
+            subject.loss(model, small.batch(torch.Generator().manual_seed(number))).backward()
             optimizer.step()
         return model
 
-    return replace(_small(), name=f"{name} with overrides", configure=trained, configuration=settings)
+    return replace(small.subject(), name=f"{name} with overrides", configure=trained, configuration=settings)
 
 
 def quantised(kind: str = "nf4", block_size: int = 64) -> Subject:
     """A small language model with one of the library's quantisers: nf4, fp4 or int8."""
     round_trip = _blockwise(block_size) if kind == "int8" else _four_bits(kind, block_size)
-    return replace(_small(), name=kind, quantiser=Quantiser(round_trip, FLOORS[kind], block_size=block_size))
+    return replace(small.subject(), name=kind, quantiser=Quantiser(round_trip, FLOORS[kind], block_size=block_size))
 
 
 def _four_bits(kind: str, block_size: int) -> Callable[[Tensor], Tensor]:
@@ -84,23 +84,3 @@ def _blockwise(block_size: int) -> Callable[[Tensor], Tensor]:
 
 def _optimizer(name: str) -> Any:
     return getattr(library.optim, name)
-
-
-def _small() -> Subject:
-    return Subject(model=_model, batch=_batch, loss=_loss)
-
-
-def _model() -> nn.Module:
-    return nn.Sequential(
-        nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, VOCABULARY)
-    )
-
-
-def _batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    tokens_BT = torch.randint(VOCABULARY, (4, 17), generator=generator)
-    return tokens_BT[:, :-1].contiguous(), tokens_BT[:, 1:].contiguous()
-
-
-def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    tokens_BT, targets_BT = batch
-    return nn.functional.cross_entropy(model(tokens_BT).flatten(0, 1), targets_BT.flatten())

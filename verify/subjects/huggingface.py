@@ -7,6 +7,7 @@ Legend: B batch, T time, V vocab.
 import inspect
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,26 @@ def causal_lm(
     )
 
 
+def called(source: Any, **options: Any) -> Subject:
+    """The subject of `causal_lm`, and as variants other calls that the library documents as the same."""
+    subject = causal_lm(source, **options)
+    pack = subject.pack
+    if pack is None:
+        return subject
+
+    def masked(documents: Documents) -> Batch:
+        batch = pack(documents)
+        return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
+
+    return replace(
+        subject,
+        variants={
+            "a mask of ones": replace(subject, pack=masked),
+            "its default cache": replace(subject, loss=cached_loss, logits=cached_logits),
+        },
+    )
+
+
 def random_batch(generator: torch.Generator, config: Any, rows: int, length: int) -> dict[str, Tensor]:
     """Random tokens, of which none is padding: an embedding gives that no gradient."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -113,6 +134,16 @@ def random_batch(generator: torch.Generator, config: Any, rows: int, length: int
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """The model's own."""
     return model(**batch, use_cache=False).loss
+
+
+def cached_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own, which keeps a cache where its configuration says so."""
+    return model(**batch).loss
+
+
+def cached_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T, V), of a call that keeps a cache where the configuration says so."""
+    return model(**{key: value for key, value in batch.items() if key != "labels"}).logits
 
 
 def logits(model: nn.Module, batch: Batch) -> Tensor:

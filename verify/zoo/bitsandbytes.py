@@ -2,6 +2,7 @@
 
 from ..subject import Subject
 from ..subjects import bitsandbytes as subjects
+from ..subjects import small
 
 PACKAGE = "bitsandbytes"
 WARM = ("bitsandbytes",)
@@ -30,4 +31,4 @@ def subject(name: str) -> Subject:
 
 def preamble(name: str) -> str:
     """The optimizer's class, in plain bitsandbytes."""
-    return PREAMBLE.format(name=name, words=subjects.VOCABULARY)
+    return PREAMBLE.format(name=name, words=small.VOCABULARY)
