@@ -26,6 +26,7 @@ SESSIONS = (
     "properties",
     "peers",
     "strangers",
+    "wild",
     "nightly",
     "bench",
     "bench_gpu",

@@ -21,6 +21,7 @@ README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
 FAULTS = Path("reports/baselines/faults.json")
+WILD = Path("reports/baselines/wild.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
@@ -100,6 +101,17 @@ def faults(content: dict[str, Any]) -> str:
     return f"{_table(header, matrix.by_area(matrix.from_json(content)))}\n\n`nox -s faults` plants them again."
 
 
+def wild(content: dict[str, Any]) -> str:
+    """Released libraries with a documented bug, and which check finds it from a clean install."""
+    rows = [
+        [f"[{case['package']} {case['wrong']}]({case['source']})", case["fault"], ", ".join(case["found"]) or "not found"]
+        for case in content["cases"]
+    ]
+    found = sum(bool(case["found"]) for case in content["cases"])
+    header = ["found, from a clean install", "the bug", "by"]
+    return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s wild` installs and asks them again."
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -113,6 +125,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "plan": plan,
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
+        "wild": lambda: _from(WILD, wild, "nox -s wild"),
     }
 
 

@@ -7,7 +7,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from .modules import module
+from .modules import module, under_autocast
 
 if TYPE_CHECKING:
     from . import (
@@ -36,6 +36,7 @@ __all__ = [
     "torchao",
     "torchtune",
     "trainer",
+    "under_autocast",
     "x_transformers",
 ]
 

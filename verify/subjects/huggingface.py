@@ -4,6 +4,7 @@ Labels stand under their own tokens, the model's own loss shifts them, and train
 Legend: B batch, T time, V vocab.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -120,6 +121,22 @@ def called(source: Any, **options: Any) -> Subject:
             "a mask of ones": replace(subject, pack=masked),
             "its default cache": replace(subject, loss=cached_loss, logits=cached_logits),
         },
+    )
+
+
+def router(model_type: str = "mixtral", *, experts: int = 4, top: int = 2) -> Subject:
+    """A router under nothing but the loss that is to balance it, as this architecture's module defines it."""
+    home = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+    width, words, shape = 24, 67, (4, 16)
+    return Subject(
+        name=f"{model_type}'s router",
+        model=lambda: nn.Sequential(nn.Embedding(words, width), nn.Linear(width, experts, bias=False)),
+        batch=lambda generator: {"input_ids": torch.randint(words, shape, generator=generator)},
+        loss=lambda model, batch: home.load_balancing_loss_func(
+            (model(batch["input_ids"]).flatten(0, 1),), experts, top
+        ),
+        causal=False,
+        mixture=True,
     )
 
 
