@@ -104,7 +104,11 @@ def faults(content: dict[str, Any]) -> str:
 def wild(content: dict[str, Any]) -> str:
     """Released libraries with a documented bug, and which check finds it from a clean install."""
     rows = [
-        [f"[{case['package']} {case['wrong']}]({case['source']})", case["fault"], ", ".join(case["found"]) or "not found"]
+        [
+            f"[{case['package']} {case['wrong']}]({case['source']})",
+            case["fault"],
+            ", ".join(case["found"]) or "not found",
+        ]
         for case in content["cases"]
     ]
     found = sum(bool(case["found"]) for case in content["cases"])

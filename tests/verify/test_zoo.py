@@ -49,8 +49,10 @@ def test_each_animal_has_a_row(rows: dict[str, sweep.Row]) -> None:
 
 
 @pytest.mark.long
-def test_a_red_cell_s_script_shows_the_fault_and_is_quiet_without_it(rows: dict[str, sweep.Row], tmp_path: Path) -> None:
-    """Behaviour: a script is short, imports nothing of ours, ends with 1 on the faulty model and with 0 on a right one."""
+def test_a_red_cell_s_script_shows_the_fault_and_is_quiet_without_it(
+    rows: dict[str, sweep.Row], tmp_path: Path
+) -> None:
+    """Behaviour: a script is short, imports none of ours, ends with 1 on a faulty model and with 0 on a right one."""
     text = rows["ahead"].red["attention.causality"].script
     assert len(text.splitlines()) <= LONGEST
     assert "verify" not in text.replace("tests.verify.stub_library", "")

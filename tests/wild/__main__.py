@@ -60,7 +60,9 @@ def line(release: Release, result: Result) -> str:
     said = [f"{release.id}: {release.package} {release.wrong}, {seconds:.0f} s: {'found' if found else 'NOT FOUND'}"]
     said += [f"  {name}: {' '.join(text.split())[:160]}" for name, text in found.items()]
     if result.right:
-        said.append(f"  gone in {release.right} ({result.right.checked} checks)" if found else f"  {release.right} alike")
+        said.append(
+            f"  gone in {release.right} ({result.right.checked} checks)" if found else f"  {release.right} alike"
+        )
     said += [f"  beside it, {name}: {' '.join(text.split())[:120]}" for name, text in result.others(release).items()]
     return "\n".join(said)
 

@@ -48,7 +48,7 @@ def test_shards_are_all_of_it_once() -> None:
 
 @pytest.mark.tier2
 def test_a_bug_is_what_the_other_release_does_not_show() -> None:
-    """Behaviour: a finding counts only where the right release was asked the same and is clean; the rest is reported."""
+    """Behaviour: a finding counts where the right release was asked the same and is clean; the rest is reported."""
     both = Result("a", answer(loss_scale="2", norms_unit="3"), answer(norms_unit="3"))
     assert {"loss.scale": "2"} == both.found(release())
     assert {"norms.unit": "3"} == both.others(release())

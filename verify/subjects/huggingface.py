@@ -62,6 +62,8 @@ ALTERED: dict[str, Callable[[Any], Any]] = {
     "initializer_range": _halved,
     "tie_word_embeddings": _negated,
 }
+# Names of architectures, or parts of them, whose layers are no attention and who list no kinds of layers.
+RECURRENT = ("mamba", "rwkv", "xlstm", "falcon_h1", "recurrent_gemma", "lfm2")
 OF_NEW_WEIGHTS = ("initializer_range", "tie_word_embeddings")  # say nothing where weights are read from a file
 
 
@@ -100,6 +102,7 @@ def causal_lm(
         configure=None if adapted else lambda **changes: build(_changed(config, changes)),
         configuration={} if adapted else _configuration(config, trained=not is_config),
         reference=None if adapted or attention == "eager" else eager,
+        recurrent=_recurrent(config),
         **(_spoken(tokenizer) if tokenizer is not None else {}),
     )
 
@@ -273,6 +276,14 @@ def _configuration(config: Any, *, trained: bool) -> dict[str, Any]:
     if "rope_parameters" in found:
         found.pop("rope_theta", None)  # the same, under its older name
     return found
+
+
+def _recurrent(config: Any) -> bool:
+    """Whether any layer is no attention over keys, by the configuration's list of layers or its name."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+    other = [kind for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)]
+    return bool(other) or any(name in config.model_type for name in RECURRENT)
 
 
 def _padding(config: Any, tokenizer: Any) -> int:

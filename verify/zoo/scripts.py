@@ -185,7 +185,11 @@ def _body(finding: Finding) -> str:
 def _needed(preamble: str, body: str) -> str:
     """The preamble without the functions that this script does not call."""
     parts = preamble.rstrip("\n").split("\n\n\n")
-    kept = [part for part in parts if not part.startswith("def ") or _name(part) in ("build", "logits") or f"{_name(part)}(" in body]
+    kept = [
+        part
+        for part in parts
+        if not part.startswith("def ") or _name(part) in ("build", "logits") or f"{_name(part)}(" in body
+    ]
     return "\n\n\n".join(kept) + "\n\n\n"
 
 

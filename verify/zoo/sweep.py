@@ -53,7 +53,10 @@ class Row:
         found: dict[str, list[str]] = {}
         for name, cell in self.cells.items():
             found.setdefault(name.partition(".")[0], []).append(cell.state)
-        return {area: next(each for each in (RED, UNASKED, GREEN, ABSENT) if each in states) for area, states in found.items()}
+        return {
+            area: next(each for each in (RED, UNASKED, GREEN, ABSENT) if each in states)
+            for area, states in found.items()
+        }
 
     @property
     def red(self) -> dict[str, Cell]:
@@ -96,9 +99,7 @@ def ask(_: Fault | None, job: Job) -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own
         subject = animals.subject(job.name)
-        report = check(
-            subject, only=[name for name in animals.CHECKS or areas], tier=job.tier, budget=MARGIN * job.limit
-        )
+        report = check(subject, only=animals.CHECKS or areas, tier=job.tier, budget=MARGIN * job.limit)
     refused = [finding for finding in report.findings if finding.check == "subject"]
     if refused:
         return Row(job.name, reason=refused[0].message, seconds=report.seconds)

@@ -60,6 +60,7 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("chunk_size", "mamba_chunk_size", "attention_chunk_size"), 8),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions"), 128),
     **dict.fromkeys(("index_n_heads", "index_topk"), 4),
+    **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 1),
     "hidden_size_per_layer_input": 16,
     "rotary_dim": 8,
     "sliding_window": 8,
@@ -96,7 +97,7 @@ OWN: dict[str, dict[str, Any]] = {
     "xlstm": {"qk_dim_factor": 1.0, "mlstm_round_up_to_multiple_of": 16, "ffn_round_up_to_multiple_of": 16},
 }
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-ABSENT = ("vision_config", "audio_config", "speech_config", "encoder", "audio_encoder", "text_encoder")
+LATENT = "kv_lora_rank"  # where keys and values come from one small state there are as many heads of each
 
 
 def names() -> list[str]:
@@ -180,22 +181,24 @@ def _class(name: str) -> Any:
 def _small(kind: Any) -> dict[str, Any]:
     default = kind()
     held = vars(default)
-    known = {"head_dim": "head_dim"} | getattr(kind, "attribute_map", {})
+    known = getattr(kind, "attribute_map", {})
     sizes = {key: value for key, value in SMALL.items() if isinstance(held.get(key), bool | int)}
-    sizes |= {known[key]: value for key, value in SMALL.items() if key in known and isinstance(held.get(known[key]), int)}
+    sizes |= {
+        known[key]: value for key, value in SMALL.items() if key in known and isinstance(held.get(known[key]), int)
+    }
     vocabulary = VOCABULARY if "vocab_size" in {*held, *known} else 0
     for number, key in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
         value = held.get(key)
-        if vocabulary and isinstance(value, int) and value >= vocabulary:
+        if (vocabulary and isinstance(value, int) and value >= vocabulary) or (vocabulary and isinstance(value, list)):
             sizes[key] = number
-        elif vocabulary and isinstance(value, list):
-            sizes[key] = number
+    if LATENT in held and "num_key_value_heads" in sizes:
+        sizes["num_key_value_heads"] = SMALL["num_attention_heads"]
     kinds = held.get("layer_types")
     if isinstance(kinds, list | tuple) and kinds:
         sizes["layer_types"] = _one_of_each(list(kinds))
         sizes[known.get("num_hidden_layers", "num_hidden_layers")] = len(sizes["layer_types"])
     for part, inner in getattr(kind, "sub_configs", {}).items():
-        if part not in ABSENT and isinstance(inner, type) and hasattr(inner, "model_type"):
+        if isinstance(inner, type) and hasattr(inner, "model_type"):
             sizes[part] = _small(inner)
     return sizes | OWN.get(getattr(kind, "model_type", ""), {})
 
