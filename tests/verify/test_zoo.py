@@ -84,7 +84,7 @@ def test_templates_compile_and_are_short_enough() -> None:
     for check, words, _ in TEMPLATES:
         name = check + "again" if check.endswith(".") else check
         said = f"{words} with hidden_act='relu' shapes, first weights" if "shapes" in words else words
-        text = script(Finding(name, said or "1"), preamble, "a.b")
+        text = script(Finding(name, said or "1"), preamble, "a.b", "c")
         compile(text, name, "exec")
         assert len(text.splitlines()) <= LONGEST, name
 
@@ -92,9 +92,10 @@ def test_templates_compile_and_are_short_enough() -> None:
 @pytest.mark.tier2
 def test_what_no_template_fits_names_the_command() -> None:
     """Behaviour: a finding without a template gives its numbers, and the call that finds it again."""
-    text = script(Finding("norms.unit", "rms 0.5"), "", "verify.zoo.peft.subject('LORA/gpt2')")
+    text = script(Finding("norms.unit", "rms 0.5"), "", "verify.zoo.peft", "LORA/gpt2")
     assert "rms 0.5" in text
-    assert "verify.zoo.peft.subject('LORA/gpt2')" in text
+    assert "from verify.zoo.peft import subject" in text
+    assert "subject('LORA/gpt2')" in text
 
 
 @pytest.mark.tier2

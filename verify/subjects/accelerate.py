@@ -46,7 +46,7 @@ class Run:
     def __init__(self, options: Mapping[str, Any], checkpoint: Path | None = None) -> None:
         torch.manual_seed(0)
         self._accelerator = _accelerator(options)
-        made = small.model()
+        made = small.Model()
         optimizer = torch.optim.AdamW(made.parameters(), lr=RATE)
         prepared: Any = self._accelerator.prepare(made, optimizer, _loader())
         self.model: nn.Module = prepared[0]

@@ -5,7 +5,6 @@ import types
 from typing import Any
 
 import torch
-from torch import nn
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
@@ -27,13 +26,9 @@ def _rsqrt(x: Any) -> Any:
 
 
 def normed(kind: str = "layer", width: int = 80) -> Subject:
-    """A norm of the library's, "layer" or "rms", between embedding and head of a width that is no power of two."""
+    """A norm of the library's, "layer" or "rms", before the head, of a width that is no power of two."""
     made = _norm(kind)
-
-    def model() -> nn.Module:
-        return nn.Sequential(nn.Embedding(small.VOCABULARY, width), made(width), nn.Linear(width, small.VOCABULARY))
-
-    return small.subject(name=f"liger {kind} norm", model=model)
+    return small.subject(name=f"liger {kind} norm", model=lambda: small.Model(made(width), width))
 
 
 def _norm(kind: str) -> Any:

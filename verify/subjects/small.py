@@ -1,4 +1,7 @@
-"""A small language model in plain torch, for libraries that bring the training and no model."""
+"""A small language model in plain torch, for libraries that bring the training and no model.
+
+Legend: B batch, T time, D width, V vocab.
+"""
 
 from typing import Any
 
@@ -13,14 +16,25 @@ ROWS, LENGTH = 4, 16
 
 def subject(**parts: Any) -> Subject:
     """The subject; `parts` are further parts of `Subject`."""
-    return Subject(**{"model": model, "batch": batch, "loss": loss} | parts)
+    return Subject(**{"model": Model, "batch": batch, "loss": loss} | parts)
 
 
-def model() -> nn.Module:
-    """Words from the word before."""
-    return nn.Sequential(
-        nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, VOCABULARY)
-    )
+class Model(nn.Module):
+    """Words from the mean of those so far."""
+
+    def __init__(self, norm: nn.Module | None = None, width: int = WIDTH) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.mix = nn.Linear(width, width)
+        self.norm = norm or nn.Identity()
+        self.head = nn.Linear(width, VOCABULARY)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, T, V)."""
+        states_BTD = self.embedding(tokens_BT)
+        counts_T = torch.arange(1, tokens_BT.shape[1] + 1, device=tokens_BT.device)
+        means_BTD = states_BTD.cumsum(1) / counts_T[:, None]
+        return self.head(self.norm(states_BTD + torch.tanh(self.mix(means_BTD))))
 
 
 def batch(generator: torch.Generator, rows: int = ROWS) -> tuple[Tensor, Tensor]:

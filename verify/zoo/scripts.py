@@ -158,13 +158,13 @@ print(f"saved and loaded, the adapter's logits are {found:.3g} of their rms apar
 )
 
 
-def script(finding: Finding, preamble: str, subject: str) -> str:
-    """The script of a finding; `preamble` builds the model in the library's own words."""
+def script(finding: Finding, preamble: str, module: str, name: str) -> str:
+    """The script of a finding of this animal; `preamble` builds the model in the library's own words."""
     body = _body(finding)
     said = "\n".join(f"# {line}" for line in textwrap.wrap(f"{finding.check}: {finding.message}", 110))
     if not body:
-        only = f"verify.check({subject}, only=[{finding.check.split()[0]!r}])"
-        return f"{said}\nfrom andon import verify\n\nprint({only}.findings)\n"
+        only = f"verify.check(subject({name!r}), only=[{finding.check.split()[0]!r}])"
+        return f"{said}\nfrom andon import verify\nfrom {module} import subject\n\nprint({only}.findings)\n"
     end = "" if "raise SystemExit" in body else f"\nraise SystemExit(int(not found <= {TOLERANCE}))"
     lines = _needed(preamble, body)
     apart = f"{APART}\n\n" if "apart(" in body else ""

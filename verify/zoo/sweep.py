@@ -109,7 +109,7 @@ def ask(_: Fault | None, job: Job) -> Row:
     cells |= {finding.check: Cell(UNASKED, finding.message) for finding in report.findings if finding.mistake}
     for finding in report.findings:
         if not finding.mistake:
-            text = script(finding, animals.preamble(job.name), f"{job.module}.subject({job.name!r})")
+            text = script(finding, animals.preamble(job.name), job.module, job.name)
             cells[finding.check] = Cell(RED, finding.message, text)
     return Row(job.name, cells, seconds=report.seconds)
 
