@@ -1,5 +1,6 @@
 """`andon zoo`: every model, adapter or optimizer of an installed library through the checks."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -70,8 +71,6 @@ def command(
 
 def show(rows: list, folder: Path, *, as_json: bool) -> None:
     """Print the table, and of each red cell its numbers and the script that shows it."""
-    import json
-
     sweep = room("verify.zoo.sweep")
     if as_json:
         click.echo("\n".join(json.dumps(sweep.as_json(row)) for row in rows))
