@@ -174,6 +174,12 @@ def strangers(session: nox.Session) -> None:
 
 
 @nox.session
+def wild(session: nox.Session) -> None:
+    """Install released libraries that have documented bugs, and see which check finds each (20 minutes)."""
+    python(session, "-m", "tests.wild", *session.posargs)
+
+
+@nox.session
 def nightly(session: nox.Session) -> None:
     """Check correct code of many kinds, three seeds each: no check may find anything; new random cases (an hour)."""
     python(session, "-m", "tests.variants", *session.posargs)

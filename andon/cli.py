@@ -33,6 +33,7 @@ VERBS = {
     "export": Verb("Write a model as Hugging Face's directory, an adapter as PEFT's.", "train"),
     "import": Verb("Read Hugging Face or GGUF weights into a directory.", "train"),
     "verify": Verb("Find silent bugs in anybody's model and training loop.", "verify"),
+    "zoo": Verb("Sweep every model or adapter of an installed library.", "verify"),
     "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger.", "trace"),
     "faults": Verb("Plant known bugs one at a time and see which check finds each.", "verify"),
     "mutation": Verb("Change one place of the code at a time and see which test notices.", "verify"),

@@ -33,6 +33,7 @@ SESSIONS = (
     "fuzz",
     "peers",
     "strangers",
+    "wild",
     "nightly",
     "bench",
     "bench_gpu",

@@ -112,6 +112,7 @@ class Subject:
     # ------------------------------------------------------------------------------------------ traits
     causal: bool = True
     mixture: bool = False  # of experts: a token's output may depend on the batch through their capacity
+    recurrent: bool = False  # states are summed up by a recurrence, where attention would average them
     dtype: torch.dtype | None = None  # where the code runs in this one only
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ SELFTEST = Path("reports/baselines/selftest.json")
 POWER = Path("reports/baselines/power.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
 STRANGERS = Path("reports/baselines/strangers.json")
+WILD = Path("reports/baselines/wild.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 COMPARED = ("124m", "1b", "7b")
 METHODS = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
@@ -231,6 +232,21 @@ def strangers(content: dict[str, Any]) -> str:
     )
 
 
+def wild(content: dict[str, Any]) -> str:
+    """Released libraries with a documented bug, and which check finds it from a clean install."""
+    rows = [
+        [
+            f"[{case['package']} {case['wrong']}]({case['source']})",
+            case["fault"],
+            ", ".join(case["found"]) or "not found",
+        ]
+        for case in content["cases"]
+    ]
+    found = sum(bool(case["found"]) for case in content["cases"])
+    header = ["found, from a clean install", "the bug", "by"]
+    return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s wild` installs and asks them again."
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -252,6 +268,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
         "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
+        "wild": lambda: _from(WILD, wild, "nox -s wild"),
     }
 
 

@@ -55,7 +55,8 @@ def check_frozen(subject: Subject) -> None:
     learning = trainable(model)
     own = [known[id(p)] for p in learning.values() if id(p) in known]
     own += [
-        name for name, parameter in learning.items() if id(parameter) not in known
+        name for name, parameter in learning.items()
+        if id(parameter) not in known and bool(parameter.any())  # zeros equal any zeros: a fresh side, and a bias
         and any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())
     ]  # fmt: skip
     if own:

@@ -57,6 +57,8 @@ def check_average(subject: Subject) -> None:
 
     Look at masks that multiply after the softmax, at a softmax over masked or empty places, and at its divisor.
     """
+    if subject.recurrent:
+        raise NotApplicable("a model whose first block averages: a recurrence adds up")
     model, batch, time = _single_documents(subject, awake(subject))
     block = blocks_of(model)[0]
     call = _first_call(subject, model, block, batch)

@@ -7,12 +7,38 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from .modules import module
+from .modules import module, under_autocast
 
 if TYPE_CHECKING:
-    from . import huggingface, litgpt, peft, trainer
+    from . import (
+        accelerate,
+        bitsandbytes,
+        huggingface,
+        liger,
+        lightning,
+        litgpt,
+        peft,
+        torchao,
+        torchtune,
+        trainer,
+        x_transformers,
+    )
 
-__all__ = ["huggingface", "litgpt", "module", "peft", "trainer"]
+__all__ = [
+    "accelerate",
+    "bitsandbytes",
+    "huggingface",
+    "liger",
+    "lightning",
+    "litgpt",
+    "module",
+    "peft",
+    "torchao",
+    "torchtune",
+    "trainer",
+    "under_autocast",
+    "x_transformers",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

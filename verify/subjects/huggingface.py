@@ -4,9 +4,11 @@ Labels stand under their own tokens, the model's own loss shifts them, and train
 Legend: B batch, T time, V vocab.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ ALTERED: dict[str, Callable[[Any], Any]] = {
     "initializer_range": _halved,
     "tie_word_embeddings": _negated,
 }
+# Names of architectures, or parts of them, whose layers are no attention and who list no kinds of layers.
+RECURRENT = ("mamba", "rwkv", "xlstm", "falcon_h1", "recurrent_gemma", "lfm2")
 OF_NEW_WEIGHTS = ("initializer_range", "tie_word_embeddings")  # say nothing where weights are read from a file
 
 
@@ -98,7 +102,44 @@ def causal_lm(
         configure=None if adapted else lambda **changes: build(_changed(config, changes)),
         configuration={} if adapted else _configuration(config, trained=not is_config),
         reference=None if adapted or attention == "eager" else eager,
+        recurrent=_recurrent(config),
         **(_spoken(tokenizer) if tokenizer is not None else {}),
+    )
+
+
+def called(source: Any, **options: Any) -> Subject:
+    """The subject of `causal_lm`, and as variants other calls that the library documents as the same."""
+    subject = causal_lm(source, **options)
+    pack = subject.pack
+    if pack is None:
+        return subject
+
+    def masked(documents: Documents) -> Batch:
+        batch = pack(documents)
+        return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
+
+    return replace(
+        subject,
+        variants={
+            "a mask of ones": replace(subject, pack=masked),
+            "its default cache": replace(subject, loss=cached_loss, logits=cached_logits),
+        },
+    )
+
+
+def router(model_type: str = "mixtral", *, experts: int = 4, top: int = 2) -> Subject:
+    """A router under nothing but the loss that is to balance it, as this architecture's module defines it."""
+    home = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+    width, words, shape = 24, 67, (4, 16)
+    return Subject(
+        name=f"{model_type}'s router",
+        model=lambda: nn.Sequential(nn.Embedding(words, width), nn.Linear(width, experts, bias=False)),
+        batch=lambda generator: {"input_ids": torch.randint(words, shape, generator=generator)},
+        loss=lambda model, batch: home.load_balancing_loss_func(
+            (model(batch["input_ids"]).flatten(0, 1),), experts, top
+        ),
+        causal=False,
+        mixture=True,
     )
 
 
@@ -113,6 +154,16 @@ def random_batch(generator: torch.Generator, config: Any, rows: int, length: int
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """The model's own."""
     return model(**batch, use_cache=False).loss
+
+
+def cached_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own, which keeps a cache where its configuration says so."""
+    return model(**batch).loss
+
+
+def cached_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T, V), of a call that keeps a cache where the configuration says so."""
+    return model(**{key: value for key, value in batch.items() if key != "labels"}).logits
 
 
 def logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -225,6 +276,14 @@ def _configuration(config: Any, *, trained: bool) -> dict[str, Any]:
     if "rope_parameters" in found:
         found.pop("rope_theta", None)  # the same, under its older name
     return found
+
+
+def _recurrent(config: Any) -> bool:
+    """Whether any layer is no attention over keys, by the configuration's list of layers or its name."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+    other = [kind for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)]
+    return bool(other) or any(name in config.model_type for name in RECURRENT)
 
 
 def _padding(config: Any, tokenizer: Any) -> int:

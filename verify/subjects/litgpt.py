@@ -6,10 +6,10 @@ Legend: B batch, T time, V vocab.
 
 import dataclasses
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric import Fabric
 from litgpt import lora, pretrain
 from litgpt.config import Config
 from litgpt.data.base import get_sft_collate_fn
@@ -104,10 +104,14 @@ def rate(learning_rate: float, warmup: int, steps: int, lowest: float) -> Callab
 
 
 def _model(config: Config) -> GPT:
-    """Weights as the pretraining script draws them; its fabric is asked for no more than a strategy."""
-    model = GPT(config)
-    fabric: Any = SimpleNamespace(strategy=None)
-    pretrain.initialize_weights(fabric, model, config.n_layer, config.n_embd)
+    """A model as the pretraining script makes it: room for the weights, which its own function then draws."""
+    fabric = Fabric(devices=1, accelerator="cpu")
+    with fabric.init_module(empty_init=True):
+        model = GPT(config)
+    # Up to 0.2 the function had another name.
+    name = "initialize_weights" if hasattr(pretrain, "initialize_weights") else "prepare_weight_initialization"
+    draw: Any = getattr(pretrain, name)
+    draw(fabric, model, n_layer=config.n_layer, n_embd=config.n_embd)
     return model
 
 

@@ -1,11 +1,13 @@
 """Any torch module with a loss, in three arguments."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..access import logits_of
 from ..subject import Batch, Subject
 
 
@@ -26,3 +28,17 @@ def module(
     made = type(model) if isinstance(model, nn.Module) else model
     given: dict[str, Any] = {"name": getattr(made, "__name__", "module"), "model": model, "batch": batch, "loss": loss}
     return Subject(**given | parts)
+
+
+def under_autocast(subject: Subject, dtype: torch.dtype = torch.bfloat16) -> Subject:
+    """The subject, whose forward passes run under autocast."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", dtype=dtype):
+            return subject.loss(model, batch)
+
+    def logits(model: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", dtype=dtype):
+            return logits_of(subject, model, batch)
+
+    return replace(subject, name=f"{subject.name} under autocast", loss=loss, logits=logits)

@@ -38,6 +38,29 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
     )
 
 
+def patterned(base: Subject, module: str = "q_proj") -> Subject:
+    """LoRA whose patterns halve rank and alpha of one kind of module, so that all keep the scale alpha / rank.
+
+    The two patterns name the module in different words, as both may: by its name, and by the end of its path.
+    """
+
+    def configured(rank: int, alpha: float) -> Any:
+        patterns = {"rank_pattern": {module: rank}, "alpha_pattern": {f"self_attn.{module}": alpha}}
+        return lora(2 * rank, 2 * alpha, **patterns)
+
+    return replace(adapted(base, configured), name=f"{base.name} + LORA with patterns")
+
+
+def combined(subject: Subject) -> Subject:
+    """The subject of `adapted`, merged by `add_weighted_adapter` into an adapter: of one alone, with weight 1."""
+    assert subject.adapters is not None
+    return replace(
+        subject,
+        name=f"{subject.name}, combined",
+        adapters=subject.adapters._replace(merge=_combined, unmerge=None, save=None, load=None),
+    )
+
+
 def lora(rank: int, alpha: float, **options: Any) -> peft.LoraConfig:
     """LoRA on every linear layer but the head, no dropout, unless `options` say otherwise."""
     plain: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -46,6 +69,12 @@ def lora(rank: int, alpha: float, **options: Any) -> peft.LoraConfig:
 
 def _merged(model: Any) -> nn.Module:
     model.merge_adapter()
+    return model
+
+
+def _combined(model: Any) -> nn.Module:
+    model.add_weighted_adapter(["default"], [1.0], "combined", combination_type="linear")
+    model.set_adapter("combined")
     return model
 
 

@@ -18,7 +18,7 @@ import transformers
 from torch import nn
 from torch.optim import Optimizer
 
-from ..subject import Batch, Subject
+from ..subject import Batch, Documents, Subject
 from . import huggingface
 
 hf: Any = transformers  # whose types change from version to version
@@ -39,16 +39,23 @@ EXAMPLES, SHORTEST, HELD_OUT = 22, 4, 5
 PATIENCE = 10.0  # seconds that a run has to end
 
 
-def trained(source: Any, examples: Sequence[Mapping[str, Any]] | None = None, **arguments: Any) -> Subject:
+def trained(
+    source: Any,
+    examples: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    collate: Callable[[Documents], Batch] | None = None,
+    **arguments: Any,
+) -> Subject:
     """The subject of `huggingface.causal_lm(source)`, trained by Trainer with these arguments.
 
     `examples` are mappings with `input_ids`, by default random ones of several lengths; the last few are held out.
+    `collate` makes a batch of documents, by default padded ones; it may draw random numbers, as noise on tokens does.
     """
     subject = huggingface.causal_lm(source)
     config = source if hasattr(source, "to_dict") else subject.model().config
     rows = examples or _examples(config)
     given = ARGUMENTS | arguments
-    collate: Any = subject.pad
+    gather: Any = collate or subject.pad
 
     def made(model: nn.Module | None = None, *, kind: Any = hf.Trainer, **parts: Any) -> Any:
         folder = tempfile.mkdtemp(prefix="andon-trainer-")
@@ -57,7 +64,7 @@ def trained(source: Any, examples: Sequence[Mapping[str, Any]] | None = None, **
             "args": hf.TrainingArguments(output_dir=folder, **given | parts.pop("arguments", {})),
             "train_dataset": list(rows[:-HELD_OUT]),
             "eval_dataset": list(rows[-HELD_OUT:]),
-            "data_collator": lambda chosen: collate([row["input_ids"] for row in chosen]),
+            "data_collator": lambda chosen: gather([row["input_ids"] for row in chosen]),
         }
         hf.utils.logging.disable_progress_bar()
         trainer = kind(**kept | parts)

@@ -1,0 +1,53 @@
+"""The small model that libraries without one are asked with, and what a check says of an adapter on it."""
+
+import copy
+
+import pytest
+from torch import Tensor, nn
+
+from verify.runner import check
+from verify.subject import Adapters, Subject
+from verify.subjects import small
+
+
+class Shifted(nn.Module):
+    """A linear layer and an adapter's bias, zero at first, as the layer's own is."""
+
+    def __init__(self, base: nn.Linear, first: Tensor) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.shift = nn.Parameter(first.clone())
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The layer's output, shifted."""
+        return self.base(states) + self.shift
+
+
+def shifted(value: float) -> Subject:
+    """Adapters whose shift begins with the values of the layer's own bias, which are all this."""
+
+    def model() -> nn.Module:
+        made = small.Model()
+        nn.init.constant_(made.mix.bias, value)
+        return made
+
+    def add(base: nn.Module, _rank: int, _alpha: float) -> nn.Module:
+        made = copy.deepcopy(base).requires_grad_(False)
+        made.mix = Shifted(made.mix, made.mix.bias.detach())
+        return made
+
+    return small.subject(model=model, adapters=Adapters(add=add))
+
+
+@pytest.mark.long
+def test_the_small_model_passes_what_applies_to_it() -> None:
+    """Behaviour: nothing is found in the model itself, so that a finding is the library's."""
+    assert () == check(small.subject(), tier=2).findings
+
+
+@pytest.mark.long
+def test_zeros_that_learn_are_no_copy_of_zeros_that_are_frozen() -> None:
+    """Behaviour: a fresh side at zero is not taken for the base's zero bias; a copy of other values is."""
+    report = check(shifted(0.0), only=["adapters.frozen"])
+    assert ("adapters.frozen",) == report.passed, report.findings
+    assert "1 of the base's" in check(shifted(0.5), only=["adapters.frozen"]).findings[0].message

@@ -1,0 +1,86 @@
+"""bitsandbytes' optimizers, their overrides for single parameters, and its quantisers.
+
+Matrices are large enough for states of 8 bits, which smaller ones do not get.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import bitsandbytes
+import torch
+from bitsandbytes import functional
+from torch import Tensor, nn
+
+from ..subject import Quantiser, Subject
+from . import small
+
+library: Any = bitsandbytes  # whose types change from version to version
+STEPS = 3
+RATE = 1e-3
+# What an override may say of a parameter, and another value than the optimizer's.
+OVERRIDES: dict[str, Any] = {"lr": 1e-2, "betas": (0.5, 0.6), "weight_decay": 0.1}
+FLOORS = {"nf4": 18.0, "fp4": 16.0, "int8": 30.0}  # dB on normal weights
+
+
+def optimizers() -> list[str]:
+    """Names of the classes in `bitsandbytes.optim`."""
+    found = vars(library.optim).items()
+    return sorted(name for name, kind in found if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer))
+
+
+def trained_by(name: str, **arguments: Any) -> Subject:
+    """A small language model under an optimizer of this name; `arguments` are the optimizer's."""
+    given = {"lr": RATE} | arguments
+    return replace(small.subject(), name=name, optimizer=lambda model: _optimizer(name)(model.parameters(), **given))
+
+
+def overridden(name: str = "Adam", **overrides: Any) -> Subject:
+    """A small language model after a few steps, whose settings are what `override_config` says of all its parameters.
+
+    As the library's documentation does: parameters are registered, the optimizer is made, and overrides follow.
+    """
+    settings = overrides or OVERRIDES
+
+    def trained(**changes: Any) -> nn.Module:
+        subject = small.subject()
+        model = subject.model()
+        manager = library.optim.GlobalOptimManager.get_instance()
+        manager.initialize()
+        manager.register_parameters(model.parameters())
+        optimizer = _optimizer(name)(model.parameters(), lr=RATE)
+        for key, value in changes.items():
+            manager.override_config(list(model.parameters()), key, value)
+        for number in range(STEPS):
+            optimizer.zero_grad()
+            subject.loss(model, small.batch(torch.Generator().manual_seed(number))).backward()
+            optimizer.step()
+        return model
+
+    return replace(small.subject(), name=f"{name} with overrides", configure=trained, configuration=settings)
+
+
+def quantised(kind: str = "nf4", block_size: int = 64) -> Subject:
+    """A small language model with one of the library's quantisers: nf4, fp4 or int8."""
+    round_trip = _blockwise(block_size) if kind == "int8" else _four_bits(kind, block_size)
+    return replace(small.subject(), name=kind, quantiser=Quantiser(round_trip, FLOORS[kind], block_size=block_size))
+
+
+def _four_bits(kind: str, block_size: int) -> Callable[[Tensor], Tensor]:
+    def round_trip(weight: Tensor) -> Tensor:
+        codes, state = functional.quantize_4bit(weight, blocksize=block_size, quant_type=kind)
+        return functional.dequantize_4bit(codes, state)
+
+    return round_trip
+
+
+def _blockwise(block_size: int) -> Callable[[Tensor], Tensor]:
+    def round_trip(weight: Tensor) -> Tensor:
+        codes, state = functional.quantize_blockwise(weight, blocksize=block_size)
+        return functional.dequantize_blockwise(codes, state).to(weight.dtype)
+
+    return round_trip
+
+
+def _optimizer(name: str) -> Any:
+    return getattr(library.optim, name)
