@@ -17,7 +17,7 @@ from .targets import HEAD, Sides, plan
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights that share an absmax in NF4, and absmaxes that share one of their own
 ABSMAX_LEVELS = 256  # of an 8-bit absmax, float32
-SLAB = 1 << 22  # weights that are dequantised at a time: 16 MiB in float32, a whole number of blocks
+SLAB = 1 << 18  # weights that are dequantised at a time: 1 MiB in float32, a whole number of blocks
 
 ENTERING = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 LEAVING = ("self_attn.o_proj",)
@@ -151,7 +151,7 @@ def dequantized_bytes(elements: int, width: int, tuning: Tuning) -> int:
     """A matrix while it is dequantised: itself, a slab's indices, its float32 values unless these are it, absmaxes."""
     if not tuning.quantized:
         return 0
-    slab = min(elements, SLAB) * (FLOAT // 2 + FLOAT * (width < FLOAT))
+    slab = min(elements, SLAB) * (INDEX // 2 + FLOAT * (width < FLOAT))
     return width * elements + slab + FLOAT * -(-elements // BLOCK) * tuning.double
 
 

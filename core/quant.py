@@ -38,6 +38,7 @@ LEVELS = (
     1.0,
 )
 SMALLEST = 1e-38  # what a block of zeros is divided by
+LANES = 16  # into which a lookup is cut: torch divides no single row among threads
 STEPS = 65535  # to which an absmax is rounded before its nearest level is looked up
 
 
@@ -97,9 +98,11 @@ def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tenso
     in_place = values.dtype == torch.float32
     scratch = values if in_place else values.new_empty(min(SLAB, len(values)), dtype=torch.float32)
     for start in range(0, len(values), SLAB):
-        some = codes[start // 2 : (start + SLAB) // 2].int()
+        some = codes[start // 2 : (start + SLAB) // 2].long()
         levels = scratch[start if in_place else 0 :][: 2 * len(some)]
-        torch.index_select(pairs, 0, some, out=levels.view(pairs.dtype))
+        lanes = LANES if len(some) % LANES == 0 else 1
+        found = levels.view(pairs.dtype).view(lanes, -1)
+        torch.gather(pairs.expand(lanes, -1), 1, some.view(lanes, -1), out=found)
         _scale(levels, absmax[start // size :], size, values[start:])
     return values[: prod(weight.shape)].view(weight.shape)
 
