@@ -1,8 +1,9 @@
-"""`python -m tests.bench.gpu`: our step on a GPU, beside Hugging Face's under torch.compile.
+"""`python -m tests.bench.gpu`: our step on a GPU, beside Hugging Face's under torch.compile, and QLoRA of 7B.
 
-`124m`, bfloat16 autocast, 16 x 1024. Writes reports/baselines/bench_gpu.json, evidence and README's table. Without a
-CUDA device every figure is "not measured". Hugging Face is measured where transformers can be imported. Exit code: 0
-every figure reached, 1 one missed, 3 could not measure.
+`124m`: bfloat16 autocast, 16 x 1024. `7b`: NF4, adapters of rank 64, 1 x 512, activation checkpointing. Writes
+reports/baselines/bench_gpu.json, evidence and README's table. Without a CUDA device every figure is "not measured".
+Hugging Face is measured where transformers can be imported. Exit code: 0 every figure reached, 1 one missed, 3 could
+not measure.
 """
 
 import statistics
@@ -16,6 +17,7 @@ from typing import Any
 
 import click
 
+from core.config import load_config
 from gates.evidence import Evidence, Metric, digests, write_evidence
 from tests.bench import tables
 from tests.bench.environments import OURS, BenchError, worker_variables
@@ -23,12 +25,19 @@ from tests.bench.machine import describe_machine
 from tests.bench.measure import SOURCES, check_alike, run_worker, shipped_workload
 from tests.bench.ratios import paired
 from tests.bench.utilisation import FORMULA, flops_a_token, peak_flops, utilisation
+from tests.bench.workload import Workload
 
 COMMAND = "nox -s bench_gpu"
 OURS_COMPILED, PEER_COMPILED = "Andon, torch.compile", "Hugging Face, torch.compile"
 VARIANTS = {"Andon": (OURS, False), OURS_COMPILED: (OURS, True), PEER_COMPILED: ("huggingface", True)}
-UNITS = {"model_flops_utilisation": "share", "step_vs_huggingface_upper": "x", "peak_bytes": "B"}
+UNITS = {
+    "model_flops_utilisation": "share",
+    "step_vs_huggingface_upper": "x",
+    "peak_bytes": "B",
+    "qlora_7b_peak_bytes": "B",
+}
 LEAST_UTILISATION = 0.40
+LARGEST_7B = 6.0e9  # bytes
 ROUNDS, STEPS = 4, 20
 SAME_LOSS = 2e-2  # relative: bfloat16 rounds at 4e-3, and each library in places of its own
 
@@ -77,6 +86,9 @@ def measure_gpu(device: str) -> dict[str, Any]:
             task, work = f"steps:{STEPS}", replace(workload, compile=compiled)
             records[label].append(run_worker(name, Path(sys.executable), task, work, variables))
     check_alike(records, SAME_LOSS)
+    click.echo("QLoRA of 7b", err=True)
+    large = workload_7b()
+    qlora = run_worker(OURS, Path(sys.executable), f"steps:{STEPS}", large, variables)
     steps = {label: [statistics.median(record["steps"]) for record in each] for label, each in records.items()}
     return {
         "command": COMMAND,
@@ -91,6 +103,13 @@ def measure_gpu(device: str) -> dict[str, Any]:
         "ours_over_huggingface": paired(steps[OURS_COMPILED], steps[PEER_COMPILED])._asdict()
         if PEER_COMPILED in variants
         else None,
+        "qlora_7b": {
+            "workload": asdict(large),
+            "step_seconds": (seconds := statistics.median(qlora["steps"])),
+            "tokens_per_second": large.tokens / seconds,
+            "peak_bytes": qlora["peak"],
+            "losses": qlora["losses"],
+        },
         "implementations": {
             label: {
                 "step_seconds": (step := statistics.median(steps[label])),
@@ -107,6 +126,21 @@ def measure_gpu(device: str) -> dict[str, Any]:
     }
 
 
+def workload_7b() -> Workload:
+    """QLoRA of `configs/7b.toml` as `andon plan` counts it: one row of 512 tokens, rank 64."""
+    config = load_config(Path("configs/7b.toml"))
+    return Workload(
+        config.model.model_dump(exclude_none=True),
+        rows=1,
+        length=512,
+        device="cuda",
+        dtype="bfloat16",
+        method="qlora",
+        rank=config.qlora.rank,
+        checkpointing=True,
+    )
+
+
 def figures(content: dict[str, Any] | None) -> dict[str, float | None]:
     """The evidence's values; None for each that was not measured."""
     if content is None:
@@ -116,12 +150,14 @@ def figures(content: dict[str, Any] | None) -> dict[str, float | None]:
         "model_flops_utilisation": ours["model_flops_utilisation"],
         "step_vs_huggingface_upper": beside["high"] if beside else None,
         "peak_bytes": ours["peak_bytes"],
+        "qlora_7b_peak_bytes": content["qlora_7b"]["peak_bytes"],
     }
 
 
 def judge(found: dict[str, float | None]) -> int:
     """Print the verdict of each figure, and return the exit code."""
     mfu, slower = found["model_flops_utilisation"], found["step_vs_huggingface_upper"]
+    large = found["qlora_7b_peak_bytes"]
     verdicts: dict[str, bool | None] = {
         f"model FLOPs utilisation, {FORMULA}: {mfu} (must be >= {LEAST_UTILISATION})": None
         if mfu is None
@@ -129,6 +165,9 @@ def judge(found: dict[str, float | None]) -> int:
         f"our step over Hugging Face's, upper bound of 95%: {slower} (must be < 1)": None
         if slower is None
         else slower < 1,
+        f"QLoRA of 7b, most bytes allocated at once: {large} (must be <= {LARGEST_7B:.0f})": None
+        if large is None
+        else large <= LARGEST_7B,
     }
     words = {True: "pass", False: "RED", None: "NOT MEASURED"}
     for line, reached in verdicts.items():

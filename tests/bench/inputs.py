@@ -22,22 +22,16 @@ def inputs_and_labels(workload: Workload) -> tuple[Tensor, Tensor]:
 
 
 def fill(parameters: Iterable[tuple[str, Tensor]]) -> None:
-    """Weights that depend on nothing but Hugging Face's name of each: normal matrices, norms one."""
+    """Each weight as `drawn` has it, by Hugging Face's name."""
     with torch.no_grad():
         for name, parameter in parameters:
-            if parameter.dim() == 1:
-                parameter.fill_(1)
-            else:
-                generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-                parameter.copy_(torch.empty(parameter.shape).normal_(std=0.02, generator=generator))
+            parameter.copy_(drawn(name, parameter.shape))
 
 
-def fill_adapter(factors: Iterable[tuple[str, Tensor]]) -> None:
-    """A that depends on nothing but our name of it, B zero: both libraries then start from one adapter."""
-    with torch.no_grad():
-        for name, factor in factors:
-            if name.endswith("lora_B.weight"):
-                factor.zero_()
-            else:
-                generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-                factor.copy_(torch.empty(factor.shape).normal_(std=0.02, generator=generator))
+def drawn(name: str, shape: torch.Size) -> Tensor:
+    """Values that depend on nothing but the name: normal matrices, norms one, and an adapter's B zero."""
+    if len(shape) == 1:
+        return torch.ones(shape)
+    if name.endswith("lora_B.weight"):
+        return torch.zeros(shape)
+    return torch.empty(shape).normal_(std=0.02, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))

@@ -10,14 +10,14 @@ import torch
 from core.allocator import keep_freed_memory
 from core.config import Config, parse_config
 from core.data import Batch, Dataset, Split, pack
+from core.huggingface import held, with_weights
 from core.lora import add_lora, lora_parameters
-from core.model import build
-from core.quant import quantize_model
+from core.model import Llama
 from core.state import TrainState
-from core.train import prepare, train
+from core.train import HALF, prepare, train
 from core.train import start as start_training
 from core.windows import window_count
-from tests.bench.inputs import fill, fill_adapter, token_stream
+from tests.bench.inputs import drawn, fill, token_stream
 from tests.bench.run import Run, Step
 from tests.bench.workload import Workload
 
@@ -62,6 +62,7 @@ def start(workload: Workload) -> Run:
             "grad_clip": workload.clip,
             "dtype": workload.dtype,
             "compile": workload.compile,
+            "activation_checkpointing": workload.checkpointing,
         },
         "lora": {"rank": workload.rank},
         "qlora": {"rank": workload.rank},
@@ -83,12 +84,13 @@ def start(workload: Workload) -> Run:
 
 
 def _adapted(config: Config, workload: Workload) -> TrainState:
-    """What `andon finetune` trains: adapters on a frozen model, which QLoRA holds in 4 bits."""
+    """What `andon finetune` trains: adapters on a frozen model, which QLoRA never holds whole."""
     keep_freed_memory()
-    model = build(config.model, 0)
-    fill(model.named_parameters())
-    if workload.method == "qlora":
-        quantize_model(model, config.qlora.double_quantization)
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in Llama(config.model).named_parameters()}
+    dtype, table = HALF.get(workload.dtype, torch.float32), config.qlora if workload.method == "qlora" else None
+    weights = {name: held(name, drawn(name, shape).to(workload.device), dtype, table) for name, shape in shapes.items()}
+    model = with_weights(config.model, weights)
     add_lora(model, getattr(config, workload.method), torch.Generator())
-    fill_adapter(lora_parameters(model, "default").items())
-    return prepare(model.to(workload.device), config)
+    fill(lora_parameters(model, "default").items())
+    return prepare(model, config)

@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from tests.bench.huggingface import build
-from tests.bench.inputs import fill_adapter, inputs_and_labels
+from tests.bench.inputs import fill, inputs_and_labels
 from tests.bench.run import Run, plain_steps
 from tests.bench.workload import Workload
 
@@ -19,7 +19,7 @@ def start(workload: Workload) -> Run:
         _quantize(model)
     options = {"r": workload.rank, "lora_alpha": 2 * workload.rank, "target_modules": TARGETS, "lora_dropout": 0.0}
     adapted = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"))
-    fill_adapter(
+    fill(
         (name.removeprefix("base_model.model.").replace(".default.", "."), parameter)
         for name, parameter in adapted.named_parameters()
         if parameter.requires_grad

@@ -169,6 +169,9 @@ def gpu(bench: dict[str, Any]) -> str:
         ]
         for name, found in bench["implementations"].items()
     ]
+    large = bench["qlora_7b"]
+    step, rate = _number(large["step_seconds"], ".1f", 1000), _number(large["tokens_per_second"], ",.0f")
+    rows.append(["Andon, QLoRA of 7b", step, rate, "", _number(large["peak_bytes"], ".1f", 1e-9)])
     header = ["one training step on a GPU", "step ms", "tokens/s", "MFU %", "peak GB"]
     return f"{_table(header, rows)}\n\n{bench['device'] or 'No GPU'}, torch {bench['torch']}; `nox -s bench_gpu`."
 

@@ -25,6 +25,7 @@ class Workload:
     compile: bool = False
     method: str = "full"  # "lora": adapters of `rank` on q, k, v and o; "qlora": the same, on an NF4 base
     rank: int = 16
+    checkpointing: bool = False  # compute activations again in the backward pass
 
     @property
     def tokens(self) -> int:
