@@ -260,6 +260,7 @@ class LoraConfig(Table):
         ends = {key: ending(key) for key in (*self.rank_pattern, *self.alpha_pattern)}
         for pattern, used in [*zip(whole, whole, strict=True), *ends.items()]:
             try:
+                re.compile(pattern)  # alone first, so that an error counts its positions
                 re.compile(used)
             except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"{pattern!r} is no regular expression ({error}); correct the pattern") from error
