@@ -92,7 +92,7 @@ def run(subjects: Mapping[str, Any], options: Mapping[str, Any], *, as_json: boo
     begun = time.monotonic()
     report, reports = room("verify.report"), []
     for name, subject in subjects.items():
-        left = options | {"budget": _left(options["budget"], begun)}
+        left = {**options, "budget": _left(options["budget"], begun)}
         with bar() as progress:
             found = room("verify.runner").check(subject, **left, progress=progress)
         reports.append(replace(found, subject=name))

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Literal, NamedTuple
 
 from .evidence import Evidence, Metric, digests, write_evidence
@@ -39,7 +39,7 @@ STATES: dict[str, State] = {
 class Contract(NamedTuple):
     """What must hold of code in `module`, and a mutant of that code of which it must not."""
 
-    holds: Callable[..., None]
+    holds: FunctionType
     module: ModuleType  # through which `holds` calls, so that the mutant takes effect
     before: str  # stands in the module's source exactly once
     after: str

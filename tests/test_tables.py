@@ -122,6 +122,11 @@ def test_the_plan_covers_every_shipped_configuration(monkeypatch: pytest.MonkeyP
     text = tables.plan()
     assert "162,417,408" in text
     assert "6,738,415,616" in text
-    shipped = {path.stem for path in Path("configs").glob("*.toml")} - {"claims", "gates", "mutation", "mutation_excuses"}
+    shipped = {path.stem for path in Path("configs").glob("*.toml")} - {
+        "claims",
+        "gates",
+        "mutation",
+        "mutation_excuses",
+    }
     assert shipped == {line.split("|")[1].strip() for line in text.splitlines()[2:-2]}
     assert 100 >= max(map(len, text.splitlines()))

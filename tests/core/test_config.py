@@ -32,7 +32,9 @@ def test_every_shipped_configuration_loads(name: str) -> None:
     """Behaviour: strict parsing passes, and what is stored with a run reads back as the same configuration."""
     config = load_config(CONFIGS / name)
     assert config == parse_config(json.loads(dump_config(config)), "stored")
-    assert set(SHIPPED) | {"claims.toml", "gates.toml", "mutation.toml", "mutation_excuses.toml"} == {path.name for path in CONFIGS.glob("*.toml")}
+    assert set(SHIPPED) | {"claims.toml", "gates.toml", "mutation.toml", "mutation_excuses.toml"} == {
+        path.name for path in CONFIGS.glob("*.toml")
+    }
 
 
 def test_defaults_are_those_people_know() -> None:

@@ -27,10 +27,10 @@ from core.manifest import (
     CheckpointError,
     Manifest,
     RandomStates,
-    _seal,
     check_files,
     read_manifest,
     record_files,
+    seal,
     write_manifest,
 )
 
@@ -69,7 +69,7 @@ def reseal(folder: Path, **fields: Any) -> None:
     """What somebody would write who knows how the seal is made."""
     plain = json.loads((folder / MANIFEST).read_bytes())
     del plain["sha256"]
-    (folder / MANIFEST).write_bytes(_seal({**plain, **fields}))
+    (folder / MANIFEST).write_bytes(seal({**plain, **fields}))
 
 
 def test_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_reads_back_what_was_written(tmp_path: Path) -> None:
 def test_the_spelling_of_a_manifest_is_fixed() -> None:
     """Behaviour: a line a field, so that every version reads and seals the same bytes."""
     digest = hashlib.sha256(b'{"step": 1}').hexdigest()
-    assert f'{{\n  "step": 1,\n  "{SEAL}": "{digest}"\n}}\n'.encode() == _seal({"step": 1})
+    assert f'{{\n  "step": 1,\n  "{SEAL}": "{digest}"\n}}\n'.encode() == seal({"step": 1})
 
 
 def test_notices_a_flipped_bit_anywhere_in_the_manifest(tmp_path: Path) -> None:

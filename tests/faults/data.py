@@ -180,8 +180,8 @@ FAULTS = (
         source="pytorch/torchtitan#3023; huggingface/accelerate#3556",
         symptom="Telling the loader the epoch has no effect: every epoch has the same order.",
         module=DATA,
-        before="chosen = order(epoch)[batch * size : (batch + 1) * size]",
-        after="chosen = order(0)[batch * size : (batch + 1) * size]",
+        before="chosen = order(epoch)[begin:end]",
+        after="chosen = order(0)[begin:end]",
     ),
     Fault(
         id="data-split-overlap",
@@ -223,14 +223,11 @@ FAULTS = (
         module=DATA,
         before=(
             "        epoch, batch = divmod(step, per_epoch)\n"
-            "        size = config.training.batch_size\n"
-            "        chosen = order(epoch)[batch * size : (batch + 1) * size]\n"
+            "        begin, end = batch_bounds(batch, config.training.batch_size, count)\n"
         ),
         after=(
             "        epoch, batch = divmod(step, per_epoch + 1)\n"
-            "        size = config.training.batch_size\n"
-            "        first = batch * size if batch < per_epoch else 0\n"
-            "        chosen = order(epoch)[first : first + size]\n"
+            "        begin, end = batch_bounds(batch % per_epoch, config.training.batch_size, count)\n"
         ),
     ),
     # ------------------------------------------------------------------------------------------ configuration

@@ -168,8 +168,8 @@ FAULTS = (
         source="Lightning-AI/litgpt#1947; axolotl-ai-cloud/axolotl#3462",
         symptom="A step takes fewer sequences than its batch size says; the rest of the epoch is never seen.",
         module="core.data",
-        before="chosen = order(epoch)[batch * size : (batch + 1) * size]",
-        after="chosen = order(epoch)[batch * size : batch * size + size // config.training.accumulation_steps]",
+        before="chosen = order(epoch)[begin:end]",
+        after="chosen = order(epoch)[begin : begin + (end - begin) // config.training.accumulation_steps]",
     ),
     # ------------------------------------------------------------------------------------------ clipping
     Fault(

@@ -114,8 +114,8 @@ FAULTS = (
         source="",
         symptom="Beyond the last step the cosine rises again, and a long run diverges late.",
         module=SCHEDULE,
-        before="done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))",
-        after="done = (step - warmup) / max(1, steps - 1 - warmup)",
+        before="return min(step - warmup, fall), fall",
+        after="return step - warmup, fall",
     ),
     # ------------------------------------------------------------------------------------------ memory
     Fault(

@@ -13,7 +13,7 @@ from verify.subjects import small
 class Shifted(nn.Module):
     """A linear layer and an adapter's bias, zero at first, as the layer's own is."""
 
-    def __init__(self, base: nn.Linear, first: Tensor) -> None:
+    def __init__(self, base: nn.Module, first: Tensor) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.shift = nn.Parameter(first.clone())
@@ -33,7 +33,8 @@ def shifted(value: float) -> Subject:
 
     def add(base: nn.Module, _rank: int, _alpha: float) -> nn.Module:
         made = copy.deepcopy(base).requires_grad_(False)
-        made.mix = Shifted(made.mix, made.mix.bias.detach())
+        mix = made.get_submodule("mix")
+        made.set_submodule("mix", Shifted(mix, made.get_parameter("mix.bias").detach()))
         return made
 
     return small.subject(model=model, adapters=Adapters(add=add))

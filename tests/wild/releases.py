@@ -106,13 +106,14 @@ def variables(release: Release, target: Path) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return kept | own | release.variables
+    return {**kept, **own, **release.variables}
 
 
 def _release(entry: dict[str, Any], groups: Mapping[str, list[str]]) -> Release:
     pins = {which: _pinned(entry.pop(f"pins_{which}"), groups) for which in ("wrong", "right")}
     shows = tuple(entry.pop("shows", ()))
-    return Release(**entry | {"pins": pins, "variables": entry.get("variables", {}), "shows": shows})
+    fields: dict[str, Any] = {"variables": {}, **entry, "pins": pins, "shows": shows}
+    return Release(**fields)
 
 
 def _pinned(pins: list[str], groups: Mapping[str, list[str]]) -> tuple[str, ...]:

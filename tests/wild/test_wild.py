@@ -1,6 +1,7 @@
 """The list of releases: whole, pinned, and compared without a false word."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.wild.ask import Answer, Result, as_json, from_json, read
 from tests.wild.releases import Release, WildError, releases, sharded
 
 
-def release(**changes: object) -> Release:
+def release(**changes: Any) -> Release:
     """A release of the list, with some fields changed."""
     return releases()[0]._replace(**changes)
 

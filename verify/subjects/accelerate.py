@@ -95,7 +95,8 @@ def _accelerator(options: Mapping[str, Any]) -> Accelerator:
 
 def _loader() -> DataLoader[Any]:
     tokens, targets = small.batch(torch.Generator().manual_seed(7), EXAMPLES)
-    return DataLoader(list(zip(tokens, targets, strict=True)), batch_size=ROWS, shuffle=True, collate_fn=_stacked)
+    examples: Any = list(zip(tokens, targets, strict=True))  # a list is a map-style dataset
+    return DataLoader(examples, batch_size=ROWS, shuffle=True, collate_fn=_stacked)
 
 
 def _epoch(options: Mapping[str, Any], number: int) -> list[Batch]:

@@ -9,7 +9,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
     if not hasattr(torch, "hip"):
-        torch.hip = types.SimpleNamespace(is_available=lambda: False)  # some releases ask it where CUDA is absent
+        vars(torch)["hip"] = types.SimpleNamespace(
+            is_available=lambda: False
+        )  # some releases ask it where CUDA is absent
 
 import triton
 from triton import language
@@ -38,7 +40,7 @@ def _norm(kind: str) -> Any:
     if os.environ.get("TRITON_INTERPRET") == "1":
         for name in ("triton.language.extra.libdevice", "triton.language.extra.cuda.libdevice"):
             try:
-                importlib.import_module(name).rsqrt = _rsqrt
+                vars(importlib.import_module(name))["rsqrt"] = _rsqrt
             except ModuleNotFoundError:
                 continue
     module, name = KINDS[kind]

@@ -57,5 +57,6 @@ def _step(
 ) -> Mapping[str, float]:
     given = QUIET | {"accumulate_grad_batches": len(batches), "max_steps": 1} | dict(arguments)
     module = Module(model, optimizer)
-    library.Trainer(**given).fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+    examples: Any = batches  # a list is a map-style dataset
+    library.Trainer(**given).fit(module, torch.utils.data.DataLoader(examples, batch_size=None))
     return {"loss": sum(module.losses) / len(module.losses)}

@@ -16,7 +16,8 @@ ROWS, LENGTH = 4, 16
 
 def subject(**parts: Any) -> Subject:
     """The subject; `parts` are further parts of `Subject`."""
-    return Subject(**{"model": Model, "batch": batch, "loss": loss} | parts)
+    given: dict[str, Any] = {"model": Model, "batch": batch, "loss": loss, **parts}
+    return Subject(**given)
 
 
 class Model(nn.Module):

@@ -164,4 +164,5 @@ def _module(library: str) -> str:
 
 
 def _from_json(content: dict[str, Any]) -> Row:
-    return Row(**content | {"cells": {name: Cell(**cell) for name, cell in content["cells"].items()}})
+    fields: dict[str, Any] = {**content, "cells": {name: Cell(**cell) for name, cell in content["cells"].items()}}
+    return Row(**fields)
