@@ -9,32 +9,32 @@ from gates.evidence import read_evidence
 
 ROOM = "def half(n):\n    return n // 2\n"
 CONTRACTS = """
-import room
+import proved_room
 from gates.symbolic import Contract
 
 
 def a_proof(n: int) -> None:
     assert 0 <= n <= 1 << 40
-    assert 0 <= n - 2 * room.half(n) <= 1
+    assert 0 <= n - 2 * proved_room.half(n) <= 1
 
 
 def a_mistake(n: int) -> None:
     assert 0 <= n <= 1 << 40
-    assert room.half(n) * 2 == n
+    assert proved_room.half(n) * 2 == n
 
 
 def for_nobody(n: int) -> None:
     assert n > 10
     assert n < 5
-    assert room.half(n) == 3
+    assert proved_room.half(n) == 3
 
 
 def of_any_body(n: int) -> None:
     assert 0 <= n <= 1 << 40
-    assert isinstance(room.half(n), int)
+    assert isinstance(proved_room.half(n), int)
 
 
-CONTRACTS = tuple(Contract(each, room, "n // 2", "n // 3") for each in ({}))
+CONTRACTS = tuple(Contract(each, proved_room, "n // 2", "n // 3") for each in ({}))
 """
 
 
@@ -42,7 +42,7 @@ def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> str:
     """A package with these of the contracts above; its name."""
     package = folder / f"planted_{'_'.join(names)}"
     package.mkdir()
-    (folder / "room.py").write_text(ROOM)
+    (folder / "proved_room.py").write_text(ROOM)
     (package / "__init__.py").touch()
     (package / "contracts.py").write_text(CONTRACTS.replace("({})", f"({', '.join(names)},)"))
     monkeypatch.syspath_prepend(folder)
@@ -64,7 +64,7 @@ def test_only_what_is_proved_and_can_be_refuted_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, metric: str
 ) -> None:
     """Behaviour: a counterexample, a precondition that nothing meets, and a contract of any body are red."""
-    assert code == symbolic.main([planted(tmp_path, monkeypatch, name), "--sources", "room.py"])
+    assert code == symbolic.main([planted(tmp_path, monkeypatch, name), "--sources", "proved_room.py"])
     metrics = read_evidence("symbolic", tmp_path / "reports" / "evidence").metrics
     assert 1 == metrics[metric].value == metrics["asked"].value
     assert code == metrics["unconfirmed"].value
@@ -74,5 +74,5 @@ def test_only_what_is_proved_and_can_be_refuted_passes(
 def test_a_mutant_that_no_longer_applies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: text that is gone from the source is named, and never taken for a mutant that was refuted."""
     (contract,) = symbolic.collect(planted(tmp_path, monkeypatch, "a_proof"))
-    with pytest.raises(ValueError, match="'n // 5' stands 0 times in room, and must stand once"):
+    with pytest.raises(ValueError, match="'n // 5' stands 0 times in proved_room, and must stand once"):
         symbolic.mutate(contract._replace(before="n // 5"))
