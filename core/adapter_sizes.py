@@ -142,7 +142,9 @@ def adapted_moments(shape: Shape, step: Step, tuning: Tuning) -> tuple[Moment, .
     def working(layer: int) -> int:
         again = blocks[layer].bytes - held[layer]
         product = inner * (NARROWING[0] in tuning.ranks[layer])
-        matrix = dequantized_bytes(shape.hidden * shape.ffn, width, tuning) + inner
+        elements = shape.hidden * shape.ffn
+        multiplied = width * elements * tuning.quantized + inner  # what the matrix was made from is gone by then
+        matrix = max(dequantized_bytes(elements, width, tuning), multiplied)
         return again + residual + max(3 * inner - product, matrix)
 
     def moment(when: str, fresh: int, activations: int, head: int = 0, layout: int = 0) -> Moment:

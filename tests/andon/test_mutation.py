@@ -42,7 +42,7 @@ def test_add():
 def test_countdown():
     assert sums.countdown(3) == 3
 """
-STUB = REAL.replace("assert sums.add(2, 3) == 5", "sums.add(2, 3)").replace("assert sums.countdown(3) == 3", "")
+STUB = REAL.replace("assert sums.add(2, 3) == 5", "sums.add(2, 3)").replace("assert sums.countdown(3) == 3", "pass")
 
 
 def andon(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
