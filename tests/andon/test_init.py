@@ -37,7 +37,7 @@ def gate(folder: Path, *arguments: str, source: str = "") -> subprocess.Complete
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_the_gates_run_in_another_project(project: Path) -> None:
     """Behaviour: after `andon init` tier 2 is green there; a failing test, or an untested half, is red."""
     assert 0 == andon("init").exit_code

@@ -25,7 +25,7 @@ from core.quant import quantize_model
 from core.train import prepare
 from tests.small_run import small_config, write_corpus
 
-pytestmark = pytest.mark.tier3
+pytestmark = pytest.mark.long
 
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 32}
 Changes = list[tuple[str, Any]]

@@ -8,7 +8,7 @@ from core.config import ScheduleConfig
 from core.schedule import learning_rate
 from core.windows import run_steps, steps_done
 
-pytestmark = pytest.mark.tier3
+pytestmark = pytest.mark.long
 CROSSHAIR = settings(backend="crosshair", max_examples=20, deadline=None, derandomize=True, database=None)
 SCHEDULES = {
     kind: ScheduleConfig.model_validate({"type": kind, "warmup_steps": 3, "min_ratio": 0.25})

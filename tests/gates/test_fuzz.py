@@ -37,7 +37,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_planted_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
     """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is mended."""
     assert 0 == fuzz.main([package, "--replay"])
@@ -53,7 +53,7 @@ def test_a_planted_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Pat
     assert 1 == fuzz.main([package, "--replay"])
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_target_without_feedback_is_an_error(package: str, tmp_path: Path) -> None:
     """Behaviour: where the parser is not instrumented, a run without a crash is red."""
     assert 1 == fuzz.main([package, "--seconds", "2", "--instrument", "nothing"])
