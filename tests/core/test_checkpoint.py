@@ -296,6 +296,26 @@ def test_refuses_tensors_that_do_not_fit(
     assert_refused(folder, config, f"{folder / name}: model.")
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (drop_a_tensor, "is absent in the file and ('F32', (16,)) in this run"),
+        (add_a_tensor, "model.norm.bias is ('F32', (1,)) in the file and absent in this run"),
+    ],
+)
+def test_says_on_which_side_a_tensor_is_missing(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], told: str
+) -> None:
+    """Behaviour: the message shows what the other side has in its place."""
+    config = configuration()
+    folder = save_checkpoint(tmp_path, new_state(config), config)
+    tensors = {key: tensor.clone() for key, tensor in load_file(folder / MODEL).items()}
+    change(tensors)
+    save_file(tensors, folder / MODEL)
+    write_manifest(folder, read_manifest(folder).model_copy(update={"files": record_files(folder)}))
+    assert_refused(folder, config, told)
+
+
 def test_refuses_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
     """Behaviour: with hashes that match, the header is still checked before anything is mapped."""
     config, state = configuration(), new_state(configuration())

@@ -29,6 +29,7 @@ from core.low_rank import has_dropout
 from core.model import Llama, build
 from core.ops import rms_norm
 from core.optimizer import build_optimizer
+from core.quant import NF4Linear, quantize_model
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
 
@@ -589,3 +590,15 @@ def test_a_frozen_norm_gives_its_input_the_same_gradient() -> None:
     frozen = torch.autograd.grad(rms_norm(x, weight, 1e-5), x, grad)
     free = torch.autograd.grad(rms_norm(x, weight.clone().requires_grad_(), 1e-5), x, grad)
     assert bits({"x": free[0]}) == bits({"x": frozen[0]})
+
+
+@pytest.mark.tier3
+def test_the_digest_of_a_base_does_not_ask_what_shares_memory() -> None:
+    """Behaviour: levels that all matrices share, and the same levels each of its own, are one base."""
+    model = llama()
+    quantize_model(model)
+    shared = base_digest(model)
+    for module in model.modules():
+        if isinstance(module, NF4Linear):
+            module.nested_levels = module.nested_levels.clone()
+    assert shared == base_digest(model)
