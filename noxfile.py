@@ -18,6 +18,8 @@ ROOT = Path(__file__).parent.resolve()
 VENV = ROOT / ".venv"
 ORACLES = ROOT / ".nox" / "slow"  # other libraries would change what the shared environment resolves to
 EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip fetches the first torch it is asked for
+AUDITOR = "python3"  # asks for known vulnerabilities where it has pip-audit, and says "not measured" elsewhere
+GRADED = ("andon", "core", "gates", "noxfile.py", "tracing", "verify")  # what the debt grade is of
 ELSEWHERE = "not (slow or browser or ranks or peers or jaeger)"  # what sessions of their own run
 
 nox.needs_version = ">=2026.10"
@@ -134,6 +136,45 @@ def mutation(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Run all tests under coverage of every package, against the risk table; `-- --base COMMIT` for changed lines."""
+    os.environ["COVERAGE_RCFILE"] = str(ROOT / "configs" / "coverage.toml")
+    kept = ("--evidence", "coverage_all", "--risk", "configs/risk.toml", *session.posargs)
+    python(session, "-m", "gates.coverage", *kept, "-m", "pytest", "-q", "-m", ELSEWHERE)
+
+
+@nox.session
+def surface(session: nox.Session) -> None:
+    """Compare public names, options and TOML keys with the committed list; `-- --write` accepts today's (seconds)."""
+    python(session, "-m", "andon.surface", *session.posargs)
+
+
+@nox.session
+def supply(session: nox.Session) -> None:
+    """Compare imports with what is declared, and licences with those allowed; `-- --audit PYTHON` (seconds)."""
+    python(session, "-m", "gates.supply", "--extras", *EXTRAS, "--evidence", "supply_audit", *session.posargs)
+
+
+@nox.session
+def debt(session: nox.Session) -> None:
+    """Grade the code by file, every point lost with its line; `-- --write` records the scores (seconds)."""
+    python(session, "-m", "gates.debt", *GRADED, *session.posargs)
+
+
+@nox.session
+def debt_calibration(session: nox.Session) -> None:
+    """Grade ten well-known packages from PyPI with the same formula (a minute)."""
+    python(session, "-m", "tests.calibration")
+
+
+@nox.session
+def vacuous(session: nox.Session) -> None:
+    """Run each test while the code that it tests does nothing: who still passes cannot fail (minutes)."""
+    kept = ("--evidence", "vacuous_all", "--sources", *GRADED, "tests")
+    python(session, "-m", "gates.vacuous", "tests", *kept, "--run", "-m", ELSEWHERE, *session.posargs)
+
+
+@nox.session
 def gradients(session: nox.Session) -> None:
     """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
     verified(session, "tests.subjects:EXACT", "gradients", "core", "tests/subjects.py", only=("--only", "gradients"))
@@ -184,6 +225,7 @@ def nightly(session: nox.Session) -> None:
     """Check correct code of many kinds, three seeds each: no check may find anything; new random cases (an hour)."""
     python(session, "-m", "tests.variants", *session.posargs)
     python(session, "-m", "pytest", "-m", "hypothesis", "--hypothesis-profile", "night")
+    python(session, "-m", "gates.supply", "--extras", *EXTRAS, "--evidence", "supply_audit", "--audit", AUDITOR)
 
 
 @nox.session

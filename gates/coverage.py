@@ -1,17 +1,25 @@
 """Measure coverage: `python -m gates.coverage -m pytest ...` runs the tests and leaves evidence by file.
 
 Coverage's own `fail_under` mixes lines with branches; here they are metrics apart, of the whole and of each file:
-`lines`, `branches`, `lines core/model.py`, `branches core/model.py`, all in percent. One process measures and
-converts, so that figures of an older run cannot pass for those of this one.
+`lines`, `branches`, `lines core/model.py`, `branches core/model.py`, all in percent. `--risk FILE` adds how many files
+are `short` of a risk table's floors, `--base COMMIT` the share of `changed` lines. One process measures and converts,
+so that figures of an older run cannot pass for those of this one.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from .changed import changed_coverage, changed_lines
+from .commits import CommitError
+from .config import GateError
 from .evidence import Evidence, Metric, digests, write_evidence
+from .risk import read_risks, short_metrics
 
 
 def coverage_metrics(report: dict[str, Any]) -> dict[str, Metric]:
@@ -28,23 +36,49 @@ def _share(covered: int, total: int) -> Metric:
     return Metric(100 * covered / total if total else None, "%")
 
 
-def main(arguments: list[str]) -> int:
-    """Run `coverage run ARGUMENTS`, write evidence "coverage", return the exit code of what ran."""
+def main(arguments: Sequence[str]) -> int:
+    """Run `coverage run ARGUMENTS`, write evidence, return the exit code of what ran; 2 for a mistake in an option."""
     from coverage import Coverage  # late: a development tool: the base install does without
 
-    tool, start = [sys.executable, "-m", "coverage"], time.perf_counter()
-    configured = Coverage().get_option("run:source")
+    options, start = _options(arguments), time.perf_counter()
+    tool, configuration = [sys.executable, "-m", "coverage"], Coverage()
+    try:
+        risks = read_risks(options.risk) if options.risk else None
+        changed = changed_lines(options.base) if options.base else None
+    except (GateError, CommitError) as error:
+        print(f"coverage: {error}")
+        return 2
+    configured = configuration.get_option("run:source")
     sources = digests([*(configured if isinstance(configured, list) else []), "tests"])
     subprocess.run([*tool, "erase"], check=True)
-    code = subprocess.run([*tool, "run", *arguments], check=False).returncode
+    code = subprocess.run([*tool, "run", *options.command], check=False).returncode
+    if configuration.get_option("run:parallel"):
+        subprocess.run([*tool, "combine", "-q"], check=False)  # what it could not combine is missing in the report
     report = subprocess.run([*tool, "json", "-q", "-o", "-"], check=False, capture_output=True, text=True)
     if report.returncode:
         print(report.stdout + report.stderr)
         return code or 3
-    metrics = coverage_metrics(json.loads(report.stdout))
+    content = json.loads(report.stdout)
+    metrics = coverage_metrics(content)
+    if risks:
+        metrics |= short_metrics(metrics, risks)
+    if changed is not None:
+        share, missed = changed_coverage(content, changed)
+        metrics["changed"] = Metric(share, "%")
+        print("".join(f"{place}: changed, and no test reaches it\n" for place in missed), end="")
     command = "python -m gates.coverage " + " ".join(arguments)
-    write_evidence(Evidence("coverage", command, time.perf_counter() - start, sources, metrics))
+    write_evidence(Evidence(options.evidence, command, time.perf_counter() - start, sources, metrics))
     return code
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Our own options stand first; all from `-m` on goes to `coverage run`."""
+    parser = argparse.ArgumentParser(prog="python -m gates.coverage", description=main.__doc__)
+    parser.add_argument("--evidence", default="coverage", metavar="NAME", help="under what name evidence is left")
+    parser.add_argument("--risk", type=Path, metavar="FILE", help="a risk table whose floors files must reach")
+    parser.add_argument("--base", metavar="COMMIT", help="measure the lines that differ from it")
+    own = arguments.index("-m") if "-m" in arguments else len(arguments)
+    return parser.parse_args(arguments[:own], argparse.Namespace(command=arguments[own:]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The supply chain: what is declared, used and installed, under which licences, and what is known against it."""

@@ -1,0 +1,139 @@
+"""The supply chain: licences, declarations, and vulnerabilities that nobody was asked about."""
+
+import json
+from email.message import Message
+from importlib.metadata import Distribution
+from pathlib import Path
+
+import pytest
+
+from gates.config import GateError
+from gates.evidence import read_evidence
+from gates.supply import __main__ as command
+from gates.supply.audit import ask, read_answer
+from gates.supply.licences import Package, Supply, is_allowed, licence_of, read_supply, refused
+from gates.supply.packages import installed
+
+pytestmark = pytest.mark.tier3
+
+METADATA = [
+    ({"License-Expression": "MIT", "License": "whatever"}, "MIT"),
+    ({"Classifier": "License :: OSI Approved :: MIT License", "License": "long text"}, "MIT License"),
+    ({"License": "Apache 2.0\nCopyright of many"}, "Apache 2.0"),
+    ({"Classifier": "Topic :: Games"}, ""),
+]
+
+
+@pytest.mark.parametrize(("fields", "licence"), METADATA)
+def test_a_licence_in_the_package_s_own_words(fields: dict[str, str], licence: str) -> None:
+    """Behaviour: the expression comes first, then classifiers, then the text's first line; nothing is guessed."""
+    metadata = Message()
+    for name, value in fields.items():
+        metadata[name] = value
+    assert licence == licence_of(metadata)
+
+
+EXPRESSIONS = [
+    ("MIT", True),
+    ("mit", True),
+    ("GPL-3.0", False),
+    ("", False),
+    ("MIT AND BSD", True),
+    ("MIT AND GPL-3.0", False),
+    ("GPL-3.0 OR MIT", True),
+    ("MIT AND GPL-3.0 OR BSD", True),
+    ("GPL-3.0 WITH exception", False),
+    ("(MIT OR GPL-3.0) AND BSD", False),
+    ("(MIT OR BSD) AND MIT", True),
+]
+
+
+@pytest.mark.parametrize(("licence", "allowed"), EXPRESSIONS)
+def test_each_part_of_an_expression_must_be_allowed(licence: str, allowed: bool) -> None:
+    """Behaviour: AND asks for all, OR for one; an unknown licence and brackets with one are refused."""
+    assert allowed == is_allowed(licence, ["MIT", "BSD"])
+
+
+def package(folder: Path, name: str, licence: str) -> Distribution:
+    """An installed package under a licence."""
+    info = folder / f"{name}-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\nLicense-Expression: {licence}\n")
+    return Distribution.at(info)
+
+
+def test_a_planted_licence_is_refused(tmp_path: Path) -> None:
+    """Behaviour: what is not allowed is named with its version; an entry in the table stands for silent metadata."""
+    found = {"good": package(tmp_path, "good", "MIT"), "bad": package(tmp_path, "bad", "GPL-3.0")}
+    lines = list(refused(found, Supply(allowed=["MIT"], packages=[])))
+    assert ["bad 1: licence 'GPL-3.0' is not allowed by configs/supply.toml"] == lines
+    said = Supply(allowed=["MIT"], packages=[Package(name="Bad", licence="MIT", why="w")])
+    assert [] == list(refused(found, said))
+
+
+def test_requirements_are_followed_to_their_end() -> None:
+    """Behaviour: what a package brings is asked about too; other systems' and unasked extras' requirements are not."""
+    found, missing = installed(["jinja2>=3", "no-such-package", "other; sys_platform == 'nowhere'"])
+    assert {"jinja2", "markupsafe"} == set(found)
+    assert ["no-such-package"] == missing
+
+
+def test_our_own_environment_is_under_allowed_licences() -> None:
+    """Behaviour: of all that pytest and pydantic bring here nothing is refused."""
+    found, _ = installed(["pytest", "pydantic", "hypothesis"])
+    assert len(found) > 8
+    assert [] == list(refused(found, read_supply()))
+
+
+ANSWERS = [
+    ('{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}', []),
+    ('{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "X-1"}]}]}', ["a 1: X-1"]),
+    ('{"dependencies": [{"name": "a", "skip_reason": "no answer"}]}', None),
+    ('{"dependencies": []}', None),
+    ("", None),
+    ("No known vulnerabilities found", None),
+]
+
+
+@pytest.mark.parametrize(("output", "found"), ANSWERS)
+def test_no_answer_is_not_measured(output: str, found: list[str] | None) -> None:
+    """Behaviour: only packages that a source answered for count; without any it says so in so many words."""
+    known, words = read_answer(output, "no route to host")
+    assert found == known
+    assert (found is None) == words.startswith("not measured: no advisory source answered")
+
+
+def test_without_the_tool_it_is_not_measured() -> None:
+    """Behaviour: an interpreter that is none, or has no pip-audit, is no answer."""
+    known, words = ask("/no/such/python")
+    assert (None, True) == (known, words.startswith("not measured: /no/such/python cannot run"))
+
+
+def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: vulnerabilities are null unless asked for; a missing package and a bad allow list are red."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "undeclared", list)
+    assert 2 == command.main([])
+    (tmp_path / "configs").mkdir()
+    allow = tmp_path / "configs" / "supply.toml"
+    allow.write_text('allowed = ["MIT"]\npackages = []\n')
+    project = '[project]\ndependencies = ["{}"]\n'
+    (tmp_path / "pyproject.toml").write_text(project.format("iniconfig"))
+    assert 0 == command.main([])
+    metrics = read_evidence("supply").metrics
+    assert (0, 0, None) == tuple(metrics[name].value for name in ("licences", "dependencies", "vulnerabilities"))
+    (tmp_path / "pyproject.toml").write_text(project.format("no-such-package"))
+    assert 1 == command.main([])
+    allow.write_text('allowed = "MIT"\npackages = []\n')
+    with pytest.raises(GateError, match="allowed: "):
+        read_supply()
+
+
+def test_an_undeclared_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: deptry's findings come with file, line and rule."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "p"\nversion = "1"\ndependencies = []\n')
+    (tmp_path / "a.py").write_text("import json\nimport jinja2\n")
+    found = command.undeclared()
+    assert found is not None
+    assert json.dumps(found).startswith('["a.py:2: DEP00')
