@@ -16,9 +16,11 @@ from filelock import FileLock  # comes with nox, by way of virtualenv
 
 ROOT = Path(__file__).parent.resolve()
 VENV = ROOT / ".venv"
+LOCK = ROOT / "requirements-dev.txt"  # the shared environment, but torch, by the hashes of its files
 ORACLES = ROOT / ".nox" / "slow"  # other libraries would change what the shared environment resolves to
 EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip fetches the first torch it is asked for
 AUDITOR = "python3"  # asks for known vulnerabilities where it has pip-audit, and says "not measured" elsewhere
+UV = "uv>=0.9,<1"  # resolves for all systems and Pythons at once
 GRADED = ("andon", "core", "gates", "noxfile.py", "tracing", "verify")  # what the debt grade is of
 ELSEWHERE = "not (slow or browser or ranks or peers or jaeger)"  # what sessions of their own run
 
@@ -153,6 +155,23 @@ def surface(session: nox.Session) -> None:
 def supply(session: nox.Session) -> None:
     """Compare imports with what is declared, and licences with those allowed; `-- --audit PYTHON` (seconds)."""
     python(session, "-m", "gates.supply", "--extras", *EXTRAS, "--evidence", "supply_audit", *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Pin the shared environment anew: the newest versions that pyproject.toml allows, by hash (a minute)."""
+    venv = ROOT / ".nox" / "lock"
+    install(session, venv, UV)
+    extras = [option for extra in EXTRAS for option in ("--extra", extra)]
+    kept = ("--universal", "--python-version=3.11", "--generate-hashes", "--no-emit-package=torch", "--no-annotate")
+    said = (
+        "# Written by `nox -s lock`; torch is pinned by its version in pyproject.toml, as its builds differ by machine."
+    )
+    done = session.run(
+        str(venv / "bin" / "uv"), "pip", "compile", "--quiet", "--upgrade", "--no-header", *kept, *extras,
+        "pyproject.toml", external=True, silent=True,
+    )  # fmt: skip
+    LOCK.write_text(f"{said}\n{done}", encoding="utf-8")
 
 
 @nox.session
@@ -294,14 +313,16 @@ def python(session: nox.Session, *arguments: str, venv: Path = VENV) -> None:
 def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: str) -> None:
     """Bring an environment in line with pyproject.toml: dependencies alone, as an installed project would load twice.
 
-    `group` adds one extra to what all sessions share. A stamp holds what was installed, so that a second run only
-    compares. A `building` mark outlives an interrupted build, and the next run starts that environment anew.
+    What all sessions share is installed by hash, then completed by torch; `group` adds one extra to it. A stamp holds
+    what was installed, so that a second run only compares. A `building` mark outlives an interrupted build, and the next
+    run starts that environment anew.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = (group,) if group else EXTRAS
     wanted = [] if group else list(project["dependencies"])
     wanted += [line for extra in groups for line in project["optional-dependencies"][extra]]
-    digest = hashlib.sha256(json.dumps([wanted, options, str(ROOT)]).encode()).hexdigest()
+    locked = "" if group else LOCK.read_text(encoding="utf-8")
+    digest = hashlib.sha256(json.dumps([wanted, options, locked, str(ROOT)]).encode()).hexdigest()
     stamp = venv / f"andon-{group or 'shared'}.stamp"
     if is_current(stamp, digest):
         return
@@ -311,6 +332,8 @@ def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: 
         if is_current(stamp, digest):  # another nox was faster
             return
         session.log(f"installing {group or 'the shared environment'} into {venv}, once: this takes minutes")
+        if not group:
+            install(session, venv, "--require-hashes", "--no-deps", "--requirement", str(LOCK))
         install(session, venv, *options, *wanted)
         stamp.write_text(digest, encoding="utf-8")
         (venv / "building").unlink()

@@ -30,6 +30,7 @@ SESSIONS = (
     "coverage",
     "surface",
     "supply",
+    "lock",
     "debt",
     "debt_calibration",
     "vacuous",
@@ -65,6 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.writestr("stub-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr("stub-1.dist-info/RECORD", "")
     shutil.copy(ROOT / "noxfile.py", folder)
+    (folder / "requirements-dev.txt").touch()
     extras = "".join(f"{extra} = []\n" for extra in ("train", "verify", "trace", "dev"))
     (folder / "pyproject.toml").write_text(PROJECT.format(wheel=f"stub @ {wheel.as_uri()}") + extras)
     (folder / "tests").mkdir()

@@ -17,6 +17,7 @@ from ..config import GateError
 from ..evidence import Evidence, Metric, digests, write_evidence
 from .audit import ask
 from .licences import DEFAULT, read_supply, refused
+from .locked import LOCK, read_pins, unpinned
 from .packages import installed
 
 
@@ -38,9 +39,9 @@ def undeclared() -> list[str] | None:
 def main(arguments: Sequence[str]) -> int:
     """Ask, print what is wrong, leave evidence; exit code 1 where something is, 2 for a bad allow list."""
     options, start = _options(arguments), time.perf_counter()
-    sources = digests(["pyproject.toml", str(DEFAULT), *options.sources])
+    sources = digests(["pyproject.toml", str(LOCK), str(DEFAULT), *options.sources])
     try:
-        supply = read_supply()
+        supply, pins = read_supply(), read_pins()
     except GateError as error:
         print(f"supply: {error}")
         return 2
@@ -53,19 +54,21 @@ def main(arguments: Sequence[str]) -> int:
         *refused(found, supply),
         *(f"{name}: is not installed, so nothing says its licence" for name in missing),
     ]
+    loose = list(unpinned(found, pins, supply.unhashed))
     declared = undeclared()
     known, words = ask(options.audit) if options.audit else (None, "not measured: nobody was asked (--audit)")
-    print("".join(f"{line}\n" for line in [*licences, *(declared or []), *(known or [])]), end="")
+    print("".join(f"{line}\n" for line in [*licences, *loose, *(declared or []), *(known or [])]), end="")
     print(f"{len(found)} packages; known vulnerabilities: {words}")
     metrics = {
         "packages": Metric(len(found), "packages"),
         "licences": Metric(len(licences) if found else None, "packages not allowed"),
+        "unpinned": Metric(len(loose) if found else None, "packages not in the lock"),
         "dependencies": Metric(None if declared is None else len(declared), "wrongly declared"),
         "vulnerabilities": Metric(None if known is None else len(known), "known"),
     }
     command = "python -m gates.supply " + " ".join(arguments)
     write_evidence(Evidence(options.evidence, command, time.perf_counter() - start, sources, metrics))
-    return int(bool(licences or declared or known) or declared is None)
+    return int(bool(licences or loose or declared or known) or declared is None)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -24,9 +24,10 @@ class Package(Table):
 
 
 class Supply(Table):
-    """The allow list."""
+    """The licences that are allowed, and the packages, as patterns, that the lock holds by no hash."""
 
     allowed: list[str]
+    unhashed: list[str]
     packages: list[Package]
 
 

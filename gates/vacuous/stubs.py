@@ -125,7 +125,8 @@ class Answers:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what a test said."""
         if report.when == "call":
-            line = {"test": report.nodeid, "line": (report.location[1] or 0) + 1, "outcome": report.outcome,
+            _, line_number, _ = report.location or ("", 0, "")
+            line = {"test": report.nodeid, "line": (line_number or 0) + 1, "outcome": report.outcome,
                     "calls": self.calls, "asserted": self.asserted}  # fmt: skip
             with self.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -16,6 +16,7 @@ import click
 from andon import matrix
 from core import adapter_sizes, sizes
 from core.config import load_config
+from gates.debt.loss import grade
 
 README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
@@ -24,6 +25,7 @@ BENCH_ADAPTERS = Path("reports/baselines/bench_adapters.json")
 LEARN = Path("reports/baselines/learn_adapters.json")
 FAULTS = Path("reports/baselines/faults.json")
 SELFTEST = Path("reports/baselines/selftest.json")
+DEBT = Path("reports/baselines/debt.json")
 POWER = Path("reports/baselines/power.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
 STRANGERS = Path("reports/baselines/strangers.json")
@@ -194,6 +196,21 @@ def selftest(rows: list[dict[str, Any]]) -> str:
     return f"{_table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s selftest`)."
 
 
+def debt(files: dict[str, Any]) -> str:
+    """Files, mean and lowest recorded score, a package a row; the mean of all as the project's."""
+    rows = []
+    for room in sorted({path.partition("/")[0] for path in files}):
+        scores = [files[path]["score"] for path in files if path.partition("/")[0] == room]
+        rows.append([room, *_graded(scores)])
+    header = ["package", "files", "score", "grade", "lowest file"]
+    return _table(header, [*rows, ["project", *_graded([file["score"] for file in files.values()])]])
+
+
+def _graded(scores: list[float]) -> list[str]:
+    mean = sum(scores) / len(scores)
+    return [str(len(scores)), f"{mean:.2f}", grade(mean), f"{min(scores):.1f}"]
+
+
 def power(content: dict[str, Any]) -> str:
     """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
     header = ["planted into the backward", "plants", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
@@ -269,6 +286,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "power": lambda: _from(POWER, power, "nox -s gradients"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
+        "debt": lambda: _from(DEBT, debt, "nox -s debt -- --write"),
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
         "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
         "wild": lambda: _from(WILD, wild, "nox -s wild"),

@@ -12,6 +12,7 @@ from gates.evidence import read_evidence
 from gates.supply import __main__ as command
 from gates.supply.audit import ask, read_answer
 from gates.supply.licences import Package, Supply, is_allowed, licence_of, read_supply, refused
+from gates.supply.locked import read_pins, unpinned
 from gates.supply.packages import installed
 
 pytestmark = pytest.mark.tier3
@@ -65,10 +66,33 @@ def package(folder: Path, name: str, licence: str) -> Distribution:
 def test_a_planted_licence_is_refused(tmp_path: Path) -> None:
     """Behaviour: what is not allowed is named with its version; an entry in the table stands for silent metadata."""
     found = {"good": package(tmp_path, "good", "MIT"), "bad": package(tmp_path, "bad", "GPL-3.0")}
-    lines = list(refused(found, Supply(allowed=["MIT"], packages=[])))
+    lines = list(refused(found, Supply(allowed=["MIT"], unhashed=[], packages=[])))
     assert ["bad 1: licence 'GPL-3.0' is not allowed by configs/supply.toml"] == lines
-    said = Supply(allowed=["MIT"], packages=[Package(name="Bad", licence="MIT", why="w")])
+    said = Supply(allowed=["MIT"], unhashed=[], packages=[Package(name="Bad", licence="MIT", why="w")])
     assert [] == list(refused(found, said))
+
+
+LOCK = """# Written by a command.
+Good==1 ; sys_platform == 'linux' \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+good==2 ; sys_platform != 'linux' \\
+    --hash=sha256:cc
+bad==1
+"""
+
+
+def test_a_package_beside_the_lock_is_named(tmp_path: Path) -> None:
+    """Behaviour: a pin counts with a hash alone, any of several versions will do, and patterns excuse."""
+    (tmp_path / "lock").write_text(LOCK)
+    pins = read_pins(tmp_path / "lock")
+    assert {"good": {"1", "2"}} == pins
+    found = {name: package(tmp_path, name, "MIT") for name in ("good", "bad")}
+    assert ["bad 1 is installed, and requirements-dev.txt does not hold it"] == list(unpinned(found, pins, ["ba"]))
+    assert [] == list(unpinned(found, pins, ["ba*"]))
+    assert ["good 1 is installed, and requirements-dev.txt holds 2"] == list(
+        unpinned({"good": found["good"]}, {"good": {"2"}}, [])
+    )
 
 
 def test_requirements_are_followed_to_their_end() -> None:
@@ -116,7 +140,9 @@ def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert 2 == command.main([])
     (tmp_path / "configs").mkdir()
     allow = tmp_path / "configs" / "supply.toml"
-    allow.write_text('allowed = ["MIT"]\npackages = []\n')
+    allow.write_text('allowed = ["MIT"]\nunhashed = ["iniconfig"]\npackages = []\n')
+    assert 2 == command.main([])
+    (tmp_path / "requirements-dev.txt").touch()
     project = '[project]\ndependencies = ["{}"]\n'
     (tmp_path / "pyproject.toml").write_text(project.format("iniconfig"))
     assert 0 == command.main([])
@@ -124,7 +150,10 @@ def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (0, 0, None) == tuple(metrics[name].value for name in ("licences", "dependencies", "vulnerabilities"))
     (tmp_path / "pyproject.toml").write_text(project.format("no-such-package"))
     assert 1 == command.main([])
-    allow.write_text('allowed = "MIT"\npackages = []\n')
+    allow.write_text('allowed = ["MIT"]\nunhashed = []\npackages = []\n')
+    (tmp_path / "pyproject.toml").write_text(project.format("iniconfig"))
+    assert (1, 1) == (command.main([]), read_evidence("supply").metrics["unpinned"].value)
+    allow.write_text('allowed = "MIT"\nunhashed = []\npackages = []\n')
     with pytest.raises(GateError, match="allowed: "):
         read_supply()
 
