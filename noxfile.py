@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -161,7 +162,8 @@ def supply(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Pin the shared environment anew: the newest versions that pyproject.toml allows, by hash (a minute)."""
     venv = ROOT / ".nox" / "lock"
-    install(session, venv, UV)
+    install(session, venv, (UV,))
+    (venv / "building").unlink()
     extras = [option for extra in EXTRAS for option in ("--extra", extra)]
     kept = ("--universal", "--python-version=3.11", "--generate-hashes", "--no-emit-package=torch", "--no-annotate")
     said = (
@@ -314,8 +316,8 @@ def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: 
     """Bring an environment in line with pyproject.toml: dependencies alone, as an installed project would load twice.
 
     What all sessions share is installed by hash, then completed by torch; `group` adds one extra to it. A stamp holds
-    what was installed, so that a second run only compares. A `building` mark outlives an interrupted build, and the next
-    run starts that environment anew.
+    what was installed, so that a second run only compares. A `building` mark outlives an interrupted build, and the
+    next run starts that environment anew.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = (group,) if group else EXTRAS
@@ -332,9 +334,8 @@ def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: 
         if is_current(stamp, digest):  # another nox was faster
             return
         session.log(f"installing {group or 'the shared environment'} into {venv}, once: this takes minutes")
-        if not group:
-            install(session, venv, "--require-hashes", "--no-deps", "--requirement", str(LOCK))
-        install(session, venv, *options, *wanted)
+        hashed = ("--require-hashes", "--no-deps", "--requirement", str(LOCK))
+        install(session, venv, *([] if group else [hashed]), (*options, *wanted))
         stamp.write_text(digest, encoding="utf-8")
         (venv / "building").unlink()
 
@@ -346,8 +347,8 @@ def is_current(stamp: Path, digest: str) -> bool:
     return whole and stamp.exists() and stamp.read_text(encoding="utf-8") == digest
 
 
-def install(session: nox.Session, venv: Path, *arguments: str) -> None:
-    """Install into an environment, made anew where it is missing, half-built or without a Python that runs."""
+def install(session: nox.Session, venv: Path, *steps: Sequence[str]) -> None:
+    """Install, one pip after another, into an environment, made anew where it is missing, half-built or broken."""
     mark, interpreter = venv / "building", venv / "bin" / "python"
     if mark.exists() or not works(interpreter):
         shutil.rmtree(venv, ignore_errors=True)
@@ -355,7 +356,8 @@ def install(session: nox.Session, venv: Path, *arguments: str) -> None:
     mark.touch()
     if not interpreter.exists():
         session.run(sys.executable, "-m", "venv", str(venv), external=True)
-    session.run(str(interpreter), "-m", "pip", "install", "--disable-pip-version-check", *arguments, external=True)
+    for step in steps:
+        session.run(str(interpreter), "-m", "pip", "install", "--disable-pip-version-check", *step, external=True)
     script = venv / "bin" / "andon"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{interpreter}" -P -m andon "$@"\n', encoding="utf-8")
     script.chmod(0o755)
