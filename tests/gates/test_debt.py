@@ -65,12 +65,12 @@ FREE_AND_NOT = [  # dimension, the most that is free, one more, the points of th
 
 @pytest.mark.tier3
 @pytest.mark.parametrize(("dimension", "free", "costs", "points"), FREE_AND_NOT)
-def test_a_limit_is_free_and_one_more_costs(dimension: str, free: str, costs: str, points: float | None) -> None:
+def test_a_limit_is_free_and_one_more_costs(dimension: str, free: str, costs: str, points: float) -> None:
     """Behaviour: at the limit nothing is lost in that dimension, beyond it the documented points."""
     assert [] == [loss for loss in graded(free).losses if loss.dimension == dimension]
     found = [loss.points for loss in graded(costs).losses if loss.dimension == dimension]
     assert 1 == len(found)
-    assert points is None or points == found[0]
+    assert points == found[0]
 
 
 @pytest.mark.tier3
