@@ -40,8 +40,8 @@ def ask(arguments: Sequence[str]) -> Asked:
         # What pytest compiled before, it compiled without the hook that counts assertions.
         environment = os.environ | {OUTPUT: str(output), "PYTHONPYCACHEPREFIX": str(Path(folder) / "compiled")}
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-        if not output.exists():
-            raise RunError((done.stdout + done.stderr)[-2000:])
+        if done.returncode not in (0, 1) or not output.exists():  # 1: tests failed, as they should
+            raise RunError(f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
         answers = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     return sort_answers(answers)
 

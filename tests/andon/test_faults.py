@@ -79,7 +79,9 @@ def test_a_unit_test_finds_what_it_is_red_with_and_green_without(planted: bool, 
     rows = {0: BLANK}
     outcomes = [Outcome(0, planted, "", 1.0), Outcome(1, clean, "", 1.0)]
     fault = SimpleNamespace(test="tests/x.py::test_y")
-    faults.tested(rows, [fault], lambda work, jobs: outcomes, None, lambda row: None)
+    noted: list[Row] = []
+    faults.tested(rows, [fault], lambda work, jobs: outcomes, None, noted.append)
+    assert [rows[0]] == noted
     assert state == rows[0].state
 
 

@@ -386,6 +386,7 @@ def test_what_was_loaded_does_not_lean_on_the_file(folder: Path) -> None:
     with (folder / WEIGHTS).open("r+b") as file:
         file.write(b"\xff" * (folder / WEIGHTS).stat().st_size)
     assert torch.equal(expected, logits(model))
+    assert not torch.equal(expected, logits(llama()))
 
 
 @pytest.mark.tier2
