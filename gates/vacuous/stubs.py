@@ -99,7 +99,7 @@ class Answers:
     """The plugin: one line of JSON for each test that ran."""
 
     def __init__(self, output: Path) -> None:
-        self.output = output
+        self.output = output.open("a", encoding="utf-8")  # now: a test may have put something in the place of `open`
         self.asserted = 0
         self.calls = 0
 
@@ -128,8 +128,8 @@ class Answers:
             _, line_number, _ = report.location or ("", 0, "")
             line = {"test": report.nodeid, "line": (line_number or 0) + 1, "outcome": report.outcome,
                     "calls": self.calls, "asserted": self.asserted}  # fmt: skip
-            with self.output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self.output.write(json.dumps(line) + "\n")
+            self.output.flush()
 
 
 def _too_long(_number: int, _frame: FrameType | None) -> None:
