@@ -15,6 +15,7 @@ from andon.rooms import room
 WARM = ("numpy", "pydantic", "pytest", "hypothesis", "safetensors.torch", "tokenizers", "torch", "torch.optim")
 WARM += ("torch._dynamo", "torch.utils.checkpoint")
 TOGETHER = 8  # mutants between two looks at the clock
+KEEP_SECONDS = 20.0  # of work that an interruption may cost
 
 
 class PlanError(ValueError):
@@ -55,8 +56,11 @@ def measure(
     workers: int = 2,
     deadline: float | None = None,
     note: Callable[[int, int], None] = lambda done, total: None,
+    keep: Callable[[Any], None] | None = None,
 ) -> Answers:
     """Ask the tests about what has no answer in `kept`, and with a deadline about as much of the rest as there is time.
+
+    `keep` gets the results so far now and then: what has no answer there yet is asked by a run without `every`.
 
     Raises:
         PlanError: a test is red without any mutant.
@@ -65,6 +69,7 @@ def measure(
     jobs = [*work.fresh, *work.again]
     rows: dict[tuple[str, str], list[Any]] = {}
     done = fresh = disagreeing = 0
+    kept_at = time.monotonic()
     for job, row in answers(jobs, plan.limit_seconds, workers, deadline):
         at = job.mutant.file, job.mutant.function
         held = next((old for old in work.results[at[0]].functions[at[1]].rows if old.id == row.id), None)
@@ -73,6 +78,9 @@ def measure(
         rows.setdefault(at, []).append(row)
         done += 1
         note(done, len(jobs))
+        if keep and time.monotonic() - kept_at >= KEEP_SECONDS:
+            keep(with_rows(work.results, rows))
+            kept_at = time.monotonic()
     return Answers(with_rows(work.results, rows), fresh, done - fresh, disagreeing)
 
 
