@@ -1,5 +1,6 @@
 """What `andon mutation` asks: which mutants have an answer that holds, and what tests say of the others."""
 
+import contextlib
 import functools
 import hashlib
 import subprocess
@@ -14,7 +15,6 @@ from andon.rooms import room
 
 WARM = ("numpy", "pydantic", "pytest", "hypothesis", "safetensors.torch", "tokenizers", "torch", "torch.optim")
 WARM += ("torch._dynamo", "torch.utils.checkpoint")
-TOGETHER = 8  # mutants between two looks at the clock
 KEEP_SECONDS = 20.0  # of work that an interruption may cost
 
 
@@ -148,15 +148,13 @@ def answers(jobs: Sequence[Job], limit: float, workers: int, deadline: float | N
     for job in untested:
         yield job, row(job.mutant.id, job.mutant.operator, job.mutant.line, "untested", "", job.mutant.diff)
     tested = [job for job in jobs if job.tests]
-    together = TOGETHER if deadline else max(1, len(tested))
-    for start in range(0, len(tested), together):
-        some = tested[start : start + together]
-        if deadline and time.monotonic() > deadline:
-            return
-        planted = [(fault(job.mutant), job.tests) for job in some]
-        for outcome in plant.each(planted, asking.killer, workers=workers, limit=limit, warm=WARM):
-            job = some[outcome.place]
+    planted = [(fault(job.mutant), job.tests) for job in tested]
+    with contextlib.closing(plant.each(planted, asking.killer, workers=workers, limit=limit, warm=WARM)) as outcomes:
+        for outcome in outcomes:
+            job = tested[outcome.place]
             yield job, row(job.mutant.id, job.mutant.operator, job.mutant.line, *verdict(job, outcome))
+            if deadline and time.monotonic() > deadline:
+                return
 
 
 def verdict(job: Job, outcome: Any) -> tuple[str, str, str]:

@@ -78,7 +78,8 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
     metrics["fresh"] = evidence.Metric(float(answers.fresh), "mutants")
     metrics["disagreeing"] = evidence.Metric(float(answers.disagreeing), "mutants")
     line = shlex.join(["andon", *sys.argv[1:]])
-    evidence.write_evidence(evidence.Evidence("mutation", line, seconds, sources, metrics))
+    name = "mutation" if sample else "mutants"
+    evidence.write_evidence(evidence.Evidence(name, line, seconds, sources, metrics))
     click.echo(summary(answers, metrics, excuses, quiet=quiet))
     click.echo(f"{seconds:.0f} s")
     sys.exit(bool(metrics["missing"].value or metrics["error"].value))

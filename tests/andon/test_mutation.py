@@ -57,7 +57,7 @@ def andon(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def score(folder: Path) -> dict[str, float]:
     """What the last run's evidence says."""
-    metrics = json.loads((folder / "reports/evidence/mutation.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = json.loads((folder / "reports/evidence/mutants.json").read_text(encoding="utf-8"))["metrics"]
     return {key: metric["value"] for key, metric in metrics.items()}
 
 
