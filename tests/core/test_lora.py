@@ -677,15 +677,16 @@ class Widening(nn.Linear):
 
 
 @pytest.mark.tier2
-def test_an_adapter_works_in_the_dtype_that_its_base_gives() -> None:
-    """Behaviour: its own backward gives each input's dtype, before autograd rounds, and nothing for what is frozen."""
-    layer = wrapped(torch.bfloat16, Widening(5, 7, bias=False, dtype=torch.bfloat16))
+@pytest.mark.parametrize(("kind", "dtype"), [(nn.Linear, torch.bfloat16), (Widening, torch.float32)])
+def test_an_adapter_works_in_the_dtype_that_its_base_gives(kind: type[nn.Linear], dtype: torch.dtype) -> None:
+    """Behaviour: and its own backward gives each input's dtype, before autograd rounds."""
+    layer = wrapped(torch.bfloat16, kind(5, 7, bias=False, dtype=torch.bfloat16))
     (a, b, scale), x = factors(layer), random(6, 5, dtype=torch.bfloat16).requires_grad_()
     y = layer(x)
-    assert y.dtype == torch.float32
-    assert distance(y.detach(), (layer.base(x) + scale * x.float() @ a.t() @ b.t()).detach()) < TOLERANCE[torch.float32]
+    assert dtype == y.dtype
+    assert distance(y.detach(), (layer.base(x) + scale * x.float() @ a.t() @ b.t()).detach()) < TOLERANCE[dtype]
     node: Any = y.grad_fn
-    _, grad_x, grad_a, grad_b, _ = node.apply(random(6, 7, dtype=torch.float32))
+    _, grad_x, grad_a, grad_b, _ = node.apply(random(6, 7, dtype=dtype))
     assert (torch.bfloat16, torch.float32, torch.float32) == (grad_x.dtype, grad_a.dtype, grad_b.dtype)
 
 
@@ -699,3 +700,11 @@ def test_what_is_frozen_costs_no_product(frozen: str) -> None:
     node: Any = layer(x).grad_fn
     _, grad_x, grad_a, grad_b, _ = node.apply(random(6, 7))
     assert [frozen == "x", frozen == "lora_A", False] == [grad is None for grad in (grad_x, grad_a, grad_b)]
+
+
+@pytest.mark.tier2
+def test_a_large_base_is_finite() -> None:
+    """Behaviour: numbers whose squares are beyond float32 are numbers."""
+    model = nn.ModuleDict({"layer": nn.Linear(4, 4)})
+    model.get_parameter("layer.weight").data.fill_(-1e30)
+    assert ["layer"] == add_lora(model, LoraConfig(rank=2, target_modules=["layer"]), seeded())

@@ -364,3 +364,13 @@ def test_the_gradient_has_the_inputs_dtype_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         node: Any = layer(normal(2, 40).requires_grad_()).grad_fn
     assert torch.float32 == node.apply(normal(2, 24).bfloat16())[0].dtype
+
+
+@pytest.mark.tier2
+def test_quantising_takes_little_memory_on_the_way() -> None:
+    """Behaviour: nothing wider than float32 is made, and 14 bytes a weight are the most at once."""
+    weight = normal(256, 256)
+    with LiveBytes([weight]) as live:
+        quantize_nf4(weight)
+    assert live.largest <= weight.nbytes
+    assert live.peak - weight.nbytes < 14 * weight.numel()
