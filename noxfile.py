@@ -80,9 +80,10 @@ def tier3(session: nox.Session) -> None:
 
 @nox.session
 def ci(session: nox.Session) -> None:
-    """Tier 3, then all tests under coverage, then every gate seen red; the first red one ends it (half an hour)."""
+    """Tier 3, all tests under coverage, all mutants, every gate seen red; the first red one ends it (an hour)."""
     andon(session, "gate", "run", "tier3")
     python(session, "-m", "gates.coverage", "-m", "pytest", "-q", "-m", ELSEWHERE)
+    mutants(session)
     andon(session, "gate", "selftest")
 
 
@@ -135,7 +136,7 @@ def selftest(session: nox.Session) -> None:
 @nox.session
 def mutation(session: nox.Session) -> None:
     """Change one place of the critical code at a time and see which test notices (below 30 minutes)."""
-    andon(session, "mutation", "--all", *session.posargs)
+    mutants(session, *session.posargs)
 
 
 @nox.session
@@ -276,6 +277,13 @@ def verified(
     """Run checks on a target, and leave evidence of that name."""
     kept = [part for source in ("verify", *sources) for part in ("--source", source)]
     python(session, "-m", "andon", "verify", target, *only, "--evidence", name, *kept, venv=venv)
+
+
+def mutants(session: nox.Session, *options: str) -> None:
+    """Ask about every mutant, and judge the score unless this is one shard of it."""
+    andon(session, "mutation", "--all", *options)
+    if "--shard" not in options:
+        andon(session, "gate", "judge", "mutants")
 
 
 def andon(session: nox.Session, *arguments: str) -> None:

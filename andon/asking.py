@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -106,7 +107,8 @@ def _pytest(arguments: list[str], watcher: _Watcher) -> int:
     import pytest
 
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    settled = ["-p", "hypothesispytest"] if find_spec("hypothesis") else []  # a conftest sets its profile by this name
     around: Callable[..., Any] = pytest.hookimpl(wrapper=True)
     around(_Watcher.pytest_runtest_protocol)
     around(_Watcher.pytest_fixture_setup)
-    return int(pytest.main([*OPTIONS, *arguments], plugins=[watcher]))
+    return int(pytest.main([*OPTIONS, *settled, *arguments], plugins=[watcher]))

@@ -1,5 +1,6 @@
 """What `andon mutation` asks: which mutants have an answer that holds, and what tests say of the others."""
 
+import contextlib
 import functools
 import hashlib
 import subprocess
@@ -14,7 +15,7 @@ from andon.rooms import room
 
 WARM = ("numpy", "pydantic", "pytest", "hypothesis", "safetensors.torch", "tokenizers", "torch", "torch.optim")
 WARM += ("torch._dynamo", "torch.utils.checkpoint")
-TOGETHER = 8  # mutants between two looks at the clock
+KEEP_SECONDS = 20.0  # of work that an interruption may cost
 
 
 class PlanError(ValueError):
@@ -55,8 +56,11 @@ def measure(
     workers: int = 2,
     deadline: float | None = None,
     note: Callable[[int, int], None] = lambda done, total: None,
+    keep: Callable[[Any], None] | None = None,
 ) -> Answers:
     """Ask the tests about what has no answer in `kept`, and with a deadline about as much of the rest as there is time.
+
+    `keep` gets the results so far now and then: what has no answer there yet is asked by a run without `every`.
 
     Raises:
         PlanError: a test is red without any mutant.
@@ -65,6 +69,7 @@ def measure(
     jobs = [*work.fresh, *work.again]
     rows: dict[tuple[str, str], list[Any]] = {}
     done = fresh = disagreeing = 0
+    kept_at = time.monotonic()
     for job, row in answers(jobs, plan.limit_seconds, workers, deadline):
         at = job.mutant.file, job.mutant.function
         held = next((old for old in work.results[at[0]].functions[at[1]].rows if old.id == row.id), None)
@@ -73,6 +78,9 @@ def measure(
         rows.setdefault(at, []).append(row)
         done += 1
         note(done, len(jobs))
+        if keep and time.monotonic() - kept_at >= KEEP_SECONDS:
+            keep(with_rows(work.results, rows))
+            kept_at = time.monotonic()
     return Answers(with_rows(work.results, rows), fresh, done - fresh, disagreeing)
 
 
@@ -140,15 +148,13 @@ def answers(jobs: Sequence[Job], limit: float, workers: int, deadline: float | N
     for job in untested:
         yield job, row(job.mutant.id, job.mutant.operator, job.mutant.line, "untested", "", job.mutant.diff)
     tested = [job for job in jobs if job.tests]
-    together = TOGETHER if deadline else max(1, len(tested))
-    for start in range(0, len(tested), together):
-        some = tested[start : start + together]
-        if deadline and time.monotonic() > deadline:
-            return
-        planted = [(fault(job.mutant), job.tests) for job in some]
-        for outcome in plant.each(planted, asking.killer, workers=workers, limit=limit, warm=WARM):
-            job = some[outcome.place]
+    planted = [(fault(job.mutant), job.tests) for job in tested]
+    with contextlib.closing(plant.each(planted, asking.killer, workers=workers, limit=limit, warm=WARM)) as outcomes:
+        for outcome in outcomes:
+            job = tested[outcome.place]
             yield job, row(job.mutant.id, job.mutant.operator, job.mutant.line, *verdict(job, outcome))
+            if deadline and time.monotonic() > deadline:
+                return
 
 
 def verdict(job: Job, outcome: Any) -> tuple[str, str, str]:

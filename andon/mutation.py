@@ -1,5 +1,6 @@
 """`andon mutation`: change one place of the code at a time, and see whether a test turns red."""
 
+import functools
 import json
 import shlex
 import sys
@@ -53,8 +54,16 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
         answers = Answers(results.join(parts(sources)), 0, 0, 0)
     else:
         deadline = begun + sample * SHARE if sample else None
+        unfinished = functools.partial(results.write_results, about={"command": "andon mutation, interrupted"})
         answers = measure(
-            plan, results.read_results(), every=every, part=part, workers=workers, deadline=deadline, note=progress()
+            plan,
+            results.read_results(),
+            every=every,
+            part=part,
+            workers=workers,
+            deadline=deadline,
+            note=progress(),
+            keep=None if sample or shard else unfinished,
         )
     seconds = time.monotonic() - begun
     if shard:
@@ -69,7 +78,8 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
     metrics["fresh"] = evidence.Metric(float(answers.fresh), "mutants")
     metrics["disagreeing"] = evidence.Metric(float(answers.disagreeing), "mutants")
     line = shlex.join(["andon", *sys.argv[1:]])
-    evidence.write_evidence(evidence.Evidence("mutation", line, seconds, sources, metrics))
+    name = "mutation" if sample else "mutants"
+    evidence.write_evidence(evidence.Evidence(name, line, seconds, sources, metrics))
     click.echo(summary(answers, metrics, excuses, quiet=quiet))
     click.echo(f"{seconds:.0f} s")
     sys.exit(bool(metrics["missing"].value or metrics["error"].value))

@@ -139,7 +139,7 @@ def _write_files(folder: Path, state: TrainState, tokenizer: Path | None, base: 
     if adapter is not None:
         write_adapter(state.model, folder, adapter, base)
     else:
-        weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+        weights = {name: parameter.contiguous() for name, parameter in parameters.items()}
         save_file(weights, folder / file, metadata={"format": "pt"})  # transformers 4 refuses files without this
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
         (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype), encoding="utf-8")

@@ -187,7 +187,7 @@ def base_digest(model: nn.Module) -> str:
         if tensor.is_meta:
             return ""
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -208,7 +208,7 @@ def _merged(base: nn.Module, adapter: Adapter) -> nn.Linear:
     a_RI, b_OR = adapter.lora_A.detach().to(high), adapter.lora_B.detach().to(high)
     total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)
     outputs, inputs = total_OI.shape
-    plain = nn.Linear(inputs, outputs, bias=False, device="meta")
+    plain = nn.Linear(inputs, outputs, device="meta")
     plain.weight = nn.Parameter(total_OI, requires_grad=False)
     plain.register_parameter("bias", bias)
     return plain.train(base.training)

@@ -161,9 +161,9 @@ class NF4Linear(nn.Module):
         """(..., I) to (..., O)."""
         return _Product.apply(x, self.quantized, compute_dtype(x))
 
-    def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight (O, I), in `dtype` or that of the weight which was quantised."""
-        return dequantize_nf4(self.quantized, dtype)
+    def dequantize(self) -> Tensor:
+        """The weight (O, I), in the dtype of the weight which was quantised."""
+        return dequantize_nf4(self.quantized)
 
     def extra_repr(self) -> str:
         """What a printed model shows."""

@@ -64,10 +64,12 @@ def read_results(path: Path = BASELINE) -> Results:
 
 
 def write_results(results: Results, about: Mapping[str, object], path: Path = BASELINE) -> None:
-    """Keep results; a test is named once a file, and a function holds places in that list."""
+    """Keep results, whole or not at all; a test is named once a file, and a function holds places in that list."""
     files = {name: _flat(file) for name, file in results.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_json(about, files), encoding="utf-8")
+    whole = path.with_name(f"{path.name}.tmp")
+    whole.write_text(_json(about, files), encoding="utf-8")
+    whole.replace(path)
 
 
 def join(parts: Iterable[Results]) -> Results:

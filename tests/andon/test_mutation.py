@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from andon import mutants
 from andon.mutation import ShardError, parsed
+from gates.mutation.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
 PLAN = """per_function = 6
@@ -54,7 +57,7 @@ def andon(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def score(folder: Path) -> dict[str, float]:
     """What the last run's evidence says."""
-    metrics = json.loads((folder / "reports/evidence/mutation.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = json.loads((folder / "reports/evidence/mutants.json").read_text(encoding="utf-8"))["metrics"]
     return {key: metric["value"] for key, metric in metrics.items()}
 
 
@@ -87,6 +90,26 @@ def test_a_removed_test_lowers_the_score_without_a_new_look_at_the_rest(project:
     assert after["untested"] > 0
     assert "countdown" in second.stdout
     assert " 0 carried" not in second.stdout
+
+
+@pytest.mark.long
+def test_what_an_interruption_left_is_not_asked_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: results are kept on the way, and the next run asks only what has no answer there."""
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(project)
+    monkeypatch.setattr(mutants, "KEEP_SECONDS", 0.0)
+    left: list[Any] = []
+
+    def interrupted(results: Any) -> None:
+        left.append(results)
+        if len(left) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mutants.measure(read_plan(), {}, workers=1, keep=interrupted)
+    rest = mutants.measure(read_plan(), left[-1], workers=1)
+    assert rest.fresh > 0
+    assert rest.fresh + 2 == sum(len(each.rows) for each in rest.results["sums.py"].functions.values())
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from andon import matrix
 from core import adapter_sizes, sizes
 from core.config import load_config
 from gates.debt.loss import grade
+from gates.mutation.plan import read_excuses
 
 README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
@@ -26,6 +27,7 @@ LEARN = Path("reports/baselines/learn_adapters.json")
 FAULTS = Path("reports/baselines/faults.json")
 SELFTEST = Path("reports/baselines/selftest.json")
 DEBT = Path("reports/baselines/debt.json")
+MUTANTS = Path("reports/baselines/mutation.json")
 POWER = Path("reports/baselines/power.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
 STRANGERS = Path("reports/baselines/strangers.json")
@@ -211,6 +213,25 @@ def _graded(scores: list[float]) -> list[str]:
     return [str(len(scores)), f"{mean:.2f}", grade(mean), f"{min(scores):.1f}"]
 
 
+def mutants(content: dict[str, Any]) -> str:
+    """How many mutants of each file a test notices, and how many of the others are excused."""
+    excused, rows, total = read_excuses(), [], [0, 0, 0]
+    for name, file in content["files"].items():
+        states = {row[0]: row[3] for function in file["functions"].values() for row in function["rows"]}
+        killed = sum(state == "killed" for state in states.values())
+        counts = [len(states), killed, sum(name in excused for name in states)]
+        total = [one + more for one, more in zip(total, counts, strict=True)]
+        rows.append([name, *_killed(counts)])
+    header = ["file", "mutants", "killed", "alive", "of these excused", "score"]
+    table = _table(header, [*rows, ["all", *_killed(total)]])
+    return f"{table}\n\nEvery survivor with its diff: `andon mutation`; all asked anew: `nox -s mutation`."
+
+
+def _killed(counts: list[int]) -> list[str]:
+    count, killed, excused = counts
+    return [str(count), str(killed), str(count - killed), str(excused), f"{100 * killed / count:.1f}%"]
+
+
 def power(content: dict[str, Any]) -> str:
     """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
     header = ["planted into the backward", "plants", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
@@ -287,6 +308,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
         "debt": lambda: _from(DEBT, debt, "nox -s debt -- --write"),
+        "mutants": lambda: _from(MUTANTS, mutants, "nox -s mutation"),
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
         "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
         "wild": lambda: _from(WILD, wild, "nox -s wild"),

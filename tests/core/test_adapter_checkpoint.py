@@ -153,3 +153,11 @@ def test_refuses_an_adapter_with_another_reading(tmp_path: Path) -> None:
     assert_refused(folder, config, f"{folder / ADAPTER}: 17 bytes do not hold", new_adapted(config, seed=9))
     assert "default" == active_adapter(state.model)
     assert 4 == len(lora_parameters(state.model, "default"))
+
+
+@pytest.mark.tier2
+def test_a_base_that_was_not_named_has_no_name(tmp_path: Path) -> None:
+    """Behaviour: an empty one, which is the name of no model."""
+    config = configuration(lora=LORA)
+    folder = save_checkpoint(tmp_path, new_adapted(config), config)
+    assert "" == json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]

@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from core import checkpoint
@@ -437,3 +439,51 @@ def test_knows_the_processor_without_proc(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("platform.machine", lambda: "abacus64")
     assert "abacus64" == checkpoint._processor()
+
+
+def test_a_gpus_generator_and_name_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: of the GPU that the model lies on."""
+    config = configuration()
+    state = new_state(config)
+    folder = save_checkpoint(tmp_path, state, config)
+    gpu = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", {gpu: torch.tensor([1, 255], dtype=torch.uint8)}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_name", {gpu: "Abacus 9000"}.__getitem__)
+    there = SimpleNamespace(device=gpu)
+    monkeypatch.setattr(state.model, "parameters", lambda: iter([there]))
+    found = checkpoint._describe(folder, state, config, None)
+    assert ("01ff", "Abacus 9000") == (found.random.cuda, found.environment["device"])
+    assert {"torch", "threads", "processor", "device"} == found.environment.keys()
+    assert "cpu" == checkpoint._environment(torch.device("cpu"))["device"]
+    assert read_manifest(folder).random.cuda is None
+
+
+def test_knows_the_processor_from_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the first line that says its name."""
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(
+        Path, "read_text", lambda _: "flags\t: a model name : b\nmodel name\t: Abacus 3\nmodel name: c\n"
+    )
+    assert "Abacus 3" == checkpoint._processor()
+
+
+def test_moments_are_those_of_the_checkpoint_and_no_others(tmp_path: Path) -> None:
+    """Behaviour: a parameter without any there has none afterwards, and one that had none gets its own."""
+    config = configuration()
+    donor, state = new_state(config), new_state(config, seed=9)
+    advance(donor, 1)
+    first, second, *_ = donor.model.parameters()
+    del donor.optimizer.state[first]
+    del state.optimizer.state[list(state.model.parameters())[1]]
+    folder = save_checkpoint(tmp_path / "runs" / "one", donor, config)
+    load_checkpoint(folder, state, config)
+    assert fingerprint(donor) == fingerprint(state)
+    assert first is not second
+
+
+def test_transformers_is_told_who_wrote_the_weights(tmp_path: Path) -> None:
+    """Behaviour: its version 4 refuses a file without that."""
+    config = configuration()
+    folder = save_checkpoint(tmp_path, new_state(config), config)
+    with safe_open(folder / MODEL, "pt") as file:
+        assert {"format": "pt"} == file.metadata()

@@ -19,6 +19,7 @@ from core.lora import (
     active_adapter,
     add_lora,
     base_digest,
+    has_adapters,
     lora_parameters,
     merge_lora,
     set_adapter,
@@ -602,3 +603,108 @@ def test_the_digest_of_a_base_does_not_ask_what_shares_memory() -> None:
         if isinstance(module, NF4Linear):
             module.nested_levels = module.nested_levels.clone()
     assert shared == base_digest(model)
+
+
+@pytest.mark.tier2
+def test_a_fresh_wrapper_has_nothing_active_and_nothing_merged() -> None:
+    """Behaviour: None, not a name that no adapter has; and a model says whether it has wrappers at all."""
+    model = llama()
+    assert not has_adapters(model)
+    assert active_adapter(model) is None
+    layer = LoRALinear(nn.Linear(2, 2))
+    assert (None, None) == (layer.active, layer.unmerged)
+    assert has_adapters(nn.ModuleDict({"layer": layer}))
+
+
+@pytest.mark.tier2
+def test_a_second_adapter_goes_to_the_same_modules() -> None:
+    """Behaviour: with every linear module wanted, what lies inside a wrapper is none of them."""
+    model, config = llama(), LoraConfig(rank=2, target_modules="all-linear")
+    first = add_lora(model, config, seeded(), "one")
+    assert 14 == len(first)
+    assert first == add_lora(model, config, seeded(), "two")
+
+
+@pytest.mark.tier2
+def test_half_a_linear_module_is_refused() -> None:
+    """Behaviour: a module that names its inputs and not its outputs is no linear one."""
+    half = nn.Module()
+    setattr(half, "in_features", 4)  # noqa: B010 - torch types a module's attributes as tensors
+    model = nn.ModuleDict({"inputs": half, "layer": nn.Linear(4, 4)})
+    with pytest.raises(LoraError, match="inputs is no linear module"):
+        add_lora(model, LoraConfig(rank=2, target_modules=["inputs"]), seeded())
+
+
+@pytest.mark.tier2
+def test_factors_are_uniform_draws_in_the_order_of_modules() -> None:
+    """Reference: torch's uniform draws between -1 / sqrt(inputs) and 1 / sqrt(inputs), from the same seed."""
+    model, generator = llama(), seeded(7)
+    add_lora(model, LoraConfig(rank=4, target_modules=["q_proj", "down_proj"]), seeded(7))
+    drawn = [factor for name, factor in lora_parameters(model, "default").items() if "lora_A" in name]
+    assert 4 == len(drawn)
+    for a in drawn:
+        bound = 1 / math.sqrt(a.shape[1])
+        assert distance(a.detach(), torch.empty(a.shape).uniform_(-bound, bound, generator=generator)) < 1e-6
+
+
+@pytest.mark.tier2
+def test_the_digest_knows_modules_called_base() -> None:
+    """Behaviour: what a wrapper inserts into a name is taken out again at its last place only."""
+    model = nn.ModuleDict({"tower": nn.ModuleDict({"base": nn.ModuleDict({"q_proj": nn.Linear(4, 4)})})})
+    before = base_digest(model)
+    add_lora(model, LoraConfig(rank=2, target_modules=["q_proj"]), seeded())
+    assert before == base_digest(model)
+
+
+@pytest.mark.tier2
+def test_dropouts_share_is_the_adapters() -> None:
+    """Reference: torch's dropout of the same seed and a share that is not its default."""
+    layer = wrapped(dropout=0.25).requires_grad_(requires_grad=False)
+    (a, b, scale), x = factors(layer), random(6, 5)
+    torch.manual_seed(4)
+    actual = layer(x)
+    torch.manual_seed(4)
+    dropped = torch.nn.functional.dropout(x, 0.25)
+    assert distance(actual, layer.base(x) + scale * dropped @ a.t() @ b.t()) < TOLERANCE[torch.float64]
+
+
+class Widening(nn.Linear):
+    """Takes half precision and gives float32, as some quantised layers do."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """(..., I) to (..., O)."""
+        return super().forward(input).float()
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(("kind", "dtype"), [(nn.Linear, torch.bfloat16), (Widening, torch.float32)])
+def test_an_adapter_works_in_the_dtype_that_its_base_gives(kind: type[nn.Linear], dtype: torch.dtype) -> None:
+    """Behaviour: and its own backward gives each input's dtype, before autograd rounds."""
+    layer = wrapped(torch.bfloat16, kind(5, 7, bias=False, dtype=torch.bfloat16))
+    (a, b, scale), x = factors(layer), random(6, 5, dtype=torch.bfloat16).requires_grad_()
+    y = layer(x)
+    assert dtype == y.dtype
+    assert distance(y.detach(), (layer.base(x) + scale * x.float() @ a.t() @ b.t()).detach()) < TOLERANCE[dtype]
+    node: Any = y.grad_fn
+    _, grad_x, grad_a, grad_b, _ = node.apply(random(6, 7, dtype=dtype))
+    assert (torch.bfloat16, torch.float32, torch.float32) == (grad_x.dtype, grad_a.dtype, grad_b.dtype)
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("frozen", ["x", "lora_A"])
+def test_what_is_frozen_costs_no_product(frozen: str) -> None:
+    """Behaviour: the adapter's own backward makes no gradient that nobody asked for."""
+    layer, x = wrapped(), random(6, 5).requires_grad_()
+    leaf = x if frozen == "x" else factors(layer)[0]
+    leaf.requires_grad_(False)
+    node: Any = layer(x).grad_fn
+    _, grad_x, grad_a, grad_b, _ = node.apply(random(6, 7))
+    assert [frozen == "x", frozen == "lora_A", False] == [grad is None for grad in (grad_x, grad_a, grad_b)]
+
+
+@pytest.mark.tier2
+def test_a_large_base_is_finite() -> None:
+    """Behaviour: numbers whose squares are beyond float32 are numbers."""
+    model = nn.ModuleDict({"layer": nn.Linear(4, 4)})
+    model.get_parameter("layer.weight").data.fill_(-1e30)
+    assert ["layer"] == add_lora(model, LoraConfig(rank=2, target_modules=["layer"]), seeded())

@@ -1,6 +1,7 @@
 """The chunked loss against torch's cross-entropy."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_value_and_gradients_are_torchs(dtype: torch.dtype, elements: int, monke
 
 
 @pytest.mark.tier1
-@pytest.mark.parametrize("factor", [0.25, 65536.0, -1.0])
+@pytest.mark.parametrize("factor", [0.25, 2.0, 65536.0, -1.0])
 def test_the_gradient_that_comes_in_is_passed_on(factor: float) -> None:
     """Reference: torch's gradients of the scaled loss."""
     x, weight, labels = inputs()
@@ -232,3 +233,32 @@ def test_a_second_backward_raises() -> None:
     first = torch.autograd.grad(squared, x, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+@pytest.mark.tier2
+def test_the_label_that_does_not_count_is_torchs() -> None:
+    """Reference: torch's cross_entropy with its own default: -100, which other libraries write into labels too."""
+    x, weight, labels = inputs()
+    labels[1] = -100
+    expected = plain_cross_entropy((x @ weight.t()).flatten(0, 1), labels.flatten())
+    assert distance(cross_entropy(x, weight, labels).detach(), expected.detach()) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.tier2
+def test_without_gradients_every_chunk_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: torch's cross_entropy, in chunks of two rows."""
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * VOCAB)
+    x, weight, labels = (tensor.detach() for tensor in inputs())
+    assert distance(cross_entropy(x, weight, labels), reference(x, weight, labels)) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_heads_gradient_is_handed_out_as_it_is(dtype: torch.dtype) -> None:
+    """Behaviour: its own backward gives each input's dtype, and copies nothing where none is to be changed."""
+    x, weight, labels = inputs(dtype)
+    node: Any = cross_entropy(x, weight, labels).grad_fn
+    held = node.grads[1]
+    grad_x, grad_weight, *_ = node.apply(torch.ones((), dtype=torch.float32))
+    assert dtype == grad_x.dtype == grad_weight.dtype
+    assert (dtype == torch.float32) == (grad_weight is held)

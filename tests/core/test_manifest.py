@@ -21,6 +21,7 @@ from core.folders import (
     sweep,
 )
 from core.manifest import (
+    ADAPTER_FILES,
     FILES,
     MANIFEST,
     SEAL,
@@ -324,3 +325,16 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(CheckpointError, match=r"step-00000001: cannot be removed \(Permission denied\)"):
         rotate(second, keep_last=1, keep_best=False)
     assert first.exists()
+
+
+@pytest.mark.parametrize("name", ADAPTER_FILES)
+def test_an_adapters_folder_is_listed_and_checked_by_its_own_files(tmp_path: Path, name: str) -> None:
+    """Behaviour: its weights, its configuration, its moments and the tokeniser; what a whole model has is not asked."""
+    for each in ADAPTER_FILES:
+        (tmp_path / each).write_text(each)
+    record = manifest(tmp_path, 3)
+    assert set(ADAPTER_FILES) == record.files.keys()
+    check_files(tmp_path, record)
+    (tmp_path / name).write_text(name.upper())
+    with pytest.raises(CheckpointError, match=f"{name}: SHA-256"):
+        check_files(tmp_path, record)

@@ -15,7 +15,7 @@ from core.config import ModelConfig, load_config
 from core.data import Batch
 from core.loss import loss
 from core.model import Cache, Llama, build, rotary_angles, rotary_frequencies
-from core.ops import at_least_fp32, rms_norm, rotate, swiglu
+from core.ops import at_least_fp32, compute_dtype, rms_norm, rotate, swiglu
 from tests.core.shapes import LLAMA3, SHAPE
 from tests.tolerances import TOLERANCE, distance
 
@@ -349,3 +349,90 @@ def test_activation_checkpointing_changes_no_bit(packed: bool) -> None:
         runs.append([value.detach(), *(parameter.grad for parameter in model.parameters())])
     assert all(torch.equal(plain, again) for plain, again in zip(*runs, strict=True))
     assert len(forwards) == 3
+
+
+@pytest.mark.tier2
+def test_activation_checkpointing_is_off_and_learns_beside_what_is_frozen() -> None:
+    """Reference: the gradients without it. The first block's input needs none, as under an adapter."""
+    model = build(shape(), 0)
+    assert not model.activation_checkpointing
+    model.model.embed_tokens.weight.requires_grad_(False)
+    batch = Batch(tokens(2, 8), tokens(2, 8).roll(-1, 1), None)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    plain = torch.autograd.grad(loss(model, batch), learned)
+    model.activation_checkpointing = True
+    model.zero_grad()
+    loss(model, batch).backward()
+    for parameter, expected in zip(learned, plain, strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(expected, parameter.grad)
+
+
+@pytest.mark.tier2
+def test_each_weight_is_drawn_once_in_the_order_of_names() -> None:
+    """Reference: torch's own draws from the same seed, times 0.02, 0.02 / sqrt(2 x 2) and 0.02 x sqrt(256 / 1024)."""
+    model = build(shape(hidden_size=1024, head_dim=2, num_hidden_layers=2), 3)
+    generator = torch.Generator().manual_seed(3)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            continue
+        std = 0.01 if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")) else 0.02
+        assert torch.equal(torch.empty(weight.shape).normal_(std=std, generator=generator), weight.detach()), name
+
+
+@pytest.mark.tier2
+def test_a_mask_is_made_only_where_plain_causal_will_not_do() -> None:
+    """Behaviour: none for a whole row or a single token, which fused kernels are told in a word; else 0 and -inf."""
+
+    def mask_of(length: int, past: int, dtype: torch.dtype) -> Tensor | None:
+        return core.model._layout(tokens(1, length), None, past, dtype)[1]
+
+    assert mask_of(3, 0, torch.float32) is None
+    assert mask_of(1, 5, torch.float32) is None
+    mask = mask_of(2, 1, torch.bfloat16)
+    assert mask is not None
+    assert mask.dtype == torch.bfloat16
+    assert [[[[0, 0, -math.inf], [0, 0, 0]]]] == mask.tolist()
+
+
+@pytest.mark.tier2
+def test_positions_are_whole_numbers_beyond_float32s() -> None:
+    """Reference: Python's own cosine at 2^24 + 1, which a float32 cannot hold."""
+    position = 2**24 + 1
+    cos, sin = rotary_angles(torch.tensor([[position]]), shape(head_dim=2), torch.float64)
+    assert pytest.approx([math.cos(position), math.sin(position)], abs=1e-12) == [float(cos), float(sin)]
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_norm_has_its_gradients_from_float32(dtype: torch.dtype) -> None:
+    """Reference: float64 of the same numbers. Squares of 300 are beyond float16, and sums are beyond bfloat16's digits.
+
+    What its backward itself hands out has each input's shape and dtype, before autograd sums and rounds; a frozen gain
+    costs nothing.
+    """
+    generator = torch.Generator().manual_seed(7)
+    x = (300 * torch.randn(6, 8, generator=generator)).to(dtype).requires_grad_()
+    weight, grad = torch.linspace(0.5, 2, 8).requires_grad_(), torch.randn(6, 8, generator=generator).to(dtype)
+    exact = [leaf.detach().double().requires_grad_() for leaf in (x, weight)]
+    expected_x, expected_weight = torch.autograd.grad(rms_norm(*exact, 1e-5), exact, grad.double())
+    node: Any = rms_norm(x, weight, 1e-5).grad_fn
+    with torch.no_grad():
+        grad_x, grad_weight, *_ = node.apply(grad)
+    assert [(dtype, x.shape), (torch.float32, weight.shape)] == [(g.dtype, g.shape) for g in (grad_x, grad_weight)]
+    error = (grad_x.double() - expected_x).abs()
+    assert (error <= torch.finfo(dtype).eps * expected_x.abs() + 1e-6 * expected_x.abs().max()).all()
+    assert distance(grad_weight, expected_weight) < 1e-6
+    frozen: Any = rms_norm(x, weight.detach(), 1e-5).grad_fn
+    assert frozen.apply(grad)[1] is None
+    half: Any = rms_norm(x, weight.to(dtype).detach().requires_grad_(), 1e-5).grad_fn
+    assert half.apply(grad)[1].dtype == dtype
+
+
+@pytest.mark.tier2
+def test_products_are_in_autocasts_dtype_where_it_is_on() -> None:
+    """Behaviour: and else in the tensor's own; a norm hands on what the next product will take."""
+    x = torch.ones(2, 4)
+    assert [torch.float32, torch.float64] == [compute_dtype(x), compute_dtype(x.double())]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compute_dtype(x) == rms_norm(x, x[0], 1e-5).dtype == torch.bfloat16

@@ -118,3 +118,15 @@ def test_the_norm_is_of_all_gradients_together() -> None:
     first.grad, last.grad = torch.zeros_like(first), torch.zeros_like(last)
     first.grad.view(-1)[1], last.grad.view(-1)[0] = 3.0, 4.0
     assert float(gradient_norm(optimizer)) == 5.0
+
+
+def test_a_single_matrix_is_stepped_where_it_lies() -> None:
+    """Behaviour: whatever torch's default device is, moments and what a step makes lie beside the parameter."""
+    layer = torch.nn.Linear(3, 3, bias=False)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.ones(3, 3)
+    with torch.device("meta"):
+        optimizer = build_optimizer(layer, TRAINING)
+        assert ["cpu"] * 3 == [moment.device.type for moment in optimizer.state[layer.weight].values()]
+        step(optimizer, 0.1, 3.0, 1.0, 1.0)
+    assert (layer.weight != before).all()

@@ -1,8 +1,10 @@
 """NF4: the levels, rounding, blocks, double quantisation, and the linear map on it."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 import torch
@@ -323,3 +325,52 @@ def test_gradients_through_a_quantised_base_are_exact(double: bool) -> None:
         return y
 
     assert torch.autograd.gradcheck(output, (x, *factors), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("double", [True, False])
+def test_a_layer_of_any_size_is_moved_whole(double: bool) -> None:
+    """Behaviour: every buffer goes along, those of one byte and of none too."""
+    layer = NF4Linear(quantize_nf4(normal(3, 5), double=double))
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    layer.to(torch.bfloat16)
+    assert all(torch.equal(before[name], buffer) for name, buffer in layer.named_buffers())
+    layer.to("meta")
+    assert all(buffer.is_meta for buffer in layer.buffers())
+    assert before.keys() == dict(layer.named_buffers()).keys()
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("table", [nf4_levels, dynamic_levels, quant._pairs])
+def test_tables_lie_where_they_are_asked_for(table: Callable[[torch.device], Tensor]) -> None:
+    """Behaviour: whatever torch's default device is."""
+    assert "meta" == table(torch.device("meta")).device.type
+
+
+@pytest.mark.tier2
+def test_dequantising_a_model_draws_nothing() -> None:
+    """Behaviour: no matrix is initialised that is replaced at once, so random numbers stay where they were."""
+    model = new_model()
+    quantize_model(model)
+    state = torch.get_rng_state()
+    dequantize_model(model)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.tier2
+def test_the_gradient_has_the_inputs_dtype_under_autocast() -> None:
+    """Behaviour: its own backward gives it, before autograd rounds."""
+    layer = NF4Linear(quantize_nf4(normal(24, 40)))
+    with torch.autocast("cpu", torch.bfloat16):
+        node: Any = layer(normal(2, 40).requires_grad_()).grad_fn
+    assert torch.float32 == node.apply(normal(2, 24).bfloat16())[0].dtype
+
+
+@pytest.mark.tier2
+def test_quantising_takes_little_memory_on_the_way() -> None:
+    """Behaviour: nothing wider than float32 is made, and 14 bytes a weight are the most at once."""
+    weight = normal(256, 256)
+    with LiveBytes([weight]) as live:
+        quantize_nf4(weight)
+    assert live.largest <= weight.nbytes
+    assert live.peak - weight.nbytes < 14 * weight.numel()

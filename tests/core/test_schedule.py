@@ -67,3 +67,8 @@ def test_the_shortest_runs_have_a_rate(steps: int) -> None:
     """Behaviour: a run of one step, or of warm-up alone, divides by nothing."""
     for warmup in range(steps + 1):
         assert all(0 < rate <= PEAK for rate in rates(steps, warmup_steps=warmup))
+
+
+def test_a_fall_of_one_step_ends_at_the_floor() -> None:
+    """Reference: by hand: the warm-up's step, the peak's, and the last one at min_ratio."""
+    assert pytest.approx([PEAK, PEAK, PEAK / 2]) == rates(3, type="linear", warmup_steps=1, min_ratio=0.5)

@@ -224,3 +224,114 @@ def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
     assert len({count for _, count in sums}) > 1  # unequal batches, or a mean of means would do as well
     assert sum(count for _, count in sums) == tokens
     assert sum(total for total, _ in sums) / tokens == pytest.approx(mean, rel=1e-12)
+
+
+@pytest.mark.tier2
+def test_the_loss_scale_halves_on_overflow_and_doubles_after_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: by hand, with a patience of three clean steps; other dtypes have no scale to change."""
+    monkeypatch.setattr(training, "SCALE_PATIENCE", 3)
+    config = small_config([], ("training.dtype", "float16"))
+    state = prepare(build(config.model, 0), config)
+    state.loss_scale, scales = 8.0, []
+    for finite in (True, False, True, True, True, True, True, True, False):
+        training._adjust_scale(state, finite, config.training)
+        scales.append(state.loss_scale)
+    assert [8, 4, 4, 4, 8, 8, 8, 16, 8] == scales
+    training._adjust_scale(state, False, small_config([]).training)
+    assert 8 == state.loss_scale
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_batch_is_moved_whole(packed: bool) -> None:
+    """Behaviour: tokens, labels and, where there are any, documents."""
+    batch = Batch(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2) if packed else None)
+    moved = training._moved(batch, torch.device("meta"))
+    assert [packed] == [part is not None for part in moved[2:]]
+    assert all(part.is_meta for part in moved if part is not None)
+
+
+@pytest.mark.tier2
+def test_a_phases_seconds_add_up_and_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: micro-batches of one step share a figure, and the work behind it is done when the clock is read."""
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    seconds = {"forward": 5.0}
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        with training._phase("forward", no_span, seconds, device):
+            pass
+    assert 5 < seconds["forward"] < 6
+    assert [torch.device("cuda")] == waited
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_gradients_are_scaled_and_the_loss_is_not(scale: float) -> None:
+    """Reference: the model's own loss and gradients in float64; the sum of micro-batches keeps its digits."""
+    config = small_config([])
+    batch = unequal_rows(config)
+    model = build(config.model, 0, dtype=torch.float64)
+    expected = loss(model, batch)
+    gradients = torch.autograd.grad(expected, list(model.parameters()))
+    state = prepare(model, config)
+    state.loss_scale = scale
+    total, _ = accumulate(state, [batch], config.training, no_span, defaultdict(float))
+    assert float(expected.detach()) == pytest.approx(total, rel=1e-14)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert parameter.grad is not None
+        assert distance(parameter.grad, scale * gradient) < 1e-12
+
+
+@pytest.mark.tier2
+def test_compiling_is_of_what_stops_before_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: only where it is asked for."""
+    monkeypatch.setattr(torch, "compile", lambda function: ("compiled", function))
+    for asked in (True, False):
+        config = small_config([], ("training.compile", asked))
+        model = build(config.model, 0)
+        plain = model.hidden
+        assert (("compiled", plain) if asked else plain) == prepare(model, config).model.hidden
+
+
+@pytest.mark.tier2
+def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: the names that traces are read by."""
+    config = small_config(paths)
+    spans: list[Any] = []
+
+    def noted(name: str, **attributes: object) -> Any:
+        spans.append((name, attributes))
+        return no_span(name)
+
+    next(train(start(config), open_dataset(config, tmp_path), config, span=noted))
+    parts = [("forward", {}), ("backward", {})] * 3
+    assert [("train.step", {"step": 1}), ("data", {}), *parts, ("clip", {}), ("optimizer", {})] == spans
+
+
+@pytest.mark.tier2
+def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: they are None, as after any step, and take no memory until the next."""
+    config = small_config(paths)
+    state = start(config)
+    state.model.model.norm.weight.register_hook(lambda grad: grad * float("nan"))
+    assert next(train(state, open_dataset(config, tmp_path), config)).skipped
+    assert all(parameter.grad is None for parameter in state.model.parameters())
+
+
+@pytest.mark.tier2
+def test_validation_is_in_the_dtype_of_the_run(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: half precision differs from float32, which is the default, within its tolerance."""
+    config = small_config(paths)
+    dataset, model = open_dataset(config, tmp_path), start(config).model
+    plain, same, half = (
+        validate(model, validation_batches(dataset, config), *dtype)[0] for dtype in ([], ["float32"], ["bfloat16"])
+    )
+    assert plain == same != half
+    assert plain == pytest.approx(half, rel=1e-2)
+
+
+@pytest.mark.tier2
+def test_the_loss_scale_begins_and_grows_as_torchs() -> None:
+    """Reference: torch's own scaler, as it comes."""
+    scaler = torch.amp.GradScaler("cpu")
+    assert (scaler.get_scale(), scaler.get_growth_interval()) == (training.FIRST_SCALE, training.SCALE_PATIENCE)

@@ -3,12 +3,16 @@
 import pytest
 
 from core.windows import (
+    batch_bounds,
     batches_per_epoch,
+    fill_rows,
     following,
     micro_batch_sizes,
+    row_pieces,
     run_steps,
     shard_pieces,
     spread,
+    steps_done,
     window_count,
 )
 
@@ -75,3 +79,51 @@ def test_a_position_moves_on_through_batches_and_epochs() -> None:
 def test_a_limit_is_spread_over_all(count: int, limit: int, chosen: list[int]) -> None:
     """Behaviour: in order, none twice, from the whole length; without a limit all of them."""
     assert chosen == spread(count, limit)
+
+
+@pytest.mark.parametrize(("epoch", "batch", "steps"), [(0, 0, 0), (0, 3, 3), (1, 0, 5), (2, 4, 14)])
+def test_a_position_knows_the_steps_behind_it(epoch: int, batch: int, steps: int) -> None:
+    """Reference: by hand, with 5 batches an epoch."""
+    assert steps == steps_done(epoch, batch, per_epoch=5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "windows", "bounds"), [(0, 9, (0, 4)), (1, 9, (4, 8)), (2, 9, (8, 9)), (1, 8, (4, 8))]
+)
+def test_batches_meet_and_the_last_ends_with_the_windows(batch: int, windows: int, bounds: tuple[int, int]) -> None:
+    """Reference: by hand, with 4 windows a batch."""
+    assert bounds == batch_bounds(batch, 4, windows)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "first", "pieces"),
+    [
+        (1, 0, [(0, 1)]),
+        (6, 5, [(0, 6)]),  # it fits, wherever its answer begins
+        (7, 2, [(0, 6), (6, 7)]),
+        (7, 4, [(1, 7)]),
+        (14, 5, [(2, 8), (8, 14)]),
+        (15, 5, [(2, 8), (8, 14), (14, 15)]),
+    ],
+)
+def test_a_long_sample_is_cut_three_tokens_before_its_answer(
+    tokens: int, first: int, pieces: list[tuple[int, int]]
+) -> None:
+    """Reference: by hand, with pieces of 6: half of one is prompt, if there is so much; nothing after it is lost."""
+    assert pieces == row_pieces(tokens, first, 6)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([], []),
+        ([10], [[0]]),
+        ([5, 5, 5], [[0, 1], [2]]),
+        ([6, 7, 3], [[1, 2], [0]]),  # 3 fills what 7 leaves, and not the 4 beside 6
+        ([6, 6, 4], [[0, 2], [1]]),  # of two rows that fit alike the first
+        ([2, 9, 4, 3, 1], [[1, 4], [2, 3, 0]]),
+    ],
+)
+def test_rows_are_filled_longest_first_where_it_fits_best(lengths: list[int], rows: list[list[int]]) -> None:
+    """Reference: by hand, with rows of 10."""
+    assert rows == fill_rows(lengths, 10)

@@ -119,3 +119,10 @@ def test_the_file_has_the_documented_keys(tmp_path: Path) -> None:
         "metrics": {"lines": {"value": 97.5, "unit": "%"}},
     }
     assert expected == json.loads(path.read_text())
+
+
+def test_evidence_lies_where_it_is_asked_for_a_value_a_line(tmp_path: Path) -> None:
+    """Behaviour: folders are made, and a diff shows the value that changed."""
+    path = write_evidence(evidence_of({}, lines=97.5), tmp_path / "new" / "folder")
+    assert path.parent == tmp_path / "new" / "folder"
+    assert path.read_text().startswith('{\n  "name": "probe",\n  "command": "make probe",\n')

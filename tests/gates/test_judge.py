@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gates.config import Gates, load_gates
-from gates.evidence import Evidence, Metric, write_evidence
+from gates.evidence import Evidence, Metric, digests, write_evidence
 from gates.judge import judge
 from gates.verdict import Check, Verdict
 from tests.gates.house import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
@@ -159,3 +160,80 @@ def test_nothing_to_judge_is_no_pass(tmp_path: Path) -> None:
     """Behaviour: a tier without a measure, a threshold or a budget could not measure: exit 3."""
     gates = Gates.model_validate({"tiers": [{"name": "bare", "summary": "s"}]})
     assert 3 == judge("bare", gates, tmp_path).exit_code
+
+
+def with_measure(**keys: Any) -> Gates:
+    """The probe's gates with other keys of its measure."""
+    gates = gates_with()
+    return gates.model_copy(update={"measures": [gates.measures[0].model_copy(update=keys)]})
+
+
+@pytest.mark.parametrize(
+    ("budgets", "step"),
+    [
+        ([1.5], "look at the slowest step"),
+        ([None], "look at the slowest step"),
+        ([1.0], "beyond their own budgets: probe (1.5 s of its 1)"),
+        ([1.0, 0.25], "beyond their own budgets: probe (1.5 s of its 1), slow (0.5 s of its 0.25)"),
+    ],
+)
+def test_a_late_tier_names_the_measures_beyond_their_budgets(
+    tmp_path: Path, budgets: list[float | None], step: str
+) -> None:
+    """Behaviour: with what they took and what they may take; where none is, the slowest step is all there is to say."""
+    gates = gates_with()
+    named = zip(("probe", "slow"), budgets, strict=False)
+    measures = [gates.measures[0].model_copy(update={"name": n, "budget_seconds": b}) for n, b in named]
+    leave_evidence(tmp_path)
+    write_evidence(Evidence("slow", "sleep", 0.5, {}, {"exit_code": Metric(0.0)}), tmp_path)
+    leave_clock(tmp_path, wall=31.0)
+    verdict = judge("strict", gates.model_copy(update={"measures": measures}), tmp_path, shared_machine=False)
+    assert step == check_of(verdict, "budget").next_step
+
+
+def test_a_clock_without_hands_is_no_budget_kept(tmp_path: Path) -> None:
+    """Behaviour: null says so."""
+    leave_evidence(tmp_path)
+    write_evidence(Evidence("strict", "run", 1.0, {}, {"wall_seconds": Metric(None)}), tmp_path)
+    check = check_of(judge("strict", gates_with(), tmp_path), "budget")
+    assert ("red", "not measured: the tier's clock holds null") == (check.state, check.detail)
+
+
+def test_what_was_measured_stands_beside_what_came_of_it(tmp_path: Path) -> None:
+    """Behaviour: the command that reproduces it, its unit, and the files and folders that were measured."""
+    (tmp_path / "a.py").write_text("a = 1\n")
+    sources = digests([str(tmp_path / "a.py")])
+    leave_evidence(tmp_path, sources=sources)
+    leave_clock(tmp_path)
+    verdict = judge("strict", with_measure(environment={"A": "1 2", "B": "x"}), tmp_path)
+    measure, threshold = check_of(verdict, "probe"), check_of(verdict, "probe.lines")
+    assert f"A='1 2' B=x {COMMAND}" == measure.command
+    assert ("exit code", tuple(sources)) == (measure.unit, measure.sources)
+    assert ("make probe", "%", tuple(sources)) == (threshold.command, threshold.unit, threshold.sources)
+
+
+def test_a_failed_commands_last_thirty_lines_are_shown(tmp_path: Path) -> None:
+    """Behaviour: as they stand, without the empty ones at the end."""
+    leave_evidence(tmp_path, exit_code=1)
+    for printed, shown in [(range(100), range(70, 100)), (range(3), range(3))]:
+        (tmp_path / "probe.log").write_text("".join(f"  line {number}\n" for number in printed) + "\n\n")
+        expected = "\n".join(f"  line {number}" for number in shown)
+        assert expected == check_of(judge("loose", gates_with(), tmp_path), "probe").detail
+
+
+def test_five_parts_are_enough(tmp_path: Path) -> None:
+    """Behaviour: the worst of them; another metric whose name begins alike is no part."""
+    metrics = {f"lines {number}.py": Metric(float(number)) for number in range(9)}
+    metrics |= {"lines": Metric(50.0), "linesman 0.py": Metric(0.0)}
+    write_evidence(Evidence("probe", "make probe", 1.5, {}, metrics), tmp_path)
+    expected = "\n".join(f"{number}.py: {number}" for number in range(5))
+    assert expected == check_of(judge("strict", gates_with(), tmp_path), "probe.lines").detail
+
+
+def test_a_loose_tier_says_why_nothing_was_measured(tmp_path: Path) -> None:
+    """Behaviour: the reason where there is one, else null; every source that changed is named."""
+    assert "is missing" in check_of(judge("loose", gates_with(), tmp_path), "probe").detail
+    leave_evidence(tmp_path, lines=None)
+    assert "null" == check_of(judge("loose", gates_with(), tmp_path), "probe.lines").detail
+    leave_evidence(tmp_path, sources={"a": "0", "b": "0"})
+    assert "stale: a, b changed since" in check_of(judge("loose", gates_with(), tmp_path), "probe").detail
