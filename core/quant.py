@@ -212,7 +212,7 @@ class _Product(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: NF4Tensor, compute: torch.dtype) -> Tensor:
         ctx.weight, ctx.dtype = weight, x.dtype
-        return linear(x.to(compute), dequantize_nf4(weight, compute))
+        return linear(x, dequantize_nf4(weight, compute))  # autocast rounds x by itself
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

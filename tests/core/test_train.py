@@ -319,6 +319,17 @@ def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.tier2
+def test_validation_is_where_the_model_lies(paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: every held-out batch is moved there."""
+    devices: list[object] = []
+    monkeypatch.setattr(training, "_moved", lambda batch, device: devices.append(device) or batch)
+    config = small_config(paths)
+    held_out = list(validation_batches(open_dataset(config, tmp_path), config))
+    validate(start(config).model, held_out)
+    assert [torch.device("cpu")] * len(held_out) == devices
+
+
+@pytest.mark.tier2
 def test_validation_is_in_the_dtype_of_the_run(paths: list[str], tmp_path: Path) -> None:
     """Behaviour: half precision differs from float32, which is the default, within its tolerance."""
     config = small_config(paths)
