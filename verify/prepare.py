@@ -4,7 +4,10 @@ A freshly initialised model is nearly blind: its attention is almost uniform and
 most faults move its logits by less than rounding. What is true of any weights is therefore asked of larger ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +87,20 @@ def coarsest(subject: Subject, model: nn.Module, batch: Batch, ask: Ask = logits
         for hook in hooks:
             hook.remove()
     return max(ROUNDING.get(dtype, 0.0) for dtype in seen)
+
+
+@contextmanager
+def without_autocast() -> Generator[None]:
+    """Within `with`, `torch.autocast` leaves dtypes as they are, whoever enters it."""
+    kind = torch.amp.autocast_mode.autocast
+    enter = kind.__enter__
+
+    def idle(context: Any) -> Any:
+        vars(context)["_enabled"] = False
+        return enter(context)
+
+    with mock.patch.object(kind, "__enter__", idle):
+        yield
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

@@ -16,6 +16,9 @@ RELATIVE_STEP = 0.05  # first step, as a share of each tensor's rms
 SMALLER = (1.0, 1e-2, 1e-4)  # times the first step, where kinks or jumps lie within it
 RISE = 0.05  # largest share of the value that a first step is to change it by
 OWN_ROUNDING = 100.0  # autograd's own rounding, in units of the value's relative noise
+THIRD = 1 / 3  # of the value, whose gradient is a third but for rounding
+BACKWARD = 10.0  # the backward pass's own rounding, in units of what a third of it is off by
+SINGLE = 1e-6  # what single precision within a backward pass explains; what is off by more is no rounding
 
 
 class Comparison(NamedTuple):
@@ -48,6 +51,7 @@ class Slope:
         self.function, self.leaves, self.rtol = function, leaves, rtol
         self.base = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         self.value, self.gradients = self._differentiate()
+        self.backward = self._backward_rounding()
         typical = [size for size in map(rms, self.base.values()) if size > 0]
         fallback = sorted(typical)[len(typical) // 2] if typical else 1.0
         self.scales = {name: rms(base) or fallback for name, base in self.base.items()}
@@ -64,13 +68,23 @@ class Slope:
         self.evaluations = 0
         self._noises: dict[float, float] = {}
 
-    def _differentiate(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def _backward_rounding(self) -> float:
+        """How far a third of the gradient is off that of a third of the value, as a share of it.
+
+        A kernel may sum in float32 whatever it is given. What is off by more is a fault, which counts as 0 here.
+        """
+        parts = self._differentiate(THIRD)[1]
+        whole = math.hypot(*(float(gradient.norm()) for gradient in self.gradients.values()))
+        off = math.hypot(*(float((parts[name] / THIRD - each).norm()) for name, each in self.gradients.items()))
+        return off / whole if off < SINGLE * whole else 0.0
+
+    def _differentiate(self, share: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         for leaf in self.leaves.values():
             leaf.grad = None
         with seeded(), torch.enable_grad():
             value = self.function()
             if value.requires_grad:
-                value.backward()
+                (value * share).backward()
         gradients = {
             name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in self.leaves.items()
         }
@@ -134,7 +148,7 @@ class Slope:
         `size` is the least that errors are measured against; without it, a small share of the whole gradient.
         """
         own = OWN_ROUNDING * self.rounding(SMALLER[-1]) / max(abs(float(self.value)), 1e-300)
-        rtol = max(rtol or self.rtol, own)
+        rtol = max(rtol or self.rtol, own, BACKWARD * self.backward)
         expected = math.fsum(float((self.gradients[name] * v).sum()) for name, v in direction.items())
         spread = math.hypot(*(float((self.gradients[name] * v).norm()) for name, v in direction.items()))
         size = max(spread, abs(expected), size or self.floor)

@@ -48,7 +48,8 @@ class Adapters(NamedTuple):
     unmerge: Callable[[nn.Module], nn.Module] | None = None
     save: Callable[[nn.Module, Path], None] | None = None  # the adapter alone, into an empty folder
     load: Callable[[nn.Module, Path], nn.Module] | None = None  # (base, folder)
-    scale: Callable[[int, float], float] = lambda rank, alpha: alpha / rank  # of B A in the adapted weight
+    # of B A in the adapted weight; None where nothing of the kind is added
+    scale: Callable[[int, float], float] | None = lambda rank, alpha: alpha / rank
 
 
 class Quantiser(NamedTuple):
@@ -113,6 +114,7 @@ class Subject:
     causal: bool = True
     mixture: bool = False  # of experts: a token's output may depend on the batch through their capacity
     recurrent: bool = False  # states are summed up by a recurrence, where attention would average them
+    augmented: bool = False  # an example is changed at random each time that it is read
     dtype: torch.dtype | None = None  # where the code runs in this one only
 
     def __post_init__(self) -> None:

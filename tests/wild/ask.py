@@ -31,11 +31,11 @@ class Result(NamedTuple):
     right: Answer | None
 
     def found(self, release: Release) -> Findings:
-        """The findings that the right release does not have; of a bug that lives, those that are known to be it."""
-        if self.right is None:
-            return {name: text for name, text in self.wrong.findings.items() if name in release.shows}
-        asked = self.right.findings.keys() | self.right.mistakes.keys()
-        return {name: text for name, text in self.wrong.findings.items() if name not in asked}
+        """The findings that the right release does not have; where the list names the bug's own, only these."""
+        asked = self.right.findings.keys() | self.right.mistakes.keys() if self.right else set()
+        found = {name: text for name, text in self.wrong.findings.items() if name not in asked}
+        named = release.shows or self.right is None
+        return {name: text for name, text in found.items() if name in release.shows} if named else found
 
     def others(self, release: Release) -> Findings:
         """Findings beside the bug, on the newest release asked: each is a bug too, or a false alarm."""

@@ -37,7 +37,7 @@ class Release(NamedTuple):
     source: str
     pins: Mapping[str, tuple[str, ...]]  # of `wrong` and `right`
     variables: Mapping[str, str]
-    shows: tuple[str, ...]  # findings that are this bug's, where no release is without it
+    shows: tuple[str, ...]  # findings that are this bug's, where comparing releases does not say it
 
 
 def releases(file: Path = FILE) -> list[Release]:

@@ -3,6 +3,8 @@
 Each is what a user of that library would name: its model, adapter, loop or loader at a small size.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ from tests.strangers.subjects import causal, config, gpt2
 from verify import subjects
 from verify.subject import Batch, Documents, Subject
 
-NOISE, WORD = 0.2, 5  # share of tokens that a noisy collator replaces, and by which
+NOISE, WORD = 0.2, 5  # share of tokens that noise replaces, and by which
+PROMPT = 2  # tokens of a prompt
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -83,24 +86,38 @@ def combination() -> dict[str, Subject]:
 
 
 def trainer() -> Subject:
-    """Trainer on Llama."""
+    """Trainer on Qwen2."""
     import transformers
 
-    return subjects.trainer.trained(config(transformers.LlamaConfig))
+    return subjects.trainer.trained(config(transformers.Qwen2Config))
 
 
-def noisy_trainer() -> Subject:
-    """Trainer on Llama, with a collator that draws its noise from torch's random numbers."""
+def prompted_trainer() -> Subject:
+    """Trainer on Llama, whose rows begin with a prompt that has no labels."""
     import transformers
 
     made = config(transformers.LlamaConfig)
 
-    def noisy(documents: Documents) -> Batch:
-        batch = subjects.huggingface.padded(documents, 0)
-        hidden = torch.rand(batch["input_ids"].shape) < NOISE
-        return batch | {"input_ids": batch["input_ids"].masked_fill(hidden & (batch["attention_mask"] == 1), WORD)}
+    def answered(batch: Batch) -> Batch:
+        return batch | {"labels": batch["labels"].index_fill(1, torch.arange(PROMPT), -100)}
 
-    return subjects.trainer.trained(made, collate=noisy)
+    def collate(documents: Documents) -> Batch:
+        return answered(subjects.huggingface.padded(documents, 0))
+
+    subject = subjects.trainer.trained(made, collate=collate)
+    plain: Any = subject.batch
+    return replace(subject, batch=lambda generator: answered(plain(generator)))
+
+
+def noisy_trainer() -> Subject:
+    """Trainer on Llama, with examples whose noise is drawn from torch's random numbers."""
+    import transformers
+
+    def noisy(tokens: Sequence[int]) -> list[int]:
+        hidden = (torch.rand(len(tokens)) < NOISE).tolist()
+        return [WORD if gone else token for token, gone in zip(tokens, hidden, strict=True)]
+
+    return subjects.trainer.trained(config(transformers.LlamaConfig), augment=noisy)
 
 
 def scaled_gpt2() -> Subject:

@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,7 @@ def check_scale(subject: Subject) -> None:
 
     Look at alpha, alpha / rank and alpha / sqrt(rank), and at which of them each code path divides by.
     """
-    adapters, batch = _adapters(subject), new_batch(subject)
+    scale, batch = _method(subject, "scale"), new_batch(subject)
     plain = _filled(_add(subject, _base(subject), RANK, ALPHA))
     fresh = {name: not bool(tensor.any()) for name, tensor in trainable(_added(subject)).items()}
     doubled = _filled(_add(subject, _base(subject), RANK, ALPHA))
@@ -138,7 +139,7 @@ def check_scale(subject: Subject) -> None:
     if any(fresh.values()):
         found = _logits(subject, _filled(_add(subject, _base(subject), RANK, 2 * ALPHA)), batch)
         _same(found, due, "an adapter with twice the alpha differs from one with twice the change")
-    alpha = ALPHA * adapters.scale(RANK, 1.0) / adapters.scale(2 * RANK, 1.0)
+    alpha = ALPHA * scale(RANK, 1.0) / scale(2 * RANK, 1.0)
     wide = _add(subject, _base(subject), 2 * RANK, alpha)
     narrow = dict(trainable(plain))
     with torch.no_grad():
@@ -151,7 +152,7 @@ def check_scale(subject: Subject) -> None:
     found, due = _logits(subject, wide, batch), _logits(subject, plain, batch)
     _same(
         found, due, f"one change of the weights at rank {2 * RANK} and alpha {alpha:g} differs from rank {RANK} and "
-        f"alpha {ALPHA:g}, both of scale {adapters.scale(RANK, ALPHA):g},"
+        f"alpha {ALPHA:g}, both of scale {scale(RANK, ALPHA):g},"
     )  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def check_merged_weights(subject: Subject) -> None:
 
     Look at the scale, at rows that belong to another projection, and at weights that are shared.
     """
-    merge, scale = _method(subject, "merge"), _adapters(subject).scale(RANK, ALPHA)
+    merge, scale = _method(subject, "merge"), _method(subject, "scale")(RANK, ALPHA)
     base, model = _tensors(_base(subject)), _filled(_added(subject))
     sides = {name: tensor.detach().clone() for name, tensor in trainable(model).items()}
     merged, asked = _tensors(merge(model)), False
@@ -327,7 +328,7 @@ def _adapters(subject: Subject) -> Adapters:
     return needed(subject, "adapters")
 
 
-def _method(subject: Subject, name: str) -> Callable[..., nn.Module]:
+def _method(subject: Subject, name: str) -> Callable[..., Any]:
     method = getattr(_adapters(subject), name)
     if method is None:
         raise NotApplicable(f"adapters.{name}")
@@ -409,7 +410,7 @@ def _product(name: str, change: Tensor, sides: State) -> Tensor | None:
         up @ down for down in own for up in own
         if down is not up and down.shape == (RANK, change.shape[1]) and up.shape == (change.shape[0], RANK)
     ]  # fmt: skip
-    return pairs[0] if len(pairs) == 1 else None
+    return pairs[0] if len(pairs) == 1 and len(own) == 2 else None  # a third matrix stands between or beside the two
 
 
 def _sites(learning: dict[str, nn.Parameter]) -> dict[str, list[str]]:

@@ -105,7 +105,9 @@ def check_spread(subject: Subject) -> None:
 
 
 def _is_scaled(first: Tensor, second: Tensor) -> bool:
-    """Whether the second holds the first's numbers times one factor, and another one than 1."""
+    """Whether the second holds the first's numbers times one factor, and another one than 1; zeros are no numbers."""
+    if not first.any():
+        return False
     factor = float((first.double() * second.double()).sum() / first.double().square().sum().clamp_min(1e-300))
     return abs(factor - 1) > MOVED and distance(second, factor * first) < MOVED
 

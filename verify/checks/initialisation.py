@@ -68,10 +68,11 @@ def check_layers(subject: Subject) -> None:
     Look at the order in which initialisations run, at names or types that they pick, and at copied layers.
     """
     model = precise(subject, new_model(subject))
-    roles: dict[str, list[tuple[str, Tensor]]] = {}
+    roles: dict[tuple[str, torch.Size], list[tuple[str, Tensor]]] = {}  # by name without numbers, and by shape
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2 and parameter.is_floating_point():
-            roles.setdefault(re.sub(r"\d+", "#", name), []).append((name, parameter.detach()))
+            role = re.sub(r"\d+", "#", name), parameter.shape
+            roles.setdefault(role, []).append((name, parameter.detach()))
     for tensors in roles.values():
         for (name, tensor), (other, before) in zip(tensors[1:], tensors, strict=False):
             is_drawn = not bool((tensor == tensor[:1]).all())  # and not computed, a row like another

@@ -42,10 +42,14 @@ def check_unit(subject: Subject) -> None:
         for scale in (1.0, 300.0):
             output = _neutral(module, _rows(width, module, offset=2.0) * scale)
             sizes = output.double().square().mean(-1).sqrt()
-            size = float(sizes.mean())
-            if float(sizes.std()) > EVEN * size:
-                continue  # it normalises along other dimensions
-            allowed = (1.0, width**-0.5)
+            if not _is_even(sizes):
+                if _is_elsewhere(module, output, width, scale):
+                    continue
+                raise CheckFailed(
+                    f"{name} returns rows of rms {float(sizes.min()):.4f} to {float(sizes.max()):.4f} for inputs of "
+                    f"width {width} and rms {2.24 * scale:.3g}; it is to be 1"
+                )
+            size, allowed = float(sizes.mean()), (1.0, width**-0.5)
             if not any(abs(size / each - 1) <= 1 / width + 1e-3 for each in allowed):
                 raise CheckFailed(
                     f"{name} returns rows of rms {size:.4f} for inputs of width {width} and rms {2.24 * scale:.3g}; "
@@ -124,6 +128,17 @@ def _is_norm(norm: Norm) -> bool:
     except (RuntimeError, ValueError, IndexError):
         return False
     return distance(large, small) < INVARIANT and float(small.float().std()) > 0
+
+
+def _is_even(sizes: Tensor) -> bool:
+    return float(sizes.std()) <= EVEN * float(sizes.mean())
+
+
+def _is_elsewhere(module: nn.Module, output: Tensor, width: int, scale: float) -> bool:
+    """Whether it normalises along other dimensions, as a row alone shows, or to another measure than the rms."""
+    alone = _neutral(module, (_rows(width, module, offset=2.0) * scale)[:1])
+    sizes = output.double().abs()
+    return distance(alone, output[:1]) > INVARIANT or _is_even(sizes.mean(-1)) or _is_even(sizes.amax(-1))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from ..batches import cut, one_document, other_tokens, rows_of
 from ..blocks import Call, blocks_of, call_again, calls
 from ..closeness import ROUNDING, distance
 from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, enliven, logits_eval
+from ..prepare import awake, enliven, logits_eval, without_autocast
 from ..roles import find, part, replaced
 from ..subject import Batch, Subject
 
@@ -42,6 +42,7 @@ def check_shift(subject: Subject) -> None:
     base = call_again(block, call, states, 0, time)
     for first in range(1, time - COUNT + 1):
         moved = call_again(block, call, states, first, time)
+        _require_mask(subject, block, call, states, moved, first, time)
         apart = distance(moved - states, base - states)
         if not apart <= max(RELATIVE, ROUNDING.get(states.dtype, 0.0)):
             raise CheckFailed(
@@ -117,12 +118,13 @@ def check_precision(subject: Subject) -> None:
     context = torch.autocast(tokens_of(subject, batch).device.type, dtype=low, enabled=_is_wide(model))
     with context:
         rounded = logits_eval(subject, model, batch)
-    reference = logits_eval(subject, exact, batch)
+    with without_autocast():
+        reference = logits_eval(subject, exact, batch)
     time = reference.shape[1]
     early, late = _errors(rounded, reference)
     if late <= GROWTH * early:
         return
-    with _rounding_outputs(exact, low):
+    with _rounding_outputs(exact, low), without_autocast():
         early_outputs, late_outputs = _errors(logits_eval(subject, exact, batch), reference)
     explained = GROWTH * max(1.0, late_outputs / max(early_outputs, 1e-300))
     if not late <= explained * early:
@@ -170,6 +172,16 @@ def _single_documents(subject: Subject, model: nn.Module) -> tuple[nn.Module, Ba
     if time is None:
         raise NotApplicable(f"batches of at least {PRIMES[-1]} positions")
     return model, cut(subject, rows_of(subject, batch, [0]), time), time
+
+
+def _require_mask(
+    subject: Subject, block: nn.Module, call: Call, states: Tensor, result: Tensor, first: int, time: int
+) -> None:
+    """Refuse a block that is not causal on a part of its arguments: they are no mask of these positions."""
+    if subject.causal and first == 1:
+        other = torch.cat([states[:, :-1], states[:, -1:].flip(-1)], 1)
+        if distance(call_again(block, call, other, first, time)[:, :-1], result[:, :-1]) > RELATIVE:
+            raise NotApplicable("blocks whose arguments at a few positions are a mask of these")
 
 
 def _first_call(subject: Subject, model: nn.Module, block: nn.Module, batch: Batch) -> Call:

@@ -134,6 +134,8 @@ def check_epochs(subject: Subject) -> None:
 
     Look at the seed of the shuffle, at `set_epoch`, at batches skipped to resume, and at how an epoch's end is counted.
     """
+    if subject.augmented:
+        raise NotApplicable("a run whose examples stay as they are")
     steps = int(subject.settings.get("epoch_steps", 0))
     if not 0 < steps <= LONGEST or _total(subject) < 2 * steps:
         raise NotApplicable(f"settings['epoch_steps'] of at most {LONGEST}, and two epochs in a run")

@@ -4,7 +4,6 @@ Matrices are large enough for states of 8 bits, which smaller ones do not get.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import bitsandbytes
@@ -16,10 +15,9 @@ from ..subject import Quantiser, Subject
 from . import small
 
 library: Any = bitsandbytes  # whose types change from version to version
-STEPS = 3
 RATE = 1e-3
-# What an override may say of a parameter, and another value than the optimizer's.
-OVERRIDES: dict[str, Any] = {"lr": 1e-2, "betas": (0.5, 0.6), "weight_decay": 0.1}
+# What an override may say of a parameter that shows in the states kept for it, and another value than the optimizer's.
+OVERRIDES: dict[str, Any] = {"optim_bits": 8}
 FLOORS = {"nf4": 18.0, "fp4": 16.0, "int8": 30.0}  # dB on normal weights
 
 
@@ -32,38 +30,39 @@ def optimizers() -> list[str]:
 def trained_by(name: str, **arguments: Any) -> Subject:
     """A small language model under an optimizer of this name; `arguments` are the optimizer's."""
     given = {"lr": RATE} | arguments
-    return replace(small.subject(), name=name, optimizer=lambda model: _optimizer(name)(model.parameters(), **given))
+    return small.subject(name=name, optimizer=lambda model: _optimizer(name)(model.parameters(), **given))
 
 
 def overridden(name: str = "Adam", **overrides: Any) -> Subject:
-    """A small language model after a few steps, whose settings are what `override_config` says of all its parameters.
+    """A small language model with the states of its optimizer, whose settings are overrides for all its parameters.
 
-    As the library's documentation does: parameters are registered, the optimizer is made, and overrides follow.
+    As the library's documentation does: parameters are registered, the optimizer is made, and overrides follow. The
+    states are those of a first step before it updates, so that releases whose kernels need a GPU answer, too.
     """
-    settings = overrides or OVERRIDES
 
-    def trained(**changes: Any) -> nn.Module:
-        subject = small.subject()
-        model = subject.model()
+    def stated(**changes: Any) -> nn.Module:
+        model = small.Model()
+        parameters = list(model.parameters())
         manager = library.optim.GlobalOptimManager.get_instance()
         manager.initialize()
-        manager.register_parameters(model.parameters())
-        optimizer = _optimizer(name)(model.parameters(), lr=RATE)
+        manager.register_parameters(parameters)
+        optimizer = _optimizer(name)(parameters, lr=RATE)
         for key, value in changes.items():
-            manager.override_config(list(model.parameters()), key, value)
-        for number in range(STEPS):
-            optimizer.zero_grad()
-            subject.loss(model, small.batch(torch.Generator().manual_seed(number))).backward()
-            optimizer.step()
+            manager.override_config(parameters, key, value)
+        optimizer.check_overrides()
+        for index, parameter in enumerate(parameters):
+            optimizer.init_state(optimizer.param_groups[0], parameter, 0, index)
+        kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        model.states = nn.ParameterList([nn.Parameter(value, requires_grad=False) for value in kept])
         return model
 
-    return replace(small.subject(), name=f"{name} with overrides", configure=trained, configuration=settings)
+    return small.subject(name=f"{name} with overrides", configure=stated, configuration=overrides or OVERRIDES)
 
 
 def quantised(kind: str = "nf4", block_size: int = 64) -> Subject:
     """A small language model with one of the library's quantisers: nf4, fp4 or int8."""
     round_trip = _blockwise(block_size) if kind == "int8" else _four_bits(kind, block_size)
-    return replace(small.subject(), name=kind, quantiser=Quantiser(round_trip, FLOORS[kind], block_size=block_size))
+    return small.subject(name=kind, quantiser=Quantiser(round_trip, FLOORS[kind], block_size=block_size))
 
 
 def _four_bits(kind: str, block_size: int) -> Callable[[Tensor], Tensor]:

@@ -19,6 +19,7 @@ from triton import language
 from ..subject import Subject
 from . import small
 
+ROWS = 2  # of a batch, as the interpreter is slow
 KINDS = {"layer": ("layer_norm", "LigerLayerNorm"), "rms": ("rms_norm", "LigerRMSNorm")}
 
 
@@ -30,7 +31,11 @@ def _rsqrt(x: Any) -> Any:
 def normed(kind: str = "layer", width: int = 80) -> Subject:
     """A norm of the library's, "layer" or "rms", before the head, of a width that is no power of two."""
     made = _norm(kind)
-    return small.subject(name=f"liger {kind} norm", model=lambda: small.Model(made(width), width))
+    return small.subject(
+        name=f"liger {kind} norm",
+        model=lambda: small.Model(made(width), width),
+        batch=lambda generator: small.batch(generator, ROWS),
+    )
 
 
 def _norm(kind: str) -> Any:

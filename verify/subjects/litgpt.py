@@ -108,10 +108,11 @@ def _model(config: Config) -> GPT:
     fabric = Fabric(devices=1, accelerator="cpu")
     with fabric.init_module(empty_init=True):
         model = GPT(config)
-    # Up to 0.2 the function had another name.
-    name = "initialize_weights" if hasattr(pretrain, "initialize_weights") else "prepare_weight_initialization"
-    draw: Any = getattr(pretrain, name)
-    draw(fabric, model, n_layer=config.n_layer, n_embd=config.n_embd)
+    script: Any = pretrain
+    if hasattr(pretrain, "initialize_weights"):
+        script.initialize_weights(fabric, model, n_layer=config.n_layer, n_embd=config.n_embd)
+    else:  # up to 0.2
+        script.prepare_weight_initialization(model, n_layer=config.n_layer, n_embd=config.n_embd)
     return model
 
 

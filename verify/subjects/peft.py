@@ -22,7 +22,9 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
     make = config or (lambda rank, alpha: lora(rank, alpha, **options))
     kind = make(4, 8.0)
     merges = not kind.is_prompt_learning
+    scaled = getattr(kind, "lora_alpha", getattr(kind, "alpha", None)) is not None
     rooted = getattr(kind, "use_rslora", False)
+    scale = Adapters._field_defaults["scale"] if not rooted else lambda rank, alpha: alpha / rank**0.5
     return replace(
         base,
         name=f"{base.name} + {kind.peft_type.value}",
@@ -32,7 +34,7 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
             unmerge=_unmerged if merges else None,
             save=_save,
             load=_load,
-            **({"scale": lambda rank, alpha: alpha / rank**0.5} if rooted else {}),
+            scale=scale if scaled else None,
         ),
         settings={**base.settings, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
     )

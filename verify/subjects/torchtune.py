@@ -10,6 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.runtime import runtime_utils
+
+if not hasattr(runtime_utils, "do_bench"):
+    vars(runtime_utils)["do_bench"] = None  # torchao of torchtune 0.2 imports it, and calls it on GPUs alone
+
 from torchtune import datasets
 from torchtune.models import llama2
 from torchtune.modules import peft
@@ -41,7 +46,7 @@ def llama(*, rows: int = 4, length: int = 16, **changes: Any) -> Subject:
         logits=logits,
         pack=packed,
         configure=lambda **new: library.llama2(**shape | new),
-        configuration={"attn_dropout": 0.5, "norm_eps": 1e-2},
+        configuration={"attn_dropout": (1 + shape.get("attn_dropout", 0.0)) / 2, "norm_eps": 1e-2},
     )
 
 
@@ -72,7 +77,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def logits(model: nn.Module, batch: Batch) -> Tensor:
     """(B, T, V)."""
-    return model(batch["tokens"], mask=batch.get("mask"), input_pos=batch.get("input_pos"))
+    return model(batch["tokens"], **{key: batch[key] for key in ("mask", "input_pos") if key in batch})
 
 
 def packed(documents: Documents) -> Batch:

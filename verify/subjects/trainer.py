@@ -44,12 +44,14 @@ def trained(
     examples: Sequence[Mapping[str, Any]] | None = None,
     *,
     collate: Callable[[Documents], Batch] | None = None,
+    augment: Callable[[Sequence[int]], Sequence[int]] | None = None,
     **arguments: Any,
 ) -> Subject:
     """The subject of `huggingface.causal_lm(source)`, trained by Trainer with these arguments.
 
     `examples` are mappings with `input_ids`, by default random ones of several lengths; the last few are held out.
-    `collate` makes a batch of documents, by default padded ones; it may draw random numbers, as noise on tokens does.
+    `collate` makes a batch of documents, by default padded ones. `augment` changes a training example's tokens each
+    time that it is read; it may draw random numbers, as noise on tokens does.
     """
     subject = huggingface.causal_lm(source)
     config = source if hasattr(source, "to_dict") else subject.model().config
@@ -62,7 +64,7 @@ def trained(
         kept: dict[str, Any] = {
             "model": model or subject.model(),
             "args": hf.TrainingArguments(output_dir=folder, **given | parts.pop("arguments", {})),
-            "train_dataset": list(rows[:-HELD_OUT]),
+            "train_dataset": _Rows(rows[:-HELD_OUT], augment),
             "eval_dataset": list(rows[-HELD_OUT:]),
             "data_collator": lambda chosen: gather([row["input_ids"] for row in chosen]),
         }
@@ -81,6 +83,7 @@ def trained(
     return replace(
         subject,
         name=f"{subject.name} + Trainer",
+        augmented=augment is not None,
         optimizer=lambda model: made(model).create_optimizer(),
         step=lambda model, optimizer, batches: _step(made, model, optimizer, batches),
         schedule=lambda optimizer: made().create_scheduler(arg.max_steps, optimizer),
@@ -248,17 +251,18 @@ def _epoch(trainer: Any, number: int) -> Iterable[Batch]:
     return list(loader)
 
 
-class _Rows(torch.utils.data.Dataset[Batch]):
-    """Batches as the rows of a data set."""
+class _Rows(torch.utils.data.Dataset[Any]):
+    """Batches, or examples, as the rows of a data set; with `augment`, whose tokens it changes as they are read."""
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self.batches = batches
+    def __init__(self, rows: Sequence[Any], augment: Callable[[Sequence[int]], Sequence[int]] | None = None) -> None:
+        self.rows, self.augment = rows, augment
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.rows)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.batches[index]
+    def __getitem__(self, index: int) -> Any:
+        row = self.rows[index]
+        return row | {"input_ids": self.augment(row["input_ids"])} if self.augment else row
 
 
 def _only(rows: Sequence[Batch]) -> Batch:
