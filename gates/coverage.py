@@ -72,13 +72,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Our own options stand first; all from `-m` on goes to `coverage run`."""
+    """Our own options stand before `-m`; what is not ours, and all from `-m` on, goes to `coverage run`."""
     parser = argparse.ArgumentParser(prog="python -m gates.coverage", description=main.__doc__)
     parser.add_argument("--evidence", default="coverage", metavar="NAME", help="under what name evidence is left")
     parser.add_argument("--risk", type=Path, metavar="FILE", help="a risk table whose floors files must reach")
     parser.add_argument("--base", metavar="COMMIT", help="measure the lines that differ from it")
     own = arguments.index("-m") if "-m" in arguments else len(arguments)
-    return parser.parse_args(arguments[:own], argparse.Namespace(command=arguments[own:]))
+    options, others = parser.parse_known_args(arguments[:own])
+    options.command = [*others, *arguments[own:]]
+    return options
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def test_measures_a_real_run_and_passes_its_exit_code_on(tmp_path: Path) -> None
     house = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.append({house!r}); from gates.coverage import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # it may name our own core
+    # The path may name our own core, and who measures this test has settings of its own.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "COVERAGE"))}
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
     assert 1 == done.returncode, done.stdout + done.stderr
     evidence = read_evidence("coverage", tmp_path / "reports" / "evidence")

@@ -1,5 +1,6 @@
 """What a run leaves on disk, and that recording never changes the run."""
 
+import os
 import random
 import socket
 import subprocess
@@ -272,7 +273,9 @@ print(trace.notes)
 @pytest.mark.skipif(sys.platform == "win32", reason="a size limit stands in for a full disk, and needs POSIX")
 def test_a_full_disk_ends_the_trace_and_not_the_run(path: Path) -> None:
     """Behaviour: the file keeps whole lines only, the run goes on, and what is missing is counted."""
-    run = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, check=False)
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}  # it writes files too
+    command = [sys.executable, "-c", FULL_DISK, path]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
     spans, torn = read_spans(path)
     assert (0, "", 0) == (run.returncode, run.stderr, torn)
     assert f"['{33 - len(spans)} spans could not be written to the trace: [Errno 27] File too large']\n" == run.stdout
