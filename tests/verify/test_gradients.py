@@ -327,3 +327,30 @@ def test_the_power_that_is_published() -> None:
         assert not sees(*attention("", seed), seed)
         for fault in ("missing term", "wrong sign", "detached branch", "dropped 1/sqrt(d)"):
             assert sees(*attention(fault, seed), seed)
+
+
+class Single(Function):
+    """Twice its input, whose backward sums in float32 and is `factor` times what it is to be."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        """2 x."""
+        ctx.factor = factor
+        return 2.0 * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """2 g, rounded."""
+        return (2.0 * ctx.factor * gradients[0]).float().double(), None
+
+
+@pytest.mark.long
+def test_a_backward_in_single_precision_is_measured() -> None:
+    """Behaviour: rounding to float32 in a backward pass is allowed for and told; a larger error is found."""
+    inputs = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    found = check_function_gradients(lambda x: Single.apply(x, 1.0).sin(), inputs)
+    assert RTOL < found.tolerance < 1e-6
+    assert "of a gradient are not seen" in found.note
+    with pytest.raises(CheckFailed, match="input 0"):
+        check_function_gradients(lambda x: Single.apply(x, 1.0 + 1e-5).sin(), inputs)

@@ -4,13 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.clean import reseeded
 from tests.subjects import SUBJECTS
-from tests.verify.small import loss, small
+from tests.verify import strangers
+from tests.verify.checks.test_model_checks import FAULTS, planted
+from tests.verify.small import Small, loss, small
+from verify import subjects
 from verify.runner import check
-from verify.subject import Subject
+from verify.subject import Adapters, Subject
+from verify.subjects import small as plain
 
 pytestmark = pytest.mark.long
 
@@ -71,3 +75,173 @@ def test_sharp_attention_in_half_precision_passes(seed: int) -> None:
     """Behaviour: an error that grows with the number of keys, as rounding alone makes it, is no fault of positions."""
     report = check(reseeded(SUBJECTS["half lora"](), seed), only=("positions.precision",))
     assert ((), ("positions.precision",)) == (report.findings, report.passed)
+
+
+class Sized(nn.Module):
+    """A norm that divides by a variance which also counts `more` places of zeros behind the row."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self.more = more
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        middle = x.mean(-1, keepdim=True)
+        squares = (x - middle).square().sum(-1, keepdim=True) + self.more * middle.square()
+        return (x - middle) * (squares / x.shape[-1] + 1e-8).rsqrt()
+
+
+class Across(nn.Module):
+    """A norm over rows, which leaves each row a size of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return x / (x.square().mean(tuple(range(x.dim() - 1)), keepdim=True) + 1e-8).sqrt()
+
+
+def test_a_norm_whose_rows_differ_in_size_is_found() -> None:
+    """Behaviour: a variance that counts padding gives each row a size of its own; a norm over rows may."""
+
+    def ending(norm: nn.Module) -> Subject:
+        return plain.subject(model=lambda: plain.Model(norm))
+
+    padded, clean, across = (check(ending(norm), only=("norms.unit",)) for norm in (Sized(32), Sized(0), Across()))
+    assert ["norm returns rows of rms 0."] == [finding.message[:27] for finding in padded.findings]
+    assert ((), ("norms.unit",)) == (clean.findings, clean.passed)
+    assert () == across.findings
+
+
+def test_autocast_within_the_subject_is_compared_with_none() -> None:
+    """Behaviour: where logits and loss enter autocast themselves, rounded angles are found, and exact ones pass."""
+    fault = next(each for each in FAULTS if each.name == "half-precision angles under autocast")
+    rounded, clean = (
+        check(subjects.under_autocast(each), only=("positions.precision",))
+        for each in (planted(fault._replace(subject="library")), strangers.library())
+    )
+    assert ((), ("positions.precision",)) == (clean.findings, clean.passed)
+    assert ["in torch.bfloat16 logits at positions"] == [finding.message[:37] for finding in rounded.findings]
+
+
+class Masked(nn.Module):
+    """Attention with a mask of so many columns, of which it takes those that it has keys for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        scores = (x @ x.mT).masked_fill(~mask[..., : x.shape[1]], float("-inf"))
+        return x + scores.softmax(-1) @ self.mix(x)
+
+
+class Deep(nn.Module):
+    """Two blocks under a mask that has more columns than there are positions, or as many."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self.embed, self.head, self.more = nn.Embedding(11, 8), nn.Linear(8, 11), more
+        self.blocks = nn.ModuleList([Masked(), Masked()])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        x, time = self.embed(tokens), tokens.shape[1]
+        mask = torch.ones(1, time, time + self.more, dtype=torch.bool).tril()
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head(x)
+
+
+def test_a_block_whose_mask_is_no_part_of_its_arguments_is_not_asked() -> None:
+    """Behaviour: at a few positions a wider mask shows later states, which is no fault; one that fits is asked."""
+
+    def batch(generator: torch.Generator) -> dict[str, Tensor]:
+        ids = torch.randint(0, 11, (3, 14), generator=generator)
+        return {"tokens": ids[:, :-1], "labels": ids[:, 1:]}
+
+    wide, fitting = (
+        check(small(model=lambda more=more: Deep(more), batch=batch), only=("positions.shift",)) for more in (50, 0)
+    )
+    assert ((), ()) == (wide.findings, wide.passed)
+    assert ((), ("positions.shift",)) == (fitting.findings, fitting.passed)
+
+
+def test_zeros_are_not_scaled_weights() -> None:
+    """Behaviour: a matrix of zeros says nothing of the scale of first weights, whatever a setting does."""
+
+    def configure(**_: object) -> nn.Module:
+        model = Small()
+        model.state = nn.Parameter(torch.zeros(4, 4))
+        return model
+
+    report = check(small(configure=configure, configuration={"bits": 8}), only=("configuration.spread",))
+    assert ((), ()) == (report.findings, report.passed)
+
+
+def test_tensors_of_other_shapes_have_another_role() -> None:
+    """Behaviour: two matrices of a layer, told apart by a number alone, may begin at the scales of their own shapes."""
+
+    def model() -> nn.Module:
+        made = Small()
+        made.layers = nn.ModuleList(
+            [nn.ModuleDict({"w1": nn.Linear(32, 96), "w2": nn.Linear(96, 32)}) for _ in range(3)]
+        )
+        return made
+
+    report = check(small(model=model), only=("initialisation.layers",))
+    assert ((), ("initialisation.layers",)) == (report.findings, report.passed)
+
+
+class Third(nn.Module):
+    """A linear layer with an adapter of three matrices, the middle one a diagonal."""
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.base, self.scale = base.requires_grad_(False), alpha / rank
+        self.down, self.up = nn.Parameter(torch.randn(rank, 8)), nn.Parameter(torch.randn(8, rank))
+        self.middle = nn.Parameter(torch.zeros(rank, 1))
+
+    def change(self) -> Tensor:
+        """What is added to the weight."""
+        return self.scale * self.up @ (self.middle * self.down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        return self.base(x) + x @ self.change().mT
+
+
+def test_a_matrix_between_the_two_is_no_fault_of_the_scale() -> None:
+    """Behaviour: B A is asked for where an adapter is two matrices, and nothing where no scale of it is claimed."""
+
+    def add(model: Any, rank: int, alpha: float) -> nn.Module:
+        model.requires_grad_(False)
+        model.mix = Third(model.mix, rank, alpha)
+        return model
+
+    def merge(factor: float) -> Any:
+        def merged(model: Any) -> nn.Module:
+            with torch.no_grad():
+                model.mix.base.weight += factor * model.mix.change()
+                model.mix.middle.zero_()
+            return model
+
+        return merged
+
+    only = ("adapters.merged_weights", "adapters.scale")
+    report = check(small(adapters=Adapters(add, merge(1.0))), only=only)
+    assert ((), ("adapters.merged_weights", "adapters.scale")) == (report.findings, report.passed)
+    assert () == check(small(adapters=Adapters(add, merge(1.0), scale=None)), only=only).passed
+    twice = check(small(adapters=Adapters(add, merge(2.0))), only=("adapters.merge",))
+    assert ["adapters.merge"] == [finding.check for finding in twice.findings]
+
+
+def test_examples_that_are_drawn_anew_are_no_other_examples() -> None:
+    """Behaviour: rows that change in every epoch are a finding, unless the subject says that they are augmented."""
+
+    def epoch(number: int) -> list[dict[str, Tensor]]:
+        ids = torch.randint(0, 11, (6, 7), generator=torch.Generator().manual_seed(number))
+        return [{"tokens": row[None, :-1], "labels": row[None, 1:]} for row in ids]
+
+    found, told = (check(small(epoch=epoch, augmented=told), only=("data.epochs",)) for told in (False, True))
+    assert ["epoch 1 lacks 6 of epoch 0's 6 rows and has 6 others"] == [each.message for each in found.findings]
+    assert ((), ()) == (told.findings, told.passed)
