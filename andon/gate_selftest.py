@@ -34,26 +34,33 @@ def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: boo
     rules = gates.load_gates(path)
     sources = gates.digests([str(path), *([rules.plants] if rules.plants else []), str(selftest.TABLE)])
     known, table = selftest.gates_to_test(rules), selftest.read_seen()
-    chosen = [gate for gate in known if not only or gate.name in only]
-    missing = [name for name in only if name not in {gate.name for gate in known}]
-    if missing:
-        raise click.UsageError(f"--only {missing[0]} names no measure or threshold; `andon gate list` shows them")
+    chosen = named(known, only)
     if changed:
         chosen = [gate for gate in chosen if gate in selftest.unseen(known, table)]
     if check:
         chosen = [gate for gate in chosen if gate.kind != "measure"]
     seen = selftest.look(chosen, note)
-    if check:
-        found = [each for each in seen if not each.red]
-        left = [f"{gate.kind} {gate.name} ({gate.tier})" for gate in selftest.unseen(known, table)]
-    else:
+    broken = sum(not each.red for each in seen) if check else 0  # else the table says it
+    if not check:
         table = selftest.merged(known, table, seen)
         selftest.write_seen(table)
-        found, left = [], [f"{gate.kind} {gate.name} ({gate.tier})" for gate in selftest.unseen(known, table)]
         sources = gates.digests(sources)
-    leave(known, len(left) + len(found), sources, time.monotonic() - begun)
+    left = [f"{gate.kind} {gate.name} ({gate.tier})" for gate in selftest.unseen(known, table)]
+    leave(known, len(left) + broken, sources, time.monotonic() - begun)
     click.echo(summary(known, left, time.monotonic() - begun))
-    sys.exit(bool(left or found))
+    sys.exit(bool(left or broken))
+
+
+def named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
+    """The gates of these names; all where none is given.
+
+    Raises:
+        UsageError: a name is no gate's.
+    """
+    for name in only:
+        if all(gate.name != name for gate in known):
+            raise click.UsageError(f"--only {name} names no measure or threshold; `andon gate list` shows them")
+    return [gate for gate in known if not only or gate.name in only]
 
 
 def note(seen: Any) -> None:

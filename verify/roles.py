@@ -35,17 +35,15 @@ def fields(batch: Batch) -> dict[str | int, Any]:
 
 def find(batch: Batch, given: Mapping[str, str | int]) -> dict[str, str | int]:
     """Role to key, for the roles that hold a tensor in this batch; `given` comes first, then names, then positions."""
-    parts = {key: value for key, value in fields(batch).items() if isinstance(value, Tensor)}
+    parts = _tensors(batch)
     found = {role: key for role, key in given.items() if key in parts}
     for role, names in ROLES.items():
-        for key in parts:
-            plain = SUFFIX.sub("", key).lower() if isinstance(key, str) else key
-            if role not in found and plain in names:
-                found[role] = key
+        if named := [key for key in parts if _plain(key) in names]:
+            found.setdefault(role, named[0])
+    places = [key for key, value in parts.items() if isinstance(key, int) and is_index(value)]
     for role in ("tokens", "labels"):  # an unnamed pair
-        free = [k for k, value in parts.items() if k not in found.values() and is_index(value) and isinstance(k, int)]
-        if role not in found and free:
-            found[role] = free[0]
+        if free := [key for key in places if key not in found.values()]:
+            found.setdefault(role, free[0])
     return found
 
 
@@ -71,23 +69,36 @@ def replaced(batch: Batch, changes: Mapping[str | int, Any]) -> Batch:
     if isinstance(batch, Tensor):
         return changes.get(0, batch)
     if isinstance(batch, Mapping) or hasattr(batch, "keys"):
-        other = copy(batch)
-        if hasattr(other, "data") and isinstance(other.data, dict):  # Hugging Face's BatchEncoding shares it
-            other.data = dict(other.data)
-        for key, value in changes.items():
-            other[key] = value
-        return other
+        return _with_items(batch, changes)
+    by_name = {str(key): value for key, value in changes.items()}
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return dataclasses.replace(batch, **{str(key): value for key, value in changes.items()})
+        return dataclasses.replace(batch, **by_name)
     if hasattr(batch, "_replace"):
-        return batch._replace(**{str(key): value for key, value in changes.items()})
+        return batch._replace(**by_name)
     return type(batch)(changes.get(index, value) for index, value in enumerate(batch))
 
 
 def rows(batch: Batch, chosen: Tensor) -> Batch:
     """The batch with these rows of each part that has a row a sequence; what has other dimensions is shared."""
-    count = max(
-        (len(value) for value in fields(batch).values() if isinstance(value, Tensor) and value.dim()), default=0
-    )
-    parts = {key: value for key, value in fields(batch).items() if isinstance(value, Tensor) and value.dim()}
+    parts = {key: value for key, value in _tensors(batch).items() if value.dim()}
+    count = max(map(len, parts.values()), default=0)
     return replaced(batch, {key: value[chosen] for key, value in parts.items() if len(value) == count})
+
+
+def _tensors(batch: Batch) -> dict[str | int, Tensor]:
+    return {key: value for key, value in fields(batch).items() if isinstance(value, Tensor)}
+
+
+def _plain(key: str | int) -> str | int:
+    """A part's name without the shape in it; a position as it is."""
+    return SUFFIX.sub("", key).lower() if isinstance(key, str) else key
+
+
+def _with_items(batch: Batch, changes: Mapping[str | int, Any]) -> Batch:
+    """A copy of what is indexed by key, with other items."""
+    other = copy(batch)
+    if hasattr(other, "data") and isinstance(other.data, dict):  # Hugging Face's BatchEncoding shares it
+        other.data = dict(other.data)
+    for key, value in changes.items():
+        other[key] = value
+    return other

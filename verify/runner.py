@@ -4,6 +4,7 @@ import difflib
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from .roles import fields
 from .subject import Subject
 
 Progress = Callable[[int, int, str], None]
+Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with what it rests on
 DEEPEST_TIER = 3
 UNASKABLE = "the subject could not be asked"
 
@@ -39,6 +41,31 @@ class Task(NamedTuple):
     name: str
     check: Check
     subject: Subject
+
+
+@dataclass(frozen=True)
+class Book:
+    """What came of each task so far."""
+
+    findings: list[Finding] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def enter(self, name: str, outcome: Outcome, seconds: float) -> None:
+        """Keep what came of a task that ran."""
+        self.times[name] = seconds
+        if isinstance(outcome, Finding):
+            self.findings.append(outcome)
+        elif isinstance(outcome, NotApplicable):
+            self.not_applicable[name] = str(outcome)
+        elif isinstance(outcome, OutOfTime):
+            self.not_run[name] = UNFINISHED
+        else:
+            self.passed.append(name)
+            self.notes.update({name: outcome} if outcome else {})
 
 
 def check(
@@ -67,37 +94,27 @@ def check(
     tasks = list(_tasks(subject, chosen(only, tier)))
     begun = time.monotonic()
     deadline = None if budget is None else begun + budget
-    findings, passed, times = [], [], {}
-    not_applicable, not_run, notes = {}, {}, {}
-    unaskable = {}
+    book, mistakes = Book(), {}
     for done, task in enumerate(tasks):
-        stop = _reason_to_stop(task, ignored, unaskable, deadline, found=first and bool(_real(findings)))
+        stop = _reason_to_stop(task, ignored, mistakes, deadline, found=first and bool(_real(book.findings)))
+        lacking = _lacking(task)
         if stop:
-            not_run[task.name] = stop
+            book.not_run[task.name] = stop
             continue
-        lacking = [need for need in task.check.needs if getattr(task.subject, need) in (None, {})]
         if lacking:
-            not_applicable[task.name] = " and ".join(lacking)
+            book.not_applicable[task.name] = lacking
             continue
         progress(done, len(tasks), task.name)
-        if id(task.subject) not in unaskable:
-            mistake = unaskable[id(task.subject)] = _ask(task.subject, _suffix(task))
-            if mistake:
-                findings.append(mistake)
-                not_run[task.name] = UNASKABLE
-                continue
-        outcome, times[task.name] = _run(task, deadline)
-        if isinstance(outcome, Finding):
-            findings.append(outcome)
-        elif isinstance(outcome, NotApplicable):
-            not_applicable[task.name] = str(outcome)
-        elif isinstance(outcome, OutOfTime):
-            not_run[task.name] = UNFINISHED
+        if id(task.subject) not in mistakes:
+            mistakes[id(task.subject)] = _ask(task.subject, _suffix(task))
+        if mistake := mistakes[id(task.subject)]:
+            book.findings.append(mistake)
+            book.not_run[task.name] = UNASKABLE
         else:
-            passed.append(task.name)
-            notes |= {task.name: outcome} if outcome else {}
+            book.enter(task.name, *_run(task, deadline))
     seconds = time.monotonic() - begun
-    return Report(subject.name, tuple(findings), tuple(passed), not_applicable, not_run, notes, seconds, times)
+    kept = book.not_applicable, book.not_run, book.notes
+    return Report(subject.name, tuple(book.findings), tuple(book.passed), *kept, seconds, book.times)
 
 
 def explain(check: Check) -> Explanation:
@@ -161,6 +178,11 @@ def _suffix(task: Task) -> str:
     return task.name.removeprefix(task.check.name)
 
 
+def _lacking(task: Task) -> str:
+    """What the check needs and its subject has not; empty where nothing."""
+    return " and ".join(need for need in task.check.needs if getattr(task.subject, need) in (None, {}))
+
+
 def _real(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if not finding.mistake]
 
@@ -168,7 +190,7 @@ def _real(findings: list[Finding]) -> list[Finding]:
 def _reason_to_stop(
     task: Task,
     ignored: Mapping[str, str],
-    unaskable: Mapping[int, Finding | None],
+    mistakes: Mapping[int, Finding | None],
     deadline: float | None,
     *,
     found: bool,
@@ -176,17 +198,17 @@ def _reason_to_stop(
     """Why a check is not run; empty where it is."""
     if task.check.name in ignored:
         return ignored[task.check.name]
-    if unaskable.get(id(task.subject)):
+    if mistakes.get(id(task.subject)):
         return UNASKABLE
     if found:
         return "stopped at the first finding"
     return BUDGET if deadline is not None and time.monotonic() >= deadline else ""
 
 
-def _run(task: Task, deadline: float | None) -> tuple[Finding | NotApplicable | OutOfTime | str, float]:
-    """What came of a check, and its seconds; a string is a pass, with what it rests on."""
+def _run(task: Task, deadline: float | None) -> tuple[Outcome, float]:
+    """What came of a check, and its seconds."""
     begun = time.monotonic()
-    outcome: Finding | NotApplicable | OutOfTime | str
+    outcome: Outcome
     with protected():
         try:
             with ending(deadline):

@@ -55,19 +55,15 @@ def check_frozen(subject: Subject) -> None:
     model = _add(subject, base, RANK, ALPHA)
     learning = trainable(model)
     own = [known[id(p)] for p in learning.values() if id(p) in known]
-    own += [
-        name for name, parameter in learning.items()
-        if id(parameter) not in known and bool(parameter.any())  # zeros equal any zeros: a fresh side, and a bias
-        and any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())
-    ]  # fmt: skip
+    own += [name for name, p in learning.items() if id(p) not in known and _is_one_of(p, values)]
     if own:
         raise CheckFailed(
             f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
         )
-    frozen = {name: value for name, value in _tensors(model).items() if name not in learning}
-    before = {name: value.clone() for name, value in frozen.items()}
+    before = _frozen(model)
     _train(subject, model)
-    moved = [name for name, value in before.items() if not torch.equal(_tensors(model)[name], value)]
+    after = _tensors(model)
+    moved = [name for name, value in before.items() if not torch.equal(after[name], value)]
     if moved:
         raise CheckFailed(
             f"{STEPS} steps change {len(moved)} of {len(before)} frozen tensors of the base: {listed(moved)}"
@@ -190,24 +186,11 @@ def check_merged_weights(subject: Subject) -> None:
         if after is None or not weight.is_floating_point() or weight.dim() != 2 or torch.equal(after, weight):
             continue
         asked, change = True, after.double() - weight.double()
-        sizes = torch.linalg.svdvals(change)
         noise = 4 * float(torch.finfo(after.dtype).eps) * float(after.double().norm())
-        most = _rank(name, change, sides)
-        if len(sizes) > most and float(sizes[most]) > noise + 1e-3 * float(sizes[0]):
-            raise CheckFailed(
-                f"merging changes {name} by a matrix of rank above {most}: its singular values are "
-                f"{float(sizes[0]):.3g}, ..., {float(sizes[most]):.3g}"
-            )
+        _require_rank(name, change, noise, _rank(name, change, sides))
         product = _product(name, change, sides)
-        if product is None:
-            continue
-        found = float((product * change).sum() / product.square().sum())
-        if abs(found - scale) > 1e-2 * scale or float((change - found * product).norm()) > noise + 1e-2 * float(
-            change.norm()
-        ):
-            raise CheckFailed(
-                f"merging adds {found:.4g} x B A to {name}; the scale of rank {RANK}, alpha {ALPHA:g} is {scale:.4g}"
-            )
+        if product is not None:
+            _require_scale(name, change, noise, product, scale)
     if not asked:
         raise NotApplicable("a merged model that has the base's parameters by name")
 
@@ -382,6 +365,39 @@ def _train(subject: Subject, model: nn.Module) -> None:
 def _tensors(model: nn.Module) -> State:
     """Copies of parameters and buffers."""
     return {name: t.detach().clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _frozen(model: nn.Module) -> State:
+    """Copies of parameters and buffers that do not learn."""
+    learning = trainable(model)
+    return {name: value for name, value in _tensors(model).items() if name not in learning}
+
+
+def _is_one_of(parameter: Tensor, values: State) -> bool:
+    """Whether a tensor is a copy of one of these; zeros are nobody's: a fresh side, and any bias, is made of them."""
+    if not parameter.any():
+        return False
+    return any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())
+
+
+def _require_rank(name: str, change: Tensor, noise: float, most: int) -> None:
+    """Fail where a merge changes a weight by a matrix of a higher rank than `most`."""
+    sizes = torch.linalg.svdvals(change)
+    if len(sizes) > most and float(sizes[most]) > noise + 1e-3 * float(sizes[0]):
+        raise CheckFailed(
+            f"merging changes {name} by a matrix of rank above {most}: its singular values are "
+            f"{float(sizes[0]):.3g}, ..., {float(sizes[most]):.3g}"
+        )
+
+
+def _require_scale(name: str, change: Tensor, noise: float, product: Tensor, scale: float) -> None:
+    """Fail where a merge changes a weight by anything but scale x the adapter's product."""
+    found = float((product * change).sum() / product.square().sum())
+    left = float((change - found * product).norm())
+    if abs(found - scale) > 1e-2 * scale or left > noise + 1e-2 * float(change.norm()):
+        raise CheckFailed(
+            f"merging adds {found:.4g} x B A to {name}; the scale of rank {RANK}, alpha {ALPHA:g} is {scale:.4g}"
+        )
 
 
 def _namesake(name: str, weight: Tensor, tensors: State) -> Tensor | None:
