@@ -22,7 +22,7 @@ from andon.rooms import room
 from andon.verdicts import console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from verify.hunt import Result
 
@@ -84,20 +84,19 @@ def command(
     if sample:
         faults = shuffled(faults)
     show = screen(len(faults), quiet=quiet, silent=as_json, sample=sample)
+    asked, whole = target or OURS, not (target or only or sample)
     with show as note:
         deadline = begun + sample * SHARE if sample else None
         each = functools.partial(room("verify.plant").each, workers=workers, limit=limit)
-        rows = measure(target or OURS, faults, each, every=every, deadline=deadline, note=note)
+        rows = measure(asked, faults, each, every=every, deadline=deadline, note=note)
     if not target:
-        keep(rows, digests, time.monotonic() - begun, whole=not (only or sample))
+        keep(rows, digests, time.monotonic() - begun, whole=whole)
     if html:
         html.write_text(matrix.picture(rows), encoding="utf-8")
     if as_json:
-        click.echo(matrix.as_json(rows, {"target": target or OURS}), nl=False)
+        click.echo(matrix.as_json(rows, {"target": asked}), nl=False)
     else:
-        click.echo(matrix.summary(rows))
-        for name, reason in {} if target or only or sample else _checkout(CATALOGUE).ELSEWHERE.items():
-            click.echo(f"  {name:<33} not planted: {reason}")
+        click.echo(told(rows, _checkout(CATALOGUE).ELSEWHERE if whole else {}))
         click.echo(f"{time.monotonic() - begun:.0f} s")
     sys.exit(any(row.state in (UNFOUND, ERROR) for row in rows))
 
@@ -214,43 +213,54 @@ def judged(row: Row, outcome: Any, *, parity: str) -> Row:
 
 def tested(rows: dict[int, Row], faults: Sequence[Any], run: Any, work: Any, note: "Callable[[Row], None]") -> None:
     """Faults that no check sees, by their unit test: live and found where it is red with them and green without."""
-    places = [
-        place for place, row in rows.items() if row.state in (UNFOUND, ERROR) and getattr(faults[place], "test", "")
-    ]
-    planted = [(faults[place], faults[place].test) for place in places]
-    jobs = [*planted, *((None, name) for name in dict.fromkeys(name for _, name in planted))]
-    outcomes = {outcome.place: outcome for outcome in run(work, jobs)}
-    clean = {name: outcomes[place] for place, (fault, name) in enumerate(jobs) if fault is None}
-    for number, place in enumerate(places):
-        outcome, name = outcomes[number], faults[place].test
-        broken = outcome.error or clean[name].error or ("is red without any fault" if clean[name].value else "")
-        row = rows[place]
-        if broken:
-            rows[place] = replace(row, state=ERROR, detail=f"{name} {broken}")
-        elif outcome.value:
-            rows[place] = replace(row, state=FOUND, way=TEST, checks=(name,), seconds=outcome.seconds, detail="")
+    unseen = [place for place, row in rows.items() if row.state in (UNFOUND, ERROR)]
+    names = {place: faults[place].test for place in unseen if getattr(faults[place], "test", "")}
+    planted = [(faults[place], name) for place, name in names.items()]
+    clean = list(dict.fromkeys(names.values()))
+    outcomes = {outcome.place: outcome for outcome in run(work, [*planted, *((None, name) for name in clean)])}
+    for number, (place, name) in enumerate(names.items()):
+        without = outcomes[len(planted) + clean.index(name)]
+        rows[place] = judged_by_test(rows[place], name, outcomes[number], without)
         note(rows[place])
+
+
+def judged_by_test(row: Row, name: str, outcome: Any, clean: Any) -> Row:
+    """The row with what came of a unit test with the fault and without any."""
+    broken = outcome.error or clean.error or ("is red without any fault" if clean.value else "")
+    if broken:
+        return replace(row, state=ERROR, detail=f"{name} {broken}")
+    if outcome.value:
+        return replace(row, state=FOUND, way=TEST, checks=(name,), seconds=outcome.seconds, detail="")
+    return row
 
 
 def distrusted(rows: dict[int, Row], target: str, run: Any, hunt: Any, note: "Callable[[Row], None]") -> None:
     """A check that also alarms without the fault has found nothing."""
-    pairs = {
-        f"{row.subject}/{check}"
-        for row in rows.values()
-        if row.state == FOUND and row.way != TEST
-        for check in row.checks
-    }
-    grouped = [tuple(sorted(p for p in pairs if p.startswith(f"{name}/"))) for name in {p.split("/")[0] for p in pairs}]
-    jobs = [(None, hunt.Task(target, group, {})) for group in grouped]
+    finders: dict[str, set[str]] = {}
+    for row in rows.values():
+        if row.state == FOUND and row.way != TEST:
+            finders.setdefault(row.subject, set()).update(f"{row.subject}/{check}" for check in row.checks)
+    jobs = [(None, hunt.Task(target, tuple(sorted(pairs)), {})) for pairs in finders.values()]
     for outcome in run(hunt.alarms, jobs):
-        found = {(each.subject, each.check) for each in outcome.value or ()}
+        subject = list(finders)[outcome.place]
         for place, row in rows.items():
-            false = [check for check in row.checks if (row.subject, check) in found]
-            failed = outcome.error and row.subject == grouped[outcome.place][0].split("/")[0]
-            if false or failed:
-                why = f"{false[0]} alarms without the fault, too" if false else f"the clean subject: {outcome.error}"
+            if why := false_alarm(row, subject, outcome):
                 rows[place] = replace(row, state=ERROR, way="", checks=(), detail=why)
                 note(rows[place])
+
+
+def false_alarm(row: Row, subject: str, outcome: Any) -> str:
+    """Why a row's findings are none, by what its checks said of the clean subject; empty where they stand."""
+    found = {(each.subject, each.check) for each in outcome.value or ()}
+    for check in row.checks:
+        if (row.subject, check) in found:
+            return f"{check} alarms without the fault, too"
+    return f"the clean subject: {outcome.error}" if outcome.error and row.subject == subject else ""
+
+
+def told(rows: Sequence[Row], elsewhere: "Mapping[str, str]") -> str:
+    """The counts, and what is not planted and why."""
+    return "\n".join([matrix.summary(rows), *(f"  {name:<33} not planted: {why}" for name, why in elsewhere.items())])
 
 
 def keep(rows: list[Row], digests: dict[str, str], seconds: float, *, whole: bool) -> None:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,16 +101,21 @@ def prepared(plan: Any, kept: Any, workers: int, *, every: bool, part: tuple[int
         ]
         made = generate.mutants(module.file, text, module.count(plan), wanted)
         for name in wanted:
-            mutants, function = made.get(name, []), file.functions[name]
+            function = file.functions[name]
             rows = {} if every else {row.id: row for row in function.rows}
-            jobs = [Job(mutant, function.tests) for mutant in mutants]
+            jobs = [Job(mutant, function.tests) for mutant in made.get(name, [])]
             work.fresh += [job for job in jobs if job.mutant.id not in rows and mine(job.mutant.id, part)]
             work.again += [job for job in jobs if job.mutant.id in rows and sampled]
-            held = tuple(rows[mutant.id] for mutant in mutants if mutant.id in rows)
-            file.functions[name] = replace(function, rows=held, mutants=len(mutants))
+            file.functions[name] = holding(function, jobs, rows)
         work.results[module.file] = file
     work.again = shuffled(work.again)
     return work
+
+
+def holding(function: Any, jobs: Sequence[Job], rows: Mapping[str, Any]) -> Any:
+    """The function with as many mutants as there are jobs, and of these the answers that are there."""
+    held = tuple(rows[job.mutant.id] for job in jobs if job.mutant.id in rows)
+    return replace(function, rows=held, mutants=len(jobs))
 
 
 def current(plan: Any, module: Any, source: str, file: Any, before: Any, name: str) -> Any:

@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,16 +143,20 @@ def progress() -> Callable[[int, int], None]:
     return note
 
 
-def summary(answers: Answers, metrics: dict[str, Any], excuses: dict[str, Any], *, quiet: bool) -> str:
-    """Every mutant that lives with its diff, each file's score, and the counts."""
-    lines = []
+def alive(answers: Answers, excuses: dict[str, Any]) -> Iterator[str]:
+    """Every mutant that lives, where it stands, and its diff."""
     for file, content in answers.results.items():
         for name, function in content.functions.items():
-            alive = [row for row in function.rows if row.state != "killed"]
-            for row in [] if quiet else alive:
-                excuse = f", excused: {excuses[row.id].reason}" if row.id in excuses else ""
-                lines.append(f"{row.id} {row.state}: {file}:{row.line} {name}, {row.operator}{excuse}")
-                lines += [f"    {line}" for line in row.diff.splitlines()]
+            for row in function.rows:
+                if row.state != "killed":
+                    excuse = f", excused: {excuses[row.id].reason}" if row.id in excuses else ""
+                    yield f"{row.id} {row.state}: {file}:{row.line} {name}, {row.operator}{excuse}"
+                    yield from (f"    {line}" for line in row.diff.splitlines())
+
+
+def summary(answers: Answers, metrics: dict[str, Any], excuses: dict[str, Any], *, quiet: bool) -> str:
+    """Every mutant that lives with its diff, each file's score, and the counts."""
+    lines = [] if quiet else list(alive(answers, excuses))
     prefix = "score_by_file "
     for key, metric in metrics.items():
         if key.startswith(prefix):

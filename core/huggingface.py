@@ -1,6 +1,7 @@
 """Llama models in Hugging Face's directory layout: `config.json`, `model.safetensors` (or shards), `tokenizer.json`."""
 
 import json
+from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -135,16 +136,21 @@ def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None) -> None:
     for name, weight in quantized.items():
         weights |= to_bitsandbytes(f"{name}.weight", weight)
     quantization = quantization_config(list(quantized.values())) if quantized else None
-    known = [name for name in END_NAMES if tokenizer and tokenizer.token_to_id(name) is not None]
-    end = tokenizer.token_to_id(known[0]) if tokenizer and known else None
+    mark, end = _end(tokenizer) if tokenizer else (None, None)
     save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
     (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, end, quantization), encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(str(folder / TOKENIZER))
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        if known:
-            fields["eos_token"] = known[0]
+        if mark:
+            fields["eos_token"] = mark
         (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _end(tokenizer: Tokenizer) -> tuple[str | None, int | None]:
+    """The token that ends a text, and its id, by the first of the usual names."""
+    ids = {name: tokenizer.token_to_id(name) for name in END_NAMES}
+    return next(((name, known) for name, known in ids.items() if known is not None), (None, None))
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:
@@ -156,18 +162,23 @@ def _weight_files(folder: Path) -> dict[str, Path]:
         raise InterchangeError(
             f"{folder}: holds neither {MODEL} nor {INDEX}; pickled weights are not read: convert them with safetensors"
         )
+    files = {tensor: folder / name for tensor, name in _weight_map(index).items()}
+    for path in sorted(set(files.values())):
+        listed = {tensor for tensor, shard in files.items() if shard == path}
+        for tensor in sorted(listed ^ _header(path).keys()):
+            raise InterchangeError(f"{path}: {tensor} is in only one of the shard and {INDEX}; fetch both again")
+    return files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """An index's tensors and their shards, all of them in its own folder."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InterchangeError(f"{index}: weight_map must map tensor names to file names; fetch the file again")
     for name in names.values():
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise InterchangeError(f"{index}: weight_map names {name!r}; a shard must lie in this folder")
-    files = {tensor: folder / name for tensor, name in names.items()}
-    for path in sorted(set(files.values())):
-        listed = {tensor for tensor, shard in files.items() if shard == path}
-        for tensor in sorted(listed ^ _header(path).keys()):
-            raise InterchangeError(f"{path}: {tensor} is in only one of the shard and {INDEX}; fetch both again")
-    return files
+    return names
 
 
 def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -185,25 +196,37 @@ def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) ->
     Returns the shapes that the weights have, or have once dequantised.
     """
     found = {name: entry for path in sorted(set(files.values())) for name, entry in _header(path).items()}
-    with torch.device("meta"):
-        wanted = {name: tuple(parameter.shape) for name, parameter in Llama(config).named_parameters()}
+    wanted = _shapes(config)
     if config.tie_word_embeddings and HEAD in found:
         wanted[HEAD] = wanted[EMBEDDING]
+    checked_later = _quantized_parts(found, files, wanted)
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in found:
+            raise InterchangeError(f"{folder}: {name} is missing; check {CONFIG}, or fetch the weights again")
+        if not name.endswith(RECOMPUTED) and name not in checked_later:
+            _check_tensor(files[name], name, *found[name], wanted.get(name))
+    return wanted
+
+
+def _quantized_parts(found: Iterable[str], files: dict[str, Path], wanted: Container[str]) -> set[str]:
+    """The tensors that `from_bitsandbytes` checks; only matrices that are quantised here may be so there."""
     quantized = [name.removesuffix(STATE) for name in found if name.endswith(STATE)]
     for name in quantized:
         if name not in wanted or not is_quantized(name):
             raise InterchangeError(f"{files[name + STATE]}: {name} is quantised; only the blocks' projections can be")
-    checked_later = {f"{name}{part}" for name in quantized for part in PARTS}
-    for name in sorted(found.keys() | wanted.keys()):
-        if name not in found:
-            raise InterchangeError(f"{folder}: {name} is missing; check {CONFIG}, or fetch the weights again")
-        if name.endswith(RECOMPUTED) or name in checked_later:
-            continue
-        dtype, shape = found[name]
-        if name not in wanted:
-            raise InterchangeError(f"{files[name]}: {name} is unexpected in a plain Llama; merge adapters first")
-        if shape != wanted[name]:
-            raise InterchangeError(f"{files[name]}: {name} has shape {shape}; {CONFIG} says {wanted[name]}")
-        if dtype not in FLOATS:
-            raise InterchangeError(f"{files[name]}: {name} is {dtype}; only {', '.join(FLOATS)} weights are read")
-    return wanted
+    return {f"{name}{part}" for name in quantized for part in PARTS}
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's parameters, by name."""
+    with torch.device("meta"):
+        return {name: tuple(parameter.shape) for name, parameter in Llama(config).named_parameters()}
+
+
+def _check_tensor(path: Path, name: str, dtype: str, shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> None:
+    if wanted is None:
+        raise InterchangeError(f"{path}: {name} is unexpected in a plain Llama; merge adapters first")
+    if shape != wanted:
+        raise InterchangeError(f"{path}: {name} has shape {shape}; {CONFIG} says {wanted}")
+    if dtype not in FLOATS:
+        raise InterchangeError(f"{path}: {name} is {dtype}; only {', '.join(FLOATS)} weights are read")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .failure import CheckFailed
+from .observe import held, trainable
 from .report import Finding
 
 ENTRIES = 64  # looked at in one tensor
@@ -144,13 +145,20 @@ class Watch:
                 self._moved += int(((gradient != 0) & (after != before)).sum())
         self._before.clear()
         if self._with_gradient >= SAMPLES:
-            if self._moved < MOVED * self._with_gradient:
-                self._found(
-                    "updates",
-                    f"of {self._with_gradient} entries with a gradient the optimizer moved {self._moved}",
-                    "Look at the weights' dtype: bfloat16 drops updates below 1/256 of a weight; keep float32 weights.",
-                )
-            self._with_gradient, self._moved = 0, 0
+            self._look_at_updates()
+        self._look_at_frozen()
+
+    # -------------------------------------------------------------------------------------- invariants
+    def _look_at_updates(self) -> None:
+        if self._moved < MOVED * self._with_gradient:
+            self._found(
+                "updates",
+                f"of {self._with_gradient} entries with a gradient the optimizer moved {self._moved}",
+                "Look at the weights' dtype: bfloat16 drops updates below 1/256 of a weight; keep float32 weights.",
+            )
+        self._with_gradient, self._moved = 0, 0
+
+    def _look_at_frozen(self) -> None:
         for name in self._turn(list(self._frozen)):
             p = self._parameters[name]
             if p.requires_grad:
@@ -162,34 +170,47 @@ class Watch:
                     "Look for weight decay or momentum on it, and for code that writes weights.",
                 )
 
-    # -------------------------------------------------------------------------------------- invariants
     def _look_for_tensors(self) -> None:
         """What the optimizer holds is what the model has, and tied weights are one tensor."""
         self._parameters = dict(self.model.named_parameters())
         for name, p in self._parameters.items():
             if not p.requires_grad and name not in self._frozen:
                 self._frozen[name] = self._sample(name, p)
-        held = {id(p): p for group in self.optimizer.param_groups for p in group["params"]}
+        self._look_for_missing()
+        self._look_for_ties()
+
+    def _look_for_missing(self) -> None:
+        tensors = held(self.optimizer)
+        known = {id(p) for p in tensors}
+        missing = {name: p for name, p in trainable(self.model).items() if id(p) not in known}
+        if not missing:
+            return
         own = {id(p) for p in self._parameters.values()}
-        strangers = [p for key, p in held.items() if key not in own]
-        missing = {name: p for name, p in self._parameters.items() if p.requires_grad and id(p) not in held}
-        if missing and strangers:
-            copies = {tuple(p.shape) for p in strangers if p.dtype not in {each.dtype for each in missing.values()}}
-            self._masters = self._masters or all(tuple(p.shape) in copies for p in missing.values())
-            shapes = {tuple(p.shape) for p in strangers} - copies
-            stale = [name for name, p in missing.items() if tuple(p.shape) in shapes]
-            if stale:
-                self._found(
-                    "stale",
-                    f"the optimizer moves other tensors than the model's: {_names(stale)}",
-                    "Make the optimizer after the model is loaded, moved, wrapped or given adapters.",
-                )
-        if missing and not self._masters:
+        strangers = [p for p in tensors if id(p) not in own]
+        if strangers:
+            self._compare_with(strangers, missing)
+        if not self._masters:
             self._found(
                 "optimizer",
                 f"the optimizer does not hold {_names(missing)}, which require gradients",
                 "Look at the parameter groups, and whether they were made before the model was complete.",
             )
+
+    def _compare_with(self, strangers: list[Tensor], missing: dict[str, nn.Parameter]) -> None:
+        """What the optimizer holds and the model has not is a wider copy of what is missing, or what that once was."""
+        dtypes = {p.dtype for p in missing.values()}
+        copies = {p.shape for p in strangers if p.dtype not in dtypes}
+        self._masters = self._masters or all(p.shape in copies for p in missing.values())
+        shapes = {p.shape for p in strangers} - copies
+        stale = [name for name, p in missing.items() if p.shape in shapes]
+        if stale:
+            self._found(
+                "stale",
+                f"the optimizer moves other tensors than the model's: {_names(stale)}",
+                "Make the optimizer after the model is loaded, moved, wrapped or given adapters.",
+            )
+
+    def _look_for_ties(self) -> None:
         for name, first in self._tied.items():
             if self._get(name) is not self._get(first):
                 self._found(
@@ -245,12 +266,10 @@ class Watch:
         self._arrived, self._previous = None, current
         if arrived is None or previous is None or not bool(current.isfinite().all()):
             return
-        rows = torch.stack((arrived.double(), previous, current))
-        (aa, ap, ac), (_, pp, pc), (_, _, cc) = (rows @ rows.t()).tolist()
-        if not aa * pp * cc or abs(ap) > PARALLEL * math.sqrt(aa * pp):
+        parts = _parts(arrived.double(), previous, current)
+        if parts is None:
             return
-        c, d = (ac * pp - pc * ap) / (aa * pp - ap * ap), (pc * aa - ac * ap) / (aa * pp - ap * ap)
-        left = (cc - c * ac - d * pc) / cc  # of the squared gradient
+        c, d, left = parts
         self._grown = self._grown + 1 if left < (1 - PARALLEL) ** 2 and 0 < c / 2 < d < 2 * c else 0
         if self._grown >= GROWING:
             self._found(
@@ -285,6 +304,19 @@ class Watch:
                 torch.randint(size, (ENTRIES,), generator=generator).to(tensor.device) for size in tensor.shape
             )
         return tensor.detach()[self._places[key]] if tensor.dim() else tensor.detach().reshape(1).clone()
+
+
+def _parts(arrived: Tensor, previous: Tensor, current: Tensor) -> tuple[float, float, float] | None:
+    """What c times `arrived` plus d times `previous` comes closest to `current`, and the share of its square left over.
+
+    None where the two cannot be told apart.
+    """
+    rows = torch.stack((arrived, previous, current))
+    (aa, ap, ac), (_, pp, pc), (_, _, cc) = (rows @ rows.t()).tolist()
+    if not aa * pp * cc or abs(ap) > PARALLEL * math.sqrt(aa * pp):
+        return None
+    c, d = (ac * pp - pc * ap) / (aa * pp - ap * ap), (pc * aa - ac * ap) / (aa * pp - ap * ap)
+    return c, d, (cc - c * ac - d * pc) / cc
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

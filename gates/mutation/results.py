@@ -1,7 +1,8 @@
 """What became of each mutant: kept from run to run, joined from shards, counted."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -91,26 +92,29 @@ def metrics(results: Results, excuses: Mapping[str, Excuse]) -> dict[str, Metric
 
     Mutants without an answer that holds are `missing`.
     """
-    functions = [function for file in results.values() for function in file.functions.values()]
-    by_file = {
-        name: [row for function in file.functions.values() for row in function.rows] for name, file in results.items()
-    }
+    by_file = {name: _rows(file) for name, file in results.items()}
     rows = [row for some in by_file.values() for row in some]
-    count = {
-        state: float(sum(row.state == state for row in rows)) for state in (KILLED, SURVIVED, UNTESTED, LATE, ERROR)
-    }
+    states = Counter(row.state for row in rows)
     alive = {row.id for row in rows if row.state in (SURVIVED, LATE)}
+    missing = sum(function.mutants for file in results.values() for function in file.functions.values()) - len(rows)
+    return {
+        **_scores(rows, by_file),
+        "mutants": Metric(float(len(rows)), "mutants"),
+        **{state: Metric(float(states[state]), "mutants") for state in (KILLED, SURVIVED, UNTESTED, LATE, ERROR)},
+        "excused_share": Metric(100 * len(excuses) / len(rows) if rows else None, "%"),
+        "excuses_gone": Metric(float(len(set(excuses) - alive)), "excuses"),
+        "missing": Metric(float(missing), "mutants"),
+    }
+
+
+def _scores(rows: Sequence[Row], by_file: Mapping[str, Sequence[Row]]) -> dict[str, Metric]:
+    """The score of all, of the worst file, and of each; of the worst only where each has one."""
     scores = {name: score(some) for name, some in by_file.items()}
     known = [value for value in scores.values() if value is not None]
     return {
         "score": Metric(score(rows), "%"),
         "score_by_file": Metric(min(known) if len(known) == len(scores) and known else None, "%"),
         **{f"score_by_file {name}": Metric(value, "%") for name, value in scores.items()},
-        "mutants": Metric(float(len(rows)), "mutants"),
-        **{state: Metric(value, "mutants") for state, value in count.items()},
-        "excused_share": Metric(100 * len(excuses) / len(rows) if rows else None, "%"),
-        "excuses_gone": Metric(float(len(set(excuses) - alive)), "excuses"),
-        "missing": Metric(float(sum(each.mutants - len(each.rows) for each in functions)), "mutants"),
     }
 
 
@@ -118,6 +122,10 @@ def score(rows: Iterable[Row]) -> float | None:
     """Percent killed; None where there is nothing to kill."""
     states = [row.state for row in rows]
     return 100 * states.count(KILLED) / len(states) if states else None
+
+
+def _rows(file: File) -> list[Row]:
+    return [row for function in file.functions.values() for row in function.rows]
 
 
 def _rows_under(old: Function | None, key: str) -> tuple[Row, ...]:

@@ -82,14 +82,18 @@ def dtype_cast(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     if isinstance(node, cst.Attribute) and _dotted(node.value) == "torch":
         for other in DTYPES.get(node.attr.value, ()):
             yield node.with_changes(attr=cst.Name(other))
-    if not isinstance(node, cst.Call):
-        return
-    if isinstance(node.func, cst.Attribute) and _name(node) == "to" and len(node.args) == 1:
-        yield node.func.value
-    if isinstance(node.func, cst.Attribute) and _name(node) in CASTS and not node.args:
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        yield from _cast_by_method(node, node.func.value)
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == HIGH:
+        yield from [node.args[0].value] if len(node.args) == 1 else []
+
+
+def _cast_by_method(node: cst.Call, tensor: cst.BaseExpression) -> Iterator[cst.CSTNode]:
+    """`x.to(y)` is `x`; `x.float()` is `x.half()`."""
+    if _name(node) == "to" and len(node.args) == 1:
+        yield tensor
+    if _name(node) in CASTS and not node.args:
         yield _renamed(node, CASTS[_name(node)])
-    if isinstance(node.func, cst.Name) and node.func.value == HIGH and len(node.args) == 1:
-        yield node.args[0].value
 
 
 def axis_moved(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -99,13 +103,18 @@ def axis_moved(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         if number is not None:
             yield _with_argument(node, 0, node.args[0].with_changes(value=_literal(_neighbour(number))))
     if isinstance(node, cst.Subscript):
-        parts = [element.slice for element in node.slice]
-        for place, part in enumerate(parts):
-            if isinstance(part, cst.Index) and isinstance(part.value, cst.Name) and part.value.value == "None":
-                other = place - 1 if place else 1
-                moved = [*parts] if len(parts) > 1 else [*parts, cst.Index(cst.Ellipsis())]
-                moved[place], moved[other] = moved[other], moved[place]
-                yield node.with_changes(slice=[cst.SubscriptElement(each) for each in moved])
+        yield from _new_axis_moved(node)
+
+
+def _new_axis_moved(node: cst.Subscript) -> Iterator[cst.CSTNode]:
+    """Each `None` of a subscript changes places with its neighbour; one that stands alone, with an ellipsis."""
+    parts = [element.slice for element in node.slice]
+    for place, part in enumerate(parts):
+        if isinstance(part, cst.Index) and isinstance(part.value, cst.Name) and part.value.value == "None":
+            other = place - 1 if place else 1
+            moved = [*parts] if len(parts) > 1 else [*parts, cst.Index(cst.Ellipsis())]
+            moved[place], moved[other] = moved[other], moved[place]
+            yield node.with_changes(slice=[cst.SubscriptElement(each) for each in moved])
 
 
 def scale_changed(node: cst.CSTNode) -> Iterator[cst.CSTNode]:

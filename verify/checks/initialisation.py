@@ -68,6 +68,7 @@ def check_layers(subject: Subject) -> None:
     Look at the order in which initialisations run, at names or types that they pick, and at copied layers.
     """
     model = precise(subject, new_model(subject))
+<<<<<<< HEAD
     roles: dict[tuple[str, torch.Size], list[tuple[str, Tensor]]] = {}  # by name without numbers, and by shape
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2 and parameter.is_floating_point():
@@ -78,20 +79,21 @@ def check_layers(subject: Subject) -> None:
             is_drawn = not bool((tensor == tensor[:1]).all())  # and not computed, a row like another
             if is_drawn and torch.equal(tensor, before):
                 raise CheckFailed(f"{name} and {other} begin with the same {tensor.numel()} numbers")
+=======
+    roles = _roles(model)
+    for tensors in roles:
+        _require_different(tensors)
+>>>>>>> 481161d8590874fa8e634fcc516bba7f4b7384b8
     require_fresh(subject)
-    for tensors in roles.values():
-        stds = [float(tensor.double().std()) for _, tensor in tensors]
-        size = min(tensor.numel() for _, tensor in tensors)
+    for tensors in roles:
+        stds = [float(tensor.double().std()) for tensor in tensors.values()]
+        size = min(tensor.numel() for tensor in tensors.values())
         if len(tensors) < 2 or size < FEWEST or min(stds) == 0:
             continue
-        spare = SPREAD + SIGMAS / math.sqrt(2 * size)
-        logs = [math.log(std) for std in stds]
-        steps = [after - before for before, after in pairwise(logs)]
-        steady = all(step <= spare for step in steps) or all(step >= -spare for step in steps)
-        if max(logs) - min(logs) > spare and (not steady or (len(stds) == 2 and max(logs) - min(logs) > math.log(2.5))):
+        if not _is_steady([math.log(std) for std in stds], SPREAD + SIGMAS / math.sqrt(2 * size)):
             raise CheckFailed(
                 f"tensors of one role begin with std {', '.join(f'{std:.3g}' for std in stds[:6])} "
-                f"({tensors[0][0]} and on): neither one nor steadily changing"
+                f"({next(iter(tensors))} and on): neither one nor steadily changing"
             )
 
 
@@ -145,3 +147,30 @@ def check_first_loss(subject: Subject) -> None:
         )
     if is_fresh(subject) and words > 2 and float(logits.std(-1).max()) == 0:
         raise CheckFailed(f"the first logits are all {float(logits.flatten()[0]):.3g}: nothing reaches the head")
+
+
+def _roles(model: nn.Module) -> list[dict[str, Tensor]]:
+    """Matrices by name, those of one role together: names are the same up to a number."""
+    roles: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and parameter.is_floating_point():
+            roles.setdefault(re.sub(r"\d+", "#", name), {})[name] = parameter.detach()
+    return list(roles.values())
+
+
+def _require_different(tensors: dict[str, Tensor]) -> None:
+    """Fail where a layer begins with the numbers of the one before."""
+    for (other, before), (name, tensor) in pairwise(tensors.items()):
+        is_drawn = not bool((tensor == tensor[:1]).all())  # and not computed, a row like another
+        if is_drawn and torch.equal(tensor, before):
+            raise CheckFailed(f"{name} and {other} begin with the same {tensor.numel()} numbers")
+
+
+def _is_steady(logs: list[float], spare: float) -> bool:
+    """Whether numbers are all alike, or go one way; of two, neither may be 2.5 times the other."""
+    apart = max(logs) - min(logs)
+    if not apart > spare:
+        return True
+    steps = [after - before for before, after in pairwise(logs)]
+    one_way = all(step <= spare for step in steps) or all(step >= -spare for step in steps)
+    return one_way and not (len(logs) == 2 and apart > math.log(2.5))

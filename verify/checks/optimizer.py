@@ -1,6 +1,7 @@
 """The optimizer itself: what it holds, what it decays, and whether its arithmetic is what it claims to be."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,14 @@ FACTORS = (1.0, -0.3, 2.0, 0.5)  # of those gradients, step by step
 PARITY = {torch.float64: 1e-6, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
 
+class Moments(NamedTuple):
+    """Where Adam stands with one weight, in float64."""
+
+    mean: Tensor
+    square: Tensor
+    weight: Tensor
+
+
 @each_optimizer
 def check_membership(_: Subject, held_by: Held) -> None:
     """The optimizer holds each of the model's trainable parameters exactly once.
@@ -39,11 +48,9 @@ def check_membership(_: Subject, held_by: Held) -> None:
     if len(tensors) != len(ids):
         raise CheckFailed(f"{name} lists {len(tensors)} tensors, of which only {len(ids)} are different ones")
     lacking = sorted(key for key, parameter in learning.items() if id(parameter) not in ids)
-    own = {id(parameter) for parameter in model.parameters()}
-    strangers = [tensor for tensor in tensors if id(tensor) not in own]
-    masters = {tensor.numel() for tensor in strangers if tensor.dtype == torch.float32}
-    if all(learning[key].dtype in HALVES and learning[key].numel() in masters for key in lacking):
-        return  # nothing is lacking, or full-precision copies stand for half-precision weights
+    strangers = _strangers(model, tensors)
+    if _are_copied([learning[key] for key in lacking], strangers):
+        return
     raise CheckFailed(
         f"{name} holds {len(learning) - len(lacking)} of the model's {len(learning)} trainable parameters and "
         f"{len(strangers)} tensors that are not the model's; it lacks {listed(lacking)}"
@@ -61,10 +68,7 @@ def check_groups(_: Subject, held_by: Held) -> None:
     name, groups = held_by.name, held_by.optimizer.param_groups
     for number, group in enumerate(groups):
         others = [other for other in groups if other is not group]
-        own = [
-            key for key, value in group.items()
-            if isinstance(value, int | float) and all(value != other.get(key) for other in others)
-        ]  # fmt: skip
+        own = _own_settings(group, others)
         if not group["params"] and others and set(own) - {"weight_decay"}:
             raise CheckFailed(
                 f"{name}: group {number} of {len(groups)} sets {own[0]} = {group[own[0]]} and holds 0 parameters"
@@ -84,16 +88,10 @@ def check_settings(subject: Subject, held_by: Held) -> None:
     if len({str(group.get("lr")) for group in optimizer.param_groups}) > 1:
         peak = float("inf")  # rates of each group's own, whose peaks nobody names
     for group in optimizer.param_groups:
-        rate, decay, eps = group.get("lr"), group.get("weight_decay") or 0.0, group.get("eps") or 0.0
-        if rate is not None and (isinstance(rate, str) or not 0 <= float(rate) <= peak * (1 + 1e-6)):
-            raise CheckFailed(f"{name}: a group's rate is {rate!r}; the peak is {peak:g}")
-        if isinstance(decay, str) or not 0 <= float(decay) < 1:
-            raise CheckFailed(f"{name}: a group's weight_decay is {decay!r}, not in 0 to 1")
-        if isinstance(eps, float) and not 0 <= eps <= LARGEST_EPS:
-            raise CheckFailed(f"{name}: a group's eps is {eps!r}, above {LARGEST_EPS}: updates shrink with it")
-        betas = group.get("betas") or (0.0, 1.0)
-        if len(betas) == 2 and not 0 <= float(betas[0]) <= float(betas[1]) <= 1:
-            raise CheckFailed(f"{name}: a group's betas are {betas}; the second, of squares, is never the faster one")
+        _require_rate(name, group.get("lr"), peak)
+        _require_decay(name, group.get("weight_decay") or 0.0)
+        _require_eps(name, group.get("eps") or 0.0)
+        _require_betas(name, group.get("betas") or (0.0, 1.0))
 
 
 @each_optimizer
@@ -107,26 +105,15 @@ def check_decay(subject: Subject, held_by: Held) -> None:
     Look at the filter that picks what decays: names or types that miss RMSNorm; and at decay added to the gradient.
     """
     name, model, optimizer = held_by
-    groups = optimizer.param_groups
-    named = subject.settings.get("weight_decay")
-    decays = {float(group.get("weight_decay") or 0.0) for group in groups}
-    halved = any(parameter.dtype in HALVES for parameter in trainable(model).values())
-    if halved or any(group.get("lr") is None for group in groups) or (named is None and len(decays) < 2):
-        raise NotApplicable("settings['weight_decay'], or groups of different decay")
-    due = max(decays) if named is None else named
+    due = _decay_due(subject, model, optimizer)
     shrunk = _shrunk(model, optimizer)
     vectors = {key: value for key, value in shrunk.items() if model.get_parameter(key).dim() < 2}
-    matrices = {key: value for key, value in shrunk.items() if model.get_parameter(key).dim() >= 2}
-    fading = sorted(key for key, value in vectors.items() if abs(value) > 1e-3 * due)
-    if fading:
-        raise CheckFailed(
-            f"{name}: {len(fading)} of {len(vectors)} vectors decay: {listed(fading)}, by rate x "
-            f"{vectors[fading[0]]:.3g} a step; norms and biases must not"
-        )
+    _require_kept(name, vectors, due)
+    matrices = {key: value for key, value in shrunk.items() if key not in vectors}
     wrong = sorted(key for key, value in matrices.items() if abs(value - due) > 2e-2 * due)
-    tables = {tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Embedding)}
-    spared = all(tuple(model.get_parameter(key).shape) in tables and abs(matrices[key]) < 1e-3 * due for key in wrong)
-    if wrong and not (spared and len(wrong) < len(matrices)):
+    tables = _tables(model)
+    spared = [key for key in wrong if model.get_parameter(key).shape in tables and abs(matrices[key]) < 1e-3 * due]
+    if wrong and (len(spared) < len(wrong) or len(wrong) == len(matrices)):
         raise CheckFailed(
             f"{name}: {wrong[0]} shrinks by rate x {matrices[wrong[0]]:.4g} a step without a gradient, "
             f"and {due:.4g} is due"
@@ -191,18 +178,16 @@ def check_survival(subject: Subject, make: Make) -> None:
     Look for weights in bfloat16 or float16 that the optimizer updates in place; keep them in float32 under autocast.
     """
     run = make()
-    ids = {id(tensor) for tensor in held(run.optimizer)}
-    halves = [key for key, p in trainable(run.model).items() if p.dtype in HALVES and id(p) in ids]
-    if not halves or not all("betas" in group for group in run.optimizer.param_groups):
-        raise NotApplicable(LOSABLE)
+    halves = _losable(run.model, run.optimizer)
     begun = parameters(run.model)
     updates = [update for _ in range(ADDED) for update in run.step([new_batch(subject)]).updates]
+    if not updates:
+        raise NotApplicable(LOSABLE)
     rates = [max(update.rates) for update in updates]
     ended, due, still = parameters(run.model), 0, 0
-    for key in halves if rates else []:
-        tensor = begun[key].double()
-        half_spacing = tensor.abs() * torch.finfo(begun[key].dtype).eps / 2  # at most
-        gradient = updates[0].gradients.get(key, torch.zeros_like(tensor))
+    for key in halves:
+        half_spacing = begun[key].double().abs() * torch.finfo(begun[key].dtype).eps / 2  # at most
+        gradient = updates[0].gradients.get(key, torch.zeros_like(half_spacing))
         small = (half_spacing > 8 * max(rates)) & (half_spacing < sum(rates)) & (gradient != 0)
         due += int(small.sum())
         still += int((small & (ended[key] == begun[key])).sum())
@@ -213,6 +198,88 @@ def check_survival(subject: Subject, make: Make) -> None:
             f"{run.name}: of {due} half-precision weights to which {len(rates)} updates of {max(rates):.2g} should "
             f"have added up, {still} did not change: each update was rounded away"
         )
+
+
+def _strangers(model: nn.Module, tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors that are none of the model's parameters."""
+    own = {id(parameter) for parameter in model.parameters()}
+    return [tensor for tensor in tensors if id(tensor) not in own]
+
+
+def _are_copied(weights: list[nn.Parameter], strangers: list[Tensor]) -> bool:
+    """Whether full-precision copies stand for all of these half-precision weights."""
+    masters = {tensor.numel() for tensor in strangers if tensor.dtype == torch.float32}
+    return all(weight.dtype in HALVES and weight.numel() in masters for weight in weights)
+
+
+def _own_settings(group: Mapping[str, Any], others: list[Mapping[str, Any]]) -> list[str]:
+    """The numbers that a group sets as no other does."""
+    numbers = {key: value for key, value in group.items() if isinstance(value, int | float)}
+    return [key for key, value in numbers.items() if all(value != other.get(key) for other in others)]
+
+
+def _require_rate(name: str, rate: Any, peak: float) -> None:
+    if rate is not None and (isinstance(rate, str) or not 0 <= float(rate) <= peak * (1 + 1e-6)):
+        raise CheckFailed(f"{name}: a group's rate is {rate!r}; the peak is {peak:g}")
+
+
+def _require_decay(name: str, decay: Any) -> None:
+    if isinstance(decay, str) or not 0 <= float(decay) < 1:
+        raise CheckFailed(f"{name}: a group's weight_decay is {decay!r}, not in 0 to 1")
+
+
+def _require_eps(name: str, eps: Any) -> None:
+    if isinstance(eps, float) and not 0 <= eps <= LARGEST_EPS:
+        raise CheckFailed(f"{name}: a group's eps is {eps!r}, above {LARGEST_EPS}: updates shrink with it")
+
+
+def _require_betas(name: str, betas: Any) -> None:
+    if len(betas) == 2 and not 0 <= float(betas[0]) <= float(betas[1]) <= 1:
+        raise CheckFailed(f"{name}: a group's betas are {betas}; the second, of squares, is never the faster one")
+
+
+def _decay_due(subject: Subject, model: nn.Module, optimizer: Any) -> float:
+    """The decay that matrices should have.
+
+    Raises:
+        NotApplicable: nothing says it, or it could not be measured.
+    """
+    groups = optimizer.param_groups
+    decays = {float(group.get("weight_decay") or 0.0) for group in groups}
+    widest = max(decays) if len(decays) > 1 else None
+    named = subject.settings.get("weight_decay", widest)
+    halved = any(parameter.dtype in HALVES for parameter in trainable(model).values())
+    if named is None or halved or any(group.get("lr") is None for group in groups):
+        raise NotApplicable("settings['weight_decay'], or groups of different decay")
+    return named
+
+
+def _require_kept(name: str, vectors: Mapping[str, float], due: float) -> None:
+    """Fail where a vector shrinks without a gradient."""
+    fading = sorted(key for key, value in vectors.items() if abs(value) > 1e-3 * due)
+    if fading:
+        raise CheckFailed(
+            f"{name}: {len(fading)} of {len(vectors)} vectors decay: {listed(fading)}, by rate x "
+            f"{vectors[fading[0]]:.3g} a step; norms and biases must not"
+        )
+
+
+def _tables(model: nn.Module) -> set[torch.Size]:
+    """The shapes of embeddings, which may be spared, and a head like them."""
+    return {module.weight.shape for module in model.modules() if isinstance(module, nn.Embedding)}
+
+
+def _losable(model: nn.Module, optimizer: Any) -> list[str]:
+    """The half-precision weights that an optimizer of Adam's kind updates in place.
+
+    Raises:
+        NotApplicable: there are none.
+    """
+    ids = {id(tensor) for tensor in held(optimizer)}
+    halves = [key for key, p in trainable(model).items() if p.dtype in HALVES and id(p) in ids]
+    if not halves or not all("betas" in group for group in optimizer.param_groups):
+        raise NotApplicable(LOSABLE)
+    return halves
 
 
 def _shrunk(model: nn.Module, optimizer: Any) -> dict[str, float]:
@@ -234,18 +301,11 @@ def _shrunk(model: nn.Module, optimizer: Any) -> dict[str, float]:
 
 def _worst_parity(model: nn.Module, optimizer: Any) -> tuple[float, str, int, float, float]:
     """Largest relative error over four steps from weights of 0; its parameter and step, and both values."""
-    groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
-    chosen = {key: parameter for key, parameter in trainable(model).items() if id(parameter) in groups}
+    groups = _groups(model, optimizer)
+    chosen = {key: model.get_parameter(key) for key in groups}
     generator = torch.Generator().manual_seed(0)
-    first, means, squares, weights = {}, {}, {}, {}
-    with torch.no_grad():
-        for key, parameter in chosen.items():
-            parameter.zero_()
-            powers = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-            signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1
-            size = 10 ** (MAGNITUDES[0] + (MAGNITUDES[1] - MAGNITUDES[0]) * powers)
-            first[key] = (size * signs).to(parameter.device, parameter.dtype)
-            means[key] = squares[key] = weights[key] = torch.zeros_like(parameter, dtype=torch.float64)
+    first = {key: _of_all_magnitudes(parameter, generator) for key, parameter in chosen.items()}
+    due = {key: _begun(parameter) for key, parameter in chosen.items()}
     for group in optimizer.param_groups:
         group["weight_decay"] = 0.0
         group["lr"] = float(group["lr"]) or RATE  # a warm-up may begin at 0
@@ -255,21 +315,48 @@ def _worst_parity(model: nn.Module, optimizer: Any) -> tuple[float, str, int, fl
         _give(model, gradients)
         optimizer.step()
         for key, parameter in chosen.items():
-            group = groups[id(parameter)]
-            beta1, beta2 = (float(beta) for beta in group["betas"])
-            gradient = gradients[key].double()
-            means[key] = beta1 * means[key] + (1 - beta1) * gradient
-            squares[key] = beta2 * squares[key] + (1 - beta2) * gradient.square()
-            mean, square = means[key] / (1 - beta1**step), squares[key] / (1 - beta2**step)
-            weights[key] = weights[key] - float(group["lr"]) * mean / (square.sqrt() + group["eps"])
-            errors = (parameter.detach().double() - weights[key]).abs() / (
-                weights[key].abs() + 1e-2 * float(group["lr"])
-            )
-            largest = int(errors.argmax())
-            if not float(errors.flatten()[largest]) <= worst[0]:
-                values = float(parameter.detach().flatten()[largest]), float(weights[key].flatten()[largest])
-                worst = (float(errors.flatten()[largest]), key, step, *values)
+            due[key] = _adam(due[key], gradients[key].double(), groups[key], step)
+            error, found, wanted = _furthest(parameter.detach(), due[key].weight, float(groups[key]["lr"]))
+            if not error <= worst[0]:
+                worst = (error, key, step, found, wanted)
     return worst
+
+
+def _groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
+    """The group of each trainable parameter that the optimizer holds."""
+    groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
+    return {key: groups[id(parameter)] for key, parameter in trainable(model).items() if id(parameter) in groups}
+
+
+def _of_all_magnitudes(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    powers = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+    signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1
+    size = 10 ** (MAGNITUDES[0] + (MAGNITUDES[1] - MAGNITUDES[0]) * powers)
+    return (size * signs).to(parameter.device, parameter.dtype)
+
+
+def _begun(parameter: nn.Parameter) -> Moments:
+    """Put a weight at 0, in place, where Adam begins with it."""
+    with torch.no_grad():
+        parameter.zero_()
+    zero = torch.zeros_like(parameter, dtype=torch.float64)
+    return Moments(zero, zero, zero)
+
+
+def _adam(at: Moments, gradient: Tensor, group: Mapping[str, Any], step: int) -> Moments:
+    """One step of Adam, as the paper has it."""
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    mean = beta1 * at.mean + (1 - beta1) * gradient
+    square = beta2 * at.square + (1 - beta2) * gradient.square()
+    corrected, root = mean / (1 - beta1**step), (square / (1 - beta2**step)).sqrt()
+    return Moments(mean, square, at.weight - float(group["lr"]) * corrected / (root + group["eps"]))
+
+
+def _furthest(found: Tensor, due: Tensor, rate: float) -> tuple[float, float, float]:
+    """The largest relative error of an entry, and both values there."""
+    errors = (found.double() - due).abs() / (due.abs() + 1e-2 * rate)
+    largest = int(errors.argmax())
+    return float(errors.flatten()[largest]), float(found.flatten()[largest]), float(due.flatten()[largest])
 
 
 def _give(model: nn.Module, gradients: State | dict[str, float]) -> None:

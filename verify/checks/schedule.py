@@ -8,6 +8,7 @@ from typing import Any
 
 from ..access import needed, new_model, setting
 from ..failure import CheckFailed, NotApplicable
+from ..observe import Step
 from ..runs import loop_run, new_optimizer
 from ..subject import Subject
 
@@ -93,19 +94,8 @@ def check_decline(subject: Subject) -> None:
                 raise CheckFailed(
                     f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}"
                 )
-        if least is None:
-            continue
-        around = sorted(rate(step) for step in (steps - 2, steps - 1, steps))
-        if not around[0] - NEAR * peak <= least * peak <= around[-1] + NEAR * peak:
-            raise CheckFailed(
-                f"{name}: at the end of {steps} steps the rate is {around[0]:.6g} to {around[-1]:.6g}; "
-                f"min_ratio {least:g} of {peak:.6g} is {least * peak:.6g}"
-            )
-        beyond = [rate(steps + more) for more in (1, 2, 10, steps)]
-        if max(beyond) - min(*beyond, rate(steps)) > NEAR * peak + abs(rate(steps) - rate(steps + 1)):
-            raise CheckFailed(
-                f"{name}: beyond the last step the rate goes on from {rate(steps):.6g} to {max(beyond):.6g}"
-            )
+        if least is not None:
+            _require_end(name, rate, peak, steps, least)
 
 
 def check_pure(subject: Subject) -> None:
@@ -133,30 +123,23 @@ def check_applied(subject: Subject) -> None:
     """
     run = loop_run(subject)
     steps = [run.step() for _ in range(_few(subject))]
-    applied = [step.updates[0].rates for step in steps if step.updates]
-    if not applied or len(applied) < len(steps):
-        raise NotApplicable("one optimizer update a step")
+    applied = _applied(steps)
     for number, rates in enumerate(applied):
-        if subject.rate is not None:
-            due = float(subject.rate(number))
-            if min(abs(rate - due) for rate in rates) > 1e-5 * abs(due):
-                raise CheckFailed(
-                    f"{run.name}: update {number + 1} is made at {_said(rates)}; Subject.rate says {due:.6g}"
-                )
-        shares, firsts = _shares(rates), _shares(applied[-1])
-        if max(rates) > 0 and any(abs(share - first) > 1e-4 for share, first in zip(shares, firsts, strict=True)):
+        made = f"{run.name}: update {number + 1} is made at {_said(rates)}"
+        due = None if subject.rate is None else float(subject.rate(number))
+        if due is not None and _off(due, rates) > 1e-5 * abs(due):
+            raise CheckFailed(f"{made}; Subject.rate says {due:.6g}")
+        if max(rates) > 0 and _is_other_share(rates, applied[-1]):
             raise CheckFailed(
                 f"{run.name}: the groups' rates stand as {_said(rates)} in update {number + 1} and as "
                 f"{_said(applied[-1])} in update {len(applied)}: one does not follow the schedule"
             )
         logged = steps[number].logged.get("learning_rate")
-        near = [*rates, *(rate for later in applied[number + 1 : number + 2] for rate in later)]
         if logged is None or number + 1 == len(applied):
-            continue  # a scheduler that has stepped may report the next update's
-        if min(abs(rate - float(logged)) for rate in near) > 1e-5 * max(rates):
-            raise CheckFailed(
-                f"{run.name}: update {number + 1} is made at {_said(rates)} and reported at {float(logged):.6g}"
-            )
+            continue
+        near = (*rates, *applied[number + 1])  # a scheduler that has stepped may report the next update's
+        if _off(float(logged), near) > 1e-5 * max(rates):
+            raise CheckFailed(f"{made} and reported at {float(logged):.6g}")
 
 
 def check_run(subject: Subject) -> None:
@@ -176,14 +159,7 @@ def check_run(subject: Subject) -> None:
     peak, warmup = setting(subject, "learning_rate"), int(subject.settings.get("warmup_steps", 0))
     if max(rates) > peak * (1 + NEAR):
         raise CheckFailed(f"{run.name}: an update is made at {max(rates):.6g}; the peak is {peak:.6g}")
-    falls = [number for number in range(1, min(warmup, len(rates))) if rates[number] < rates[number - 1] * (1 - NEAR)]
-    if falls:
-        raise CheckFailed(
-            f"{run.name}: in the warm-up of {warmup} updates the rate falls from {rates[falls[0] - 1]:.6g} to "
-            f"{rates[falls[0]]:.6g}"
-        )
-    if warmup >= 2 and not rates[0] < peak * (1 - NEAR):
-        raise CheckFailed(f"{run.name}: the first of {warmup} warm-up updates is made at {rates[0]:.6g}, the peak")
+    _require_rise(run.name, rates, warmup, peak)
     if len(rates) > warmup and max(rates) < peak * (1 - 1e-3):
         raise CheckFailed(
             f"{run.name}: after {len(rates)} updates, {warmup} of warm-up, the rate is {max(rates):.6g} at most"
@@ -222,6 +198,43 @@ def _wastes(subject: Subject, first: float, second: float) -> bool:
     return not (second if said else first) > 0
 
 
+def _require_end(name: str, rate: Callable[[int], float], peak: float, steps: int, least: float) -> None:
+    """Fail where a schedule ends at another share of its peak than `least`, or goes on from there."""
+    around = sorted(rate(step) for step in (steps - 2, steps - 1, steps))
+    if not around[0] - NEAR * peak <= least * peak <= around[-1] + NEAR * peak:
+        raise CheckFailed(
+            f"{name}: at the end of {steps} steps the rate is {around[0]:.6g} to {around[-1]:.6g}; "
+            f"min_ratio {least:g} of {peak:.6g} is {least * peak:.6g}"
+        )
+    beyond = [rate(steps + more) for more in (1, 2, 10, steps)]
+    if max(beyond) - min(*beyond, rate(steps)) > NEAR * peak + abs(rate(steps) - rate(steps + 1)):
+        raise CheckFailed(f"{name}: beyond the last step the rate goes on from {rate(steps):.6g} to {max(beyond):.6g}")
+
+
+def _require_rise(name: str, rates: list[float], warmup: int, peak: float) -> None:
+    """Fail where a run's rates fall within the warm-up, or begin at the peak."""
+    falls = [number for number in range(1, min(warmup, len(rates))) if rates[number] < rates[number - 1] * (1 - NEAR)]
+    if falls:
+        raise CheckFailed(
+            f"{name}: in the warm-up of {warmup} updates the rate falls from {rates[falls[0] - 1]:.6g} to "
+            f"{rates[falls[0]]:.6g}"
+        )
+    if warmup >= 2 and not rates[0] < peak * (1 - NEAR):
+        raise CheckFailed(f"{name}: the first of {warmup} warm-up updates is made at {rates[0]:.6g}, the peak")
+
+
+def _applied(steps: list[Step]) -> list[tuple[float, ...]]:
+    """The groups' rates in each step's update.
+
+    Raises:
+        NotApplicable: some step made none.
+    """
+    applied = [step.updates[0].rates for step in steps if step.updates]
+    if not applied or len(applied) < len(steps):
+        raise NotApplicable("one optimizer update a step")
+    return applied
+
+
 def _rates(subject: Subject) -> list[tuple[str, Callable[[int], float]]]:
     """What says the rate of a step: `rate`, and the trace of `schedule`."""
     found: list[tuple[str, Callable[[int], float]]] = []
@@ -247,6 +260,16 @@ def _sampled(subject: Subject) -> list[int]:
 
 def _few(subject: Subject) -> int:
     return min(APPLIED, int(subject.settings.get("warmup_steps", 0)) + 4)
+
+
+def _off(due: float, rates: tuple[float, ...]) -> float:
+    """How far the nearest of the groups' rates is from what it should be."""
+    return min(abs(rate - due) for rate in rates)
+
+
+def _is_other_share(rates: tuple[float, ...], last: tuple[float, ...]) -> bool:
+    """Whether the groups' rates stand to each other otherwise than at last."""
+    return any(abs(one - other) > 1e-4 for one, other in zip(_shares(rates), _shares(last), strict=True))
 
 
 def _shares(rates: tuple[float, ...]) -> list[float]:

@@ -3,6 +3,7 @@
 Legend: B batch, T time, D dim, V vocab.
 """
 
+from collections.abc import Iterable
 from copy import deepcopy
 from itertools import pairwise
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from ..access import gradients, loss_of, new_model, targets_of, tokens_of
 from ..batches import few
-from ..blocks import blocks_of, calls
+from ..blocks import Call, blocks_of, calls
 from ..closeness import distance, require_close
 from ..failure import CheckFailed, NotApplicable
+from ..observe import trainable
 from ..prepare import awake, grain, logits_eval, precise
 from ..roles import IGNORE
 from ..subject import Subject
@@ -34,7 +36,6 @@ def check_parameters(subject: Subject) -> None:
     Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
     """
     model = awake(subject)
-    found = {name: 0.0 for name, p in model.named_parameters() if p.requires_grad}
     total: dict[str, Tensor] = {}
     used: set[int] = set()
     time = 0
@@ -45,18 +46,13 @@ def check_parameters(subject: Subject) -> None:
         used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
         for name, gradient in gradients(subject, model, batch).items():
             total[name] = total.get(name, 0.0) + gradient.detach().abs()
+    found = trainable(model)
     if not found:
         raise NotApplicable("trainable parameters")
-    dead = [name for name in found if not total[name].any()]
-    if dead and not subject.mixture:
-        raise CheckFailed(
-            f"{len(dead)} of {len(found)} trainable parameters get no gradient from {BATCHES} batches: "
-            f"{', '.join(dead[:4])}{', ...' if len(dead) > 4 else ''}"
-        )
     if subject.mixture:
         return
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    tables = {name for name, parameter in model.named_parameters() if id(parameter) in embeddings}
+    _require_gradients(found, total)
+    tables = _tables(model)
     for name, gradient in total.items():
         if gradient.dim() == 2:
             _require_live(name, gradient, used, time if name in tables or len(gradient) >= 4 * time else 0)
@@ -99,20 +95,15 @@ def check_residual(subject: Subject) -> None:
     """
     model, batch = precise(subject, new_model(subject)).eval(), few(subject)
     blocks = blocks_of(model)
-    if any(tensor.dtype in (torch.uint8, torch.int8) for block in blocks for tensor in block.state_dict().values()):
+    inside = nn.ModuleList(blocks)
+    if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
         raise NotApplicable("blocks whose matrices are not quantised")
-    with torch.no_grad():
-        for block in blocks:
-            for parameter in block.parameters():
-                if parameter.is_floating_point() and (parameter.dim() != 1 or not bool((parameter == 1).all())):
-                    parameter.zero_()
+    _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
     for index, block in enumerate(blocks):
         for call in seen[block]:
-            given, result = call.states_BTD.double(), call.result_BTD.double()
-            if given.shape != result.shape or not bool(result.isfinite().all()):
-                raise NotApplicable("blocks that return states of the shape they are given, and finite ones")
+            given, result = _ends(call)
             apart = distance(result, given)
             if apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)) or _is_normed(given, result):
                 continue
@@ -141,15 +132,9 @@ def check_state(subject: Subject) -> None:
         raise CheckFailed(f"{len(unknown)} keys of a state dict do not fit a new model, the first is {unknown[0]!r}")
     tolerance = grain(subject, model, batch)
     require_close(logits_eval(subject, other, batch), before, tolerance, "logits of a model and of one given its state")
-    try:
-        copied = deepcopy(model)
-    except RuntimeError as error:
-        raise NotApplicable(f"a model that can be copied ({error})") from error
+    copied = _copied(model)
     require_close(logits_eval(subject, copied, batch), before, tolerance, "logits of a model and of its copy")
-    with torch.no_grad():
-        for parameter in copied.parameters():
-            if parameter.is_floating_point():
-                parameter.zero_()
+    _empty(copied.parameters())
     require_close(logits_eval(subject, model, batch), before, tolerance, "logits before and after its copy was emptied")
     for name, moved in {"a copy": copied, "one that was given its state": other}.items():
         if _shared(moved) != shared:
@@ -171,11 +156,27 @@ def check_tying(subject: Subject) -> None:
     if not flags:
         raise NotApplicable("a model.config that says tie_word_embeddings")
     words = logits_eval(subject, model, batch).shape[-1]
-    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p.dim() == 2 and len(p) == words]
-    tensors = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name in names}
-    if len(names) == 2 - (len(tensors) == 1 and len(names) == 1) and flags[0] != (len(tensors) == 1):
+    names, tensors = _of_words(model, words)
+    if len(names) in (1, 2) and flags[0] != (len(tensors) == 1):
         said = "one tensor" if flags[0] else "two tensors"
         raise CheckFailed(f"the configuration says {said} for embedding and head; there are {len(tensors)}: {names}")
+
+
+def _require_gradients(found: Iterable[str], total: dict[str, Tensor]) -> None:
+    """Fail where a parameter gets no gradient at all."""
+    names = list(found)
+    dead = [name for name in names if not total[name].any()]
+    if dead:
+        raise CheckFailed(
+            f"{len(dead)} of {len(names)} trainable parameters get no gradient from {BATCHES} batches: "
+            f"{', '.join(dead[:4])}{', ...' if len(dead) > 4 else ''}"
+        )
+
+
+def _tables(model: nn.Module) -> set[str]:
+    """Names of the embeddings' weights."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in embeddings}
 
 
 def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> None:
@@ -195,12 +196,51 @@ def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> N
             raise CheckFailed(f"{len(idle)} of {lines} {what}s of {name} get no gradient, the first is {idle[0]}")
 
 
+def _is_gain(parameter: Tensor) -> bool:
+    """Whether this is a norm's, still at one."""
+    return parameter.dim() == 1 and bool((parameter == 1).all())
+
+
+@torch.no_grad()
+def _empty(parameters: Iterable[nn.Parameter]) -> None:
+    """Put zeros into what holds floating numbers, in place."""
+    for parameter in parameters:
+        if parameter.is_floating_point():
+            parameter.zero_()
+
+
+def _ends(call: Call) -> tuple[Tensor, Tensor]:
+    """What a block was given and what it returned.
+
+    Raises:
+        NotApplicable: they cannot be compared.
+    """
+    given, result = call.states_BTD.double(), call.result_BTD.double()
+    if given.shape != result.shape or not bool(result.isfinite().all()):
+        raise NotApplicable("blocks that return states of the shape they are given, and finite ones")
+    return given, result
+
+
 def _is_normed(given: Tensor, result: Tensor) -> bool:
     """Whether each result is its input divided by its own size, as after a last norm, or nothing at all."""
     size = result.square().mean(-1).sqrt()
     centred = given - given.mean(-1, keepdim=True)
     along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centred))
     return bool(((size - 1).abs() < UNIT).all()) and along > 0.95
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return deepcopy(model)
+    except RuntimeError as error:
+        raise NotApplicable(f"a model that can be copied ({error})") from error
+
+
+def _of_words(model: nn.Module, words: int) -> tuple[list[str], set[int]]:
+    """Names of the matrices with a row a word, and which tensors they are."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    found = {name: id(p) for name, p in parameters if p.dim() == 2 and len(p) == words}
+    return list(found), set(found.values())
 
 
 def _shared(model: nn.Module) -> list[tuple[str, str]]:
