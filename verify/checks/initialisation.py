@@ -68,22 +68,9 @@ def check_layers(subject: Subject) -> None:
     Look at the order in which initialisations run, at names or types that they pick, and at copied layers.
     """
     model = precise(subject, new_model(subject))
-<<<<<<< HEAD
-    roles: dict[tuple[str, torch.Size], list[tuple[str, Tensor]]] = {}  # by name without numbers, and by shape
-    for name, parameter in model.named_parameters():
-        if parameter.dim() >= 2 and parameter.is_floating_point():
-            role = re.sub(r"\d+", "#", name), parameter.shape
-            roles.setdefault(role, []).append((name, parameter.detach()))
-    for tensors in roles.values():
-        for (name, tensor), (other, before) in zip(tensors[1:], tensors, strict=False):
-            is_drawn = not bool((tensor == tensor[:1]).all())  # and not computed, a row like another
-            if is_drawn and torch.equal(tensor, before):
-                raise CheckFailed(f"{name} and {other} begin with the same {tensor.numel()} numbers")
-=======
     roles = _roles(model)
     for tensors in roles:
         _require_different(tensors)
->>>>>>> 481161d8590874fa8e634fcc516bba7f4b7384b8
     require_fresh(subject)
     for tensors in roles:
         stds = [float(tensor.double().std()) for tensor in tensors.values()]
@@ -150,11 +137,12 @@ def check_first_loss(subject: Subject) -> None:
 
 
 def _roles(model: nn.Module) -> list[dict[str, Tensor]]:
-    """Matrices by name, those of one role together: names are the same up to a number."""
-    roles: dict[str, dict[str, Tensor]] = {}
+    """Matrices by name, those of one role together: one shape, and names that are the same up to a number."""
+    roles: dict[tuple[str, torch.Size], dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2 and parameter.is_floating_point():
-            roles.setdefault(re.sub(r"\d+", "#", name), {})[name] = parameter.detach()
+            role = re.sub(r"\d+", "#", name), parameter.shape
+            roles.setdefault(role, {})[name] = parameter.detach()
     return list(roles.values())
 
 
