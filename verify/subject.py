@@ -49,6 +49,8 @@ class Adapters(NamedTuple):
     save: Callable[[nn.Module, Path], None] | None = None  # the adapter alone, into an empty folder
     load: Callable[[nn.Module, Path], nn.Module] | None = None  # (base, folder)
     scale: Callable[[int, float], float] = lambda rank, alpha: alpha / rank  # of B A in the adapted weight
+    second: Callable[[nn.Module, int, float], nn.Module] | None = None  # beside the one that `add` made, and active
+    switch: Callable[[nn.Module, int], nn.Module] | None = None  # to the one of `add`, 0, or that of `second`, 1
 
 
 class Quantiser(NamedTuple):

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..subject import Adapters, Subject
 
+NAMES = "default", "second"  # the first is the library's own
 Configured = Callable[[int, float], Any]  # rank and alpha to a PeftConfig
 
 
@@ -32,6 +33,8 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
             unmerge=_unmerged if merges else None,
             save=_save,
             load=_load,
+            second=lambda model, rank, alpha: _second(model, make(rank, alpha)),
+            switch=_switched,
             **({"scale": lambda rank, alpha: alpha / rank**0.5} if rooted else {}),
         ),
         settings={**base.settings, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
@@ -57,7 +60,7 @@ def combined(subject: Subject) -> Subject:
     return replace(
         subject,
         name=f"{subject.name}, combined",
-        adapters=subject.adapters._replace(merge=_combined, unmerge=None, save=None, load=None),
+        adapters=subject.adapters._replace(merge=_combined, unmerge=None, save=None, load=None, second=None),
     )
 
 
@@ -80,6 +83,16 @@ def _combined(model: Any) -> nn.Module:
 
 def _unmerged(model: Any) -> nn.Module:
     model.unmerge_adapter()
+    return model
+
+
+def _second(model: Any, config: Any) -> nn.Module:
+    model.add_adapter(NAMES[1], config)
+    return _switched(model, 1)
+
+
+def _switched(model: Any, number: int) -> nn.Module:
+    model.set_adapter(NAMES[number])
     return model
 
 

@@ -4,7 +4,7 @@ import importlib
 import json
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
@@ -90,7 +90,8 @@ def sweep(
     warm = [*getattr(zoo(library), "WARM", ()), module]
     for outcome in each(jobs, ask, workers=workers, limit=limit, warm=warm):
         name = names[outcome.place]
-        yield outcome.value or Row(name, reason=outcome.error, seconds=outcome.seconds)
+        row = outcome.value or Row(name, reason=outcome.error)
+        yield replace(row, seconds=outcome.seconds)  # of building it, too
 
 
 def ask(_: Fault | None, job: Job) -> Row:
