@@ -34,6 +34,7 @@ SESSIONS = (
     "peers",
     "strangers",
     "wild",
+    "zoo",
     "nightly",
     "bench",
     "bench_gpu",

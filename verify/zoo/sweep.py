@@ -82,7 +82,7 @@ def chosen(library: str, patterns: Iterable[str] = ()) -> list[str]:
 
 
 def sweep(
-    library: str, names: Sequence[str], *, limit: float = 20.0, workers: int = 1, tier: int = 2
+    library: str, names: Sequence[str], *, limit: float = 60.0, workers: int = 1, tier: int = 2
 ) -> Generator[Row]:
     """A row for each name, as they become ready."""
     module = _module(library)
