@@ -278,7 +278,7 @@ def zoo(content: dict[str, Any]) -> str:
     rows.append(["minutes", *(_number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
     header = ["`andon zoo`", *(f"{package} {found['version']}" for package, found in content.items())]
     new = [each for each in known if each.label == NEW]
-    lines = [f"- {each.package}, {', '.join(each.names)}, `{each.check}`: {each.measured}." for each in new]
+    lines = [f"- {each.package}, {', '.join(each.names)}, `{each.checks[0]}`: {each.measured}." for each in new]
     told = ["Bugs in them of which we know no report, each with a script in `reports/zoo`:", "", *lines, ""]
     return "\n".join([_table(header, rows), "", *(told if new else []), "`nox -s zoo` asks them again."])
 

@@ -1,6 +1,6 @@
 """What the red cells of the zoo are held to be: the tables of `reports/decisions/wild.md` under `## Zoo: PACKAGE VERSION`.
 
-A row names one check and the animals, or patterns of their names, that are red for one cause.
+A row is one cause: the checks that it turns red, and the animals, or patterns of their names, in which it does.
 """
 
 import re
@@ -20,7 +20,7 @@ class Verdict(NamedTuple):
     """A row of a table."""
 
     package: str
-    check: str
+    checks: tuple[str, ...]
     names: tuple[str, ...]  # or patterns
     measured: str
     label: str
@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
 
     def covers(self, package: str, check: str, name: str) -> bool:
         """Whether a red cell is this row's."""
-        return (package, check) == (self.package, self.check) and any(fnmatch(name, each) for each in self.names)
+        return package == self.package and check in self.checks and any(fnmatch(name, each) for each in self.names)
 
 
 def verdicts(text: str) -> list[Verdict]:
@@ -42,15 +42,15 @@ def verdicts(text: str) -> list[Verdict]:
         if line.startswith("#"):
             heading = HEADING.match(line)
             package = heading[1] if heading else ""
-        if not package or not line.startswith("| ") or line.startswith(("| check |", "| ---")):
+        if not package or not line.startswith("| ") or line.startswith(("| checks |", "| ---")):
             continue
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if len(cells) != COLUMNS:
             raise ValueError(f"{FILE}: a row of {package} has {len(cells)} columns, not {COLUMNS}: {line[:80]}")
-        check, names, measured, label, why = cells
+        checks, names, measured, label, why = cells
         if label not in LABELS:
-            raise ValueError(f"{FILE}: {check}: no such label: {label!r}; known are {', '.join(LABELS)}")
-        found.append(Verdict(package, check, tuple(names.split(", ")), measured, label, why))
+            raise ValueError(f"{FILE}: {checks}: no such label: {label!r}; known are {', '.join(LABELS)}")
+        found.append(Verdict(package, tuple(checks.split(", ")), tuple(names.split(", ")), measured, label, why))
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..access import gradients, loss_of, new_model, targets_of, tokens_of
 from ..batches import few
-from ..blocks import blocks_of, calls
+from ..blocks import Call, blocks_of, calls
 from ..closeness import distance, require_close
 from ..failure import CheckFailed, NotApplicable
 from ..prepare import awake, grain, logits_eval, precise
@@ -101,6 +101,10 @@ def check_residual(subject: Subject) -> None:
     blocks = blocks_of(model)
     if any(tensor.dtype in (torch.uint8, torch.int8) for block in blocks for tensor in block.state_dict().values()):
         raise NotApplicable("blocks whose matrices are not quantised")
+    with calls(blocks) as seen:
+        loss_of(subject, model, batch)
+    if not any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in _steps(blocks, seen)):
+        raise NotApplicable("blocks of which one is given what another returns")
     with torch.no_grad():
         for block in blocks:
             for parameter in block.parameters():
@@ -173,9 +177,17 @@ def check_tying(subject: Subject) -> None:
     words = logits_eval(subject, model, batch).shape[-1]
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if p.dim() == 2 and len(p) == words]
     tensors = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name in names}
+    if not flags[0] and not tensors & {id(module.weight) for module in model.modules() if type(module) is nn.Embedding}:
+        return  # the embedding has more rows than there are words: it is no head
     if len(names) == 2 - (len(tensors) == 1 and len(names) == 1) and flags[0] != (len(tensors) == 1):
         said = "one tensor" if flags[0] else "two tensors"
         raise CheckFailed(f"the configuration says {said} for embedding and head; there are {len(tensors)}: {names}")
+
+
+def _steps(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> list[tuple[Call, Call]]:
+    """The first calls of neighbours whose states are of one shape."""
+    pairs = [(seen[one][0], seen[after][0]) for one, after in pairwise(blocks) if seen[one] and seen[after]]
+    return [(one, after) for one, after in pairs if one.result_BTD.shape == after.states_BTD.shape]
 
 
 def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> None:

@@ -109,10 +109,11 @@ OWN: dict[str, dict[str, Any]] = {
     "big_bird": {"attention_type": "original_full"},
     "bigbird_pegasus": {"attention_type": "original_full"},
     "rwkv": {"attention_hidden_size": 64},
-    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "num_mem_blocks": 1, **SHARED},
+    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "num_mem_blocks": 1, "use_mem_rope": True, **SHARED},
     "zamba": SHARED,
     "nemotron_h": {"mamba_head_dim": 16, "n_groups": 1, **HYBRID},
     "doge": {"is_moe": True},
+    "flint": {"mlp_only_layers": [0]},
     "cohere2_moe": {"expert_selection_fn": "sigmoid"},  # or `norm_topk_prob` says nothing, as is documented
     "minicpm3": {"dim_model_base": 8},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -161,9 +162,14 @@ def subject(name: str) -> Subject:
 
 
 def configuration(name: str, **changes: Any) -> Any:
-    """The architecture's configuration, small; changes are those of its text model."""
-    part, given = part_of(name), arguments(name)
-    return _class(name)(**given | ({part: given[part] | changes} if part else changes))
+    """The architecture's configuration, small; changes are those of its text model, and its own where it has both."""
+    kind, part, given = _class(name), part_of(name), arguments(name)
+    known = getattr(kind.sub_configs[part] if part else kind, "attribute_map", {})
+    own = {known.get(key, key): value for key, value in changes.items()}
+    if not part:
+        return kind(**given | own)
+    shared = {key: value for key, value in own.items() if key in vars(kind(**given))}
+    return kind(**given | shared | {part: given[part] | own})
 
 
 @cache
