@@ -275,7 +275,7 @@ def zoo(content: dict[str, Any]) -> str:
         for label in LABELS
     ]
     rows.append(["- not judged yet", *(str(own.count(None)) for own in labels.values())])
-    rows.append(["minutes", *(_number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
+    rows.append(["minutes by one worker", *(_number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
     header = ["`andon zoo`", *(f"{package} {found['version']}" for package, found in content.items())]
     new = [each for each in known if each.label == NEW]
     lines = [f"- {each.package}, {', '.join(each.names)}, `{each.checks[0]}`: {each.measured}." for each in new]

@@ -7,7 +7,6 @@ cell is judged in reports/decisions/wild.md, 1 one is not, 3 could not measure.
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +23,13 @@ FOUND = (0, 1)  # exit codes of `andon zoo` that come with rows
 
 
 @click.command(help=__doc__)
-@click.option("--resume", is_flag=True, help="Keep what an earlier sweep has; its time is then not measured.")
+@click.option("--resume", is_flag=True, help="Keep what an earlier sweep has.")
 @click.option("--workers", default=2, show_default=True, help="Processes at a time.")
 def main(*, resume: bool, workers: int) -> None:
     """Ask, keep, judge."""
     try:
         content = {
-            library: counted(library, *swept(library, workers, resume=resume), workers) for library in LIBRARIES
+            library: counted(library, swept(library, workers, resume=resume)) for library in LIBRARIES
         }
     except BenchError as error:
         click.echo(f"could not measure: {error}", err=True)
@@ -42,36 +41,30 @@ def main(*, resume: bool, workers: int) -> None:
     sys.exit(int(bool(unjudged)))
 
 
-def swept(library: str, workers: int, *, resume: bool) -> tuple[list[dict[str, Any]], float | None]:
-    """The rows of `andon zoo`, and its seconds where it asked everything.
+def swept(library: str, workers: int, *, resume: bool) -> list[dict[str, Any]]:
+    """The rows of `andon zoo`.
 
     Raises:
         BenchError: it ended otherwise than with rows.
     """
     python = interpreter(ENVIRONMENT, lambda line: click.echo(line, err=True))
     command = [str(python), "-m", "andon", "zoo", library, "--json", "--workers", str(workers)]
-    begun = time.monotonic()
     done = subprocess.run(
         [*command, *(["--resume"] if resume else [])],
         check=False, stdout=subprocess.PIPE, text=True, env=worker_variables(1),
     )  # fmt: skip
     if done.returncode not in FOUND:
         raise BenchError(f"`{' '.join(command)}` ended with exit code {done.returncode}")
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    return rows, None if resume else time.monotonic() - begun
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def counted(
-    library: str, rows: Sequence[dict[str, Any]], seconds: float | None, workers: int
-) -> dict[str, Any]:
+def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What is kept of a library: counts, each red cell, and why something could not be built or asked."""
     cells = [(row["name"], check, cell) for row in rows for check, cell in row["cells"].items()]
     pins = dict(line.split("==") for line in PEERS[ENVIRONMENT] if "==" in line)
     return {
         "version": pins[library],
-        "workers": workers,
-        "seconds": seconds and round(seconds),
-        "seconds_of_rows": round(sum(row["seconds"] for row in rows)),
+        "seconds": round(sum(row["seconds"] for row in rows)),
         "animals": len(rows),
         "built": sum(not row["reason"] for row in rows),
         "states": dict(sorted(Counter(cell["state"] for _, _, cell in cells).items())),

@@ -91,9 +91,9 @@ def check_settings(subject: Subject, held_by: Held) -> None:
             raise CheckFailed(f"{name}: a group's weight_decay is {decay!r}, not in 0 to 1")
         if isinstance(eps, float) and not 0 <= eps <= LARGEST_EPS:
             raise CheckFailed(f"{name}: a group's eps is {eps!r}, above {LARGEST_EPS}: updates shrink with it")
-        betas = group.get("betas") or (0.0, 1.0)
-        paired = len(betas) == 2 and "rmsprop" not in type(optimizer).__name__.lower()  # its pair: squares, momentum
-        if paired and not 0 <= float(betas[0]) <= float(betas[1]) <= 1:
+        betas = group.get("betas") or (0.0, 1.0)  # or of one average alone, which some keep under this name
+        alone = "rmsprop" in type(optimizer).__name__.lower() or (float(betas[-1]) == 0 and not claims_adam(optimizer))
+        if len(betas) == 2 and not alone and not 0 <= float(betas[0]) <= float(betas[1]) <= 1:
             raise CheckFailed(f"{name}: a group's betas are {betas}; the second, of squares, is never the faster one")
 
 
