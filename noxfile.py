@@ -243,6 +243,12 @@ def wild(session: nox.Session) -> None:
 
 
 @nox.session
+def zoo(session: nox.Session) -> None:
+    """Check all that current transformers, PEFT and bitsandbytes hold, each at its smallest (below 40 minutes)."""
+    python(session, "-m", "tests.zoo", *session.posargs)
+
+
+@nox.session
 def nightly(session: nox.Session) -> None:
     """Check correct code of many kinds, three seeds each: no check may find anything; new random cases (an hour)."""
     python(session, "-m", "tests.variants", *session.posargs)

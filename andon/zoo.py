@@ -22,7 +22,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("library", default="transformers")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Names such as 'qwen*'; may be repeated.")
-@click.option("--limit", type=click.FloatRange(min=1), default=20.0, show_default=True, help="Seconds of each.")
+@click.option("--limit", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds of each.")
 @click.option("--tier", type=click.IntRange(1, 3), default=2, show_default=True, help="Leave out what takes longer.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes at a time.")
 @click.option("--resume", is_flag=True, help="Keep what an earlier sweep of this release has.")

@@ -25,7 +25,7 @@ from core.data import Batch, Dataset, Split, batches, open_dataset, pack, valida
 from core.folders import latest_checkpoint
 from core.generate import generate
 from core.instructions import encode_turns
-from core.lora import add_lora, merge_lora, unmerge_lora
+from core.lora import add_lora, merge_lora, set_adapter, unmerge_lora
 from core.loss import IGNORE, loss
 from core.model import Cache, Llama, build
 from core.optimizer import build_optimizer, gradient_norm, step
@@ -95,7 +95,7 @@ Model = Any  # a Llama, which verify knows as a torch module
 ROWS, LENGTH = 3, 24
 PIECES = (4, 1, 1, 3)  # in which a sequence is decoded: a prompt, tokens, a few together, tokens again
 LORA: dict[str, Any] = {"target_modules": "all-linear", "dropout": 0.25}
-NAME = "default"
+NAME, SECOND = "default", "second"
 
 
 # ---------------------------------------------------------------------------------------------- model
@@ -315,10 +315,10 @@ def stepped(config: Config) -> Callable[[Model, Any, list[Batch]], dict[str, flo
 
 
 # ---------------------------------------------------------------------------------------------- adapters
-def adapt(model: Model, rank: int, alpha: float, **keys: Any) -> Llama:
+def adapt(model: Model, rank: int, alpha: float, name: str = NAME, **keys: Any) -> Llama:
     """Adapters on all linear modules, drawn from torch's seed; the rest is frozen."""
     config = LoraConfig.model_validate(LORA | {"rank": rank, "alpha": float(alpha)} | keys)
-    add_lora(model, config, torch.Generator().manual_seed(torch.initial_seed() % 2**31), NAME)
+    add_lora(model, config, torch.Generator().manual_seed(torch.initial_seed() % 2**31), name)
     return model
 
 
@@ -351,6 +351,8 @@ ADAPTERS = Adapters(
     unmerge=then(unmerge_lora, NAME),
     save=lambda model, folder: save_adapter(model, folder / "adapter", NAME, "base"),
     load=lambda model, folder: then(load_adapter, NAME)(model, folder / "adapter"),
+    second=lambda model, rank, alpha: adapt(model, rank, alpha, SECOND),
+    switch=lambda model, number: then(set_adapter, (NAME, SECOND)[number])(model),
 )
 QUANTISER = Quantiser(
     round_trip=lambda tensor: dequantize_nf4(quantize_nf4(tensor)),

@@ -41,6 +41,7 @@ SESSIONS = (
     "peers",
     "strangers",
     "wild",
+    "zoo",
     "nightly",
     "bench",
     "bench_gpu",

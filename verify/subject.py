@@ -48,8 +48,9 @@ class Adapters(NamedTuple):
     unmerge: Callable[[nn.Module], nn.Module] | None = None
     save: Callable[[nn.Module, Path], None] | None = None  # the adapter alone, into an empty folder
     load: Callable[[nn.Module, Path], nn.Module] | None = None  # (base, folder)
-    # of B A in the adapted weight; None where nothing of the kind is added
-    scale: Callable[[int, float], float] | None = lambda rank, alpha: alpha / rank
+    scale: Callable[[int, float], float] | None = lambda rank, alpha: alpha / rank  # of B A; None: it adds no B A
+    second: Callable[[nn.Module, int, float], nn.Module] | None = None  # beside the one that `add` made, and active
+    switch: Callable[[nn.Module, int], nn.Module] | None = None  # to the one of `add`, 0, or that of `second`, 1
 
 
 class Quantiser(NamedTuple):

@@ -18,6 +18,8 @@ from core import adapter_sizes, sizes
 from core.config import load_config
 from gates.debt.loss import grade
 from gates.mutation.plan import read_excuses
+from tests.zoo.triage import FILE as TRIAGE
+from tests.zoo.triage import LABELS, NEW, verdict, verdicts
 
 README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
@@ -32,6 +34,7 @@ POWER = Path("reports/baselines/power.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
 STRANGERS = Path("reports/baselines/strangers.json")
 WILD = Path("reports/baselines/wild.json")
+ZOO = Path("reports/baselines/zoo.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 COMPARED = ("124m", "1b", "7b")
 METHODS = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
@@ -288,6 +291,36 @@ def wild(content: dict[str, Any]) -> str:
     return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s wild` installs and asks them again."
 
 
+def zoo(content: dict[str, Any]) -> str:
+    """What was built of current libraries and asked, and what the red cells are held to be."""
+    known = verdicts(TRIAGE.read_text(encoding="utf-8"))
+    labels = {
+        package: [verdict(known, package, cell["check"], cell["name"]) for cell in found["red"]]
+        for package, found in content.items()
+    }
+    rows = [
+        [title, *(str(count(found)) for found in content.values())]
+        for title, count in {
+            "there are": lambda found: found["animals"],
+            "built and checked": lambda found: found["built"],
+            "checks that passed": lambda found: found["states"].get("green", 0),
+            "not asked within the limit": lambda found: found["states"].get("not asked", 0),
+            "red": lambda found: len(found["red"]),
+        }.items()
+    ]
+    rows += [
+        [f"- {label}", *(str(sum(each is not None and each.label == label for each in own)) for own in labels.values())]
+        for label in LABELS
+    ]
+    rows.append(["- not judged yet", *(str(own.count(None)) for own in labels.values())])
+    rows.append(["minutes by one worker", *(_number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
+    header = ["`andon zoo`", *(f"{package} {found['version']}" for package, found in content.items())]
+    new = [each for each in known if each.label == NEW]
+    lines = [f"- {each.package}, {', '.join(each.names)}, `{each.checks[0]}`: {each.measured}." for each in new]
+    told = ["Bugs in them of which we know no report, each with a script in `reports/zoo`:", "", *lines, ""]
+    return "\n".join([_table(header, rows), "", *(told if new else []), "`nox -s zoo` asks them again."])
+
+
 def unmeasured(command: str) -> str:
     """What stands where no measurement is committed."""
     return f"Not measured yet: `{command}`."
@@ -312,6 +345,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
         "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
         "wild": lambda: _from(WILD, wild, "nox -s wild"),
+        "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
     }
 
 

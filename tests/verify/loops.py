@@ -492,6 +492,7 @@ class Lora(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
         self.base, self.scale, self.merged = base, alpha / rank, False
+        self.active = 0
         self.a = nn.Parameter(torch.randn(rank, base.in_features) / rank)
         self.b = nn.Parameter(torch.zeros(base.out_features, rank))
 
@@ -499,6 +500,11 @@ class Lora(nn.Module):
         if self.merged:
             return self.base(x)
         return self.base(x) + linear(linear(dropout(x, 0.2, self.training), self.a), self.b) * self.scale
+
+    def exchange(self, a: Any, b: Any) -> None:
+        """Take these two sides, and keep the others frozen."""
+        self.other_a, self.other_b = self.a.requires_grad_(False), self.b.requires_grad_(False)
+        self.a, self.b = a.requires_grad_(True), b.requires_grad_(True)
 
     def fold(self, sign: int) -> None:
         with torch.no_grad():
@@ -512,6 +518,24 @@ def lora_add(model: nn.Module, rank: int, alpha: float) -> nn.Module:
     for block in model.get_submodule("blocks").children():
         for name in ("qkv", "out", "up", "down"):
             setattr(block, name, Lora(getattr(block, name), rank, alpha))
+    return model
+
+
+def lora_second(model: nn.Module, rank: int, alpha: float) -> nn.Module:
+    """Another adapter on each, which is active."""
+    for module in loras(model).values():
+        fresh = Lora(module.base, rank, alpha)
+        module.exchange(fresh.a, fresh.b)
+        module.active = 1
+    return model
+
+
+def lora_switch(model: nn.Module, number: int) -> nn.Module:
+    """The first adapter, 0, or the second, 1."""
+    for module in loras(model).values():
+        if module.active != number:
+            module.exchange(module.other_a, module.other_b)
+            module.active = number
     return model
 
 
@@ -561,7 +585,9 @@ def lora() -> Subject:
         model=Net,
         batch=lambda generator: corpus(ROWS, generator.initial_seed(), ragged=False),
         loss=mean_loss,
-        adapters=Adapters(lora_add, lora_merge, lora_unmerge, lora_save, lora_load),
+        adapters=Adapters(
+            lora_add, lora_merge, lora_unmerge, lora_save, lora_load, second=lora_second, switch=lora_switch
+        ),
         settings={"lora_dropout": 0.2},
     )
 

@@ -20,6 +20,7 @@ from .updates import listed
 HALVES = (torch.bfloat16, torch.float16)
 RANK, ALPHA = 3, 12.0  # neither 1, nor each other, nor a divisor of common widths
 SPREAD = 0.1  # of the random values that stand for a trained adapter
+OTHER = 3  # the seed of another adapter's values
 STEPS = 3  # within which both sides of a fresh adapter have moved
 RATE = 1e-2
 MODULES = 16  # at most, that are looked at one by one
@@ -277,6 +278,34 @@ def check_file_of_merged(subject: Subject) -> None:
         )
 
 
+def check_two(subject: Subject) -> None:
+    """Of two adapters on one base the active one alone acts and learns, and each is as it is alone.
+
+    Silent because two that add up, or share a tensor, train well; what is served after a switch is neither.
+
+    Look at what switching changes and what it forgets, at what freezes the other, and at state kept for all of them.
+    """
+    second, switch, batch = _method(subject, "second"), _method(subject, "switch"), new_batch(subject)
+    model = _filled(_added(subject))
+    first = _logits(subject, model, batch)
+    own = {id(parameter) for parameter in trainable(model).values()}
+    with seeded(1):
+        model = second(model, RANK, ALPHA)
+    learning, alone = trainable(model), _added(subject)
+    both = [name for name, parameter in learning.items() if id(parameter) in own]
+    if both or len(learning) != len(own):
+        raise CheckFailed(
+            f"with a second adapter active {len(learning)} tensors learn, {len(both)} of them the first's; the first "
+            f"had {len(own)}{': ' + listed(both) if both else ''}"
+        )
+    due = _logits(subject, alone, batch)
+    _same(_logits(subject, model, batch), due, "a fresh second adapter, active, differs from a fresh one alone")
+    due = _logits(subject, _filled(alone, OTHER), batch)
+    _same(_logits(subject, _filled(model, OTHER), batch), due, "a second adapter, active, differs from the same alone")
+    _train(subject, model)
+    _same(_logits(subject, switch(model, 0), batch), first, "the first adapter, active again, differs from before")
+
+
 def check_dropout(subject: Subject) -> None:
     """The adapters' dropout reaches every one of them in training, and none in evaluation.
 
@@ -299,6 +328,8 @@ def check_dropout(subject: Subject) -> None:
             for name, parameter in trainable(model).items():
                 parameter.copy_(values[name] if name in sites[site] else torch.zeros_like(values[name]))
         first, second = (_logits(subject, model.train(), batch, seed) for seed in (0, 1))
+        if not bool(first.isfinite().all()):
+            raise NotApplicable("adapters that can be all zero")
         active = not torch.equal(first, second)
         if active != (share > 0):
             raise CheckFailed(
@@ -332,9 +363,9 @@ def _added(subject: Subject) -> nn.Module:
     return _add(subject, _base(subject), RANK, ALPHA)
 
 
-def _filled(model: nn.Module) -> nn.Module:
+def _filled(model: nn.Module, seed: int = 2) -> nn.Module:
     """The model with random values in its adapter, in place: as if trained."""
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * SPREAD)
@@ -374,8 +405,8 @@ def _frozen(model: nn.Module) -> State:
 
 
 def _is_one_of(parameter: Tensor, values: State) -> bool:
-    """Whether a tensor is a copy of one of these; zeros are nobody's: a fresh side, and any bias, is made of them."""
-    if not parameter.any():
+    """Whether a tensor is a copy of one of these; constants, as fresh sides, biases and gains are, are nobody's."""
+    if len(parameter.unique()) == 1:
         return False
     return any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())
 

@@ -33,7 +33,7 @@ def check_sensitivity(subject: Subject) -> None:
     idle = [
         key
         for key, value in settings.items()
-        if not _differs(subject, _made(configure), _made(configure, key, value), batch)
+        if (changed := _taken(configure, key, value)) and not _differs(subject, _made(configure), changed, batch)
     ]
     if idle:
         value = settings[idle[0]]
@@ -53,8 +53,8 @@ def check_norms(subject: Subject) -> None:
     configure, settings = needed(subject, "configure"), needed(subject, "configuration")
     base = _made(configure)
     for key, value in settings.items():
-        changed = _made(configure, key, value)
-        if isinstance(value, bool) or not isinstance(value, float) or _shapes(base) != _shapes(changed):
+        changed = _taken(configure, key, value)
+        if changed is None or not isinstance(value, float) or _shapes(base) != _shapes(changed):
             continue
         answers: dict[tuple[type, int], dict[str, bool]] = {}
         for name, module, width in norms_of(subject, base):
@@ -86,8 +86,8 @@ def check_spread(subject: Subject) -> None:
     configure, settings = needed(subject, "configure"), needed(subject, "configuration")
     base, asked = _made(configure), False
     for key, value in settings.items():
-        changed = _made(configure, key, value)
-        if _shapes(base) != _shapes(changed):
+        changed = _taken(configure, key, value)
+        if changed is None or _shapes(base) != _shapes(changed):
             continue
         pairs = {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
         if not any(_is_scaled(first, second) for first, second in pairs.values()):
@@ -122,6 +122,16 @@ def _is_torchs(weight: Tensor) -> bool:
 def _made(configure: Any, *change: Any) -> nn.Module:
     with seeded():
         return configure(**dict([change])) if change else configure()
+
+
+def _taken(configure: Any, key: str, value: Any) -> nn.Module | None:
+    """A model with this setting; None where the value is refused, which is not silent."""
+    try:
+        return _made(configure, key, value)
+    except Exception as error:
+        if not isinstance(error.__cause__ or error, ValueError):
+            raise
+        return None
 
 
 def _differs(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) -> bool:

@@ -73,6 +73,7 @@ OF_TRAINING = (
     Check("adapters.scale", adapters.check_scale, ("adapters",)),
     Check("adapters.file", adapters.check_file, ("adapters",)),
     Check("adapters.file_of_merged", adapters.check_file_of_merged, ("adapters",)),
+    Check("adapters.two", adapters.check_two, ("adapters",)),
     Check("adapters.dropout", adapters.check_dropout, ("adapters",)),
     Check("adapters.frozen", adapters.check_frozen, ("adapters",), tier=2),
     Check("adapters.learning", adapters.check_learning, ("adapters",), tier=2),

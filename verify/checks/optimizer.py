@@ -91,7 +91,7 @@ def check_settings(subject: Subject, held_by: Held) -> None:
         _require_rate(name, group.get("lr"), peak)
         _require_decay(name, group.get("weight_decay") or 0.0)
         _require_eps(name, group.get("eps") or 0.0)
-        _require_betas(name, group.get("betas") or (0.0, 1.0))
+        _require_betas(name, optimizer, group.get("betas") or (0.0, 1.0))
 
 
 @each_optimizer
@@ -233,8 +233,10 @@ def _require_eps(name: str, eps: Any) -> None:
         raise CheckFailed(f"{name}: a group's eps is {eps!r}, above {LARGEST_EPS}: updates shrink with it")
 
 
-def _require_betas(name: str, betas: Any) -> None:
-    if len(betas) == 2 and not 0 <= float(betas[0]) <= float(betas[1]) <= 1:
+def _require_betas(name: str, optimizer: Any, betas: Any) -> None:
+    """Fail where the second average is the faster one; some keep their only average under this name."""
+    alone = "rmsprop" in type(optimizer).__name__.lower() or (float(betas[-1]) == 0 and not claims_adam(optimizer))
+    if len(betas) == 2 and not alone and not 0 <= float(betas[0]) <= float(betas[1]) <= 1:
         raise CheckFailed(f"{name}: a group's betas are {betas}; the second, of squares, is never the faster one")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..access import loss_of, new_batch, new_model, tokens_of, with_tokens
-from ..batches import cut, one_document, other_tokens, rows_of
+from ..batches import cut, one_document, other_tokens, rows_of, tensors_in
 from ..blocks import Call, blocks_of, call_again, calls
 from ..closeness import ROUNDING, distance
 from ..failure import CheckFailed, NotApplicable
@@ -38,6 +38,7 @@ def check_shift(subject: Subject) -> None:
     model, batch, time = _single_documents(subject, awake(subject))
     block = blocks_of(model)[0]
     call = _first_call(subject, model, block, batch)
+    _require_positions_alone(subject, model, block, batch, call)
     states = call.states_BTD[:, :COUNT]
     base = call_again(block, call, states, 0, time)
     for first in range(1, time - COUNT + 1):
@@ -62,7 +63,10 @@ def check_average(subject: Subject) -> None:
         raise NotApplicable("a model whose first block averages: a recurrence adds up")
     model, batch, time = _single_documents(subject, awake(subject))
     block = blocks_of(model)[0]
+    if any("sink" in name for name, _ in block.named_parameters()):
+        raise NotApplicable("attention without sinks, to which some of its weight goes")
     call = _first_call(subject, model, block, batch)
+    _require_positions_alone(subject, model, block, batch, call)
     states = call.states_BTD[:, :1].repeat(1, COUNT, 1)
     added = call_again(block, call, states, 0, time) - states
     apart = distance(added[:, 1:], added[:, :1].expand_as(added[:, 1:]))
@@ -187,9 +191,20 @@ def _require_mask(
 def _first_call(subject: Subject, model: nn.Module, block: nn.Module, batch: Batch) -> Call:
     with calls([block]) as seen:
         logits_eval(subject, model, batch)
-    if not seen[block]:
+    shape = tokens_of(subject, batch).shape
+    if not seen[block] or seen[block][0].states_BTD.shape[:2] != shape:
         raise NotApplicable("blocks that take and return states (B, T, D)")
     return seen[block][0]
+
+
+def _require_positions_alone(subject: Subject, model: nn.Module, block: nn.Module, batch: Batch, call: Call) -> None:
+    """Raise NotApplicable where a block is given more of each token than its states, such as another embedding."""
+    others = with_tokens(subject, batch, other_tokens(tokens_of(subject, batch)))
+    again = _first_call(subject, model, block, others)
+    pairs = zip(*(tensors_in((each.arguments, each.keywords)) for each in (call, again)), strict=False)
+    for one, other in pairs:
+        if one is not call.states_BTD and one.shape == other.shape and not torch.equal(one, other):
+            raise NotApplicable("blocks that are given nothing of a token but its states and its position")
 
 
 def _long(subject: Subject, model: nn.Module, batch: Batch) -> Batch:

@@ -98,6 +98,10 @@ def check_residual(subject: Subject) -> None:
     inside = nn.ModuleList(blocks)
     if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
         raise NotApplicable("blocks whose matrices are not quantised")
+    with calls(blocks) as seen:
+        loss_of(subject, model, batch)
+    if not any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in _steps(blocks, seen)):
+        raise NotApplicable("blocks of which one is given what another returns")
     _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
@@ -157,6 +161,8 @@ def check_tying(subject: Subject) -> None:
         raise NotApplicable("a model.config that says tie_word_embeddings")
     words = logits_eval(subject, model, batch).shape[-1]
     names, tensors = _of_words(model, words)
+    if not flags[0] and not tensors & {id(module.weight) for module in model.modules() if type(module) is nn.Embedding}:
+        return  # the embedding has more rows than there are words: it is no head
     if len(names) in (1, 2) and flags[0] != (len(tensors) == 1):
         said = "one tensor" if flags[0] else "two tensors"
         raise CheckFailed(f"the configuration says {said} for embedding and head; there are {len(tensors)}: {names}")
@@ -177,6 +183,12 @@ def _tables(model: nn.Module) -> set[str]:
     """Names of the embeddings' weights."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return {name for name, parameter in model.named_parameters() if id(parameter) in embeddings}
+
+
+def _steps(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> list[tuple[Call, Call]]:
+    """The first calls of neighbours whose states are of one shape."""
+    pairs = [(seen[one][0], seen[after][0]) for one, after in pairwise(blocks) if seen[one] and seen[after]]
+    return [(one, after) for one, after in pairs if one.result_BTD.shape == after.states_BTD.shape]
 
 
 def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> None:

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ..failure import NotApplicable
 from ..roles import IGNORE
 from ..subject import Batch, Documents, Subject
 
@@ -23,7 +25,8 @@ hf: Any = transformers  # whose types change from version to version
 Build = Callable[[Any], nn.Module]  # a configuration to a model
 
 RENAMED = 5  # from this version on torch_dtype is dtype
-EPS, DROPOUT, ACTIVATION, SCALE = 1e-2, 0.5, "relu", 0.25
+EPS, DROPOUT, SCALE = 1e-2, 0.5, 0.25
+ACTIVATIONS = "relu", "gelu"  # the second for those who have the first
 
 
 def _halved(value: float) -> float:
@@ -46,13 +49,15 @@ ALTERED: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"), lambda _: EPS
     ),
-    **dict.fromkeys(("hidden_act", "activation_function", "hidden_activation"), lambda _: ACTIVATION),
+    **dict.fromkeys(
+        ("hidden_act", "activation_function", "hidden_activation"), lambda name: ACTIVATIONS[name == "relu"]
+    ),
     **dict.fromkeys(("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"), lambda _: DROPOUT),
     **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "norm_topk_prob"), _negated),
     **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), _halved),
     **dict.fromkeys(
         ("query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping", "attention_multiplier"),
-        lambda value: value * SCALE,
+        lambda value: type(value)(value * SCALE),
     ),
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), _halved),
     "rope_theta": lambda value: value / 100,
@@ -64,6 +69,7 @@ ALTERED: dict[str, Callable[[Any], Any]] = {
 }
 # Names of architectures, or parts of them, whose layers are no attention and who list no kinds of layers.
 RECURRENT = ("mamba", "rwkv", "xlstm", "falcon_h1", "recurrent_gemma", "lfm2")
+OFFSET = ("roberta", "camembert", "data2vec-text", "xmod")
 OF_NEW_WEIGHTS = ("initializer_range", "tie_word_embeddings")  # say nothing where weights are read from a file
 
 
@@ -96,11 +102,11 @@ def causal_lm(
         loss=loss,
         logits=logits,
         pad=lambda documents: padded(documents, padding, tokenizer),
-        pack=packed if "position_ids" in takes else None,
+        pack=partial(packed, start=_first_position(config)) if "position_ids" in takes else None,
         generate=generate if hasattr(_class(source, config), "generate") else None,
         decode=decode if "past_key_values" in takes else None,
         configure=None if adapted else lambda **changes: build(_changed(config, changes)),
-        configuration={} if adapted else _configuration(config, trained=not is_config),
+        configuration={} if adapted else settings_of(config, trained=not is_config),
         reference=None if adapted or attention == "eager" else eager,
         recurrent=_recurrent(config),
         **(_spoken(tokenizer) if tokenizer is not None else {}),
@@ -185,11 +191,12 @@ def padded(documents: Documents, padding: int, tokenizer: Any = None) -> dict[st
     return batch
 
 
-def packed(documents: Documents) -> dict[str, Tensor]:
+def packed(documents: Documents, start: int = 0) -> dict[str, Tensor]:
     """Documents end to end in one row, told apart by positions that start again: the library's own collator."""
     rows = [{"input_ids": list(document)} for document in documents]
     if hasattr(transformers, "DataCollatorWithFlattening"):  # since 4.44
-        return dict(hf.DataCollatorWithFlattening(return_tensors="pt")(rows))
+        options = {"position_ids_start": start} if start else {}
+        return dict(hf.DataCollatorWithFlattening(return_tensors="pt", **options)(rows))
     labels = [label for document in documents for label in (IGNORE, *document[1:])]
     positions = [position for document in documents for position in range(len(document))]
     tokens = [token for document in documents for token in document]
@@ -212,6 +219,8 @@ def decode(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     cache, found = None, []
     for position in range(tokens_BT.shape[1]):
         output = model(input_ids=tokens_BT[:, position : position + 1], past_key_values=cache, use_cache=True)
+        if "past_key_values" not in output:
+            raise NotApplicable("a model that returns its cache")
         cache = output.past_key_values
         found.append(output.logits)
     return torch.cat(found, 1)
@@ -220,7 +229,8 @@ def decode(model: nn.Module, tokens_BT: Tensor) -> Tensor:
 def eager(model: nn.Module, batch: Batch) -> Tensor:
     """Logits of the model's weights under eager attention: plain matrix products and a softmax."""
     options = _chosen("eager", next(model.parameters()).dtype)
-    other = hf.AutoModelForCausalLM.from_config(deepcopy(model.config), **options)
+    kind: Any = type(model)  # for a part of a configuration, too, which the automatic class may not know
+    other = kind._from_config(deepcopy(model.config), **options)  # noqa: SLF001 - as the automatic class does
     other.load_state_dict(model.state_dict())
     return logits(other.train(model.training), batch)
 
@@ -266,12 +276,14 @@ def _changed(config: Any, changes: dict[str, Any]) -> Any:
     return other
 
 
-def _configuration(config: Any, *, trained: bool) -> dict[str, Any]:
-    """Settings of this configuration with other values."""
+def settings_of(config: Any, *, trained: bool) -> dict[str, Any]:
+    """Settings of this configuration with other values; those that are computed from others are left out."""
     found = {}
     for key, alter in ALTERED.items():
-        value = getattr(config, key, None)
-        if value is not None and not (trained and key in OF_NEW_WEIGHTS):
+        value, own = getattr(config, key, None), getattr(type(config), key, None)
+        if value is None or isinstance(own, property) or (trained and key in OF_NEW_WEIGHTS):
+            continue
+        if alter(value) != value:
             found[key] = alter(value)
     if "rope_parameters" in found:
         found.pop("rope_theta", None)  # the same, under its older name
@@ -284,6 +296,12 @@ def _recurrent(config: Any) -> bool:
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
     other = [kind for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)]
     return bool(other) or any(name in config.model_type for name in RECURRENT)
+
+
+def _first_position(config: Any) -> int:
+    """The first token's position: models of RoBERTa's kind count from their padding on, as the collator documents."""
+    known = "position_ids_start" in inspect.signature(getattr(hf, "DataCollatorWithFlattening", object)).parameters
+    return config.pad_token_id + 1 if known and any(name in config.model_type for name in OFFSET) else 0
 
 
 def _padding(config: Any, tokenizer: Any) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..subject import Adapters, Subject
 
+NAMES = "default", "second"  # the first is the library's own
 Configured = Callable[[int, float], Any]  # rank and alpha to a PeftConfig
 
 
@@ -22,9 +23,7 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
     make = config or (lambda rank, alpha: lora(rank, alpha, **options))
     kind = make(4, 8.0)
     merges = not kind.is_prompt_learning
-    scaled = getattr(kind, "lora_alpha", getattr(kind, "alpha", None)) is not None
-    rooted = getattr(kind, "use_rslora", False)
-    scale = Adapters._field_defaults["scale"] if not rooted else lambda rank, alpha: alpha / rank**0.5
+    scale = _rooted if getattr(kind, "use_rslora", False) else _plain
     return replace(
         base,
         name=f"{base.name} + {kind.peft_type.value}",
@@ -33,8 +32,10 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
             merge=_merged if merges else None,
             unmerge=_unmerged if merges else None,
             save=_save,
-            load=_load,
-            scale=scale if scaled else None,
+            load=lambda base, folder: _load(base, folder, trainable=merges),
+            second=lambda model, rank, alpha: _second(model, make(rank, alpha)),
+            switch=_switched,
+            scale=scale if kind.peft_type.value == "LORA" else None,
         ),
         settings={**base.settings, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
     )
@@ -59,7 +60,7 @@ def combined(subject: Subject) -> Subject:
     return replace(
         subject,
         name=f"{subject.name}, combined",
-        adapters=subject.adapters._replace(merge=_combined, unmerge=None, save=None, load=None),
+        adapters=subject.adapters._replace(merge=_combined, unmerge=None, save=None, load=None, second=None),
     )
 
 
@@ -85,9 +86,27 @@ def _unmerged(model: Any) -> nn.Module:
     return model
 
 
+def _plain(rank: int, alpha: float) -> float:
+    return alpha / rank
+
+
+def _rooted(rank: int, alpha: float) -> float:
+    return alpha / rank**0.5
+
+
+def _second(model: Any, config: Any) -> nn.Module:
+    model.add_adapter(NAMES[1], config)
+    return _switched(model, 1)
+
+
+def _switched(model: Any, number: int) -> nn.Module:
+    model.set_adapter(NAMES[number])
+    return model
+
+
 def _save(model: Any, folder: Path) -> None:
     model.save_pretrained(str(folder))
 
 
-def _load(base: Any, folder: Path) -> nn.Module:
-    return peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+def _load(base: Any, folder: Path, *, trainable: bool) -> nn.Module:
+    return peft.PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)

@@ -1,11 +1,14 @@
 """Every optimizer of the installed bitsandbytes."""
 
+import inspect
+
 from ..subject import Subject
 from ..subjects import bitsandbytes as subjects
 from ..subjects import small
 
 PACKAGE = "bitsandbytes"
 WARM = ("bitsandbytes",)
+MOMENTUM = 0.9
 CHECKS = ("optimizer", "updates")
 PREAMBLE = """\
 import bitsandbytes
@@ -25,8 +28,9 @@ def names() -> list[str]:
 
 
 def subject(name: str) -> Subject:
-    """A small language model under this optimizer."""
-    return subjects.trained_by(name)
+    """A small language model under this optimizer, with momentum where it takes any: SGD and LARS need it."""
+    takes = inspect.signature(getattr(subjects.library.optim, name)).parameters
+    return subjects.trained_by(name, **({"momentum": MOMENTUM} if "momentum" in takes else {}))
 
 
 def preamble(name: str) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import peft
+from torch import nn
 
+from ..prepare import enliven
 from ..subject import Subject
 from ..subjects.peft import adapted
 from . import transformers as bases
@@ -19,8 +21,9 @@ LAYERS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "llama": (["q_proj", "v_proj", "down_proj"], ["down_proj"], ["input_layernorm"]),
     "gpt2": (["c_attn", "c_fc"], ["c_fc"], ["ln_1"]),
     "gpt_neox": (["query_key_value", "dense_4h_to_h"], ["dense_4h_to_h"], ["input_layernorm"]),
+    "opt": (["q_proj", "v_proj", "fc2"], ["fc2"], ["self_attn_layer_norm"]),
 }
-EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte", "gpt_neox": "embed_in"}
+EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte", "gpt_neox": "embed_in", "opt": "embed_tokens"}
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING")
 # By type: what it needs beyond a rank, an alpha and the layers.
 OWN: dict[str, Callable[[int, float], dict[str, Any]]] = {
@@ -53,7 +56,9 @@ def subject(name: str) -> Subject:
         Exception: what the library says where this type cannot be made so.
     """
     kind, _, base = name.partition("/")
-    made = adapted(bases.subject(base), lambda rank, alpha: configuration(kind, base, rank, alpha))
+    made = adapted(_trained(bases.subject(base)), lambda rank, alpha: configuration(kind, base, rank, alpha))
+    assert made.adapters is not None
+    made.adapters.add(made.model(), 4, 8.0)  # or each check would say anew that it is refused
     return dataclasses.replace(made, name=name)
 
 
@@ -100,6 +105,17 @@ def adapted(model, fill=True):
 
 
 """
+
+
+def _trained(base: Subject) -> Subject:
+    """The base with weights as if trained: biases that are zero would hide what is multiplied by them."""
+
+    def build() -> nn.Module:
+        model = base.model()
+        enliven(model)
+        return model
+
+    return dataclasses.replace(base, model=build)
 
 
 def _class(kind: str) -> Any:

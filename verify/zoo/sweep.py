@@ -4,7 +4,7 @@ import importlib
 import json
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
@@ -82,7 +82,7 @@ def chosen(library: str, patterns: Iterable[str] = ()) -> list[str]:
 
 
 def sweep(
-    library: str, names: Sequence[str], *, limit: float = 20.0, workers: int = 1, tier: int = 2
+    library: str, names: Sequence[str], *, limit: float = 60.0, workers: int = 1, tier: int = 2
 ) -> Generator[Row]:
     """A row for each name, as they become ready."""
     module = _module(library)
@@ -90,7 +90,8 @@ def sweep(
     warm = [*getattr(zoo(library), "WARM", ()), module]
     for outcome in each(jobs, ask, workers=workers, limit=limit, warm=warm):
         name = names[outcome.place]
-        yield outcome.value or Row(name, reason=outcome.error, seconds=outcome.seconds)
+        row = outcome.value or Row(name, reason=outcome.error)
+        yield replace(row, seconds=outcome.seconds)  # of building it, too
 
 
 def ask(_: Fault | None, job: Job) -> Row:

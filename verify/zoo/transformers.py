@@ -59,22 +59,40 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size"), 8),
     **dict.fromkeys(("chunk_size", "mamba_chunk_size", "attention_chunk_size"), 8),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions"), 128),
-    **dict.fromkeys(("index_n_heads", "index_topk"), 4),
+    "index_n_heads": 4,
+    "index_topk": 128,  # all: of a few small heads many keys score alike, and which are chosen is chance
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 1),
+    **dict.fromkeys(("swa_num_attention_heads", "linear_num_heads"), 4),
+    **dict.fromkeys(("swa_num_key_value_heads",), 2),
+    **dict.fromkeys(("rel_extent", "sliding_window_size"), 8),
+    "linear_head_dim": 16,
     "hidden_size_per_layer_input": 16,
     "rotary_dim": 8,
     "sliding_window": 8,
     "num_kv_shared_layers": 0,
-    "is_decoder": True,  # or an encoder's model reads ahead, as it says itself
+    **dict.fromkeys(("is_decoder", "causal"), True),  # or an encoder's model reads ahead, as it says itself
     "time_step_rank": 4,
     "mamba_dt_rank": 4,
+}
+TWO_SPANS = {"layer_types": ["full_attention", "sliding_attention"]}
+HYBRID = {"num_hidden_layers": 4, "layer_types": ["linear_attention", "moe", "full_attention", "mlp"]}
+SHARED = {
+    "num_hidden_layers": 4,
+    "layers_block_type": ["linear_attention", "hybrid"] * 2,
+    "attention_hidden_size": 128,
+    "attention_head_dim": 32,
 }
 # By `model_type`: what the sizes do not say. Hybrids have a layer of each kind.
 OWN: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16, "mamba_n_groups": 1},
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "attn_layer_indices": [1]},
-    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 16, "layer_types": ["mamba", "attention"]},
+    "granitemoehybrid": {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "layer_types": ["mamba", "attention"],
+        "position_embedding_type": "rope",
+    },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "openai-gpt": {"n_ctx": 128},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
@@ -91,12 +109,32 @@ OWN: dict[str, dict[str, Any]] = {
     "big_bird": {"attention_type": "original_full"},
     "bigbird_pegasus": {"attention_type": "original_full"},
     "rwkv": {"attention_hidden_size": 64},
-    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "num_mem_blocks": 1, "hybrid_layer_ids": [1]},
-    "zamba": {"layers_block_type": ["mamba", "hybrid"], "attn_layer_period": 2, "attn_layer_offset": 1},
-    "nemotron_h": {"mamba_head_dim": 16, "n_groups": 1, "layers_block_type": ["mamba", "attention"]},
+    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "num_mem_blocks": 1, "use_mem_rope": True, **SHARED},
+    "zamba": SHARED,
+    "nemotron_h": {"mamba_head_dim": 16, "n_groups": 1, **HYBRID},
+    "doge": {"is_moe": True},
+    "flint": {"mlp_only_layers": [0]},
+    "cohere2_moe": {"expert_selection_fn": "sigmoid"},  # or `norm_topk_prob` says nothing, as is documented
+    "minicpm3": {"dim_model_base": 8},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
+    **{name: {"head_dim": 16} for name in ("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe")},
+    **dict.fromkeys(("laguna", "mellum"), TWO_SPANS),
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, **TWO_SPANS},
+    "zaya": {"num_experts_per_tok": 1},
+    "qwen4_exp_text": {
+        "hc_lowrank": 8,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 128,
+        "indexer_compress_ratio": 4,
+    },
     "xlstm": {"qk_dim_factor": 1.0, "mlstm_round_up_to_multiple_of": 16, "ffn_round_up_to_multiple_of": 16},
 }
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+KINDS = ("layer_types", "mlp_layer_types", "layers_block_type")  # lists with a word for each layer
 LATENT = "kv_lora_rank"  # where keys and values come from one small state there are as many heads of each
 
 
@@ -114,12 +152,32 @@ def subject(name: str) -> Subject:
     made = configuration(name)
     text = made.get_text_config() if hasattr(made, "get_text_config") else made
     experts = any(isinstance(getattr(text, key, None), int) and getattr(text, key) > 1 for key in EXPERTS)
-    return replace(huggingface.causal_lm(made), name=name, mixture=experts)
+    return replace(
+        huggingface.causal_lm(made),
+        name=name,
+        mixture=experts,
+        configure=lambda **changes: hf.AutoModelForCausalLM.from_config(configuration(name, **changes)),
+        configuration=huggingface.settings_of(text, trained=False),
+    )
 
 
-def configuration(name: str) -> Any:
-    """The architecture's configuration, small."""
-    return _class(name)(**arguments(name))
+def configuration(name: str, **changes: Any) -> Any:
+    """The architecture's configuration, small; changes are those of its text model, and its own where it has both."""
+    kind, part, given = _class(name), part_of(name), arguments(name)
+    known = getattr(kind.sub_configs[part] if part else kind, "attribute_map", {})
+    own = {known.get(key, key): value for key, value in changes.items()}
+    if not part:
+        return kind(**given | own)
+    shared = {key: value for key, value in own.items() if key in vars(kind(**given))}
+    return kind(**given | shared | {part: given[part] | own})
+
+
+@cache
+def part_of(name: str) -> str:
+    """Under which key a configuration of several models has that of the text; "" where it is of one model."""
+    made = _class(name)(**arguments(name))
+    text = made.get_text_config() if hasattr(made, "get_text_config") else made
+    return next((key for key in arguments(name) if text is not made and getattr(made, key, None) is text), "")
 
 
 @cache
@@ -130,9 +188,10 @@ def arguments(name: str) -> dict[str, Any]:
 
 def preamble(name: str) -> str:
     """`build`, `logits`, `loss` and `decode` of this architecture, in plain transformers."""
-    kind = _class(name)
+    kind, part = _class(name), part_of(name)
     values = pprint.pformat(arguments(name), width=104, compact=True, sort_dicts=False)
-    return PREAMBLE.format(kind=kind.__name__, values=values, words=VOCABULARY)
+    changed = f'ARGUMENTS | {{"{part}": ARGUMENTS["{part}"] | changes}}' if part else "ARGUMENTS | changes"
+    return PREAMBLE.format(kind=kind.__name__, values=values, changed=changed, words=VOCABULARY)
 
 
 PREAMBLE = """\
@@ -145,9 +204,7 @@ VOCABULARY = {words}
 
 
 def build(attention=None, **changes):
-    config = transformers.{kind}(**ARGUMENTS)
-    for key, value in changes.items():
-        setattr(config, key, value)
+    config = transformers.{kind}(**{changed})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).float().eval()
     with torch.no_grad():  # as if trained: new weights are too small to see anything
@@ -179,31 +236,38 @@ def _class(name: str) -> Any:
 
 
 def _small(kind: Any) -> dict[str, Any]:
-    default = kind()
-    held = vars(default)
-    known = getattr(kind, "attribute_map", {})
-    sizes = {key: value for key, value in SMALL.items() if isinstance(held.get(key), bool | int)}
-    sizes |= {
-        known[key]: value for key, value in SMALL.items() if key in known and isinstance(held.get(known[key]), int)
-    }
-    vocabulary = VOCABULARY if "vocab_size" in {*held, *known} else 0
-    for number, key in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
-        value = held.get(key)
-        if (vocabulary and isinstance(value, int) and value >= vocabulary) or (vocabulary and isinstance(value, list)):
-            sizes[key] = number
+    """The settings of a small model of a kind of configuration, by the names that this kind has for them."""
+    held, known = vars(kind()), getattr(kind, "attribute_map", {})
+    sizes = _sizes(held, known) | _marks(held, known)
     if LATENT in held and "num_key_value_heads" in sizes:
         sizes["num_key_value_heads"] = SMALL["num_attention_heads"]
-    kinds = held.get("layer_types")
-    if isinstance(kinds, list | tuple) and kinds:
-        sizes["layer_types"] = _one_of_each(list(kinds))
-        sizes[known.get("num_hidden_layers", "num_hidden_layers")] = len(sizes["layer_types"])
-    for part, inner in getattr(kind, "sub_configs", {}).items():
-        if isinstance(inner, type) and hasattr(inner, "model_type"):
-            sizes[part] = _small(inner)
+    sizes |= _layers(held, known)
+    parts = getattr(kind, "sub_configs", {}).items()
+    sizes |= {part: _small(inner) for part, inner in parts if isinstance(inner, type) and hasattr(inner, "model_type")}
     return sizes | OWN.get(getattr(kind, "model_type", ""), {})
 
 
-def _one_of_each(kinds: list[Any]) -> list[Any]:
-    """A layer of each kind, two at least, in their order."""
-    found = list(dict.fromkeys(kinds))
-    return found if len(found) > 1 else found * 2
+def _sizes(held: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    own = {key: value for key, value in SMALL.items() if isinstance(held.get(key), bool | int)}
+    return own | {known[key]: value for key, value in SMALL.items() if isinstance(held.get(known.get(key, "")), int)}
+
+
+def _marks(held: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, int]:
+    """Numbers for the special tokens that the small vocabulary lacks, or that are several."""
+    if "vocab_size" not in {*held, *known}:
+        return {}
+    marks = {
+        key: (number, held.get(key)) for number, key in enumerate(("pad_token_id", "bos_token_id", "eos_token_id"))
+    }
+    beyond = {key for key, (_, value) in marks.items() if isinstance(value, int) and value >= VOCABULARY}
+    return {key: number for key, (number, value) in marks.items() if key in beyond or isinstance(value, list)}
+
+
+def _layers(held: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    """A layer of each kind that there is, at least two."""
+    kinds = {key: list(dict.fromkeys(held[key])) for key in KINDS if isinstance(held.get(key), list | tuple)}
+    if not any(kinds.values()):
+        return {}
+    count = max(2, *map(len, kinds.values()))
+    repeated = {key: (own * count)[:count] for key, own in kinds.items() if own}
+    return repeated | {known.get("num_hidden_layers", "num_hidden_layers"): count}
