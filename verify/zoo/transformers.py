@@ -4,6 +4,7 @@ A configuration's sizes are set where the class has them; what an architecture n
 """
 
 import pprint
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
