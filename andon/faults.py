@@ -96,7 +96,7 @@ def command(
     if as_json:
         click.echo(matrix.as_json(rows, {"target": asked}), nl=False)
     else:
-        click.echo(told(rows, _checkout(CATALOGUE).ELSEWHERE if whole else {}))
+        click.echo(_told(rows, _checkout(CATALOGUE).ELSEWHERE if whole else {}))
         click.echo(f"{time.monotonic() - begun:.0f} s")
     sys.exit(any(row.state in (UNFOUND, ERROR) for row in rows))
 
@@ -220,11 +220,11 @@ def tested(rows: dict[int, Row], faults: Sequence[Any], run: Any, work: Any, not
     outcomes = {outcome.place: outcome for outcome in run(work, [*planted, *((None, name) for name in clean)])}
     for number, (place, name) in enumerate(names.items()):
         without = outcomes[len(planted) + clean.index(name)]
-        rows[place] = judged_by_test(rows[place], name, outcomes[number], without)
+        rows[place] = _judged_by_test(rows[place], name, outcomes[number], without)
         note(rows[place])
 
 
-def judged_by_test(row: Row, name: str, outcome: Any, clean: Any) -> Row:
+def _judged_by_test(row: Row, name: str, outcome: Any, clean: Any) -> Row:
     """The row with what came of a unit test with the fault and without any."""
     broken = outcome.error or clean.error or ("is red without any fault" if clean.value else "")
     if broken:
@@ -244,12 +244,12 @@ def distrusted(rows: dict[int, Row], target: str, run: Any, hunt: Any, note: "Ca
     for outcome in run(hunt.alarms, jobs):
         subject = list(finders)[outcome.place]
         for place, row in rows.items():
-            if why := false_alarm(row, subject, outcome):
+            if why := _false_alarm(row, subject, outcome):
                 rows[place] = replace(row, state=ERROR, way="", checks=(), detail=why)
                 note(rows[place])
 
 
-def false_alarm(row: Row, subject: str, outcome: Any) -> str:
+def _false_alarm(row: Row, subject: str, outcome: Any) -> str:
     """Why a row's findings are none, by what its checks said of the clean subject; empty where they stand."""
     found = {(each.subject, each.check) for each in outcome.value or ()}
     for check in row.checks:
@@ -258,7 +258,7 @@ def false_alarm(row: Row, subject: str, outcome: Any) -> str:
     return f"the clean subject: {outcome.error}" if outcome.error and row.subject == subject else ""
 
 
-def told(rows: Sequence[Row], elsewhere: "Mapping[str, str]") -> str:
+def _told(rows: Sequence[Row], elsewhere: "Mapping[str, str]") -> str:
     """The counts, and what is not planted and why."""
     return "\n".join([matrix.summary(rows), *(f"  {name:<33} not planted: {why}" for name, why in elsewhere.items())])
 

@@ -34,7 +34,7 @@ def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: boo
     rules = gates.load_gates(path)
     sources = gates.digests([str(path), *([rules.plants] if rules.plants else []), str(selftest.TABLE)])
     known, table = selftest.gates_to_test(rules), selftest.read_seen()
-    chosen = named(known, only)
+    chosen = _named(known, only)
     if changed:
         chosen = [gate for gate in chosen if gate in selftest.unseen(known, table)]
     if check:
@@ -51,7 +51,7 @@ def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: boo
     sys.exit(bool(left or broken))
 
 
-def named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
+def _named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
     """The gates of these names; all where none is given.
 
     Raises:

@@ -22,7 +22,7 @@ from .roles import fields
 from .subject import Subject
 
 Progress = Callable[[int, int, str], None]
-Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with what it rests on
+_Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with what it rests on
 DEEPEST_TIER = 3
 UNASKABLE = "the subject could not be asked"
 
@@ -44,7 +44,7 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Book:
+class _Book:
     """What came of each task so far."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Book:
     notes: dict[str, str] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
 
-    def enter(self, name: str, outcome: Outcome, seconds: float) -> None:
+    def enter(self, name: str, outcome: _Outcome, seconds: float) -> None:
         """Keep what came of a task that ran."""
         self.times[name] = seconds
         if isinstance(outcome, Finding):
@@ -94,7 +94,7 @@ def check(
     tasks = list(_tasks(subject, chosen(only, tier)))
     begun = time.monotonic()
     deadline = None if budget is None else begun + budget
-    book, mistakes = Book(), {}
+    book, mistakes = _Book(), {}
     for done, task in enumerate(tasks):
         stop = _reason_to_stop(task, ignored, mistakes, deadline, found=first and bool(_real(book.findings)))
         lacking = _lacking(task)
@@ -205,10 +205,10 @@ def _reason_to_stop(
     return BUDGET if deadline is not None and time.monotonic() >= deadline else ""
 
 
-def _run(task: Task, deadline: float | None) -> tuple[Outcome, float]:
+def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
     """What came of a check, and its seconds."""
     begun = time.monotonic()
-    outcome: Outcome
+    outcome: _Outcome
     with protected():
         try:
             with ending(deadline):

@@ -24,7 +24,7 @@ FACTORS = (1.0, -0.3, 2.0, 0.5)  # of those gradients, step by step
 PARITY = {torch.float64: 1e-6, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
 
-class Moments(NamedTuple):
+class _Moments(NamedTuple):
     """Where Adam stands with one weight, in float64."""
 
     mean: Tensor
@@ -337,21 +337,21 @@ def _of_all_magnitudes(parameter: Tensor, generator: torch.Generator) -> Tensor:
     return (size * signs).to(parameter.device, parameter.dtype)
 
 
-def _begun(parameter: nn.Parameter) -> Moments:
+def _begun(parameter: nn.Parameter) -> _Moments:
     """Put a weight at 0, in place, where Adam begins with it."""
     with torch.no_grad():
         parameter.zero_()
     zero = torch.zeros_like(parameter, dtype=torch.float64)
-    return Moments(zero, zero, zero)
+    return _Moments(zero, zero, zero)
 
 
-def _adam(at: Moments, gradient: Tensor, group: Mapping[str, Any], step: int) -> Moments:
+def _adam(at: _Moments, gradient: Tensor, group: Mapping[str, Any], step: int) -> _Moments:
     """One step of Adam, as the paper has it."""
     beta1, beta2 = (float(beta) for beta in group["betas"])
     mean = beta1 * at.mean + (1 - beta1) * gradient
     square = beta2 * at.square + (1 - beta2) * gradient.square()
     corrected, root = mean / (1 - beta1**step), (square / (1 - beta2**step)).sqrt()
-    return Moments(mean, square, at.weight - float(group["lr"]) * corrected / (root + group["eps"]))
+    return _Moments(mean, square, at.weight - float(group["lr"]) * corrected / (root + group["eps"]))
 
 
 def _furthest(found: Tensor, due: Tensor, rate: float) -> tuple[float, float, float]:
