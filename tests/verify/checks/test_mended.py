@@ -288,7 +288,8 @@ def test_empty_places_in_a_list_are_no_blocks() -> None:
 
     def model() -> nn.Module:
         made = Small()
-        made.norms = nn.ModuleList([None, None])
+        places: Any = [None, None]
+        made.norms = nn.ModuleList(places)
         return made
 
     report = check(small(model=model), only=("structure.blocks",))
