@@ -36,6 +36,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
         list(module)
         for module in model.modules()
         if isinstance(module, nn.ModuleList | nn.Sequential) and len({type(child) for child in module}) == 1
+        if None not in list(module)  # a place that is left empty
     ]
     found = max((each for each in lists if len(each) >= FEWEST), key=_size, default=None)
     if found is None or not _size(found):

@@ -163,7 +163,20 @@ def _updates(model: nn.Module, seen: list[Update]) -> Generator[None]:
     """Notes each update of this model's parameters; several optimizers that share them make one update together."""
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-    def note(optimizer: Any, *_: Any) -> None:
+    def before(optimizer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if closure is None:
+            note(optimizer)
+            return None
+
+        def followed() -> Any:
+            value = closure()  # which may make the gradients
+            note(optimizer)
+            return value
+
+        return (arguments[0], followed), {key: value for key, value in named.items() if key != "closure"}
+
+    def note(optimizer: Any) -> None:
         listed = {id(parameter) for parameter in held(optimizer)}
         own = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in listed]
         overflow = getattr(optimizer, "found_inf", None)
@@ -180,7 +193,7 @@ def _updates(model: nn.Module, seen: list[Update]) -> Generator[None]:
             update = _joined(seen.pop(), update)
         seen.append(update)
 
-    handle = register_optimizer_step_pre_hook(note)
+    handle = register_optimizer_step_pre_hook(before)
     try:
         yield
     finally:

@@ -40,10 +40,14 @@ def check_ragged(subject: Subject) -> None:
     Look at padding and trimming, at odd numbers of codes in a byte, and at the scale of the last block.
     """
     quantiser = _quantiser(subject)
-    block = quantiser.block_size
+    block, asked = quantiser.block_size, False
     for shape in (*RAGGED, (1, 5 * block + 17), (3, block + 1), (1, block - 1)):
         weights = _normal(*shape)
-        back = _back(quantiser, weights)
+        try:
+            back = _back(quantiser, weights)
+        except (AssertionError, ValueError, RuntimeError):  # refused, in the code's own way
+            continue
+        asked = asked or bool(weights.numel() % block)
         whole = weights.numel() // block * block
         for part, start in (("values", 0), ("values after the last full block", whole)):
             before, after = weights.flatten()[start:], back.flatten()[start:]
@@ -54,6 +58,8 @@ def check_ragged(subject: Subject) -> None:
                 raise CheckFailed(
                     f"of a matrix {shape} the {before.numel()} {part} come back with {ratio:.2f} dB; {due:g} is due"
                 )
+    if not asked:
+        raise NotApplicable("a quantiser of weights that do not fill the last block")
 
 
 def check_zeros(subject: Subject) -> None:

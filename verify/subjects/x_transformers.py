@@ -63,7 +63,7 @@ def padded(documents: Documents) -> Batch:
 
 def generate(model: nn.Module, tokens_BT: Tensor, count: int) -> Tensor:
     """Greedy, with the cache that the wrapper keeps by itself."""
-    wrapped = library.AutoregressiveWrapper(model)
+    wrapped = library.AutoregressiveWrapper(model).train(model.training)
     return torch.cat([tokens_BT, wrapped.generate(tokens_BT, count, temperature=0.0)], 1)
 
 

@@ -13,7 +13,7 @@ from tests.verify.checks.test_model_checks import FAULTS, planted
 from tests.verify.small import Small, loss, small
 from verify import subjects
 from verify.runner import check
-from verify.subject import Adapters, Subject
+from verify.subject import Adapters, Quantiser, Subject
 from verify.subjects import small as plain
 
 pytestmark = pytest.mark.long
@@ -245,3 +245,52 @@ def test_examples_that_are_drawn_anew_are_no_other_examples() -> None:
     found, told = (check(small(epoch=epoch, augmented=told), only=("data.epochs",)) for told in (False, True))
     assert ["epoch 1 lacks 6 of epoch 0's 6 rows and has 6 others"] == [each.message for each in found.findings]
     assert ((), ()) == (told.findings, told.passed)
+
+
+def in_closure(share: float) -> Subject:
+    """A step whose gradient is made by the closure that the optimizer calls; the last batch counts by this share."""
+
+    def step(model: nn.Module, optimizer: Any, batches: list[Any]) -> dict[str, float]:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            counts = torch.tensor([float((each["labels"] >= 0).sum()) for each in batches])
+            shares = torch.tensor([1.0] * (len(batches) - 1) + [share])
+            total = (torch.stack([loss(model, each) for each in batches]) * counts * shares).sum() / counts.sum()
+            total.backward()
+            return total
+
+        return {"loss": float(optimizer.step(closure))}
+
+    return small(optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1e-2), step=step)
+
+
+def test_a_gradient_made_in_a_closure_is_seen() -> None:
+    """Behaviour: what an optimizer's closure computes is what its update sees, right or wrong."""
+    clean, halved = (check(in_closure(share), only=("accumulation.gradient",)) for share in (1.0, 0.5))
+    assert ((), ("accumulation.gradient",)) == (clean.findings, clean.passed)
+    assert ["accumulation.gradient"] == [finding.check for finding in halved.findings]
+
+
+def test_shapes_that_are_refused_are_no_wrong_values() -> None:
+    """Behaviour: a quantiser that takes whole blocks alone, and says so, is not asked for others."""
+
+    def whole(weight: Tensor) -> Tensor:
+        if weight.numel() % 64:
+            raise AssertionError(f"{weight.numel()} is no multiple of 64")
+        return weight
+
+    report = check(small(quantiser=Quantiser(whole)), only=("quantisation.ragged",))
+    assert ((), ()) == (report.findings, report.passed)
+
+
+def test_empty_places_in_a_list_are_no_blocks() -> None:
+    """Behaviour: lists that hold None are left out of the search for blocks."""
+
+    def model() -> nn.Module:
+        made = Small()
+        places: Any = [None, None]
+        made.norms = nn.ModuleList(places)
+        return made
+
+    report = check(small(model=model), only=("structure.blocks",))
+    assert ((), ()) == (report.findings, report.passed)
