@@ -28,9 +28,7 @@ FOUND = (0, 1)  # exit codes of `andon zoo` that come with rows
 def main(*, resume: bool, workers: int) -> None:
     """Ask, keep, judge."""
     try:
-        content = {
-            library: counted(library, swept(library, workers, resume=resume)) for library in LIBRARIES
-        }
+        content = {library: counted(library, swept(library, workers, resume=resume)) for library in LIBRARIES}
     except BenchError as error:
         click.echo(f"could not measure: {error}", err=True)
         sys.exit(3)

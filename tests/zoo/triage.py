@@ -1,4 +1,4 @@
-"""What the red cells of the zoo are held to be: the tables of `reports/decisions/wild.md` under `## Zoo: PACKAGE VERSION`.
+"""What the red cells of the zoo are held to be: tables of `reports/decisions/wild.md` under `## Zoo: PACKAGE VERSION`.
 
 A row is one cause: the checks that it turns red, and the animals, or patterns of their names, in which it does.
 """
@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 FILE = Path("reports/decisions/wild.md")
 NEW = "bug, no report known"
-LABELS = (NEW, "bug", "missing feature", "by design")  # "tolerance" and "false alarm" are ours to mend, and are not here
+LABELS = (
+    NEW,
+    "bug",
+    "missing feature",
+    "by design",
+)  # "tolerance" and "false alarm" are ours to mend, and are not here
 HEADING = re.compile(r"^## Zoo: (\S+) (\S+)$")
 COLUMNS = 5
 

@@ -49,7 +49,9 @@ ALTERED: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"), lambda _: EPS
     ),
-    **dict.fromkeys(("hidden_act", "activation_function", "hidden_activation"), lambda name: ACTIVATIONS[name == "relu"]),
+    **dict.fromkeys(
+        ("hidden_act", "activation_function", "hidden_activation"), lambda name: ACTIVATIONS[name == "relu"]
+    ),
     **dict.fromkeys(("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"), lambda _: DROPOUT),
     **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "norm_topk_prob"), _negated),
     **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), _halved),

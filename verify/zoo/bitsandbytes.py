@@ -28,7 +28,7 @@ def names() -> list[str]:
 
 
 def subject(name: str) -> Subject:
-    """A small language model under this optimizer, with momentum where it takes any: SGD and LARS refuse to go without."""
+    """A small language model under this optimizer, with momentum where it takes any: SGD and LARS demand it."""
     takes = inspect.signature(getattr(subjects.library.optim, name)).parameters
     return subjects.trained_by(name, **({"momentum": MOMENTUM} if "momentum" in takes else {}))
 

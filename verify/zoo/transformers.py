@@ -119,7 +119,7 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
-    **dict.fromkeys(("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe"), {"head_dim": 16}),
+    **{name: {"head_dim": 16} for name in ("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe")},
     **dict.fromkeys(("laguna", "mellum"), TWO_SPANS),
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, **TWO_SPANS},
     "zaya": {"num_experts_per_tok": 1},
