@@ -489,6 +489,11 @@ def half() -> Subject:
 class Lora(nn.Module):
     """A linear map plus scale x B A."""
 
+    a: nn.Parameter
+    b: nn.Parameter
+    other_a: nn.Parameter
+    other_b: nn.Parameter
+
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
         self.base, self.scale, self.merged = base, alpha / rank, False
@@ -503,8 +508,10 @@ class Lora(nn.Module):
 
     def exchange(self, a: Any, b: Any) -> None:
         """Take these two sides, and keep the others frozen."""
-        self.other_a, self.other_b = self.a.requires_grad_(False), self.b.requires_grad_(False)
-        self.a, self.b = a.requires_grad_(True), b.requires_grad_(True)
+        self.other_a, self.other_b = self.a, self.b
+        self.a, self.b = a, b
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter is a or parameter is b)
 
     def fold(self, sign: int) -> None:
         with torch.no_grad():
