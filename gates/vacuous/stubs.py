@@ -111,11 +111,11 @@ class Answers:
         modules = modules_of(test, item.path, item.config.rootpath) if test else []
         signal.signal(signal.SIGALRM, _too_long)
         with stubbed(modules) as calls:
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)  # again: leaving a test may wait too
             try:
                 return (yield)
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 self.calls = len(calls)
 
     def pytest_assertion_pass(self) -> None:
