@@ -146,6 +146,7 @@ def test_an_untrained_adapter_changes_no_bit(dtype: torch.dtype) -> None:
     model = llama(dtype)
     before = logits(model)
     add_lora(model, LoraConfig(rank=4, target_modules="all-linear"), seeded())
+    assert any(isinstance(module, LoRALinear) for module in model.modules())
     assert bits({"logits": before}) == bits({"logits": logits(model)})
 
 
