@@ -170,7 +170,7 @@ def _table(label: str, entries: Mapping[str, str]) -> str:
 
 def _needs(text: str) -> list[str]:
     """What a check needs, in a few words: factories, or the beginning of what it said."""
-    return re.split(" and | or ", _head(text))
+    return re.split(r",? and |,? or |, ", _head(text))
 
 
 def _head(text: str) -> str:
