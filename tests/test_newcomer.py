@@ -1,0 +1,43 @@
+"""A newcomer's path: our wheel beside a project that has transformers and peft of its own, five lines, one red line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_house import copy_code
+
+pytestmark = pytest.mark.slow
+
+FIVE_LINES = """\
+from transformers import Phi3Config
+
+from andon.verify.subjects import huggingface
+
+sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0}
+subject = huggingface.causal_lm(Phi3Config(**sizes, num_attention_heads=4, num_key_value_heads=2))
+"""
+VERSIONS = "import peft, transformers; print(peft.__version__, transformers.__version__, transformers.__file__)"
+
+
+def test_five_lines_beside_somebody_s_libraries_show_a_red_line(tmp_path: Path) -> None:
+    """Behaviour: the wheel installs nothing over what is there, and names a setting of Phi-3 that does nothing."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    code = copy_code(tmp_path / "code")
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, code], check=True)
+    (wheel,) = tmp_path.glob("andon-*.whl")
+    before = subprocess.run([sys.executable, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "my_checks.py").write_text(FIVE_LINES)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    verify = [sys.executable, "-W", "ignore", "-m", "andon", "verify", "my_checks:subject", "--tier", "1"]
+    done = subprocess.run(verify, cwd=project, check=False, capture_output=True, text=True, env=environment)
+    assert 1 == done.returncode, done.stdout + done.stderr
+    red = [line for line in done.stdout.splitlines() if "embd_pdrop" in line]
+    assert 1 == len(red), done.stdout
+    after = [sys.executable, "-c", VERSIONS]
+    assert before == subprocess.run(after, check=True, capture_output=True, text=True, env=environment).stdout
