@@ -202,6 +202,7 @@ def test_reads_the_tokeniser_of_a_gguf(pre: str, number: list[str]) -> None:
 def test_a_tokeniser_that_would_cut_differently_is_left_out(fields: dict[str, Any]) -> None:
     """Behaviour: an unknown kind gives no tokeniser rather than a wrong one."""
     assert read_tokeniser(fields) is None
+    assert read_tokeniser(vocabulary("smollm")) is not None
 
 
 @pytest.mark.parametrize(

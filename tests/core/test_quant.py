@@ -352,6 +352,7 @@ def test_dequantising_a_model_draws_nothing() -> None:
     """Behaviour: no matrix is initialised that is replaced at once, so random numbers stay where they were."""
     model = new_model()
     quantize_model(model)
+    assert any(isinstance(module, NF4Linear) for module in model.modules())
     state = torch.get_rng_state()
     dequantize_model(model)
     assert torch.equal(state, torch.get_rng_state())
@@ -373,4 +374,4 @@ def test_quantising_takes_little_memory_on_the_way() -> None:
     with LiveBytes([weight]) as live:
         quantize_nf4(weight)
     assert live.largest <= weight.nbytes
-    assert live.peak - weight.nbytes < 14 * weight.numel()
+    assert 0 < live.peak - weight.nbytes < 14 * weight.numel()
