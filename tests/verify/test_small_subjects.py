@@ -24,11 +24,12 @@ class Shifted(nn.Module):
 
 
 def shifted(value: float) -> Subject:
-    """Adapters whose shift begins with the values of the layer's own bias, which are all this."""
+    """Adapters whose shift begins with the values of the layer's own bias, which are multiples of this."""
 
     def model() -> nn.Module:
         made = small.Model()
-        nn.init.constant_(made.mix.bias, value)
+        with torch.no_grad():
+            made.mix.bias.copy_(value * torch.arange(1, len(made.mix.bias) + 1))
         return made
 
     def add(base: nn.Module, _rank: int, _alpha: float) -> nn.Module:
