@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from verify.runner import check
