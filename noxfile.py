@@ -82,7 +82,7 @@ def tier3(session: nox.Session) -> None:
 def ci(session: nox.Session) -> None:
     """Tier 3, all tests under coverage, all mutants, every gate seen red; the first red one ends it (an hour)."""
     andon(session, "gate", "run", "tier3")
-    python(session, "-m", "gates.coverage", "-m", "pytest", "-q", "-m", ELSEWHERE)
+    covered(session)
     mutants(session)
     andon(session, "gate", "selftest")
 
@@ -142,9 +142,7 @@ def mutation(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run all tests under coverage of every package, against the risk table; `-- --base COMMIT` for changed lines."""
-    os.environ["COVERAGE_RCFILE"] = str(ROOT / "configs" / "coverage.toml")
-    kept = ("--evidence", "coverage_all", "--risk", "configs/risk.toml", *session.posargs)
-    python(session, "-m", "gates.coverage", *kept, "-m", "pytest", "-q", "-m", ELSEWHERE)
+    covered(session, *session.posargs)
 
 
 @nox.session
@@ -194,20 +192,22 @@ def vacuous(session: nox.Session) -> None:
     """Run each test while the code that it tests does nothing: who still passes cannot fail (minutes)."""
     kept = ("--evidence", "vacuous_all", "--sources", *GRADED, "tests")
     python(session, "-m", "gates.vacuous", "tests", *kept, "--run", "-m", ELSEWHERE, *session.posargs)
+    andon(session, "gate", "judge", "vacuity")
 
 
 @nox.session
 def gradients(session: nox.Session) -> None:
     """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
-    verified(session, "tests.subjects:EXACT", "gradients", "core", "tests/subjects.py", only=("--only", "gradients"))
-    andon(session, "gate", "judge", "gradients")
+    kept = ("--source", "verify", "--source", "core", "--source", "tests/subjects.py")
+    exact = ("andon", "verify", "tests.subjects:EXACT", "--only", "gradients", "--evidence", "gradients", *kept)
+    reached(session, "gradients", "-m", *exact)
     python(session, "-m", "tests.bench.power")
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
     """Run the property tests: hypothesis draws the cases, the same each time (a minute)."""
-    pytest(session, "hypothesis")
+    reached(session, "properties", "-m", "pytest", "-q", "-m", "hypothesis", *session.posargs)
 
 
 @nox.session
@@ -283,6 +283,27 @@ def verified(
     """Run checks on a target, and leave evidence of that name."""
     kept = [part for source in ("verify", *sources) for part in ("--source", source)]
     python(session, "-m", "andon", "verify", target, *only, "--evidence", name, *kept, venv=venv)
+
+
+def covered(session: nox.Session, *options: str) -> None:
+    """Run all tests under coverage of every package, and judge it."""
+    measured(session, "coverage_all", *options, "-m", "pytest", "-q", "-m", ELSEWHERE)
+    andon(session, "gate", "judge", "covered")
+    if "--base" in options:
+        andon(session, "gate", "judge", "changed")
+
+
+def reached(session: nox.Session, floors: str, *command: str) -> None:
+    """Run a command under coverage, and judge what it says and how much of the critical files it reaches."""
+    measured(session, f"reached_{floors}", "--floors", floors, *command)
+    andon(session, "gate", "judge", floors)
+
+
+def measured(session: nox.Session, name: str, *arguments: str) -> None:
+    """Run Python under coverage of every package, against the risk table, and leave evidence of that name."""
+    os.environ["COVERAGE_RCFILE"] = str(ROOT / "configs" / "coverage.toml")
+    python(session, "-m", "gates.coverage", "--evidence", name, "--risk", "configs/risk.toml", *arguments)
+    del os.environ["COVERAGE_RCFILE"]
 
 
 def mutants(session: nox.Session, *options: str) -> None:

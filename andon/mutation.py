@@ -75,6 +75,9 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
         results.write_results(answers.results, {"command": "andon mutation", "seconds": round(seconds)})
     sources |= evidence.digests([str(results.BASELINE)])
     metrics = results.metrics(answers.results, excuses)
+    risks = room("gates.risk")
+    if risks.DEFAULT.exists():
+        metrics |= risks.short_metrics(metrics, risks.read_risks(), "mutation")
     metrics["fresh"] = evidence.Metric(float(answers.fresh), "mutants")
     metrics["disagreeing"] = evidence.Metric(float(answers.disagreeing), "mutants")
     line = shlex.join(["andon", *sys.argv[1:]])

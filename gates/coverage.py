@@ -2,8 +2,8 @@
 
 Coverage's own `fail_under` mixes lines with branches; here they are metrics apart, of the whole and of each file:
 `lines`, `branches`, `lines core/model.py`, `branches core/model.py`, all in percent. `--risk FILE` adds how many files
-are `short` of a risk table's floors, `--base COMMIT` the share of `changed` lines. One process measures and converts,
-so that figures of an older run cannot pass for those of this one.
+are `short` of a risk table's floors (`--floors` says which), `--base COMMIT` the share of `changed` lines. One process
+measures and converts, so that figures of an older run cannot pass for those of this one.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from .changed import changed_coverage, changed_lines
 from .commits import CommitError
 from .config import GateError
 from .evidence import Evidence, Metric, digests, write_evidence
-from .risk import read_risks, short_metrics
+from .risk import Floors, read_risks, short_metrics
 
 
 def coverage_metrics(report: dict[str, Any]) -> dict[str, Metric]:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     content = json.loads(report.stdout)
     metrics = coverage_metrics(content)
     if risks:
-        metrics |= short_metrics(metrics, risks)
+        metrics |= short_metrics(metrics, risks, options.floors)
     if changed is not None:
         share, missed = changed_coverage(content, changed)
         metrics["changed"] = Metric(share, "%")
@@ -76,6 +76,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gates.coverage", description=main.__doc__)
     parser.add_argument("--evidence", default="coverage", metavar="NAME", help="under what name evidence is left")
     parser.add_argument("--risk", type=Path, metavar="FILE", help="a risk table whose floors files must reach")
+    parser.add_argument("--floors", choices=get_args(Floors), default="tests", help="which of the table's floors")
     parser.add_argument("--base", metavar="COMMIT", help="measure the lines that differ from it")
     own = arguments.index("-m") if "-m" in arguments else len(arguments)
     options, others = parser.parse_known_args(arguments[:own])

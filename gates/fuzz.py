@@ -174,12 +174,11 @@ def branch_metrics(package: str, targets: Sequence[str]) -> dict[str, Metric]:
             files = ",".join({place.partition(":")[0] for place in parser})
             tool = [sys.executable, "-m", "coverage"]
             replay = ["-m", "gates.fuzz", package, "--replay", "--only", name]
-            subprocess.run(
-                [*tool, "run", data, "--branch", f"--include={files}", "--source=", *replay],
-                check=True,
-                stdout=subprocess.DEVNULL,
+            options = [data, f"--rcfile={os.devnull}", f"--include={files}"]  # no settings of the project's own
+            subprocess.run([*tool, "run", *options, "--branch", *replay], check=True, stdout=subprocess.DEVNULL)
+            report = subprocess.run(
+                [*tool, "json", *options, "-q", "-o", "-"], check=True, capture_output=True, text=True
             )
-            report = subprocess.run([*tool, "json", data, "-q", "-o", "-"], check=True, capture_output=True, text=True)
         shares[name] = branch_share(json.loads(report.stdout), parser)
     metrics = {f"branches {name}": Metric(share, "%") for name, share in shares.items()}
     return metrics | {"least_branches": Metric(min(shares.values(), default=None), "%")}

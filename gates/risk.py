@@ -1,17 +1,21 @@
-"""The risk table: how much of a file its tests must reach, by what a mistake in it costs."""
+"""The risk table: how much of a file its tests must reach, by what a mistake in it costs.
 
-import tomllib
+Four kinds of floors: all tests' lines and branches, those of a file's level; lines that properties alone reach, lines
+that gradient checks alone reach, and mutants killed, which the file's own row names.
+"""
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from .config import GateError, Table
+from .config import GateError, Table, read_table
 from .evidence import Metric
 
 DEFAULT = Path("configs/risk.toml")
 ORDINARY = "ordinary"
+Floors = Literal["tests", "properties", "gradients", "mutation"]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -25,11 +29,14 @@ class Level(Table):
 
 
 class RiskyFile(Table):
-    """A file of a level that is not the ordinary one, and why."""
+    """A file of a level that is not the ordinary one, why, and the floors, in percent, that are its own."""
 
     path: str
     level: str
     why: str
+    properties: Percent = 0
+    gradients: Percent = 0
+    mutation: Percent = 0
 
 
 class Risks(Table):
@@ -43,6 +50,14 @@ class Risks(Table):
         name = next((file.level for file in self.files if file.path == path), ORDINARY)
         return next(level for level in self.levels if level.name == name)
 
+    def floors_of(self, path: str, floors: Floors) -> dict[str, float]:
+        """What a file must reach, by the measured figure's name."""
+        if floors == "tests":
+            level = self.level_of(path)
+            return {"lines": level.lines, "branches": level.branches}
+        own = {file.path: file.model_dump() for file in self.files}.get(path, {})
+        return {"score_by_file" if floors == "mutation" else "lines": own.get(floors, 0.0)}
+
 
 def read_risks(path: Path = DEFAULT) -> Risks:
     """Read a risk table.
@@ -50,16 +65,7 @@ def read_risks(path: Path = DEFAULT) -> Risks:
     Raises:
         GateError: it cannot be read, breaks a rule, or names a level or a file that is none.
     """
-    try:
-        risks = Risks.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise GateError(f"{path}: cannot be read ({error.strerror}); name a risk table with --risk") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GateError(f"{path}: is no TOML ({error}); mend the line it names") from error
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        lines = [f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details]
-        raise GateError("\n".join(lines)) from error
+    risks = read_table(path, Risks, "name a risk table with --risk")
     known = [level.name for level in risks.levels]
     if ORDINARY not in known:
         raise GateError(f"{path}: levels: none is named {ORDINARY!r}; files that are not named are of it")
@@ -71,15 +77,15 @@ def read_risks(path: Path = DEFAULT) -> Risks:
     return risks
 
 
-def short_metrics(coverage: Mapping[str, Metric], risks: Risks) -> dict[str, Metric]:
+def short_metrics(measured: Mapping[str, Metric], risks: Risks, floors: Floors = "tests") -> dict[str, Metric]:
     """How many files are below their floors, and by how many points each; a named file without a figure is short."""
-    paths = {name.removeprefix("lines ") for name in coverage if name.startswith("lines ")}
+    paths = {name.partition(" ")[2] for name in measured if " " in name}
     lacking = {}
     for path in sorted(paths | {file.path for file in risks.files}):
-        level, short = risks.level_of(path), 0.0
-        for kind, floor in (("lines", level.lines), ("branches", level.branches)):
-            value = coverage.get(f"{kind} {path}", Metric(0.0)).value
+        short = 0.0
+        for figure, floor in risks.floors_of(path, floors).items():
+            value = measured.get(f"{figure} {path}", Metric(0.0)).value
             short = max(short, floor - value if value is not None else 0.0)
         if short > 0:
-            lacking[f"short {path}"] = Metric(short, f"points below {level.name}")
+            lacking[f"short {path}"] = Metric(short, f"points below {risks.level_of(path).name}")
     return {"short": Metric(len(lacking), "files"), **lacking}

@@ -38,6 +38,11 @@ def render_sarif(verdict: Verdict, config: Path) -> str:
         ],
         "results": [_result(check, place, config) for place, check in enumerate(verdict.checks)],
     }
+    return sarif(run)
+
+
+def sarif(run: dict[str, Any]) -> str:
+    """One run as a whole file."""
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
 
 

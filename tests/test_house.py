@@ -35,6 +35,16 @@ def copy_code(folder: Path) -> Path:
     return folder
 
 
+def install_wheel(folder: Path) -> Path:
+    """Where the wheel is installed, built from a copy and without a network."""
+    source, wheels, site = copy_code(folder / "code"), folder / "wheels", folder / "site"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *offline, "-w", wheels, source], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, *wheels.iterdir()], check=True)
+    return site
+
+
 @pytest.mark.tier3
 def test_imports_inside_a_room_are_relative() -> None:
     """Behaviour: no room names itself or another at the top level, as the wheel installs it under andon."""
@@ -96,13 +106,7 @@ def test_a_planted_import_breaks_its_contract(tmp_path: Path, path: str, fault: 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel installed, built from a copy and without a network."""
-    source = copy_code(tmp_path_factory.mktemp("source"))
-    site, wheels = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("wheels")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, "wheel", *offline, "-w", wheels, source], check=True)
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, *wheels.iterdir()], check=True)
-    return site
+    return install_wheel(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture

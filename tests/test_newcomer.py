@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_house import copy_code
+from tests.test_house import install_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -24,16 +24,11 @@ VERSIONS = "import peft, transformers; print(peft.__version__, transformers.__ve
 
 def test_five_lines_beside_somebody_s_libraries_show_a_red_line(tmp_path: Path) -> None:
     """Behaviour: the wheel installs nothing over what is there, and names a setting of Phi-3 that does nothing."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    code = copy_code(tmp_path / "code")
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, code], check=True)
-    (wheel,) = tmp_path.glob("andon-*.whl")
     before = subprocess.run([sys.executable, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
-    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
     project = tmp_path / "project"
     project.mkdir()
     (project / "my_checks.py").write_text(FIVE_LINES)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    environment = os.environ | {"PYTHONPATH": str(install_wheel(tmp_path / "wheel"))}
     verify = [sys.executable, "-W", "ignore", "-m", "andon", "verify", "my_checks:subject", "--tier", "1"]
     done = subprocess.run(verify, cwd=project, check=False, capture_output=True, text=True, env=environment)
     assert 1 == done.returncode, done.stdout + done.stderr

@@ -7,7 +7,6 @@ most faults move its logits by less than rounding. What is true of any weights i
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -96,11 +95,18 @@ def without_autocast() -> Generator[None]:
     enter = kind.__enter__
 
     def idle(context: Any) -> Any:
-        vars(context)["_enabled"] = False
-        return enter(context)
+        own = vars(context)
+        kept, own["_enabled"] = own["_enabled"], False
+        try:
+            return enter(context)
+        finally:  # the subject may enter the same object again, outside
+            own["_enabled"] = kept
 
-    with mock.patch.object(kind, "__enter__", idle):
+    setattr(kind, "__enter__", idle)  # noqa: B010 - a plain assignment is no other method to a type checker
+    try:
         yield
+    finally:
+        kind.__enter__ = enter
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

@@ -41,8 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         write_baseline(files, options.baseline)
         below, sources = [], digests(paths)
     hot = hotspots(files)
-    forms = {"text": render_text(files, hot), "json": render_json(files, hot), "sarif": render_sarif(files)}
-    print(forms[options.format], end="")
+    forms = {"text": render_text, "json": render_json, "sarif": render_sarif}
+    print(forms[options.format](files, hot), end="")
     if options.format == "text":
         print("".join(f"fallen: {line}\n" for line in below), end="")
     command = "python -m gates.debt " + " ".join(options.paths)

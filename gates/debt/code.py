@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .cognitive import Function, cognitive_complexity
 from .lines import Line
-from .loss import Loss
+from .loss import Dimension, Loss
 
 BLOCKS = (
     ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, ast.Match, ast.ClassDef,
@@ -33,11 +33,11 @@ def function_losses(path: str, tree: ast.Module, statements: list[Line]) -> Iter
         yield from over(path, function, "nesting", nesting(function), 4, 2.0)
 
 
-def over(path: str, function: Function, dimension: str, value: int, limit: int, each: float) -> Iterator[Loss]:
+def over(path: str, function: Function, dimension: Dimension, value: int, limit: int, each: float) -> Iterator[Loss]:
     """The loss of a function's number beyond its limit."""
     if value > limit:
         why = f"{function.name} has {value}, and {limit} are free"
-        yield Loss(path, function.lineno, dimension, round(each * (value - limit), 2), why)  # ty: ignore[invalid-argument-type]
+        yield Loss(path, function.lineno, dimension, round(each * (value - limit), 2), why)
 
 
 def nesting(node: ast.AST) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..sarif import sarif
 from .loss import File, grade, project_score
 
-SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 Hotspots = list[tuple[int, str]] | str
 
 
@@ -45,8 +45,8 @@ def render_json(files: Sequence[File], hotspots: Hotspots) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def render_sarif(files: Sequence[File]) -> str:
-    """A result for each loss, at its line."""
+def render_sarif(files: Sequence[File], _hotspots: Hotspots) -> str:
+    """A result for each loss, at its line; a hotspot has none."""
     losses = [loss for file in files for loss in file.losses]
     results: list[dict[str, Any]] = [
         {
@@ -67,4 +67,4 @@ def render_sarif(files: Sequence[File]) -> str:
     ]
     rules = [{"id": name} for name in sorted({result["ruleId"] for result in results})]
     run = {"tool": {"driver": {"name": "andon debt", "rules": rules}}, "results": results}
-    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+    return sarif(run)

@@ -1,19 +1,15 @@
 """Which files are mutated, which tests are asked, which survivors are excused: two TOML files that anybody can read."""
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from ..config import Table
+from ..config import GateError, Table, read_table
 
 CONFIG = Path("configs/mutation.toml")
 EXCUSES = Path("configs/mutation_excuses.toml")
-
-
-class MutationError(ValueError):
-    """A plan, an excuse or a result that cannot be used; the message names file, key, rule and next step."""
+REMEDY = "write one, or name another with --config"
 
 
 class Module(Table):
@@ -56,19 +52,16 @@ class Excuses(Table):
     excuses: list[Excuse] = Field(default_factory=list)
 
 
-Read = TypeVar("Read", bound=Table)
-
-
 def read_plan(path: Path = CONFIG) -> Plan:
     """What is mutated.
 
     Raises:
-        MutationError: the file is missing, is no TOML, breaks a rule, or names a file that is not there.
+        GateError: the file is missing, is no TOML, breaks a rule, or names a file that is not there.
     """
-    plan = _read(path, Plan)
+    plan = read_table(path, Plan, REMEDY)
     for name in [name for module in plan.modules for name in (module.file, *module.tests)]:
         if not Path(name).exists():
-            raise MutationError(f"{path}: modules: {name} does not exist; name a file as it is called now")
+            raise GateError(f"{path}: modules: {name} does not exist; name a file as it is called now")
     return plan
 
 
@@ -76,27 +69,13 @@ def read_excuses(path: Path = EXCUSES) -> dict[str, Excuse]:
     """The excuses by mutant; none where there is no file.
 
     Raises:
-        MutationError: the file is no TOML, breaks a rule, or excuses a mutant twice.
+        GateError: the file is no TOML, breaks a rule, or excuses a mutant twice.
     """
     if not path.exists():
         return {}
     found: dict[str, Excuse] = {}
-    for excuse in _read(path, Excuses).excuses:
+    for excuse in read_table(path, Excuses, REMEDY).excuses:
         if excuse.id in found:
-            raise MutationError(f"{path}: {excuse.id} is excused twice; leave one of the two")
+            raise GateError(f"{path}: {excuse.id} is excused twice; leave one of the two")
         found[excuse.id] = excuse
     return found
-
-
-def _read(path: Path, kind: type[Read]) -> Read:
-    try:
-        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise MutationError(
-            f"{path}: cannot be read ({error.strerror}); write one, or name another with --config"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MutationError(f"{path}: is no TOML ({error}); mend the line it names") from error
-    except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        raise MutationError("\n".join(lines)) from error

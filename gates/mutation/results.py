@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..config import GateError
 from ..evidence import Metric
 from .keys import Covering
-from .plan import Excuse, MutationError
+from .plan import Excuse
 
 BASELINE = Path("reports/baselines/mutation.json")
 STATE = Literal["killed", "survived", "untested", "late", "error"]
@@ -54,14 +55,14 @@ def read_results(path: Path = BASELINE) -> Results:
     """What was kept; nothing where there is no file.
 
     Raises:
-        MutationError: the file is torn or of another shape.
+        GateError: the file is torn or of another shape.
     """
     try:
         return {name: _file(content) for name, content in json.loads(path.read_text("utf-8"))["files"].items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise MutationError(f"{path} holds no results ({error}); delete it and run `andon mutation`") from error
+        raise GateError(f"{path} holds no results ({error}); delete it and run `andon mutation`") from error
 
 
 def write_results(results: Results, about: Mapping[str, object], path: Path = BASELINE) -> None:

@@ -1,15 +1,12 @@
 """Licences against an allow list, in the words of the packages' own metadata."""
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from ..config import GateError, Table
+from ..config import Table, read_table
 from .packages import plain_name
 
 DEFAULT = Path("configs/supply.toml")
@@ -37,16 +34,7 @@ def read_supply(path: Path = DEFAULT) -> Supply:
     Raises:
         GateError: it cannot be read or breaks a rule.
     """
-    try:
-        return Supply.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise GateError(f"{path}: cannot be read ({error.strerror}); it lists the licences that are allowed") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GateError(f"{path}: is no TOML ({error}); mend the line it names") from error
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        lines = [f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details]
-        raise GateError("\n".join(lines)) from error
+    return read_table(path, Supply, "it lists the licences that are allowed")
 
 
 def licence_of(metadata: Any) -> str:

@@ -4,7 +4,6 @@ What follows `--run` goes to pytest. Evidence "vacuous" holds the counts by kind
 """
 
 import argparse
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -12,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from ..commits import head
 from ..evidence import Evidence, Metric, digests, write_evidence
 from .finding import Finding, Kind
-from .reading import ReadError, find_tests_in, read_file
+from .reading import ReadError, count_tests, find_tests_in, read_file
 from .running import Asked, RunError, ask, collect, sample
 
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     findings += asked.findings if asked else []
     print("".join(f"{finding}\n" for finding in findings), end="")
-    tests = sum(source.count("\ndef test_") + source.count("\n    def test_") for source in read.values())
+    tests = sum(map(count_tests, read.values()))
     print(f"{len(findings)} of {tests} tests cannot fail" + (f"; {_summary(asked)}" if asked else ""))
     command = "python -m gates.vacuous " + " ".join(arguments)
     seconds = time.perf_counter() - start
@@ -54,8 +54,7 @@ def _ask(arguments: list[str], count: int) -> Asked:
     """Ask all tests, or so many as the commit chooses."""
     if not count:
         return ask(arguments)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], check=False, capture_output=True, text=True).stdout.strip()
-    return ask(sample(collect(arguments), count, head))
+    return ask(sample(collect(arguments), count, head() or ""))
 
 
 def _summary(asked: Asked) -> str:

@@ -13,10 +13,8 @@ from .empty import empty_sets
 from .finding import Finding
 from .itself import always_true
 from .mocks import only_mocks
-from .reach import assertions, reachable
+from .reach import Function, assertions, reachable
 from .swallow import swallowed
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class ReadError(ValueError):
@@ -30,6 +28,11 @@ def find_tests(tree: ast.Module) -> Iterator[tuple[str, Function]]:
             yield node.name, node
         elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
             yield from ((f"{node.name}::{name}", each) for name, each in find_tests(ast.Module(node.body, [])))
+
+
+def count_tests(source: str) -> int:
+    """How many tests a file holds."""
+    return sum(1 for _ in find_tests(ast.parse(source)))
 
 
 def find_tests_in(path: Path) -> list[Path]:

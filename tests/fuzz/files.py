@@ -17,6 +17,14 @@ def written(name: str, data: bytes) -> Path:
     return path
 
 
+def present(name: str, data: bytes) -> Path:
+    """A file with this content; none where it is empty."""
+    if data:
+        return written(name, data)
+    (FOLDER / name).unlink(missing_ok=True)
+    return FOLDER / name
+
+
 def parts(data: bytes, count: int) -> list[bytes]:
     """An input as that many parts; those that it lacks are empty."""
     found = data.split(SPLIT, count - 1)

@@ -2,7 +2,7 @@
 
 from core.chat import ChatError, answer, load_template
 from core.tokeniser import TokeniserError, check_vocabulary, end_of_document, load_tokeniser, special_names
-from tests.fuzz.files import FOLDER, parts, written
+from tests.fuzz.files import FOLDER, parts, present
 
 REFUSALS = (ChatError, TokeniserError)
 PARSER = (
@@ -20,10 +20,7 @@ def one(data: bytes) -> None:
     for name, content in zip(
         ("tokenizer_config.json", "chat_template.jinja", "tokenizer.json"), parts(data, 3), strict=True
     ):
-        if content:
-            written(name, content)
-        else:
-            (FOLDER / name).unlink(missing_ok=True)
+        present(name, content)
     template = load_template(FOLDER)
     if template is not None and not any(word in template.source for word in LOOPS):
         answer(

@@ -224,7 +224,7 @@ def test_all_forms_show_the_same_points() -> None:
         for file in json.loads(render_json(files, []))["files"]
         for each in file["losses"]
     }
-    results = json.loads(render_sarif(files))["runs"][0]["results"]
+    results = json.loads(render_sarif(files, []))["runs"][0]["results"]
     places = [result["locations"][0]["physicalLocation"] for result in results]
     assert losses == {
         (

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gates.config import GateError
 from gates.mutation import keys, plan, results
 from gates.mutation.keys import Covering
-from gates.mutation.plan import Excuse, MutationError, Plan
+from gates.mutation.plan import Excuse, Plan
 from gates.mutation.results import File, Function, Row
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def test_torn_results_are_refused(tmp_path: Path) -> None:
     """Behaviour: the message names the file and the next step."""
     path = tmp_path / "mutation.json"
     path.write_text('{"files": {"a.py": 1}}', encoding="utf-8")
-    with pytest.raises(MutationError, match=r"mutation\.json holds no results .* run `andon mutation`"):
+    with pytest.raises(GateError, match=r"mutation\.json holds no results .* run `andon mutation`"):
         results.read_results(path)
 
 
@@ -232,13 +233,13 @@ def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text = 'per_function = 4\nmarks = "m"\ntest_seconds = 1.0\nasked_seconds = 1.0\nlimit_seconds = 1.0\n'
     path = Path("mutation.toml")
     path.write_text(text + '[[modules]]\nfile = "gone.py"\ntests = ["test_a.py"]\n', encoding="utf-8")
-    with pytest.raises(MutationError, match=r"mutation\.toml: modules: gone\.py does not exist"):
+    with pytest.raises(GateError, match=r"mutation\.toml: modules: gone\.py does not exist"):
         plan.read_plan(path)
     path.write_text("color = 1\n", encoding="utf-8")
-    with pytest.raises(MutationError, match=r"mutation\.toml: color"):
+    with pytest.raises(GateError, match=r"mutation\.toml: color"):
         plan.read_plan(path)
     path.write_text(
         '[[excuses]]\nid = "m"\nfunction = "f"\nreason = "no input tells them apart"\n' * 2, encoding="utf-8"
     )
-    with pytest.raises(MutationError, match="m is excused twice"):
+    with pytest.raises(GateError, match="m is excused twice"):
         plan.read_excuses(path)

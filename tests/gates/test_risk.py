@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -68,6 +69,22 @@ def test_a_named_file_without_a_figure_is_short(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     risks = read_risks(table(tmp_path, LEVELS + FILE.format(path="a.py", level="critical")))
     assert 100 == short_metrics({"lines b.py": Metric(100.0)}, risks)["short a.py"].value
+
+
+FIGURES = {"properties": "lines", "gradients": "lines", "mutation": "score_by_file"}
+
+
+@pytest.mark.parametrize("floors", FIGURES)
+def test_a_row_has_floors_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floors: Literal["properties", "gradients", "mutation"]
+) -> None:
+    """Behaviour: what properties, gradient checks or mutants must reach is held at its edge, in that file alone."""
+    monkeypatch.chdir(tmp_path)
+    row = FILE.format(path="a.py", level="critical") + f"{floors} = 60\n"
+    risks = read_risks(table(tmp_path, LEVELS + row))
+    for value, short in ((60.0, 0), (59.9, 1)):
+        measured = {f"{FIGURES[floors]} a.py": Metric(value), f"{FIGURES[floors]} b.py": Metric(0.0)}
+        assert short == short_metrics(measured, risks, floors)["short"].value
 
 
 BAD = [

@@ -134,7 +134,7 @@ def test_the_callers_model_stays_as_it_is() -> None:
     """Behaviour: weights, gradients, dtype, mode, hooks and random numbers are the caller's own."""
     model = Small(0.5).eval()
     weights, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    check_gradients(loss, model, data())
+    assert torch.float64 == check_gradients(loss, model, data()).dtype
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert not model.training
     assert all(p.grad is None for p in model.parameters())

@@ -55,14 +55,14 @@ def test_an_unfinished_end_is_excused(end: str) -> None:
 )
 def test_an_error_before_the_end_is_an_error(middle: str) -> None:
     """Behaviour: strings left open on their line, dedents to nowhere, stray closers and characters, at the end too."""
-    assert not tokenises(START + middle + "c = 3\n")
-    assert not tokenises(START + middle)
+    assert tokenises(START + middle + "c = 3\n") is False
+    assert tokenises(START + middle) is False
 
 
 def test_an_error_in_the_last_line_that_is_no_open_string_is_an_error() -> None:
     """Behaviour: being last excuses nothing but what goes on."""
-    assert not tokenises(START + "x = $2")
-    assert not tokenises(START + "if x:\n    a\n  b")
+    assert tokenises(START + "x = $2") is False
+    assert tokenises(START + "if x:\n    a\n  b") is False
 
 
 @pytest.mark.parametrize(

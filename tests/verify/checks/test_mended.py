@@ -12,6 +12,7 @@ from tests.verify import strangers
 from tests.verify.checks.test_model_checks import FAULTS, planted
 from tests.verify.small import Small, loss, small
 from verify import subjects
+from verify.prepare import without_autocast
 from verify.runner import check
 from verify.subject import Adapters, Quantiser, Subject
 from verify.subjects import small as plain
@@ -120,6 +121,15 @@ def test_autocast_within_the_subject_is_compared_with_none() -> None:
     )
     assert ((), ("positions.precision",)) == (clean.findings, clean.passed)
     assert ["in torch.bfloat16 logits at positions"] == [finding.message[:37] for finding in rounded.findings]
+
+
+def test_an_autocast_object_of_the_subject_stays_as_it_was() -> None:
+    """Behaviour: what a script enters again and again still casts after a check has done without it."""
+    shared, matrix = torch.autocast("cpu", torch.bfloat16), torch.eye(2)
+    with without_autocast(), shared:
+        inside = (matrix @ matrix).dtype
+    with shared:
+        assert (torch.float32, torch.bfloat16) == (inside, (matrix @ matrix).dtype)
 
 
 class Masked(nn.Module):
