@@ -1,12 +1,14 @@
 """Ask tests what they say while the code that they test does nothing, in a process of their own."""
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +41,23 @@ def ask(arguments: Sequence[str]) -> Asked:
                    "-o", "enable_assertion_pass_hook=true", "--tb=no", "-rN", *arguments]  # fmt: skip
         # What pytest compiled before, it compiled without the hook that counts assertions.
         environment = os.environ | {OUTPUT: str(output), "PYTHONPYCACHEPREFIX": str(Path(folder) / "compiled")}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-        if done.returncode not in (0, 1) or not output.exists():  # 1: tests failed, as they should
-            raise RunError(f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+        code, said = _run(command, environment, Path(folder) / "said")
+        if code not in (0, 1) or not output.exists():  # 1: tests failed, as they should
+            raise RunError(f"pytest ended with {code}: {said[-2000:]}")
         answers = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     return sort_answers(answers)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> tuple[int, str]:
+    """Exit code and output; what tests left running, as their code could not end it, is killed."""
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
+        try:
+            code = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # nothing is left
+                os.killpg(process.pid, signal.SIGKILL)
+    return code, log.read_text(encoding="utf-8", errors="replace")
 
 
 def sort_answers(answers: Sequence[dict[str, Any]]) -> Asked:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from gates.evidence import read_evidence
 from gates.vacuous.__main__ import main
@@ -181,6 +182,37 @@ def test_tests_are_asked_while_their_code_does_nothing(project: Path) -> None:
     assert (1, 1, 0) == (counts["vacuous"].value, counts["vacuous stubbed"].value, counts["vacuous itself"].value)
     (project / "tests" / "stubbed_room" / "test_sums.py").write_text("def test_a(:\n")
     assert 2 == main(["tests"])
+
+
+LEFT = '''import subprocess
+import sys
+
+from stubbed_room.sums import add
+
+HOLD = """
+import filelock, time
+
+lock = filelock.FileLock("held")
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_left():
+    other = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE)
+    assert b"held" in other.stdout.readline()
+    assert add(1, 1) == 2
+'''
+
+
+@pytest.mark.long
+def test_what_a_test_leaves_running_ends_with_the_run(project: Path) -> None:
+    """Behaviour: a process that code which does nothing never ended holds nothing afterwards."""
+    (project / "tests" / "stubbed_room" / "test_left.py").write_text(LEFT)
+    assert 1 == ask(["tests/stubbed_room/test_left.py"]).noticed
+    with FileLock(project / "held", timeout=10):
+        assert (project / "held").exists()
 
 
 @pytest.mark.tier3
