@@ -29,6 +29,7 @@ LEARN = Path("reports/baselines/learn_adapters.json")
 FAULTS = Path("reports/baselines/faults.json")
 SELFTEST = Path("reports/baselines/selftest.json")
 DEBT = Path("reports/baselines/debt.json")
+FUZZ = Path("reports/baselines/fuzz.json")
 MUTANTS = Path("reports/baselines/mutation.json")
 POWER = Path("reports/baselines/power.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
@@ -230,6 +231,25 @@ def mutants(content: dict[str, Any]) -> str:
     return f"{table}\n\nEvery survivor with its diff: `andon mutation`; all asked anew: `nox -s mutation`."
 
 
+def fuzz(content: dict[str, Any]) -> str:
+    """What was executed of each format's fuzz target, over all runs on record, and what crashed."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in content["runs"]:
+        runs.setdefault(run["target"], []).append(run)
+    rows = [
+        [
+            target,
+            str(len(some)),
+            f"{sum(run['executions'] for run in some):,}",
+            f"{sum(run['seconds'] for run in some):,.0f}",
+            str(max(run["edges"] for run in some)),
+            str(sum(run["crashes"] for run in some)),
+        ]
+        for target, some in sorted(runs.items())
+    ]
+    return _table(["target", "runs", "executions", "seconds", "edges", "crashes"], rows)
+
+
 def _killed(counts: list[int]) -> list[str]:
     count, killed, excused = counts
     return [str(count), str(killed), str(count - killed), str(excused), f"{100 * killed / count:.1f}%"]
@@ -342,6 +362,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
         "debt": lambda: _from(DEBT, debt, "nox -s debt -- --write"),
         "mutants": lambda: _from(MUTANTS, mutants, "nox -s mutation"),
+        "fuzz": lambda: _from(FUZZ, fuzz, "nox -s fuzz"),
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
         "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
         "wild": lambda: _from(WILD, wild, "nox -s wild"),
