@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 STATUS = Literal["historical", "transposed", "pattern"]
 LIMIT = 90.0  # seconds of one job
+ENDING = 5.0  # seconds that its process has to end after its answer: what measures it has then written down what it saw
 END = Literal["whole", "raised", "late", "died"]  # how a job ended: died is a crash, or an exit with nothing sent
 
 
@@ -127,10 +128,11 @@ def _collected(ours: Connection, place: int, process: BaseProcess, begun: float,
         end: END = "raised" if ours.poll() else "late"
         value, error = ours.recv() if ours.poll() else (None, f"killed: longer than {limit:g} s")
     except EOFError:
-        process.join(1)
+        process.join(ENDING)
         end, value, error = "died", None, f"its process died: exit code {process.exitcode}"
     finally:
         ours.close()
+        process.join(0 if end == "late" else ENDING)
         process.kill()
         process.join()
     return Outcome(place, value, error, time.monotonic() - begun, end if error else "whole")
