@@ -112,11 +112,17 @@ def one_document(subject: Subject, batch: Batch) -> Batch:
     changes = {}
     if "documents" in found:
         changes[found["documents"]] = torch.zeros_like(part(batch, "documents", subject.roles))
-    if "positions" in found and bool(documents_in(subject, batch).any()):
+    if "positions" in found and _start_anew(subject, batch):
         changes[found["positions"]] = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
     if "mask" in found:
         changes[found["mask"]] = torch.ones_like(part(batch, "mask", subject.roles))
     return replaced(batch, changes) if changes else batch
+
+
+def _start_anew(subject: Subject, batch: Batch) -> bool:
+    """Whether the batch's positions (B, T) are those of several documents, or of rows with padding."""
+    several = bool(documents_in(subject, batch).any()) or not bool(real_in(subject, batch).all())
+    return several and part(batch, "positions", subject.roles).shape == tokens_of(subject, batch).shape
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -3,6 +3,7 @@
 Nothing here asks the code under test what it did; hooks of torch's modules and optimizers see it happen.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ class Update(NamedTuple):
     decays: tuple[float, ...]
     is_adaptive: bool  # of Adam's kind: an update has about the size of the rate
     names: frozenset[str]  # of the parameters that it is for, with a gradient or without
+    options: tuple[dict[str, Any], ...]  # what else its groups say as it is made
 
     def size(self, name: str) -> float:
         """About how far the largest entry of a parameter will move."""
@@ -36,7 +38,7 @@ class Update(NamedTuple):
 class Call(NamedTuple):
     """One outermost call of a module with token ids, where a gradient was wanted."""
 
-    inputs: dict[str, Tensor]  # the integers among its arguments, by name or position
+    inputs: dict[str, Tensor]  # the integers among its arguments, by name, and by position where they came by it
     random: Tensor  # torch's state before it
     training: bool
 
@@ -188,7 +190,10 @@ def _updates(model: nn.Module, seen: list[Update]) -> Generator[None]:
         rates = tuple(float(group.get("lr") or 0.0) for group in optimizer.param_groups)
         decays = tuple(float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups)
         is_adaptive = all("betas" in group for group in optimizer.param_groups)
-        update = Update(gradients, rates, decays, is_adaptive, frozenset(name for name, _ in own))
+        options = tuple({**group} for group in optimizer.param_groups)
+        for each in options:
+            del each["params"]
+        update = Update(gradients, rates, decays, is_adaptive, frozenset(name for name, _ in own), options)
         if seen and not seen[-1].names & update.names:
             update = _joined(seen.pop(), update)
         seen.append(update)
@@ -207,6 +212,7 @@ def _joined(one: Update, other: Update) -> Update:
         one.decays + other.decays,
         one.is_adaptive and other.is_adaptive,
         one.names | other.names,
+        one.options + other.options,
     )
 
 
@@ -220,6 +226,7 @@ def _calls(model: nn.Module, seen: list[Call], autocast: set[bool]) -> Generator
             return
         inputs = dict(_integers({**dict(enumerate(arguments)), **named}))
         if inputs and not inside and torch.is_grad_enabled():
+            inputs |= dict(_integers(_by_name(module, arguments)))
             seen.append(Call(inputs, torch.get_rng_state(), module.training))
         if inputs:
             inside.append(module)
@@ -237,6 +244,14 @@ def _calls(model: nn.Module, seen: list[Call], autocast: set[bool]) -> Generator
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _by_name(module: nn.Module, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Arguments that came by position, by the names that the module's `forward` gives them."""
+    try:
+        return inspect.signature(module.forward).bind_partial(*arguments).arguments
+    except (TypeError, ValueError):
+        return {}
 
 
 def _in_backward() -> bool:

@@ -39,7 +39,7 @@ def check_train(subject: Subject) -> None:
     Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout that
     is asked for and not done.
     """
-    model, batch = new_model(subject).train(), few(subject)
+    model, batch = awake(subject).train(), few(subject)
     losses = []
     for _ in range(2):
         with seeded(3), torch.no_grad():

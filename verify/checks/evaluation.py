@@ -13,6 +13,7 @@ from ..failure import CheckFailed, NotApplicable
 from ..observe import parameters
 from ..runs import LOOSE, counted, is_ragged, loop_run, micro_batches, of_loop, sharpened
 from ..subject import Batch, Subject
+from .loss import told
 
 PARTS = 4
 SAME = 1e-4  # of a loss: orders of summation in float32
@@ -30,13 +31,9 @@ def check_mean(subject: Subject) -> None:
     validate = needed(subject, "validate")
     batches = _batches(subject)
     model = sharpened(new_model(subject)).train()
+    counts = ", ".join(str(counted(subject, batch)) for batch in batches)
     found = float(validate(model, batches))
-    due = _mean(subject, model, batches)
-    if not abs(found - due) <= _allowed(model) * abs(due):
-        raise CheckFailed(
-            f"Subject.validate gives {found:.6g} for {len(batches)} batches of "
-            f"{', '.join(str(counted(subject, batch)) for batch in batches)} counted tokens; their mean is {due:.6g}"
-        )
+    _compare(subject, model, batches, found, f"Subject.validate, of {len(batches)} batches of {counts} counted tokens,")
 
 
 def check_cut(subject: Subject) -> None:
@@ -158,12 +155,7 @@ def check_held_out(subject: Subject) -> None:
     held_out, loop = list(needed(subject, "held_out")()), needed(subject, "loop")()
     sharpened(loop.model)
     found = float(loop.validate())
-    due = _mean(subject, loop.model, held_out)
-    if not abs(found - due) <= _allowed(loop.model) * abs(due):
-        raise CheckFailed(
-            f"Subject.loop evaluates to {found:.6g}; the mean over the counted tokens of {len(held_out)} held-out "
-            f"batches is {due:.6g}"
-        )
+    _compare(subject, loop.model, held_out, found, f"Subject.loop's evaluation, of {len(held_out)} held-out batches,")
 
 
 def _batches(subject: Subject) -> list[Batch]:
@@ -171,6 +163,18 @@ def _batches(subject: Subject) -> list[Batch]:
     if is_ragged(subject):
         batches[-1] = rows_of(subject, batches[-1], [0])
     return [batch for batch in batches if counted(subject, batch)]
+
+
+def _compare(subject: Subject, model: torch.nn.Module, batches: list[Batch], found: float, what: str) -> None:
+    """Fail where a value is not the mean loss of these batches."""
+    due = []
+    for each in told(subject):
+        due.append(_mean(each, model, batches))
+        if abs(found - due[-1]) <= _allowed(model) * abs(due[-1]):
+            return
+    raise CheckFailed(
+        f"{what} is {found:.6g}; the mean over their counted tokens is {' or '.join(f'{mean:.6g}' for mean in due)}"
+    )
 
 
 def _mean(subject: Subject, model: torch.nn.Module, batches: list[Batch]) -> float:

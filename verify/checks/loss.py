@@ -5,6 +5,7 @@ Legend: B batch, T time, V vocab.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +162,17 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     pieces = zip(logits_RV.split(PIECE), targets_R1.split(PIECE), strict=True)  # a large vocabulary fills the memory
     total = torch.stack([logits.double().log_softmax(-1).gather(-1, words).sum() for logits, words in pieces]).sum()
     return -total / len(targets_R1)
+
+
+def told(subject: Subject) -> Iterator[Subject]:
+    """The subject, and of a mixture one whose loss leaves the router's part out: what is reported may be either."""
+    yield subject
+    if subject.mixture:
+        yield replace(subject, loss=lambda model, batch: _without_router(subject, model, batch))
+
+
+def _without_router(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
+    return cross_entropy(logits_of(subject, model, batch), targets_of(subject, batch))
 
 
 def _compare(
