@@ -18,9 +18,7 @@ def hotspots(files: Iterable[File]) -> list[tuple[int, str]] | str:
     if is_shallow():
         return SHALLOW
     log = ["git", "log", f"--since={SINCE}", "--name-only", "--format="]
-    done = subprocess.run(log, check=False, capture_output=True, text=True)
-    if done.returncode:
-        return f"not measured: {done.stderr.strip()}"
+    done = subprocess.run(log, check=True, capture_output=True, text=True)
     commits = Counter(done.stdout.splitlines())
     ranked = sorted(((commits[file.path] * file.cyclomatic, file.path) for file in files), reverse=True)
     return [(heat, path) for heat, path in ranked if heat][:MOST]

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from andon.cli import VERBS, cli
+from tests.commands import bare
 
 HEAVY = ("torch", "numpy", "pydantic", "rich", "tokenizers", "opentelemetry")
 
@@ -150,7 +151,7 @@ def test_runs_as_a_module_from_anywhere(tmp_path: Path) -> None:
     checkout = str(Path(__file__).parents[2])
     command = [sys.executable, "-P", "-m", "andon", "gate", "list", "--config", f"{checkout}/configs/gates.toml"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": checkout, "PATH": ""}, check=False, capture_output=True, text=True
+        command, cwd=tmp_path, env=bare(PYTHONPATH=checkout, PATH=""), check=False, capture_output=True, text=True
     )
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith("tier1: ")

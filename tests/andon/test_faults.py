@@ -4,14 +4,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from andon import faults, matrix
 from andon.matrix import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
+from gates.evidence import read_evidence
 from verify.blackbox import BLACKBOX
 from verify.hunt import Found, Result
 from verify.plant import Outcome
@@ -166,3 +169,94 @@ def environment() -> dict[str, str]:
     import os
 
     return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.long
+def test_a_users_subject_is_asked_by_the_faults_that_fit_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the found one is a line, one without its factory is absent and quiet, and the counts end it."""
+    monkeypatch.chdir(tmp_path)
+    told = ["tests.verify.small:small", "--only", "future-leak", "--only", "resume-one-late", "--workers", "1"]
+    done = CliRunner().invoke(faults.command, [*told, "--quiet"])
+    assert 0 == done.exit_code, done.output
+    assert "100% of the live by checks alone" in done.output
+    assert "future-leak" not in done.output
+    shown = CliRunner().invoke(faults.command, [*told, "--html", "faults.html"]).output
+    assert all(name in shown for name in ("future-leak", "resume-one-late", "attention.causality"))
+    assert "future-leak" in Path("faults.html").read_text(encoding="utf-8")
+    assert not Path("reports").exists()
+
+
+@pytest.mark.tier2
+def test_the_whole_catalogue_is_kept_beside_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: a whole run writes the baseline, with what is not planted, and README's table; a part compares."""
+    monkeypatch.chdir(tmp_path)
+    rewritten: list[bool] = []
+    house = SimpleNamespace(ELSEWHERE={"z": "no home"}, rewrite_readme=lambda: rewritten.append(True))
+    monkeypatch.setattr(faults, "_checkout", lambda module: house)
+    faults.keep(ROWS, {}, 5.0, whole=True)
+    assert {"z": "no home"} == json.loads(faults.BASELINE.read_text(encoding="utf-8"))["elsewhere"]
+    assert [True] == rewritten
+    faults.keep([replace(ROWS[0], state=UNFOUND)], {}, 1.0, whole=False)
+    metrics = read_evidence("faults").metrics
+    assert (1, 4, 0.25) == tuple(
+        metrics[name].value for name in ("disagreeing_with_committed", "catalogue_live", "catalogue_found_by_checks")
+    )
+
+
+@pytest.mark.tier2
+def test_a_long_run_says_how_much_time_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behaviour: every so often one line to stderr, none at the end; quiet, only what was not found is printed."""
+    monkeypatch.setattr(faults, "LINE_EVERY_SECONDS", 0.0)
+    with faults.screen(2, quiet=True, silent=False, sample=None) as note:
+        note(ROWS[0])
+        note(ROWS[3])
+    said = capsys.readouterr()
+    assert "  ... 1 of 2, 0:00 left\n" == said.err
+    assert ("d " in said.out, "rooms.count" in said.out) == (True, False)
+    with faults.screen(2, quiet=True, silent=True, sample=None) as note:
+        note(ROWS[3])
+    assert "" == capsys.readouterr().out
+
+
+@pytest.mark.tier2
+def test_a_subject_that_cannot_be_asked_ends_the_hunt() -> None:
+    """Behaviour: the message names the target, the subject and what its process said."""
+    hunt = SimpleNamespace(look=None, Task=lambda *fields: fields)
+    dead = [Outcome(0, None, "killed: longer than 90 s", 90.0)]
+    with pytest.raises(faults.FaultsError, match=r"small cannot be asked: killed: longer"):
+        list(
+            faults.hunted(
+                "tests.verify.small:small", [BLACKBOX[0]], lambda work, jobs: dead, hunt, every=False, together=1
+            )
+        )
+
+
+@pytest.mark.tier2
+def test_the_catalogue_needs_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: elsewhere the message says so; a module missing within the checkout is no such case."""
+    absent = ModuleNotFoundError("no tests", name="tests.faults")
+
+    def refuse(_module: str) -> None:
+        raise absent
+
+    monkeypatch.setattr(faults.importlib, "import_module", refuse)
+    with pytest.raises(faults.FaultsError, match="checkout"):
+        faults.chosen(None, [])
+    absent.name = "numpy"
+    with pytest.raises(ModuleNotFoundError):
+        faults.chosen(None, [])
+
+
+@pytest.mark.tier2
+def test_samples_follow_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the same order for the same commit, another for another, and nothing is lost."""
+    named = [SimpleNamespace(id=str(number)) for number in range(9)]
+
+    def order(commit: str) -> list[str]:
+        monkeypatch.setattr(faults.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=commit))
+        return [fault.id for fault in faults.shuffled(named)]
+
+    assert order("a") == order("a") != order("b")
+    assert sorted(order("a")) == [fault.id for fault in named]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import bare
 from tracing.read import read_spans
 
 CHECKOUT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def andon(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     """Run the command line in a folder that has a gates file."""
     (folder / "gates.toml").write_text(FILE.format(python=sys.executable))
     command = [sys.executable, "-P", "-m", "andon", "gate", *arguments, "--config", "gates.toml"]
-    environment |= {"PYTHONPATH": str(CHECKOUT), "PATH": ""}
+    environment |= bare(PYTHONPATH=str(CHECKOUT), PATH="")
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
@@ -111,7 +112,7 @@ def test_a_stopped_run_leaves_no_command_behind(tmp_path: Path, number: int, cod
     subprocess.run(["mkfifo", fifo], check=True)
     command = [sys.executable, "-P", "-m", "andon", "gate", "run", "t", "--config", "gates.toml"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(CHECKOUT), "PATH": ""}, stderr=subprocess.PIPE
+        command, cwd=tmp_path, env=bare(PYTHONPATH=str(CHECKOUT), PATH=""), stderr=subprocess.PIPE
     ) as process:
         with fifo.open() as reader:
             assert "x" == reader.read(1)  # the command runs and waits

@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from gates.coverage import coverage_metrics
+from gates.coverage import coverage_metrics, main
 from gates.evidence import Metric, read_evidence
 
 
@@ -35,20 +33,27 @@ def test_lines_and_branches_are_metrics_apart() -> None:
 
 
 @pytest.mark.tier3
-def test_measures_a_real_run_and_passes_its_exit_code_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["false", "true"])
+def test_measures_a_real_run_and_passes_its_exit_code_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: str
+) -> None:
     """Behaviour: evidence holds the figures of the run just made, and a failing test is still a failure."""
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "a.py").write_text("def f(x):\n    if x:\n        return 1\n    return 2\n")
-    (tmp_path / "pyproject.toml").write_text('[tool.coverage.run]\nbranch = true\nsource = ["core"]\n')
+    settings = f'[tool.coverage.run]\nbranch = true\nsource = ["core"]\nparallel = {parallel}\n'
+    (tmp_path / "pyproject.toml").write_text(settings)
     (tmp_path / "test_a.py").write_text("from core.a import f\n\ndef test_f():\n    assert f(1) == 2\n")
-    house = str(Path(__file__).parents[2])
-    code = f"import sys; sys.path.append({house!r}); from gates.coverage import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    monkeypatch.chdir(tmp_path)
     # The path may name our own core, and who measures this test has settings of its own.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "COVERAGE"))}
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
-    assert 1 == done.returncode, done.stdout + done.stderr
+    for name in [name for name in os.environ if name.startswith(("PYTHONPATH", "COVERAGE"))]:
+        monkeypatch.delenv(name)
+    assert 1 == main(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
     evidence = read_evidence("coverage", tmp_path / "reports" / "evidence")
     assert (75.0, 50.0) == (evidence.metrics["lines"].value, evidence.metrics["branches core/a.py"].value)
     assert {"core", "tests"} == set(evidence.sources)
     assert json.dumps(evidence.command).startswith('"python -m gates.coverage -m pytest')
+    (tmp_path / "idle.py").touch()
+    evidence_file = tmp_path / "reports" / "evidence" / "coverage.json"
+    evidence_file.unlink()
+    assert 3 == main(["--source=nowhere", "idle.py"])  # ran well, and there is nothing to report
+    assert not evidence_file.exists()

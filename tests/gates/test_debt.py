@@ -16,6 +16,7 @@ from gates.debt.ratchet import fallen, write_baseline
 from gates.debt.render import render_json, render_sarif, render_text
 from gates.debt.score import grade_files
 from gates.evidence import read_evidence
+from tests.commands import commit
 
 DOC = '"""A module."""\n'
 
@@ -283,3 +284,15 @@ def test_hotspots_without_history_are_not_measured(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert "not measured: no git repository with a commit" == hotspots([])
+
+
+@pytest.mark.tier3
+def test_hotspots_are_commits_times_complexity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: worst first; a file without branches or commits is none; a shallow clone measures nothing."""
+    monkeypatch.chdir(tmp_path)
+    for text in ("1", "2", "3"):
+        commit(tmp_path, often=text, seldom="1")
+    files = [File("often.py", (), 4), File("seldom.py", (), 7), File("new.py", (), 9), File("flat.py", (), 0)]
+    assert [(12, "often.py"), (7, "seldom.py")] == hotspots(files)
+    monkeypatch.setattr("gates.debt.hotspots.is_shallow", lambda: True)
+    assert "a shallow clone" in str(hotspots(files))

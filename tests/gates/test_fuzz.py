@@ -56,9 +56,21 @@ def test_a_planted_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Pat
 @pytest.mark.long
 def test_a_target_without_feedback_is_an_error(package: str, tmp_path: Path) -> None:
     """Behaviour: where the parser is not instrumented, a run without a crash is red."""
-    assert 1 == fuzz.main([package, "--seconds", "2", "--instrument", "nothing"])
+    assert 1 == fuzz.main([package, "--seconds", "2", "--instrument", "nothing", "--branches"])
     metrics = read_evidence("fuzz", tmp_path / "reports" / "evidence").metrics
     assert (0, 1) == (metrics["crashes"].value, metrics["blind"].value)
+    # Of three ifs the seed takes the first, and not the second.
+    assert pytest.approx(100 * 2 / 6) == metrics["branches target"].value == metrics["least_branches"].value
+
+
+@pytest.mark.tier2
+def test_without_the_fuzzer_nothing_is_measured(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behaviour: exit code 3, and a word that says so."""
+    monkeypatch.setattr(fuzz, "find_spec", lambda name: None)
+    assert 3 == fuzz.main([package])
+    assert "not measured: atheris is not installed" in capsys.readouterr().out
 
 
 @pytest.mark.tier2

@@ -1,6 +1,5 @@
 """History: verdicts by commit, trends that fit a terminal, what two commits differ in; a shallow clone knows none."""
 
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from gates import commits, history
 from gates.verdict import Check, Verdict
+from tests.commands import git
 
 pytestmark = pytest.mark.tier3
 
@@ -15,12 +15,6 @@ LINES = Check(
     "coverage.lines", "make cov", None, 97.0, "%", ">=", 95, "w", "n", "pass", exit_code=0, sources=("core", "tests")
 )
 UNIT = Check("unit", "pytest", 2.0, 0, "exit code", "==", 0, "w", "n", "pass", exit_code=0, sources=("core",))
-
-
-def git(*arguments: str) -> str:
-    """Run git as a person with a name."""
-    who = ["-c", "user.name=n", "-c", "user.email=e@example.invalid"]
-    return subprocess.run(["git", *who, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture

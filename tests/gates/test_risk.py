@@ -1,6 +1,5 @@
 """The risk table and changed lines: which files tests reach too little of, and which new lines none reaches."""
 
-import subprocess
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ from gates.config import GateError
 from gates.coverage import main
 from gates.evidence import Metric
 from gates.risk import read_risks, short_metrics
+from tests.commands import git
 
 pytestmark = pytest.mark.tier3
 
@@ -116,12 +116,6 @@ def test_the_house_s_table_names_files_that_stand() -> None:
     risks = read_risks()
     assert "critical" == risks.level_of("core/loss.py").name
     assert "ordinary" == risks.level_of("andon/demo.py").name
-
-
-def git(*arguments: str) -> None:
-    """Run git in the working directory, as somebody."""
-    who = ["-c", "user.name=n", "-c", "user.email=e@e"]
-    subprocess.run(["git", *who, *arguments], check=True, capture_output=True)
 
 
 def test_changed_lines_and_which_of_them_no_test_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from gates import selftest
 from gates.config import GateError, Gates, load_gates
+from gates.planting import copy_tree
 from gates.selftest import Seen
+from tests.commands import commit, git
 
 CHECK = "import pathlib, sys; text = pathlib.Path('code.txt').read_text(); print(text); sys.exit('bad' in text)"
 LEAVE = (
@@ -42,6 +44,26 @@ def seen(gates: Gates) -> Seen:
 
 
 GOOD = 'file = "code.txt"\nbefore = "good"\nafter = "bad"\nshows = "{}"\n'
+
+
+@pytest.mark.tier3
+def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: changed and new files as they are, ignored and deleted ones not, and git knows the commits."""
+    root, copy = tmp_path / "root", tmp_path / "copy"
+    root.mkdir()
+    (root / ".gitignore").write_text("left/\n")
+    commit(root, kept="1", gone="1")
+    monkeypatch.chdir(root)
+    (root / "gone.py").unlink()
+    (root / "kept.py").write_text("2")
+    for new in ("left/out.py", "rooms/new.py"):
+        (root / new).parent.mkdir()
+        (root / new).write_text("3")
+    copy_tree(copy)
+    found = {str(path.relative_to(copy)) for path in copy.rglob("*.py")}
+    assert ({"kept.py", "rooms/new.py"}, "2") == (found, (copy / "kept.py").read_text())
+    told = git("status", "--porcelain", "-uall", cwd=copy)
+    assert [" D gone.py", " M kept.py", "?? rooms/new.py"] == told.splitlines()
 
 
 @pytest.mark.tier3

@@ -1,5 +1,7 @@
 """The symbolic measure: what is proved, what is not, and contracts that say nothing."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,7 @@ def test_only_what_is_proved_and_can_be_refuted_passes(
     """Behaviour: a counterexample, a precondition that nothing meets, and a contract of any body are red."""
     assert code == symbolic.main([planted(tmp_path, monkeypatch, name), "--sources", "proved_room.py"])
     metrics = read_evidence("symbolic", tmp_path / "reports" / "evidence").metrics
-    assert 1 == metrics[metric].value == metrics["asked"].value
+    assert 1 == metrics[metric].value == metrics["contracts"].value
     assert code == metrics["unconfirmed"].value
 
 
@@ -76,3 +78,29 @@ def test_a_mutant_that_no_longer_applies_is_an_error(tmp_path: Path, monkeypatch
     (contract,) = symbolic.collect(planted(tmp_path, monkeypatch, "a_proof"))
     with pytest.raises(ValueError, match="'n // 5' stands 0 times in proved_room, and must stand once"):
         symbolic.mutate(contract._replace(before="n // 5"))
+
+
+@pytest.mark.tier2
+def test_without_the_prover_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behaviour: exit code 3, and a word that says so."""
+    monkeypatch.setattr(symbolic, "find_spec", lambda name: None)
+    assert 3 == symbolic.main(["tests.contracts"])
+    assert "not measured: crosshair-tool is not installed" in capsys.readouterr().out
+
+
+def dies() -> None:
+    """What no process survives."""
+    os._exit(0)
+
+
+@pytest.mark.tier2
+def test_a_process_that_gives_no_answer_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: whether it dies or does not come to an end, the contract is unproved, with the reason."""
+    contract = symbolic.Contract(dies, symbolic, "", "")
+    monkeypatch.setattr(symbolic, "_asked", lambda holds, seconds: holds())
+    assert ("unproved", "its process died") == symbolic.prove(contract)[1:3]
+    monkeypatch.setattr(symbolic, "GRACE", 0.0)
+    monkeypatch.setattr(symbolic, "_asked", lambda holds, seconds: signal.pause())
+    assert "no answer in 0 s" == symbolic.prove(contract, 0.0).words

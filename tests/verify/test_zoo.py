@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from andon import zoo
 from verify.failure import SubjectError
 from verify.report import Finding
 from verify.zoo import sweep
@@ -75,6 +77,20 @@ def test_a_sweep_is_resumed_and_told_as_json(rows: dict[str, sweep.Row], tmp_pat
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert (1, "") == (done.returncode, done.stderr), done.stderr
     assert ["right", "ahead"] == [json.loads(line)["name"] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.long
+def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: names are listed or refused; what is red ends the table with its numbers and the script it left."""
+    monkeypatch.chdir(tmp_path)
+    listed = CliRunner().invoke(zoo.command, [STUB, "--list"])
+    assert (0, {"right", "ahead", "broken", "slow"}) == (listed.exit_code, set(listed.output.split()))
+    assert 2 == CliRunner().invoke(zoo.command, [STUB, "--only", "cow"]).exit_code
+    done = CliRunner().invoke(zoo.command, [STUB, "--only", "ahead"])
+    assert (1, True) == (done.exit_code, "FOUND ahead: attention.causality" in done.output), done.output
+    assert [*Path("reports/zoo").rglob("scripts/ahead-attention.causality.py")]
+    broken = CliRunner().invoke(zoo.command, [STUB, "--only", "broken"])
+    assert (3, True) == (broken.exit_code, "could not build" in broken.output)
 
 
 @pytest.mark.tier2
