@@ -48,10 +48,12 @@ def test_thinning_keeps_every_spike() -> None:
     loss: list[float | None] = [1 / (index + 1) for index in range(100_000)]
     norm: list[float | None] = [1.0] * 100_000
     loss[54_321], norm[77_777], loss[10] = 9.0, 5.0, None
+    loss[20_000:30_000] = [None] * 10_000
     kept = kept_rows(loss, norm, 3_000)
     assert len(kept) <= 3_000
     assert {0, 54_321, 77_777, 99_999} <= set(kept)
     assert sorted(set(kept)) == kept
+    assert any(20_000 <= row < 30_000 for row in kept)  # where one column is empty, the other still counts
 
 
 def test_few_rows_are_all_kept() -> None:

@@ -52,3 +52,26 @@ def test_each_part_is_judged_and_reported(tmp_path: Path, monkeypatch: pytest.Mo
     (tuned,) = RUNS.glob("qlora-demo-*")
     assert str(folder) in json.loads((tuned / "finetune.json").read_text())["base"]
     assert "demo PASS: all (2 of 2 checks pass)" in alone.output
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, False), (1, False), (5, True), (130, True)])
+def test_a_run_that_stops_early_ends_the_demo(
+    code: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour: its exit code is the demo's; a frozen model that changed is for the verdict to say."""
+    monkeypatch.setattr(demo.run, "run", lambda *_, **__: {"exit": code})
+    whole: Any = demo.Demo(config=None, rules=None, sources={}, begun=0.0, quiet=True)  # ty: ignore[invalid-argument-type]
+    if ends:
+        with pytest.raises(SystemExit) as stopped:
+            whole.run(None, tmp_path)
+        assert code == stopped.value.code
+    else:
+        assert {"exit": code} == whole.run(None, tmp_path)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_says_nothing(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Behaviour: a line unless asked not to."""
+    whole: Any = demo.Demo(config=None, rules=None, sources={}, begun=0.0, quiet=quiet)  # ty: ignore[invalid-argument-type]
+    whole.say("part 1")
+    assert ("" if quiet else "part 1\n") == capsys.readouterr().out

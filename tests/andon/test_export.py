@@ -55,6 +55,8 @@ def test_says_when_there_is_no_tokeniser(tmp_path: Path) -> None:
     result = andon("import", "--model", tmp_path / "hf", "--out", tmp_path / "out")
     assert 0 == result.exit_code
     assert "put the model's tokenizer.json there" in result.stderr
+    told = andon("generate", "--model", tmp_path / "hf", "--prompt", "a")
+    assert (2, True) == (told.exit_code, "hf: has no tokeniser; put its tokenizer.json there" in told.stderr)
 
 
 def test_refuses_with_one_message(model: Path, tmp_path: Path) -> None:

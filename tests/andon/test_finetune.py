@@ -204,6 +204,13 @@ def test_a_base_with_nan_is_refused(tuning: Path) -> None:
         assert not (tuning / "run").exists()
 
 
+def test_a_base_without_tokeniser_is_refused(tmp_path: Path) -> None:
+    """Behaviour: the message names the base and the file that it lacks."""
+    job: Any = finetune.Job("lora", tmp_path, None, False, None)
+    with pytest.raises(finetune.FinetuneError, match=r"has no tokeniser; put its tokenizer\.json there"):
+        finetune.open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
+
+
 def test_verbs_are_not_mixed_up(tuning: Path) -> None:
     """Behaviour: a LoRA run resumes as LoRA only, an adapter is no base, and `andon train` does not go on with it."""
     assert 0 == tune("lora", "--model", "base", "--data", "corpus", "--out", "run").exit_code

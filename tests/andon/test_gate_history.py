@@ -27,3 +27,12 @@ def test_history_and_compare(small_gates: Path) -> None:
     assert (3, True) == (compared.exit_code, "small: not measured at" in compared.output)
     assert 2 == andon("gate", "compare", "HEAD").exit_code
     assert "RED" == json.loads((small_gates / "reports" / "history.jsonl").read_text())["answer"]
+
+
+@pytest.mark.usefixtures("small_gates")
+def test_a_verdict_is_printed_as_sarif() -> None:
+    """Behaviour: a document alone, with a result for each check and the exit code of the verdict."""
+    done = andon("gate", "judge", "small", "--format", "sarif")
+    (run,) = json.loads(done.output)["runs"]
+    assert ["text", "text.lines"] == [result["ruleId"] for result in run["results"]]
+    assert done.exit_code == run["invocations"][0]["exitCode"] != 0

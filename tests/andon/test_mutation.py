@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from andon import mutants
-from andon.mutation import ShardError, parsed
-from gates.mutation.plan import read_plan
+from andon.mutation import PARTS, ShardError, parsed, parts, summary
+from gates.mutation.plan import Excuse, read_plan
+from gates.mutation.results import metrics
 
 ROOT = Path(__file__).parents[2]
 PLAN = """per_function = 6
@@ -146,6 +147,31 @@ def test_tests_that_are_red_already_are_no_measure(project: Path) -> None:
     result = andon(folder=project)
     assert result.returncode == 2
     assert "without any mutant (test_sums.py::test_add)" in result.stderr
+
+
+@pytest.mark.tier2
+def test_parts_of_another_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: none at all, those of two runs, and one that was measured on other files; the next step is said."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ShardError, match=r"holds parts of 0 runs; .* run --shard 1/N first"):
+        parts({})
+    PARTS.mkdir(parents=True)
+    (PARTS / "1-of-1.json").write_text('{"sources": {"a.py": "1"}}')
+    with pytest.raises(ShardError, match=r"1-of-1\.json was measured on other files than these; run its shard again"):
+        parts({"a.py": "2"})
+    (PARTS / "1-of-2.json").touch()
+    with pytest.raises(ShardError, match="holds parts of 2 runs; delete all but one run's"):
+        parts({"a.py": "1"})
+
+
+@pytest.mark.tier2
+def test_an_excuse_for_what_is_gone_is_to_be_deleted() -> None:
+    """Behaviour: a mutant that is excused and not there is counted, with what to do; a hashed one is not."""
+    answers = mutants.Answers({}, 0, 0, 0)
+    excuses = {"m": Excuse(id="m", function="a.py::f", reason="no input tells them apart")}
+    told = summary(answers, metrics({}, excuses), excuses, quiet=True)
+    assert "1 excuses name a mutant that is gone or killed" in told
+    assert "excuses name" not in summary(answers, metrics({}, {}), {}, quiet=True)
 
 
 @pytest.mark.tier3

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from andon.log import of_kind, read_log
-from andon.run import run
+from andon.rooms import room
+from andon.run import RunError, run
 from core import train as training
 from core.folders import latest_checkpoint
 from tests.andon.test_bad_input import toml
@@ -135,3 +136,42 @@ def test_stop_is_noticed_between_steps(paths: list[str], tmp_path: Path, monkeyp
     assert 0 == run(config, tmp_path / "run", resume=True, traced=False, quiet=True)["exit"]
     whole = [line["loss"] for line in read_log(tmp_path / "whole") if line["kind"] == "step"]
     assert whole == [line["loss"] for line in read_log(tmp_path / "run") if line["kind"] == "step"]
+
+
+@pytest.mark.tier3
+def test_nothing_to_resume_is_refused(paths: list[str], tmp_path: Path) -> None:
+    """Behaviour: a folder without a run, a run without a checkpoint, and one without an earlier checkpoint."""
+    config = small_config(paths)
+    with pytest.raises(RunError, match=r"none: holds no run to resume; name a folder such as reports/runs/<id>"):
+        run(config, tmp_path / "none", resume=True, traced=False, quiet=True)
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    for previous, said in ((False, "no checkpoint yet"), (True, "no checkpoint before the last one")):
+        with pytest.raises(RunError, match=f"run: {said}; start anew with another --out"):
+            run(config, tmp_path / "run", resume=True, previous=previous, traced=False, quiet=True)
+
+
+@pytest.mark.tier3
+def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """Behaviour: the run ends well, and says how many, where, and what sends them."""
+    monkeypatch.setattr("tracing.send.CLOSE_SECONDS", 0.1)
+    said: list[str] = []
+    dead = "http://127.0.0.1:1"
+    assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, otlp=dead, say=said.append)["exit"]
+    count = len(read_spans(tmp_path / "run" / "trace.jsonl").spans)
+    assert said[-1].startswith(f"{count} spans did not reach {dead} (")
+
+
+@pytest.mark.tier3
+def test_another_missing_module_is_a_bug(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """Behaviour: only an absent OpenTelemetry turns tracing off."""
+
+    def absent(name: str) -> Any:
+        if name == "tracing.record":
+            raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+        return room(name)
+
+    monkeypatch.setattr("andon.run.room", absent)
+    with pytest.raises(ModuleNotFoundError, match="numpy"):
+        run(small_config(paths), tmp_path / "run", quiet=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.progress import Progress
 
 from andon.cli import cli
 from tests.otlp import Endpoint, endpoint
@@ -108,10 +109,16 @@ def test_bad_input_is_one_line_and_exit_code_2(run: Path, tmp_path: Path) -> Non
 
 def test_a_long_replay_shows_a_bar(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: a bar is drawn once the work has taken two seconds, and not before."""
-    drawn = []
-    monkeypatch.setattr("rich.progress.Progress.start", lambda progress: drawn.append(progress))  # noqa: PLW0108 - binds
+    drawn, start = [], Progress.start
+
+    def started(progress: Progress) -> None:
+        drawn.append(progress)
+        start(progress)
+
+    monkeypatch.setattr(Progress, "start", started)
     replay(run, server.url)
     assert [] == drawn
     monkeypatch.setattr("andon.trace.BAR_AFTER_SECONDS", 0.0)
     assert 0 == replay(run, server.url, "--again").exit_code
     assert drawn
+    assert not any(progress.live.is_started for progress in drawn)

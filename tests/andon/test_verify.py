@@ -2,12 +2,15 @@
 
 import json
 import sys
+import threading
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.progress import Progress
 
+from andon import verify_
 from andon.cli import cli
 from gates.evidence import changed_sources, read_evidence
 
@@ -101,6 +104,32 @@ def test_counts_are_left_as_evidence(home: Path) -> None:
     assert ["my_checks.py"] == changed_sources(found)
     run("my_checks:both", *both, "--budget", "0", "--evidence", "mine")
     assert 4 == read_evidence("mine").metrics["not_finished"].value  # nothing was asked, of either
+
+
+def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the bar is drawn after so many seconds, stopped in the end, and never drawn into a file."""
+    drawn, shown, start = threading.Event(), [], Progress.start
+
+    def started(progress: Progress) -> None:
+        shown.append(progress)
+        start(progress)
+        drawn.set()
+
+    monkeypatch.setattr(Progress, "start", started)
+    monkeypatch.setattr(verify_, "BAR_AFTER_SECONDS", 0.0)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"FORCE_COLOR": "", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    with verify_.bar() as note:
+        note(1, 2, "a check")
+    assert [] == shown
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with verify_.bar() as note:
+        assert drawn.wait(10)
+        note(1, 2, "a check")
+    (bar,) = shown
+    assert (1, 2, "a check") == (bar.tasks[0].completed, bar.tasks[0].total, bar.tasks[0].description)
+    assert not bar.live.is_started
 
 
 def test_an_ignored_check_needs_its_reason() -> None:

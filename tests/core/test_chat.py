@@ -1,6 +1,8 @@
 """Chat templates: what they write, and that a hostile one does nothing."""
 
 import json
+import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +208,27 @@ def test_absent_template_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(ChatError, match=r"binary\.jinja: is no text"):
         load_template(tmp_path / "binary.jinja")
+    (tmp_path / "tokenizer_config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ChatError, match=r"tokenizer_config\.json: is no text"):
+        load_template(tmp_path)
+
+
+@pytest.mark.tier2
+def test_template_of_a_gguf_file_must_be_text(tmp_path: Path) -> None:
+    """Behaviour: a number in its place is refused by file and key."""
+    path, key = tmp_path / "m.gguf", b"tokenizer.chat_template"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + struct.pack("<IB", 0, 7))
+    with pytest.raises(ChatError, match=r"m\.gguf: tokenizer\.chat_template is no text; name a \.jinja file"):
+        load_template(path)
+
+
+@pytest.mark.tier2
+def test_template_whose_process_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: where the limits within the process do not end it, its time from outside does."""
+
+    def hang(command: list[str], *, timeout: float, **_: Any) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(ChatError, match="the chat template did not end within 27 s; name another"):
+        render(template(CHATML), [("a.jsonl:1", TALK, False)], seconds=3)

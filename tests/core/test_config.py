@@ -401,3 +401,10 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes
     assert str(caught.value).startswith(f"{path}: {said}")
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
         load_config(tmp_path)
+
+
+def test_a_json_file_holds_tables(tmp_path: Path) -> None:
+    """Behaviour: a list is refused with the file and what to start with."""
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"run\.json: holds list, not tables; start with \[model\]"):
+        load_config(tmp_path / "run.json")

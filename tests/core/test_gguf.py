@@ -234,3 +234,29 @@ def test_refuses_a_tokeniser_whose_parts_do_not_fit(key: str, value: Any, compla
     """Behaviour: tokens, their types and merges are compared before a tokeniser is made of them."""
     with pytest.raises(GgufError, match=complaint):
         read_tokeniser(vocabulary("gpt-2", **{f"tokenizer.ggml.{key}": value}))
+
+
+TENSOR = struct.pack("<Qs", 1, b"t")
+
+
+@pytest.mark.parametrize(
+    ("counts", "table", "complaint"),
+    [
+        ((1, 0, 0), b"", "version 1 is not read, only 2 and 3 are"),
+        ((3, 2, 0), 2 * (TENSOR + struct.pack("<IQIQ", 1, 8, 0, 0)), "'t' stands twice"),
+        ((3, 1, 0), TENSOR + struct.pack("<I", 5), "'t' has 5 dimensions; 4 is the most there is"),
+    ],
+)
+def test_believes_no_version_or_tensor_in_a_gguf_header(
+    counts: tuple[int, int, int], table: bytes, complaint: str
+) -> None:
+    """Behaviour: another version, a tensor that is there twice and one of too many dimensions are refused."""
+    with pytest.raises(GgufError, match=re.escape(complaint)):
+        parse_header(b"GGUF" + struct.pack("<IQQ", *counts) + table)
+
+
+def test_names_the_file_whose_tokeniser_does_not_fit(tmp_path: Path) -> None:
+    """Behaviour: what is wrong with the tokens is said of the file, with the next step."""
+    fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
+    path = write_gguf(tmp_path / "m.gguf", new_model(), fields)
+    assert_refused(path, f"{path}: tokenizer.ggml.tokens is missing, or no list of str; fetch the file again")

@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from core.chat import ChatTemplate, load_template
 from core.huggingface import INDEX, export_huggingface
 from core.huggingface_config import InterchangeError
 from core.interchange import load_model
@@ -238,6 +241,16 @@ def test_the_tokeniser_travels_along(tmp_path: Path) -> None:
     (tmp_path / "hf" / "tokenizer.json").write_text("{}")
     with pytest.raises(TokeniserError, match=r"tokenizer\.json"):
         load_model(tmp_path / "hf")
+
+
+def test_the_chat_template_travels_along(tmp_path: Path) -> None:
+    """Behaviour: it is found where other libraries look; a tokeniser without an end of text declares none."""
+    words = Tokenizer(WordLevel({"a": 0}))
+    export_huggingface(new_model(), tmp_path / "hf", words, ChatTemplate("{{ messages }}", {}, "mine.jinja"))
+    found = load_template(tmp_path / "hf")
+    assert found is not None
+    assert "{{ messages }}" == found.source
+    assert "eos_token" not in json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
 
 
 def test_a_path_to_nothing_is_named(tmp_path: Path) -> None:

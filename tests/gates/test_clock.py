@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
+from gates import clock
 from gates.clock import Reading, read_clock, usage
 
 
@@ -60,3 +63,35 @@ def test_clocks_run_forward() -> None:
     used = usage(read_clock(), read_clock())
     assert used.wall_seconds >= 0
     assert used.others_share >= 0
+
+
+@pytest.mark.tier2
+def test_a_child_that_ends_while_it_is_asked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the others' user and system time, and that of their own children, still count."""
+
+    class Child:
+        def __init__(self, *times: float) -> None:
+            self.times = times
+
+        def cpu_times(self) -> tuple[float, ...]:
+            if not self.times:
+                raise psutil.NoSuchProcess(1)
+            return self.times
+
+    before = read_clock().ours
+    monkeypatch.setattr("psutil.Process.children", lambda self, recursive: [Child(), Child(100, 200, 300, 400, 5000)])
+    assert 900 < read_clock().ours - before < 1100
+
+
+@pytest.mark.tier2
+def test_time_that_a_limit_took_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: read where the control group says so, in its unit; elsewhere, and under another key, there is none."""
+    path = tmp_path / "cpu.stat"
+    monkeypatch.setattr(
+        clock, "THROTTLED", ((tmp_path / "absent", "throttled_usec", 1e-6), (path, "throttled_usec", 1e-6))
+    )
+    before = read_clock().lost
+    path.write_text("usage_usec 7000000000\n")
+    assert read_clock().lost - before < 900
+    path.write_text("usage_usec 7000000000\nthrottled_usec 1000000000\n")
+    assert 900 < read_clock().lost - before < 1100

@@ -136,6 +136,7 @@ CAMPBELL = [  # Reference: examples of the white paper, in Python
     ("def f():\n    r = lambda: 1 if a else 2\n", 2),
     (DECORATOR, 1),
     (CHAIN, 4),
+    ("def f(self, n):\n    return self.f(n) + other.f(n)\n", 1),  # a method that calls itself
 ]
 
 
@@ -217,7 +218,7 @@ def test_letters_at_their_edges_and_nothing_graded() -> None:
 @pytest.mark.tier3
 def test_all_forms_show_the_same_points() -> None:
     """Behaviour: table, JSON and SARIF list the same losses, each with its line."""
-    files = grade_files({"a.py": branches(20), "b.py": "def g(): pass  # noqa\n"})
+    files = grade_files({"a.py": branches(20), "b.py": "def g(): pass  # noqa\n", "clean.py": DOC})
     losses = {(loss.path, loss.line, loss.dimension, loss.points) for file in files for loss in file.losses}
     assert 5 == len(losses)
     assert losses == {
@@ -239,6 +240,7 @@ def test_all_forms_show_the_same_points() -> None:
     text = render_text(files, "not measured: a reason")
     assert all(f"{path}:{line}: -{points:g} {dimension}: " in text for path, line, dimension, points in losses)
     assert "not measured: a reason" in text
+    assert "clean.py" not in text
 
 
 @pytest.mark.tier3

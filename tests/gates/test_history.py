@@ -106,6 +106,27 @@ def test_two_commits_differ_in_checks_and_where() -> None:
 
 
 @pytest.mark.usefixtures("repository")
+def test_a_check_of_one_commit_alone_is_new_or_gone() -> None:
+    """Behaviour: it is named without a comparison; where neither was judged, the next step is said."""
+    history.append(Verdict("t", (LINES,)))
+    first, last = git("rev-parse", "HEAD"), commit("core/b.py", "b = 1\n")
+    history.append(Verdict("t", (UNIT,)))
+    text, whole = history.compare(history.read(), first, last)
+    assert (True, ["  coverage.lines: gone", "  unit: new"]) == (whole, text.splitlines()[-2:])
+    nothing, whole = history.compare([], first, last)
+    assert (False, True) == (whole, "is empty; `andon gate run TIER` at both commits" in nothing)
+
+
+def test_without_git_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: there is no commit, and none can be named."""
+    assert commits.head()
+    monkeypatch.setenv("PATH", "")
+    assert commits.head() is None
+    with pytest.raises(commits.CommitError, match="HEAD: no such commit"):
+        commits.resolve("HEAD")
+
+
+@pytest.mark.usefixtures("repository")
 def test_a_commit_that_was_not_judged_is_not_measured() -> None:
     """Behaviour: a verdict among changes belongs to no commit, and what is missing is said with its command."""
     first, last = two_commits()

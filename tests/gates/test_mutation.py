@@ -40,10 +40,14 @@ MISTAKES = [  # operator, an expression, what it makes of it
     ("dtype_cast", "x.to(torch.float32)", "x.to(torch.bfloat16)"),
     ("dtype_cast", "x.to(w.dtype)", "x"),
     ("dtype_cast", "x.double()", "x.float()"),
+    ("dtype_cast", "at_least_fp32(x)", "x"),
     ("axis_moved", "x.unsqueeze(-1)", "x.unsqueeze(-2)"),
     ("axis_moved", "x[:, None]", "x[None, :]"),
+    ("axis_moved", "x[None]", "x[..., None]"),
     ("scale_changed", "x * (w + eps)", "x * (w)"),
     ("scale_changed", "x + 1e-5", "x + 0.0001"),
+    ("scale_changed", "w(x, eps=eps)", "w(x, eps=1)"),
+    ("scale_changed", "x * w.scale", "x"),
     ("operator_swap_op", "x + w", "x - w"),  # mutmut's own
 ]
 
@@ -101,6 +105,38 @@ def test_what_decides_nothing_is_left_alone() -> None:
     assert [] == made(text)
 
 
+def test_a_dimension_that_is_no_number_is_left_alone() -> None:
+    """Behaviour: what stands where a dimension would is not guessed at."""
+    found = {mutant.operator for mutant in made(function_of("x.sum(w).unsqueeze(eps)"))}
+    assert found
+    assert found.isdisjoint({"dimension_changed", "keepdim_flipped", "axis_moved"})
+
+
+def test_what_does_not_compile_is_no_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: an operator that makes something else than Python has made nothing."""
+    import libcst
+
+    from gates.mutation import generate
+
+    def renamed(name: str) -> "list[Mutant]":
+        def operator(node: libcst.CSTNode) -> list[libcst.CSTNode]:
+            return [libcst.Name(name)] if isinstance(node, libcst.Name) and node.value == "x" else []
+
+        monkeypatch.setattr(generate.tensors, "OPERATORS", (operator,))
+        return [mutant for mutant in made("def f(a):\n    return x\n") if mutant.operator == "operator"]
+
+    assert ["def f(a):\n    return y\n"] == [mutant.text for mutant in renamed("y")]
+    assert [] == renamed("class")
+
+
+def test_a_method_is_named_by_its_class() -> None:
+    """Behaviour: each function by its qualified name; what stands around them is the module's."""
+    from gates.mutation.generate import functions
+
+    found = functions("A = 1\nclass B:\n    def f(self):\n        return A\n")
+    assert {"B.f": "    def f(self):\n        return A", "<module>": "A = 1\nclass B:"} == found
+
+
 def test_every_mutant_is_another_program() -> None:
     """Behaviour: all of them compile, none is the original, none is there twice."""
     text = function_of("x.sum(-1, keepdim=True) * (w if eps < 0.5 else w.t()) + eps")
@@ -149,6 +185,7 @@ def test_a_deleted_test_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
     assert len(set(changed)) == len(changed)
     assert key(content=text.replace("assert 1", "assert 2")) == changed[0]
+    assert ("", {}) == keys.parts("gone.py")
 
 
 def test_fast_tests_are_asked_first_and_slow_ones_never() -> None:
@@ -243,3 +280,11 @@ def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(GateError, match="m is excused twice"):
         plan.read_excuses(path)
+
+
+def test_excuses_are_by_mutant(tmp_path: Path) -> None:
+    """Behaviour: each by its mutant; no file of them is no excuse."""
+    path = tmp_path / "excuses.toml"
+    assert {} == plan.read_excuses(path)
+    path.write_text('[[excuses]]\nid = "m"\nfunction = "f"\nreason = "no input tells them apart"\n')
+    assert {"m": "f"} == {name: excuse.function for name, excuse in plan.read_excuses(path).items()}

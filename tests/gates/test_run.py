@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import signal
 import sys
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from gates.config import Gates
 from gates.evidence import Evidence, Metric, read_evidence, write_evidence
 from gates.judge import judge
-from gates.run import Step, run
+from gates.run import Commands, Step, run
 
 
 def python(code: str) -> str:
@@ -113,3 +115,15 @@ def test_commands_find_this_environment_s_tools_and_print_plainly(tmp_path: Path
     code = "import os; print(os.environ['PATH'].split(os.pathsep)[0], os.environ['NO_COLOR'], os.environ['EXTRA'])"
     run("all", gates_of({"command": python(code), "environment": {"EXTRA": "e"}}), tmp_path)
     assert f"{Path(sys.executable).parent} 1 e\n" == (tmp_path / "m0.log").read_text()
+
+
+@pytest.mark.tier2
+def test_a_stopped_run_ends_its_commands_and_starts_none(tmp_path: Path) -> None:
+    """Behaviour: what runs is killed, and what comes after is not begun."""
+    (measure,), commands = gates_of({"command": "tail -f /dev/null"}).measures, Commands()
+    with (tmp_path / "log").open("wb") as log:
+        process = commands.start(measure, log.fileno(), tmp_path)
+        commands.stop()
+        assert -signal.SIGKILL == process.wait(10)
+        with pytest.raises(CancelledError):
+            commands.start(measure, log.fileno(), tmp_path)

@@ -131,6 +131,13 @@ def test_without_the_tool_it_is_not_measured() -> None:
     """Behaviour: an interpreter that is none, or has no pip-audit, is no answer."""
     known, words = ask("/no/such/python")
     assert (None, True) == (known, words.startswith("not measured: /no/such/python cannot run"))
+    assert (None, "not measured: no advisory source answered (it printed nothing)") == ask("false")
+
+
+def test_a_comparison_that_does_not_run_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: where deptry leaves no answer, there is none, and not an empty one."""
+    monkeypatch.setattr(command.sys, "executable", "false")
+    assert command.undeclared() is None
 
 
 def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,18 @@
 """Tests that cannot fail are found, each kind of them; clean idioms are not accused."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from gates.evidence import read_evidence
+from gates.vacuous import __main__ as command
 from gates.vacuous.__main__ import main
 from gates.vacuous.reading import find_tests_in, read_file
-from gates.vacuous.running import ask, sample, sort_answers
+from gates.vacuous.running import Asked, RunError, ask, collect, sample, sort_answers
+from gates.vacuous.stubs import modules_of
 
 VACUOUS = {
     "no assertion": [
@@ -29,6 +33,7 @@ VACUOUS = {
     ],
     "empty set": [
         "def test_a():\n    for x in []:\n        assert f(x)\n",
+        "def test_a():\n    for x in {}:\n        assert f(x)\n",
         "CASES = []\ndef test_a():\n    for x in CASES:\n        assert f(x)\n",
         "def test_a():\n    found = ()\n    assert all(f(x) for x in found)\n",
         "def test_a():\n    assert not any(f(x) for x in range(0))\n",
@@ -213,6 +218,36 @@ def test_what_a_test_leaves_running_ends_with_the_run(project: Path) -> None:
     assert 1 == ask(["tests/stubbed_room/test_left.py"]).noticed
     with FileLock(project / "held", timeout=10):
         assert (project / "held").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("question", [ask, collect])
+def test_tests_that_pytest_cannot_run_are_an_error(question: Callable[[list[str]], object]) -> None:
+    """Behaviour: pytest's own words are passed on."""
+    with pytest.raises(RunError, match="no-such-option"):
+        question(["--no-such-option"])
+
+
+@pytest.mark.tier3
+def test_all_tests_are_asked_where_no_sample_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: --run passes its words on as they are; what the tests said is counted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_a.py").write_text("def test_a():\n    assert f()\n")
+    told: list[list[str]] = []
+    monkeypatch.setattr(command, "ask", lambda arguments: told.append(arguments) or Asked(1, 0, 0, []))
+    assert 0 == main(["test_a.py", "--run", "-m", "tier1"])
+    assert [["-m", "tier1"]] == told
+
+
+@pytest.mark.tier3
+def test_a_file_that_mirrors_no_module_tests_what_it_imports() -> None:
+    """Behaviour: the module of the same place, else all of the project that the file takes from, and no library."""
+    here, root = sys.modules[__name__], Path(__file__).parents[2]
+    (mirrored,) = modules_of(here, root / "tests" / "gates" / "vacuous" / "test_running.py", root)
+    assert "gates.vacuous.running" == mirrored.__name__
+    found = {module.__name__ for module in modules_of(here, root / "tests" / "test_none.py", root)}
+    assert {"gates.evidence", "gates.vacuous.running", "gates.vacuous.stubs"} <= found
+    assert {"gates"} == {name.partition(".")[0] for name in found}
 
 
 @pytest.mark.tier3

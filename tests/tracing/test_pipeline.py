@@ -1,5 +1,6 @@
 """Gates as spans: one trace a run, whose names and times are those of the pipeline and its tasks."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,17 @@ def test_an_endpoint_takes_it(tmp_path: Path) -> None:
         write_pipeline(path, "tier1", "success", TASKS[:1], {})
         assert 2 == replay(path, server.url).accepted
         assert ["RUN tier1", "lint", "unit", "RUN tier1", "lint"] == [span.name for span in server.spans]
+
+
+def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path: Path) -> None:
+    """Behaviour: the line that does not fit is undone, what stood there stays, and whoever asked is told."""
+    path, usual = tmp_path / "trace.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_pipeline(path, "tier1", "success", TASKS, {})
+    before = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, usual[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_pipeline(path, "tier1", "success", TASKS, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert before == path.read_bytes()

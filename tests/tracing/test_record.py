@@ -1,10 +1,8 @@
 """What a run leaves on disk, and that recording never changes the run."""
 
-import os
 import random
+import resource
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from tests.otlp import endpoint
 from tracing.lines import complete_lines
 from tracing.read import RecordedSpan, TraceError, read_spans
 from tracing.record import Trace, open_trace
-from tracing.send import replay
+from tracing.send import replay, sent_file
 
 pytestmark = pytest.mark.tier2
 PHASES = ("data", "forward", "backward", "clip", "optimizer")
@@ -257,28 +255,20 @@ def test_a_torn_line_is_cut_off_and_said(path: Path) -> None:
     assert ["trace.jsonl ended in a torn line of 24 bytes, which was cut off"] == trace.notes
 
 
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from tracing.record import open_trace
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-with open_trace(Path(sys.argv[1]), "run-1", {}) as trace:
-    for step in range(30):
-        with trace.span("train.step", step=step):
-            pass
-print(trace.notes)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a size limit stands in for a full disk, and needs POSIX")
 def test_a_full_disk_ends_the_trace_and_not_the_run(path: Path) -> None:
     """Behaviour: the file keeps whole lines only, the run goes on, and what is missing is counted."""
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}  # it writes files too
-    command = [sys.executable, "-c", FULL_DISK, path]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))  # stands in for a full disk
+    try:
+        with open_trace(path, "run-1", {}) as trace:
+            for step in range(30):
+                with trace.span("train.step", step=step):
+                    pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     spans, torn = read_spans(path)
-    assert (0, "", 0) == (run.returncode, run.stderr, torn)
-    assert f"['{33 - len(spans)} spans could not be written to the trace: [Errno 27] File too large']\n" == run.stdout
+    assert [f"{33 - len(spans)} spans could not be written to the trace: [Errno 27] File too large"] == trace.notes
+    assert 0 == torn
     assert 5 < len(spans) < 30
 
 
@@ -318,6 +308,23 @@ def test_an_endpoint_that_refuses_is_said_and_made_up_for(path: Path) -> None:
         server.fail_after = None
         replay(path, server.url)
         assert read_spans(path).spans == server.spans
+
+
+def test_spans_that_an_endpoint_rejects_are_said(path: Path) -> None:
+    """Behaviour: how many, whose endpoint, and its reason."""
+    with endpoint() as server:
+        server.answer = b'{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}'
+        (note,) = record(path, 1, otlp=server.url).notes
+    assert f"{server.url} rejected {2 * len(server.lines)} spans: too old" == note
+
+
+def test_damaged_notes_of_what_was_sent_are_said(path: Path) -> None:
+    """Behaviour: the run ends well, and its note names the file."""
+    with endpoint() as server:
+        sent_file(path).write_text("no notes")
+        (note,) = record(path, 1, otlp=server.url).notes
+        assert note.startswith(f"{sent_file(path)}")
+        assert [] == server.lines
 
 
 def test_a_bad_address_is_refused_before_anything_is_written(path: Path) -> None:

@@ -192,3 +192,9 @@ def test_damaged_notes_are_refused(path: Path, notes: str, message: str) -> None
 def test_spans_are_counted_by_key_and_not_by_text() -> None:
     """Behaviour: a name that looks like the key counts once, as the span it names."""
     assert [1, 2] == [count_spans(line('"startTimeUnixNano":')), count_spans(LINES[1])]
+
+
+def test_a_trace_that_is_not_there_is_named(path: Path) -> None:
+    """Behaviour: the message says what would have written it."""
+    with pytest.raises(TraceError, match=r"none\.jsonl does not exist; a run writes it unless tracing was off"):
+        replay(path.with_name("none.jsonl"), "http://localhost:4318")
