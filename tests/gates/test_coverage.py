@@ -32,6 +32,33 @@ def test_lines_and_branches_are_metrics_apart() -> None:
     assert Metric(None, "%") == metrics["branches core/b.py"]
 
 
+AWAY = """import multiprocessing
+from core.a import f
+
+def test_f(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=f, args=(0,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+"""
+
+
+@pytest.mark.long
+def test_a_process_in_another_folder_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: what a test's own process runs counts wherever it runs."""
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "a.py").write_text("def f(x):\n    if x:\n        return 1\n    return 2\n")
+    settings = '[tool.coverage.run]\nsource = ["core"]\nparallel = true\nconcurrency = ["multiprocessing"]\n'
+    (tmp_path / "pyproject.toml").write_text(settings)
+    (tmp_path / "test_a.py").write_text(AWAY)
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("PYTHONPATH", "COVERAGE"))]:
+        monkeypatch.delenv(name)
+    assert 0 == main(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+    assert 75 == read_evidence("coverage").metrics["lines"].value
+
+
 @pytest.mark.tier3
 @pytest.mark.parametrize("parallel", ["false", "true"])
 def test_measures_a_real_run_and_passes_its_exit_code_on(
