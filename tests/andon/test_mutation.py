@@ -172,14 +172,14 @@ def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
 )
 def test_what_became_of_a_mutant(outcome: Outcome, state: str, by: str) -> None:
     """Behaviour: a hang has noticed nothing, a crash is loud; whoever lives keeps its diff."""
-    job = SimpleNamespace(mutant=SimpleNamespace(diff="-a\n+b"))
+    job: Any = SimpleNamespace(mutant=SimpleNamespace(diff="-a\n+b"))
     assert (state, by, "" if state == "killed" else "-a\n+b") == mutants.verdict(job, outcome)
 
 
 @pytest.mark.tier2
 def test_a_sample_is_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: the same functions in the same order for the same commit, others for another; about one of eight."""
-    jobs = [SimpleNamespace(mutant=SimpleNamespace(id=str(number))) for number in range(400)]
+    jobs: list[Any] = [SimpleNamespace(mutant=SimpleNamespace(id=str(number))) for number in range(400)]
 
     def drawn(commit: str) -> tuple[list[Any], list[str]]:
         monkeypatch.setattr(mutants, "commit", lambda: commit)
