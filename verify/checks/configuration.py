@@ -17,7 +17,9 @@ from ..subject import Batch, Subject
 from .norms import norms_of
 
 TINY = 1e-2  # of the weights: small states make epsilons matter
+FAINT = 1e-3  # of the weights: logits far below any bound
 MOVED = 1e-3  # of weights that were scaled
+HUGE, BOUNDLESS, SMALL = 1e3, 100.0, 0.03  # times weights, times a bound, and of a bound: what it leaves alone
 EDGE = 0.9  # of a uniform distribution's bound
 
 
@@ -76,6 +78,39 @@ def check_norms(subject: Subject) -> None:
                 )
 
 
+def check_caps(subject: Subject) -> None:
+    """A setting that bounds the logits leaves small ones as they are.
+
+    Silent because logits of another scale are learned just as well: training starts from another temperature.
+
+    Look at `cap * tanh(logits / cap)`: both the product and the quotient.
+    """
+    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    batch, asked = new_batch(subject), False
+    for key, value in settings.items():
+        changed = _taken(configure, key, value) if isinstance(value, float) else None
+        if changed is None or not value > 0 or _shapes(changed) != _shapes(_made(configure)):
+            continue
+        large, free = (_scaled(subject, model, batch, HUGE) for model in (changed, _made(configure)))
+        if not EDGE * value < float(large.abs().max()) <= value * (1 + MOVED) < float(free.abs().max()):
+            continue
+        small, due = (
+            _scaled(subject, _taken(configure, key, each), batch, TINY) for each in (value, BOUNDLESS * value)
+        )
+        size = float(small.abs().max())
+        if not 0 < size < SMALL * value:
+            continue
+        asked = True
+        apart = distance(small, due)
+        if apart > SMALL:
+            raise CheckFailed(
+                f"{key}={value!r} bounds the logits by {value:g}, and logits of {size:.2g} at most are {apart:.2g} of "
+                f"their rms from those with {key}={BOUNDLESS * value:g}"
+            )
+    if not asked:
+        raise NotApplicable("a setting that bounds the logits in `configuration`")
+
+
 def check_spread(subject: Subject) -> None:
     """A setting that scales first weights reaches every linear layer: none keeps what torch draws by itself.
 
@@ -102,6 +137,14 @@ def check_spread(subject: Subject) -> None:
             )
     if not asked:
         raise NotApplicable("a setting that scales first weights in `configuration`")
+
+
+def _scaled(subject: Subject, model: nn.Module | None, batch: Batch, scale: float) -> Tensor:
+    """Logits of the model with weights of usual size, times `scale`."""
+    assert model is not None
+    enliven(precise(subject, model))
+    _scale(model, scale)
+    return logits_eval(subject, model, batch)
 
 
 def _is_scaled(first: Tensor, second: Tensor) -> bool:

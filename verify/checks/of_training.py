@@ -33,6 +33,7 @@ OF_TRAINING = (
     Check("optimizer.settings", optimizer.check_settings, tier=2),
     Check("optimizer.decay", optimizer.check_decay, tier=2),
     Check("optimizer.parity", optimizer.check_parity, tier=2),
+    Check("optimizer.memory", optimizer.check_memory, tier=2),
     Check("optimizer.moments", optimizer.check_moments, tier=2),
     Check("optimizer.survival", optimizer.check_survival, tier=2),
     Check("accumulation.gradient", accumulation.check_gradient, ("step",), tier=2),

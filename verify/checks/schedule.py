@@ -14,6 +14,7 @@ from ..subject import Subject
 
 NEAR = 1e-6  # of the peak: rounding of one formula
 STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)
+JUMP, SUDDEN = 0.1, 4.0  # of the peak, and times the falls beside it (1 - sqrt(t) begins with 2.4 times its next one)
 HORIZON = 400  # steps that are looked at where the settings name no end; longer runs are sampled
 APPLIED = 12  # steps of a loop
 WASTED = "its batch is not learned from; where that is meant, say settings={'warmup_from': 0}"
@@ -80,6 +81,8 @@ def check_peak(subject: Subject) -> None:
 def check_decline(subject: Subject) -> None:
     """After the warm-up the rate does not rise, ends at the share of the peak that the settings name, and stays there.
 
+    A rate that falls steadily does not begin to with a jump; stairs are flat between theirs.
+
     Silent because a rate that ends too high, or rises once more, only leaves a worse loss than there might have been.
 
     Look at the clamp behind the last step, at the total that the schedule was given, and at `min_ratio`.
@@ -94,6 +97,8 @@ def check_decline(subject: Subject) -> None:
                 raise CheckFailed(
                     f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}"
                 )
+        if asked == list(range(asked[0], asked[-1] + 1)):
+            _require_no_jump(name, asked, values, peak)
         if least is not None:
             _require_end(name, rate, peak, steps, least)
 
@@ -198,6 +203,17 @@ def _wastes(subject: Subject, first: float, second: float) -> bool:
     """Whether updates are made with nothing: the first, unless the warm-up is said to begin at 0, or the second too."""
     said = subject.settings.get("warmup_from") == 0 and subject.settings.get("warmup_steps", 0) > 0
     return not (second if said else first) > 0
+
+
+def _require_no_jump(name: str, steps: list[int], values: list[float], peak: float) -> None:
+    """Fail where a rate falls far in one step, and before and after by much less, but falls."""
+    falls = [before - after for before, after in pairwise(values)]
+    for step, (before, fall, after) in zip(steps[2:], zip(falls, falls[1:], falls[2:], strict=False), strict=False):
+        if fall > JUMP * peak and after > NEAR * peak and fall > SUDDEN * max(before, after):
+            raise CheckFailed(
+                f"{name}: at step {step} the rate falls by {fall:.6g}, and in the steps beside it by {before:.3g} and "
+                f"{after:.3g}: it jumps"
+            )
 
 
 def _require_end(name: str, rate: Callable[[int], float], peak: float, steps: int, least: float) -> None:

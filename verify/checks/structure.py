@@ -16,7 +16,7 @@ from ..blocks import Call, blocks_of, calls
 from ..closeness import distance, require_close
 from ..failure import CheckFailed, NotApplicable
 from ..observe import trainable
-from ..prepare import awake, grain, logits_eval, precise
+from ..prepare import awake, enliven, grain, logits_eval, precise
 from ..roles import IGNORE
 from ..subject import Subject
 
@@ -24,6 +24,8 @@ BATCHES = 2
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are no fault
 DEAD_ROWS = 2
 IDENTITY = 1e-5
+DRAWS, UNCHANGED = 32, 8  # models and batches that may reach an expert, and those in a row that reach no other one
+FEWEST = 3  # experts
 UNIT = 0.03  # of a normed output's rms around 1
 FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying")
 
@@ -50,6 +52,7 @@ def check_parameters(subject: Subject) -> None:
     if not found:
         raise NotApplicable("trainable parameters")
     if subject.mixture:
+        _require_experts(subject)
         return
     _require_gradients(found, total)
     tables = _tables(model)
@@ -98,18 +101,22 @@ def check_residual(subject: Subject) -> None:
     inside = nn.ModuleList(blocks)
     if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
         raise NotApplicable("blocks whose matrices are not quantised")
+    enliven(inside, vectors=False)
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
+    live = {block: seen[block] for block in blocks}
     if not any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in _steps(blocks, seen)):
         raise NotApplicable("blocks of which one is given what another returns")
     _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
     for index, block in enumerate(blocks):
-        for call in seen[block]:
+        for call, whole in zip(seen[block], live[block], strict=True):
             given, result = _ends(call)
             apart = distance(result, given)
-            if apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)) or _is_normed(given, result):
+            if apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)):
+                continue
+            if _is_normed(given, result) and _is_unit(whole.result_BTD.double()):
                 continue
             ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
             raise CheckFailed(
@@ -179,6 +186,46 @@ def _require_gradients(found: Iterable[str], total: dict[str, Tensor]) -> None:
         )
 
 
+def _require_experts(subject: Subject) -> None:
+    """Fail where a part of a mixture gets no gradient, however it is drawn, and parts like it do."""
+    idle: set[str] | None = None
+    same = 0
+    for seed in range(DRAWS):
+        model = awake(subject, seed)
+        found = gradients(subject, model, few(subject, seed))
+        now = {name for name in _siblings(model) if not any(found[key].any() for key in _within(found, name))}
+        before, idle = idle, now if idle is None else idle & now
+        same = same + 1 if idle == before else 0
+        if not idle:
+            return
+        if same == UNCHANGED:
+            raise CheckFailed(
+                f"{len(idle)} of {len(_siblings(model))} experts get no gradient from {seed + 1} batches, each for a "
+                f"model of its own: {', '.join(sorted(idle)[:3])}"
+            )
+
+
+def _siblings(model: nn.Module) -> list[str]:
+    """Names of the modules, with parameters that learn, that stand in lists of one type without lists in them."""
+    found = []
+    for name, module in model.named_modules():
+        learning = {
+            key: each for key, each in module.named_children() if any(p.requires_grad for p in each.parameters())
+        }
+        alike = isinstance(module, nn.ModuleList) and len({type(each) for each in learning.values()}) == 1
+        if alike and len(learning) >= FEWEST and not any(_has_list(each) for each in learning.values()):
+            found += [f"{name}.{key}" for key in learning]
+    return found
+
+
+def _has_list(module: nn.Module) -> bool:
+    return any(isinstance(each, nn.ModuleList) for each in module.modules())
+
+
+def _within(found: Iterable[str], name: str) -> list[str]:
+    return [key for key in found if key.startswith(f"{name}.")]
+
+
 def _tables(model: nn.Module) -> set[str]:
     """Names of the embeddings' weights."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -233,12 +280,17 @@ def _ends(call: Call) -> tuple[Tensor, Tensor]:
     return given, result
 
 
+def _is_unit(result: Tensor) -> bool:
+    """Whether each row has rms 1, as after a norm, or 0."""
+    size = result.square().mean(-1).sqrt()
+    return bool((((size - 1).abs() < UNIT) | (size == 0)).all())
+
+
 def _is_normed(given: Tensor, result: Tensor) -> bool:
     """Whether each result is its input divided by its own size, as after a last norm, or nothing at all."""
-    size = result.square().mean(-1).sqrt()
     centred = given - given.mean(-1, keepdim=True)
     along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centred))
-    return bool(((size - 1).abs() < UNIT).all()) and along > 0.95
+    return _is_unit(result) and along > 0.95
 
 
 def _copied(model: nn.Module) -> nn.Module:
