@@ -85,30 +85,17 @@ def check_caps(subject: Subject) -> None:
 
     Look at `cap * tanh(logits / cap)`: both the product and the quotient.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
-    batch, asked = new_batch(subject), False
-    for key, value in settings.items():
-        changed = _taken(configure, key, value) if isinstance(value, float) else None
-        if changed is None or not value > 0 or _shapes(changed) != _shapes(_made(configure)):
-            continue
-        large, free = (_scaled(subject, model, batch, HUGE) for model in (changed, _made(configure)))
-        if not EDGE * value < float(large.abs().max()) <= value * (1 + MOVED) < float(free.abs().max()):
-            continue
-        small, due = (
-            _scaled(subject, _taken(configure, key, each), batch, TINY) for each in (value, BOUNDLESS * value)
-        )
-        size = float(small.abs().max())
-        if not 0 < size < SMALL * value:
-            continue
-        asked = True
+    caps = {key: value for key, value in needed(subject, "configuration").items() if _is_cap(subject, key, value)}
+    if not caps:
+        raise NotApplicable("a setting that bounds the logits in `configuration`")
+    for key, value in caps.items():
+        small, due = (_logits_with(subject, key, bound, FAINT) for bound in (value, BOUNDLESS * value))
         apart = distance(small, due)
         if apart > SMALL:
             raise CheckFailed(
-                f"{key}={value!r} bounds the logits by {value:g}, and logits of {size:.2g} at most are {apart:.2g} of "
-                f"their rms from those with {key}={BOUNDLESS * value:g}"
+                f"{key}={value!r} bounds the logits by {value:g}, and logits of {float(small.abs().max()):.2g} at most "
+                f"are {apart:.2g} of their rms from those with {key}={BOUNDLESS * value:g}"
             )
-    if not asked:
-        raise NotApplicable("a setting that bounds the logits in `configuration`")
 
 
 def check_spread(subject: Subject) -> None:
@@ -139,12 +126,32 @@ def check_spread(subject: Subject) -> None:
         raise NotApplicable("a setting that scales first weights in `configuration`")
 
 
-def _scaled(subject: Subject, model: nn.Module | None, batch: Batch, scale: float) -> Tensor:
+def _is_cap(subject: Subject, key: str, value: Any) -> bool:
+    """Whether with this setting no logits are beyond its value, large ones just there, and faint ones far below."""
+    configure = needed(subject, "configure")
+    changed = _taken(configure, key, value) if isinstance(value, float) and value > 0 else None
+    if changed is None or _shapes(changed) != _shapes(_made(configure)):
+        return False
+    bound, free, faint = (
+        float(logits.abs().max())
+        for logits in (
+            _logits_of(subject, changed, HUGE),
+            _logits_of(subject, _made(configure), HUGE),
+            _logits_with(subject, key, value, FAINT),
+        )
+    )
+    return EDGE * value < bound <= value * (1 + MOVED) < free and 0 < faint < SMALL * value
+
+
+def _logits_with(subject: Subject, key: str, value: Any, scale: float) -> Tensor:
+    return _logits_of(subject, _made(needed(subject, "configure"), key, value), scale)
+
+
+def _logits_of(subject: Subject, model: nn.Module, scale: float) -> Tensor:
     """Logits of the model with weights of usual size, times `scale`."""
-    assert model is not None
     enliven(precise(subject, model))
     _scale(model, scale)
-    return logits_eval(subject, model, batch)
+    return logits_eval(subject, model, new_batch(subject))
 
 
 def _is_scaled(first: Tensor, second: Tensor) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..access import new_batch
 from ..failure import CheckFailed, NotApplicable
-from ..observe import State, adams, claims_adam, fitted, held, parameters, trainable
+from ..observe import State, adams, claims_adam, held, parameters, trainable
 from ..runs import Held, Make, each_optimizer, each_run_or_plain
 from ..subject import Subject
 from .updates import listed
@@ -17,8 +17,6 @@ HALVES = (torch.bfloat16, torch.float16)
 RATE = 0.1  # at which decay is measured: far above rounding
 ADDED = 24  # updates, each too small for half precision, that together are not
 LARGEST_EPS = 1e-3
-FADED = 1e-3  # by which what is left of a running mean may be off
-FADES = ("beta", "alpha", "rho")  # in the names of other rates at which something fades
 QUIET = 8  # steps without a gradient, in which moments fade
 LOSABLE = "half-precision weights that an optimizer of Adam's kind updates, at rates below their rounding"
 MAGNITUDES = (-9.0, 2.0)  # powers of ten of the gradients that parity is measured on: both sides of eps
@@ -171,40 +169,6 @@ def check_moments(_: Subject, held_by: Held) -> None:
         )
 
 
-@each_optimizer
-def check_memory(_: Subject, held_by: Held) -> None:
-    """What an optimizer keeps of past gradients fades at the rate that its group calls momentum, and moves weights.
-
-    Silent because steps along each gradient alone, or along a mean that forgets at once, go downhill as well.
-
-    Look at the weights of old and new in a running mean (`lerp_`), and at which of the two tensors the update is of.
-    """
-    name, model, optimizer = held_by
-    groups = [group for group in optimizer.param_groups if 0 < float(group.get("momentum") or 0.0) < 1]
-    if not groups:
-        raise NotApplicable("a group of the optimizer with a momentum")
-    for group in optimizer.param_groups:
-        group["weight_decay"] = 0.0
-        group["lr"] = float(group["lr"]) or RATE
-    generator = torch.Generator().manual_seed(0)
-    _give(model, {key: torch.randn(p.shape, generator=generator).to(p) for key, p in trainable(model).items()})
-    optimizer.step()
-    kept = {id(p): _kept(optimizer, p) for group in groups for p in group["params"]}
-    weights = parameters(model)
-    _give(model, {})
-    optimizer.step()
-    names = {id(parameter): key for key, parameter in model.named_parameters()}
-    for group in groups:
-        for parameter in group["params"]:
-            shares = _shares(kept[id(parameter)], _kept(optimizer, parameter))
-            _require_memory(name, names.get(id(parameter), ""), shares, group)
-            if shares and torch.equal(weights[names[id(parameter)]], parameter):
-                raise CheckFailed(
-                    f"{name}: {names[id(parameter)]} has a running {next(iter(shares))} of past gradients, and a step "
-                    "without a gradient moves it by 0"
-                )
-
-
 @each_run_or_plain
 def check_survival(subject: Subject, make: Make) -> None:
     """Updates too small for a half-precision weight add up all the same: in a master copy, or by stochastic rounding.
@@ -234,35 +198,6 @@ def check_survival(subject: Subject, make: Make) -> None:
             f"{run.name}: of {due} half-precision weights to which {len(rates)} updates of {max(rates):.2g} should "
             f"have added up, {still} did not change: each update was rounded away"
         )
-
-
-def _kept(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
-    """Copies of the floating tensors that an optimizer keeps of a parameter, of its shape."""
-    state = optimizer.state.get(parameter, {})
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
-    return {key: value.detach().double().clone() for key, value in tensors.items() if value.shape == parameter.shape}
-
-
-def _shares(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
-    """What is left of each tensor that has faded as a whole."""
-    left = {key: fitted({key: after[key]}, {key: old}) for key, old in before.items() if key in after and old.any()}
-    return {
-        key: share
-        for key, share in left.items()
-        if FADED < share < 1 - FADED and float((after[key] - share * before[key]).norm()) < FADED * after[key].norm()
-    }
-
-
-def _require_memory(name: str, key: str, shares: Mapping[str, float], group: Mapping[str, Any]) -> None:
-    """Fail where a running mean fades at a rate that its group does not name."""
-    rates = [value for option, value in group.items() if option == "momentum" or any(w in option for w in FADES)]
-    named = [float(each) for value in rates for each in (value if isinstance(value, tuple | list) else [value])]
-    for kind, share in shares.items():
-        if min(abs(share - rate) for rate in named) > FADED:
-            raise CheckFailed(
-                f"{name}: of the running {kind} of {key} a step without a gradient leaves {share:.4g}; the group's "
-                f"momentum is {group['momentum']}"
-            )
 
 
 def _strangers(model: nn.Module, tensors: list[Tensor]) -> list[Tensor]:

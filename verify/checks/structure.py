@@ -19,13 +19,12 @@ from ..observe import trainable
 from ..prepare import awake, enliven, grain, logits_eval, precise
 from ..roles import IGNORE
 from ..subject import Subject
+from .experts import require_experts
 
 BATCHES = 2
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are no fault
 DEAD_ROWS = 2
 IDENTITY = 1e-5
-DRAWS, UNCHANGED = 32, 8  # models and batches that may reach an expert, and those in a row that reach no other one
-FEWEST = 3  # experts
 UNIT = 0.03  # of a normed output's rms around 1
 FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying")
 
@@ -52,7 +51,7 @@ def check_parameters(subject: Subject) -> None:
     if not found:
         raise NotApplicable("trainable parameters")
     if subject.mixture:
-        _require_experts(subject)
+        require_experts(subject)
         return
     _require_gradients(found, total)
     tables = _tables(model)
@@ -114,9 +113,8 @@ def check_residual(subject: Subject) -> None:
         for call, whole in zip(seen[block], live[block], strict=True):
             given, result = _ends(call)
             apart = distance(result, given)
-            if apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)):
-                continue
-            if _is_normed(given, result) and _is_unit(whole.result_BTD.double()):
+            normed = _is_normed(given, result) and _is_unit(whole.result_BTD.double())
+            if normed or apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)):
                 continue
             ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
             raise CheckFailed(
@@ -184,46 +182,6 @@ def _require_gradients(found: Iterable[str], total: dict[str, Tensor]) -> None:
             f"{len(dead)} of {len(names)} trainable parameters get no gradient from {BATCHES} batches: "
             f"{', '.join(dead[:4])}{', ...' if len(dead) > 4 else ''}"
         )
-
-
-def _require_experts(subject: Subject) -> None:
-    """Fail where a part of a mixture gets no gradient, however it is drawn, and parts like it do."""
-    idle: set[str] | None = None
-    same = 0
-    for seed in range(DRAWS):
-        model = awake(subject, seed)
-        found = gradients(subject, model, few(subject, seed))
-        now = {name for name in _siblings(model) if not any(found[key].any() for key in _within(found, name))}
-        before, idle = idle, now if idle is None else idle & now
-        same = same + 1 if idle == before else 0
-        if not idle:
-            return
-        if same == UNCHANGED:
-            raise CheckFailed(
-                f"{len(idle)} of {len(_siblings(model))} experts get no gradient from {seed + 1} batches, each for a "
-                f"model of its own: {', '.join(sorted(idle)[:3])}"
-            )
-
-
-def _siblings(model: nn.Module) -> list[str]:
-    """Names of the modules, with parameters that learn, that stand in lists of one type without lists in them."""
-    found = []
-    for name, module in model.named_modules():
-        learning = {
-            key: each for key, each in module.named_children() if any(p.requires_grad for p in each.parameters())
-        }
-        alike = isinstance(module, nn.ModuleList) and len({type(each) for each in learning.values()}) == 1
-        if alike and len(learning) >= FEWEST and not any(_has_list(each) for each in learning.values()):
-            found += [f"{name}.{key}" for key in learning]
-    return found
-
-
-def _has_list(module: nn.Module) -> bool:
-    return any(isinstance(each, nn.ModuleList) for each in module.modules())
-
-
-def _within(found: Iterable[str], name: str) -> list[str]:
-    return [key for key in found if key.startswith(f"{name}.")]
 
 
 def _tables(model: nn.Module) -> set[str]:
