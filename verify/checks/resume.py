@@ -18,6 +18,7 @@ from ..subject import Subject
 
 SHORT = 3  # steps of a run that is only repeated
 LONGEST = 12  # steps of an epoch that checks go through whole
+FARTHEST = 32  # steps of an epoch into whose successor a run is followed, to be saved there
 
 
 class Print(NamedTuple):
@@ -209,7 +210,8 @@ def _whole(subject: Subject) -> list[Record]:
 def _places(subject: Subject) -> list[int]:
     """The steps after which a run is saved, with one more to come at least."""
     epoch = int(subject.settings.get("epoch_steps", 0))
-    wanted = {1, 2} if not 0 < epoch <= LONGEST else {1, epoch - 1, epoch, epoch + max(1, epoch // 2)}
+    wanted = {1, epoch - 1, epoch, epoch + max(1, epoch // 2)} if 0 < epoch <= LONGEST else {1, 2}
+    wanted |= {epoch + 2} if LONGEST < epoch <= FARTHEST else set()
     return sorted(place for place in wanted if 0 < place < _total(subject))
 
 
