@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from tests.verify.small import small
 from verify.failure import SubjectError
 from verify.report import Finding
 from verify.zoo import sweep
@@ -75,6 +78,29 @@ def test_a_sweep_is_resumed_and_told_as_json(rows: dict[str, sweep.Row], tmp_pat
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert (1, "") == (done.returncode, done.stderr), done.stderr
     assert ["right", "ahead"] == [json.loads(line)["name"] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(
+    ("parts", "reason", "state"),
+    [
+        ({"loss": lambda *_: 3}, "returned int, not a tensor", ""),
+        ({"logits": lambda *_: 1 / 0}, "", sweep.UNASKED),
+        ({}, "", sweep.GREEN),
+    ],
+    ids=["no loss", "no logits", "whole"],
+)
+def test_an_animal_that_cannot_be_asked_is_not_red(
+    parts: dict[str, Any], reason: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour: a subject that fails says why; a check that fails on it has no verdict; one that passes is green."""
+    stub: Any = ModuleType("stub_of_one")
+    stub.CHECKS, stub.subject = ("loss.definition",), lambda _: small(**parts)
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    row = sweep.ask(None, sweep.Job(stub.__name__, "one", 60.0, 2))
+    assert reason in row.reason
+    assert bool(reason) == bool(row.reason)
+    assert [state] * bool(state) == [cell.state for cell in row.cells.values()]
 
 
 @pytest.mark.tier2
