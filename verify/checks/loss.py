@@ -234,12 +234,11 @@ def _choices(subject: Subject, batch: Batch) -> Iterator[tuple[Tensor, str]]:
     targets_BT = targets_of(subject, batch)
     yield _ragged(targets_BT), "with rows of few and many counted labels"
     usable = (targets_BT != IGNORE).nonzero()
-    if len(usable):
-        for index in spread(len(usable), 4):
-            row, position = usable[index].tolist()
-            one_BT = torch.full_like(targets_BT, IGNORE)
-            one_BT[row, position] = targets_BT[row, position]
-            yield one_BT, f"with the label of row {row}, position {position} alone"
+    for index in spread(len(usable), 4):
+        row, position = usable[index].tolist()
+        one_BT = torch.full_like(targets_BT, IGNORE)
+        one_BT[row, position] = targets_BT[row, position]
+        yield one_BT, f"with the label of row {row}, position {position} alone"
     tokens_BT = tokens_of(subject, batch)
     counted_BT = targets_BT != IGNORE
     yield torch.where(counted_BT, other_tokens(tokens_BT), targets_BT), "with other labels"

@@ -37,6 +37,9 @@ def check_parameters(subject: Subject) -> None:
     Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
     """
     model = awake(subject)
+    found = trainable(model)
+    if not found:
+        raise NotApplicable("trainable parameters")
     total: dict[str, Tensor] = {}
     used: set[int] = set()
     time = 0
@@ -47,9 +50,6 @@ def check_parameters(subject: Subject) -> None:
         used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
         for name, gradient in gradients(subject, model, batch).items():
             total[name] = total.get(name, 0.0) + gradient.detach().abs()
-    found = trainable(model)
-    if not found:
-        raise NotApplicable("trainable parameters")
     if subject.mixture:
         require_experts(subject)
         return
