@@ -63,7 +63,10 @@ def check_continuation(subject: Subject) -> None:
     whole = _whole(subject)
     for saved in _places(subject):
         _compare(
-            whole, _interrupted(subject, [saved], len(whole)), "the run", f"saved after step {saved} and resumed, it"
+            whole,
+            _interrupted(subject, [saved], len(whole)),
+            "the run",
+            f"the one saved after step {saved} and resumed",
         )
 
 
@@ -76,7 +79,9 @@ def check_twice(subject: Subject) -> None:
     """
     whole, first = _whole(subject), _places(subject)[0]
     twice = [first, first + 1]
-    _compare(whole, _interrupted(subject, twice, len(whole)), "the run", f"saved and resumed after steps {twice}, it")
+    _compare(
+        whole, _interrupted(subject, twice, len(whole)), "the run", f"the one saved and resumed after steps {twice}"
+    )
 
 
 def check_saving(subject: Subject) -> None:
@@ -88,7 +93,7 @@ def check_saving(subject: Subject) -> None:
     """
     plain = _records(loop_run(subject), SHORT)
     saved = _records(_saveable(subject), SHORT, save_each=True)
-    _compare(plain, saved, "the run", "saved after each step, it")
+    _compare(plain, saved, "the run", "the one saved after each step")
 
 
 def check_checkpoint_stays(subject: Subject) -> None:

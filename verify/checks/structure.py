@@ -109,18 +109,10 @@ def check_residual(subject: Subject) -> None:
     _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
+    limit = max(IDENTITY, 0.1 * grain(subject, model, batch))
     for index, block in enumerate(blocks):
         for call, whole in zip(seen[block], live[block], strict=True):
-            given, result = _ends(call)
-            apart = distance(result, given)
-            normed = _is_normed(given, result) and _is_unit(whole.result_BTD.double())
-            if normed or apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)):
-                continue
-            ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
-            raise CheckFailed(
-                f"block {index} with all its matrices zero returns {ratio:.4g} times its input ({apart:.2g} of its rms "
-                "apart), and not the input itself"
-            )
+            _require_passed_on(f"block {index}", call, whole, limit)
 
 
 def check_state(subject: Subject) -> None:
@@ -236,6 +228,19 @@ def _ends(call: Call) -> tuple[Tensor, Tensor]:
     if given.shape != result.shape or not bool(result.isfinite().all()):
         raise NotApplicable("blocks that return states of the shape they are given, and finite ones")
     return given, result
+
+
+def _require_passed_on(name: str, call: Call, whole: Call, limit: float) -> None:
+    """Fail where a block without matrices changes its input, other than by a norm that ends the whole block, too."""
+    given, result = _ends(call)
+    apart = distance(result, given)
+    if apart <= limit or (_is_normed(given, result) and _is_unit(whole.result_BTD.double())):
+        return
+    ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
+    raise CheckFailed(
+        f"{name} with all its matrices zero returns {ratio:.4g} times its input ({apart:.2g} of its rms apart), and "
+        "not the input itself"
+    )
 
 
 def _is_unit(result: Tensor) -> bool:
