@@ -8,10 +8,12 @@ measures and converts, so that figures of an older run cannot pass for those of 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,11 +52,14 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     configured = configuration.get_option("run:source")
     sources = digests([*(configured if isinstance(configured, list) else []), "tests"])
-    subprocess.run([*tool, "erase"], check=True)
-    code = subprocess.run([*tool, "run", *options.command], check=False).returncode
+    run = partial(
+        subprocess.run, env=os.environ | {"COVERAGE_FILE": str(Path(configuration.config.data_file).resolve())}
+    )
+    run([*tool, "erase"], check=True)
+    code = run([*tool, "run", *options.command], check=False).returncode
     if configuration.get_option("run:parallel"):
-        subprocess.run([*tool, "combine", "-q"], check=False)  # what it could not combine is missing in the report
-    report = subprocess.run([*tool, "json", "-q", "-o", "-"], check=False, capture_output=True, text=True)
+        run([*tool, "combine", "-q"], check=False)  # what it could not combine is missing in the report
+    report = run([*tool, "json", "-q", "-o", "-"], check=False, capture_output=True, text=True)
     if report.returncode:
         print(report.stdout + report.stderr)
         return code or 3

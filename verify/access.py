@@ -224,12 +224,6 @@ def logits_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def vocabulary(subject: Subject, model: nn.Module, batch: Batch) -> int:
-    """V, from the logits."""
-    with torch.no_grad():
-        return logits_of(subject, model, batch).shape[-1]
-
-
 def needed(subject: Subject, factory: str) -> Any:
     """An optional factory.
 

@@ -6,6 +6,7 @@ Then tensor by tensor, and single entries: the largest, the smallest and a rando
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,11 @@ from .failure import CheckFailed, NotApplicable, SubjectError
 from .roles import fields, replaced
 from .slope import Comparison, Direction, Slope
 from .subject import Batch, Subject
+from .widen import Widened
 
 RTOL = 1e-8  # of a derivative along a direction, in float64
-ENTRY_RTOL = 1e-6  # of one entry, beside its tensor's rms
+ENTRY = 100.0  # times that, of one entry, beside its tensor's rms
+CAST_RTOL = 1e-6  # where the code casts to float32 by itself: its kernels may be as exact as that, whatever the dtype
 FACTOR = 0.75  # of the loss: a backward that ignores the gradient coming in is right only for 1
 ALONE = 2_000_000  # parameters up to which each tensor is looked at alone, not in groups
 LARGE = 30_000_000  # from here on an evaluation takes seconds, and only some groups and entries are looked at
@@ -46,10 +49,17 @@ class Place(NamedTuple):
     model: nn.Module
     batch: Batch
     note: str  # why not float64
+    widened: bool = False  # the code's own casts to float32, which it has, are float64's
 
     def function(self) -> Tensor:
         """The loss, times FACTOR."""
-        return loss_of(self.subject, self.model, self.batch) * FACTOR
+        with Widened() if self.widened else nullcontext():
+            return loss_of(self.subject, self.model, self.batch) * FACTOR
+
+    @property
+    def rtol(self) -> float:
+        """Of a derivative along a direction."""
+        return CAST_RTOL if self.widened else RTOL
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -77,7 +87,7 @@ def check_gradients(
         SubjectError: the loss is no scalar, or does not depend on the model that it is given.
     """
     place = prepared(Subject(model=model, batch=batch, loss=loss), training=model.training)
-    options = {"order": order, "rtol": rtol, "seed": seed, "note": place.note}
+    options = {"order": order, "rtol": max(rtol, place.rtol), "seed": seed, "note": place.note}
     found = compare_all(place.function, place.parameters, **options)
     inputs = inputs_of(place)  # from here on they stand in for what makes them
     return found if not inputs else _both(found, compare_all(place.function, inputs, **options))
@@ -139,7 +149,7 @@ def compare_all(
             compare_all(_second(function, leaves, seed), leaves, order=order - 1, rtol=rtol, seed=seed)
         except RuntimeError as error:
             raise SubjectError(f"there is no second derivative here: {error}") from error
-    coarse = joint > SHARP * rtol or note
+    coarse = joint > SHARP * min(rtol, RTOL) or note
     told = [f"errors below {joint:.0e} of a gradient are not seen"] if coarse else []
     told += [extent] if (extent := _extent(slope, seed)) else []
     note = f"gradients{note}: {'; '.join(told)}" if told else ""
@@ -157,18 +167,34 @@ def prepared(subject: Subject, *, training: bool) -> Place:
     refused = ""
     for dtype in wide:
         try:
-            model = new_model(subject).to(dtype).train(training)
-            batch = _in_dtype(new_batch(subject), dtype)
-            with seeded(), torch.no_grad():
-                loss_of(subject, model, batch)
+            place = _placed(subject, dtype, training=training)
         except (RuntimeError, TypeError, NotImplementedError) as error:
             if dtype == wide[-1]:
                 raise
             refused = str(error).partition("\n")[0]
             continue
         break
-    note = f" in {dtype} ({wide[0]} is refused: {refused})" if refused else ""
-    return Place(subject, model, batch, note)
+    return place._replace(note=f" in {dtype} ({wide[0]} is refused: {refused})" if refused else "")
+
+
+def _placed(subject: Subject, dtype: torch.dtype, *, training: bool) -> Place:
+    """The subject's loss in this dtype, in float64 without its own casts to float32 where it runs so."""
+    model = new_model(subject).to(dtype).train(training)
+    place = Place(subject, model, _in_dtype(new_batch(subject), dtype), "")
+    with seeded(), torch.no_grad():
+        place.function()
+    return place._replace(widened=dtype == torch.float64 and _casts(place))
+
+
+def _casts(place: Place) -> bool:
+    """Whether the code casts float64 to float32, and runs without."""
+    mode = Widened()
+    try:
+        with seeded(), torch.no_grad(), mode:
+            loss_of(place.subject, place.model, place.batch)
+    except (RuntimeError, TypeError):  # a float32 table meets what is no longer cast
+        return False
+    return mode.casts > 0
 
 
 def inputs_of(place: Place) -> dict[str, Tensor]:
@@ -200,6 +226,11 @@ def inputs_of(place: Place) -> dict[str, Tensor]:
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 2 and bool(value.isfinite().all()):
             leaves[f"batch {key}"] = value.requires_grad_()
     return leaves
+
+
+def _of_entry(slope: Slope) -> float:
+    """What an entry's derivative may be off by."""
+    return ENTRY * slope.rtol
 
 
 def directions(slope: Slope, seed: int) -> Iterator[Direction]:
@@ -263,7 +294,7 @@ def _compare_directions(slope: Slope, seed: int) -> tuple[float, float]:
 
 def _compare_entries(slope: Slope, seed: int) -> None:
     for name, place in _entries(slope, seed):
-        found = slope.compare(slope.entry(name, place), ENTRY_RTOL, size=slope.typical(name))
+        found = slope.compare(slope.entry(name, place), _of_entry(slope), size=slope.typical(name))
         if not found.agrees:
             raise CheckFailed(_entry_message(slope, name, place, found))
 
@@ -324,7 +355,7 @@ def _blame(slope: Slope, direction: Direction, joint: Comparison) -> str:
     name, found = max(wrong, key=lambda each: abs(each[1].error) / each[1].size)
     place = _wrong_entry(slope, name, direction[name], found.error)
     if place is not None:
-        text = _entry_message(slope, name, place, slope.compare(slope.entry(name, place), ENTRY_RTOL))
+        text = _entry_message(slope, name, place, slope.compare(slope.entry(name, place), _of_entry(slope)))
     else:
         text = f"{name}: along one direction {_values(found)}"
     others = [each for each, _ in wrong if each != name]
@@ -354,7 +385,7 @@ def _wrong_entry(slope: Slope, name: str, v: Tensor, error: float) -> int | None
         part.view(-1)[first:middle] = v.reshape(-1)[first:middle]
         left = slope.compare({name: part}).error
         first, last, error = (first, middle, left) if abs(left) >= abs(error - left) else (middle, last, error - left)
-    return None if slope.compare(slope.entry(name, first), ENTRY_RTOL).agrees else first
+    return None if slope.compare(slope.entry(name, first), _of_entry(slope)).agrees else first
 
 
 def _entry_message(slope: Slope, name: str, place: int, found: Comparison) -> str:

@@ -147,6 +147,17 @@ def innermost(optimizer: Any) -> Any:
     return optimizer
 
 
+def adams(optimizer: Any) -> list[dict[str, Any]]:
+    """The groups that are Adam's: all of one that is Adam by its name, else those that name it as a word of theirs."""
+    if claims_adam(optimizer):
+        return list(optimizer.param_groups)
+    return [
+        group for group in optimizer.param_groups
+        if "betas" in group and "eps" in group and not group.get("amsgrad") and not group.get("maximize")
+        if any(isinstance(value, str) and ADAM.fullmatch(value) for value in group.values())
+    ]  # fmt: skip
+
+
 def claims_adam(optimizer: Any) -> bool:
     """Whether the optimizer, by its name, is Adam or AdamW and no relative, in a form that can be compared."""
     groups = optimizer.param_groups

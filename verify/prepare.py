@@ -38,14 +38,15 @@ def precise(subject: Subject, model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module) -> None:
+def enliven(model: nn.Module, *, vectors: bool = True) -> None:
     """Scale matrices up to std 1/sqrt(inputs), fill those that are zero, and stir gains and biases."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if not parameter.is_floating_point() or parameter.dim() == 0 or parameter.numel() == 0:
             continue
         if parameter.dim() == 1:
-            parameter.add_(NOISE * torch.randn(parameter.shape, generator=generator).to(parameter))
+            if vectors:
+                parameter.add_(NOISE * torch.randn(parameter.shape, generator=generator).to(parameter))
             continue
         wanted = parameter[0].numel() ** -0.5
         std = float(parameter.float().std())
@@ -53,6 +54,17 @@ def enliven(model: nn.Module) -> None:
             parameter.mul_(min(max(1.0, wanted / std), LARGEST_GAIN))
         elif not parameter.any():
             parameter.copy_(wanted * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def unzeroed(model: nn.Module) -> nn.Module:
+    """The model, in place, with small random numbers in what is zero: nothing is learned through a zero at first."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dim() and not parameter.any():
+            size = NOISE if parameter.dim() == 1 else parameter[0].numel() ** -0.5
+            parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def grain(subject: Subject, model: nn.Module, batch: Batch, ask: Ask = logits_of) -> float:

@@ -67,6 +67,8 @@ class Subject:
     """What to check. Factories are called anew for each check, so none may hand out the same module twice.
 
     `model` and `batch` may also be a module and a batch: each check then gets a copy, and yours stay as they are.
+    What each part is given and returns stands beside it in this file, verify/subject.py; so do the names of settings
+    (`SETTINGS`) and the keys of a batch that are known (`ROLES`).
 
     Raises:
         SubjectError: a part is of a type that no check can use, or an unknown setting or role is named.
@@ -113,7 +115,7 @@ class Subject:
 
     # ------------------------------------------------------------------------------------------ traits
     causal: bool = True
-    mixture: bool = False  # of experts: a token's output may depend on the batch through their capacity
+    mixture: bool = False  # of experts: capacity may be shared, and the loss has a router's part that logs may lack
     recurrent: bool = False  # states are summed up by a recurrence, where attention would average them
     augmented: bool = False  # an example is changed at random each time that it is read
     dtype: torch.dtype | None = None  # where the code runs in this one only

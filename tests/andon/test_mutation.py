@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from andon import mutants
 from andon.mutation import PARTS, ShardError, parsed, parts, summary
 from gates.mutation.plan import Excuse, read_plan
 from gates.mutation.results import metrics
+from verify.plant import Outcome
 
 ROOT = Path(__file__).parents[2]
 PLAN = """per_function = 6
@@ -180,3 +182,38 @@ def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
     """Behaviour: the message says how to write one."""
     with pytest.raises(ShardError, match="I from 1 to N"):
         parsed(shard)
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(
+    ("outcome", "state", "by"),
+    [
+        (Outcome(0, None, "killed: longer than 6 s", 6.0, "late"), "late", "killed: longer than 6 s"),
+        (Outcome(0, None, "ended with -11", 1.0, "died"), "killed", "ended with -11"),
+        (Outcome(0, None, "AskError: pytest ends with 3", 1.0), "error", "AskError: pytest ends with 3"),
+        (Outcome(0, "test_sums.py::test_add", "", 1.0), "killed", "test_sums.py::test_add"),
+        (Outcome(0, "", "", 1.0), "survived", ""),
+    ],
+    ids=["late", "died", "no answer", "red", "green"],
+)
+def test_what_became_of_a_mutant(outcome: Outcome, state: str, by: str) -> None:
+    """Behaviour: a hang has noticed nothing, a crash is loud; whoever lives keeps its diff."""
+    job: Any = SimpleNamespace(mutant=SimpleNamespace(diff="-a\n+b"))
+    assert (state, by, "" if state == "killed" else "-a\n+b") == mutants.verdict(job, outcome)
+
+
+@pytest.mark.tier2
+def test_a_sample_is_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the same functions in the same order for the same commit, others for another; about one of eight."""
+    jobs: list[Any] = [SimpleNamespace(mutant=SimpleNamespace(id=str(number))) for number in range(400)]
+
+    def drawn(commit: str) -> tuple[list[Any], list[str]]:
+        monkeypatch.setattr(mutants, "commit", lambda: commit)
+        names = [job.mutant.id for job in jobs]
+        return mutants.shuffled(jobs), [name for name in names if mutants.chosen_now("a.py", name)]
+
+    (order, some), (again, same), (other, others) = drawn("a"), drawn("a"), drawn("b")
+    assert (order, some) == (again, same)
+    assert order != other
+    assert some != others
+    assert 20 < len(some) < 90

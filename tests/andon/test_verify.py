@@ -1,6 +1,7 @@
 """`andon verify`: lists, explains and runs checks on what a user names, and exits with the severest code."""
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Generator
@@ -13,6 +14,7 @@ from rich.progress import Progress
 from andon import verify_
 from andon.cli import cli
 from gates.evidence import changed_sources, read_evidence
+from verify import power
 
 pytestmark = pytest.mark.tier2
 SUBJECTS = """
@@ -191,3 +193,11 @@ def test_nothing_named_is_a_usage_error() -> None:
     result = run()
     assert 2 == result.exit_code
     assert "package.module:subject" in result.stderr
+
+
+def test_power_is_a_table_of_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: --power prints a row for each kind of planted gradient."""
+    monkeypatch.setattr(power, "measure", lambda progress: [power.Row("wrong sign", 200, 150, 3)])
+    result = run("--power")
+    assert 0 == result.exit_code, result.output
+    assert ["wrong sign", "200", "150", "75.0%", "1.5%"] == re.split(r"  +", result.output.splitlines()[2])

@@ -699,3 +699,18 @@ def test_a_large_base_is_finite() -> None:
     model = nn.ModuleDict({"layer": nn.Linear(4, 4)})
     model.get_parameter("layer.weight").data.fill_(-1e30)
     assert ["layer"] == add_lora(model, LoraConfig(rank=2, target_modules=["layer"]), seeded())
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("wanted", ["x", "a", "b"])
+def test_one_gradient_alone_is_the_same_as_among_all(wanted: str) -> None:
+    """Behaviour: what else is frozen changes no bit of the input's, of A's or of B's gradient."""
+    layer, x = wrapped(), random(6, 5).requires_grad_()
+    a, b, _ = factors(layer)
+    leaves: dict[str, Tensor] = {"x": x, "a": a, "b": b}
+    due = dict(zip(leaves, torch.autograd.grad(layer(x).square().sum(), [*leaves.values()]), strict=True))
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(name == wanted)
+    layer.base.requires_grad_(requires_grad=False)
+    (alone,) = torch.autograd.grad(layer(x).square().sum(), [leaves[wanted]])
+    assert torch.equal(due[wanted], alone)

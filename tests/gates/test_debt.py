@@ -12,9 +12,9 @@ from gates.debt.__main__ import main
 from gates.debt.cognitive import cognitive_complexity
 from gates.debt.hotspots import hotspots
 from gates.debt.loss import File, Loss, grade, project_score
-from gates.debt.ratchet import fallen, write_baseline
+from gates.debt.ratchet import fallen, read_baseline, write_baseline
 from gates.debt.render import render_json, render_sarif, render_text
-from gates.debt.score import grade_files
+from gates.debt.score import DebtError, grade_files
 from gates.evidence import read_evidence
 from tests.commands import commit
 
@@ -298,3 +298,23 @@ def test_hotspots_are_commits_times_complexity(tmp_path: Path, monkeypatch: pyte
     assert [(12, "often.py"), (7, "seldom.py")] == hotspots(files)
     monkeypatch.setattr("gates.debt.hotspots.is_shallow", lambda: True)
     assert "a shallow clone" in str(hotspots(files))
+
+
+@pytest.mark.tier3
+def test_a_record_that_holds_no_scores_is_refused(tmp_path: Path) -> None:
+    """Behaviour: the message names the file and the command that writes it."""
+    path = tmp_path / "debt.json"
+    path.write_text('{"a.py": 3}')
+    with pytest.raises(DebtError, match=r"debt\.json: holds no scores .*nox -s debt -- --write"):
+        read_baseline(path)
+
+
+@pytest.mark.tier3
+def test_each_imported_module_counts_once() -> None:
+    """Behaviour: absolute, dotted and relative ones; Python's own, and a second import of one, are free."""
+    lines = ["import os, json", "from . import a, b", "from ..c import d", "import e.f", "import e.f"]
+    lines += [f"import m{number}" for number in range(13)]
+    (file,) = grade_files({"a.py": DOC + "\n".join(lines) + "\n"})
+    assert [(18, "m11"), (19, "m12")] == [
+        (loss.line, loss.why.partition(" ")[0]) for loss in file.losses if loss.dimension == "coupling"
+    ]

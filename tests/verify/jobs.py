@@ -3,17 +3,21 @@
 import importlib
 import os
 import time
+from multiprocessing.util import Finalize
+from pathlib import Path
 
 from verify.plant import Fault
 
 
 def answer(fault: Fault | None, wish: str) -> object:
-    """What the house's rooms answer; wished otherwise, this process dies, hangs, raises, or plants too late."""
+    """What the house's rooms answer; otherwise this process dies, hangs, raises, plants late, or leaves a file."""
     del fault
     if wish == "die":
         os._exit(7)
     if wish == "hang":
         time.sleep(600)  # longer than anybody waits: this is what is killed
+    if wish.startswith("leave "):
+        Finalize(None, Path(wish.removeprefix("leave ")).touch, exitpriority=0)
     if wish == "raise":
         raise ValueError("as planned")
     if wish == "twice":

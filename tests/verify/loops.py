@@ -9,6 +9,7 @@ a block quantiser. Legend: B batch, T time, D width, V vocab.
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +479,26 @@ def own(dtype: torch.dtype = torch.float32) -> Subject:
         loss=mean_loss,
         optimizer=own_optimizer,
     )
+
+
+class Momentum(torch.optim.Optimizer):
+    """Steps along a running mean of gradients."""
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # noqa: ARG002 - torch's signature
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.lerp_(p.grad, 1 - group["momentum"])
+                p.sub_(group["lr"] * mean)
+
+
+def heavy() -> Subject:
+    """Another optimizer by hand."""
+    return replace(own(), optimizer=lambda model: Momentum(list(model.parameters()), 0.1, 0.9), name="heavy")
 
 
 def half() -> Subject:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from verify.runner import check
 from verify.subject import Subject
 
 VOCAB, WIDTH, ROWS, LENGTH = 11, 8, 3, 6
@@ -43,3 +44,11 @@ def small(**parts: Any) -> Subject:
     """The subject, with some parts exchanged."""
     given: dict[str, Any] = {"model": Small, "batch": batch, "loss": loss, "name": "small"}
     return Subject(**given | parts)
+
+
+def outcome(subject: Subject, name: str) -> str:
+    """What comes of one check: the message of its finding, that it passed, or what it needs."""
+    report = check(subject, only=(name,))
+    if report.findings:
+        return report.findings[0].message
+    return "passed" if report.passed else "; ".join(report.not_applicable.values())

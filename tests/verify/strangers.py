@@ -7,7 +7,7 @@ Legend: B batch, T time, D width, V vocab, H head.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -150,6 +150,8 @@ class Settings:
     scale: float = 0.02
     drop: float = 0.0
     tie_word_embeddings: bool = False
+    unit: bool = False  # queries and keys are normed
+    cap: float = 0.0  # of the logits; 0 is none
 
 
 @dataclass
@@ -192,6 +194,7 @@ class Grouped(nn.Module):
         self.value = nn.Linear(s.width, s.groups * self.size, bias=False)
         self.out = nn.Linear(s.heads * self.size, s.width, bias=False)
         self.drop = s.drop
+        self.unit = s.unit
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -200,6 +203,8 @@ class Grouped(nn.Module):
         k = self.key(x).view(rows, time, self.groups, self.size).transpose(1, 2)
         v = self.value(x).view(rows, time, self.groups, self.size).transpose(1, 2)
         q, k = turned(q, cos, sin), turned(k, cos, sin)
+        if self.unit:
+            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         k, v = (each.repeat_interleave(self.heads // self.groups, dim=1) for each in (k, v))
         p = self.drop if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
@@ -265,6 +270,8 @@ class Library(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, cos, sin, seen)[0]
         logits = self.head(self.last(hidden))
+        if self.config.cap:
+            logits = self.config.cap * torch.tanh(logits / self.config.cap)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
@@ -487,9 +494,26 @@ def tied() -> Subject:
     return library(tie_word_embeddings=True)
 
 
+def capped() -> Subject:
+    """The library with queries and keys of size 1, and bounded logits."""
+    subject = library(unit=True, cap=20.0)
+    return replace(subject, configuration={**subject.configuration, "cap": 2.0}, name="capped")
+
+
 def dropping() -> Subject:
     """The library with dropout in attention."""
     return library(drop=0.2)
 
 
-CLEAN: tuple[Callable[[], Subject], ...] = (gpt, library, tied, dropping, half, half_only, mixed, packing, encoder)
+CLEAN: tuple[Callable[[], Subject], ...] = (
+    gpt,
+    library,
+    tied,
+    capped,
+    dropping,
+    half,
+    half_only,
+    mixed,
+    packing,
+    encoder,
+)

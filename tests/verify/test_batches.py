@@ -1,15 +1,26 @@
 """Batches made of other batches, and what is inferred of a subject that says little."""
 
+import random
+import sys
+from collections import UserDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tests.verify import strangers
-from verify.access import ignored_label, logits_of, new_batch, new_model, targets_of, with_targets
-from verify.batches import cut, documents_in, few, other_tokens, rows_of, spread
+from tests.verify import loops, strangers
+from tests.verify.small import small
+from verify.access import ignored_label, logits_of, needed, new_batch, new_model, seeded, targets_of, with_targets
+from verify.batches import cut, documents_in, few, one_document, other_tokens, real_in, rows_of, spread
+from verify.closeness import distance
 from verify.failure import NotApplicable
 from verify.prepare import awake, dropout_rates, without_dropout
-from verify.subject import Subject
+from verify.protect import protected
+from verify.roles import IGNORE, fields, replaced
+from verify.subject import Batch, Subject
 
 pytestmark = pytest.mark.tier2
 
@@ -18,8 +29,8 @@ def test_a_shorter_batch_is_shorter_in_every_part() -> None:
     """Behaviour: (B, T) and (B, 1, T, T) are cut, what has no such dimension is kept."""
     subject = strangers.library()
     batch = {"input_ids": torch.ones(2, 6).long(), "bias": torch.ones(2, 1, 6, 6), "temperature": torch.ones(2)}
-    shorter = cut(subject, batch, 4)
-    assert [(2, 4), (2, 1, 4, 4), (2,)] == [tuple(part.shape) for part in shorter.values()]
+    shorter = cut(subject, batch | {"places": torch.arange(6)}, 4)
+    assert [(2, 4), (2, 1, 4, 4), (2,), (4,)] == [tuple(part.shape) for part in shorter.values()]
     assert [3, 3, 3] == [len(part) for part in rows_of(subject, batch, [1, 0, 1]).values()]
 
 
@@ -81,3 +92,129 @@ def test_what_is_looked_at_is_spread_evenly() -> None:
     """Behaviour: the first and the last are among them."""
     assert [0, 1, 2] == spread(3, 5)
     assert [0, 3, 6, 9] == spread(10, 4)
+
+
+def test_rows_of_parts_that_have_none_are_nobodys() -> None:
+    """Behaviour: offsets into a packed batch cannot be given other rows."""
+    batch = {"input_ids": torch.ones(2, 6).long(), "offsets": torch.arange(4)}
+    with pytest.raises(NotApplicable, match=r"'offsets' has shape \(4,\)"):
+        rows_of(strangers.library(), batch, [0])
+
+
+def test_a_large_batch_whose_labels_say_nothing_is_made_small_all_the_same() -> None:
+    """Behaviour: where targets cannot be told, the beginnings of some rows are taken."""
+
+    def batch(generator: torch.Generator) -> dict[str, Tensor]:
+        ids = torch.randint(0, 9, (16, 1024), generator=generator)
+        return {"input_ids": ids, "labels": (3 * ids + 1) % 9}
+
+    subject = Subject(model=nn.Identity, batch=batch, loss=lambda model, batch: batch["input_ids"].sum())
+    assert [(4, 128), (4, 128)] == [tuple(part.shape) for part in few(subject).values()]
+
+
+def test_parts_of_other_shapes_say_nothing_of_positions() -> None:
+    """Behaviour: a mask, documents and positions that are no (B, T) leave all tokens real, in one document."""
+    other = {"attention_mask": torch.zeros(2, 1), "document_ids": torch.arange(2), "position_ids": torch.zeros(1, 5)}
+    batch = {"input_ids": torch.ones(2, 5).long(), **other}
+    assert bool(real_in(strangers.library(), batch).all())
+    assert not bool(documents_in(strangers.library(), batch).any())
+
+
+def test_positions_of_one_document_go_on() -> None:
+    """Behaviour: positions that start anew run through once a row is one document."""
+    batch = {"input_ids": torch.ones(1, 5).long(), "position_ids": torch.tensor([[0, 1, 0, 1, 2]])}
+    assert [[0, 1, 2, 3, 4]] == one_document(strangers.library(), batch)["position_ids"].tolist()
+
+
+def test_what_a_part_says_is_counted_is_counted() -> None:
+    """Behaviour: targets follow a loss mask, and other targets are put into labels and mask."""
+    tokens = torch.tensor([[3, 4, 5, 6]])
+    batch = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "loss_mask": torch.tensor([[0.0, 1.0, 1.0]])}
+    targets = targets_of(small(), batch)
+    assert [[IGNORE, 5, 6]] == targets.tolist()
+    other = with_targets(small(), batch, targets.index_fill(1, torch.tensor([2]), IGNORE))
+    assert [[0.0, 1.0, 0.0]] == other["loss_mask"].tolist()
+    assert int(other["labels"].min()) >= 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "need"),
+    [
+        (lambda tokens: with_targets(small(), {"tokens": tokens}, tokens), "labels in the batch"),
+        (lambda _: needed(small(), "rate"), "rate"),
+    ],
+    ids=["labels", "factory"],
+)
+def test_what_is_lacking_is_not_applicable(ask: Callable[[Tensor], Any], need: str) -> None:
+    """Behaviour: targets for a batch without labels, and a factory that the subject has not, are refused by name."""
+    with pytest.raises(NotApplicable, match=need):
+        ask(torch.ones(1, 3).long())
+
+
+@pytest.mark.parametrize("make", [strangers.packing, loops.trainer], ids=["packing", "trainer"])
+def test_logits_are_those_that_the_subject_would_name(make: Any) -> None:
+    """Behaviour: of a batch of several parts, and of a model that returns a mapping, logits are found without help."""
+    subject = make()
+    model, batch = new_model(subject).eval(), new_batch(subject)
+    torch.testing.assert_close(logits_of(replace(subject, logits=None), model, batch), logits_of(subject, model, batch))
+
+
+@dataclass
+class Parts:
+    """A batch as a dataclass."""
+
+    tokens: Tensor
+    labels: Tensor
+
+
+class Encoding(UserDict[str, Tensor]):
+    """As Hugging Face's: a copy shares what it holds."""
+
+    def __copy__(self) -> "Encoding":
+        made = Encoding()
+        made.data = self.data
+        return made
+
+
+ONES, TWOS = torch.ones(1, 2), 2 * torch.ones(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "key"),
+    [(ONES, 0), ((ONES, ONES), 1), (Parts(ONES, ONES), "labels"), (Encoding({"labels": ONES}), "labels")],
+    ids=["tensor", "tuple", "dataclass", "encoding"],
+)
+def test_a_part_of_any_batch_can_be_exchanged(batch: Batch, key: Any) -> None:
+    """Behaviour: the batch has the type it had and another part, and the one that was given stays as it is."""
+    other = replaced(batch, {key: TWOS})
+    assert type(other) is type(batch)
+    assert torch.equal(TWOS, fields(other)[key])
+    assert torch.equal(ONES, fields(batch)[key])
+
+
+@pytest.mark.parametrize("numpy", [True, False])
+def test_random_numbers_go_on_as_if_none_had_been_drawn(numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: one seed gives the same numbers, with numpy and without, and those outside are not touched."""
+    if not numpy:
+        monkeypatch.delitem(sys.modules, "numpy")
+    before = random.getstate(), torch.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        with seeded(3):
+            drawn.append((random.random(), float(torch.rand(()))))
+    assert drawn[0] == drawn[1]
+    assert before[0] == random.getstate()
+    assert torch.equal(before[1], torch.get_rng_state())
+
+
+def test_threads_are_put_back() -> None:
+    """Behaviour: a check that changes how many threads torch uses changes it for itself alone."""
+    threads = torch.get_num_threads()
+    with protected():
+        torch.set_num_threads(threads + 1)
+    assert threads == torch.get_num_threads()
+
+
+def test_nothing_is_no_distance_from_nothing() -> None:
+    """Behaviour: empty tensors are alike."""
+    assert 0.0 == distance(torch.ones(0), torch.ones(0))

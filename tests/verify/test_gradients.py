@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from tests.verify.small import Small, batch, loss, small
-from verify import gradients
+from verify import gradients, power
 from verify.checks.gradients import check_inputs, check_parameters
 from verify.failure import CheckFailed, NotApplicable, SubjectError
 from verify.gradients import RTOL, check_function_gradients, check_gradients
@@ -327,6 +327,21 @@ def test_the_power_that_is_published() -> None:
         assert not sees(*attention("", seed), seed)
         for fault in ("missing term", "wrong sign", "detached branch", "dropped 1/sqrt(d)"):
             assert sees(*attention(fault, seed), seed)
+
+
+@pytest.mark.long
+def test_power_is_a_row_for_each_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: each fault is planted so often, both checks are counted, and the table says their shares."""
+    chosen = {name: power.FAULTS[name] for name in ("scale off by 1e-01", "none (product)")}
+    loud = lambda seed: product(lambda g: g * 1e6, seed)  # noqa: E731 - as the table's own
+    monkeypatch.setattr(power, "FAULTS", {**chosen, "loud": loud})
+    told: list[tuple[int, int, str]] = []
+    rows = power.measure(1, lambda *said: told.append(said))
+    assert [("scale off by 1e-01", 1, 1, 0), ("none (product)", 1, 0, 0), ("loud", 1, 1, 1)] == [
+        tuple(row) for row in rows
+    ]
+    assert [(place, 3, row.fault) for place, row in enumerate(rows)] == told
+    assert ["100.0%", "0.0%"] == power.render(rows).splitlines()[2].split()[-2:]
 
 
 class Single(Function):

@@ -1,5 +1,6 @@
 """The planting engine: a fault goes into one process's copy of one module, or is an error that says why not."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path
     monkeypatch.syspath_prepend(folder)
     (folder / "house").mkdir()
+    (folder / "yard").mkdir()
     (folder / "house" / "__init__.py").touch()
     (folder / "house" / "door.py").write_text("KEY = 40\n", encoding="utf-8")
     (folder / "house" / "rooms.py").write_text(SOURCE, encoding="utf-8")
@@ -52,19 +54,34 @@ def test_each_fault_is_alone_in_its_process(folder: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_job_ends_in_its_own_time(folder: Path) -> None:
+    """Behaviour: what a job's process does as it ends is done before its outcome is told; others are ended by hand."""
+    left = folder / "left"
+    assert [(41, True)] == [(found.value, left.exists()) for found in each([(None, f"leave {left}")], jobs.answer)]
+    before = set(multiprocessing.active_children())
+    running = each([(None, "hang"), (None, "answer")], jobs.answer)
+    assert 41 == next(running).value
+    hanging = set(multiprocessing.active_children()) - before
+    running.close()
+    for process in hanging:
+        process.join()
+    assert [-9] == [process.exitcode for process in hanging]
+
+
+@pytest.mark.long
 @pytest.mark.usefixtures("folder")
 def test_a_job_that_fails_is_an_error_of_its_own_line() -> None:
     """Behaviour: a death, a hang, an exception and a fault that does not apply are told apart, and the rest goes on."""
-    moved, nowhere = FAULT._replace(before="KEY + 3"), FAULT._replace(module="house.cellar")
+    moved = FAULT._replace(before="KEY + 3")
     found = outcomes(
         (None, "die"), (None, "hang"), (None, "raise"), (moved, "answer"), (None, "twice"), (None, "answer"),
-        (nowhere, "answer"), limit=10.0,
+        *((FAULT._replace(module=name), "answer") for name in ("house.cellar", "barn.cellar", "yard")), limit=10.0,
     )  # fmt: skip
-    assert [None] * 5 + [41, None] == [each.value for each in found]
+    assert [None] * 5 + [41, None, None, None] == [each.value for each in found]
     for outcome, said in zip(
         found,
         ["died: exit code 7", "longer than 10 s", "ValueError: as planned", "no longer applies", "imported already", "",
-         "there is no module house.cellar"],
+         "there is no module house.cellar", "there is no module barn.cellar", "yard has no Python source"],
         strict=True,
     ):  # fmt: skip
         assert said in outcome.error

@@ -30,9 +30,11 @@ AREAS = (
 NEED_MORE = {  # than a model, a batch of whole rows, an optimizer and a step
     "attention.padding": "a mask",
     "attention.documents": "packed rows",
+    "attention.normed": "queries or keys that are normed",
     "packing.borders": "a text's documents",
     "accumulation.tokens": "a count of tokens",
     "clipping.non_finite": "a loop, which refuses such a step",
+    "optimizer.memory": "a momentum",
     "optimizer.survival": "half-precision weights of which float32 copies are kept",
     "data.epochs": "epochs",
     "data.held_out": "epochs",

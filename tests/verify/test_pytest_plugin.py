@@ -1,5 +1,6 @@
 """`verify.parametrize`: each check is a test that passes, fails without a traceback, or says what it needs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +41,8 @@ def test_each_check_is_a_test(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(TESTS)
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "pytest", "-rs", "-p", "verify.pytest_plugin", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(root), "PATH": ""}, check=False, capture_output=True, text=True
-    )
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert 1 == done.returncode, done.stdout
     assert "test_training[leaks-attention.causality]" in done.stdout
     assert "FOUND attention.causality" in done.stdout

@@ -1,9 +1,11 @@
 """Reports: how much applied comes first, lines fit 100 columns, JSON holds everything."""
 
+import contextlib
 import json
 
 import pytest
 
+from verify.failure import CheckFailed
 from verify.report import BUDGET, Finding, Report, merged, render_json, render_text
 
 pytestmark = pytest.mark.tier1
@@ -95,3 +97,5 @@ def test_reports_of_one_subject_merge() -> None:
 def test_exit_codes(report: Report, code: int) -> None:
     """Behaviour: 0 only where something was measured, nothing found and nothing left out for time."""
     assert code == report.exit_code
+    with pytest.raises(CheckFailed) if report.found else contextlib.nullcontext():
+        report.raise_if_found()

@@ -20,6 +20,7 @@ from verify.checks import CHECKS, Check
 from verify.failure import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
 from verify.report import BUDGET, UNFINISHED, Report
 from verify.subject import Subject
+from verify.target import subjects
 
 pytestmark = pytest.mark.tier2
 
@@ -300,6 +301,35 @@ def test_what_is_no_subject_is_explained(value: object) -> None:
     """Behaviour: a plain model is told what is missing."""
     with pytest.raises(SubjectError, match=r"Subject\(model="):
         runner.check(value)  # ty: ignore[invalid-argument-type]
+
+
+def test_a_variant_that_is_no_subject_is_named() -> None:
+    """Behaviour: the message says which of the variants it is, and what is missing."""
+    with pytest.raises(SubjectError, match=r"variants\['wide'\]: Small is a model; checks also need a batch"):
+        runner.check(small(variants={"wide": Small()}))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda: small, r"subject\(\) returned function; return a Subject"),
+        (lambda: 1 / 0, r"subject\(\) gave no subject: .*ZeroDivisionError"),
+        ("tests.verify.small", "names no subject; write package.module:subject"),
+        ("tests.verify.small:smal", "has no 'smal'; it has .*small"),
+    ],
+    ids=["function", "failure", "no attribute", "another attribute"],
+)
+def test_what_gives_no_subject_is_explained(value: Any, said: str) -> None:
+    """Behaviour: a function that returns none, one that fails, and a name that is none, each in a sentence."""
+    with pytest.raises(SubjectError, match=said):
+        subjects(value)
+
+
+def test_a_subject_is_found_by_its_name() -> None:
+    """Behaviour: text is imported, within a mapping too."""
+    assert ["one small"] == [
+        f"{name} {each.name}" for name, each in subjects({"one": "tests.verify.small:small"}).items()
+    ]
 
 
 def test_every_check_explains_itself() -> None:

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+import verify
 from tests.clean import Manual, pair, pair_loss, reseeded
 from verify import subjects
-from verify.access import loss_of, new_batch, new_model
+from verify.access import logits_of, loss_of, new_batch, new_model
 from verify.failure import SubjectError
 from verify.runner import check
 
@@ -51,6 +54,25 @@ def test_what_is_no_function_is_refused() -> None:
         subjects.module(nn.Linear(1, 1), 3, torch.ones(1))  # ty: ignore[invalid-argument-type]
 
 
+@pytest.mark.tier2
+def test_what_cannot_be_copied_is_refused() -> None:
+    """Behaviour: a module that holds a tensor with a graph needs a function that makes a new one."""
+    net: Any = nn.Linear(3, 1)
+    net.kept = 2 * net.weight
+    with pytest.raises(SubjectError, match=r"Linear cannot be copied .*give a function that makes a new one"):
+        new_model(subjects.module(net, pair_loss, pair))
+
+
+@pytest.mark.tier2
+def test_under_autocast_loss_and_logits_are_half_precision_s() -> None:
+    """Behaviour: the subject's forward passes run under autocast, and the subject itself as before."""
+    plain = subjects.module(Manual, lambda model, batch: model(batch[0]).square().mean(), pair)
+    within = subjects.under_autocast(plain)
+    model, batch = new_model(plain), new_batch(plain)
+    assert [torch.float32, torch.bfloat16] == [logits_of(each, model, batch).dtype for each in (plain, within)]
+    assert float(loss_of(plain, model, batch)) != float(loss_of(within, model, batch))
+
+
 @pytest.mark.tier3
 def test_libraries_wait_until_they_are_asked_for() -> None:
     """Behaviour: importing the subjects imports no library; an unknown one is named with those there are."""
@@ -64,6 +86,21 @@ def test_libraries_wait_until_they_are_asked_for() -> None:
     assert "[]" == imported
     assert said.startswith("no subjects for 'keras'; there are ")
     assert {"huggingface", "litgpt", "module", "peft", "trainer"} <= set(said.partition("are ")[2].split(", "))
+
+
+@pytest.mark.tier2
+def test_a_library_s_subjects_are_imported_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: a name that is known is the module of that name."""
+    stub = ModuleType("verify.subjects.lightning")
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    monkeypatch.delitem(vars(subjects), "lightning", raising=False)
+    assert stub is subjects.__getattr__("lightning")
+
+
+@pytest.mark.tier2
+def test_all_of_verify_is_reached_by_its_names() -> None:
+    """Behaviour: `verify.subjects` is there before anybody imports it."""
+    assert subjects is verify.__getattr__("subjects")
 
 
 @pytest.mark.tier3

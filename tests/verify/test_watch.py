@@ -104,6 +104,42 @@ def test_a_frozen_parameter_that_moves() -> None:
     assert watching.findings[0].message.startswith("step 3: head.weight requires no gradient")
 
 
+def test_a_parameter_that_is_frozen_or_unfrozen_on_the_way() -> None:
+    """Behaviour: what is frozen in a run is found when it moves; what is unfrozen may move."""
+    model, optimizer = small()
+    model.embed.requires_grad_(False)
+
+    def change(step: int) -> None:
+        model.embed.requires_grad_(True)
+        model.embed.weight.data.mul_(0.999)
+        model.head.requires_grad_(False)
+        model.head.weight.data.mul_(0.999 if step == STEPS - 1 else 1.0)
+
+    found = [finding.message for finding in train(model, optimizer, change).findings]
+    assert [f"step {STEPS}: head.weight requires no gradient and has moved"] == [
+        message for message in found if "moved" in message
+    ]
+
+
+def test_an_update_that_is_not_finite() -> None:
+    """Behaviour: finite gradients at a rate beyond all numbers are found in the weights."""
+    model, _ = small()
+    watching = train(model, SGD(model.parameters(), lr=1e39))
+    assert "step 1: embed.weight is not finite" == watching.findings[0].message
+
+
+def test_a_model_of_vectors_is_watched_too() -> None:
+    """Behaviour: where no ids are given no batch is said to come again."""
+    model = nn.Linear(3, 1)
+    optimizer = SGD(model.parameters(), lr=1e-2)
+    with watch(model, optimizer, raises=False) as watching:
+        for _ in range(STEPS):
+            model(torch.ones(2, 3)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert (STEPS, []) == (watching.steps, kinds(watching))
+
+
 def test_a_parameter_the_optimizer_does_not_hold() -> None:
     """Behaviour: told before the first step, by name."""
     model = Small()

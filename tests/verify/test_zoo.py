@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from andon import zoo
+from tests.verify.small import small
 from verify.failure import SubjectError
 from verify.report import Finding
 from verify.zoo import sweep
@@ -91,6 +94,29 @@ def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypat
     assert [*Path("reports/zoo").rglob("scripts/ahead-attention.causality.py")]
     broken = CliRunner().invoke(zoo.command, [STUB, "--only", "broken"])
     assert (3, True) == (broken.exit_code, "could not build" in broken.output)
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(
+    ("parts", "reason", "state"),
+    [
+        ({"loss": lambda *_: 3}, "returned int, not a tensor", ""),
+        ({"logits": lambda *_: 1 / 0}, "", sweep.UNASKED),
+        ({}, "", sweep.GREEN),
+    ],
+    ids=["no loss", "no logits", "whole"],
+)
+def test_an_animal_that_cannot_be_asked_is_not_red(
+    parts: dict[str, Any], reason: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour: a subject that fails says why; a check that fails on it has no verdict; one that passes is green."""
+    stub: Any = ModuleType("stub_of_one")
+    stub.CHECKS, stub.subject = ("loss.definition",), lambda _: small(**parts)
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    row = sweep.ask(None, sweep.Job(stub.__name__, "one", 60.0, 2))
+    assert reason in row.reason
+    assert bool(reason) == bool(row.reason)
+    assert [state] * bool(state) == [cell.state for cell in row.cells.values()]
 
 
 @pytest.mark.tier2

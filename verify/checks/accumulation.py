@@ -5,11 +5,10 @@ from ..failure import CheckFailed, NotApplicable
 from ..observe import gradients_times, norm
 from ..runs import SAME, counted, expected, micro_batches, sharpened, single_rows, step_run, tolerance
 from ..subject import Batch, Subject
-from .updates import compare_gradient, compare_loss, gradient_error
+from .updates import compare_gradient, compare_loss, gradient_error, require_alike
 
 PARTS = 4
 MANY = 64  # enough for half-precision sums to lose what a part adds
-MIXTURE = "a loss that is a mean over tokens (a mixture balances each batch by itself)"
 EXCESS = 50.0  # of a gradient over the threshold
 
 
@@ -49,9 +48,8 @@ def check_many(subject: Subject) -> None:
 
     Look at the dtype that gradients are accumulated and reduced in.
     """
-    if subject.mixture:
-        raise NotApplicable(MIXTURE)
     run, batches = step_run(subject), single_rows(subject, MANY)
+    require_alike(subject, batches)
     first = run.step(batches[:1])
     single = gradient_error(subject, run, first, batches[:1])
     many = gradient_error(subject, run, run.step(batches), batches)
@@ -99,6 +97,6 @@ def check_tokens(subject: Subject) -> None:
 
 
 def _parts(subject: Subject) -> list[Batch]:
-    if subject.mixture:
-        raise NotApplicable(MIXTURE)
-    return micro_batches(subject, PARTS)
+    batches = micro_batches(subject, PARTS)
+    require_alike(subject, batches)
+    return batches

@@ -17,7 +17,9 @@ from ..subject import Batch, Subject
 from .norms import norms_of
 
 TINY = 1e-2  # of the weights: small states make epsilons matter
+FAINT = 1e-3  # of the weights: logits far below any bound
 MOVED = 1e-3  # of weights that were scaled
+HUGE, BOUNDLESS, SMALL = 1e3, 100.0, 0.03  # times weights, times a bound, and of a bound: what it leaves alone
 EDGE = 0.9  # of a uniform distribution's bound
 
 
@@ -76,6 +78,26 @@ def check_norms(subject: Subject) -> None:
                 )
 
 
+def check_caps(subject: Subject) -> None:
+    """A setting that bounds the logits leaves small ones as they are.
+
+    Silent because logits of another scale are learned just as well: training starts from another temperature.
+
+    Look at `cap * tanh(logits / cap)`: both the product and the quotient.
+    """
+    caps = {key: value for key, value in needed(subject, "configuration").items() if _is_cap(subject, key, value)}
+    if not caps:
+        raise NotApplicable("a setting that bounds the logits in `configuration`")
+    for key, value in caps.items():
+        small, due = (_logits_with(subject, key, bound, FAINT) for bound in (value, BOUNDLESS * value))
+        apart = distance(small, due)
+        if apart > SMALL:
+            raise CheckFailed(
+                f"{key}={value!r} bounds the logits by {value:g}, and logits of {float(small.abs().max()):.2g} at most "
+                f"are {apart:.2g} of their rms from those with {key}={BOUNDLESS * value:g}"
+            )
+
+
 def check_spread(subject: Subject) -> None:
     """A setting that scales first weights reaches every linear layer: none keeps what torch draws by itself.
 
@@ -102,6 +124,34 @@ def check_spread(subject: Subject) -> None:
             )
     if not asked:
         raise NotApplicable("a setting that scales first weights in `configuration`")
+
+
+def _is_cap(subject: Subject, key: str, value: Any) -> bool:
+    """Whether with this setting no logits are beyond its value, large ones just there, and faint ones far below."""
+    configure = needed(subject, "configure")
+    changed = _taken(configure, key, value) if isinstance(value, float) and value > 0 else None
+    if changed is None or _shapes(changed) != _shapes(_made(configure)):
+        return False
+    bound, free, faint = (
+        float(logits.abs().max())
+        for logits in (
+            _logits_of(subject, changed, HUGE),
+            _logits_of(subject, _made(configure), HUGE),
+            _logits_with(subject, key, value, FAINT),
+        )
+    )
+    return EDGE * value < bound <= value * (1 + MOVED) < free and 0 < faint < SMALL * value
+
+
+def _logits_with(subject: Subject, key: str, value: Any, scale: float) -> Tensor:
+    return _logits_of(subject, _made(needed(subject, "configure"), key, value), scale)
+
+
+def _logits_of(subject: Subject, model: nn.Module, scale: float) -> Tensor:
+    """Logits of the model with weights of usual size, times `scale`."""
+    enliven(precise(subject, model))
+    _scale(model, scale)
+    return logits_eval(subject, model, new_batch(subject))
 
 
 def _is_scaled(first: Tensor, second: Tensor) -> bool:

@@ -5,6 +5,7 @@ Legend: B batch, T time.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..access import is_shifted_inside, needed, new_batch, targets_of, tokens_of
 from ..batches import real_in
 from ..failure import CheckFailed, NotApplicable
-from ..roles import IGNORE, find
+from ..roles import IGNORE, find, part
 from ..subject import Batch, Subject
 
 SEEN = 0.05  # of held-out windows that may stand in training text, by chance or boilerplate
@@ -27,19 +28,22 @@ Row = tuple[int, ...]
 def check_targets(subject: Subject) -> None:
     """Each counted target is the token one ahead, of its own row and document; in an epoch's batches as in any other.
 
+    A model that sees both sides is not shown what it is to predict: most counted tokens of an epoch stand hidden.
+
     Silent because copying the input, or guessing two ahead, also has a loss that falls.
 
     Look at where the labels' window begins, at shifts that happen twice or never, and at the window's last position.
     """
     if not subject.causal:
-        raise NotApplicable("a causal model")
+        _require_hidden(subject)
+        return
     compared = 0
-    for seed in range(BATCHES):
-        batch = new_batch(subject, seed)
+    for batch in [*(new_batch(subject, seed) for seed in range(BATCHES)), *_trained_on(subject)]:
         if "labels" not in find(batch, subject.roles):
             raise NotApplicable("labels in the batch")
-        tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
-        _refuse_other_shifts(tokens_BT, targets_BT)
+        tokens_BT = tokens_of(subject, batch)
+        _refuse_other_shifts(tokens_BT, _targets_or_labels(subject, batch))
+        targets_BT = targets_of(subject, batch)
         ahead_BT = tokens_BT[:, 1:]
         counted_BT = targets_BT[:, :-1] != IGNORE
         wrong = counted_BT & (targets_BT[:, :-1] != ahead_BT)
@@ -56,6 +60,46 @@ def check_targets(subject: Subject) -> None:
     if not compared:
         raise NotApplicable("a batch with counted labels")
     _require_one_place(subject)
+
+
+def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
+    """The targets; where labels stand neither under their tokens nor one ahead, the labels themselves."""
+    try:
+        return targets_of(subject, batch)
+    except NotApplicable:
+        labels_BT = part(batch, "labels", subject.roles)
+        if labels_BT.shape != tokens_of(subject, batch).shape:
+            raise
+        return labels_BT.masked_fill(labels_BT < 0, IGNORE)
+
+
+def _trained_on(subject: Subject) -> list[Batch]:
+    """The first batches of an epoch, and of what is held out."""
+    sources = [] if subject.epoch is None else [subject.epoch(0)]
+    sources += [] if subject.held_out is None else [subject.held_out()]
+    return [batch for source in sources for batch in islice(_singly(source), BATCHES)]
+
+
+def _require_hidden(subject: Subject) -> None:
+    """Fail where most of what an epoch's batches ask for stands in them.
+
+    Raises:
+        NotApplicable: there is no epoch, or it has no labels of the tokens' shape.
+    """
+    counted = shown = 0
+    for batch in _singly(needed(subject, "epoch")(0)):
+        if "labels" not in find(batch, subject.roles):
+            raise NotApplicable("labels in an epoch's batches")
+        tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
+        counted += int((targets_BT != IGNORE).sum())
+        shown += int((targets_BT == tokens_BT).sum())
+    if not counted:
+        raise NotApplicable("a batch with counted labels")
+    if shown > HALF * counted:
+        raise CheckFailed(
+            f"{shown} of the {counted} tokens that an epoch asks for stand at their place in its batches, and the "
+            "model sees both sides: it has nothing to guess"
+        )
 
 
 def _require_one_place(subject: Subject) -> None:
@@ -116,7 +160,7 @@ def check_padding(subject: Subject) -> None:
 def check_epochs(subject: Subject) -> None:
     """Epochs hold the same windows, each once, in different orders that depend on the epoch's number alone.
 
-    Where all batches are full, each epoch may leave out what does not fill one more.
+    Where all batches are full, each epoch may leave out what does not fill one more. Augmented examples are others.
 
     Silent because the loss of one order is like another's; windows that are never seen are never missed.
 
@@ -124,7 +168,8 @@ def check_epochs(subject: Subject) -> None:
     """
     epoch = needed(subject, "epoch")
     if subject.augmented:
-        raise NotApplicable("a run whose examples stay as they are")
+        _require_drawn_anew(_rows(subject, epoch(0)), _rows(subject, epoch(1)))
+        return
     orders = {number: _rows(subject, epoch(number)) for number in (1, 0, 2)}
     again = _rows(subject, epoch(1))
     if orders[1] != again:
@@ -198,6 +243,15 @@ def _rows(subject: Subject, batches: Iterable[Batch]) -> list[Row]:
         if count > TOKENS:
             raise NotApplicable(f"epochs of at most {TOKENS:,} tokens")
     return rows
+
+
+def _require_drawn_anew(first: list[Row], second: list[Row]) -> None:
+    """Fail where examples that are said to change at random are the same in the second epoch, and in the same order."""
+    if len(first) > 3 and first == second:
+        raise CheckFailed(
+            f"the {len(first)} rows of epoch 1 are those of epoch 0 in their order; Subject(augmented=True) says that "
+            "each is drawn anew"
+        )
 
 
 def _left_out(subject: Subject, batches: Iterable[Any]) -> int:

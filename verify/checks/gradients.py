@@ -2,6 +2,7 @@
 
 from ..failure import NotApplicable
 from ..gradients import compare_all, inputs_of, prepared
+from ..prepare import unzeroed
 from ..subject import Subject
 
 
@@ -14,7 +15,8 @@ def check_parameters(subject: Subject) -> str:
     parameter that is named; a ratio of 0.5 or 2 is a lost or doubled branch, one near 1 a constant or an epsilon.
     """
     place = prepared(subject, training=True)
-    return compare_all(place.function, place.parameters, note=place.note).note
+    unzeroed(place.model)
+    return compare_all(place.function, place.parameters, rtol=place.rtol, note=place.note).note
 
 
 def check_inputs(subject: Subject) -> str:
@@ -25,7 +27,8 @@ def check_inputs(subject: Subject) -> str:
     Look at residual connections, at the backward of norms and attention, and at anything detached on the way down.
     """
     place = prepared(subject, training=True)
+    unzeroed(place.model)
     leaves = inputs_of(place)
     if not leaves:
         raise NotApplicable("a layer that turns ids into vectors, or floating features in the batch")
-    return compare_all(place.function, leaves, note=place.note).note
+    return compare_all(place.function, leaves, rtol=place.rtol, note=place.note).note

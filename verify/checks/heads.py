@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from ..access import loss_of, new_batch
 from ..batches import rows_of
 from ..blocks import blocks_of
+from ..closeness import distance
 from ..failure import CheckFailed, NotApplicable
 from ..prepare import awake
 from ..subject import Batch, Subject
 
+NORMED = 1e-3  # of heads' results: an epsilon in the norm
 MOST = 32  # heads that are looked at
 
 
 def check_groups(subject: Subject) -> None:
-    """Neighbouring query heads share a key head: head n of N reads key head n // (N / K).
+    """Neighbouring query heads share a key head: head n of N reads key head n // (N / K), and query head n.
 
     Silent because any pairing can be learned; weights from elsewhere, and caches, are paired by this rule.
 
@@ -35,6 +37,12 @@ def check_groups(subject: Subject) -> None:
     if groups in (1, heads):
         raise NotApplicable("grouped queries: more than one key head, and fewer than query heads")
     for head in range(min(heads, MOST)):
+        asked = {row // size for row in _rows_reached(result_A[head * size], (query,))}
+        if asked != {head}:
+            raise CheckFailed(
+                f"what the output takes for head {head} of {heads} reads query head "
+                f"{', '.join(map(str, sorted(asked)))}"
+            )
         found = {row // size for row in _rows_reached(result_A[head * size], pair)}
         expected = head // (heads // groups)
         if found != {expected}:
@@ -42,6 +50,34 @@ def check_groups(subject: Subject) -> None:
                 f"query head {head} of {heads} reads key head {', '.join(map(str, sorted(found)))} of {groups}; "
                 f"by the rule it is {expected}"
             )
+
+
+def check_normed(subject: Subject) -> None:
+    """Where queries are normed, so are keys: then neither's matrix may be scaled to any effect.
+
+    Silent because attention that norms one side alone is learned with; its sharpness is then bounded on one side only.
+
+    Look at which of the two the norm is called on, and at which result goes on.
+    """
+    model, batch = awake(subject), rows_of(subject, new_batch(subject), [0])
+    query, pair, result_A = _asked(subject, model, batch)
+    deaf = [_is_deaf(subject, model, batch, weight, result_A) for weight in (query, *pair)]
+    if not any(deaf):
+        raise NotApplicable("attention that norms its queries or keys")
+    if sum(deaf) != 2 or not deaf[0]:
+        one, other = ("queries", "keys") if deaf[0] else ("keys", "queries")
+        raise CheckFailed(
+            f"{one} of twice the size change nothing, {other} of twice the size change what heads return: 1 of the 2 "
+            "is normed"
+        )
+
+
+def _is_deaf(subject: Subject, model: nn.Module, batch: Batch, weight: Tensor, result_A: Tensor) -> bool:
+    """Whether heads return the same with this matrix twice as large."""
+    weight.data.mul_(2)
+    _, _, again_A = _asked(subject, model, batch)
+    weight.data.div_(2)
+    return distance(again_A, result_A) < NORMED
 
 
 def _rows_reached(value: Tensor, matrices: tuple[Tensor, ...]) -> set[int]:

@@ -15,6 +15,7 @@ from ..failure import CheckFailed, NotApplicable
 from ..prepare import is_fresh, logits_eval, precise, require_fresh
 from ..roles import IGNORE
 from ..subject import Subject
+from .loss import told
 
 LARGEST_EXCESS = 2.0  # nats above ln V: logits of std 2
 SIGMAS = 6.0
@@ -114,12 +115,13 @@ def check_first_loss(subject: Subject) -> None:
     require_fresh(subject)
     model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)
     with torch.no_grad():
-        loss = float(loss_of(subject, model, batch))
+        *_, bare = told(subject)
+        loss = float(loss_of(bare, model, batch))
     logits = logits_eval(subject, model, batch).double()
     counted = int((targets_of(subject, batch) != IGNORE).sum())
     words, variance = logits.shape[-1], float(logits.var(-1).mean())
-    if subject.mixture or not counted:
-        raise NotApplicable("a loss without a router's part")
+    if not counted:
+        raise NotApplicable("a batch with counted labels")
     expected = math.log(words)
     if not loss <= expected + LARGEST_EXCESS:
         raise CheckFailed(

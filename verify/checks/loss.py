@@ -27,12 +27,13 @@ NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 def check_definition(subject: Subject) -> None:
     """The loss is the mean over counted labels of -log softmax(logits)[label], in at least float32.
 
+    Of a mixture of experts, up to what its router adds: that is the same whatever the labels.
+
     Silent because any such number falls: labels that are not shifted, labels that must not count, a mean of means,
     chunks that are left out, and logits in half precision all give smooth curves of something else.
 
     Look at the shift, at `ignore_index`, at what the sum is divided by, and at the logits' dtype.
     """
-    _no_experts(subject)
     model = awake(subject)
     for seed in range(2):
         batch = new_batch(subject, seed)
@@ -46,7 +47,6 @@ def check_shapes(subject: Subject) -> None:
 
     Look at chunks and their remainder, at reshapes, and at sizes that are kept from the first batch.
     """
-    _no_experts(subject)
     model, batch = awake(subject), few(subject)
     coarse = _coarse(subject, model, batch)
     rows, time = tokens_of(subject, batch).shape
@@ -65,11 +65,10 @@ def check_ignored(subject: Subject) -> None:
 
     Look at `ignore_index`, at the divisor (counted labels, not rows or positions), and at means of rows.
     """
-    _no_experts(subject)
     model, batch = awake(subject), few(subject)
     coarse = _coarse(subject, model, batch)
     for targets_BT, what in _choices(subject, batch):
-        _compare(subject, model, with_targets(subject, batch, targets_BT), what, coarse, targets_BT)
+        _compare(subject, model, batch, what, coarse, targets_BT)
 
 
 def check_gradient(subject: Subject) -> None:
@@ -79,7 +78,8 @@ def check_gradient(subject: Subject) -> None:
 
     Look at custom backward functions, at `detach` and `no_grad`, and at chunks whose gradients are added up.
     """
-    _no_experts(subject)
+    if subject.mixture:
+        raise NotApplicable("a loss without a router's part")
     model, batch = awake(subject), few(subject)
     targets_BT = targets_of(subject, batch)
     _compare_gradients(subject, model, batch, targets_BT)
@@ -179,13 +179,14 @@ def _compare(
     subject: Subject, model: nn.Module, batch: Batch, what: str, coarse: float, targets_BT: Tensor | None = None
 ) -> None:
     """Fail where the loss is not the mean over `targets_BT`, by default the batch's own."""
+    given = batch if targets_BT is None else with_targets(subject, batch, targets_BT)
     targets_BT = targets_of(subject, batch) if targets_BT is None else targets_BT
     counted = int((targets_BT != IGNORE).sum())
     if not counted:
         raise NotApplicable("a batch with counted labels")
     with torch.no_grad():
-        loss, logits = loss_of(subject, model, batch), logits_of(subject, model, batch)
-        expected = cross_entropy(logits, targets_BT)
+        loss, logits = loss_of(subject, model, given), logits_of(subject, model, given)
+        expected = cross_entropy(logits, targets_BT) + _of_router(subject, model, batch)
     # Rounding of logits is independent between tokens, and so shrinks in their mean.
     spare = 0.0 if coarse <= ROUNDING[torch.float32] else coarse * float(logits.float().std()) / math.sqrt(counted)
     tolerance = EXACT * max(1.0, float(expected)) + spare
@@ -195,6 +196,16 @@ def _compare(
             f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} counted labels is "
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
+
+
+def _of_router(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
+    """What a mixture's loss has beside the cross-entropy, told with other labels; nothing where there is no mixture."""
+    if not subject.mixture:
+        return torch.zeros(())
+    targets_BT = targets_of(subject, batch)
+    others_BT = torch.where(targets_BT != IGNORE, other_tokens(tokens_of(subject, batch), seed=1), IGNORE)
+    other = with_targets(subject, batch, others_BT)
+    return loss_of(subject, model, other) - cross_entropy(logits_of(subject, model, other), others_BT)
 
 
 def _compare_gradients(subject: Subject, model: nn.Module, batch: Batch, targets_BT: Tensor) -> None:
@@ -223,12 +234,11 @@ def _choices(subject: Subject, batch: Batch) -> Iterator[tuple[Tensor, str]]:
     targets_BT = targets_of(subject, batch)
     yield _ragged(targets_BT), "with rows of few and many counted labels"
     usable = (targets_BT != IGNORE).nonzero()
-    if len(usable):
-        for index in spread(len(usable), 4):
-            row, position = usable[index].tolist()
-            one_BT = torch.full_like(targets_BT, IGNORE)
-            one_BT[row, position] = targets_BT[row, position]
-            yield one_BT, f"with the label of row {row}, position {position} alone"
+    for index in spread(len(usable), 4):
+        row, position = usable[index].tolist()
+        one_BT = torch.full_like(targets_BT, IGNORE)
+        one_BT[row, position] = targets_BT[row, position]
+        yield one_BT, f"with the label of row {row}, position {position} alone"
     tokens_BT = tokens_of(subject, batch)
     counted_BT = targets_BT != IGNORE
     yield torch.where(counted_BT, other_tokens(tokens_BT), targets_BT), "with other labels"
@@ -255,8 +265,3 @@ def _explain_unknown(subject: Subject, batch: Batch) -> None:
 def _coarse(subject: Subject, model: nn.Module, batch: Batch) -> float:
     """The coarsest rounding on the way to logits or loss."""
     return max(coarsest(subject, model, batch), coarsest(subject, model, batch, loss_of))
-
-
-def _no_experts(subject: Subject) -> None:
-    if subject.mixture:
-        raise NotApplicable("a loss without a router's part")

@@ -29,6 +29,7 @@ OF_MODELS = (
     Check("attention.padding", attention.check_padding),
     Check("attention.documents", attention.check_documents),
     Check("attention.groups", heads.check_groups),
+    Check("attention.normed", heads.check_normed),
     Check("positions.order", positions.check_order),
     Check("positions.shift", positions.check_shift),
     Check("positions.average", positions.check_average),

@@ -23,6 +23,7 @@ OF_PARTS = (
     Check("generation.greedy", generation.check_greedy, ("generate",)),
     Check("configuration.sensitivity", configuration.check_sensitivity, ("configure", "configuration")),
     Check("configuration.norms", configuration.check_norms, ("configure", "configuration")),
+    Check("configuration.caps", configuration.check_caps, ("configure", "configuration")),
     Check("configuration.spread", configuration.check_spread, ("configure", "configuration")),
     Check("reference.logits", reference.check_logits, ("reference",)),
     Check("reference.loss", reference.check_loss, ("reference",)),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..access import new_batch
 from ..failure import CheckFailed, NotApplicable
-from ..observe import State, claims_adam, held, parameters, trainable
+from ..observe import State, adams, claims_adam, held, parameters, trainable
 from ..runs import Held, Make, each_optimizer, each_run_or_plain
 from ..subject import Subject
 from .updates import listed
@@ -132,8 +132,8 @@ def check_parity(_: Subject, held_by: Held) -> None:
     Look at the step count, at 1 - beta ** t, and at eps: outside the root, after the correction.
     """
     name, model, optimizer = held_by
-    if not claims_adam(optimizer):
-        raise NotApplicable("an optimizer that is Adam or AdamW")
+    if not adams(optimizer):
+        raise NotApplicable("an optimizer, or a group of one, that is Adam or AdamW")
     error, key, step, found, due = _worst_parity(model, optimizer)
     allowed = max(PARITY[parameter.dtype] for parameter in trainable(model).values())
     if not error <= allowed:
@@ -325,8 +325,8 @@ def _worst_parity(model: nn.Module, optimizer: Any) -> tuple[float, str, int, fl
 
 
 def _groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
-    """The group of each trainable parameter that the optimizer holds."""
-    groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
+    """The group of each trainable parameter that the optimizer holds as Adam's."""
+    groups = {id(tensor): group for group in adams(optimizer) for tensor in group["params"]}
     return {key: groups[id(parameter)] for key, parameter in trainable(model).items() if id(parameter) in groups}
 
 

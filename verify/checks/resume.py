@@ -18,6 +18,7 @@ from ..subject import Subject
 
 SHORT = 3  # steps of a run that is only repeated
 LONGEST = 12  # steps of an epoch that checks go through whole
+FARTHEST = 32  # steps of an epoch into whose successor a run is followed, to be saved there
 
 
 class Print(NamedTuple):
@@ -62,7 +63,10 @@ def check_continuation(subject: Subject) -> None:
     whole = _whole(subject)
     for saved in _places(subject):
         _compare(
-            whole, _interrupted(subject, [saved], len(whole)), "the run", f"saved after step {saved} and resumed, it"
+            whole,
+            _interrupted(subject, [saved], len(whole)),
+            "the run",
+            f"the one saved after step {saved} and resumed",
         )
 
 
@@ -75,7 +79,9 @@ def check_twice(subject: Subject) -> None:
     """
     whole, first = _whole(subject), _places(subject)[0]
     twice = [first, first + 1]
-    _compare(whole, _interrupted(subject, twice, len(whole)), "the run", f"saved and resumed after steps {twice}, it")
+    _compare(
+        whole, _interrupted(subject, twice, len(whole)), "the run", f"the one saved and resumed after steps {twice}"
+    )
 
 
 def check_saving(subject: Subject) -> None:
@@ -87,7 +93,7 @@ def check_saving(subject: Subject) -> None:
     """
     plain = _records(loop_run(subject), SHORT)
     saved = _records(_saveable(subject), SHORT, save_each=True)
-    _compare(plain, saved, "the run", "saved after each step, it")
+    _compare(plain, saved, "the run", "the one saved after each step")
 
 
 def check_checkpoint_stays(subject: Subject) -> None:
@@ -209,7 +215,8 @@ def _whole(subject: Subject) -> list[Record]:
 def _places(subject: Subject) -> list[int]:
     """The steps after which a run is saved, with one more to come at least."""
     epoch = int(subject.settings.get("epoch_steps", 0))
-    wanted = {1, 2} if not 0 < epoch <= LONGEST else {1, epoch - 1, epoch, epoch + max(1, epoch // 2)}
+    wanted = {1, epoch - 1, epoch, epoch + max(1, epoch // 2)} if 0 < epoch <= LONGEST else {1, 2}
+    wanted |= {epoch + 2} if LONGEST < epoch <= FARTHEST else set()
     return sorted(place for place in wanted if 0 < place < _total(subject))
 
 

@@ -14,6 +14,7 @@ from ..subject import Subject
 
 NEAR = 1e-6  # of the peak: rounding of one formula
 STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)
+JUMP, SUDDEN = 0.1, 4.0  # of the peak, and times the falls beside it (1 - sqrt(t) begins with 2.4 times its next one)
 HORIZON = 400  # steps that are looked at where the settings name no end; longer runs are sampled
 APPLIED = 12  # steps of a loop
 WASTED = "its batch is not learned from; where that is meant, say settings={'warmup_from': 0}"
@@ -80,6 +81,8 @@ def check_peak(subject: Subject) -> None:
 def check_decline(subject: Subject) -> None:
     """After the warm-up the rate does not rise, ends at the share of the peak that the settings name, and stays there.
 
+    A rate that falls steadily does not begin to with a jump; stairs are flat between theirs.
+
     Silent because a rate that ends too high, or rises once more, only leaves a worse loss than there might have been.
 
     Look at the clamp behind the last step, at the total that the schedule was given, and at `min_ratio`.
@@ -94,6 +97,8 @@ def check_decline(subject: Subject) -> None:
                 raise CheckFailed(
                     f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}"
                 )
+        if asked == list(range(asked[0], asked[-1] + 1)):
+            _require_no_jump(name, asked, values, peak)
         if least is not None:
             _require_end(name, rate, peak, steps, least)
 
@@ -160,12 +165,8 @@ def check_run(subject: Subject) -> None:
     if max(rates) > peak * (1 + NEAR):
         raise CheckFailed(f"{run.name}: an update is made at {max(rates):.6g}; the peak is {peak:.6g}")
     _require_rise(run.name, rates, warmup, peak)
-    highest = max(rate for each in seen for rate in each)
-    if len(rates) > warmup and highest < peak * (1 - 1e-3):
-        raise CheckFailed(
-            f"{run.name}: after {len(rates)} updates, {warmup} of warm-up, the rate is {highest:.6g} at most; the peak "
-            f"is {peak:.6g}"
-        )
+    if len(rates) > warmup:
+        _require_reached(run.name, seen, warmup, peak)
 
 
 def check_state(subject: Subject) -> None:
@@ -200,6 +201,17 @@ def _wastes(subject: Subject, first: float, second: float) -> bool:
     return not (second if said else first) > 0
 
 
+def _require_no_jump(name: str, steps: list[int], values: list[float], peak: float) -> None:
+    """Fail where a rate falls far in one step, and before and after by much less, but falls."""
+    falls = [before - after for before, after in pairwise(values)]
+    for step, (before, fall, after) in zip(steps[2:], zip(falls, falls[1:], falls[2:], strict=False), strict=False):
+        if fall > JUMP * peak and after > NEAR * peak and fall > SUDDEN * max(before, after):
+            raise CheckFailed(
+                f"{name}: at step {step} the rate falls by {fall:.6g}, and in the steps beside it by {before:.3g} and "
+                f"{after:.3g}: it jumps"
+            )
+
+
 def _require_end(name: str, rate: Callable[[int], float], peak: float, steps: int, least: float) -> None:
     """Fail where a schedule ends at another share of its peak than `least`, or goes on from there."""
     around = sorted(rate(step) for step in (steps - 2, steps - 1, steps))
@@ -223,6 +235,16 @@ def _require_rise(name: str, rates: list[float], warmup: int, peak: float) -> No
         )
     if warmup >= 2 and not rates[0] < peak * (1 - NEAR):
         raise CheckFailed(f"{name}: the first of {warmup} warm-up updates is made at {rates[0]:.6g}, the peak")
+
+
+def _require_reached(name: str, seen: list[tuple[float, ...]], warmup: int, peak: float) -> None:
+    """Fail where no group's rate came to the peak."""
+    highest = max(rate for each in seen for rate in each)
+    if highest < peak * (1 - 1e-3):
+        raise CheckFailed(
+            f"{name}: after {len(seen)} updates, {warmup} of warm-up, the rate is {highest:.6g} at most; the peak is "
+            f"{peak:.6g}"
+        )
 
 
 def _applied(steps: list[Step]) -> list[tuple[float, ...]]:

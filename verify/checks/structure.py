@@ -16,9 +16,10 @@ from ..blocks import Call, blocks_of, calls
 from ..closeness import distance, require_close
 from ..failure import CheckFailed, NotApplicable
 from ..observe import trainable
-from ..prepare import awake, grain, logits_eval, precise
+from ..prepare import awake, enliven, grain, logits_eval, precise
 from ..roles import IGNORE
 from ..subject import Subject
+from .experts import require_experts
 
 BATCHES = 2
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are no fault
@@ -36,6 +37,9 @@ def check_parameters(subject: Subject) -> None:
     Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
     """
     model = awake(subject)
+    found = trainable(model)
+    if not found:
+        raise NotApplicable("trainable parameters")
     total: dict[str, Tensor] = {}
     used: set[int] = set()
     time = 0
@@ -46,10 +50,8 @@ def check_parameters(subject: Subject) -> None:
         used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
         for name, gradient in gradients(subject, model, batch).items():
             total[name] = total.get(name, 0.0) + gradient.detach().abs()
-    found = trainable(model)
-    if not found:
-        raise NotApplicable("trainable parameters")
     if subject.mixture:
+        require_experts(subject)
         return
     _require_gradients(found, total)
     tables = _tables(model)
@@ -98,24 +100,19 @@ def check_residual(subject: Subject) -> None:
     inside = nn.ModuleList(blocks)
     if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
         raise NotApplicable("blocks whose matrices are not quantised")
+    enliven(inside, vectors=False)
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
+    live = {block: seen[block] for block in blocks}
     if not any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in _steps(blocks, seen)):
         raise NotApplicable("blocks of which one is given what another returns")
     _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
+    limit = max(IDENTITY, 0.1 * grain(subject, model, batch))
     for index, block in enumerate(blocks):
-        for call in seen[block]:
-            given, result = _ends(call)
-            apart = distance(result, given)
-            if apart <= max(IDENTITY, 0.1 * grain(subject, model, batch)) or _is_normed(given, result):
-                continue
-            ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
-            raise CheckFailed(
-                f"block {index} with all its matrices zero returns {ratio:.4g} times its input ({apart:.2g} of its rms "
-                "apart), and not the input itself"
-            )
+        for call, whole in zip(seen[block], live[block], strict=True):
+            _require_passed_on(f"block {index}", call, whole, limit)
 
 
 def check_state(subject: Subject) -> None:
@@ -233,12 +230,30 @@ def _ends(call: Call) -> tuple[Tensor, Tensor]:
     return given, result
 
 
+def _require_passed_on(name: str, call: Call, whole: Call, limit: float) -> None:
+    """Fail where a block without matrices changes its input, other than by a norm that ends the whole block, too."""
+    given, result = _ends(call)
+    apart = distance(result, given)
+    if apart <= limit or (_is_normed(given, result) and _is_unit(whole.result_BTD.double())):
+        return
+    ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
+    raise CheckFailed(
+        f"{name} with all its matrices zero returns {ratio:.4g} times its input ({apart:.2g} of its rms apart), and "
+        "not the input itself"
+    )
+
+
+def _is_unit(result: Tensor) -> bool:
+    """Whether each row has rms 1, as after a norm, or 0."""
+    size = result.square().mean(-1).sqrt()
+    return bool((((size - 1).abs() < UNIT) | (size == 0)).all())
+
+
 def _is_normed(given: Tensor, result: Tensor) -> bool:
     """Whether each result is its input divided by its own size, as after a last norm, or nothing at all."""
-    size = result.square().mean(-1).sqrt()
     centred = given - given.mean(-1, keepdim=True)
     along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centred))
-    return bool(((size - 1).abs() < UNIT).all()) and along > 0.95
+    return _is_unit(result) and along > 0.95
 
 
 def _copied(model: nn.Module) -> nn.Module:

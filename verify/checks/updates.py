@@ -15,6 +15,7 @@ from ..runs import (
     Run,
     as_clipped,
     batches_seen,
+    counted,
     each_run,
     each_run_or_plain,
     expected,
@@ -289,12 +290,17 @@ def gradient_error(subject: Subject, run: Run, step: Step, batches: list[Batch])
     """
     if run.name == "Subject.loop":
         batches = batches_seen(subject, step)
-    if subject.mixture and len(batches) > 1:
-        raise NotApplicable("a loss that is a mean over tokens (a mixture balances each batch by itself)")
+    require_alike(subject, batches)
     actual = the_update(run, step)
     _, whole = expected(subject, run.model, step, batches)
     wanted = as_clipped(subject, actual, whole)
     return Difference(*mismatch(actual, wanted), norm(actual), norm(wanted), norm(whole))
+
+
+def require_alike(subject: Subject, batches: list[Batch]) -> None:
+    """Raise NotApplicable where a mixture's batches differ in size: each is balanced by itself, of nobody's weight."""
+    if subject.mixture and len({counted(subject, batch) for batch in batches}) > 1:
+        raise NotApplicable("a mixture's micro-batches of one size")
 
 
 def compare_gradient(subject: Subject, run: Run, step: Step, batches: list[Batch], which: str) -> None:

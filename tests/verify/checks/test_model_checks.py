@@ -51,6 +51,8 @@ FAULTS = (
           "structure.parameters"),
     Fault("heads tiled", "each.repeat_interleave(self.heads // self.groups, dim=1)",
           "each.repeat(1, self.heads // self.groups, 1, 1)", "library", "attention.groups"),
+    Fault("keys not normed", "q.shape[-1:]), F.rms_norm(k, k.shape[-1:])", "q.shape[-1:]), k", "capped",
+          "attention.normed"),
     # ------------------------------------------------------------------------------------------ positions
     Fault("places all zero", "torch.arange(0, idx.shape[1], dtype", "torch.zeros(idx.shape[1], dtype", "gpt",
           "positions.order"),
@@ -210,6 +212,8 @@ FAULTS = (
     Fault("end untrained", "[-100] * len(before) + after", "[-100] * len(before) + after[:-1] + [-100]", "packing",
           "text.instruction"),
     Fault("prompt trained", "[-100] * len(before) + after", "before + after", "packing", "text.instruction"),
+    Fault("a bound that multiplies", "torch.tanh(logits / self.config.cap)", "torch.tanh(logits)", "capped",
+          "configuration.caps"),
     Fault("begun twice", "[2, *(ord", "[2, 2, *(ord", "packing", "text.marks"),
     Fault("never ended", "for c in text), END]", "for c in text)]", "packing", "text.marks"),
     Fault("spaces lost", "for i in ids if i > 2", "for i in ids if i > 32", "packing", "text.round_trip"),

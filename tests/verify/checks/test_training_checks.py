@@ -75,6 +75,7 @@ def test_a_warm_up_from_zero_has_to_be_said() -> None:
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+    "momentum by hand": lambda p: loops.Momentum(p, 0.1, 0.9),
     "SGD with decay": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
     "Adam with L2": lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-2),
     "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-3),
