@@ -34,7 +34,8 @@ next = "mend it"
 def andon(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder that has a gates file."""
     (folder / "gates.toml").write_text(FILE.format(python=sys.executable))
-    command = [sys.executable, "-P", "-m", "andon", "gate", *arguments, "--config", "gates.toml"]
+    command = [sys.executable, "-P", "-m", "andon", "gate", *arguments]
+    command += [] if "--config" in arguments else ["--config", "gates.toml"]
     environment |= bare(PYTHONPATH=str(CHECKOUT), PATH="")
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
@@ -61,6 +62,25 @@ def test_json_is_json_alone(tmp_path: Path) -> None:
     again = andon(tmp_path, "judge", "small", "--format", "json")
     assert done.stdout == again.stdout
     assert written == log.stat().st_mtime_ns
+
+
+@pytest.mark.long
+def test_a_terminal_shows_what_runs_and_a_dead_endpoint_is_said(tmp_path: Path) -> None:
+    """Behaviour: lines above a changing part that is gone in the end; the verdict stands without its spans."""
+    done = andon(tmp_path, "run", "small", "--otlp", "http://127.0.0.1:1", FORCE_COLOR="1")
+    assert 1 == done.returncode
+    assert done.stderr.startswith("andon: http://127.0.0.1:1/v1/traces cannot be reached")
+    hidden, shown = (done.stdout.index(f"\x1b[?25{switch}") for switch in "lh")  # the cursor
+    assert hidden < done.stdout.index("good") < shown < done.stdout.index("small RED")
+
+
+@pytest.mark.long
+def test_a_tier_without_measures_leaves_no_trace(tmp_path: Path) -> None:
+    """Behaviour: what ran nothing is no run."""
+    (tmp_path / "none.toml").write_text('[[tiers]]\nname = "small"\nsummary = "s"\n')
+    done = andon(tmp_path, "run", "small", "--config", "none.toml")
+    assert done.stdout.startswith("small ")
+    assert not (tmp_path / "reports" / "evidence" / "trace.jsonl").exists()
 
 
 @pytest.mark.tier2

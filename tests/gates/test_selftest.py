@@ -81,6 +81,7 @@ def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, mon
         ),
         (CHECK, GOOD.format("bad").replace('"good"', '"better"'), "stands 0 times in code.txt"),
         (CHECK, 'file = "code.txt"\nafter = "bad"\nshows = "bad"\n', "code.txt exists already"),
+        (CHECK.replace("code", "new/code"), 'file = "new/code.txt"\nafter = "bad"\nshows = "bad"\n', ""),  # a new file
     ],
 )
 def test_a_measure_is_seen_red_on_its_plant_alone(
