@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from tests.verify import strangers
-from tests.verify.small import LENGTH, ROWS, VOCAB, WIDTH, Small, batch, loss, outcome, small
+from tests.verify.small import LENGTH, ROWS, VOCAB, WIDTH, Small, batch, loss, said, small
 from verify.checks.quantisation import STD
 from verify.roles import IGNORE
+from verify.runner import check
 from verify.subject import Documents, Quantiser, Subject
 
 pytestmark = pytest.mark.long
@@ -847,4 +848,5 @@ ODD = {
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_an_odd_subject_is_told_what_it_lacks_or_has(odd: Odd) -> None:
     """Behaviour: a check of an odd subject passes, names what it needs, or finds the fault, with these words."""
-    assert odd.said in outcome(odd.made(), odd.check)
+    report = check(odd.made(), only=(odd.check,))
+    assert odd.said in said(report)

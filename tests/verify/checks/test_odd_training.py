@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.verify import loops
 from tests.verify.checks.test_odd_models import PASSED, Odd, built, unlabelled
-from tests.verify.small import VOCAB, WIDTH, Small, batch, loss, outcome, small
+from tests.verify.small import VOCAB, WIDTH, Small, batch, loss, said, small
 from verify.roles import IGNORE
+from verify.runner import check
 from verify.subject import Adapters, Subject
 
 pytestmark = pytest.mark.long
@@ -692,4 +693,5 @@ ODD = {
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_an_odd_subject_is_told_what_it_lacks_or_has(odd: Odd) -> None:
     """Behaviour: a check of an odd subject passes, names what it needs, or finds the fault, with these words."""
-    assert odd.said in outcome(odd.made(), odd.check)
+    report = check(odd.made(), only=(odd.check,))
+    assert odd.said in said(report)
