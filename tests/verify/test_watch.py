@@ -122,10 +122,10 @@ def test_a_parameter_that_is_frozen_or_unfrozen_on_the_way() -> None:
 
 
 def test_an_update_that_is_not_finite() -> None:
-    """Behaviour: finite gradients at a rate beyond all numbers are found in the weights."""
-    model, _ = small()
-    watching = train(model, SGD(model.parameters(), lr=1e39))
-    assert "step 1: embed.weight is not finite" == watching.findings[0].message
+    """Behaviour: weights that are not finite after an update whose gradient was are found."""
+    model, optimizer = small()
+    watching = train(model, optimizer, lambda step: step == 2 and model.head.weight.data.fill_(float("inf")))
+    assert "step 3: head.weight is not finite" == watching.findings[0].message
 
 
 def test_a_model_of_vectors_is_watched_too() -> None:

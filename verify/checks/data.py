@@ -74,10 +74,11 @@ def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
 
 
 def _trained_on(subject: Subject) -> list[Batch]:
-    """The first batches of an epoch, and of what is held out."""
+    """The first batches of an epoch, and of what is held out, that hold labels."""
     sources = [] if subject.epoch is None else [subject.epoch(0)]
     sources += [] if subject.held_out is None else [subject.held_out()]
-    return [batch for source in sources for batch in islice(_singly(source), BATCHES)]
+    first = [batch for source in sources for batch in islice(_singly(source), BATCHES)]
+    return [batch for batch in first if "labels" in find(batch, subject.roles)]
 
 
 def _require_hidden(subject: Subject) -> None:
