@@ -93,8 +93,8 @@ class Subject:
     variants: Mapping[str, "Subject"] = field(default_factory=dict)  # other shapes of the same code
 
     # -------------------------------------------------------------------------------- of the training
-    optimizer: Callable[[nn.Module], Optimizer] | None = None
-    step: Callable[[nn.Module, Optimizer, list[Batch]], Mapping[str, float] | None] | None = None  # micro-batches
+    optimizer: Callable[[nn.Module], Optimizer] | None = None  # a new one for this model
+    step: Callable[[nn.Module, Optimizer, list[Batch]], Mapping[str, float] | None] | None = None  # one update
     rate: Callable[[int], float] | None = None  # learning rate of step 0, 1, ...
     schedule: Callable[[Optimizer], Any] | None = None  # torch's kind: `.step()` changes the groups' lr
     validate: Callable[[nn.Module, list[Batch]], float] | None = None  # mean loss over all batches together
@@ -110,8 +110,8 @@ class Subject:
     settings: Mapping[str, float] = field(default_factory=dict)  # see `SETTINGS`
 
     # ---------------------------------------------------------------------------- adapters, quantisation
-    adapters: Adapters | None = None
-    quantiser: Quantiser | None = None
+    adapters: Adapters | None = None  # how LoRA or another is added, merged, saved: see `Adapters`
+    quantiser: Quantiser | None = None  # what a tensor is after a round trip: see `Quantiser`
 
     # ------------------------------------------------------------------------------------------ traits
     causal: bool = True

@@ -184,6 +184,13 @@ def gpu(bench: dict[str, Any]) -> str:
     return f"{_table(header, rows)}\n\n{bench['device'] or 'No GPU'}, torch {bench['torch']}; `nox -s bench_gpu`."
 
 
+def parts() -> str:
+    """What a subject can be made of, in the words of its source."""
+    source = Path("verify/subject.py").read_text(encoding="utf-8").partition("class Subject:")[2]
+    kinds = r"^    (\w+): (?:.*Callable|Adapters|Quantiser).*  # (.+)$"
+    return "\n".join(f"- `{name}`: {said}" for name, said in re.findall(kinds, source, re.MULTILINE))
+
+
 def faults(content: dict[str, Any]) -> str:
     """Planted faults by area, and by how well each is known to have happened, with what found them."""
     header = ["faults planted into our core", "live", "by checks", "only by parity", "only by a unit test", "unfound"]
@@ -352,6 +359,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "speed": lambda: _from(BENCH, speed, "nox -s bench"),
         "memory": lambda: _from(BENCH, memory, "nox -s bench"),
         "plan": plan,
+        "parts": parts,
         "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),
         "four-bits": lambda: _from(BENCH_ADAPTERS, nf4, "nox -s bench -- adapters"),
         "methods": methods,
