@@ -13,7 +13,7 @@ import pkgutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from types import FunctionType, ModuleType
@@ -168,10 +168,15 @@ def _asked(holds: Callable[..., None], seconds: float) -> tuple[State, str]:
         per_path_timeout=seconds / 2,
     )
     messages = run_checkables(analyze_function(holds, options))
-    said: dict[State, str] = {STATES.get(each.state.name, "refuted"): each.message for each in messages}
+    return worst((each.state.name, each.message) for each in messages)
+
+
+def worst(said: Iterable[tuple[str, str]]) -> tuple[State, str]:
+    """Of states, by CrossHair's names, and words the worst; none at all says nothing."""
+    found: dict[State, str] = {STATES.get(name, "refuted"): words for name, words in said}
     for state in ("refuted", "vacuous", "unproved", "confirmed"):
-        if state in said:
-            return state, said[state]
+        if state in found:
+            return state, found[state]
     return "vacuous", "CrossHair found no assertion in it"
 
 

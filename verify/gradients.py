@@ -6,13 +6,14 @@ Then tensor by tensor, and single entries: the largest, the smallest and a rando
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .access import loss_of, new_batch, new_model, seeded
+from .closeness import ROUNDING, norm_of
 from .failure import CheckFailed, NotApplicable, SubjectError
 from .roles import fields, replaced
 from .slope import Comparison, Direction, Slope
@@ -187,14 +188,24 @@ def _placed(subject: Subject, dtype: torch.dtype, *, training: bool) -> Place:
 
 
 def _casts(place: Place) -> bool:
-    """Whether the code casts float64 to float32, and runs without."""
-    mode = Widened()
+    """Whether the code casts float64 to float32, and does the same without: code that reads a float's bits does not."""
+    mode, given = Widened(), _gradient(place, nullcontext())
     try:
-        with seeded(), torch.no_grad(), mode:
-            loss_of(place.subject, place.model, place.batch)
+        wide = _gradient(place, mode)
     except (RuntimeError, TypeError):  # a float32 table meets what is no longer cast
         return False
-    return mode.casts > 0
+    apart = norm_of(one - other for one, other in zip(wide, given, strict=True))
+    return mode.casts > 0 and apart <= ROUNDING[torch.float32] * norm_of(given)
+
+
+def _gradient(place: Place, mode: AbstractContextManager[object]) -> list[Tensor]:
+    """The loss's gradient for each parameter that it reaches, or the loss where none learns; forward within `mode`."""
+    learning = [parameter for parameter in place.model.parameters() if parameter.requires_grad]
+    with seeded(), mode:
+        loss = loss_of(place.subject, place.model, place.batch)
+    if not loss.requires_grad or not learning:
+        return [loss.detach()]
+    return [each for each in torch.autograd.grad(loss, learning, allow_unused=True) if each is not None]
 
 
 def inputs_of(place: Place) -> dict[str, Tensor]:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from andon import mutants
+from andon import asking, mutants
 from andon.mutation import PARTS, ShardError, parsed, parts, summary
 from gates.mutation.plan import Excuse, read_plan
 from gates.mutation.results import metrics
@@ -217,3 +217,43 @@ def test_a_sample_is_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order != other
     assert some != others
     assert 20 < len(some) < 90
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("scope", ["module", "function"])
+def test_what_a_shared_fixture_runs_is_run_by_all_tests_of_its_file(scope: str) -> None:
+    """Behaviour: functions that a fixture for several tests calls belong to the file, and to the test that made it."""
+    watcher = asking._Watcher("sums.py")
+    watcher.seen = {"before"}
+    node = SimpleNamespace(nodeid="test_sums.py::test_add")
+    around = watcher.pytest_fixture_setup(SimpleNamespace(scope=scope), SimpleNamespace(node=node))
+    next(around)
+    for file, event in (("sums.py", "call"), ("other.py", "call"), ("sums.py", "return")):
+        code = SimpleNamespace(co_filename=file, co_qualname=f"{file} {event}.<locals>.inner")
+        watcher._note(cast("Any", SimpleNamespace(f_code=code)), event, None)
+    assert [] == list(around)
+    assert {"before", "sums.py call"} == watcher.seen
+    assert ({"test_sums.py": {"sums.py call"}} if scope == "module" else {}) == watcher.shared
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(("code", "red", "said"), [(0, "", ""), (1, "test_a", "test_a"), (2, "", "import")])
+def test_who_killed_a_mutant(monkeypatch: pytest.MonkeyPatch, code: int, red: str, said: str) -> None:
+    """Behaviour: the first red test, the import where no test could be loaded, nobody where all are green."""
+
+    def run(_arguments: list[str], watcher: Any) -> int:
+        watcher.red = red
+        return code
+
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
+    monkeypatch.setattr(asking, "_pytest", run)
+    assert said == asking.killer(None, ["test_sums.py"])
+
+
+@pytest.mark.tier2
+def test_pytest_that_gives_no_answer_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: an internal error of pytest is no red test."""
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
+    monkeypatch.setattr(asking, "_pytest", lambda *_: 3)
+    with pytest.raises(asking.AskError, match="pytest ends with 3"):
+        asking.killer(None, ["test_sums.py"])

@@ -237,7 +237,10 @@ def test_all_forms_show_the_same_points() -> None:
         )
         for place, result in zip(places, results, strict=True)
     }
-    text = render_text(files, "not measured: a reason")
+    clean = grade_files({"clean.py": DOC + "a = 1\n"})
+    assert 100 == clean[0].score
+    text = render_text([*files, *clean], "not measured: a reason")
+    assert "clean.py" not in text
     assert all(f"{path}:{line}: -{points:g} {dimension}: " in text for path, line, dimension, points in losses)
     assert "not measured: a reason" in text
     assert "clean.py" not in text

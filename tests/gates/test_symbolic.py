@@ -104,3 +104,20 @@ def test_a_process_that_gives_no_answer_proves_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(symbolic, "GRACE", 0.0)
     monkeypatch.setattr(symbolic, "_asked", lambda holds, seconds: signal.pause())
     assert "no answer in 0 s" == symbolic.prove(contract, 0.0).words
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(
+    ("names", "state"),
+    [
+        (("CONFIRMED", "CANNOT_CONFIRM", "POST_FAIL"), "refuted"),
+        (("CONFIRMED", "EXEC_ERR"), "refuted"),
+        (("CANNOT_CONFIRM", "PRE_UNSAT"), "vacuous"),
+        (("CONFIRMED", "CANNOT_CONFIRM"), "unproved"),
+        (("CONFIRMED",), "confirmed"),
+        ((), "vacuous"),
+    ],
+)
+def test_the_worst_of_its_messages_is_a_contracts_state(names: tuple[str, ...], state: str) -> None:
+    """Behaviour: whatever is no state of a proof is a counterexample, and no message at all is no proof."""
+    assert state == symbolic.worst((name, "words") for name in names)[0]

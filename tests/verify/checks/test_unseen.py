@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
+from tests.subjects import qlora
 from tests.verify import loops
 from tests.verify.small import LENGTH, VOCAB, WIDTH, Small, batch, loss, small
 from verify.batches import one_document
@@ -112,6 +113,12 @@ def test_a_gradient_that_is_off_by_little_is_found_in_code_that_casts() -> None:
     """Behaviour: what casts to float32 by itself is asked in float64 all the same."""
     assert "passed" == found(small(model=Rounding), "gradients.parameters")
     assert "autograd says" in found(small(model=lambda: Rounding(1e-4)), "gradients.parameters")
+
+
+@pytest.mark.long
+def test_code_that_reads_the_bits_of_its_floats_is_asked_as_it_is() -> None:
+    """Behaviour: what is another function without its casts to float32, as 4-bit weights are, keeps them."""
+    assert ("passed", "passed") == tuple(found(qlora(), f"gradients.{name}") for name in ("parameters", "inputs"))
 
 
 class Expert(nn.Module):
