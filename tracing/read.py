@@ -41,13 +41,18 @@ class Recording(NamedTuple):
     torn_bytes: int
 
 
+def require_trace(path: Path) -> None:
+    """Raises TraceError where there is no such file."""
+    if not path.is_file():
+        raise TraceError(f"{path} does not exist; a run writes it unless tracing was off")
+
+
 def read_spans(path: Path) -> Recording:
     """Every span of `path`. A torn last line is left out and its size reported; any other bad line is refused.
 
     Raises TraceError where the file is missing or a complete line is not OTLP JSON.
     """
-    if not path.is_file():
-        raise TraceError(f"{path} does not exist; a run writes it unless tracing was off")
+    require_trace(path)
     spans: list[RecordedSpan] = []
     offset = 0
     for number, (end, line) in enumerate(complete_lines(path), start=1):

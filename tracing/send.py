@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from .lines import complete_lines
-from .read import MALFORMED, TraceError
+from .read import MALFORMED, TraceError, require_trace
 
 REQUEST_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -123,7 +123,7 @@ def sent_offset(path: Path, url: str) -> int:
         offset = int(json.loads(notes.read_text(encoding="utf-8")).get(endpoint(url), 0))
     except MALFORMED as error:
         raise TraceError(f"{notes} is damaged ({error}); delete it, and everything is sent again") from error
-    if not 0 <= offset <= path.stat().st_size:
+    if not 0 <= offset <= (path.stat().st_size if path.exists() else 0):
         raise TraceError(f"{notes} says {offset} bytes were sent, beyond the end of {path.name}; delete it")
     return offset
 
@@ -150,7 +150,8 @@ def deliver_next(path: Path, url: str) -> Delivery | None:
 
 
 def undelivered(path: Path, url: str) -> int:
-    """Spans of `path` that `url` has not taken yet."""
+    """Spans of `path` that `url` has not taken yet. Raises TraceError where the file is gone, or its note cannot be."""
+    require_trace(path)
     return sum(count_spans(line) for _, line in complete_lines(path, sent_offset(path, url)))
 
 
@@ -159,8 +160,7 @@ def replay(path: Path, url: str, *, again: bool = False, progress: Callable[[int
 
     Raises TraceError as `post` does; what was delivered until then stays noted, and the next call goes on from there.
     """
-    if not path.is_file():
-        raise TraceError(f"{path} does not exist; a run writes it unless tracing was off")
+    require_trace(path)
     if again:
         note_offset(path, url, 0)
     total = Delivery()

@@ -23,7 +23,7 @@ def one(data: bytes) -> None:
     for step in (
         lambda: judged(URL, reply, count_spans(trace)),
         lambda: read_spans(path),
-        lambda: undelivered(path, URL) if trace else 0,
+        lambda: undelivered(path, URL),
     ):
         try:
             step()

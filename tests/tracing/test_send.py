@@ -10,7 +10,7 @@ import pytest
 from tests.otlp import Endpoint
 from tests.otlp import endpoint as running
 from tracing.read import TraceError
-from tracing.send import Delivery, count_spans, replay, sent_file, undelivered
+from tracing.send import Delivery, count_spans, replay, sent_file, sent_offset, undelivered
 
 pytestmark = pytest.mark.tier2
 
@@ -187,6 +187,16 @@ def test_damaged_notes_are_refused(path: Path, notes: str, message: str) -> None
     sent_file(path).write_text(notes)
     with pytest.raises(TraceError, match=rf"trace\.jsonl\.sent\.json.*{message}"):
         replay(path, "http://127.0.0.1:4318")
+
+
+def test_a_note_without_its_trace_is_refused(path: Path) -> None:
+    """Behaviour: where the trace is gone, a note of what was sent of it names the way out, and nothing is counted."""
+    sent_file(path).write_text('{"http://127.0.0.1:4318/v1/traces": 7}')
+    path.unlink()
+    with pytest.raises(TraceError, match="7 bytes were sent, beyond the end"):
+        sent_offset(path, "http://127.0.0.1:4318")
+    with pytest.raises(TraceError, match="does not exist; a run writes it"):
+        undelivered(path, "http://127.0.0.1:4318")
 
 
 def test_spans_are_counted_by_key_and_not_by_text() -> None:
