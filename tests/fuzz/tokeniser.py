@@ -24,7 +24,9 @@ def one(data: bytes) -> None:
         ("tokenizer_config.json", "chat_template.jinja", "tokenizer.json"), parts(data, 3), strict=True
     ):
         present(name, content)
-    template = load_template(FOLDER)
+    template, alone = load_template(FOLDER), FOLDER / "chat_template.jinja"
+    if alone.exists():
+        load_template(alone)
     if template is not None and not UNBOUNDED.search(template.source):
         answer(
             {"template": template.source, "tokens": template.tokens, "requests": [(MESSAGES, True), (MESSAGES, False)]}
