@@ -124,7 +124,7 @@ def smollm2(session: nox.Session) -> None:
 @nox.session
 def faults(session: nox.Session) -> None:
     """Plant known bugs into our core, one at a time, and see which check finds each (below 10 minutes)."""
-    andon(session, "faults", *session.posargs)
+    andon(session, "dev", "faults", *session.posargs)
 
 
 @nox.session
@@ -148,13 +148,22 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def surface(session: nox.Session) -> None:
     """Compare public names, options and TOML keys with the committed list; `-- --write` accepts today's (seconds)."""
-    python(session, "-m", "andon.surface", *session.posargs)
+    andon(session, "dev", "surface", *session.posargs)
 
 
 @nox.session
 def supply(session: nox.Session) -> None:
     """Compare imports with what is declared, and licences with those allowed; `-- --audit PYTHON` (seconds)."""
-    python(session, "-m", "gates.supply", "--extras", *EXTRAS, "--evidence", "supply_audit", *session.posargs)
+    python(
+        session,
+        "-m",
+        "andon.gates.measures.supply",
+        "--extras",
+        *EXTRAS,
+        "--evidence",
+        "supply_audit",
+        *session.posargs,
+    )
 
 
 @nox.session
@@ -178,7 +187,7 @@ def lock(session: nox.Session) -> None:
 @nox.session
 def debt(session: nox.Session) -> None:
     """Grade the code by file, every point lost with its line; `-- --write` records the scores (seconds)."""
-    python(session, "-m", "gates.debt", *GRADED, *session.posargs)
+    python(session, "-m", "andon.gates.measures.debt", *GRADED, *session.posargs)
 
 
 @nox.session
@@ -191,7 +200,7 @@ def debt_calibration(session: nox.Session) -> None:
 def vacuous(session: nox.Session) -> None:
     """Run each test while the code that it tests does nothing: who still passes cannot fail (minutes)."""
     kept = ("--evidence", "vacuous_all", "--sources", *GRADED, "tests")
-    python(session, "-m", "gates.vacuous", "tests", *kept, "--run", "-m", ELSEWHERE, *session.posargs)
+    python(session, "-m", "andon.gates.measures.vacuous", "tests", *kept, "--run", "-m", ELSEWHERE, *session.posargs)
     andon(session, "gate", "judge", "vacuity")
 
 
@@ -213,14 +222,14 @@ def properties(session: nox.Session) -> None:
 @nox.session
 def symbolic(session: nox.Session) -> None:
     """Prove every contract on core's whole-number arithmetic, and refute its mutant (a minute)."""
-    python(session, "-m", "gates.symbolic", "tests.contracts", *session.posargs)
+    python(session, "-m", "andon.gates.measures.symbolic", "tests.contracts", *session.posargs)
     andon(session, "gate", "judge", "proofs")
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz every parser for 15 minutes in all, or -- --seconds N, and add the runs to those on record."""
-    python(session, "-m", "gates.fuzz", "tests.fuzz", "--record", "--branches", *session.posargs)
+    python(session, "-m", "andon.gates.measures.fuzz", "tests.fuzz", "--record", "--branches", *session.posargs)
     andon(session, "gate", "judge", "fuzzing")
 
 
@@ -253,7 +262,17 @@ def nightly(session: nox.Session) -> None:
     """Check correct code of many kinds, three seeds each: no check may find anything; new random cases (an hour)."""
     python(session, "-m", "tests.variants", *session.posargs)
     python(session, "-m", "pytest", "-m", "hypothesis", "--hypothesis-profile", "night")
-    python(session, "-m", "gates.supply", "--extras", *EXTRAS, "--evidence", "supply_audit", "--audit", AUDITOR)
+    python(
+        session,
+        "-m",
+        "andon.gates.measures.supply",
+        "--extras",
+        *EXTRAS,
+        "--evidence",
+        "supply_audit",
+        "--audit",
+        AUDITOR,
+    )
 
 
 @nox.session
@@ -302,13 +321,15 @@ def reached(session: nox.Session, floors: str, *command: str) -> None:
 def measured(session: nox.Session, name: str, *arguments: str) -> None:
     """Run Python under coverage of every package, against the risk table, and leave evidence of that name."""
     os.environ["COVERAGE_RCFILE"] = str(ROOT / "configs" / "coverage.toml")
-    python(session, "-m", "gates.coverage", "--evidence", name, "--risk", "configs/risk.toml", *arguments)
+    python(
+        session, "-m", "andon.gates.measures.coverage", "--evidence", name, "--risk", "configs/risk.toml", *arguments
+    )
     del os.environ["COVERAGE_RCFILE"]
 
 
 def mutants(session: nox.Session, *options: str) -> None:
     """Ask about every mutant, and judge the score unless this is one shard of it."""
-    andon(session, "mutation", "--all", *options)
+    andon(session, "dev", "mutation", "--all", *options)
     if "--shard" not in options:
         andon(session, "gate", "judge", "mutants")
 
@@ -324,7 +345,7 @@ def pytest(session: nox.Session, marks: str, venv: Path = VENV) -> None:
 
 
 def python(session: nox.Session, *arguments: str, venv: Path = VENV) -> None:
-    """Run an environment's Python, which finds the rooms in this checkout; its exit code is nox's.
+    """Run an environment's Python, where this checkout is installed as it stands; its exit code is nox's.
 
     Not `session.run`: that turns every exit code into 1, and kills half a second after Ctrl-C what may be writing a
     checkpoint. Here the terminal's Ctrl-C reaches the command, SIGTERM is passed on, and it ends in its own time.
@@ -332,7 +353,6 @@ def python(session: nox.Session, *arguments: str, venv: Path = VENV) -> None:
     prepare(session, venv)
     environment = {
         "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
         "VIRTUAL_ENV": str(venv),
         "PYTHONDONTWRITEBYTECODE": "",  # where it is set, pytest compiles all tests anew: two seconds of tier 1's five
     }
@@ -348,18 +368,18 @@ def python(session: nox.Session, *arguments: str, venv: Path = VENV) -> None:
 
 
 def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: str) -> None:
-    """Bring an environment in line with pyproject.toml: dependencies alone, as an installed project would load twice.
+    """Bring an environment in line with pyproject.toml.
 
-    What all sessions share is installed by hash, then completed by torch; `group` adds one extra to it. A stamp holds
-    what was installed, so that a second run only compares. A `building` mark outlives an interrupted build, and the
-    next run starts that environment anew.
+    What all sessions share is installed by hash, then completed by torch and this checkout, editable; `group` adds one
+    extra to it. A stamp holds what was installed, so that a second run only compares. A `building` mark outlives an
+    interrupted build, and the next run starts that environment anew.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = (group,) if group else EXTRAS
     wanted = [] if group else list(project["dependencies"])
     wanted += [line for extra in groups for line in project["optional-dependencies"][extra]]
     locked = "" if group else LOCK.read_text(encoding="utf-8")
-    digest = hashlib.sha256(json.dumps([wanted, options, locked, str(ROOT)]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([project, wanted, options, locked, str(ROOT)]).encode()).hexdigest()
     stamp = venv / f"andon-{group or 'shared'}.stamp"
     if is_current(stamp, digest):
         return
@@ -369,8 +389,12 @@ def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: 
         if is_current(stamp, digest):  # another nox was faster
             return
         session.log(f"installing {group or 'the shared environment'} into {venv}, once: this takes minutes")
-        hashed = ("--require-hashes", "--no-deps", "--requirement", str(LOCK))
-        install(session, venv, *([] if group else [hashed]), (*options, *wanted))
+        if group:
+            install(session, venv, (*options, *wanted))
+        else:
+            hashed = ("--require-hashes", "--no-deps", "--requirement", str(LOCK))
+            itself = ("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+            install(session, venv, hashed, tuple(wanted), itself)
         stamp.write_text(digest, encoding="utf-8")
         (venv / "building").unlink()
 
@@ -393,9 +417,6 @@ def install(session: nox.Session, venv: Path, *steps: Sequence[str]) -> None:
         session.run(sys.executable, "-m", "venv", str(venv), external=True)
     for step in steps:
         session.run(str(interpreter), "-m", "pip", "install", "--disable-pip-version-check", *step, external=True)
-    script = venv / "bin" / "andon"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{interpreter}" -P -m andon "$@"\n', encoding="utf-8")
-    script.chmod(0o755)
 
 
 def works(interpreter: Path) -> bool:

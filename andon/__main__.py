@@ -1,6 +1,6 @@
 """`python -m andon`."""
 
-from andon.cli import cli
+from andon.cli.main import cli
 
 if __name__ == "__main__":
     cli(prog_name="andon")

@@ -21,14 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from .adapter_config import AdapterError, peft_fields, read_adapter_config
-from .adapters import peft_parameters, read_base_digest, write_adapter
-from .config import Config, dump_config
-from .folders import checkpoint_folder, checkpoint_step, published, sweep
-from .headers import Entry, HeaderError, read_header
-from .huggingface_config import dump_huggingface_config
-from .lora import active_adapter, has_adapters, lora_origin
-from .manifest import (
+from andon.core.adapters.lora import active_adapter, has_adapters, lora_origin
+from andon.core.config import Config, dump_config
+from andon.core.data.batch import DataState
+from andon.core.files.folders import checkpoint_folder, checkpoint_step, published, sweep
+from andon.core.files.headers import Entry, HeaderError, read_header
+from andon.core.files.manifest import (
     ADAPTER,
     ADAPTER_CONFIG,
     CONFIG,
@@ -46,7 +44,10 @@ from .manifest import (
     record_files,
     write_manifest,
 )
-from .state import DataState, TrainState
+from andon.core.formats.huggingface_config import dump_huggingface_config
+from andon.core.formats.peft import peft_parameters, read_base_digest, write_adapter
+from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
+from andon.core.training.state import TrainState
 
 SAFETENSORS_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")

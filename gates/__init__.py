@@ -9,13 +9,13 @@
 A measure is any command; `write_evidence` is all it needs to be judged by its metrics and not its exit code alone.
 """
 
-from .config import GateError, Gates, find_config, load_gates
-from .evidence import Evidence, EvidenceError, Metric, digests, read_evidence, write_evidence
-from .judge import judge
-from .render import render_json, render_markdown, render_text
-from .run import run
-from .sarif import render_sarif
-from .verdict import Check, Verdict
+from andon.gates.config import GateError, Gates, find_config, load_gates
+from andon.gates.evidence import Evidence, EvidenceError, Metric, digests, read_evidence, write_evidence
+from andon.gates.judge import judge
+from andon.gates.report.render import render_json, render_markdown, render_text
+from andon.gates.report.sarif import render_sarif
+from andon.gates.run import run
+from andon.gates.verdict import Check, Verdict
 
 __all__ = [
     "Check",

@@ -9,10 +9,10 @@ from dataclasses import replace
 from operator import eq, ge, gt, le, lt
 from pathlib import Path
 
-from .clock import Usage
-from .config import Gates, Measure, Threshold, Tier
-from .evidence import FOLDER, Evidence, EvidenceError, Metric, changed_sources, digest, read_evidence
-from .verdict import Check, Verdict
+from andon.gates.clock import Usage
+from andon.gates.config import Gates, Measure, Threshold, Tier
+from andon.gates.evidence import FOLDER, Evidence, EvidenceError, Metric, changed_sources, digest, read_evidence
+from andon.gates.verdict import Check, Verdict
 
 OPERATORS = {"<": lt, "<=": le, "==": eq, ">=": ge, ">": gt}
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours and what moves a cursor
@@ -173,7 +173,7 @@ def _log_tail(path: Path) -> str:
 
 
 def _parts(evidence: Evidence | None, key: str, operator: str) -> str:
-    """Where a whole's value comes from: the parts furthest from the threshold (`lines` has `lines core/model.py`)."""
+    """Where a whole's value comes from: the parts furthest from the threshold (`lines` has `lines core/config.py`)."""
     metrics = evidence.metrics if evidence else {}
     parts = [(metric.value, name) for name, metric in metrics.items() if name.startswith(f"{key} ")]
     worst = sorted(((value, name) for value, name in parts if value is not None), reverse=operator.startswith("<"))

@@ -13,10 +13,10 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .clock import read_clock, usage
-from .config import Gates, Measure
-from .evidence import FOLDER, Evidence, EvidenceError, Metric, digests, read_evidence, write_evidence
-from .judge import log_path
+from andon.gates.clock import read_clock, usage
+from andon.gates.config import Gates, Measure
+from andon.gates.evidence import FOLDER, Evidence, EvidenceError, Metric, digests, read_evidence, write_evidence
+from andon.gates.judge import log_path
 
 SIDE_BY_SIDE = 2
 TIMED_OUT = 124

@@ -12,8 +12,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from gates.debt.loss import grade, project_score
-from gates.debt.score import grade_files
+from andon.gates.measures.debt.loss import grade, project_score
+from andon.gates.measures.debt.score import grade_files
 
 EXPECTED = (
     "structlog", "attrs", "httpx", "click", "flask", "requests", "jinja2", "pygments", "docutils", "pyparsing",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softmax
 
-from verify.subject import Batch, Subject
-from verify.subjects import module
+from andon.verify.subject import Batch, Subject
+from andon.verify.subjects import module
 
 STRIDE = 7919  # between the seeds of one subject's weights and another's
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import click
 
-from andon import run
-from andon.finetune import beginning, configure, new_job
-from gates.config import GateError, load_gates
-from gates.evidence import FOLDER, Evidence, Metric, digests, write_evidence
-from gates.judge import judge
-from gates.render import render_text
+from andon.cli.finetune import beginning, configure, new_job
+from andon.gates.config import GateError, load_gates
+from andon.gates.evidence import FOLDER, Evidence, Metric, digests, write_evidence
+from andon.gates.judge import judge
+from andon.gates.report.render import render_text
+from andon.runs import run
 from tests.bench import tables
 from tests.bench.machine import describe_machine
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from core.config import ModelConfig
-from core.data import Batch
-from core.loss import loss
-from core.model import Llama
+from andon.core.config import ModelConfig
+from andon.core.data.batch import Batch
+from andon.core.model.llama import Llama
+from andon.core.training.loss import loss
 
 __all__ = ["MyModel", "batch", "loss", "model", "next_batch", "optimizer", "train"]
 

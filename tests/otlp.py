@@ -5,7 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tracing.read import RecordedSpan, parse_line
+from andon.tracing.read import RecordedSpan, parse_line
 
 ACCEPTED = b'{"partialSuccess":{}}'
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from core.config import Config, parse_config
+from andon.core.config import Config, parse_config
 
 TABLES: dict[str, dict[str, Any]] = {
     "model": {

@@ -12,11 +12,11 @@ from tempfile import mkdtemp
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core.huggingface import export_huggingface
-from core.interchange import load_model
-from verify import subjects
-from verify.failure import SubjectError
-from verify.subject import Subject
+from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.interchange import load_model
+from andon.verify import subjects
+from andon.verify.errors import SubjectError
+from andon.verify.subject import Subject
 
 ROWS, LENGTH = 2, 32
 

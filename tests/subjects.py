@@ -17,26 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.adapters import load_adapter, save_adapter
-from core.chat import Turn
-from core.checkpoint import load_checkpoint, save_checkpoint
-from core.config import Config, LoraConfig, ModelConfig, parse_config
-from core.data import Batch, Dataset, Split, batches, open_dataset, pack, validation_batches
-from core.folders import latest_checkpoint
-from core.generate import generate
-from core.instructions import encode_turns
-from core.lora import add_lora, merge_lora, set_adapter, unmerge_lora
-from core.loss import IGNORE, loss
-from core.model import Cache, Llama, build
-from core.optimizer import build_optimizer, gradient_norm, step
-from core.quant import dequantize_nf4, nf4_levels, quantize_model, quantize_nf4
-from core.schedule import learning_rate
-from core.shards import Encoded, open_store, read_tokens, write_store
-from core.state import DataState, TrainState
-from core.tokeniser import load_tokeniser
-from core.train import accumulate, autocast, no_span, prepare, train, validate
+from andon.core.adapters.lora import add_lora, merge_lora, set_adapter, unmerge_lora
+from andon.core.adapters.nf4 import dequantize_nf4, nf4_levels, quantize_model, quantize_nf4
+from andon.core.checkpoint import load_checkpoint, save_checkpoint
+from andon.core.config import Config, LoraConfig, ModelConfig, parse_config
+from andon.core.data.batch import IGNORE, Batch, DataState
+from andon.core.data.chat import Turn
+from andon.core.data.dataset import Dataset, Split, batches, open_dataset, pack, validation_batches
+from andon.core.data.instructions import encode_turns
+from andon.core.data.shards import Encoded, open_store, read_tokens, write_store
+from andon.core.data.tokenizer import load_tokeniser
+from andon.core.files.folders import latest_checkpoint
+from andon.core.formats.peft import load_adapter, save_adapter
+from andon.core.model.generate import generate
+from andon.core.model.llama import Cache, Llama, build
+from andon.core.training.loop import accumulate, autocast, no_span, prepare, train, validate
+from andon.core.training.loss import loss
+from andon.core.training.optimizer import build_optimizer, gradient_norm, step
+from andon.core.training.schedule import learning_rate
+from andon.core.training.state import TrainState
+from andon.verify.subject import Adapters, Documents, Quantiser, Subject
 from tests import plain
-from verify.subject import Adapters, Documents, Quantiser, Subject
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 300,

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 from tokenizers import pre_tokenizers
 
-from andon.cli import VERBS, cli
+from andon.cli.main import VERBS, cli
 from tests.otlp import endpoint
 from tests.small_run import TABLES, write_corpus
 

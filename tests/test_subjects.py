@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from andon.verify.access.calls import loss_of, new_batch, new_model
 from tests import subjects
 from tests.tolerances import TOLERANCE, distance
-from verify.access import loss_of, new_batch, new_model
 
 pytestmark = pytest.mark.tier2
 

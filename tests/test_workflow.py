@@ -9,8 +9,8 @@ import click
 import pytest
 import yaml
 
-from andon.cli import cli
-from gates.config import load_gates
+from andon.cli.main import cli
+from andon.gates.config import load_gates
 
 pytestmark = pytest.mark.tier2
 

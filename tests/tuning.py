@@ -2,7 +2,7 @@
 
 from click.testing import CliRunner, Result
 
-from andon.cli import cli
+from andon.cli.main import cli
 
 SHORT = ("--rank", "4", "--batch-size", "4", "--learning-rate", "0.02", "--epochs", "3")
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.verify.faults.inject import each
 from tests.bench.environments import BenchError
 from tests.bench.tables import NIGHTLY, write_baseline
 from tests.clean import MANUAL, ours
@@ -22,7 +23,6 @@ from tests.strangers.ask import ask
 from tests.strangers.run import run
 from tests.strangers.subjects import unknown
 from tests.strangers.worker import LIMIT, describe
-from verify.plant import each
 
 SEEDS = (0, 1, 2)
 ENVIRONMENTS = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .lines import LineFile, trim_torn_line
+from andon.tracing.lines import LineFile, trim_torn_line
 
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 INTERNAL, SERVER, ERROR = 1, 2, 2  # OTLP's span kinds, and the status of a failed span

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .lines import complete_lines
+from andon.tracing.lines import complete_lines
 
 # What reading JSON of another shape raises; the last two are a number or a nesting without end.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)

@@ -30,9 +30,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer, set_span_in_context
 
-from .conventions import Attribute, code_attributes, resource_attributes
-from .lines import LineFile, trim_torn_line
-from .send import Sender, endpoint
+from andon.tracing.conventions import Attribute, code_attributes, resource_attributes
+from andon.tracing.lines import LineFile, trim_torn_line
+from andon.tracing.send import Sender, endpoint
 
 SCHEMA = Schemas.V1_44_0.value
 STEP = "train.step"

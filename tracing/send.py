@@ -21,8 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from .lines import complete_lines
-from .read import MALFORMED, TraceError, require_trace
+from andon.tracing.lines import complete_lines
+from andon.tracing.read import MALFORMED, TraceError, require_trace
 
 REQUEST_SECONDS = 10.0
 POLL_SECONDS = 1.0

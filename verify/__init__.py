@@ -11,14 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import subjects
-    from .checks import CHECKS
-    from .failure import CheckFailed, NotApplicable, SubjectError
-    from .gradients import check_function_gradients, check_gradients
-    from .pytest_plugin import parametrize
-    from .runner import check
-    from .subject import Adapters, Loop, Quantiser, Subject
-    from .watcher import watch
+    from andon.verify import subjects
+    from andon.verify.checks import CHECKS
+    from andon.verify.errors import CheckFailed, NotApplicable, SubjectError
+    from andon.verify.gradients.compare import check_function_gradients, check_gradients
+    from andon.verify.pytest_plugin import parametrize
+    from andon.verify.run.runner import check
+    from andon.verify.subject import Adapters, Loop, Quantiser, Subject
+    from andon.verify.watcher import watch
 
 __all__ = [
     "CHECKS",
@@ -40,15 +40,15 @@ __all__ = [
 _HOMES = {
     "CHECKS": "checks",
     "Adapters": "subject",
-    "CheckFailed": "failure",
+    "CheckFailed": "errors",
     "Loop": "subject",
-    "NotApplicable": "failure",
+    "NotApplicable": "errors",
     "Quantiser": "subject",
     "Subject": "subject",
-    "SubjectError": "failure",
-    "check": "runner",
-    "check_function_gradients": "gradients",
-    "check_gradients": "gradients",
+    "SubjectError": "errors",
+    "check": "run.runner",
+    "check_function_gradients": "gradients.compare",
+    "check_gradients": "gradients.compare",
     "parametrize": "pytest_plugin",
     "watch": "watcher",
 }

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .report import Report
-    from .subject import Subject
+    from andon.verify.run.report import Report
+    from andon.verify.subject import Subject
 
 _reports: "list[Report]" = []  # of this session, for its last lines
 
@@ -29,8 +29,8 @@ def parametrize(
     Raises:
         SubjectError, UnknownCheckError: as `check`.
     """
-    from .runner import chosen
-    from .target import subjects
+    from andon.verify.run.runner import chosen
+    from andon.verify.run.target import subjects
 
     found = subjects(subject)
     parameters = []
@@ -44,15 +44,15 @@ def parametrize(
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how much applied."""
     if _reports:
-        from .report import merged
+        from andon.verify.run.report import merged
 
         terminalreporter.write_line(f"andon: {merged(_reports).headline}")
 
 
 def _run(subject: "Subject", name: str, ignore: Mapping[str, str]) -> None:
     """One check, of the subject and its variants."""
-    from .report import render_text
-    from .runner import check
+    from andon.verify.run.report import render_text
+    from andon.verify.run.runner import check
 
     __tracebackhide__ = True
     report = check(subject, only=(name,), ignore={key: why for key, why in ignore.items() if key == name})

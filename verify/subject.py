@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .failure import SubjectError
+from andon.verify.errors import SubjectError
 
 Batch = Any  # a mapping, a named tuple, a dataclass, a tuple (tokens, labels) or a tensor of tokens
 Documents = Sequence[Sequence[int]]  # token ids

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .failure import CheckFailed
-from .observe import held, trainable
-from .report import Finding
+from andon.verify.errors import CheckFailed
+from andon.verify.observation.step_trace import held, trainable
+from andon.verify.run.report import Finding
 
 ENTRIES = 64  # looked at in one tensor
 TENSORS = 4  # looked at in one step

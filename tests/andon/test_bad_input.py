@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from filelock import FileLock
 
-from andon.cli import cli
+from andon.cli.main import cli
 from tests.small_run import TABLES, write_corpus
 
 pytestmark = pytest.mark.tier3

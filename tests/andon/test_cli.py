@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from andon.cli import VERBS, cli
+from andon.cli.main import VERBS, cli
 from tests.commands import bare
 
 HEAVY = ("torch", "numpy", "pydantic", "rich", "tokenizers", "opentelemetry")
@@ -19,7 +19,7 @@ class ProbeError(ValueError):
     """An error as a room would define it."""
 
 
-ProbeError.__module__ = "core.probe"
+ProbeError.__module__ = "andon.core.probe"
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException) -> None:
@@ -29,15 +29,15 @@ def plant(monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException) -> N
     def command() -> None:
         raise error
 
-    module = types.ModuleType(f"andon.{verb}")
+    module = types.ModuleType(f"andon.cli.{verb}")
     monkeypatch.setattr(module, "command", command, raising=False)
-    monkeypatch.setitem(sys.modules, f"andon.{verb}", module)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 @pytest.mark.tier1
 def test_help_imports_nothing_heavy() -> None:
     """Behaviour: help answers without importing torch or any other library that takes its time."""
-    code = "import sys\nfrom andon.cli import cli\n"
+    code = "import sys\nfrom andon.cli.main import cli\n"
     code += "for line in ('--help', '--version', 'gate --help', 'gate run --help'):\n"
     code += "    cli(line.split(), standalone_mode=False, prog_name='andon')\n"
     code += f"sys.exit(str([name for name in {HEAVY!r} if name in sys.modules] or ''))"
@@ -80,7 +80,7 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.tier1
-@pytest.mark.parametrize("name", ["core.absent", "andon.absent"])
+@pytest.mark.parametrize("name", ["andon.core.absent", "andon.absent"])
 def test_a_missing_module_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Behaviour: no extra brings a module of the house, so nobody is told to install one."""
     error = ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -127,21 +127,10 @@ def test_every_verb_shows_examples(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_imports_no_torch(verb: str) -> None:
     """Behaviour: no verb's help waits for torch."""
-    code = "import sys\nfrom andon.cli import cli\ncli([sys.argv[1], '--help'], standalone_mode=False)\n"
+    code = "import sys\nfrom andon.cli.main import cli\ncli([sys.argv[1], '--help'], standalone_mode=False)\n"
     code += "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     done = subprocess.run([sys.executable, "-c", code, verb], check=False, capture_output=True, text=True)
     assert (0, "") == (done.returncode, done.stderr)
-
-
-@pytest.mark.tier1
-def test_the_package_opens_its_rooms() -> None:
-    """Behaviour: `from andon import verify` is the room, once, and a misspelt room is an AttributeError."""
-    import andon
-    import verify
-
-    assert verify is andon.verify
-    with pytest.raises(AttributeError, match="core, gates, tracing, verify"):
-        _ = andon.verfy
 
 
 @pytest.mark.tier2

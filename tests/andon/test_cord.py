@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from andon.cord import BOUNDS, cord
-from andon.run import Beginning, from_scratch, run
-from core.config import CordConfig
-from core.train import StepRecord
-from gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.core.config import CordConfig
+from andon.core.training.loop import StepRecord
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.runs.cord import BOUNDS, cord
+from andon.runs.run import Beginning, from_scratch, run
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
 from tests.tuning import andon

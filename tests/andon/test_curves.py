@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from andon.curves import curves, kept_rows, smoothed
+from andon.report.curves import curves, kept_rows, smoothed
 
 pytestmark = pytest.mark.tier2
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from andon import demo
-from andon.run import RUNS
+from andon.cli import demo
+from andon.runs.run import RUNS
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, write_corpus
 from tests.tuning import andon

@@ -9,10 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from andon.cli import cli
-from core.huggingface import export_huggingface
-from core.interchange import load_model
-from core.tokeniser import train_tokeniser
+from andon.cli.main import cli
+from andon.core.data.tokenizer import train_tokeniser
+from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.interchange import load_model
 from tests.core.foreign import logits, new_model
 
 pytestmark = pytest.mark.tier2
@@ -81,7 +81,7 @@ def test_refuses_with_one_message(model: Path, tmp_path: Path) -> None:
 def test_help_shows_an_example_and_needs_no_torch(verb: str) -> None:
     """Behaviour: `--help` prints a command that starts with the verb, and imports neither torch nor a room."""
     code = (
-        "import sys; from click.testing import CliRunner; from andon.cli import cli\n"
+        "import sys; from click.testing import CliRunner; from andon.cli.main import cli\n"
         f"print(CliRunner().invoke(cli, ['{verb}', '--help']).stdout)\n"
         "assert not {'torch', 'core', 'rich'} & sys.modules.keys()"
     )

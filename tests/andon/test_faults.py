@@ -1,4 +1,4 @@
-"""`andon faults`: what becomes of planted faults is judged, counted and shown as it is."""
+"""`andon dev faults`: what becomes of planted faults is judged, counted and shown as it is."""
 
 import json
 import re
@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from andon import faults, matrix
-from andon.matrix import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
-from gates.evidence import read_evidence
-from verify.blackbox import BLACKBOX
-from verify.hunt import Found, Result
-from verify.plant import Outcome
+from andon.gates.evidence import read_evidence
+from andon.verify.faults.detect import Found, Result
+from andon.verify.faults.generic import BLACKBOX
+from andon.verify.faults.inject import Outcome
+from andon.workshop import faults, matrix
+from andon.workshop.matrix import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
 
 ROOT = Path(__file__).parents[2]
 BLANK = Row("off-by-one", "rooms", "historical", "nothing is seen", "some/where#1")
@@ -151,7 +151,7 @@ def test_black_box_faults_have_names_of_their_own() -> None:
 @pytest.mark.tier3
 def test_two_faults_are_planted_and_found(tmp_path: Path) -> None:
     """Behaviour: a doubled residual and a skipped layer are live and found; evidence is left, and no baseline."""
-    command = [sys.executable, "-m", "andon", "faults", "--only", "block", "--json", "--html", "faults.html"]
+    command = [sys.executable, "-m", "andon", "dev", "faults", "--only", "block", "--json", "--html", "faults.html"]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment())
     assert 0 == done.returncode, done.stdout + done.stderr
     rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from andon import finetune, run
+from andon.cli import finetune
+from andon.core.adapters.lora import LoRALinear
+from andon.core.config import load_config
+from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.interchange import load_model
 from andon.log import of_kind, read_log
-from andon.models import load
-from core.interchange import load_model
-from core.lora import LoRALinear
+from andon.runs import run
+from andon.runs.models import load
 from tests.andon.test_bad_input import content, refused, toml
 from tests.small_run import TABLES
 from tests.tuning import andon, tune
@@ -63,9 +66,11 @@ def test_the_adapter_starts_as_the_base(method: str, tuning: Path) -> None:
     assert 0 == tune(method, "--model", "base", "--data", "corpus", "--out", "run").exit_code
     (job,) = [finetune.read_job(tuning / "run" / "finetune.json")]
     plain, tokeniser = load_model(job.base)
-    config = finetune.room("core.config").load_config(tuning / "run" / "config.json")
+    config = load_config(tuning / "run" / "config.json")
     dataset = finetune.open_data(job, config, tokeniser, tuning / "run")
-    data, training = finetune.room("core.data"), finetune.room("core.train")
+    from andon.core.data import dataset as data
+    from andon.core.training import loop as training
+
     loss, _ = training.validate(plain, data.validation_batches(dataset, config))
     measured = result_of(tuning / "run")["finetune"]["loss_before"]
     assert (loss == measured) == (method == "lora")
@@ -107,7 +112,7 @@ class fake:  # noqa: N801 - stands for a function
 
 def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: one bit of a frozen weight that changes ends the run with exit code 1, and the result says so."""
-    prepare = finetune.room("core.train").prepare
+    from andon.core.training.loop import prepare
 
     def leaky(model: Any, config: Any) -> Any:
         state = prepare(model, config)
@@ -115,7 +120,7 @@ def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.Monk
         state.optimizer.register_step_post_hook(lambda *_: weight.data[0].mul_(1.0000001).add_(1e-7))
         return state
 
-    monkeypatch.setattr(finetune.room("core.train"), "prepare", leaky)
+    monkeypatch.setattr("andon.core.training.loop.prepare", leaky)
     result = tune("lora", "--model", "base", "--data", "corpus", "--out", "run")
     assert 1 == result.exit_code
     assert "the frozen model is no longer what it was" in result.output
@@ -198,7 +203,7 @@ def test_a_base_with_nan_is_refused(tuning: Path) -> None:
     assert 0 == andon("export", "--model", "base", "--out", "bad").exit_code
     model, tokeniser = load_model(tuning / "bad")
     model.get_parameter("model.layers.1.self_attn.k_proj.weight").data[0, 0] = torch.nan
-    finetune.room("core.huggingface").export_huggingface(model, tuning / "nan", tokeniser)
+    export_huggingface(model, tuning / "nan", tokeniser)
     for method in ("lora", "qlora"):
         refused(tune(method, "--model", "nan", "--data", "corpus", "--out", "run"), "layers.1.self_attn.k_proj")
         assert not (tuning / "run").exists()
@@ -230,7 +235,7 @@ def test_another_base_under_a_resumed_run_is_refused(tuning: Path) -> None:
     for path in (tuning / "mine").iterdir():
         path.unlink()
     (tuning / "mine").rmdir()
-    finetune.room("core.huggingface").export_huggingface(model, tuning / "mine", tokeniser)
+    export_huggingface(model, tuning / "mine", tokeniser)
     before = content(tuning / "run" / "checkpoints")
     refused(tune("lora", "--resume", "run", "--epochs", "5"), "of a base with SHA-256")
     assert before == content(tuning / "run" / "checkpoints")

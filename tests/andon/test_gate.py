@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from andon.tracing.read import read_spans
 from tests.commands import bare
-from tracing.read import read_spans
 
 CHECKOUT = Path(__file__).parents[2]
 FILE = """

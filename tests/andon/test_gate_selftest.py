@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gates.evidence import read_evidence
+from andon.gates.evidence import read_evidence
 from tests.andon.small_gates import FILE, PLANT
 from tests.tuning import andon
 

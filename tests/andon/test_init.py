@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gates.config import load_gates
+from andon.gates.config import load_gates
 from tests.tuning import andon
 
 CHECKOUT = Path(__file__).parents[2]

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from andon.core.adapters.lora import add_lora, lora_parameters
+from andon.core.adapters.nf4 import quantize_model
+from andon.core.config import ModelConfig, QloraConfig, RopeScaling, known_keys
+from andon.core.data import dataset as data
+from andon.core.formats.interchange import load_model
+from andon.core.model import llama as model
+from andon.core.training.loop import prepare
+from andon.core.training.loss import loss
 from andon.log import read_log
-from andon.run import CACHE, run
-from core import data, model
-from core.config import ModelConfig, QloraConfig, RopeScaling, known_keys
-from core.interchange import load_model
-from core.lora import add_lora, lora_parameters
-from core.loss import loss
-from core.quant import quantize_model
-from core.train import prepare
+from andon.runs.run import CACHE, run
 from tests.small_run import small_config, write_corpus
 
 pytestmark = pytest.mark.long

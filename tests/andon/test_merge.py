@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from andon.models import load
-from core.interchange import load_model
-from core.model import Llama
+from andon.core.formats.interchange import load_model
+from andon.core.model.llama import Llama
+from andon.runs.models import load
 from tests.andon.test_bad_input import content, refused
 from tests.tuning import andon, tune
 

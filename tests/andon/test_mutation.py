@@ -1,4 +1,4 @@
-"""`andon mutation` on a small project of its own: what its tests hold is killed, what they do not is not."""
+"""`andon dev mutation` on a small project of its own: what its tests hold is killed, what they do not is not."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from andon import asking, mutants
-from andon.mutation import PARTS, ShardError, parsed, parts, summary
-from gates.mutation.plan import Excuse, read_plan
-from gates.mutation.results import metrics
-from verify.plant import Outcome
+from andon.gates.measures.mutation.plan import Excuse, read_plan
+from andon.gates.measures.mutation.results import metrics
+from andon.verify.faults.inject import Outcome
+from andon.workshop import asking, mutants
+from andon.workshop.mutation import PARTS, ShardError, parsed, parts, summary
 
 ROOT = Path(__file__).parents[2]
 PLAN = """per_function = 6
@@ -54,7 +54,7 @@ STUB = REAL.replace("assert sums.add(2, 3) == 5", "sums.add(2, 3)").replace("ass
 def andon(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "andon", "mutation", *arguments]
+    command = [sys.executable, "-m", "andon", "dev", "mutation", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from andon.cli import cli
-from andon.plan import EXAMPLES
+from andon.cli.main import cli
+from andon.cli.plan import EXAMPLES
 
 pytestmark = pytest.mark.tier2
 ROOT = Path(__file__).parents[2]
@@ -195,9 +195,7 @@ def test_the_examples_of_its_help_run(example: str, monkeypatch: pytest.MonkeyPa
 
 def test_planning_imports_no_torch(small: Path) -> None:
     """Behaviour: arithmetic alone; torch would cost more than a second."""
-    code = (
-        "import sys; from andon.cli import cli; cli(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
-    )
+    code = "import sys, andon.cli.main as m; m.cli(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", small], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from andon.gates.report.render import render_json
+from andon.gates.verdict import Check, Verdict
 from andon.log import LogError
-from andon.report import ReportError, duration, milliseconds, number, render_report
-from gates.render import render_json
-from gates.verdict import Check, Verdict
-from tracing.record import open_trace
+from andon.report.page import ReportError, duration, milliseconds, number, render_report
+from andon.tracing.record import open_trace
 
 RESULT = {
     "run": "demo",

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
+from andon.core.files.folders import latest_checkpoint
+from andon.core.training import loop as training
 from andon.log import of_kind, read_log
-from andon.rooms import room
-from andon.run import RunError, run
-from core import train as training
-from core.folders import latest_checkpoint
+from andon.runs.run import RunError, run
+from andon.tracing.read import read_spans
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
-from tracing.read import read_spans
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,7 +154,7 @@ def test_nothing_to_resume_is_refused(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.tier3
 def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: the run ends well, and says how many, where, and what sends them."""
-    monkeypatch.setattr("tracing.send.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("andon.tracing.send.CLOSE_SECONDS", 0.1)
     said: list[str] = []
     dead = "http://127.0.0.1:1"
     assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, otlp=dead, say=said.append)["exit"]
@@ -166,12 +165,8 @@ def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, mo
 @pytest.mark.tier3
 def test_another_missing_module_is_a_bug(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: only an absent OpenTelemetry turns tracing off."""
-
-    def absent(name: str) -> Any:
-        if name == "tracing.record":
-            raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
-        return room(name)
-
-    monkeypatch.setattr("andon.run.room", absent)
-    with pytest.raises(ModuleNotFoundError, match="numpy"):
+    monkeypatch.delitem(sys.modules, "andon.tracing.record")
+    monkeypatch.delattr("andon.tracing.record")
+    monkeypatch.setitem(sys.modules, "andon.tracing.conventions", None)
+    with pytest.raises(ModuleNotFoundError, match="conventions"):
         run(small_config(paths), tmp_path / "run", quiet=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from andon import screen
+from andon.runs import screen
 
 pytestmark = pytest.mark.tier2
 

@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from andon import surface
-from gates.evidence import read_evidence
-from gates.surface import changes, public_names
+from andon.cli.main import cli
+from andon.gates.evidence import read_evidence
+from andon.gates.measures.surface import changes, public_names
+from andon.workshop import surface
 
 pytestmark = pytest.mark.tier3
 
@@ -100,10 +101,10 @@ def test_a_new_public_name_is_red_until_accepted(tmp_path: Path, monkeypatch: py
 
 def test_the_surface_names_what_readme_shows() -> None:
     """Behaviour: the real lists hold known members of each sort, so that none of them is empty."""
-    lines = surface.surface()
+    lines = surface.surface(cli)
     for expected in ("option andon gate run TIER", "key run.toml.lora.rank=", "key gates.toml.measures.command"):
         assert expected in lines, expected
-    assert any(line.startswith("name core.loss.loss(") for line in lines)
+    assert any(line.startswith("name andon.core.training.loss.loss(") for line in lines)
     assert all(
         ast.unparse(ast.parse(line.split(" ", 1)[1].split("(")[0])) for line in lines if line.startswith("name ")
     )

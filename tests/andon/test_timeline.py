@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from andon.timeline import Bar, Beside, Column, Row, read_timeline, shares
+from andon.report.timeline import Bar, Beside, Column, Row, read_timeline, shares
 
 pytestmark = pytest.mark.tier1
 MS = 1_000_000

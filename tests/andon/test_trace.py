@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.progress import Progress
 
-from andon.cli import cli
+from andon.cli.main import cli
+from andon.tracing.record import open_trace
 from tests.otlp import Endpoint, endpoint
-from tracing.record import open_trace
 
 pytestmark = pytest.mark.tier2
 
@@ -118,7 +118,7 @@ def test_a_long_replay_shows_a_bar(run: Path, server: Endpoint, monkeypatch: pyt
     monkeypatch.setattr(Progress, "start", started)
     replay(run, server.url)
     assert [] == drawn
-    monkeypatch.setattr("andon.trace.BAR_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("andon.cli.trace.BAR_AFTER_SECONDS", 0.0)
     assert 0 == replay(run, server.url, "--again").exit_code
     assert drawn
     assert not any(progress.live.is_started for progress in drawn)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from andon.gate_page import render_page
-from andon.trends import HEIGHT, MARGIN, WIDTH, plot
-from gates import history
-from gates.verdict import Check, Verdict
+from andon.cli.gate_page import render_page
+from andon.gates.report import history
+from andon.gates.verdict import Check, Verdict
+from andon.report.trends import HEIGHT, MARGIN, WIDTH, plot
 
 pytestmark = pytest.mark.tier2
 

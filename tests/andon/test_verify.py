@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.progress import Progress
 
-from andon import verify_
-from andon.cli import cli
-from gates.evidence import changed_sources, read_evidence
-from verify import power
+from andon.cli import verify as verify_
+from andon.cli.main import cli
+from andon.gates.evidence import changed_sources, read_evidence
+from andon.verify.gradients import power
 
 pytestmark = pytest.mark.tier2
 SUBJECTS = """
 import torch
-from verify import Subject
+from andon.verify import Subject
 from tests.verify.small import Small, batch, loss
 
 class Leaks(Small):

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from core.config import ConfigError
-from gates.clock import read_clock, usage
-from gates.config import GateError, Gates, load_gates
-from gates.evidence import FOLDER, Evidence, Metric, digests, write_evidence
-from gates.judge import judge
-from gates.render import render_text
+from andon.core.config import ConfigError
+from andon.gates.clock import read_clock, usage
+from andon.gates.config import GateError, Gates, load_gates
+from andon.gates.evidence import FOLDER, Evidence, Metric, digests, write_evidence
+from andon.gates.judge import judge
+from andon.gates.report.render import render_text
 from tests.bench import adapters, measure, summary, tables
 from tests.bench.environments import PEERS, BenchError
 from tests.bench.machine import describe_machine

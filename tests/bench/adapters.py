@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from gates.evidence import Metric
+from andon.gates.evidence import Metric
 from tests.bench.environments import OURS, interpreter, worker_variables
 from tests.bench.measure import SAME_LOSS, Job, Records, check_alike, run_module, take
 from tests.bench.ratios import geometric_mean, over_products, paired

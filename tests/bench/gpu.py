@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from core.config import load_config
-from gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.core.config import load_config
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from tests.bench import tables
 from tests.bench.environments import OURS, BenchError, worker_variables
 from tests.bench.machine import describe_machine

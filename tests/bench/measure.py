@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.config import load_config
+from andon.core.config import load_config
 from tests.bench.environments import OURS, BenchError, interpreter, worker_variables
 from tests.bench.ratios import over_products
 from tests.bench.workload import Workload

@@ -20,13 +20,7 @@ from bitsandbytes import functional
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.allocator import keep_freed_memory
-from core.bitsandbytes import to_bitsandbytes
-from core.data import Batch
-from core.interchange import load_model
-from core.loss import loss
-from core.model import Llama
-from core.quant import (
+from andon.core.adapters.nf4 import (
     NF4Tensor,
     bits_per_parameter,
     dequantize_absmax,
@@ -36,6 +30,12 @@ from core.quant import (
     quantize_model,
     quantize_nf4,
 )
+from andon.core.data.batch import Batch
+from andon.core.formats.bitsandbytes import to_bitsandbytes
+from andon.core.formats.interchange import load_model
+from andon.core.model.llama import Llama
+from andon.core.training.allocator import keep_freed_memory
+from andon.core.training.loss import loss
 from tests.learn import published_weights
 
 TOKENS = 1024

@@ -1,4 +1,4 @@
-"""Our core, through `core.train.train` itself: what the bench measures is what `andon train` runs."""
+"""Our core, through `andon.core.training.loop.train` itself: what the bench measures is what `andon train` runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,16 +7,17 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from core.allocator import keep_freed_memory
-from core.config import Config, parse_config
-from core.data import Batch, Dataset, Split, pack
-from core.huggingface import held, with_weights
-from core.lora import add_lora, lora_parameters
-from core.model import Llama
-from core.state import TrainState
-from core.train import HALF, prepare, train
-from core.train import start as start_training
-from core.windows import window_count
+from andon.core.adapters.lora import add_lora, lora_parameters
+from andon.core.config import Config, parse_config
+from andon.core.data.batch import Batch
+from andon.core.data.dataset import Dataset, Split, pack
+from andon.core.data.windows import window_count
+from andon.core.formats.huggingface import held, with_weights
+from andon.core.model.llama import Llama
+from andon.core.training.allocator import keep_freed_memory
+from andon.core.training.loop import HALF, prepare, train
+from andon.core.training.loop import start as start_training
+from andon.core.training.state import TrainState
 from tests.bench.inputs import drawn, fill, token_stream
 from tests.bench.run import Run, Step
 from tests.bench.workload import Workload
@@ -25,7 +26,7 @@ ENDLESS = 1_000_000
 
 
 class OneBatch(NamedTuple):
-    """A training split that holds the bench's one batch, in the shape of `core.data.Split`."""
+    """A training split that holds the bench's one batch, in the shape of `andon.core.data.dataset.Split`."""
 
     stream: np.ndarray
 

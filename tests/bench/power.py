@@ -8,13 +8,13 @@ import time
 
 import click
 
-from andon.verify_ import bar
-from gates.config import load_gates
-from gates.evidence import Evidence, Metric, digests, write_evidence
-from gates.judge import judge
-from gates.render import render_text
+from andon.cli.verify import bar
+from andon.gates.config import load_gates
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.gates.judge import judge
+from andon.gates.report.render import render_text
+from andon.verify.gradients import power
 from tests.bench import tables
-from verify import power
 
 COMMAND = "python -m tests.bench.power"
 SOURCES = ["tests/bench/power.py", *(f"verify/{name}.py" for name in ("differences", "gradients", "power", "slope"))]

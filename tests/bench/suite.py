@@ -11,10 +11,10 @@ import time
 
 import click
 
-from gates.config import load_gates
-from gates.evidence import Evidence, Metric, digests, write_evidence
-from gates.judge import judge
-from gates.render import render_text
+from andon.gates.config import load_gates
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.gates.judge import judge
+from andon.gates.report.render import render_text
 
 COMMAND = "python -m tests.bench.suite"
 SUBJECT = "tests.subjects:llama"

@@ -4,7 +4,7 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
-from gates.evidence import Metric
+from andon.gates.evidence import Metric
 from tests.bench.environments import OURS
 from tests.bench.measure import NAMES, Measured
 from tests.bench.ratios import geometric_mean, over_products, paired

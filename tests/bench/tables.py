@@ -13,11 +13,11 @@ from typing import Any
 
 import click
 
-from andon import matrix
-from core import adapter_sizes, sizes
-from core.config import load_config
-from gates.debt.loss import grade
-from gates.mutation.plan import read_excuses
+from andon.core.config import load_config
+from andon.core.memory import adapter_sizes, sizes
+from andon.gates.measures.debt.loss import grade
+from andon.gates.measures.mutation.plan import read_excuses
+from andon.workshop import matrix
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
 
@@ -235,7 +235,7 @@ def mutants(content: dict[str, Any]) -> str:
         rows.append([name, *_killed(counts)])
     header = ["file", "mutants", "killed", "alive", "of these excused", "score"]
     table = _table(header, [*rows, ["all", *_killed(total)]])
-    return f"{table}\n\nEvery survivor with its diff: `andon mutation`; all asked anew: `nox -s mutation`."
+    return f"{table}\n\nEvery survivor with its diff: `andon dev mutation`; all asked anew: `nox -s mutation`."
 
 
 def fuzz(content: dict[str, Any]) -> str:

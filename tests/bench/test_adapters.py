@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gates.config import load_gates
-from gates.evidence import Evidence, Metric, write_evidence
-from gates.judge import judge
+from andon.gates.config import load_gates
+from andon.gates.evidence import Evidence, Metric, write_evidence
+from andon.gates.judge import judge
 from tests import learn
 from tests.bench import adapters, tables
 from tests.bench.environments import PEERS
@@ -130,7 +130,7 @@ def test_the_yardstick_does_the_products_of_a_lora_step() -> None:
 
 def test_our_lora_is_what_the_bench_trains() -> None:
     """Adapters alone are trained, of the workload's rank, and QLoRA's base holds 4 bits. (Behaviour)"""
-    from core.quant import NF4Linear
+    from andon.core.adapters.nf4 import NF4Linear
     from tests.bench.ours import start
 
     for method, matrices in (("lora", 0), ("qlora", 14)):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gates.evidence import read_evidence
+from andon.gates.evidence import read_evidence
 from tests.bench import environments, gpu
 from tests.bench.environments import BenchError, interpreter, requirements, worker_variables
 from tests.bench.measure import NAMES, Measured, check_alike, run_worker, schedule
@@ -184,10 +184,10 @@ def test_a_worker_that_fails_says_why() -> None:
 @pytest.mark.tier2
 def test_the_peers_loop_trains_as_ours_does() -> None:
     """Our model in the loop that peers are measured in has the losses of our own loop: one training. (Behaviour)"""
-    from core.config import ModelConfig
-    from core.data import Batch
-    from core.loss import loss
-    from core.model import build
+    from andon.core.config import ModelConfig
+    from andon.core.data.batch import Batch
+    from andon.core.model.llama import build
+    from andon.core.training.loss import loss
     from tests.bench.inputs import fill, inputs_and_labels
     from tests.bench.ours import start
     from tests.bench.run import plain_steps

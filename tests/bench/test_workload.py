@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.config import ModelConfig
-from core.model import Llama
+from andon.core.config import ModelConfig
+from andon.core.model.llama import Llama
 from tests.bench.measure import shipped_workload
 from tests.bench.utilisation import flops_a_token, peak_flops, utilisation
 from tests.bench.workload import Workload, product_flops, products

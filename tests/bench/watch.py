@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from core.config import load_config
-from core.model import build
-from gates.config import load_gates
-from gates.evidence import Evidence, Metric, digests, write_evidence
-from gates.judge import judge
-from gates.render import render_text
-from verify.watcher import watch
+from andon.core.config import load_config
+from andon.core.model.llama import build
+from andon.gates.config import load_gates
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.gates.judge import judge
+from andon.gates.report.render import render_text
+from andon.verify.watcher import watch
 
 STEP_SECONDS = 0.1
 STEPS = 200

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 import torch._dynamo  # building an optimizer imports it: it belongs to the imports, not to the step
 
+from andon.verify.observation.tensor_memory import LiveBytes
 from tests.bench.run import Run
 from tests.bench.workload import Workload
 from tests.bench.yardstick import build_yardstick
-from verify.live import LiveBytes
 
 WARM_UP = 2
 MEMORY_STEPS = 4

@@ -1,7 +1,9 @@
 """Contracts of parameter counts, memory planning, head and group shapes, and blocks of quantisation."""
 
-from core import adapter_sizes, headers, sizes
-from gates.symbolic import Contract
+from andon.core.adapters import nf4_blocks
+from andon.core.files import headers
+from andon.core.memory import adapter_sizes, sizes
+from andon.gates.measures.symbolic import Contract
 
 
 def model(hidden: int, layers: int, kv_heads: int, group: int, tied: bool) -> sizes.Shape:
@@ -130,22 +132,22 @@ def blocks_hold_every_element(elements: int, power: int) -> None:
     assert 1 <= elements <= 1 << 40
     assert 0 <= power <= 12
     size = 1 << power
-    count = adapter_sizes.block_count(elements, size)
+    count = nf4_blocks.block_count(elements, size)
     assert (count - 1) * size < elements <= count * size
 
 
 def padding_completes_the_last_block(elements: int) -> None:
     """Less than a block, and whole blocks with it."""
     assert 1 <= elements <= 1 << 40
-    lacking = adapter_sizes.padding(elements, 256)
+    lacking = nf4_blocks.padding(elements, 256)
     assert 0 <= lacking < 256
-    assert (elements + lacking) == 256 * adapter_sizes.block_count(elements, 256)
+    assert (elements + lacking) == 256 * nf4_blocks.block_count(elements, 256)
 
 
 def whole_blocks_leave_less_than_one(elements: int) -> None:
     """The rest is shorter than a block, and what is whole is a multiple of one."""
     assert 0 <= elements <= 1 << 40
-    whole = adapter_sizes.whole_blocks(elements, 64)
+    whole = nf4_blocks.whole_blocks(elements, 64)
     assert 0 <= elements - whole < 64
     assert whole % 64 == 0
 
@@ -154,7 +156,7 @@ def slabs_tile_a_tensor(elements: int) -> None:
     """No weight is left out or done twice, none beyond the end."""
     assert 1 <= elements <= 64
     at = 0
-    for begin, end in adapter_sizes.slabs(elements, 16):
+    for begin, end in nf4_blocks.slabs(elements, 16):
         assert begin == at < end <= begin + 16
         at = end
     assert at == elements
@@ -256,14 +258,10 @@ CONTRACTS = (
         "block_count(blocks, NESTED_BLOCK)",
         "(blocks // NESTED_BLOCK)",
     ),
-    Contract(blocks_hold_every_element, adapter_sizes, "return -(-elements // size)", "return elements // size + 1"),
-    Contract(
-        padding_completes_the_last_block, adapter_sizes, "return -elements % size", "return size - elements % size"
-    ),
-    Contract(
-        whole_blocks_leave_less_than_one, adapter_sizes, "elements // size * size", "elements // size * size + size"
-    ),
-    Contract(slabs_tile_a_tensor, adapter_sizes, "min(begin + size, elements)", "begin + size"),
+    Contract(blocks_hold_every_element, nf4_blocks, "return -(-elements // size)", "return elements // size + 1"),
+    Contract(padding_completes_the_last_block, nf4_blocks, "return -elements % size", "return size - elements % size"),
+    Contract(whole_blocks_leave_less_than_one, nf4_blocks, "elements // size * size", "elements // size * size + size"),
+    Contract(slabs_tile_a_tensor, nf4_blocks, "min(begin + size, elements)", "begin + size"),
     Contract(an_adapter_has_rank_times_both_sides, adapter_sizes, "rank * sum(sides[part])", "rank * max(sides[part])"),
     Contract(
         tensors_that_tile_their_file_are_believed,

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import ScheduleConfig
-from core.schedule import learning_rate
-from core.windows import run_steps, steps_done
+from andon.core.config import ScheduleConfig
+from andon.core.data.windows import run_steps, steps_done
+from andon.core.training.schedule import learning_rate
 
 pytestmark = pytest.mark.long
 CROSSHAIR = settings(backend="crosshair", max_examples=20, deadline=None, derandomize=True, database=None)

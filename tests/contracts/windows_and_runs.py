@@ -2,8 +2,10 @@
 
 from itertools import pairwise
 
-from core import folders, schedule, windows
-from gates.symbolic import Contract
+from andon.core.data import windows
+from andon.core.files import folders
+from andon.core.training import schedule
+from andon.gates.measures.symbolic import Contract
 
 
 def windows_predict_every_token_but_the_first(tokens: int, length: int) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import ModelConfig
-from core.huggingface_config import InterchangeError
-from core.interchange import load_model
-from core.model import Llama
+from andon.core.config import ModelConfig
+from andon.core.formats.huggingface_config import InterchangeError
+from andon.core.formats.interchange import load_model
+from andon.core.model.llama import Llama
 from tests.core.shapes import SHAPE
 
 TOKENS_BT = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
+from andon.core.config import Config
+from andon.core.files.folders import latest_checkpoint
+from andon.core.training import loop as train
 from andon.log import read_log
-from andon.run import run
-from core import train
-from core.config import Config
-from core.folders import latest_checkpoint
+from andon.runs.run import run
 from tests.small_run import small_config, write_corpus
 
 KILLS = 20

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from core.config import Config, parse_config
-from core.data import Batch
-from core.sizes import step_of
-from core.train import accumulate, no_span
+from andon.core.config import Config, parse_config
+from andon.core.data.batch import Batch
+from andon.core.memory.sizes import step_of
+from andon.core.training.loop import accumulate, no_span
 
 # Rows, length, logits in a chunk of the loss, model. The blocks dominate, the head does, the weights do; then a tied
 # head with grouped queries, heads wider than the model, a tied head that dominates, and many blocks.

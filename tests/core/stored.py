@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.quant import NF4Tensor
+from andon.core.adapters.nf4 import NF4Tensor
 
 
 def normal(*shape: int) -> Tensor:

@@ -11,11 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.bitsandbytes import STATE, from_bitsandbytes, to_bitsandbytes
-from core.huggingface import export_huggingface
-from core.interchange import load_model
-from core.model import Llama
-from core.quant import (
+from andon.core.adapters.nf4 import (
     NF4Linear,
     bits_per_parameter,
     dequantize_nf4,
@@ -24,6 +20,10 @@ from core.quant import (
     quantize_model,
     quantize_nf4,
 )
+from andon.core.formats.bitsandbytes import STATE, from_bitsandbytes, to_bitsandbytes
+from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.interchange import load_model
+from andon.core.model.llama import Llama
 from tests.core.foreign import assert_refused, logits, new_model
 from tests.core.stored import assert_same, normal
 from tests.core.test_smollm2 import path  # noqa: F401 - a fixture

@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.adapters import load_adapter
-from core.checkpoint import load_checkpoint, save_checkpoint
-from core.config import Config
-from core.folders import checkpoints
-from core.lora import active_adapter, add_lora, base_digest, lora_parameters, set_adapter
-from core.manifest import (
+from andon.core.adapters.lora import active_adapter, add_lora, base_digest, lora_parameters, set_adapter
+from andon.core.checkpoint import load_checkpoint, save_checkpoint
+from andon.core.config import Config
+from andon.core.files.folders import checkpoints
+from andon.core.files.manifest import (
     ADAPTER,
     ADAPTER_CONFIG,
     ADAPTER_FILES,
@@ -24,9 +23,10 @@ from core.manifest import (
     record_files,
     write_manifest,
 )
-from core.model import Llama
-from core.optimizer import build_optimizer
-from core.state import TrainState
+from andon.core.formats.peft import load_adapter
+from andon.core.model.llama import Llama
+from andon.core.training.optimizer import build_optimizer
+from andon.core.training.state import TrainState
 from tests.core.test_checkpoint import advance, assert_refused, configuration, fingerprint, new_state, tokenizer_file
 
 LORA: dict[str, Any] = {"rank": 2, "dropout": 0.25, "target_modules": ["q_proj", "up_proj"]}

@@ -7,18 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from core import adapter_sizes, loss, sizes
-from core.adapter_sizes import adapted_moments, base_bytes, nf4_bytes, trainable_parameters, tuning_of
-from core.config import Config, LoraConfig, load_config, parse_config
-from core.lora import add_lora, plan_lora
-from core.model import Llama, build
-from core.quant import quantize_model, quantize_nf4
-from core.sizes import largest_batch, shape_of, step_of
-from core.targets import LoraError
-from core.train import HALF, prepare
+from andon.core.adapters.lora import add_lora, plan_lora
+from andon.core.adapters.nf4 import quantize_model, quantize_nf4
+from andon.core.adapters.targets import LoraError
+from andon.core.config import Config, LoraConfig, load_config, parse_config
+from andon.core.memory import adapter_sizes, sizes
+from andon.core.memory.adapter_sizes import adapted_moments, base_bytes, nf4_bytes, trainable_parameters, tuning_of
+from andon.core.memory.sizes import largest_batch, shape_of, step_of
+from andon.core.model.llama import Llama, build
+from andon.core.training import loss
+from andon.core.training.loop import HALF, prepare
+from andon.verify.observation.tensor_memory import LiveBytes
 from tests.core import steps
 from tests.core.steps import BLOCKS, CASES, TIED, WIDE, Case, nbytes, optimizer_step
-from verify.live import LiveBytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALL, GATES = {"target_modules": "all-linear"}, {"target_modules": ["gate_proj"]}

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.adapter_config import NEUTRAL, NOTES, OURS, AdapterError, peft_fields, read_adapter_config
-from core.adapters import load_adapter, save_adapter
-from core.config import LoraConfig, ModelConfig
-from core.lora import LoraError, active_adapter, add_lora, lora_origin, lora_parameters, set_adapter
-from core.model import Llama, build
+from andon.core.adapters.lora import LoraError, active_adapter, add_lora, lora_origin, lora_parameters, set_adapter
+from andon.core.config import LoraConfig, ModelConfig
+from andon.core.formats.peft import load_adapter, save_adapter
+from andon.core.formats.peft_config import NEUTRAL, NOTES, OURS, AdapterError, peft_fields, read_adapter_config
+from andon.core.model.llama import Llama, build
 from tests.core.shapes import SHAPE
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from core import allocator
+from andon.core.training import allocator
 
 pytestmark = pytest.mark.tier2
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.bitsandbytes import PARTS, STATE, from_bitsandbytes, to_bitsandbytes
-from core.huggingface_config import InterchangeError
-from core.quant import quantize_nf4
+from andon.core.adapters.nf4 import quantize_nf4
+from andon.core.formats.bitsandbytes import PARTS, STATE, from_bitsandbytes, to_bitsandbytes
+from andon.core.formats.huggingface_config import InterchangeError
 from tests.core.stored import assert_same, normal
 
 pytestmark = pytest.mark.tier1

@@ -10,7 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
-from core.chat import SECONDS, ChatError, ChatTemplate, Turn, answer, load_template, render, turns
+from andon.core.data.chat import SECONDS, ChatError, ChatTemplate, Turn, answer, render, turns
+from andon.core.formats.chat_template import load_template
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -50,7 +51,7 @@ def test_answers_are_learned_and_all_else_is_read() -> None:
 @pytest.mark.tier3
 def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: each conversation gets its own turns, also where several processes render them."""
-    monkeypatch.setattr("core.chat.TOGETHER", 2)
+    monkeypatch.setattr("andon.core.data.chat.TOGETHER", 2)
     talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
     found = turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
     assert [[str(n)] * (n + 1) for n in range(5)] == [[turn.text for turn in each if turn.learned] for each in found]

@@ -16,12 +16,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from core import checkpoint
-from core.checkpoint import load_checkpoint, save_checkpoint
-from core.config import Config, parse_config
-from core.folders import checkpoints, latest_checkpoint
-from core.interchange import load_model
-from core.manifest import (
+from andon.core import checkpoint
+from andon.core.checkpoint import load_checkpoint, save_checkpoint
+from andon.core.config import Config, parse_config
+from andon.core.data.batch import DataState
+from andon.core.files.folders import checkpoints, latest_checkpoint
+from andon.core.files.manifest import (
     FILES,
     MANIFEST,
     MODEL,
@@ -32,9 +32,10 @@ from core.manifest import (
     record_files,
     write_manifest,
 )
-from core.model import Llama
-from core.optimizer import build_optimizer
-from core.state import DataState, TrainState
+from andon.core.formats.interchange import load_model
+from andon.core.model.llama import Llama
+from andon.core.training.optimizer import build_optimizer
+from andon.core.training.state import TrainState
 
 pytestmark = pytest.mark.tier2
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core.config import OTHER_SPELLINGS, Config, ConfigError, dump_config, known_keys, load_config, parse_config
+from andon.core.config import OTHER_SPELLINGS, Config, ConfigError, dump_config, known_keys, load_config, parse_config
 from tests.core.shapes import LLAMA3, SHAPE
 
 pytestmark = pytest.mark.tier1

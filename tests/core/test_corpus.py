@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core import corpus
-from core.corpus import CACHE_TAG, CorpusError, documents, find_sources
+from andon.core.data import corpus
+from andon.core.data.corpus import CACHE_TAG, CorpusError, documents, find_sources
 
 
 def write(root: Path, files: dict[str, str | bytes]) -> None:

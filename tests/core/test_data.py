@@ -10,22 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from core import data
-from core.config import Config, parse_config
-from core.corpus import CorpusError
-from core.data import (
-    Batch,
-    Dataset,
-    DataState,
-    Split,
-    batches,
-    divide,
-    epoch_order,
-    pack,
-    validation_batches,
-)
-from core.loss import IGNORE
-from core.shards import Encoded, open_store, write_store
+from andon.core.config import Config, parse_config
+from andon.core.data import dataset as data
+from andon.core.data.batch import IGNORE, Batch, DataState
+from andon.core.data.corpus import CorpusError
+from andon.core.data.dataset import Dataset, Split, batches, divide, epoch_order, pack, validation_batches
+from andon.core.data.shards import Encoded, open_store, write_store
 
 pytestmark = pytest.mark.tier2
 END = 0

@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import data, shards
-from core.config import Config, parse_config
-from core.corpus import CorpusError, documents, find_sources
-from core.data import Batch, Dataset, DataState, Split, batches, divide, epoch_order, open_dataset
-from core.loss import IGNORE
-from core.shards import Encoded, open_store, read_tokens, write_store
-from core.tokeniser import TokeniserError, encode, load_tokeniser, train_tokeniser
-from core.windows import batches_per_epoch, following, micro_batch_sizes, run_steps, shard_pieces, spread
+from andon.core.config import Config, parse_config
+from andon.core.data import dataset as data
+from andon.core.data import shards
+from andon.core.data.batch import IGNORE, Batch, DataState
+from andon.core.data.corpus import CorpusError, documents, find_sources
+from andon.core.data.dataset import Dataset, Split, batches, divide, epoch_order, open_dataset
+from andon.core.data.shards import Encoded, open_store, read_tokens, write_store
+from andon.core.data.tokenizer import TokeniserError, encode, load_tokeniser, train_tokeniser
+from andon.core.data.windows import batches_per_epoch, following, micro_batch_sizes, run_steps, shard_pieces, spread
 
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=8)
 TOKENISER = train_tokeniser([Path(__file__).read_text(encoding="utf-8")], 400)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import ModelConfig
-from core.generate import generate, pick
-from core.model import build
+from andon.core.config import ModelConfig
+from andon.core.model.generate import generate, pick
+from andon.core.model.llama import build
 
 pytestmark = pytest.mark.tier2
 

@@ -9,12 +9,12 @@ import gguf
 import pytest
 import torch
 
-from core.gguf_header import GgufError, parse_header
-from core.gguf_tokeniser import read_tokeniser
-from core.gguf_weights import halves_from_pairs
-from core.interchange import load_model
-from core.model import Llama
-from core.tokeniser import END, train_tokeniser
+from andon.core.data.tokenizer import END, train_tokeniser
+from andon.core.formats.gguf_header import GgufError, parse_header
+from andon.core.formats.gguf_tokenizer import read_tokeniser
+from andon.core.formats.gguf_weights import halves_from_pairs
+from andon.core.formats.interchange import load_model
+from andon.core.model.llama import Llama
 from tests.core.foreign import assert_refused, logits, new_model
 
 pytestmark = pytest.mark.tier2

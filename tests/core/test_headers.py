@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.headers import Entry, HeaderError, parse_header, read_header
+from andon.core.files.headers import Entry, HeaderError, parse_header, read_header
 
 pytestmark = pytest.mark.tier1
 

@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
-from core.config import ModelConfig, RopeScaling
-from core.huggingface_config import NF4, InterchangeError, dump_huggingface_config, load_huggingface_config
+from andon.core.config import ModelConfig, RopeScaling
+from andon.core.formats.huggingface_config import (
+    NF4,
+    InterchangeError,
+    dump_huggingface_config,
+    load_huggingface_config,
+)
 from tests.core.shapes import LLAMA3, SHAPE
 
 pytestmark = pytest.mark.tier1

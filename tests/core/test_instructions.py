@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from core.chat import ChatTemplate, Turn
-from core.config import Config, parse_config
-from core.corpus import CorpusError, find_sources
-from core.data import Batch, Dataset, DataState, batches, validation_batches
-from core.instructions import Encoded, Samples, cut, encode_turns, open_instructions, pack_samples
-from core.loss import IGNORE, loss
-from core.sample_lines import InstructionError, has_instructions
-from core.tokeniser import TokeniserError, end_of_document, train_tokeniser
-from core.windows import fill_rows
+from andon.core.config import Config, parse_config
+from andon.core.data.batch import IGNORE, Batch, DataState
+from andon.core.data.chat import ChatTemplate, Turn
+from andon.core.data.corpus import CorpusError, find_sources
+from andon.core.data.dataset import Dataset, batches, validation_batches
+from andon.core.data.instructions import Encoded, Samples, cut, encode_turns, open_instructions, pack_samples
+from andon.core.data.sample_lines import InstructionError, has_instructions
+from andon.core.data.tokenizer import TokeniserError, end_of_document, train_tokeniser
+from andon.core.data.windows import fill_rows
+from andon.core.training.loss import loss
 from tests.core.foreign import new_model
 from tests.core.test_chat import CHATML
 

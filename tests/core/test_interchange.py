@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from core.chat import ChatTemplate, load_template
-from core.huggingface import INDEX, export_huggingface
-from core.huggingface_config import InterchangeError
-from core.interchange import load_model
-from core.tokeniser import END, TokeniserError, train_tokeniser
+from andon.core.data.chat import ChatTemplate
+from andon.core.data.tokenizer import END, TokeniserError, train_tokeniser
+from andon.core.formats.chat_template import load_template
+from andon.core.formats.huggingface import INDEX, export_huggingface
+from andon.core.formats.huggingface_config import InterchangeError
+from andon.core.formats.interchange import load_model
 from tests.core.foreign import assert_refused, logits, new_model
 from tests.core.shapes import LLAMA3
 

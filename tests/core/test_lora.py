@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from core.config import LoraConfig, ModelConfig, load_config
-from core.lora import (
+from andon.core.adapters.lora import (
     LoraError,
     LoRALinear,
     active_adapter,
@@ -26,11 +25,11 @@ from core.lora import (
     unmerge_lora,
     unwrap_lora,
 )
-from core.low_rank import has_dropout
-from core.model import Llama, build
-from core.ops import rms_norm
-from core.optimizer import build_optimizer
-from core.quant import NF4Linear, quantize_model
+from andon.core.adapters.nf4 import NF4Linear, quantize_model
+from andon.core.config import LoraConfig, ModelConfig, load_config
+from andon.core.model.llama import Llama, _has_dropout, build
+from andon.core.model.ops import rms_norm
+from andon.core.training.optimizer import build_optimizer
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
 
@@ -296,14 +295,14 @@ def test_dropout_is_on_the_adapters_input_and_only_in_training(dropout: float) -
 def test_knows_whether_it_draws() -> None:
     """Behaviour: only an active adapter with dropout makes a model's forward pass random."""
     model = llama()
-    assert not has_dropout(model)
+    assert not _has_dropout(model)
     add_lora(model, LoraConfig(rank=2, dropout=0.1), seeded(), "wet")
-    assert has_dropout(model)
-    assert has_dropout(model.model.layers[0])
+    assert _has_dropout(model)
+    assert _has_dropout(model.model.layers[0])
     add_lora(model, LoraConfig(rank=2), seeded(), "dry")
-    assert not has_dropout(model)
+    assert not _has_dropout(model)
     set_adapter(model, "wet")
-    assert has_dropout(model)
+    assert _has_dropout(model)
 
 
 @pytest.mark.tier2  # torch.utils.checkpoint imports torch._dynamo

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy as plain_cross_entropy
 
-from core import loss as module
-from core.config import ModelConfig
-from core.data import Batch
-from core.loss import IGNORE, cross_entropy, loss
-from core.model import build
+from andon.core.config import ModelConfig
+from andon.core.data.batch import IGNORE, Batch
+from andon.core.model.llama import build
+from andon.core.training import loss as module
+from andon.core.training.loss import cross_entropy, loss
+from andon.verify.observation.tensor_memory import LiveBytes
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
-from verify.live import LiveBytes
 
 ROWS, LENGTH, WIDTH, VOCAB = 3, 5, 4, 11
 COUNTED = 12  # of the 15 labels

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.folders import (
+from andon.core.files.folders import (
     best_checkpoint,
     checkpoint_folder,
     checkpoint_step,
@@ -20,7 +20,7 @@ from core.folders import (
     rotate,
     sweep,
 )
-from core.manifest import (
+from andon.core.files.manifest import (
     ADAPTER_FILES,
     FILES,
     MANIFEST,

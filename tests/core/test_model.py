@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-import core.model
-from core.config import ModelConfig, load_config
-from core.data import Batch
-from core.loss import loss
-from core.model import Cache, Llama, build, rotary_angles, rotary_frequencies
-from core.ops import at_least_fp32, compute_dtype, rms_norm, rotate, swiglu
+from andon.core.config import ModelConfig, load_config
+from andon.core.data.batch import Batch
+from andon.core.model import llama
+from andon.core.model.llama import Cache, Llama, build, rotary_angles, rotary_frequencies
+from andon.core.model.ops import at_least_fp32, compute_dtype, rms_norm, rotate, swiglu
+from andon.core.training.loss import loss
 from tests.core.shapes import LLAMA3, SHAPE
 from tests.tolerances import TOLERANCE, distance
 
@@ -113,7 +113,7 @@ def test_packed_documents_see_only_themselves() -> None:
         for begin, end in itertools.pairwise(cuts):
             alone = by_the_book(model, tokens_BT[row, begin:end])
             assert distance(logits_BTV[row, begin:end], alone.detach()) < EXACT
-    positions_BT, _ = core.model._layout(tokens_BT, documents_BT, 0, torch.float64)
+    positions_BT, _ = llama._layout(tokens_BT, documents_BT, 0, torch.float64)
     assert [[0, 1, 2, 0, 1, 2, 3, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6, 7]] == positions_BT.tolist()
 
 
@@ -257,7 +257,7 @@ def test_far_positions_keep_their_angles_in_a_bfloat16_model(monkeypatch: pytest
     cache.keys.zero_(), cache.values.zero_()
     cache.length = 70_000
     seen = []
-    monkeypatch.setattr(core.model, "rotate", lambda x, cos, sin: seen.append((cos, sin)) or rotate(x, cos, sin))
+    monkeypatch.setattr(llama, "rotate", lambda x, cos, sin: seen.append((cos, sin)) or rotate(x, cos, sin))
     with torch.no_grad():
         assert model(tokens(1, 3), cache=cache).isfinite().all()
     positions = torch.arange(70_000, 70_003, dtype=torch.float64)
@@ -385,7 +385,7 @@ def test_a_mask_is_made_only_where_plain_causal_will_not_do() -> None:
     """Behaviour: none for a whole row or a single token, which fused kernels are told in a word; else 0 and -inf."""
 
     def mask_of(length: int, past: int, dtype: torch.dtype) -> Tensor | None:
-        return core.model._layout(tokens(1, length), None, past, dtype)[1]
+        return llama._layout(tokens(1, length), None, past, dtype)[1]
 
     assert mask_of(3, 0, torch.float32) is None
     assert mask_of(1, 5, torch.float32) is None

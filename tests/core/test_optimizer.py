@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import ModelConfig, TrainingConfig
-from core.model import Llama, build
-from core.optimizer import build_optimizer, gradient_norm, step
+from andon.core.config import ModelConfig, TrainingConfig
+from andon.core.model.llama import Llama, build
+from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
 

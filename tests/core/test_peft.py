@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.adapter_config import NEUTRAL, NOTES, OURS
-from core.adapters import load_adapter, save_adapter
-from core.config import LoraConfig, ModelConfig
-from core.huggingface import export_huggingface
-from core.lora import add_lora, lora_parameters, merge_lora, unwrap_lora
-from core.model import Llama, build
-from core.targets import LoraError
+from andon.core.adapters.lora import add_lora, lora_parameters, merge_lora, unwrap_lora
+from andon.core.adapters.targets import LoraError
+from andon.core.config import LoraConfig, ModelConfig
+from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.peft import load_adapter, save_adapter
+from andon.core.formats.peft_config import NEUTRAL, NOTES, OURS
+from andon.core.model.llama import Llama, build
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
 

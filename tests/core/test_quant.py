@@ -10,12 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core import quant
-from core.adapter_sizes import BLOCK, NESTED_BLOCK
-from core.config import LoraConfig, ModelConfig
-from core.lora import add_lora
-from core.model import Llama, build
-from core.quant import (
+from andon.core.adapters import nf4 as quant
+from andon.core.adapters.lora import add_lora
+from andon.core.adapters.nf4 import (
     LEVELS,
     NF4Linear,
     QuantError,
@@ -28,10 +25,13 @@ from core.quant import (
     quantize_model,
     quantize_nf4,
 )
+from andon.core.adapters.nf4_blocks import BLOCK, NESTED_BLOCK
+from andon.core.config import LoraConfig, ModelConfig
+from andon.core.model.llama import Llama, build
+from andon.verify.observation.tensor_memory import LiveBytes
 from tests.core.shapes import SHAPE
 from tests.core.stored import normal
 from tests.tolerances import TOLERANCE, distance
-from verify.live import LiveBytes
 
 CPU = torch.device("cpu")
 AWKWARD = [(1,), (3, 5), (64,), (65,), (7, 13), (64, 257), (BLOCK * NESTED_BLOCK + 1,)]

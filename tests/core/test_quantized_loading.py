@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import QloraConfig
-from core.huggingface import export_huggingface
-from core.interchange import load_model
-from core.model import Llama, build
-from core.quant import NF4Linear, QuantError, quantize_model
+from andon.core.adapters.nf4 import NF4Linear, QuantError, quantize_model
+from andon.core.config import QloraConfig
+from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.interchange import load_model
+from andon.core.model.llama import Llama, build
+from andon.verify.observation.tensor_memory import LiveBytes
 from tests.core.foreign import logits, new_model
 from tests.core.test_gguf import write_gguf
-from verify.live import LiveBytes
 
 
 def written(model: Llama, kind: str, folder: Path) -> Path:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from core.config import ScheduleConfig
-from core.schedule import learning_rate
+from andon.core.config import ScheduleConfig
+from andon.core.training.schedule import learning_rate
 
 pytestmark = pytest.mark.tier1
 PEAK = 2e-3

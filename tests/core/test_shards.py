@@ -11,8 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.corpus import CACHE_TAG
-from core.shards import Encoded, ShardError, open_or_build, open_store, read_tokens, store_key, text_hash, write_store
+from andon.core.data.corpus import CACHE_TAG
+from andon.core.data.shards import (
+    Encoded,
+    ShardError,
+    open_or_build,
+    open_store,
+    read_tokens,
+    store_key,
+    text_hash,
+    write_store,
+)
 
 DOCUMENTS = [Encoded([1, 2, 3, 0], 6, 11), Encoded([4, 0], 1, 22), Encoded([5, 6, 7, 8, 9, 10, 11, 0], 17, 11)]
 STREAM = [1, 2, 3, 0, 4, 0, 5, 6, 7, 8, 9, 10, 11, 0]
@@ -179,7 +188,7 @@ def test_equal_texts_have_equal_hashes() -> None:
 def test_a_full_disk_leaves_no_store(tmp_path: Path) -> None:
     """Behaviour: a real limit on file sizes, in a process of its own, ends in the same error."""
     script = (
-        "import resource, signal, sys\nfrom pathlib import Path\nfrom core.shards import *\n"
+        "import resource, signal, sys\nfrom pathlib import Path\nfrom andon.core.data.shards import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "fill = lambda folder: write_store(folder, [Encoded([1] * 5000, 1, 1)], 10**6, 2, {})\n"
         "try: open_or_build(Path(sys.argv[1]), 'key', fill)\n"

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from core import adapter_sizes, model, sizes
-from core.config import ModelConfig, load_config
-from core.model import Llama
-from core.sizes import Parameters, Shape, Step
+from andon.core.config import ModelConfig, load_config
+from andon.core.memory import adapter_sizes, sizes
+from andon.core.memory.sizes import Parameters, Shape, Step
+from andon.core.model import llama as model
+from andon.core.model.llama import Llama
 
 pytestmark = [pytest.mark.long, pytest.mark.hypothesis]
 

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from core import loss, sizes
-from core.config import load_config
-from core.model import Llama, build
-from core.sizes import largest_batch, moments, parameters, peak, shape_of, step_of
-from core.train import prepare
+from andon.core.config import load_config
+from andon.core.memory import sizes
+from andon.core.memory.sizes import largest_batch, moments, parameters, peak, shape_of, step_of
+from andon.core.model.llama import Llama, build
+from andon.core.training import loss
+from andon.core.training.loop import prepare
+from andon.verify.observation.tensor_memory import LiveBytes
 from tests.core.steps import BLOCKS, CASES, TIED, WIDE, Case, config, nbytes, optimizer_step
-from verify.live import LiveBytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {"124m": 162_417_408, "1b": 1_100_048_384, "7b": 6_738_415_616}

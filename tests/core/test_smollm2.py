@@ -9,10 +9,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from core.generate import generate
-from core.huggingface import export_huggingface
-from core.interchange import load_model
-from core.model import Llama
+from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.interchange import load_model
+from andon.core.model.generate import generate
+from andon.core.model.llama import Llama
 from tests.tolerances import TOLERANCE, distance
 
 pytestmark = pytest.mark.slow

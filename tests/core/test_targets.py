@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from core.config import LoraConfig, ModelConfig
-from core.lora import LoraError, plan_lora
-from core.model import Llama
-from core.targets import Factors
+from andon.core.adapters.lora import LoraError, plan_lora
+from andon.core.adapters.targets import Factors
+from andon.core.config import LoraConfig, ModelConfig
+from andon.core.model.llama import Llama
 from tests.core.shapes import SHAPE
 
 pytestmark = pytest.mark.tier1

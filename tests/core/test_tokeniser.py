@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-from core.tokeniser import (
+from andon.core.data.tokenizer import (
     END,
     TokeniserError,
     check_vocabulary,
@@ -162,7 +162,7 @@ def test_a_sample_is_spread_evenly_and_keeps_what_is_small_whole() -> None:
 def test_training_gives_the_same_tokeniser_in_every_process() -> None:
     """Behaviour: neither the seed of Python's hashes nor the number of threads changes a merge."""
     script = (
-        "import ast, hashlib\nfrom core.tokeniser import train_tokeniser\n"
+        "import ast, hashlib\nfrom andon.core.data.tokenizer import train_tokeniser\n"
         "texts = [open(module.__file__).read() for module in (ast, hashlib)]\n"
         "print(hashlib.sha256(train_tokeniser(texts, 1500).to_str().encode()).hexdigest())"
     )

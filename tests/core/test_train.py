@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from core import train as training
-from core.data import Batch, Dataset, open_dataset, validation_batches
-from core.loss import IGNORE, loss
-from core.model import build
-from core.state import TrainState
-from core.train import NonFiniteError, StepRecord, accumulate, no_span, prepare, start, train, validate
+from andon.core.data.batch import IGNORE, Batch
+from andon.core.data.dataset import Dataset, open_dataset, validation_batches
+from andon.core.model.llama import build
+from andon.core.training import loop as training
+from andon.core.training.loop import NonFiniteError, StepRecord, accumulate, no_span, prepare, start, train, validate
+from andon.core.training.loss import loss
+from andon.core.training.state import TrainState
 from tests.small_run import small_config, write_corpus
 from tests.tolerances import distance
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.windows import (
+from andon.core.data.windows import (
     batch_bounds,
     batches_per_epoch,
     fill_rows,

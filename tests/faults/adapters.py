@@ -1,8 +1,8 @@
 """Faults of LoRA and of four-bit weights."""
 
-from verify.plant import Fault
+from andon.verify.faults.inject import Fault
 
-LORA, TARGETS, QUANT = "core.lora", "core.targets", "core.quant"
+LORA, TARGETS, QUANT = "andon.core.adapters.lora", "andon.core.adapters.targets", "andon.core.adapters.nf4"
 
 FAULTS = (
     # ------------------------------------------------------------------------------------------ lora
@@ -58,9 +58,9 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#995",
         symptom="The configured dropout never reaches the adapters.",
-        module="core.low_rank",
-        before="share = adapter.origin.config.dropout\n",
-        after="share = 0.0\n",
+        module="andon.core.adapters.low_rank",
+        before="return adapter.origin.config.dropout if adapter else 0.0",
+        after="return 0.0",
         subjects=("llama", "lora"),
     ),
     Fault(
@@ -80,7 +80,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#2537; huggingface/peft#1678, #285",
         symptom="Tensors that the file names otherwise stay as they were drawn, without a word.",
-        module="core.adapters",
+        module="andon.core.formats.peft",
         before="weights = {name: file.get_tensor(PREFIX + name).to(torch.float32, copy=True) for name in shapes}",
         after=(
             "weights = {\n"
@@ -123,9 +123,9 @@ FAULTS = (
         status="historical",
         source="huggingface/transformers#26221; cloneofsimo/lora#26",
         symptom="Recomputed layers over a frozen embedding give their adapters no gradient.",
-        module="core.model",
-        before="use_reentrant=False, preserve_rng_state=has_dropout(layer)",
-        after="use_reentrant=index == 0, preserve_rng_state=has_dropout(layer)",
+        module="andon.core.model.llama",
+        before="use_reentrant=False, preserve_rng_state=_has_dropout(layer)",
+        after="use_reentrant=index == 0, preserve_rng_state=_has_dropout(layer)",
         subjects=("recomputed",),
     ),
     Fault(
@@ -161,7 +161,7 @@ FAULTS = (
         status="historical",
         source="huggingface/peft#2238",
         symptom="The adapter's part is rounded before it is added, and then the sum: a small error in every layer.",
-        module="core.low_rank",
+        module="andon.core.adapters.low_rank",
         before="y_NO.sub_(torch.zeros_like(y_NO).addmm_(low_RN.t(), b_OR.to(y.dtype).t(), alpha=-1), alpha=scale)",
         after="y_NO.add_((low_RN.t() @ b_OR.to(y.dtype).t()).to(torch.bfloat16), alpha=scale)",
         subjects=("llama", "lora"),

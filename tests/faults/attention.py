@@ -1,8 +1,8 @@
 """Faults of attention masks, rotary positions, norms, blocks, tying and initial weights."""
 
-from verify.plant import Fault
+from andon.verify.faults.inject import Fault
 
-MODEL, OPS = "core.model", "core.ops"
+MODEL, OPS = "andon.core.model.llama", "andon.core.model.ops"
 LAYOUT = "rotation = rotary_angles(positions_BT, self.config, at_least_fp32(x_BTD.dtype))"
 ATTENTION = "y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)"
 
@@ -75,9 +75,9 @@ FAULTS = (
         status="transposed",
         source="pytorch/torchtune#1803; huggingface/transformers#33844",
         symptom="Dropout goes on in evaluation, whose loss is worse and never the same twice.",
-        module="core.low_rank",
-        before="if share and self.training:",
-        after="if share:",
+        module="andon.core.adapters.low_rank",
+        before="if self.dropout and self.training:",
+        after="if self.dropout:",
         subjects=("lora",),
     ),
     Fault(

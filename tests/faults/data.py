@@ -1,8 +1,8 @@
 """Faults of checkpoints and resuming, of data, and of the configuration."""
 
-from verify.plant import Fault
+from andon.verify.faults.inject import Fault
 
-CHECKPOINT, DATA, TRAIN = "core.checkpoint", "core.data", "core.train"
+CHECKPOINT, DATA, TRAIN = "andon.core.checkpoint", "andon.core.data.dataset", "andon.core.training.loop"
 
 FAULTS = (
     # ------------------------------------------------------------------------------------------ resuming
@@ -82,7 +82,7 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="What is kept to go back to is a reference, and changes with what replaced it.",
-        module="core.lora",
+        module="andon.core.adapters.lora",
         before="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
         after="total_OI = weight_OI.to(high).addmm_(b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
     ),
@@ -134,7 +134,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#2755",
         symptom="The prompt's mask forgets that labels are shifted: an answer's first token is never learned.",
-        module="core.instructions",
+        module="andon.core.data.instructions",
         before="np.where(learned[1:], tokens[1:], IGNORE),",
         after="np.where(learned[:-1], tokens[1:], IGNORE),",
     ),
@@ -144,7 +144,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#1697",
         symptom="A document more than twice as long as allowed loses what is beyond.",
-        module="core.corpus",
+        module="andon.core.data.corpus",
         before=(
             "    while len(text) - start > longest:\n"
             "        limit = start + longest\n"
@@ -168,7 +168,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#4268",
         symptom="A length is compared without the shift of labels: what fits exactly is dropped.",
-        module="core.windows",
+        module="andon.core.data.windows",
         before="return max(0, -(-(tokens - 1) // length))",
         after="return max(0, -(-(tokens - 1) // length) - (tokens % length == 1))",
         test="tests/core/test_data.py::test_a_document_that_fits_exactly_is_kept",
@@ -237,7 +237,7 @@ FAULTS = (
         status="historical",
         source="huggingface/trl#1450; hiyouga/LLaMA-Factory#4014; h2oai/h2o-llmstudio#699",
         symptom="A number written as text passes unnoticed, until it is compared with one.",
-        module="core.config",
+        module="andon.core.config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="forbid", strict=False, frozen=True)',
         test="tests/core/test_config.py::test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule",
@@ -248,7 +248,7 @@ FAULTS = (
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1998; axolotl-ai-cloud/axolotl e2f01de0e",
         symptom="A setting is accepted and a constant used in its place.",
-        module="core.schedule",
+        module="andon.core.training.schedule",
         before="return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * share)",
         after="return peak * (0.1 + (1 - 0.1) * share)",
     ),
@@ -258,7 +258,7 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="A misspelt key is dropped, and the default used.",
-        module="core.config",
+        module="andon.core.config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="ignore", strict=True, frozen=True)',
         test="tests/core/test_config.py::test_a_misspelt_key_is_refused_with_the_nearest_one",

@@ -1,8 +1,8 @@
 """Faults of the loss, of mixed precision, of accumulation and of clipping."""
 
-from verify.plant import Fault
+from andon.verify.faults.inject import Fault
 
-LOSS, TRAIN, OPTIMIZER = "core.loss", "core.train", "core.optimizer"
+LOSS, TRAIN, OPTIMIZER = "andon.core.training.loss", "andon.core.training.loop", "andon.core.training.optimizer"
 PART = "part = loss(state.model, _moved(batch, device), tokens)"
 BACKWARD = "(part * state.loss_scale if state.loss_scale != 1 else part).backward()\n"
 
@@ -57,7 +57,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#2613",
         symptom="The last token of each document learns to predict the first of the next.",
-        module="core.data",
+        module="andon.core.data.dataset",
         before="labels = np.where((owners[:, 1:] != owners[:, :-1]) | outside[:, 1:], IGNORE, tokens[:, 1:])",
         after="labels = np.where(outside[:, 1:], IGNORE, tokens[:, 1:])",
     ),
@@ -111,7 +111,7 @@ FAULTS = (
         status="transposed",
         source="pytorch/torchtitan#4615; huggingface/nanotron 4cc62ae8",
         symptom="Loaded moments go through half precision: a resumed run drifts from the unbroken one.",
-        module="core.checkpoint",
+        module="andon.core.checkpoint",
         before='moment: moments[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in MOMENTS',
         after='moment: moments[f"{name}.{moment}"].to(torch.bfloat16).to(torch.float32) for moment in MOMENTS',
     ),
@@ -167,7 +167,7 @@ FAULTS = (
         status="transposed",
         source="Lightning-AI/litgpt#1947; axolotl-ai-cloud/axolotl#3462",
         symptom="A step takes fewer sequences than its batch size says; the rest of the epoch is never seen.",
-        module="core.data",
+        module="andon.core.data.dataset",
         before="chosen = order(epoch)[begin:end]",
         after="chosen = order(epoch)[begin : begin + (end - begin) // config.training.accumulation_steps]",
     ),

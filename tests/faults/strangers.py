@@ -1,6 +1,6 @@
 """Faults of the catalogue, planted into transformers, PEFT and litgpt: real changes where they could be made."""
 
-from verify.plant import Fault
+from andon.verify.faults.inject import Fault
 
 LLAMA = "transformers.models.llama.modeling_llama"
 MASKS = "transformers.masking_utils"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from andon.verify.faults.inject import PlantError, patched
 from tests.faults.catalogue import ELSEWHERE, FAULTS
-from verify.plant import PlantError, patched
 
 ROOT = Path(__file__).parents[2]
 FEWEST = 85

@@ -1,8 +1,8 @@
 """Faults of the optimizer, the schedule, memory, metrics, and of several processes seen from one."""
 
-from verify.plant import Fault
+from andon.verify.faults.inject import Fault
 
-TRAIN, OPTIMIZER, SCHEDULE = "core.train", "core.optimizer", "core.schedule"
+TRAIN, OPTIMIZER, SCHEDULE = "andon.core.training.loop", "andon.core.training.optimizer", "andon.core.training.schedule"
 
 FAULTS = (
     # ------------------------------------------------------------------------------------------ optimizer
@@ -103,7 +103,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#275; alibaba/TorchEasyRec#664; lightly-ai/lightly-train#301",
         symptom="The schedule starts again after a resume, warm-up and all.",
-        module="core.checkpoint",
+        module="andon.core.checkpoint",
         before="    state.step = manifest.step\n",
         after="",
     ),
@@ -137,7 +137,7 @@ FAULTS = (
         status="historical",
         source="karpathy/nanoGPT 5156fef9",
         symptom="A map that lives as long as the run keeps every page it ever touched.",
-        module="core.shards",
+        module="andon.core.data.shards",
         before='tokens[here] = np.memmap(store.folder / shard_name(shard), store.dtype, mode="r")[offsets[here]]',
         after=(
             "path = store.folder / shard_name(shard)\n"
@@ -187,7 +187,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#3225",
         symptom="A tied head is subtracted although it was never counted: too few parameters, and a wrong MFU.",
-        module="core.sizes",
+        module="andon.core.memory.sizes",
         before=(
             "    return Parameters("
             "embedding, attention, mlp, norms, head, embedding + attention + mlp + norms + head)\n"

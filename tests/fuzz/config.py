@@ -1,6 +1,6 @@
 """Configuration: TOML tables, and overrides from the command line."""
 
-from core.config import ConfigError, load_config
+from andon.core.config import ConfigError, load_config
 from tests.fuzz.files import parts, written
 
 REFUSALS = (ConfigError,)

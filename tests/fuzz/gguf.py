@@ -1,17 +1,21 @@
 """GGUF's metadata and tensor table, the model's shape in it, its tokeniser and its chat template."""
 
-from core.chat import ChatError, load_template
-from core.gguf_header import GgufError, model_config, our_name, read_header
-from core.gguf_tokeniser import read_tokeniser
-from core.huggingface_config import InterchangeError
+from andon.core.data.chat import ChatError
+from andon.core.formats.chat_template import load_template
+from andon.core.formats.gguf_header import GgufError, model_config, our_name, read_header
+from andon.core.formats.gguf_tokenizer import read_tokeniser
+from andon.core.formats.huggingface_config import InterchangeError
 from tests.fuzz.files import written
 
 REFUSALS = (InterchangeError, GgufError, ChatError)
 PARSER = (
-    *(f"core/gguf_header.py:{name}" for name in ("read_header", "parse_header", "model_config", "our_name", "_value")),
-    *(f"core/gguf_header.py:{name}" for name in ("_tensor", "Cursor.take", "Cursor.numbers", "Cursor.text")),
-    *(f"core/gguf_tokeniser.py:{name}" for name in ("read_tokeniser", "_listed")),
-    "core/chat.py:_from_gguf",
+    *(
+        f"core/formats/gguf_header.py:{name}"
+        for name in ("read_header", "parse_header", "model_config", "our_name", "_value")
+    ),
+    *(f"core/formats/gguf_header.py:{name}" for name in ("_tensor", "Cursor.take", "Cursor.numbers", "Cursor.text")),
+    *(f"core/formats/gguf_tokenizer.py:{name}" for name in ("read_tokeniser", "_listed")),
+    "core/formats/chat_template.py:_from_gguf",
 )
 
 

@@ -1,15 +1,21 @@
 """JSONL: lines of text, and lines of instructions and conversations."""
 
-from core.chat import ChatError
-from core.corpus import CorpusError, documents, find_sources
-from core.sample_lines import InstructionError, has_instructions, read_lines
+from andon.core.data.chat import ChatError
+from andon.core.data.corpus import CorpusError, documents, find_sources
+from andon.core.data.sample_lines import InstructionError, has_instructions, read_lines
 from tests.fuzz.files import written
 
 REFUSALS = (CorpusError, InstructionError, ChatError)
 PARSER = (
-    *(f"core/sample_lines.py:{name}" for name in ("has_instructions", "read_lines", "_pair", "_messages")),
-    *(f"core/corpus.py:{name}" for name in ("documents", "records", "check_text", "_inspect", "_lines", "_parsed")),
-    *(f"core/corpus.py:{name}" for name in ("is_jsonl", "_file", "_names", "_cut", "_no_text", "_check_unchanged")),
+    *(f"core/data/sample_lines.py:{name}" for name in ("has_instructions", "read_lines", "_pair", "_messages")),
+    *(
+        f"core/data/corpus.py:{name}"
+        for name in ("documents", "records", "check_text", "_inspect", "_lines", "_parsed")
+    ),
+    *(
+        f"core/data/corpus.py:{name}"
+        for name in ("is_jsonl", "_file", "_names", "_cut", "_no_text", "_check_unchanged")
+    ),
 )
 SPECIAL = ("<|im_end|>",)
 

@@ -1,9 +1,9 @@
 """Trace replay: recorded lines, the note of what was sent, and an endpoint's answer."""
 
+from andon.tracing.lines import trim_torn_line
+from andon.tracing.read import TraceError, read_spans
+from andon.tracing.send import count_spans, judged, note_offset, sent_offset, undelivered
 from tests.fuzz.files import parts, present
-from tracing.lines import trim_torn_line
-from tracing.read import TraceError, read_spans
-from tracing.send import count_spans, judged, note_offset, sent_offset, undelivered
 
 REFUSALS = (TraceError,)
 PARSER = (

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gates.config import Gates
-from gates.evidence import Evidence, Metric, write_evidence
+from andon.gates.config import Gates
+from andon.gates.evidence import Evidence, Metric, write_evidence
 
 COMMAND = "make probe 'a|b'"
 OPERATORS = {  # operator: values that pass and values that are red, the edge among them, against 90

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gates import advice
-from gates.config import GateError, load_gates
-from gates.judge import judge
+from andon.gates.config import GateError, load_gates
+from andon.gates.judge import judge
+from andon.gates.report import advice
 from tests.gates.house import gates_with, leave_clock, leave_evidence
 
 pytestmark = pytest.mark.tier2
@@ -27,10 +27,10 @@ def test_every_recipe_explains_some_name() -> None:
 
 def test_a_survivor_has_its_five_whys() -> None:
     """Behaviour: the worked recipes that people ask for are there, by the names of their checks."""
-    survivor = advice.recipe_for("mutation.survivors core/loss.py")
+    survivor = advice.recipe_for("mutation.survivors core/training/loss.py")
     assert 4 <= " ".join(survivor.steps).lower().count("why")
     assert "hotspot" in advice.recipe_for("debt.project").name
-    assert "critical path" in advice.recipe_for("coverage.lines core/model.py").name
+    assert "critical path" in advice.recipe_for("coverage.lines core/model/llama.py").name
     assert "critical path" not in advice.recipe_for("coverage.lines").name
 
 

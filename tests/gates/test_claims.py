@@ -7,8 +7,8 @@ from shlex import split
 
 import pytest
 
-from gates.claims import judge_claims, read_claims, render_claims
-from gates.config import Claims, GateError, Gates, load_gates
+from andon.gates.config import Claims, GateError, Gates, load_gates
+from andon.gates.report.claims import judge_claims, read_claims, render_claims
 from tests.gates.house import leave_evidence
 
 pytestmark = pytest.mark.tier2

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gates import clock
-from gates.clock import Reading, read_clock, usage
+from andon.gates import clock
+from andon.gates.clock import Reading, read_clock, usage
 
 
 @pytest.mark.tier1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gates.config import GateError, load_gates
+from andon.gates.config import GateError, load_gates
 
 pytestmark = pytest.mark.tier1
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gates.coverage import coverage_metrics, main
-from gates.evidence import Metric, read_evidence
+from andon.gates.evidence import Metric, read_evidence
+from andon.gates.measures.coverage import coverage_metrics, main
 
 
 def summary(lines: tuple[int, int], branches: tuple[int, int]) -> dict[str, int]:
@@ -78,7 +78,7 @@ def test_measures_a_real_run_and_passes_its_exit_code_on(
     evidence = read_evidence("coverage", tmp_path / "reports" / "evidence")
     assert (75.0, 50.0) == (evidence.metrics["lines"].value, evidence.metrics["branches core/a.py"].value)
     assert {"core", "tests"} == set(evidence.sources)
-    assert json.dumps(evidence.command).startswith('"python -m gates.coverage -m pytest')
+    assert json.dumps(evidence.command).startswith('"python -m andon.gates.measures.coverage -m pytest')
     (tmp_path / "idle.py").touch()
     evidence_file = tmp_path / "reports" / "evidence" / "coverage.json"
     evidence_file.unlink()

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gates.debt.__main__ import main
-from gates.debt.cognitive import cognitive_complexity
-from gates.debt.hotspots import hotspots
-from gates.debt.loss import File, Loss, grade, project_score
-from gates.debt.ratchet import fallen, read_baseline, write_baseline
-from gates.debt.render import render_json, render_sarif, render_text
-from gates.debt.score import DebtError, grade_files
-from gates.evidence import read_evidence
+from andon.gates.evidence import read_evidence
+from andon.gates.measures.debt.__main__ import main
+from andon.gates.measures.debt.cognitive import cognitive_complexity
+from andon.gates.measures.debt.hotspots import hotspots
+from andon.gates.measures.debt.loss import File, Loss, grade, project_score
+from andon.gates.measures.debt.ratchet import fallen, read_baseline, write_baseline
+from andon.gates.measures.debt.render import render_json, render_sarif, render_text
+from andon.gates.measures.debt.score import DebtError, grade_files
 from tests.commands import commit
 
 DOC = '"""A module."""\n'
@@ -299,7 +299,7 @@ def test_hotspots_are_commits_times_complexity(tmp_path: Path, monkeypatch: pyte
         commit(tmp_path, often=text, seldom="1")
     files = [File("often.py", (), 4), File("seldom.py", (), 7), File("new.py", (), 9), File("flat.py", (), 0)]
     assert [(12, "often.py"), (7, "seldom.py")] == hotspots(files)
-    monkeypatch.setattr("gates.debt.hotspots.is_shallow", lambda: True)
+    monkeypatch.setattr("andon.gates.measures.debt.hotspots.is_shallow", lambda: True)
     assert "a shallow clone" in str(hotspots(files))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gates.evidence import (
+from andon.gates.evidence import (
     Evidence,
     EvidenceError,
     Metric,

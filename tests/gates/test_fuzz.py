@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gates import fuzz
-from gates.evidence import read_evidence
-from gates.fuzz import Run, branch_share, read_ledger, record, run_metrics
+from andon.gates.evidence import read_evidence
+from andon.gates.measures import fuzz
+from andon.gates.measures.fuzz import Run, branch_share, read_ledger, record, run_metrics
 
 ROOM = """
 def parse(data):

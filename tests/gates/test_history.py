@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gates import commits, history
-from gates.verdict import Check, Verdict
+from andon.gates import commits
+from andon.gates.report import history
+from andon.gates.verdict import Check, Verdict
 from tests.commands import git
 
 pytestmark = pytest.mark.tier3

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gates.config import Gates, load_gates
-from gates.evidence import Evidence, Metric, digests, write_evidence
-from gates.judge import judge
-from gates.verdict import Check, Verdict
+from andon.gates.config import Gates, load_gates
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.gates.judge import judge
+from andon.gates.verdict import Check, Verdict
 from tests.gates.house import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
 
 pytestmark = pytest.mark.tier1

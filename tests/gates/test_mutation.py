@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gates.config import GateError
-from gates.mutation import keys, plan, results
-from gates.mutation.keys import Covering
-from gates.mutation.plan import Excuse, Plan
-from gates.mutation.results import File, Function, Row
+from andon.gates.config import GateError
+from andon.gates.measures.mutation import keys, plan, results
+from andon.gates.measures.mutation.keys import Covering
+from andon.gates.measures.mutation.plan import Excuse, Plan
+from andon.gates.measures.mutation.results import File, Function, Row
 
 if TYPE_CHECKING:
-    from gates.mutation.generate import Mutant
+    from andon.gates.measures.mutation.generate import Mutant
 
 pytestmark = pytest.mark.tier3
 
@@ -54,7 +54,7 @@ MISTAKES = [  # operator, an expression, what it makes of it
 
 def made(text: str, count: int = 1000) -> "list[Mutant]":
     """All mutants of a module's text; what makes them is imported late, as tier 2 collects this file, too."""
-    from gates.mutation import generate
+    from andon.gates.measures.mutation import generate
 
     return [each for some in generate.mutants("a.py", text, count, generate.functions(text)).values() for each in some]
 
@@ -116,7 +116,7 @@ def test_what_does_not_compile_is_no_mutant(monkeypatch: pytest.MonkeyPatch) -> 
     """Behaviour: an operator that makes something else than Python has made nothing."""
     import libcst
 
-    from gates.mutation import generate
+    from andon.gates.measures.mutation import generate
 
     def renamed(name: str) -> "list[Mutant]":
         def operator(node: libcst.CSTNode) -> list[libcst.CSTNode]:
@@ -131,7 +131,7 @@ def test_what_does_not_compile_is_no_mutant(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_method_is_named_by_its_class() -> None:
     """Behaviour: each function by its qualified name; what stands around them is the module's."""
-    from gates.mutation.generate import functions
+    from andon.gates.measures.mutation.generate import functions
 
     found = functions("A = 1\nclass B:\n    def f(self):\n        return A\n")
     assert {"B.f": "    def f(self):\n        return A", "<module>": "A = 1\nclass B:"} == found
@@ -223,7 +223,7 @@ def test_torn_results_are_refused(tmp_path: Path) -> None:
     """Behaviour: the message names the file and the next step."""
     path = tmp_path / "mutation.json"
     path.write_text('{"files": {"a.py": 1}}', encoding="utf-8")
-    with pytest.raises(GateError, match=r"mutation\.json holds no results .* run `andon mutation`"):
+    with pytest.raises(GateError, match=r"mutation\.json holds no results .* run `andon dev mutation`"):
         results.read_results(path)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gates.judge import judge
-from gates.render import WIDTH, render_json, render_markdown, render_text
-from gates.sarif import render_sarif
-from gates.verdict import Verdict
+from andon.gates.judge import judge
+from andon.gates.report.render import WIDTH, render_json, render_markdown, render_text
+from andon.gates.report.sarif import render_sarif
+from andon.gates.verdict import Verdict
 from tests.gates.house import COMMAND, gates_with, leave_clock, leave_evidence
 
 pytestmark = pytest.mark.tier1

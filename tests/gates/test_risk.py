@@ -5,12 +5,12 @@ from typing import Literal
 
 import pytest
 
-from gates.changed import changed_coverage, changed_lines
-from gates.commits import CommitError
-from gates.config import GateError
-from gates.coverage import main
-from gates.evidence import Metric
-from gates.risk import read_risks, short_metrics
+from andon.gates.commits import CommitError
+from andon.gates.config import GateError
+from andon.gates.evidence import Metric
+from andon.gates.measures.changed import changed_coverage, changed_lines
+from andon.gates.measures.coverage import main
+from andon.gates.measures.risk import read_risks, short_metrics
 from tests.commands import git
 
 pytestmark = pytest.mark.tier3
@@ -114,8 +114,8 @@ def test_a_table_that_cannot_be_used_is_refused(
 def test_the_house_s_table_names_files_that_stand() -> None:
     """Behaviour: the committed table is valid and holds what issue and mutation call critical."""
     risks = read_risks()
-    assert "critical" == risks.level_of("core/loss.py").name
-    assert "ordinary" == risks.level_of("andon/demo.py").name
+    assert "critical" == risks.level_of("core/training/loss.py").name
+    assert "ordinary" == risks.level_of("andon/cli/demo.py").name
 
 
 def test_changed_lines_and_which_of_them_no_test_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gates.config import Gates
-from gates.evidence import Evidence, Metric, read_evidence, write_evidence
-from gates.judge import judge
-from gates.run import Commands, Step, run
+from andon.gates.config import Gates
+from andon.gates.evidence import Evidence, Metric, read_evidence, write_evidence
+from andon.gates.judge import judge
+from andon.gates.run import Commands, Step, run
 
 
 def python(code: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gates import selftest
-from gates.config import GateError, Gates, load_gates
-from gates.planting import copy_tree
-from gates.selftest import Seen
+from andon.gates.config import GateError, Gates, load_gates
+from andon.gates.selftest import selftest
+from andon.gates.selftest.injection import copy_tree
+from andon.gates.selftest.selftest import Seen
 from tests.commands import commit, git
 
 CHECK = "import pathlib, sys; text = pathlib.Path('code.txt').read_text(); print(text); sys.exit('bad' in text)"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gates.config import GateError
-from gates.evidence import read_evidence
-from gates.supply import __main__ as command
-from gates.supply.audit import ask, read_answer
-from gates.supply.licences import Package, Supply, is_allowed, licence_of, read_supply, refused
-from gates.supply.locked import read_pins, unpinned
-from gates.supply.packages import installed
+from andon.gates.config import GateError
+from andon.gates.evidence import read_evidence
+from andon.gates.measures.supply import __main__ as command
+from andon.gates.measures.supply.audit import ask, read_answer
+from andon.gates.measures.supply.licences import Package, Supply, is_allowed, licence_of, read_supply, refused
+from andon.gates.measures.supply.locked import read_pins, unpinned
+from andon.gates.measures.supply.packages import installed
 
 pytestmark = pytest.mark.tier3
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from gates import symbolic
-from gates.evidence import read_evidence
+from andon.gates.evidence import read_evidence
+from andon.gates.measures import symbolic
 
 ROOM = "def half(n):\n    return n // 2\n"
 CONTRACTS = """
 import proved_room
-from gates.symbolic import Contract
+from andon.gates.measures.symbolic import Contract
 
 
 def a_proof(n: int) -> None:

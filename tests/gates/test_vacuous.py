@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from gates.evidence import read_evidence
-from gates.vacuous import __main__ as command
-from gates.vacuous.__main__ import main
-from gates.vacuous.reading import find_tests_in, read_file
-from gates.vacuous.running import Asked, RunError, ask, collect, sample, sort_answers
-from gates.vacuous.stubs import modules_of
+from andon.gates.evidence import read_evidence
+from andon.gates.measures.vacuous import __main__ as command
+from andon.gates.measures.vacuous.__main__ import main
+from andon.gates.measures.vacuous.reading import find_tests_in, read_file
+from andon.gates.measures.vacuous.running import Asked, RunError, ask, collect, sample, sort_answers
+from andon.gates.measures.vacuous.stubs import modules_of
 
 VACUOUS = {
     "no assertion": [
@@ -244,9 +244,13 @@ def test_a_file_that_mirrors_no_module_tests_what_it_imports() -> None:
     """Behaviour: the module of the same place, else all of the project that the file takes from, and no library."""
     here, root = sys.modules[__name__], Path(__file__).parents[2]
     (mirrored,) = modules_of(here, root / "tests" / "gates" / "vacuous" / "test_running.py", root)
-    assert "gates.vacuous.running" == mirrored.__name__
+    assert "andon.gates.measures.vacuous.running" == mirrored.__name__
     found = {module.__name__ for module in modules_of(here, root / "tests" / "test_none.py", root)}
-    assert {"gates.evidence", "gates.vacuous.running", "gates.vacuous.stubs"} <= found
+    assert {
+        "andon.gates.evidence",
+        "andon.gates.measures.vacuous.running",
+        "andon.gates.measures.vacuous.stubs",
+    } <= found
     assert {"gates"} == {name.partition(".")[0] for name in found}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from tests.bench.environments import PEERS, STRANGERS, BenchError
 from tests.bench.tables import STRANGERS as BASELINE
 from tests.bench.tables import write_baseline

@@ -4,9 +4,9 @@ import time
 import warnings
 from typing import Any
 
+from andon.verify.faults.inject import Fault
+from andon.verify.run.runner import check
 from tests.strangers.subjects import KNOWN
-from verify.plant import Fault
-from verify.runner import check
 
 
 def ask(fault: Fault | None, job: tuple[str, int]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from verify import subjects
-from verify.subject import Subject
+from andon.verify import subjects
+from andon.verify.subject import Subject
 
 # Sizes that are no powers of two and no multiples of each other.
 SHAPE: dict[str, Any] = {

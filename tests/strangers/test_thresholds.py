@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gates.config import load_gates
-from gates.judge import judge
+from andon.gates.config import load_gates
+from andon.gates.judge import judge
 from tests import variants
 from tests.bench import tables
 from tests.strangers import __main__ as strangers

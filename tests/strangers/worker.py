@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+from andon.verify.faults.inject import each
 from tests.faults.strangers import FAULTS
 from tests.strangers.ask import ask
-from verify.plant import each
 
 LIMIT = 600.0  # seconds of one job
 

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from andon.run import run
+from andon.runs.run import run
+from andon.tracing.read import read_spans
+from andon.tracing.send import replay
 from tests.small_run import small_config, write_corpus
-from tracing.read import read_spans
-from tracing.send import replay
 
 pytestmark = pytest.mark.jaeger
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from andon.tracing.read import read_spans
+from andon.tracing.send import replay
 from tests.otlp import endpoint
-from tracing.read import read_spans
-from tracing.send import replay
 
 pytestmark = pytest.mark.tier3
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tracing.record import open_trace
+from andon.tracing.record import open_trace
 with open_trace(Path(sys.argv[1]), "run-1", {}) as trace:
     for step in range(530):
         with trace.span("train.step", step=step):

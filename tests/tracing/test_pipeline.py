@@ -7,10 +7,10 @@ import pytest
 from opentelemetry.semconv._incubating.attributes import cicd_attributes, vcs_attributes
 from opentelemetry.semconv.schemas import Schemas
 
+from andon.tracing.pipeline import SCHEMA, Task, write_pipeline
+from andon.tracing.read import read_spans
+from andon.tracing.send import replay
 from tests.otlp import endpoint
-from tracing.pipeline import SCHEMA, Task, write_pipeline
-from tracing.read import read_spans
-from tracing.send import replay
 
 pytestmark = pytest.mark.tier2
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tracing.lines import LineFile, complete_lines, trim_torn_line
-from tracing.read import TraceError, read_spans
+from andon.tracing.lines import LineFile, complete_lines, trim_torn_line
+from andon.tracing.read import TraceError, read_spans
 
 pytestmark = pytest.mark.tier1
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from andon.tracing.read import TraceError
+from andon.tracing.send import Delivery, count_spans, replay, sent_file, sent_offset, undelivered
 from tests.otlp import Endpoint
 from tests.otlp import endpoint as running
-from tracing.read import TraceError
-from tracing.send import Delivery, count_spans, replay, sent_file, sent_offset, undelivered
 
 pytestmark = pytest.mark.tier2
 

@@ -6,7 +6,7 @@ import time
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from verify.plant import Fault
+from andon.verify.faults.inject import Fault
 
 
 def answer(fault: Fault | None, wish: str) -> object:
@@ -21,7 +21,7 @@ def answer(fault: Fault | None, wish: str) -> object:
     if wish == "raise":
         raise ValueError("as planned")
     if wish == "twice":
-        importlib.import_module("verify.closeness")
-        plant = importlib.import_module("verify.plant").plant
-        plant(Fault("late", "area", "pattern", "", "", "verify.closeness", "0.0", "1.0"))
+        importlib.import_module("andon.verify.observation.tolerances")
+        plant = importlib.import_module("andon.verify.faults.inject").plant
+        plant(Fault("late", "area", "pattern", "", "", "andon.verify.observation.tolerances", "0.0", "1.0"))
     return importlib.import_module("house.rooms").answer()

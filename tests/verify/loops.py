@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from verify.subject import Adapters, Quantiser, Subject
+from andon.verify.subject import Adapters, Quantiser, Subject
 
 VOCAB, WIDTH, HEADS, LENGTH, IGNORE = 23, 16, 2, 12, -100
 EXAMPLES, ROWS, HELD_OUT = 24, 4, 10  # rows of training data, of a batch, of validation data

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from verify.report import Report
-from verify.subject import Subject
+from andon.verify.run.report import Report
+from andon.verify.subject import Subject
 
 VOCAB, WIDTH, ROWS, LENGTH = 11, 8, 3, 6
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor, nn
 
-from verify.subject import Documents, Subject
+from andon.verify.subject import Documents, Subject
 
 VOCAB, ROWS, LENGTH, PAD, END = 37, 4, 24, 0, 1
 

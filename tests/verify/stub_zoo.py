@@ -5,8 +5,8 @@ import time
 import torch
 from torch import nn
 
+from andon.verify.subject import Subject
 from tests.verify.stub_library import MODELS, WORDS
-from verify.subject import Subject
 
 PACKAGE = "torch"
 CHECKS = ("attention", "loss.definition", "determinism")

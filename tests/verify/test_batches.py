@@ -11,16 +11,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from andon.verify.access.batches import cut, documents_in, few, one_document, other_tokens, real_in, rows_of, spread
+from andon.verify.access.calls import (
+    ignored_label,
+    logits_of,
+    needed,
+    new_batch,
+    new_model,
+    seeded,
+    targets_of,
+    with_targets,
+)
+from andon.verify.access.roles import IGNORE, fields, replaced
+from andon.verify.errors import NotApplicable
+from andon.verify.observation.perturb import awake, dropout_rates, without_dropout
+from andon.verify.observation.protect import protected
+from andon.verify.observation.tolerances import distance
+from andon.verify.subject import Batch, Subject
 from tests.verify import loops, strangers
 from tests.verify.small import small
-from verify.access import ignored_label, logits_of, needed, new_batch, new_model, seeded, targets_of, with_targets
-from verify.batches import cut, documents_in, few, one_document, other_tokens, real_in, rows_of, spread
-from verify.closeness import distance
-from verify.failure import NotApplicable
-from verify.prepare import awake, dropout_rates, without_dropout
-from verify.protect import protected
-from verify.roles import IGNORE, fields, replaced
-from verify.subject import Batch, Subject
 
 pytestmark = pytest.mark.tier2
 

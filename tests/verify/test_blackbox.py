@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from andon.verify import check
+from andon.verify.faults.detect import Result, Task, alarms, hunt, unit_test
+from andon.verify.faults.generic import BLACKBOX, NAMED, Blackbox
+from andon.verify.faults.inject import each
+from andon.verify.observation.fingerprint import Sketch, changes, vitals
+from andon.verify.subject import Quantiser, Subject
 from tests.subjects import SUBJECTS
 from tests.verify import loops, strangers
 from tests.verify.checks.test_odd_training import adapted, add, merge, plainly, stepping
 from tests.verify.small import small
-from verify import check
-from verify.blackbox import BLACKBOX, NAMED, Blackbox
-from verify.hunt import Result, Task, alarms, hunt, unit_test
-from verify.plant import each
-from verify.subject import Quantiser, Subject
-from verify.vitals import Sketch, changes, vitals
 
 ALWAYS = ("model", "loss")  # what every subject has
 PARITY = {"labels-shifted": "reference.loss", "loss-half-detached": "reference.gradients"}

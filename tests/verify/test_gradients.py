@@ -11,12 +11,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from andon.verify.checks.gradients import check_inputs, check_parameters
+from andon.verify.errors import CheckFailed, NotApplicable, SubjectError
+from andon.verify.gradients import compare as gradients
+from andon.verify.gradients import power
+from andon.verify.gradients.compare import RTOL, check_function_gradients, check_gradients
+from andon.verify.gradients.power import _Tampered, attention, one_entry, product, sees, weaker_sees
 from tests.verify.small import Small, batch, loss, small
-from verify import gradients, power
-from verify.checks.gradients import check_inputs, check_parameters
-from verify.failure import CheckFailed, NotApplicable, SubjectError
-from verify.gradients import RTOL, check_function_gradients, check_gradients
-from verify.power import _Tampered, attention, one_entry, product, sees, weaker_sees
 
 
 def data(seed: int = 0) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from verify import ngram
+from andon.demo import ngram
 
 pytestmark = pytest.mark.tier2
 V = 8

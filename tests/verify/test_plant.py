@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from andon.verify.faults.inject import Fault, Outcome, PlantError, each, patched
 from tests.verify import jobs
-from verify.plant import Fault, Outcome, PlantError, each, patched
 
 SOURCE = '"""Rooms."""\n\nfrom house.door import KEY\n\n\ndef answer():\n    return KEY + 1\n'
 FAULT = Fault("off-by-one", "rooms", "pattern", "", "nothing is seen", "house.rooms", "KEY + 1", "KEY + 2")

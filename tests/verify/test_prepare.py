@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from andon.verify.observation.perturb import coarsest, grain
+from andon.verify.observation.tolerances import ROUNDING
 from tests.verify.small import Small, batch, small
-from verify.closeness import ROUNDING
-from verify.prepare import coarsest, grain
 
 pytestmark = pytest.mark.tier2
 

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.data import Batch
-from core.optimizer import build_optimizer
+from andon.core.data.batch import Batch
+from andon.core.training.optimizer import build_optimizer
+from andon.verify.checks import CHECKS
+from andon.verify.run.runner import check
+from andon.verify.subject import Subject
 from tests.subjects import answering, config_of, new_model, reference, stepped
 from tests.verify.checks.test_every_check import finders
-from verify.checks import CHECKS
-from verify.runner import check
-from verify.subject import Subject
 
 pytestmark = [pytest.mark.long, pytest.mark.hypothesis]
 

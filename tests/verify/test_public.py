@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import verify
+from andon import verify
 
 pytestmark = pytest.mark.tier2
 SURFACE = {
@@ -31,11 +31,11 @@ def test_the_public_surface_is_frozen() -> None:
     assert SURFACE == set(verify.__all__)
     for name in SURFACE:
         assert getattr(verify, name).__doc__, name
-    with pytest.raises(AttributeError, match="'verify' has no attribute 'chek'; it has CHECKS"):
+    with pytest.raises(AttributeError, match="'andon.verify' has no attribute 'chek'; it has CHECKS"):
         _ = verify.chek
 
 
 def test_nothing_imports_torch_before_it_is_used() -> None:
     """Behaviour: the room and its pytest plugin load without torch."""
-    code = "import sys, verify, verify.pytest_plugin\nsys.exit('torch' in sys.modules)"
+    code = "import sys, verify, andon.verify.pytest_plugin\nsys.exit('torch' in sys.modules)"
     assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode

@@ -9,7 +9,7 @@ import pytest
 
 TESTS = """
 import torch
-from verify import Subject, parametrize
+from andon.verify import Subject, parametrize
 from tests.verify.small import Small, batch, loss
 
 
@@ -40,7 +40,7 @@ def test_each_check_is_a_test(tmp_path: Path) -> None:
     """Behaviour: one fails with the finding alone, one is skipped with its reason, and the summary says how many."""
     (tmp_path / "test_mine.py").write_text(TESTS)
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "pytest", "-rs", "-p", "verify.pytest_plugin", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert 1 == done.returncode, done.stdout

@@ -2,10 +2,10 @@
 
 import pytest
 
-from verify.failure import SubjectError
-from verify.report import UNFINISHED
-from verify.runner import check
-from verify.subject import Subject
+from andon.verify.errors import SubjectError
+from andon.verify.run.report import UNFINISHED
+from andon.verify.run.runner import check
+from andon.verify.subject import Subject
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from verify.failure import CheckFailed
-from verify.report import BUDGET, Finding, Report, merged, render_json, render_text
+from andon.verify.errors import CheckFailed
+from andon.verify.run.report import BUDGET, Finding, Report, merged, render_json, render_text
 
 pytestmark = pytest.mark.tier1
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from andon.verify.access.calls import new_batch, new_model
+from andon.verify.checks import CHECKS, Check
+from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
+from andon.verify.run import runner
+from andon.verify.run.report import BUDGET, UNFINISHED, Report
+from andon.verify.run.target import subjects
+from andon.verify.subject import Subject
 from tests.verify.small import Small, batch, loss, small
-from verify import runner
-from verify.access import new_batch, new_model
-from verify.checks import CHECKS, Check
-from verify.failure import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
-from verify.report import BUDGET, UNFINISHED, Report
-from verify.subject import Subject
-from verify.target import subjects
 
 pytestmark = pytest.mark.tier2
 

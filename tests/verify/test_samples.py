@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from verify.samples import longest_copied_run, tokenises
+from andon.demo.samples import longest_copied_run, tokenises
 
 pytestmark = pytest.mark.tier2
 START = "a = 1\nb = 2\n"

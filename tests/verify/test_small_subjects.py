@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from verify.runner import check
-from verify.subject import Adapters, Subject
-from verify.subjects import small
+from andon.verify.run.runner import check
+from andon.verify.subject import Adapters, Subject
+from andon.verify.subjects import small
 
 
 class Shifted(nn.Module):

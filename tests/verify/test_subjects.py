@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-import verify
+from andon import verify
+from andon.verify import subjects
+from andon.verify.access.calls import logits_of, loss_of, new_batch, new_model
+from andon.verify.errors import SubjectError
+from andon.verify.run.runner import check
 from tests.clean import Manual, pair, pair_loss, reseeded
-from verify import subjects
-from verify.access import logits_of, loss_of, new_batch, new_model
-from verify.failure import SubjectError
-from verify.runner import check
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ def test_under_autocast_loss_and_logits_are_half_precision_s() -> None:
 def test_libraries_wait_until_they_are_asked_for() -> None:
     """Behaviour: importing the subjects imports no library; an unknown one is named with those there are."""
     code = (
-        "import sys, verify.subjects as s\n"
+        "import sys, andon.verify.subjects as s\n"
         "print(sorted({'transformers', 'peft', 'litgpt'} & set(sys.modules)))\n"
         "try:\n    s.keras\nexcept AttributeError as error:\n    print(error)"
     )
@@ -91,7 +91,7 @@ def test_libraries_wait_until_they_are_asked_for() -> None:
 @pytest.mark.tier2
 def test_a_library_s_subjects_are_imported_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: a name that is known is the module of that name."""
-    stub = ModuleType("verify.subjects.lightning")
+    stub = ModuleType("andon.verify.subjects.lightning")
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
     monkeypatch.delitem(vars(subjects), "lightning", raising=False)
     assert stub is subjects.__getattr__("lightning")
@@ -99,7 +99,7 @@ def test_a_library_s_subjects_are_imported_when_asked_for(monkeypatch: pytest.Mo
 
 @pytest.mark.tier2
 def test_all_of_verify_is_reached_by_its_names() -> None:
-    """Behaviour: `verify.subjects` is there before anybody imports it."""
+    """Behaviour: `andon.verify.subjects` is there before anybody imports it."""
     assert subjects is verify.__getattr__("subjects")
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from andon.verify.errors import CheckFailed
+from andon.verify.watcher import Watch, watch
 from tests.verify.small import Small, batch, loss
-from verify.failure import CheckFailed
-from verify.watcher import Watch, watch
 
 pytestmark = pytest.mark.tier2
 STEPS = 12

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from andon import zoo
+from andon.cli import zoo
+from andon.verify.errors import SubjectError
+from andon.verify.run.report import Finding
+from andon.verify.zoo import sweep
+from andon.verify.zoo.scripts import LONGEST, TEMPLATES, script
 from tests.verify.small import small
-from verify.failure import SubjectError
-from verify.report import Finding
-from verify.zoo import sweep
-from verify.zoo.scripts import LONGEST, TEMPLATES, script
 
 ROOT = Path(__file__).parents[2]
 STUB = "tests.verify.stub_zoo"
@@ -134,9 +134,9 @@ def test_templates_compile_and_are_short_enough() -> None:
 @pytest.mark.tier2
 def test_what_no_template_fits_names_the_command() -> None:
     """Behaviour: a finding without a template gives its numbers, and the call that finds it again."""
-    text = script(Finding("norms.unit", "rms 0.5"), "", "verify.zoo.peft", "LORA/gpt2")
+    text = script(Finding("norms.unit", "rms 0.5"), "", "andon.verify.zoo.peft", "LORA/gpt2")
     assert "rms 0.5" in text
-    assert "from verify.zoo.peft import subject" in text
+    assert "from andon.verify.zoo.peft import subject" in text
     assert "subject('LORA/gpt2')" in text
 
 

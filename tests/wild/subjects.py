@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from andon.verify import subjects
+from andon.verify.subject import Batch, Documents, Subject
 from tests.strangers.subjects import causal, config, gpt2
-from verify import subjects
-from verify.subject import Batch, Documents, Subject
 
 NOISE, WORD = 0.2, 5  # share of tokens that noise replaces, and by which
 PROMPT = 2  # tokens of a prompt

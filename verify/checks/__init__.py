@@ -6,10 +6,10 @@ correct implementation; the paragraphs after it are what `--explain` shows: why 
 what to look at (that paragraph begins with "Look").
 """
 
-from .of_models import OF_MODELS
-from .of_parts import OF_PARTS
-from .of_training import OF_TRAINING
-from .table import Check
+from andon.verify.checks.of_models import OF_MODELS
+from andon.verify.checks.of_parts import OF_PARTS
+from andon.verify.checks.of_training import OF_TRAINING
+from andon.verify.checks.table import Check
 
 __all__ = ["CHECKS", "Check"]
 

@@ -1,11 +1,20 @@
 """Accumulation: however a batch is cut into micro-batches, one update is the same."""
 
-from ..access import tokens_of
-from ..failure import CheckFailed, NotApplicable
-from ..observe import gradients_times, norm
-from ..runs import SAME, counted, expected, micro_batches, sharpened, single_rows, step_run, tolerance
-from ..subject import Batch, Subject
-from .updates import compare_gradient, compare_loss, gradient_error, require_alike
+from andon.verify.access.calls import tokens_of
+from andon.verify.checks.updates import compare_gradient, compare_loss, gradient_error, require_alike
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import (
+    SAME,
+    counted,
+    expected,
+    micro_batches,
+    sharpened,
+    single_rows,
+    step_run,
+    tolerance,
+)
+from andon.verify.observation.step_trace import gradients_times, norm
+from andon.verify.subject import Batch, Subject
 
 PARTS = 4
 MANY = 64  # enough for half-precision sums to lose what a part adds

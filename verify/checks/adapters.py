@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..access import logits_of, loss_of, needed, new_batch, new_model, seeded, setting
-from ..closeness import distance, rounding
-from ..failure import CheckFailed, NotApplicable
-from ..observe import State, mismatch, parameters, trainable
-from ..subject import Adapters, Batch, Subject
-from .memory import gradient, recompute
-from .updates import listed
+from andon.verify.access.calls import logits_of, loss_of, needed, new_batch, new_model, seeded, setting
+from andon.verify.checks.memory import gradient, recompute
+from andon.verify.checks.updates import listed
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.step_trace import State, mismatch, parameters, trainable
+from andon.verify.observation.tolerances import distance, rounding
+from andon.verify.subject import Adapters, Batch, Subject
 
 HALVES = (torch.bfloat16, torch.float16)
 RANK, ALPHA = 3, 12.0  # neither 1, nor each other, nor a divisor of common widths

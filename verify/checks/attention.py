@@ -6,13 +6,13 @@ Legend: B batch, T time, P positions that are changed, V vocab.
 import torch
 from torch import Tensor
 
-from ..access import loss_of, new_batch, targets_of, tokens_of, with_targets, with_tokens
-from ..batches import cut, documents_in, few, other_tokens, real_in, rows_of, spread
-from ..closeness import distance, require_close
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, grain, logits_eval
-from ..roles import IGNORE, find, part, replaced
-from ..subject import Batch, Subject
+from andon.verify.access.batches import cut, documents_in, few, other_tokens, real_in, rows_of, spread
+from andon.verify.access.calls import loss_of, new_batch, targets_of, tokens_of, with_targets, with_tokens
+from andon.verify.access.roles import IGNORE, find, part, replaced
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.tolerances import distance, require_close
+from andon.verify.subject import Batch, Subject
 
 TOKENS = 1024  # of one forward pass: a large model takes seconds for them
 LONGEST = 256

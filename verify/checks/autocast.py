@@ -2,13 +2,13 @@
 
 import torch
 
-from ..access import loss_of, new_batch, new_model, targets_of, with_targets
-from ..batches import spread
-from ..failure import CheckFailed, NotApplicable
-from ..observe import innermost, trainable
-from ..roles import IGNORE
-from ..runs import Make, each_run
-from ..subject import Subject
+from andon.verify.access.batches import spread
+from andon.verify.access.calls import loss_of, new_batch, new_model, targets_of, with_targets
+from andon.verify.access.roles import IGNORE
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import Make, each_run
+from andon.verify.observation.step_trace import innermost, trainable
+from andon.verify.subject import Subject
 
 HALVES = (torch.bfloat16, torch.float16)
 TOKENS = 6  # a float32 lies on bfloat16's grid once in 65,536 times

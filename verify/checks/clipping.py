@@ -7,11 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..access import new_batch, seeded, setting
-from ..failure import CheckFailed, NotApplicable
-from ..observe import State, Step, fill, fitted, gradients_times, mismatch, norm, parameters, trainable
-from ..runs import SAME, Make, Run, each_run, the_update
-from ..subject import Subject
+from andon.verify.access.calls import new_batch, seeded, setting
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import SAME, Make, Run, each_run, the_update
+from andon.verify.observation.step_trace import (
+    State,
+    Step,
+    fill,
+    fitted,
+    gradients_times,
+    mismatch,
+    norm,
+    parameters,
+    trainable,
+)
+from andon.verify.subject import Subject
 
 SMALL = 1e-4  # times a gradient: below any sensible threshold
 EXCESS = 50.0  # times the threshold: far beyond rounding, and within half precision

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..access import loss_of, needed, new_batch, seeded
-from ..closeness import distance
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import enliven, logits_eval, precise
-from ..subject import Batch, Subject
-from .norms import norms_of
+from andon.verify.access.calls import loss_of, needed, new_batch, seeded
+from andon.verify.checks.norms import norms_of
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import enliven, logits_eval, precise
+from andon.verify.observation.tolerances import distance
+from andon.verify.subject import Batch, Subject
 
 TINY = 1e-2  # of the weights: small states make epsilons matter
 FAINT = 1e-3  # of the weights: logits far below any bound

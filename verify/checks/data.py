@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..access import is_shifted_inside, needed, new_batch, targets_of, tokens_of
-from ..batches import real_in
-from ..failure import CheckFailed, NotApplicable
-from ..roles import IGNORE, find, part
-from ..subject import Batch, Subject
+from andon.verify.access.batches import real_in
+from andon.verify.access.calls import is_shifted_inside, needed, new_batch, targets_of, tokens_of
+from andon.verify.access.roles import IGNORE, find, part
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.subject import Batch, Subject
 
 SEEN = 0.05  # of held-out windows that may stand in training text, by chance or boilerplate
 LONGEST = 32

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from ..access import logits_of, loss_of, new_model, seeded, tokens_of
-from ..batches import cut, few, rows_of
-from ..closeness import distance, require_close
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, dropout_rates, enliven, grain, logits_eval, precise, without_dropout
-from ..roles import fields
-from ..subject import Batch, Subject
+from andon.verify.access.batches import cut, few, rows_of
+from andon.verify.access.calls import logits_of, loss_of, new_model, seeded, tokens_of
+from andon.verify.access.roles import fields
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import awake, dropout_rates, enliven, grain, logits_eval, precise, without_dropout
+from andon.verify.observation.tolerances import distance, require_close
+from andon.verify.subject import Batch, Subject
 
 
 def check_eval(subject: Subject) -> None:

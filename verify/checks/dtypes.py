@@ -2,13 +2,13 @@
 
 import torch
 
-from ..access import gradients, loss_of, new_model
-from ..batches import few
-from ..closeness import ROUNDING, rms
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, coarsest, enliven, logits_eval
-from ..subject import Subject
-from .positions import low_dtype
+from andon.verify.access.batches import few
+from andon.verify.access.calls import gradients, loss_of, new_model
+from andon.verify.checks.positions import low_dtype
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import awake, coarsest, enliven, logits_eval
+from andon.verify.observation.tolerances import ROUNDING, rms
+from andon.verify.subject import Subject
 
 # How far the weights step, as a share of them, and how much of the response may not be linear: in float64, where some
 # take statistics in float32, and in float32. Both steps are below bfloat16's rounding.

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..access import loss_of, needed, new_batch, new_model, seeded, tokens_of
-from ..batches import rows_of
-from ..failure import CheckFailed, NotApplicable
-from ..observe import parameters
-from ..runs import LOOSE, counted, is_ragged, loop_run, micro_batches, of_loop, sharpened
-from ..subject import Batch, Subject
-from .loss import told
+from andon.verify.access.batches import rows_of
+from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded, tokens_of
+from andon.verify.checks.loss import told
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import LOOSE, counted, is_ragged, loop_run, micro_batches, of_loop, sharpened
+from andon.verify.observation.step_trace import parameters
+from andon.verify.subject import Batch, Subject
 
 PARTS = 4
 SAME = 1e-4  # of a loss: orders of summation in float32

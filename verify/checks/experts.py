@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from ..access import gradients
-from ..batches import few
-from ..failure import CheckFailed
-from ..prepare import awake
-from ..subject import Subject
+from andon.verify.access.batches import few
+from andon.verify.access.calls import gradients
+from andon.verify.errors import CheckFailed
+from andon.verify.observation.perturb import awake
+from andon.verify.subject import Subject
 
 DRAWS, UNCHANGED = 32, 8  # models and batches that may reach an expert, and those in a row that reach no other one
 FEWEST = 3  # experts

@@ -6,12 +6,12 @@ Legend: B batch, T time, V vocab.
 import torch
 from torch import nn
 
-from ..access import logits_of, needed, new_batch, tokens_of, with_tokens
-from ..batches import cut, one_document, rows_of
-from ..closeness import distance
-from ..failure import CheckFailed
-from ..prepare import awake, grain, logits_eval
-from ..subject import Batch, Subject
+from andon.verify.access.batches import cut, one_document, rows_of
+from andon.verify.access.calls import logits_of, needed, new_batch, tokens_of, with_tokens
+from andon.verify.errors import CheckFailed
+from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.tolerances import distance
+from andon.verify.subject import Batch, Subject
 
 ROWS = 3
 LONGEST = 48

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from ..failure import NotApplicable
-from ..gradients import Place, compare_all, inputs_of, prepared
-from ..prepare import unzeroed
-from ..subject import Subject
+from andon.verify.errors import NotApplicable
+from andon.verify.gradients.compare import Place, compare_all, inputs_of, prepared
+from andon.verify.observation.perturb import unzeroed
+from andon.verify.subject import Subject
 
 
 def check_parameters(subject: Subject) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..access import loss_of, new_batch
-from ..batches import rows_of
-from ..blocks import blocks_of
-from ..closeness import distance
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake
-from ..subject import Batch, Subject
+from andon.verify.access.batches import rows_of
+from andon.verify.access.calls import loss_of, new_batch
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.blocks import blocks_of
+from andon.verify.observation.perturb import awake
+from andon.verify.observation.tolerances import distance
+from andon.verify.subject import Batch, Subject
 
 NORMED = 1e-3  # of heads' results: an epsilon in the norm
 MOST = 32  # heads that are looked at

@@ -10,12 +10,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..access import loss_of, new_batch, new_model, targets_of
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import is_fresh, logits_eval, precise, require_fresh
-from ..roles import IGNORE
-from ..subject import Subject
-from .loss import told
+from andon.verify.access.calls import loss_of, new_batch, new_model, targets_of
+from andon.verify.access.roles import IGNORE
+from andon.verify.checks.loss import told
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import is_fresh, logits_eval, precise, require_fresh
+from andon.verify.subject import Subject
 
 LARGEST_EXCESS = 2.0  # nats above ln V: logits of std 2
 SIGMAS = 6.0

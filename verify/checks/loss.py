@@ -10,13 +10,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..access import gradients, logits_of, loss_of, new_batch, new_model, targets_of, tokens_of, with_targets
-from ..batches import cut, few, other_tokens, rows_of, spread
-from ..closeness import ROUNDING, norm_of
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, coarsest, grain
-from ..roles import IGNORE, fields, find
-from ..subject import Batch, Subject
+from andon.verify.access.batches import cut, few, other_tokens, rows_of, spread
+from andon.verify.access.calls import (
+    gradients,
+    logits_of,
+    loss_of,
+    new_batch,
+    new_model,
+    targets_of,
+    tokens_of,
+    with_targets,
+)
+from andon.verify.access.roles import IGNORE, fields, find
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import awake, coarsest, grain
+from andon.verify.observation.tolerances import ROUNDING, norm_of
+from andon.verify.subject import Batch, Subject
 
 FEWEST = 4  # positions
 EXACT = 2e-5  # of the larger of the loss and 1: float32's, summed over many rows

@@ -8,12 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..access import loss_of, new_batch, new_model, seeded
-from ..closeness import rounding
-from ..failure import CheckFailed, NotApplicable
-from ..observe import State, mismatch, trainable
-from ..runs import Make, each_run
-from ..subject import Batch, Subject
+from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import Make, each_run
+from andon.verify.observation.step_trace import State, mismatch, trainable
+from andon.verify.observation.tolerances import rounding
+from andon.verify.subject import Batch, Subject
 
 STEPS = 6
 SETTLED = 5  # measurements, of the last steps, that are compared: the first one allocates moments and caches

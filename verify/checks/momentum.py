@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..failure import CheckFailed, NotApplicable
-from ..observe import fitted, parameters, trainable
-from ..runs import RATE, Held, each_optimizer
-from ..subject import Subject
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import RATE, Held, each_optimizer
+from andon.verify.observation.step_trace import fitted, parameters, trainable
+from andon.verify.subject import Subject
 
 FADED = 1e-3  # by which what is left of a running mean may be off
 FADES = ("beta", "alpha", "rho")  # in the names of other rates at which something fades

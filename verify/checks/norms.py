@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..access import logits_of, loss_of, new_model
-from ..batches import few
-from ..closeness import distance
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import precise
-from ..subject import Subject
-from .positions import low_dtype
+from andon.verify.access.batches import few
+from andon.verify.access.calls import logits_of, loss_of, new_model
+from andon.verify.checks.positions import low_dtype
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import precise
+from andon.verify.observation.tolerances import distance
+from andon.verify.subject import Subject
 
 ROWS = 64
 SCALE = 16.0

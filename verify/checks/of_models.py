@@ -1,6 +1,6 @@
 """Checks of a model, its batch and its loss alone."""
 
-from . import (
+from andon.verify.checks import (
     attention,
     autocast,
     determinism,
@@ -12,7 +12,7 @@ from . import (
     positions,
     structure,
 )
-from .table import Check
+from andon.verify.checks.table import Check
 
 OF_MODELS = (
     # -------------------------------------------------------------------- of model, batch and loss alone

@@ -1,6 +1,6 @@
 """Checks of what more a subject gives: other forms of its model, data, text, quantisers, schedules."""
 
-from . import (
+from andon.verify.checks import (
     configuration,
     data,
     generation,
@@ -11,7 +11,7 @@ from . import (
     schedule,
     text,
 )
-from .table import Check
+from andon.verify.checks.table import Check
 
 OF_PARTS = (
     # ------------------------------------------------------------- of what more the subject says of its model

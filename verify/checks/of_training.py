@@ -1,6 +1,6 @@
 """Checks of steps, optimizers, evaluation, whole runs and adapters."""
 
-from . import (
+from andon.verify.checks import (
     accumulation,
     adapters,
     autocast,
@@ -13,7 +13,7 @@ from . import (
     schedule,
     updates,
 )
-from .table import Check
+from andon.verify.checks.table import Check
 
 OF_TRAINING = (
     # ------------------------------------------------------------------------------- of steps and their optimizer

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..access import new_batch
-from ..failure import CheckFailed, NotApplicable
-from ..observe import State, adams, claims_adam, held, parameters, trainable
-from ..runs import Held, Make, each_optimizer, each_run_or_plain
-from ..subject import Subject
-from .updates import listed
+from andon.verify.access.calls import new_batch
+from andon.verify.checks.updates import listed
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import Held, Make, each_optimizer, each_run_or_plain
+from andon.verify.observation.step_trace import State, adams, claims_adam, held, parameters, trainable
+from andon.verify.subject import Subject
 
 HALVES = (torch.bfloat16, torch.float16)
 RATE = 0.1  # at which decay is measured: far above rounding

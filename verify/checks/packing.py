@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from ..access import gradients, loss_of, needed, new_batch, targets_of, tokens_of
-from ..batches import documents_in
-from ..closeness import distance, norm_of
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, grain, logits_eval
-from ..roles import IGNORE
-from ..subject import Batch, Documents, Subject
+from andon.verify.access.batches import documents_in
+from andon.verify.access.calls import gradients, loss_of, needed, new_batch, targets_of, tokens_of
+from andon.verify.access.roles import IGNORE
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.tolerances import distance, norm_of
+from andon.verify.subject import Batch, Documents, Subject
 
 LENGTHS = (5, 9, 2, 14, 3)
 GRADIENT = 1e-3

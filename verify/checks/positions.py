@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..access import loss_of, new_batch, new_model, tokens_of, with_tokens
-from ..batches import cut, one_document, other_tokens, rows_of, tensors_in
-from ..blocks import Call, blocks_of, call_again, calls
-from ..closeness import ROUNDING, distance
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, enliven, logits_eval, without_autocast
-from ..roles import find, part, replaced
-from ..subject import Batch, Subject
+from andon.verify.access.batches import cut, one_document, other_tokens, rows_of, tensors_in
+from andon.verify.access.calls import loss_of, new_batch, new_model, tokens_of, with_tokens
+from andon.verify.access.roles import find, part, replaced
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
+from andon.verify.observation.perturb import awake, enliven, logits_eval, without_autocast
+from andon.verify.observation.tolerances import ROUNDING, distance
+from andon.verify.subject import Batch, Subject
 
 PRIMES = (61, 53, 47, 43, 41, 37, 31, 29, 23, 19, 17, 13, 11, 7)  # lengths that are no other size
 COUNT = 5  # positions that are compared

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..access import needed
-from ..failure import CheckFailed, NotApplicable
-from ..subject import Quantiser, Subject
+from andon.verify.access.calls import needed
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.subject import Quantiser, Subject
 
 STD = 0.02  # of weights
 BLOCKS = 40  # of a matrix that noise is measured on

@@ -2,13 +2,13 @@
 
 import torch
 
-from ..access import gradients, loss_of, needed, targets_of
-from ..batches import few, real_in
-from ..closeness import require_close
-from ..failure import CheckFailed, NotApplicable
-from ..prepare import awake, grain, logits_eval
-from ..subject import Subject
-from .loss import cross_entropy
+from andon.verify.access.batches import few, real_in
+from andon.verify.access.calls import gradients, loss_of, needed, targets_of
+from andon.verify.checks.loss import cross_entropy
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.tolerances import require_close
+from andon.verify.subject import Subject
 
 GRADIENT = 1e-3
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..access import needed
-from ..failure import CheckFailed, NotApplicable
-from ..observe import innermost
-from ..runs import Run, loop_run, of_loop, trace
-from ..subject import Subject
+from andon.verify.access.calls import needed
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import Run, loop_run, of_loop, trace
+from andon.verify.observation.step_trace import innermost
+from andon.verify.subject import Subject
 
 SHORT = 3  # steps of a run that is only repeated
 LONGEST = 12  # steps of an epoch that checks go through whole

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from ..access import needed, new_model, setting
-from ..failure import CheckFailed, NotApplicable
-from ..observe import Step
-from ..runs import loop_run, new_optimizer
-from ..subject import Subject
+from andon.verify.access.calls import needed, new_model, setting
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import loop_run, new_optimizer
+from andon.verify.observation.step_trace import Step
+from andon.verify.subject import Subject
 
 NEAR = 1e-6  # of the peak: rounding of one formula
 STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)

@@ -10,16 +10,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..access import gradients, loss_of, new_model, targets_of, tokens_of
-from ..batches import few
-from ..blocks import Call, blocks_of, calls
-from ..closeness import distance, require_close
-from ..failure import CheckFailed, NotApplicable
-from ..observe import trainable
-from ..prepare import awake, enliven, grain, logits_eval, precise
-from ..roles import IGNORE
-from ..subject import Subject
-from .experts import require_experts
+from andon.verify.access.batches import few
+from andon.verify.access.calls import gradients, loss_of, new_model, targets_of, tokens_of
+from andon.verify.access.roles import IGNORE
+from andon.verify.checks.experts import require_experts
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.blocks import Call, blocks_of, calls
+from andon.verify.observation.perturb import awake, enliven, grain, logits_eval, precise
+from andon.verify.observation.step_trace import trainable
+from andon.verify.observation.tolerances import distance, require_close
+from andon.verify.subject import Subject
 
 BATCHES = 2
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are no fault

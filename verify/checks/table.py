@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..subject import Subject
+from andon.verify.subject import Subject
 
 
 class Check(NamedTuple):

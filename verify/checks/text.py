@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..access import needed
-from ..failure import CheckFailed
-from ..roles import IGNORE
-from ..subject import Subject
+from andon.verify.access.calls import needed
+from andon.verify.access.roles import IGNORE
+from andon.verify.errors import CheckFailed
+from andon.verify.subject import Subject
 
 TEXTS = (
     "The quick brown fox.",

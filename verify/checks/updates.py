@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..access import loss_of, new_batch, new_model, seeded
-from ..failure import CheckFailed, NotApplicable
-from ..observe import Step, claims_adam, held, innermost, mismatch, norm, parameters, trainable
-from ..runs import (
+from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.checks.loss import told
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.runs import (
     SAME,
     Make,
     Run,
@@ -24,8 +24,17 @@ from ..runs import (
     the_update,
     tolerance,
 )
-from ..subject import Batch, Subject
-from .loss import told
+from andon.verify.observation.step_trace import (
+    Step,
+    claims_adam,
+    held,
+    innermost,
+    mismatch,
+    norm,
+    parameters,
+    trainable,
+)
+from andon.verify.subject import Batch, Subject
 
 STEPS = 3  # within which all that learns has moved: the first rate may be 0, a fresh adapter moves one side at a time
 DESCENTS = 12  # updates on one batch, after which its loss is lower at any sensible rate

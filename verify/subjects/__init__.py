@@ -1,4 +1,4 @@
-"""Ready-made subjects, a library each, none imported before it is used: `verify.subjects.huggingface.causal_lm(...)`.
+"""Ready-made subjects, a library each, none imported before it is used: `subjects.huggingface.causal_lm(...)`.
 
 They hold factories only, no checks, and call each library as its documentation does.
 """
@@ -7,10 +7,10 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from .modules import module, under_autocast
+from andon.verify.subjects.modules import module, under_autocast
 
 if TYPE_CHECKING:
-    from . import (
+    from andon.verify.subjects import (
         accelerate,
         bitsandbytes,
         huggingface,

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ..subject import Batch, Subject
-from . import small
+from andon.verify.subject import Batch, Subject
+from andon.verify.subjects import small
 
 EXAMPLES, ROWS, EPOCHS = 12, 2, 3
 RATE = 1e-2

@@ -11,8 +11,8 @@ import torch
 from bitsandbytes import functional
 from torch import Tensor, nn
 
-from ..subject import Quantiser, Subject
-from . import small
+from andon.verify.subject import Quantiser, Subject
+from andon.verify.subjects import small
 
 library: Any = bitsandbytes  # whose types change from version to version
 RATE = 1e-3

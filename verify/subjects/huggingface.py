@@ -17,9 +17,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from ..failure import NotApplicable
-from ..roles import IGNORE
-from ..subject import Batch, Documents, Subject
+from andon.verify.access.roles import IGNORE
+from andon.verify.errors import NotApplicable
+from andon.verify.subject import Batch, Documents, Subject
 
 hf: Any = transformers  # whose types change from version to version
 Build = Callable[[Any], nn.Module]  # a configuration to a model

@@ -16,8 +16,8 @@ if not torch.cuda.is_available():
 import triton
 from triton import language
 
-from ..subject import Subject
-from . import small
+from andon.verify.subject import Subject
+from andon.verify.subjects import small
 
 ROWS = 2  # of a batch, as the interpreter is slow
 KINDS = {"layer": ("layer_norm", "LigerLayerNorm"), "rms": ("rms_norm", "LigerRMSNorm")}

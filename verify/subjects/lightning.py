@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..subject import Batch, Subject
-from . import small
+from andon.verify.subject import Batch, Subject
+from andon.verify.subjects import small
 
 library: Any = lightning  # whose types change from version to version
 RATE = 1e-2

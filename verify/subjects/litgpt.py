@@ -18,7 +18,7 @@ from litgpt.model import GPT
 from litgpt.utils import chunked_cross_entropy
 from torch import Tensor, nn
 
-from ..subject import Adapters, Documents, Subject
+from andon.verify.subject import Adapters, Documents, Subject
 
 LLAMA: dict[str, Any] = {
     "name": "llama",

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..access import logits_of
-from ..subject import Batch, Subject
+from andon.verify.access.calls import logits_of
+from andon.verify.subject import Batch, Subject
 
 
 def module(

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 from torch import nn
 
-from ..subject import Adapters, Subject
+from andon.verify.subject import Adapters, Subject
 
 NAMES = "default", "second"  # the first is the library's own
 Configured = Callable[[int, float], Any]  # rank and alpha to a PeftConfig

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..subject import Subject
+from andon.verify.subject import Subject
 
 VOCABULARY, WIDTH = 67, 96
 ROWS, LENGTH = 4, 16

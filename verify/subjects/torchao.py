@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..subject import Quantiser, Subject
-from . import small
+from andon.verify.subject import Quantiser, Subject
+from andon.verify.subjects import small
 
 HOMES = ("torchao.optim", "torchao.prototype.low_bit_optim")  # newest first
 BLOCK, SCALER_BLOCK = 64, 256

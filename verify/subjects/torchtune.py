@@ -19,8 +19,8 @@ from torchtune import datasets
 from torchtune.models import llama2
 from torchtune.modules import peft
 
-from ..roles import IGNORE
-from ..subject import Adapters, Batch, Documents, Subject
+from andon.verify.access.roles import IGNORE
+from andon.verify.subject import Adapters, Batch, Documents, Subject
 
 library: Any = llama2  # whose signatures change from version to version
 SHAPE: dict[str, Any] = {

@@ -18,8 +18,8 @@ import transformers
 from torch import nn
 from torch.optim import Optimizer
 
-from ..subject import Batch, Documents, Subject
-from . import huggingface
+from andon.verify.subject import Batch, Documents, Subject
+from andon.verify.subjects import huggingface
 
 hf: Any = transformers  # whose types change from version to version
 # Trainer's own defaults are for runs of days: short, quiet ones on the CPU instead.

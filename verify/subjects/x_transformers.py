@@ -9,8 +9,8 @@ import torch
 import x_transformers
 from torch import Tensor, nn
 
-from ..roles import IGNORE
-from ..subject import Batch, Documents, Subject
+from andon.verify.access.roles import IGNORE
+from andon.verify.subject import Batch, Documents, Subject
 
 library: Any = x_transformers  # whose signatures change from version to version
 WORDS, LONGEST = 67, 128

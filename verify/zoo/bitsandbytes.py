@@ -2,9 +2,9 @@
 
 import inspect
 
-from ..subject import Subject
-from ..subjects import bitsandbytes as subjects
-from ..subjects import small
+from andon.verify.subject import Subject
+from andon.verify.subjects import bitsandbytes as subjects
+from andon.verify.subjects import small
 
 PACKAGE = "bitsandbytes"
 WARM = ("bitsandbytes",)

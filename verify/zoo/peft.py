@@ -7,10 +7,10 @@ from typing import Any
 import peft
 from torch import nn
 
-from ..prepare import enliven
-from ..subject import Subject
-from ..subjects.peft import adapted
-from . import transformers as bases
+from andon.verify.observation.perturb import enliven
+from andon.verify.subject import Subject
+from andon.verify.subjects.peft import adapted
+from andon.verify.zoo import transformers as bases
 
 library: Any = peft  # whose types change from version to version
 PACKAGE = "peft"

@@ -7,7 +7,7 @@ and the command that found them.
 import re
 import textwrap
 
-from ..report import Finding
+from andon.verify.run.report import Finding
 
 LONGEST = 40  # lines of a script
 TOLERANCE = 1e-4  # of the logits' rms, in float32

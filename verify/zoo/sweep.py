@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checks import CHECKS
-from ..failure import SubjectError
-from ..plant import Fault, each
-from ..runner import check
-from .scripts import script
+from andon.verify.checks import CHECKS
+from andon.verify.errors import SubjectError
+from andon.verify.faults.inject import Fault, each
+from andon.verify.run.runner import check
+from andon.verify.zoo.scripts import script
 
 GREEN, RED, ABSENT, UNASKED = "green", "red", "not applicable", "not asked"
 MARGIN = 0.7  # of the limit, after which no further check is begun: what has been found is kept

@@ -11,8 +11,8 @@ from typing import Any
 
 import transformers
 
-from ..subject import Subject
-from ..subjects import huggingface
+from andon.verify.subject import Subject
+from andon.verify.subjects import huggingface
 
 hf: Any = transformers  # whose types change from version to version
 PACKAGE = "transformers"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from andon.verify.run.report import Report
+from andon.verify.run.runner import check
+from andon.verify.subject import Adapters, Subject
 from tests.verify.loops import lora
 from tests.verify.small import Small, small
-from verify.report import Report
-from verify.runner import check
-from verify.subject import Adapters, Subject
 
 pytestmark = pytest.mark.long
 

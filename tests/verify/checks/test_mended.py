@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from andon.verify import subjects
+from andon.verify.observation.perturb import without_autocast
+from andon.verify.run.runner import check
+from andon.verify.subject import Adapters, Quantiser, Subject
+from andon.verify.subjects import small as plain
 from tests.clean import reseeded
 from tests.subjects import SUBJECTS
 from tests.verify import strangers
 from tests.verify.checks.test_model_checks import FAULTS, planted
 from tests.verify.small import Small, loss, small
-from verify import subjects
-from verify.prepare import without_autocast
-from verify.runner import check
-from verify.subject import Adapters, Quantiser, Subject
-from verify.subjects import small as plain
 
 pytestmark = pytest.mark.long
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
+from andon.verify import check
+from andon.verify.checks import CHECKS
+from andon.verify.subject import Subject
 from tests.verify import strangers
-from verify import check
-from verify.checks import CHECKS
-from verify.subject import Subject
 
 SOURCE = Path(strangers.__file__).read_text(encoding="utf-8")
 AREAS = {

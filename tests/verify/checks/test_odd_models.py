@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from andon.verify.access.roles import IGNORE
+from andon.verify.checks.quantisation import STD
+from andon.verify.run.runner import check
+from andon.verify.subject import Documents, Quantiser, Subject
 from tests.verify import strangers
 from tests.verify.small import LENGTH, ROWS, VOCAB, WIDTH, Small, batch, loss, said, small
-from verify.checks.quantisation import STD
-from verify.roles import IGNORE
-from verify.runner import check
-from verify.subject import Documents, Quantiser, Subject
 
 pytestmark = pytest.mark.long
 PASSED = "passed"

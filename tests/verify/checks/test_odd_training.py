@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.checkpoint import checkpoint
 
+from andon.verify.access.roles import IGNORE
+from andon.verify.run.runner import check
+from andon.verify.subject import Adapters, Subject
 from tests.verify import loops
 from tests.verify.checks.test_odd_models import PASSED, Odd, built, unlabelled
 from tests.verify.small import VOCAB, WIDTH, Small, batch, loss, said, small
-from verify.roles import IGNORE
-from verify.runner import check
-from verify.subject import Adapters, Subject
 
 pytestmark = pytest.mark.long
 MIXTURE = "a mixture's micro-batches of one size"

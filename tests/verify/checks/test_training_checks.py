@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from andon.verify.checks import CHECKS
+from andon.verify.run.runner import check
+from andon.verify.subject import Subject
 from tests.verify import loops
-from verify.checks import CHECKS
-from verify.runner import check
-from verify.subject import Subject
 
 AREAS = (
     "accumulation", "adapters", "clipping", "evaluation", "memory", "optimizer", "quantisation", "resume", "schedule",

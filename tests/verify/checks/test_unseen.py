@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
+from andon.verify.access.batches import one_document
+from andon.verify.observation.runs import trace
+from andon.verify.observation.step_trace import observe
+from andon.verify.run.runner import check
+from andon.verify.subject import Subject
 from tests.subjects import qlora
 from tests.verify import loops
 from tests.verify.small import LENGTH, VOCAB, WIDTH, Small, batch, loss, small
-from verify.batches import one_document
-from verify.observe import observe
-from verify.runner import check
-from verify.runs import trace
-from verify.subject import Subject
 
 ROWS = 7
 

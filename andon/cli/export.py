@@ -1,0 +1,84 @@
+"""`andon export`: a model, or an adapter, as a directory that other libraries load."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from andon.runs.models import ADAPTER, JOB, ModelError, load, load_adapted, newest, read_adapter, write_job
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from andon.core.data.chat import ChatTemplate
+    from andon.core.model.llama import Llama
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def convert(model: Path, out: Path, dtype: str | None) -> None:
+    """Read any whole model that Andon reads and write it as a Hugging Face directory."""
+    from andon.core.formats.chat_template import load_template
+    from andon.core.formats.huggingface import DTYPES
+
+    if read_adapter(newest(model)):
+        raise ModelError(f"{model}: is an adapter; take --format peft, or first: andon merge --model {model}")
+    loaded, tokenizer = load(model, DTYPES[dtype] if dtype else None)
+    write(loaded, out, tokenizer, load_template(newest(model)))
+
+
+def write(model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "ChatTemplate | None") -> None:
+    """Write a Hugging Face directory and say so."""
+    from andon.core.formats.huggingface import export_huggingface
+
+    export_huggingface(model, out, tokenizer, template)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"{out}: {count:,} parameters in {next(model.parameters()).dtype}".replace("torch.", ""))
+    if tokenizer is None:
+        click.echo("no tokeniser was found, or none that is understood: put the model's tokenizer.json there", err=True)
+
+
+def export_peft(model: Path, out: Path) -> None:
+    """Write a fine-tune's adapter alone, as `peft` loads it, and beside it how it was trained."""
+    from andon.core.adapters.lora import lora_parameters
+    from andon.core.formats.peft import save_adapter
+
+    folder = newest(model)
+    job = read_adapter(folder)
+    if job is None:
+        raise ModelError(f"{model}: is a whole model and no adapter; take --format hf")
+    loaded, _ = load_adapted(folder, job)
+    save_adapter(loaded, out, ADAPTER, str(job.base))
+    write_job(job, out / JOB)
+    count = sum(factor.numel() for factor in lora_parameters(loaded, ADAPTER).values())
+    click.echo(f"{out}: {count:,} parameters, for the model in {job.base}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  andon export --model reports/runs/demo --format hf --out my-llama
+  andon export --model reports/runs/lora --format peft --out my-adapter
+"""
+)
+@click.option(
+    "--model", type=click.Path(path_type=Path), required=True, help="Run, checkpoint, Hugging Face directory or GGUF."
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["hf", "peft"]),
+    default="hf",
+    show_default=True,
+    help="hf: a Hugging Face directory. peft: a fine-tune's adapter alone.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Cast the weights; by default they stay as they are.")
+def command(model: Path, kind: str, out: Path, dtype: str | None) -> None:
+    """Write a model as a Hugging Face directory, or an adapter as PEFT's, which transformers and others load."""
+    if kind == "hf":
+        convert(model, out, dtype)
+    elif dtype:
+        raise click.UsageError("--dtype is for whole models; an adapter stays in float32")
+    else:
+        export_peft(model, out)

@@ -1,0 +1,24 @@
+"""A verdict as one HTML file: the table of the report, with how each check has been."""
+
+import json
+from typing import Any
+
+from andon.report.page import LAMPS, asset, environment
+from andon.report.trends import trends
+
+
+def render_page(verdict: Any) -> str:
+    """The page; like the report it needs nothing but itself."""
+    from andon.gates import render_json
+
+    content = json.loads(render_json(verdict))
+    return (
+        environment()
+        .get_template("gates.html.j2")
+        .render(
+            verdict=content,
+            lamp=LAMPS[content["answer"]],
+            trends=trends(content),
+            styles=asset("templates/report.css"),
+        )
+    )

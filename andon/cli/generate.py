@@ -1,0 +1,59 @@
+"""`andon generate`: continue a prompt."""
+
+from pathlib import Path
+
+import click
+
+from andon.runs.models import load
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  andon generate --model reports/runs/demo --prompt 'def '
+  andon generate --model smollm2.gguf --prompt 'The capital of France is' --temperature 0
+"""
+)
+@click.option(
+    "--model", type=click.Path(path_type=Path), required=True, help="Run, checkpoint, Hugging Face directory or GGUF."
+)
+@click.option("--prompt", default="", help="The text to continue; by default the start of a document.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+    """Continue a prompt with a trained or a published model, token by token as they come."""
+    import torch
+
+    from andon.core.data.tokenizer import end_of_document
+    from andon.core.model.generate import generate
+
+    loaded, tokeniser = load(model)
+    if tokeniser is None:
+        raise click.UsageError(f"{model}: has no tokeniser; put its tokenizer.json there")
+    end = end_of_document(tokeniser, str(model))
+    ids = tokeniser.encode(prompt, add_special_tokens=False).ids or [end]
+    size = len(ids) + max_new_tokens
+    if size > loaded.config.max_position_embeddings:
+        raise click.UsageError(
+            f"--max-new-tokens {max_new_tokens} and {len(ids)} prompt tokens exceed the model's "
+            f"max_position_embeddings={loaded.config.max_position_embeddings}; ask for fewer"
+        )
+    written, shown = ids, prompt
+    click.echo(prompt, nl=False)
+    for next_B in generate(
+        loaded,
+        torch.tensor([ids]),
+        max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        end=end,
+        generator=torch.Generator().manual_seed(seed),
+    ):
+        written = [*written, int(next_B)]
+        text = tokeniser.decode([token for token in written if token != end], skip_special_tokens=False)
+        if text.startswith(shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character waits
+            click.echo(text[len(shown) :], nl=False)
+            shown = text
+    click.echo()

@@ -1,0 +1,1 @@
+"""What judges the demo's model: counting, and copying."""

@@ -1,0 +1,114 @@
+"""Where a run's time went: one typical step from its spans, and the phases' shares along the run from its log."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median_low
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from andon.tracing.read import RecordedSpan
+
+STEP = "train.step"
+MOST_COLUMNS = 48
+OTHER = "other"
+
+
+class Bar(NamedTuple):
+    """One span on the axis of its step, both in percent of it."""
+
+    left: float
+    width: float
+
+
+class Row(NamedTuple):
+    """A phase of the typical step: its spans, milliseconds together, and percent of the step."""
+
+    name: str
+    bars: list[Bar]
+    milliseconds: float
+    percent: float
+
+
+class TypicalStep(NamedTuple):
+    """The step of median duration, with its phases in order and what no phase covers last."""
+
+    step: int
+    milliseconds: float
+    rows: list[Row]
+
+
+class Beside(NamedTuple):
+    """Spans of one name that are no step, such as validation: how many, and seconds together."""
+
+    name: str
+    count: int
+    seconds: float
+
+
+class Column(NamedTuple):
+    """Phases' shares of a stretch of steps, in percent, in the order of the phases; they add up to 100."""
+
+    first: int
+    last: int
+    percents: list[float]
+
+
+def read_timeline(path: Path) -> tuple[TypicalStep | None, list[Beside]]:
+    """The typical step of a trace, and what took time beside the steps. None where no step was recorded.
+
+    Reads the file twice and keeps one number a step, so that a long run's trace need not fit in memory.
+    """
+    from andon.tracing import lines, read
+
+    durations: list[tuple[int, int]] = []
+    counts: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    begin = 0
+    for end, line in lines.complete_lines(path):
+        *_, outermost = read.parse_line(line)
+        if outermost.name == STEP:
+            durations.append((outermost.end - outermost.start, begin))
+        elif outermost.parent_id:
+            counts[outermost.name] += 1
+            seconds[outermost.name] += (outermost.end - outermost.start) / 1e9
+        begin = end
+    beside = [Beside(name, counts[name], total) for name, total in sorted(seconds.items(), key=lambda item: -item[1])]
+    if not durations:
+        return None, beside
+    _, offset = median_low(durations)
+    _, line = next(lines.complete_lines(path, offset))
+    return typical_step(read.parse_line(line)), beside
+
+
+def typical_step(spans: Sequence["RecordedSpan"]) -> TypicalStep:
+    """A step's line laid out: `spans` are its phases, and the step itself last."""
+    *phases, step = spans
+    whole = step.end - step.start
+    rows = []
+    for name in dict.fromkeys(phase.name for phase in phases if phase.parent_id == step.span_id):
+        own = [phase for phase in phases if phase.name == name and phase.parent_id == step.span_id]
+        bars = [Bar(100 * (span.start - step.start) / whole, 100 * (span.end - span.start) / whole) for span in own]
+        percent = sum(bar.width for bar in bars)
+        rows.append(Row(name, bars, percent / 100 * whole / 1e6, percent))
+    rest = 100 - sum(row.percent for row in rows)
+    rows.append(Row(OTHER, [], rest / 100 * whole / 1e6, rest))
+    return TypicalStep(step.attributes["train.step"], whole / 1e6, rows)
+
+
+def shares(steps: Sequence[dict[str, Any]]) -> tuple[dict[str, float], list[Column]]:
+    """Seconds by phase over all logged steps, and the phases' shares in at most MOST_COLUMNS stretches of steps."""
+    totals: Counter[str] = Counter()
+    for record in steps:
+        totals.update(record.get("seconds", {}))
+    size = -(-len(steps) // MOST_COLUMNS) or 1
+    columns = []
+    for begin in range(0, len(steps), size):
+        stretch = steps[begin : begin + size]
+        here: Counter[str] = Counter()
+        for record in stretch:
+            here.update(record.get("seconds", {}))
+        if whole := sum(here.values()):
+            percents = [100 * here[name] / whole for name in totals]
+            columns.append(Column(stretch[0]["step"], stretch[-1]["step"], percents))
+    return dict(totals), columns

@@ -1,0 +1,1 @@
+"""One training run in a folder: options, loop, log, screen, cord."""

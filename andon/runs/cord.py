@@ -1,0 +1,152 @@
+"""The cord: no run starts behind a gate that is not green, and a run that leaves its bounds is stopped.
+
+What is measured is others' business (the training loop's records, `verify.watch`); here it is compared with bounds.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from andon.core.config import CordConfig
+    from andon.core.training.loop import StepRecord
+    from andon.core.training.state import TrainState
+
+Pull = Callable[["StepRecord"], Any]  # the verdict that stops a run, or None
+
+
+class Bound(NamedTuple):
+    """What the cord compares: a key of [cord], the operator that must hold, and what to do where it does not."""
+
+    key: str
+    name: str
+    unit: str
+    operator: str
+    why: str
+    next_step: str
+
+
+BOUNDS = (
+    Bound(
+        "loss_above",
+        "cord.loss",
+        "nats a token, median",
+        "<=",
+        "a loss that has left its bound does not come back by itself",
+        "lower training.learning_rate or lengthen schedule.warmup_steps; look at the data of these steps",
+    ),
+    Bound(
+        "grad_norm_above",
+        "cord.grad_norm",
+        "before clipping, median",
+        "<=",
+        "a norm far beyond the clip makes every step a step of the clip's length in a random direction",
+        "lower training.learning_rate; look at the loss of these steps",
+    ),
+    Bound(
+        "tokens_per_second_below",
+        "cord.tokens_per_second",
+        "tokens/s, mean",
+        ">=",
+        "a run that has become slow costs what the plan did not count",
+        "look at the report's timeline, at other processes, at data.workers",
+    ),
+    Bound(
+        "skipped_above",
+        "cord.skipped",
+        "skipped steps",
+        "<=",
+        "a step that is skipped again and again trains nothing",
+        "lower training.learning_rate; in float16 a few at the start are the loss scale finding its place",
+    ),
+    Bound(
+        "watch_weights",
+        "cord.weights",
+        "findings",
+        "<=",
+        "weights that move though frozen, or stand still though trained, make the run another one than was meant",
+        "mend what the finding names before going on: what it has trained so far may be worthless",
+    ),
+)
+
+
+def require(tier: str) -> None:
+    """Refuse to go on behind a tier that is red, stale or not measured: print its verdict, exit with its code."""
+    from andon import gates
+
+    verdict = gates.judge(tier, gates.load_gates())
+    if verdict.exit_code:
+        click.echo(gates.render_text(verdict, quiet=True), err=True)
+        click.echo(f"andon: no run is started behind {tier} {verdict.answer}; `andon gate run {tier}` first", err=True)
+        sys.exit(verdict.exit_code)
+
+
+def watching(settings: "CordConfig", state: "TrainState") -> AbstractContextManager[Any]:
+    """`verify.watch` around the loop, where the weights are to be watched."""
+    from andon.verify import watch
+
+    if not settings.watch_weights:
+        return nullcontext()
+    return watch(state.model, state.optimizer, raises=False)
+
+
+def cord(settings: "CordConfig", watch: Any) -> Pull:
+    """A function of each step's record: the verdict where a bound is broken. `watch`: what `watching` gave."""
+    unset = (None, False)
+    given = [bound for bound in BOUNDS if not any(getattr(settings, bound.key) is value for value in unset)]
+    window: deque[StepRecord] = deque(maxlen=settings.window_steps)
+    skipped = 0
+
+    def pull(record: "StepRecord") -> Any:
+        from andon.gates import Verdict
+
+        nonlocal skipped
+        skipped += record.skipped
+        if not record.skipped and record.step > settings.after_steps:
+            window.append(record)
+        values = over(window) if len(window) == settings.window_steps else {}
+        values |= {"cord.skipped": skipped, "cord.weights": len(watch.findings) if watch else None}
+        checks = [judged(bound, values.get(bound.name), getattr(settings, bound.key), watch) for bound in given]
+        verdict = Verdict(f"step {record.step}", tuple(checks))
+        return verdict if any(check.state == "red" for check in checks) else None
+
+    return pull
+
+
+def over(window: "Sequence[StepRecord]") -> dict[str, float | None]:
+    """What a whole window of steps measures."""
+    seconds = sum(sum(record.seconds.values()) for record in window)
+    return {
+        "cord.loss": median(record.loss for record in window),
+        "cord.grad_norm": median(record.grad_norm for record in window),
+        "cord.tokens_per_second": sum(record.tokens for record in window) / max(seconds, 1e-9),
+    }
+
+
+def judged(bound: Bound, value: float | None, setting: float, watch: Any) -> Any:
+    """One bound as a check of a verdict; what is not measured yet stops nothing and passes nothing."""
+    from andon import gates
+    from andon.gates.judge import OPERATORS
+
+    threshold = 0.0 if isinstance(setting, bool) else float(setting)
+    holds = value is not None and OPERATORS[bound.operator](value, threshold)
+    found = [f"{finding.check}: {finding.message}" for finding in watch.findings] if isinstance(setting, bool) else []
+    return gates.Check(
+        name=bound.name,
+        command="",
+        seconds=None,
+        value=value,
+        unit=bound.unit,
+        operator=bound.operator,
+        threshold=threshold,
+        why=bound.why,
+        next_step=bound.next_step,
+        state="not measured" if value is None else "pass" if holds else "red",
+        detail="\n".join(found),
+        exit_code=3 if value is None else int(not holds),
+    )

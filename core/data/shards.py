@@ -1,0 +1,178 @@
+"""Tokens of a corpus in memory-mapped shards, written once and re-used while corpus and tokeniser stay the same.
+
+A store is the folder `<cache>/<key>/`. Its key is a hash of everything that decides its content, so a changed source or
+tokeniser is another store. It holds `tokenizer.json`, `shard-00000.bin` and so on (little-endian uint16 or uint32),
+`documents.bin` (a row of three little-endian uint64 a document: one past its last token in the whole stream, its bytes
+as UTF-8, a hash of its text), and `manifest.json` with the size and SHA-256 of each, and of itself.
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from andon.core.data.corpus import CACHE_TAG
+from andon.core.data.windows import shard_pieces
+from andon.core.files.folders import published
+
+FORMAT = 2
+COLUMNS = 3  # of the document index
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+DOCUMENTS = "documents.bin"
+CACHE_TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Token shards of a training corpus; safe to delete.\n"
+
+
+class ShardError(RuntimeError):
+    """A store that cannot be read or written; the message names the file and what is wrong with it."""
+
+
+class Store(NamedTuple):
+    """An opened store: where it lies and which document is where; no file stays open or mapped.
+
+    `ends_D` is one past the last token of each document in the whole stream, `bytes_D` its length as UTF-8 and
+    `hashes_D` (uint64) what equal documents have in common.
+    """
+
+    folder: Path
+    shard_tokens: int
+    dtype: str
+    ends_D: np.ndarray
+    bytes_D: np.ndarray
+    hashes_D: np.ndarray
+
+
+class Encoded(NamedTuple):
+    """One document on its way into a store: its ids with the end of document, and its text's bytes and hash."""
+
+    ids: list[int]
+    bytes: int
+    hash: int
+
+
+def text_hash(text: str) -> int:
+    """64 bits of BLAKE2b over the text's UTF-8, by which equal documents are known."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def store_key(parts: dict[str, Any]) -> str:
+    """Name of the store made from these inputs (JSON values)."""
+    return hashlib.sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def open_or_build(cache: Path, key: str, build: Callable[[Path], None]) -> tuple[Store, str]:
+    """The store `<cache>/<key>/` and one sentence on where it came from: re-used, or filled by `build(empty folder)`.
+
+    A store that is absent or damaged is built. One process builds while others wait; the folder takes its name only
+    when it is complete.
+
+    Raises:
+        ShardError: the cache cannot be written.
+    """
+    folder = cache / key
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / CACHE_TAG).write_text(CACHE_TAG_TEXT, encoding="ascii")
+        with FileLock(cache / f"{key}.lock"):
+            note = "tokens written"
+            if folder.exists():
+                try:
+                    return open_store(folder), "tokens re-used"
+                except ShardError as error:
+                    note = f"tokens written anew, for {error}"
+            with published(folder) as partial:
+                build(partial)
+            return open_store(folder), note
+    except OSError as error:
+        raise ShardError(f"{cache}: tokens cannot be written ({error.strerror}); make room there") from error
+
+
+def write_store(
+    folder: Path, encoded: Iterable[Encoded], shard_tokens: int, id_count: int, about: dict[str, Any]
+) -> None:
+    """Fill a folder that holds the tokeniser with shards, document index and manifest, which repeats `about`."""
+    dtype = "<u2" if id_count <= 1 << 16 else "<u4"
+    rows = array("Q")
+    tokens = size = 0
+    for document in encoded:
+        ids = np.array(document.ids, dtype)
+        for shard, begin, end in shard_pieces(tokens, tokens + len(ids), shard_tokens):
+            done = shard * shard_tokens + begin - tokens
+            with (folder / shard_name(shard)).open("ab") as file:
+                file.write(ids[done : done + end - begin].tobytes())
+        tokens += len(ids)
+        size += document.bytes
+        rows.extend((tokens, document.bytes, document.hash))
+    (folder / DOCUMENTS).write_bytes(np.array(rows, "<u8").tobytes())
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    layout = {"format": FORMAT, "dtype": dtype, "shard_tokens": shard_tokens}
+    totals = {"documents": len(rows) // COLUMNS, "tokens": tokens, "bytes": size}
+    (folder / MANIFEST).write_bytes(_seal({**layout, **totals, **about, "files": files}))
+
+
+def open_store(folder: Path) -> Store:
+    """Compare every file of a store with its manifest, and read the document index.
+
+    Raises:
+        ShardError: a file is missing, truncated, or not what was written.
+    """
+    try:
+        manifest = _unseal(folder / MANIFEST)
+        for name, written in manifest["files"].items():
+            path = folder / name
+            if path.stat().st_size != written["bytes"]:
+                raise ShardError(f"{path}: has {path.stat().st_size} bytes where {written['bytes']} were written")
+            if _sha256(path) != written["sha256"]:
+                raise ShardError(f"{path}: differs from what was written (SHA-256)")
+        ends_D, bytes_D, hashes_D = np.fromfile(folder / DOCUMENTS, "<u8").reshape(-1, COLUMNS).T
+    except OSError as error:
+        raise ShardError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    layout = manifest["shard_tokens"], manifest["dtype"]
+    return Store(folder, *layout, ends_D.astype(np.int64), bytes_D.astype(np.int64), hashes_D.astype(np.uint64))
+
+
+def read_tokens(store: Store, positions: np.ndarray) -> np.ndarray:
+    """Tokens at these positions of the whole stream, in the same shape, as int64.
+
+    A shard is mapped only while it is read: a map that lives as long as the run keeps every page it ever touched.
+    """
+    tokens = np.empty(positions.shape, np.int64)
+    shards, offsets = np.divmod(positions, store.shard_tokens)
+    for shard in np.unique(shards):
+        here = shards == shard
+        tokens[here] = np.memmap(store.folder / shard_name(shard), store.dtype, mode="r")[offsets[here]]
+    return tokens
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard."""
+    return f"shard-{shard:05d}.bin"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(fields: dict[str, Any]) -> bytes:
+    """The one spelling of these fields as a file, their own hash among them."""
+    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+    return json.dumps({**fields, "sha256": digest}, indent=1).encode()
+
+
+def _unseal(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    try:
+        fields = json.loads(content)
+        del fields["sha256"]
+        whole = _seal(fields) == content
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ShardError(f"{path}: does not match its own SHA-256")
+    return fields

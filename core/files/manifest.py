@@ -1,0 +1,153 @@
+"""A checkpoint's manifest: what the folder holds, hashed, so that any change of any file is noticed."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from andon.core.config import CountOrZero, Table
+
+MANIFEST = "manifest.json"
+MODEL = "model.safetensors"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+OPTIMIZER = "optimizer.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+# A manifest that names any other file is refused, so no path from it is ever followed.
+FileName = Literal[
+    "model.safetensors",
+    "optimizer.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+]
+FILES: tuple[FileName, ...] = (MODEL, OPTIMIZER, CONFIG, TOKENIZER)
+# Of a run that trains an adapter: its weights in PEFT's layout, and not those of the model it sits on.
+ADAPTER_FILES: tuple[FileName, ...] = (ADAPTER, ADAPTER_CONFIG, OPTIMIZER, TOKENIZER)
+
+FORMAT = 1
+SEAL = "sha256"
+GO_BACK = "use the checkpoint before it: --resume --previous"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or believed; the message names the file, what is wrong and the next step."""
+
+
+class FileRecord(Table):
+    """Size in bytes and SHA-256 of one file."""
+
+    bytes: CountOrZero
+    sha256: str
+
+
+class RandomStates(Table):
+    """States of the generators: torch's as hexadecimal bytes, Python's `random.getstate()` as JSON."""
+
+    python: str
+    torch: str
+    cuda: str | None
+
+
+class Manifest(Table):
+    """Everything a checkpoint holds besides tensors. `metric` is the validation loss, where one was measured."""
+
+    format: Literal[1] = FORMAT
+    step: CountOrZero
+    epoch: CountOrZero
+    batch: CountOrZero
+    metric: Finite | None
+    learning_rate: Finite
+    skipped_in_a_row: CountOrZero
+    loss_scale: Finite
+    scale_streak: CountOrZero
+    environment: dict[str, str | int]
+    config: dict[str, dict[str, Any]]
+    random: RandomStates
+    files: dict[FileName, FileRecord]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, sealed with the hash of its own content."""
+    (folder / MANIFEST).write_bytes(seal(manifest.model_dump()))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `manifest.json` alone; `check_files` checks what it lists.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); name a whole checkpoint") from error
+    try:
+        fields = json.loads(content)
+        fields.pop(SEAL)
+        whole = seal(fields) == content
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path}: does not match its own SHA-256: truncated, changed or foreign; {GO_BACK}")
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in detail["loc"])
+        value = "" if detail["type"] == "missing" else f"={detail['input']!r}"
+        raise CheckpointError(
+            f"{path}: {where}{value}: {detail['msg'].lower()}; written by another version: resume with that one"
+        ) from error
+
+
+def record_files(folder: Path) -> dict[FileName, FileRecord]:
+    """Size and hash of each file that a checkpoint has; `tokenizer.json` may be absent."""
+    files = ADAPTER_FILES if (folder / ADAPTER).exists() else FILES
+    return {name: _record(folder / name) for name in files if name != TOKENIZER or (folder / name).exists()}
+
+
+def check_files(folder: Path, manifest: Manifest, skip: tuple[FileName, ...] = ()) -> None:
+    """Compare size and SHA-256 of the folder's files, but those in `skip`, with the manifest.
+
+    Raises:
+        CheckpointError: naming the first file that is missing, truncated, changed or swapped.
+    """
+    for name in ADAPTER_FILES if ADAPTER in manifest.files else FILES:
+        path = folder / name
+        if name in skip or (name == TOKENIZER and name not in manifest.files and not path.exists()):
+            continue
+        if name not in manifest.files:
+            raise CheckpointError(f"{path}: is not in {MANIFEST}, and so not of this checkpoint; {GO_BACK}")
+        wanted = manifest.files[name]
+        try:
+            size = path.stat().st_size
+            if size != wanted.bytes:
+                raise CheckpointError(f"{path}: {size} bytes where the manifest says {wanted.bytes}: torn; {GO_BACK}")
+            found = _record(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {GO_BACK}") from error
+        if found != wanted:
+            raise CheckpointError(
+                f"{path}: SHA-256 {found.sha256[:12]}... where the manifest says {wanted.sha256[:12]}...: "
+                f"damaged, or the file of another checkpoint; {GO_BACK}"
+            )
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(bytes=file.tell(), sha256=digest)
+
+
+def seal(fields: dict[str, Any]) -> bytes:
+    """The one spelling of these fields as a file; whatever differs by a bit is not it."""
+    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+    return (json.dumps({**fields, SEAL: digest}, indent=2) + "\n").encode()

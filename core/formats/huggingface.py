@@ -1,0 +1,238 @@
+"""Llama models in Hugging Face's directory layout: `config.json`, `model.safetensors` (or shards), `tokenizer.json`."""
+
+import json
+from collections.abc import Container, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import Parameter
+
+from andon.core.adapters.nf4 import NF4Linear, NF4Tensor, is_quantized, quantize_nf4
+from andon.core.config import ModelConfig, QloraConfig
+from andon.core.data.chat import ChatTemplate
+from andon.core.data.tokenizer import END_NAMES, load_tokeniser
+from andon.core.files.folders import published
+from andon.core.files.headers import HeaderError, read_header
+from andon.core.files.manifest import CONFIG, MODEL, TOKENIZER
+from andon.core.formats.bitsandbytes import PARTS, STATE, from_bitsandbytes, quantization_config, to_bitsandbytes
+from andon.core.formats.chat_template import TEMPLATE
+from andon.core.formats.huggingface_config import (
+    InterchangeError,
+    dump_huggingface_config,
+    load_huggingface_config,
+    read_json,
+)
+from andon.core.model.llama import Llama
+
+INDEX = "model.safetensors.index.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+FLOATS = ("F64", "F32", "BF16", "F16")
+RECOMPUTED = "rotary_emb.inv_freq"  # early conversions store what rope_theta says already
+
+Weight = Tensor | NF4Tensor
+
+
+def load_huggingface(
+    folder: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+) -> tuple[Llama, Tokenizer | None]:
+    """Model and tokeniser of a directory; the weights in `dtype`, or the one that `config.json` declares (else fp32).
+
+    `quantise` turns the blocks' matrices into NF4, one at a time; those that the files hold in NF4 stay as they are.
+
+    Raises:
+        InterchangeError: a missing, damaged or unsupported file, key or tensor, by name.
+        QuantError: a matrix to quantise holds infinity or NaN.
+    """
+    config, declared = load_huggingface_config(folder / CONFIG)
+    if dtype is None:
+        if declared not in (None, *DTYPES):
+            raise InterchangeError(f"{folder / CONFIG}: dtype={declared!r} is none of {', '.join(DTYPES)}; name one")
+        dtype = DTYPES[declared or "float32"]
+    files = _weight_files(folder)
+    shapes = _check_tensors(folder, files, config)
+    weights = _read(folder, files, shapes, dtype, quantise)
+    if config.tie_word_embeddings and HEAD in weights:
+        head, embedding = cast("Tensor", weights[HEAD]), cast("Tensor", weights[EMBEDDING])  # never quantised
+        if not torch.equal(head, embedding):
+            raise InterchangeError(f"{folder}: tie_word_embeddings=True and {HEAD} is another matrix; set it to false")
+    tokenizer = folder / TOKENIZER
+    return with_weights(config, weights), load_tokeniser(tokenizer) if tokenizer.exists() else None
+
+
+def export_huggingface(
+    model: Llama, folder: Path, tokenizer: Tokenizer | None = None, template: ChatTemplate | None = None
+) -> None:
+    """Write a directory that `transformers` loads, whole or not at all. A tied head is left out, as there.
+
+    Raises:
+        InterchangeError: the folder holds something already, or the file system refused.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InterchangeError(f"{folder}: exists and is not an empty folder; choose a new one for --out")
+        with published(folder) as partial:
+            _write(model, partial, tokenizer)
+            if template:
+                (partial / TEMPLATE).write_text(template.source, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise InterchangeError(f"{folder}: could not be written ({error}); make room or choose another") from error
+
+
+def held(name: str, weight: Tensor, dtype: torch.dtype, quantise: QloraConfig | None) -> Weight:
+    """A copy of the weight as a model holds it: in `dtype`; a block's matrix in NF4 where `quantise` asks for that.
+
+    Raises:
+        QuantError: it is to be quantised, and holds infinity or NaN.
+    """
+    if quantise and is_quantized(name):
+        return quantize_nf4(weight.to(dtype), double=quantise.double_quantization, name=name)
+    return weight.to(dtype, copy=True)
+
+
+def with_weights(config: ModelConfig, weights: dict[str, Weight]) -> Llama:
+    """A model that owns the given tensors, by Hugging Face's names; a tied head is the embedding itself."""
+    with torch.device("meta"):
+        model = Llama(config)
+    for name, weight in weights.items():
+        if isinstance(weight, NF4Tensor):
+            model.set_submodule(name.removesuffix(".weight"), NF4Linear(weight))
+    plain = {name: weight for name, weight in weights.items() if isinstance(weight, Tensor)}
+    parameters = {name: Parameter(plain[name]) for name, _ in model.named_parameters()}
+    if config.tie_word_embeddings:
+        parameters[HEAD] = parameters[EMBEDDING]
+    model.load_state_dict({**parameters, **dict(model.named_buffers(remove_duplicate=False))}, assign=True)
+    return model
+
+
+def _read(
+    folder: Path,
+    files: dict[str, Path],
+    shapes: dict[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    quantise: QloraConfig | None,
+) -> dict[str, Weight]:
+    """The weights by name, each read and converted before the next is touched."""
+    weights: dict[str, Weight] = {}
+    with ExitStack() as stack:
+        opened = {path: stack.enter_context(safe_open(path, "pt")) for path in sorted(set(files.values()))}
+        for name, shape in shapes.items():
+            if f"{name}{STATE}" not in files:
+                weights[name] = held(name, opened[files[name]].get_tensor(name), dtype, quantise)
+                continue
+            parts = [f"{name}{part}" for part in PARTS if f"{name}{part}" in files]
+            tensors = {part: opened[files[part]].get_tensor(part).clone() for part in parts}
+            try:
+                weights[name] = from_bitsandbytes(name, tensors, shape)._replace(dtype=dtype)
+            except InterchangeError as error:
+                raise InterchangeError(f"{folder}: {error}") from error
+    return weights
+
+
+def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None) -> None:
+    weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    dtype = str(weights[EMBEDDING].dtype).removeprefix("torch.")
+    quantized = {name: module.quantized for name, module in model.named_modules() if isinstance(module, NF4Linear)}
+    for name, weight in quantized.items():
+        weights |= to_bitsandbytes(f"{name}.weight", weight)
+    quantization = quantization_config(list(quantized.values())) if quantized else None
+    mark, end = _end(tokenizer) if tokenizer else (None, None)
+    save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
+    (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, end, quantization), encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save(str(folder / TOKENIZER))
+        fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        if mark:
+            fields["eos_token"] = mark
+        (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _end(tokenizer: Tokenizer) -> tuple[str | None, int | None]:
+    """The token that ends a text, and its id, by the first of the usual names."""
+    ids = {name: tokenizer.token_to_id(name) for name in END_NAMES}
+    return next(((name, known) for name, known in ids.items() if known is not None), (None, None))
+
+
+def _weight_files(folder: Path) -> dict[str, Path]:
+    """The file that holds each tensor, by the tensor's name."""
+    if (folder / MODEL).exists():
+        return dict.fromkeys(_header(folder / MODEL), folder / MODEL)
+    index = folder / INDEX
+    if not index.exists():
+        raise InterchangeError(
+            f"{folder}: holds neither {MODEL} nor {INDEX}; pickled weights are not read: convert them with safetensors"
+        )
+    files = {tensor: folder / name for tensor, name in _weight_map(index).items()}
+    for path in sorted(set(files.values())):
+        listed = {tensor for tensor, shard in files.items() if shard == path}
+        for tensor in sorted(listed ^ _header(path).keys()):
+            raise InterchangeError(f"{path}: {tensor} is in only one of the shard and {INDEX}; fetch both again")
+    return files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """An index's tensors and their shards, all of them in its own folder."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InterchangeError(f"{index}: weight_map must map tensor names to file names; fetch the file again")
+    for name in names.values():
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise InterchangeError(f"{index}: weight_map names {name!r}; a shard must lie in this folder")
+    return names
+
+
+def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    try:
+        return {name: (entry.dtype, entry.shape) for name, entry in read_header(path).items()}
+    except HeaderError as error:
+        raise InterchangeError(f"{error}; fetch the file again") from error
+    except OSError as error:
+        raise InterchangeError(f"{path}: cannot be read ({error.strerror}); fetch the file") from error
+
+
+def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names, shapes and dtypes, from the headers alone, against the model that the configuration describes.
+
+    Returns the shapes that the weights have, or have once dequantised.
+    """
+    found = {name: entry for path in sorted(set(files.values())) for name, entry in _header(path).items()}
+    wanted = _shapes(config)
+    if config.tie_word_embeddings and HEAD in found:
+        wanted[HEAD] = wanted[EMBEDDING]
+    checked_later = _quantized_parts(found, files, wanted)
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in found:
+            raise InterchangeError(f"{folder}: {name} is missing; check {CONFIG}, or fetch the weights again")
+        if not name.endswith(RECOMPUTED) and name not in checked_later:
+            _check_tensor(files[name], name, *found[name], wanted.get(name))
+    return wanted
+
+
+def _quantized_parts(found: Iterable[str], files: dict[str, Path], wanted: Container[str]) -> set[str]:
+    """The tensors that `from_bitsandbytes` checks; only matrices that are quantised here may be so there."""
+    quantized = [name.removesuffix(STATE) for name in found if name.endswith(STATE)]
+    for name in quantized:
+        if name not in wanted or not is_quantized(name):
+            raise InterchangeError(f"{files[name + STATE]}: {name} is quantised; only the blocks' projections can be")
+    return {f"{name}{part}" for name in quantized for part in PARTS}
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's parameters, by name."""
+    with torch.device("meta"):
+        return {name: tuple(parameter.shape) for name, parameter in Llama(config).named_parameters()}
+
+
+def _check_tensor(path: Path, name: str, dtype: str, shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> None:
+    if wanted is None:
+        raise InterchangeError(f"{path}: {name} is unexpected in a plain Llama; merge adapters first")
+    if shape != wanted:
+        raise InterchangeError(f"{path}: {name} has shape {shape}; {CONFIG} says {wanted}")
+    if dtype not in FLOATS:
+        raise InterchangeError(f"{path}: {name} is {dtype}; only {', '.join(FLOATS)} weights are read")

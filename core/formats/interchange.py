@@ -1,0 +1,46 @@
+"""One way in for weights, whatever holds them."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from andon.core.config import ModelConfig, QloraConfig
+from andon.core.files.manifest import CONFIG, MANIFEST, OPTIMIZER, check_files, read_manifest
+from andon.core.formats.gguf_header import load_gguf_config
+from andon.core.formats.gguf_weights import load_gguf
+from andon.core.formats.huggingface import load_huggingface
+from andon.core.formats.huggingface_config import InterchangeError, load_huggingface_config
+from andon.core.model.llama import Llama
+
+
+def load_model(
+    path: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+) -> tuple[Llama, Tokenizer | None]:
+    """Model and tokeniser of a checkpoint, a Hugging Face directory or a GGUF file.
+
+    `dtype` None keeps what a directory declares; GGUF weights are dequantised to fp32. `quantise` turns the blocks'
+    matrices, in `dtype`, into NF4 one at a time, so that the unquantised model is never in memory as a whole.
+
+    Raises:
+        InterchangeError: there is no model, or one that cannot be read.
+        QuantError: a matrix to quantise holds infinity or NaN.
+        CheckpointError: the checkpoint's files do not match its manifest.
+        TokeniserError: its `tokenizer.json` is damaged.
+    """
+    if path.is_dir():
+        if (path / MANIFEST).exists():
+            check_files(path, read_manifest(path), skip=(OPTIMIZER,))
+        return load_huggingface(path, dtype, quantise)
+    if path.suffix == ".gguf":
+        return load_gguf(path, dtype, quantise)
+    raise InterchangeError(f"{path}: name a checkpoint, a Hugging Face directory or a .gguf file")
+
+
+def load_shape(path: Path) -> ModelConfig:
+    """The shape alone of what `load_model` reads.
+
+    Raises:
+        InterchangeError: there is no model, or one that cannot be read.
+    """
+    return load_gguf_config(path) if path.suffix == ".gguf" else load_huggingface_config(path / CONFIG)[0]

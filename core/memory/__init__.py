@@ -1,0 +1,1 @@
+"""Parameters and bytes, from the configuration alone."""

@@ -1,0 +1,1 @@
+"""The LLaMA model, its operations with a backward of their own, and sampling."""

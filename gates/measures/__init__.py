@@ -1,0 +1,1 @@
+"""Measures that leave evidence, each a command: `python -m andon.gates.measures.NAME`."""

@@ -1,0 +1,49 @@
+"""The ratchet: no file falls far below its recorded score, and a new one starts well."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from andon.gates.evidence import digest
+from andon.gates.measures.debt.loss import File
+from andon.gates.measures.debt.score import DebtError
+
+BASELINE = Path("reports/baselines/debt.json")
+SLACK = 1.0
+NEW = 90.0
+Recorded = dict[str, tuple[float, str]]  # by file: its score, and the digest of its content
+
+
+def fallen(files: Iterable[File], recorded: Recorded) -> list[str]:
+    """A line for each file below what it must have; one whose content is the recorded one is never among them."""
+    found = []
+    for file in files:
+        before, content = recorded.get(file.path, (None, ""))
+        if before is None and file.score < NEW:
+            found.append(f"{file.path}:1: {file.score:g}, and a new file starts at {NEW:g} or better")
+        if before is not None and file.score < before - SLACK and digest(file.path) != content:
+            found.append(f"{file.path}:1: {file.score:g}, and it had {before:g}; at most {SLACK:g} point may be lost")
+    return found
+
+
+def read_baseline(path: Path = BASELINE) -> Recorded:
+    """The recorded scores; none where there is no file.
+
+    Raises:
+        DebtError: it holds something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: (float(row["score"]), str(row["content"])) for name, row in content.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DebtError(f"{path}: holds no scores ({error!r}); `nox -s debt -- --write` records them") from error
+
+
+def write_baseline(files: Iterable[File], path: Path = BASELINE) -> None:
+    """Record today's scores, a file a line."""
+    rows = {file.path: {"score": file.score, "content": digest(file.path)} for file in files}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")

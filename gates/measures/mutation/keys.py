@@ -1,0 +1,90 @@
+"""When an old result still holds: while the function, the tests that cover it, the plan and the tools stay the same."""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from andon.gates.evidence import digest
+from andon.gates.measures.mutation.plan import Module, Plan
+
+CACHED = ("@cache", "@functools.cache", "@lru_cache", "@functools.lru_cache")
+
+
+class Covering(NamedTuple):
+    """One test, how long it takes, and the functions of the file that it runs."""
+
+    test: str
+    seconds: float
+    functions: tuple[str, ...]
+
+
+def tests_digest(module: Module, plan: Plan) -> str:
+    """Of a file and its test files as they are: which test covers what is measured anew once it changes."""
+    content = [plan.marks, module.file, digest(module.file), *(f"{name} {digest(name)}" for name in module.tests)]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
+
+
+def key(function: str, tests: Iterable[str], count: int, plan: Plan, version: str) -> str:
+    """Of a function's source, how many mutants it gets, and the sources of the tests that are asked."""
+    limits = [count, plan.test_seconds, plan.asked_seconds, plan.limit_seconds, version]
+    sources = [test_source(test) for test in sorted(set(tests))]
+    return hashlib.sha256(json.dumps([function, sources, limits]).encode()).hexdigest()[:16]
+
+
+def test_source(test: str) -> str:
+    """A test's source with everything in its file that is no test; "absent" where either is gone.
+
+    The files of this project that the test's file imports belong to it, by their digest.
+    """
+    path, _, name = test.partition("::")
+    name = name.partition("[")[0].partition("::")[0]
+    around, tests = parts(path)
+    return f"{around}\n{tests[name]}" if name in tests else "absent"
+
+
+def asked(covered: Sequence[Covering], function: str, source: str, plan: Plan, first: Sequence[str] = ()) -> list[str]:
+    """The tests to ask about a function's mutants, those that killed before first, then the fastest.
+
+    Every test is asked about a module's tables, and about a function whose results are cached: it runs once for all.
+    """
+    everything = function.startswith("<") or source.lstrip().startswith(CACHED)
+    mine = [each for each in covered if everything or function in each.functions]
+    mine = [each for each in mine if each.seconds <= plan.test_seconds]
+    mine.sort(key=lambda each: (each.test not in first, each.seconds, each.test))
+    chosen, total = [], 0.0
+    for each in mine:
+        total += each.seconds
+        if total > plan.asked_seconds and chosen:
+            break
+        chosen.append(each.test)
+    return chosen
+
+
+@cache
+def parts(path: str) -> tuple[str, dict[str, str]]:
+    """A test file without its tests, and each test; empty where there is no file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return "", {}
+    lines, tests, taken = text.splitlines(), {}, set()
+    tree = ast.parse(text)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name.lower().startswith("test"):
+            start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            span = range(start - 1, node.end_lineno or start)
+            tests[node.name] = "\n".join(lines[number] for number in span)
+            taken |= set(span)
+    helpers = [f"{name} {digest(name)}" for name in _imported(tree)]
+    return "\n".join([*(line for number, line in enumerate(lines) if number not in taken), *helpers]), tests
+
+
+def _imported(tree: ast.Module) -> list[str]:
+    """Test helpers that a file imports, as paths."""
+    modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    paths = [f"{module.replace('.', '/')}.py" for module in modules if module.partition(".")[0] == "tests"]
+    return [path for path in paths if Path(path).exists()]

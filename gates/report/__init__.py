@@ -1,0 +1,1 @@
+"""A verdict for its readers: text, Markdown, JSON, SARIF, advice, history."""

@@ -1,0 +1,1 @@
+"""Every gate is seen red before it counts."""

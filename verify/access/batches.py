@@ -1,0 +1,141 @@
+"""Other batches made of a subject's own: fewer rows, shorter, other tokens, and what a batch says of its positions.
+
+Legend: B batch, T time.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from andon.verify.access.calls import new_batch, targets_of, tokens_of
+from andon.verify.access.roles import IGNORE, fields, find, part, replaced
+from andon.verify.errors import NotApplicable
+from andon.verify.subject import Batch, Subject
+
+MOST, ROWS = 512, 4  # tokens and rows of a small batch
+
+
+def rows_of(subject: Subject, batch: Batch, chosen: Sequence[int] | Tensor) -> Batch:
+    """The batch with these rows, repeated or not, of each part that has as many rows as there are tokens' rows.
+
+    Raises:
+        NotApplicable: a part has another number, such as offsets into a packed batch: nobody knows what they would be.
+    """
+    (count, time), index = tokens_of(subject, batch).shape, torch.as_tensor(chosen)
+    for key, value in fields(batch).items():
+        if isinstance(value, Tensor) and value.dim() and len(value) not in (1, count, time):
+            raise NotApplicable(f"a batch whose parts have a row each; {key!r} has shape {tuple(value.shape)}")
+    parts = {key: value for key, value in fields(batch).items() if isinstance(value, Tensor) and value.dim()}
+    return replaced(batch, {key: value[index.to(value.device)] for key, value in parts.items() if len(value) == count})
+
+
+def cut(subject: Subject, batch: Batch, length: int) -> Batch:
+    """The batch's first `length` positions: (B, T, ...) in the second dimension, (..., T, T) in the last two."""
+    time = tokens_of(subject, batch).shape[1]
+    if length >= time:
+        return batch
+    changes = {}
+    for key, value in fields(batch).items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.dim() >= 3 and value.shape[-2:] == (time, time):
+            changes[key] = value[..., :length, :length].contiguous()
+        elif value.dim() >= 2 and value.shape[1] == time:
+            changes[key] = value[:, :length].contiguous()
+        elif value.dim() == 1 and len(value) == time:
+            changes[key] = value[:length]
+    return replaced(batch, changes)
+
+
+def few(subject: Subject, seed: int = 0) -> Batch:
+    """A batch of the subject's, of a large one some rows and their beginning, so that large models take seconds.
+
+    Rows whose beginning has no counted target are left whole.
+    """
+    batch = new_batch(subject, seed)
+    rows, time = tokens_of(subject, batch).shape
+    if rows * time <= MOST:
+        return batch
+    batch = rows_of(subject, batch, range(min(rows, ROWS)))
+    shorter = cut(subject, batch, MOST // min(rows, ROWS))
+    try:
+        return shorter if bool((targets_of(subject, shorter) != IGNORE).any()) else batch
+    except NotApplicable:
+        return shorter
+
+
+def other_tokens(tokens: Tensor, seed: int = 0) -> Tensor:
+    """For each token another one that occurs among them, so that it is one that the model knows.
+
+    Raises:
+        NotApplicable: only one occurs.
+    """
+    words = tokens.unique()
+    if len(words) < 2:
+        raise NotApplicable("a batch with different tokens in it")
+    steps = torch.randint(1, len(words), tokens.shape, generator=torch.Generator().manual_seed(seed))
+    return words[(torch.searchsorted(words, tokens) + steps.to(tokens.device)) % len(words)]
+
+
+def real_in(subject: Subject, batch: Batch) -> Tensor:
+    """(B, T): whether a token is no padding, by the batch's mask; all are where there is none."""
+    tokens_BT = tokens_of(subject, batch)
+    if "mask" in find(batch, subject.roles):
+        mask_BT = part(batch, "mask", subject.roles)
+        if mask_BT.shape == tokens_BT.shape:
+            return mask_BT != 0
+    return torch.ones_like(tokens_BT, dtype=torch.bool)
+
+
+def documents_in(subject: Subject, batch: Batch) -> Tensor:
+    """(B, T): the number of each token's document, from the batch's documents or from positions that start anew."""
+    tokens_BT = tokens_of(subject, batch)
+    found = find(batch, subject.roles)
+    if "documents" in found:
+        documents_BT = part(batch, "documents", subject.roles)
+        if documents_BT.shape == tokens_BT.shape:
+            return documents_BT
+    if "positions" in found:
+        positions_BT = part(batch, "positions", subject.roles)
+        if positions_BT.shape == tokens_BT.shape:
+            starts_BT = torch.zeros_like(tokens_BT)
+            starts_BT[:, 1:] = (positions_BT[:, 1:] == 0) & real_in(subject, batch)[:, 1:]
+            return starts_BT.cumsum(1)
+    return torch.zeros_like(tokens_BT)
+
+
+def one_document(subject: Subject, batch: Batch) -> Batch:
+    """The batch with one document a row, and no padding."""
+    tokens_BT, found = tokens_of(subject, batch), find(batch, subject.roles)
+    changes = {}
+    if "documents" in found:
+        changes[found["documents"]] = torch.zeros_like(part(batch, "documents", subject.roles))
+    if "positions" in found and _start_anew(subject, batch):
+        changes[found["positions"]] = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+    if "mask" in found:
+        changes[found["mask"]] = torch.ones_like(part(batch, "mask", subject.roles))
+    return replaced(batch, changes) if changes else batch
+
+
+def _start_anew(subject: Subject, batch: Batch) -> bool:
+    """Whether the batch's positions (B, T) are those of several documents, or of rows with padding."""
+    several = bool(documents_in(subject, batch).any()) or not bool(real_in(subject, batch).all())
+    return several and part(batch, "positions", subject.roles).shape == tokens_of(subject, batch).shape
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(index * (count - 1) / (most - 1)) for index in range(most)})
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        return [value]
+    if hasattr(value, "values") and callable(value.values):
+        value = list(value.values())
+    return [tensor for each in value for tensor in tensors_in(each)] if isinstance(value, tuple | list) else []

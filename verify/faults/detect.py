@@ -1,0 +1,132 @@
+"""What the checks make of a planted fault: each function here is one job of `plant.each`, in a process of its own."""
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from andon.verify.checks import CHECKS
+from andon.verify.faults.generic import NAMED
+from andon.verify.faults.inject import Fault
+from andon.verify.observation.fingerprint import Sketch, changes, vitals
+from andon.verify.run.runner import check
+from andon.verify.subject import Subject
+
+PARITY = "reference"  # the area of checks that compare with another implementation
+
+
+class Task(NamedTuple):
+    """What to hunt for, where."""
+
+    target: str  # "tests.subjects:SUBJECTS": a mapping of names to functions that make a subject
+    subjects: tuple[str, ...]
+    clean: Mapping[str, Mapping[str, Sketch]]  # what was seen of each subject without a fault
+    every: bool = False  # run all checks, and do not stop at the first finding
+    blackbox: str = ""  # a fault that is put around the subject, instead of into a module
+
+
+class Found(NamedTuple):
+    """A check that saw the fault."""
+
+    check: str
+    subject: str
+    tier: int
+    message: str
+    seconds: float  # until then, over all checks of all subjects
+    raised: bool  # the subject could not be asked any more, which is loud, and no measure of the check's
+
+
+class Result(NamedTuple):
+    """What came of a hunt."""
+
+    live: tuple[str, ...]  # what differs from the clean subject; empty where nothing does
+    found: tuple[Found, ...]
+    needs: str = ""  # what a black-box fault cannot be planted without
+
+
+def look(fault: Fault | None, task: Task) -> dict[str, dict[str, Sketch]]:
+    """What is seen of the task's subjects."""
+    del fault
+    return {name: vitals(made(task.target, name)) for name in task.subjects}
+
+
+def hunt(fault: Fault | None, task: Task) -> Result:
+    """What differs, and which checks find it; those that need a reference come last, when all others see nothing."""
+    del fault
+    live: list[str] = []
+    found: list[Found] = []
+    seconds = 0.0
+    own = [each.name for each in CHECKS if each.name.partition(".")[0] != PARITY]
+    parity = [each.name for each in CHECKS if each.name not in own]
+    subjects = {}
+    for name in task.subjects:
+        subject: Subject | None = made(task.target, name)
+        if subject and task.blackbox:
+            subject = NAMED[task.blackbox].plant(subject)
+        if subject:
+            subjects[name] = subject
+            live = live or [f"{name}: {key}" for key in changes(subject, task.clean[name])]
+    if not subjects:
+        return Result((), (), NAMED[task.blackbox].factory)
+    for chosen in (own, parity):
+        for name, subject in subjects.items():
+            if not chosen or (not task.every and not all(each.raised for each in found)):
+                continue
+            more, spent = _findings(subject, name, chosen, seconds, every=task.every)
+            found, seconds = [*found, *more], seconds + spent
+    return Result(tuple(live), tuple(sorted(found, key=lambda each: each.raised)))
+
+
+def alarms(fault: Fault | None, task: Task) -> list[Found]:
+    """Findings on subjects without a fault: none of them may be one. `subjects` holds "name/check" to run."""
+    del fault
+    found: list[Found] = []
+    for name in dict.fromkeys(pair.partition("/")[0] for pair in task.subjects):
+        named = [pair.partition("/")[2] for pair in task.subjects if pair.partition("/")[0] == name]
+        chosen = [each.name for each in CHECKS if each.name in named]
+        if chosen:
+            found += _findings(made(task.target, name), name, chosen, 0.0, every=True)[0]
+    return found
+
+
+def unit_test(fault: Fault | None, name: str) -> bool:
+    """Whether a unit test is red.
+
+    Raises:
+        RuntimeError: it could not be run.
+    """
+    import pytest
+
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", name])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"{name}: pytest ended with {code!r}{f' under {fault.id}' if fault else ''}")
+    return code == pytest.ExitCode.TESTS_FAILED
+
+
+def made(target: str, name: str) -> Subject:
+    """A subject of a target, made anew."""
+    module, _, attribute = target.partition(":")
+    table = getattr(importlib.import_module(module), attribute)
+    value = table[name] if isinstance(table, Mapping) else table
+    return value if isinstance(value, Subject) else value()
+
+
+def _findings(
+    subject: Subject, name: str, chosen: list[str], before: float, *, every: bool
+) -> tuple[list[Found], float]:
+    report = check(subject, only=chosen, first=not every)
+    tiers = {each.name: each.tier for each in CHECKS}
+    real = [finding for finding in report.findings if not finding.mistake]
+    found = [
+        Found(
+            finding.check,
+            name,
+            tiers.get(finding.check.partition(" [")[0], 1),
+            finding.message.partition("\n")[0],
+            before + report.seconds,
+            finding.mistake,
+        )
+        for finding in (real or report.findings)
+    ]
+    return found, report.seconds

@@ -1,0 +1,1 @@
+"""Autograd against central differences."""

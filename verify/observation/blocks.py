@@ -1,0 +1,112 @@
+"""The repeated blocks of a model, found by their being alike, and what one of them is called with.
+
+Legend: B batch, T time, D dim.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from andon.verify.access.batches import tensors_in
+from andon.verify.errors import NotApplicable
+
+FEWEST = 2
+
+
+class Call(NamedTuple):
+    """One call of a module: what it was given, before it could change it, and what it returned."""
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    states_BTD: Tensor
+    result_BTD: Tensor
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The list of modules of one type with the most parameters.
+
+    Raises:
+        NotApplicable: no list holds two of one type.
+    """
+    lists = [
+        list(module)
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len({type(child) for child in module}) == 1
+        if None not in list(module)  # a place that is left empty
+    ]
+    found = max((each for each in lists if len(each) >= FEWEST), key=_size, default=None)
+    if found is None or not _size(found):
+        raise NotApplicable("a list of at least 2 blocks of one type")
+    return found
+
+
+@contextmanager
+def calls(modules: list[nn.Module]) -> Generator[dict[nn.Module, list[Call]]]:
+    """Within `with`, records each call of these modules whose first tensors are states (B, T, D)."""
+    seen: dict[nn.Module, list[Call]] = {module: [] for module in modules}
+    given: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    modules = list(seen)
+
+    def before(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        given[module] = deepcopy(arguments), deepcopy(keywords)
+
+    def after(module: nn.Module, _arguments: object, _keywords: object, output: Any) -> None:
+        arguments, keywords = given.pop(module)
+        states, results = _states((arguments, keywords)), _states(output)
+        if states is not None and results is not None:
+            seen[module].append(Call(arguments, keywords, states, results))
+
+    hooks = [module.register_forward_pre_hook(before, with_kwargs=True) for module in modules]
+    hooks += [module.register_forward_hook(after, with_kwargs=True) for module in modules]
+    try:
+        with torch.no_grad():
+            yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def call_again(module: nn.Module, call: Call, states_BTD: Tensor, first: int, time: int) -> Tensor:
+    """The block's output for other states (B, n, D), with all else as at positions `first` to `first + n` of `time`.
+
+    Raises:
+        NotApplicable: nothing else says where the states stand, or the block cannot be called so.
+    """
+    count = states_BTD.shape[1]
+
+    def sliced(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value is call.states_BTD:
+                return states_BTD
+            for dim in (dim for dim, size in enumerate(value.shape) if size == time):
+                value = value.narrow(dim, first, count)
+            return value.clone()
+        if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+            return type(value)(sliced(each) for each in value)
+        return {key: sliced(each) for key, each in value.items()} if isinstance(value, dict) else deepcopy(value)
+
+    given = tensors_in((call.arguments, call.keywords))
+    if not any(time in tensor.shape for tensor in given if tensor is not call.states_BTD):
+        raise NotApplicable("blocks that are given their positions, masks or rotations")
+    arguments, keywords = sliced(call.arguments), sliced(call.keywords)
+    try:
+        with torch.no_grad():
+            output = module(*arguments, **keywords)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise NotApplicable(f"blocks that can be called on a part of the sequence ({error})") from error
+    result = _states(output)
+    if result is None or result.shape != states_BTD.shape:
+        raise NotApplicable("blocks that return states of the shape they are given")
+    return result
+
+
+def _states(value: Any) -> Tensor | None:
+    return next((tensor for tensor in tensors_in(value) if tensor.dim() == 3 and tensor.is_floating_point()), None)
+
+
+def _size(modules: list[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -1,0 +1,339 @@
+"""Training runs of a subject that checks can drive, and what each of their steps ought to do.
+
+The reference for a step is the subject's own loss, differentiated by autograd at the step's first weights: with the
+same random numbers, each micro-batch weighted by its counted tokens. Legend: B batch, T time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from andon.verify.access.batches import rows_of
+from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded, targets_of, tokens_of, with_targets
+from andon.verify.access.roles import IGNORE, fields, find, replaced
+from andon.verify.errors import NotApplicable
+from andon.verify.observation.step_trace import (
+    State,
+    Step,
+    at_weights,
+    fitted,
+    innermost,
+    mismatch,
+    norm,
+    observe,
+    trainable,
+)
+from andon.verify.observation.tolerances import ROUNDING
+from andon.verify.subject import ROLES, Batch, Loop, Subject
+
+RATE = 1e-3  # of the optimizer that a subject without one is given
+SAME = 10 * ROUNDING[torch.float32]  # one loss computed by two loops: other kernels, another order of summation
+LOOSE = ROUNDING[torch.bfloat16]
+
+
+class Held(NamedTuple):
+    """An optimizer, and the model that it trains."""
+
+    name: str  # as a message calls it
+    model: nn.Module
+    optimizer: Any
+
+
+class Run(NamedTuple):
+    """A run, and one step of it."""
+
+    name: str  # as a message calls it
+    model: nn.Module
+    optimizer: Any
+    act: Callable[[list[Batch]], Mapping[str, Any] | None]  # a loop takes its own batches
+    loop: Loop | None = None  # where there is one
+
+    def step(self, batches: Sequence[Batch] = ()) -> Step:
+        """One step, watched."""
+        return observe(self.model, lambda: self.act(list(batches)))
+
+
+Make = Callable[[], Run]
+
+
+def each_run(check: Callable[[Subject, Make], None]) -> Callable[[Subject], None]:
+    """A check of the subject's step and of its loop, whichever it has; not applicable where neither can be asked."""
+    return _of_each(check, lambda subject: [*_stepping(subject), *_looping(subject)])
+
+
+def each_run_or_plain(check: Callable[[Subject, Make], None]) -> Callable[[Subject], None]:
+    """The same; a subject without a step of its own takes plain ones."""
+    return _of_each(check, lambda subject: [partial(own_run, subject), *_looping(subject)])
+
+
+def each_optimizer(check: Callable[[Subject, Held], None]) -> Callable[[Subject], None]:
+    """A check of the optimizer that the subject's factory gives and of its loop's, whichever it has."""
+
+    @wraps(check)
+    def of_made(subject: Subject, make: Callable[[], Held]) -> None:
+        check(subject, make())
+
+    return _of_each(of_made, _holding)
+
+
+def own_run(subject: Subject, model: nn.Module | None = None, optimizer: Any = None) -> Run:
+    """The subject's step on a new model with a new optimizer, or on these; a plain step where it has none."""
+    model = new_model(subject).train() if model is None else model
+    optimizer = new_optimizer(subject, model) if optimizer is None else optimizer
+    if subject.step is not None:
+        step = subject.step
+        return Run("Subject.step", model, optimizer, lambda batches: step(model, optimizer, batches))
+    return Run("a plain step", model, optimizer, lambda batches: _plain(subject, model, optimizer, batches))
+
+
+def step_run(subject: Subject) -> Run:
+    """The subject's step on a new model.
+
+    Raises:
+        NotApplicable: it has none.
+    """
+    needed(subject, "step")
+    return own_run(subject)
+
+
+def loop_run(subject: Subject) -> Run:
+    """A new run of the subject's loop.
+
+    Raises:
+        NotApplicable: it has none.
+    """
+    loop: Loop = needed(subject, "loop")()
+    return of_loop(loop)
+
+
+def of_loop(loop: Loop, name: str = "Subject.loop") -> Run:
+    """A loop as a run."""
+    return Run(name, loop.model, loop.optimizer, lambda _: loop.step(), loop)
+
+
+def new_optimizer(subject: Subject, model: nn.Module) -> Any:
+    """The subject's optimizer, or AdamW without decay."""
+    if subject.optimizer is not None:
+        return subject.optimizer(model)
+    return torch.optim.AdamW(trainable(model).values(), lr=RATE, weight_decay=0.0)
+
+
+def sharpened(model: nn.Module) -> nn.Module:
+    """The model, in place, with larger matrices: its losses differ from token to token, not about ln V everywhere."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and parameter.is_floating_point():
+                parameter.mul_(3)
+    return model
+
+
+def counted(subject: Subject, batch: Batch) -> int:
+    """How many tokens a batch's loss is the mean of."""
+    return int((targets_of(subject, batch) != IGNORE).sum())
+
+
+def is_ragged(subject: Subject) -> bool:
+    """Whether this subject's batches count unequal numbers of tokens, as its own examples show."""
+    if subject.pad is not None or subject.instruct is not None:
+        return True
+    seen = [new_batch(subject, seed) for seed in range(3)]
+    if any("labels" not in find(batch, subject.roles) for batch in seen):
+        return False
+    counts = {int(n) for batch in seen for n in (targets_of(subject, batch) != IGNORE).sum(1)}
+    return len(counts) > 1
+
+
+def micro_batches(subject: Subject, count: int, *, seed: int = 0) -> list[Batch]:
+    """Different batches of one step; as unequal in counted tokens as the subject's own may be."""
+    ragged, made = is_ragged(subject), []
+    for index in range(count):
+        batch = new_batch(subject, seed + index)
+        if ragged and index % 2:
+            targets_BT = targets_of(subject, batch).clone()
+            targets_BT[:, : -max(2, targets_BT.shape[1] // 4)] = IGNORE
+            if bool((targets_BT != IGNORE).any()):
+                batch = with_targets(subject, batch, targets_BT)
+        made.append(batch)
+    return made
+
+
+def single_rows(subject: Subject, count: int) -> list[Batch]:
+    """Batches of one row each."""
+    made: list[Batch] = []
+    for seed in range(count):
+        batch = new_batch(subject, seed)
+        made += [rows_of(subject, batch, [row]) for row in range(len(tokens_of(subject, batch)))]
+        if len(made) >= count:
+            break
+    return [batch for batch in made if counted(subject, batch)][:count]
+
+
+def expected(subject: Subject, model: nn.Module, step: Step, batches: Sequence[Batch]) -> tuple[float, State]:
+    """Loss and gradient of these batches together, at the weights that the step found."""
+    counts = [counted(subject, batch) for batch in batches]
+    matched = len(step.calls) == len(batches)
+    total, mean = 0.0, {name: torch.zeros_like(p, dtype=torch.float64) for name, p in trainable(model).items()}
+    with torch.random.fork_rng(), at_weights(model, step.before):
+        for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+            model.train()
+            if step.calls and (matched or index == 0):
+                torch.set_rng_state(step.calls[index].random)
+                model.train(step.calls[index].training)
+            model.zero_grad(set_to_none=True)
+            loss = loss_of(subject, model, batch)
+            loss.backward()
+            share = count / sum(counts)
+            total += share * float(loss.detach())
+            for name, parameter in trainable(model).items():
+                if parameter.grad is not None:
+                    mean[name] += share * parameter.grad.double()
+    return total, mean
+
+
+def tolerance(model: nn.Module, *steps: Step) -> float:
+    """What rounding explains between two ways to the same gradient."""
+    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
+    return LOOSE if half or any(step.autocast for step in steps) else SAME
+
+
+def the_update(run: Run, step: Step) -> State:
+    """The gradients of a step's one update.
+
+    Raises:
+        NotApplicable: it made none or several, or they belong to other tensors than the model's (master weights).
+    """
+    if len(step.updates) != 1:
+        raise NotApplicable(f"one optimizer update a step ({run.name} made {len(step.updates)})")
+    if not step.updates[0].gradients:
+        raise NotApplicable("an optimizer over the model's own parameters")
+    return step.updates[0].gradients
+
+
+def as_clipped(subject: Subject, actual: State, wanted: State) -> State:
+    """What clipping makes of a gradient: to the norm that the settings name; where they name none, as `actual` shows.
+
+    Then a factor of at most 1, or one largest absolute value, whichever is nearer, are taken for clipping.
+    """
+    if "grad_clip" in subject.settings:
+        clip = subject.settings["grad_clip"]
+        factor = min(1.0, clip / max(norm(wanted), 1e-300)) if clip else 1.0
+        return {name: tensor * factor for name, tensor in wanted.items()}
+    largest = max(float(tensor.double().abs().max()) for tensor in actual.values())
+    factor = min(1.0, max(0.0, fitted(actual, wanted)))
+    by_norm = {name: tensor * factor for name, tensor in wanted.items()}
+    by_value = {name: tensor.clamp(-largest, largest) for name, tensor in wanted.items()}
+    return min(by_norm, by_value, key=lambda state: mismatch(actual, state)[0])
+
+
+def batches_seen(subject: Subject, step: Step) -> list[Batch]:
+    """The batches that a loop's step used: told from what its model was called with.
+
+    Raises:
+        NotApplicable: the model is not called with whole batches, and they are none of `epoch`'s.
+    """
+    example = new_batch(subject)
+    keys = [key for key, value in fields(example).items() if isinstance(value, Tensor)]
+    known = _by_tokens(subject) if subject.epoch is not None else {}
+    seen = []
+    for call in step.calls:
+        inputs = call.inputs
+        if "labels" in find(example, subject.roles) and all(str(key) in inputs for key in keys):
+            seen.append(replaced(example, {key: inputs[str(key)] for key in keys}))
+            continue
+        found = [known[_key(value)] for value in inputs.values() if _key(value) in known]
+        if not found:
+            raise NotApplicable("batches that can be told from the model's inputs (or Subject.epoch)")
+        seen.append(found[0])
+    if not seen:
+        raise NotApplicable("a model that is called with token ids")
+    return seen
+
+
+def trace(step: Step) -> list[tuple[int, ...]]:
+    """The rows of token ids that a step's calls were given, in order, without what a mask says is padding."""
+    return [row for call in step.calls for row in _rows(call.inputs)]
+
+
+def _rows(inputs: Mapping[str, Tensor]) -> Iterator[tuple[int, ...]]:
+    tokens = _tokens(inputs)
+    masks = [inputs[name] for name in ROLES["mask"] if name in inputs and inputs[name].shape == tokens.shape]
+    real = masks[0] != 0 if masks else torch.ones_like(tokens, dtype=torch.bool)
+    for row, kept in zip(tokens.reshape(-1, _width(inputs)), real.reshape(-1, _width(inputs)), strict=True):
+        yield tuple(row[kept].tolist())
+
+
+def _of_each(
+    check: Callable[[Subject, Any], None], ways: Callable[[Subject], list[Callable[[], Any]]]
+) -> Callable[[Subject], None]:
+    """The check, asked of each way to make what it looks at; not applicable where it is so for all."""
+
+    @wraps(check)
+    def asked(subject: Subject) -> None:
+        lacks, passed = [NotApplicable("step or loop")], False
+        for make in ways(subject):
+            try:
+                check(subject, make)
+                passed = True
+            except NotApplicable as lack:
+                lacks.append(lack)
+        if not passed:
+            raise lacks[-1]
+
+    return asked
+
+
+def _stepping(subject: Subject) -> list[Make]:
+    return [] if subject.step is None else [partial(own_run, subject)]
+
+
+def _looping(subject: Subject) -> list[Make]:
+    return [] if subject.loop is None else [partial(loop_run, subject)]
+
+
+def _holding(subject: Subject) -> list[Callable[[], Held]]:
+    given: list[Callable[[], Held]] = [] if subject.optimizer is None else [partial(_given, subject)]
+    return given if subject.loop is None else [*given, partial(_of_loop, subject)]
+
+
+def _given(subject: Subject) -> Held:
+    model = new_model(subject).train()
+    return Held("Subject.optimizer", model, innermost(new_optimizer(subject, model)))
+
+
+def _of_loop(subject: Subject) -> Held:
+    loop: Loop = needed(subject, "loop")()
+    return Held("Subject.loop's optimizer", loop.model, innermost(loop.optimizer))
+
+
+def _plain(subject: Subject, model: nn.Module, optimizer: Any, batches: list[Batch]) -> dict[str, float]:
+    optimizer.zero_grad()
+    loss = loss_of(subject, model, batches[0])
+    loss.backward()
+    optimizer.step()
+    return {"loss": float(loss.detach())}
+
+
+def _by_tokens(subject: Subject) -> dict[tuple[Any, ...], Batch]:
+    assert subject.epoch is not None
+    with seeded():
+        batches = list(subject.epoch(0))
+    flat = [part for batch in batches for part in (batch if isinstance(batch, list) else [batch])]
+    return {_key(tokens_of(subject, batch)): batch for batch in flat}
+
+
+def _key(tokens: Tensor) -> tuple[Any, ...]:
+    return tuple(tokens.shape), tuple(tokens.flatten().tolist())
+
+
+def _tokens(inputs: Mapping[str, Tensor]) -> Tensor:
+    for name in ("input_ids", "tokens", "inputs", "input", "idx", "x"):
+        if name in inputs:
+            return inputs[name]
+    return next(iter(inputs.values()))
+
+
+def _width(inputs: Mapping[str, Tensor]) -> int:
+    return max(1, _tokens(inputs).shape[-1])

@@ -1,0 +1,1 @@
+"""Running checks on a subject, and the report of it."""

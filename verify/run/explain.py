@@ -1,0 +1,52 @@
+"""Sentences for what goes wrong outside the checks: whose call raised what, and where."""
+
+import linecache
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from torch import nn
+
+from andon.verify.errors import SubjectError
+
+HERE = Path(__file__).parents[1]  # verify
+LIBRARIES = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
+
+
+def why(error: Exception) -> str:
+    """An exception as a sentence: which call of the subject raised it, where, and what it says."""
+    if isinstance(error, SubjectError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs {error.name}, which is not installed: pip install {error.name.partition('.')[0]}"
+    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    call, place = _blame(error.__traceback__)
+    return f"{call} raised {said}{place}"
+
+
+def no_subject(value: object) -> str:
+    """What is missing where something else stands in a subject's place."""
+    if isinstance(value, nn.Module):
+        return (
+            f"{type(value).__name__} is a model; checks also need a batch and a loss: "
+            "Subject(model=model, batch=batch, loss=lambda model, batch: model(**batch).loss)"
+        )
+    return f"{type(value).__name__} is no Subject; give Subject(model=..., batch=..., loss=...)"
+
+
+def _blame(trace: TracebackType | None) -> tuple[str, str]:
+    """The last call that verify made, and the last line of the user's own code below it."""
+    frames = traceback.extract_tb(trace)
+    ours = [place for place, frame in enumerate(frames) if HERE in Path(frame.filename).parents]
+    last = ours[-1] if ours else -1
+    line = (frames[last].line or "") if ours else ""
+    factory = re.search(r"\bsubject\.(\w+)\(", line)
+    call = f"Subject.{factory[1]}" if factory else f"`{line}`" if line else "the subject"
+    theirs = [frame for frame in frames[last + 1 :] if not frame.filename.startswith((*LIBRARIES, "<"))]
+    if not theirs:
+        return call, ""
+    frame = theirs[-1]
+    code = linecache.getline(frame.filename, frame.lineno or 0).strip()
+    return call, f"\nin {frame.filename}, line {frame.lineno}, {frame.name}: {code}".rstrip(": ")

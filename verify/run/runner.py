@@ -1,0 +1,262 @@
+"""Runs checks on a subject: each alone, explained where it cannot be asked, within a budget, and leaving no trace."""
+
+import difflib
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.access.roles import fields
+from andon.verify.checks import CHECKS, Check
+from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
+from andon.verify.observation.protect import protected
+from andon.verify.observation.tolerances import distance, rounding
+from andon.verify.run.deadline import OutOfTime, ending
+from andon.verify.run.explain import no_subject, why
+from andon.verify.run.report import BUDGET, UNFINISHED, Finding, Report
+from andon.verify.subject import Subject
+
+Progress = Callable[[int, int, str], None]
+_Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with what it rests on
+DEEPEST_TIER = 3
+UNASKABLE = "the subject could not be asked"
+
+
+class Explanation(NamedTuple):
+    """A check's docstring in its three parts."""
+
+    title: str
+    silent: str
+    look: str
+
+
+class Task(NamedTuple):
+    """One check of one subject."""
+
+    name: str
+    check: Check
+    subject: Subject
+
+
+@dataclass(frozen=True)
+class _Book:
+    """What came of each task so far."""
+
+    findings: list[Finding] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def enter(self, name: str, outcome: _Outcome, seconds: float) -> None:
+        """Keep what came of a task that ran."""
+        self.times[name] = seconds
+        if isinstance(outcome, Finding):
+            self.findings.append(outcome)
+        elif isinstance(outcome, NotApplicable):
+            self.not_applicable[name] = str(outcome)
+        elif isinstance(outcome, OutOfTime):
+            self.not_run[name] = UNFINISHED
+        else:
+            self.passed.append(name)
+            self.notes.update({name: outcome} if outcome else {})
+
+
+def check(
+    subject: Subject,
+    *,
+    only: Iterable[str] = (),
+    ignore: Mapping[str, str] | None = None,
+    tier: int = DEEPEST_TIER,
+    budget: float | None = None,
+    first: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Report:
+    """Run all checks that apply to a subject, and to its variants, cheapest first.
+
+    `only` names checks or whole areas ("attention"); `ignore` maps checks to the reason; `tier` leaves out what takes
+    longer; checks that are not begun, or not finished, within `budget` seconds are named as such, which is no pass;
+    `first` stops at the first finding; `progress(done, total, name)` is called before each check.
+
+    Raises:
+        UnknownCheckError: `only` or `ignore` names no check.
+        SubjectError: this is no Subject.
+    """
+    if not isinstance(subject, Subject):
+        raise SubjectError(no_subject(subject))
+    ignored = _ignored(ignore or {})
+    tasks = list(_tasks(subject, chosen(only, tier)))
+    begun = time.monotonic()
+    deadline = None if budget is None else begun + budget
+    book, mistakes = _Book(), {}
+    for done, task in enumerate(tasks):
+        stop = _reason_to_stop(task, ignored, mistakes, deadline, found=first and bool(_real(book.findings)))
+        lacking = _lacking(task)
+        if stop:
+            book.not_run[task.name] = stop
+            continue
+        if lacking:
+            book.not_applicable[task.name] = lacking
+            continue
+        progress(done, len(tasks), task.name)
+        if id(task.subject) not in mistakes:
+            mistakes[id(task.subject)] = _ask(task.subject, _suffix(task))
+        if mistake := mistakes[id(task.subject)]:
+            book.findings.append(mistake)
+            book.not_run[task.name] = UNASKABLE
+        else:
+            book.enter(task.name, *_run(task, deadline))
+    seconds = time.monotonic() - begun
+    kept = book.not_applicable, book.not_run, book.notes
+    return Report(subject.name, tuple(book.findings), tuple(book.passed), *kept, seconds, book.times)
+
+
+def explain(check: Check) -> Explanation:
+    """What a check's docstring says: what is true, why a fault stays silent, what to look at."""
+    paragraphs = [" ".join(part.split()) for part in (inspect.getdoc(check.function) or "").split("\n\n")]
+    look = [part for part in paragraphs[1:] if part.startswith("Look")]
+    silent = [part for part in paragraphs[1:] if part not in look]
+    return Explanation(paragraphs[0], " ".join(silent), " ".join(look))
+
+
+def named(name: str) -> Check:
+    """The check of this name.
+
+    Raises:
+        UnknownCheckError: there is none.
+    """
+    return _matching(name, exact=True)[0]
+
+
+def chosen(only: Iterable[str] = (), tier: int = DEEPEST_TIER) -> list[Check]:
+    """The checks up to a tier, all of them or those named.
+
+    Raises:
+        UnknownCheckError: a name is neither a check's nor an area's.
+    """
+    if isinstance(only, str):
+        only = (only,)
+    wanted = {each.name for name in only for each in _matching(name)}
+    return sorted(
+        (each for each in CHECKS if each.tier <= tier and (not wanted or each.name in wanted)),
+        key=lambda each: each.tier,
+    )
+
+
+def _ignored(ignore: Mapping[str, str]) -> dict[str, str]:
+    return {each.name: f"ignored: {reason}" for name, reason in ignore.items() for each in _matching(name)}
+
+
+def _matching(name: str, *, exact: bool = False) -> list[Check]:
+    """Checks by name, or all of an area."""
+    found = [each for each in CHECKS if each.name == name or (not exact and each.name.partition(".")[0] == name)]
+    if not found:
+        close = difflib.get_close_matches(name, [each.name for each in CHECKS], 3, 0.3)
+        raise UnknownCheckError(
+            f"{name!r} is no check; {'closest: ' + ', '.join(close) if close else '`andon verify --list` shows all'}"
+        )
+    return found
+
+
+def _tasks(subject: Subject, checks: list[Check]) -> Iterator[Task]:
+    for each in checks:
+        yield Task(each.name, each, subject)
+    for variant, other in subject.variants.items():
+        if not isinstance(other, Subject):
+            raise SubjectError(f"Subject.variants[{variant!r}]: {no_subject(other)}")
+        for each in checks:
+            yield Task(f"{each.name} [{variant}]", each, other)
+
+
+def _suffix(task: Task) -> str:
+    return task.name.removeprefix(task.check.name)
+
+
+def _lacking(task: Task) -> str:
+    """What the check needs and its subject has not; empty where nothing."""
+    return " and ".join(need for need in task.check.needs if getattr(task.subject, need) in (None, {}))
+
+
+def _real(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if not finding.mistake]
+
+
+def _reason_to_stop(
+    task: Task,
+    ignored: Mapping[str, str],
+    mistakes: Mapping[int, Finding | None],
+    deadline: float | None,
+    *,
+    found: bool,
+) -> str:
+    """Why a check is not run; empty where it is."""
+    if task.check.name in ignored:
+        return ignored[task.check.name]
+    if mistakes.get(id(task.subject)):
+        return UNASKABLE
+    if found:
+        return "stopped at the first finding"
+    return BUDGET if deadline is not None and time.monotonic() >= deadline else ""
+
+
+def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
+    """What came of a check, and its seconds."""
+    begun = time.monotonic()
+    outcome: _Outcome
+    with protected():
+        try:
+            with ending(deadline):
+                outcome = task.check.function(task.subject) or ""
+        except (NotApplicable, OutOfTime) as lack:
+            outcome = lack
+        except Exception as error:  # noqa: BLE001 - a stranger's code raises what it likes; it is explained
+            about, wrong = explain(task.check), isinstance(error, CheckFailed)
+            message = str(error) if wrong else why(error)
+            outcome = Finding(task.name, message, *about, time.monotonic() - begun, mistake=not wrong)
+    return outcome, time.monotonic() - begun
+
+
+def _ask(subject: Subject, suffix: str) -> Finding | None:
+    """Ask for a model, a batch and a loss once, so that one mistake is one message; None where all is well."""
+    name = f"subject{suffix}"
+    with protected():
+        try:
+            model, batch = new_model(subject), new_batch(subject)
+            _same_device(model, batch)
+            first, second = _evaluated(subject, model, batch), _evaluated(subject, model, batch)
+        except NotApplicable as lack:
+            return Finding(name, f"it needs {lack}", mistake=True)
+        except Exception as error:  # noqa: BLE001 - as in _run
+            return Finding(name, why(error), mistake=True)
+    if bool(first.isfinite()) and not distance(second, first) <= rounding(first):
+        return Finding(
+            f"{name}.repeats",
+            f"the loss of one model in eval mode on one batch, with one seed, was {float(first):.6g} and then "
+            f"{float(second):.6g}",
+            "The same weights, batch and seed give the same loss in eval mode.",
+            "Silent because training only sees a little more noise; no other check can be asked of it.",
+            "Look for state that a forward pass keeps, for dropout that eval mode does not end, and for random "
+            "generators that torch.manual_seed does not reach.",
+        )
+    return None
+
+
+def _evaluated(subject: Subject, model: nn.Module, batch: object) -> Tensor:
+    with seeded(), torch.no_grad():
+        return loss_of(subject, model.eval(), batch).detach().clone()
+
+
+def _same_device(model: nn.Module, batch: object) -> None:
+    here = {tensor.device for tensor in model.parameters()}
+    for key, value in fields(batch).items():
+        if isinstance(value, Tensor) and here and value.dim() and value.device not in here:
+            raise SubjectError(
+                f"Subject.batch() puts {key!r} on {value.device} and the model is on {', '.join(map(str, here))}; "
+                f"move it there in the function"
+            )
