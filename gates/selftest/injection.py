@@ -16,6 +16,7 @@ from andon.gates.config import Gates, Measure, Plant, Threshold, Tier
 from andon.gates.evidence import FOLDER, Evidence, EvidenceError, read_evidence, write_evidence
 from andon.gates.judge import judge
 from andon.gates.run import Commands, execute
+from andon.source import SourceError, find, replaced
 
 LEFT_OUT = (".*", "__pycache__", "build", "dist", "mutants")
 
@@ -35,32 +36,38 @@ def plant_and_run(plant: Plant, measure: Measure, bounds: list[Threshold]) -> st
             code = execute(command, file.fileno(), commands, root)
         found = log.read_text(encoding="utf-8", errors="replace")
         reds = _red_bounds(measure, bounds, root / FOLDER, Path(name) / "evidence")
+    name = plant.file or plant.where
     if not code and not reds:
-        return f"{plant.file} planted, and it stayed green"
+        return f"{name} planted, and it stayed green"
     if plant.shows not in found + "\n".join(reds):
         last = (found.strip().splitlines() or ["nothing"])[-1]
-        return f"{plant.file} planted; exit code {code}, and {plant.shows!r} stands nowhere; it said last: {last:.200}"
+        return f"{name} planted; exit code {code}, and {plant.shows!r} stands nowhere; it said last: {last:.200}"
     return ""
 
 
 def copy_tree(root: Path) -> None:
-    """The project in the working directory as it stands, without what git ignores, with its history if it has one."""
+    """The project in the working directory as it stands, without what git ignores, with its history if it has one.
+
+    A link stays the link that it is.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=False, capture_output=True
     )
     if listed.returncode:
-        shutil.copytree(Path(), root, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        shutil.copytree(Path(), root, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
         return
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", ".", str(root)], check=True)
     for name in os.fsdecode(listed.stdout).split("\0"):
-        if name and Path(name).is_file():
+        if name and (Path(name).is_file() or Path(name).is_symlink()):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(name, root / name)
+            shutil.copy(name, root / name, follow_symlinks=False)
     subprocess.run(["git", "reset", "--quiet"], cwd=root, check=True)
 
 
 def _put(plant: Plant, root: Path) -> str:
     """Put a plant into a copy of the tree; returns why it cannot be, else empty."""
+    if plant.where:
+        return _put_into(plant, root)
     path = root / plant.file
     if not plant.before:
         if path.exists():
@@ -72,6 +79,15 @@ def _put(plant: Plant, root: Path) -> str:
     if text.count(plant.before) != 1:
         return f"`before` stands {text.count(plant.before)} times in {plant.file}, and must stand once"
     path.write_text(text.replace(plant.before, plant.after), encoding="utf-8")
+    return ""
+
+
+def _put_into(plant: Plant, root: Path) -> str:
+    try:
+        _, path, name = find(plant.where, root)
+        path.write_text(replaced(path.read_text(encoding="utf-8"), name, plant.before, plant.after), encoding="utf-8")
+    except SourceError as error:
+        return f"{plant.where}: {error}"
     return ""
 
 

@@ -137,7 +137,7 @@ def _measure(measure: Measure, plants: list[Plant], gates: Gates) -> Gate:
     def look() -> Seen:
         begun, found = time.perf_counter(), [plant_and_run(plant, measure, bounds) for plant in plants]
         said = "; ".join(text for text in found if text) or ("" if plants else "it has no plant")
-        files = ", ".join(plant.file for plant in plants)
+        files = ", ".join(plant.file or plant.where for plant in plants)
         return Seen(*gate, files, not said, definition, round(time.perf_counter() - begun, 1), said)
 
     return Gate(*gate, definition, look)

@@ -11,6 +11,7 @@ from andon.gates.config import GateError, Gates, load_gates
 from andon.gates.selftest import selftest
 from andon.gates.selftest.injection import copy_tree
 from andon.gates.selftest.selftest import Seen
+from andon.source import find, replaced
 from tests.commands import commit, git
 
 CHECK = "import pathlib, sys; text = pathlib.Path('code.txt').read_text(); print(text); sys.exit('bad' in text)"
@@ -43,6 +44,57 @@ def seen(gates: Gates) -> Seen:
     return selftest.look(selftest.gates_to_test(gates)[:1], lambda each: None)[0]
 
 
+CODE = "import door; print('bad'); raise SystemExit(door.count(3) > 3)"
+WHERE = 'where = "{}"\nbefore = "steps  +  0"\nafter = "steps + 1"\nshows = "bad"\n'
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(
+    ("where", "said"), [("house:count", ""), ("house:door.count", ""), ("house:gone", "no module of house define gone")]
+)
+def test_a_plant_finds_its_definition_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str
+) -> None:
+    """Behaviour: a definition of a package is planted into by syntax, in whichever folder its module lies."""
+    (tmp_path / "house/rooms").mkdir(parents=True)
+    (tmp_path / "house/rooms/door.py").write_text("def count(steps):\n    return steps + 0\n")
+    monkeypatch.chdir(tmp_path)
+    found = seen(project(tmp_path, f"import sys; sys.path.append('house/rooms'); {CODE}", WHERE.format(where)))
+    assert (not said) == found.red, found.said
+    assert said in found.said
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "a plant has one of the two"),
+        ('file = "a.py"\nwhere = "house:a"\nbefore = "1"\n', "a plant has one of the two"),
+        ('where = "house:a"\n', "needs `before`"),
+    ],
+)
+def test_a_plant_has_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, said: str) -> None:
+    """Behaviour: no place, two places, and a definition without what is to change are refused."""
+    monkeypatch.chdir(tmp_path)
+    gates = project(tmp_path, CHECK, place + 'after = "2"\nshows = "bad"\n')
+    with pytest.raises(GateError, match=said):
+        selftest.read_plants(gates)
+
+
+@pytest.mark.tier3
+def test_every_plant_of_the_house_applies() -> None:
+    """Behaviour: what each plant changes stands once where the plant says."""
+    root = Path(__file__).parents[2]
+    for plant in selftest.read_plants(load_gates()):
+        if plant.where:
+            _, path, name = find(plant.where, root)
+            assert replaced(path.read_text(encoding="utf-8"), name, plant.before, plant.after)
+        elif plant.before:
+            assert 1 == (root / plant.file).read_text(encoding="utf-8").count(plant.before), plant
+        else:
+            assert not (root / plant.file).exists()
+
+
 GOOD = 'file = "code.txt"\nbefore = "good"\nafter = "bad"\nshows = "{}"\n'
 
 
@@ -56,6 +108,7 @@ def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, mon
     monkeypatch.chdir(root)
     (root / "gone.py").unlink()
     (root / "kept.py").write_text("2")
+    (root / "link").symlink_to("left")
     for new in ("left/out.py", "rooms/new.py"):
         (root / new).parent.mkdir()
         (root / new).write_text("3")
@@ -63,7 +116,8 @@ def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, mon
     found = {str(path.relative_to(copy)) for path in copy.rglob("*.py")}
     assert ({"kept.py", "rooms/new.py"}, "2") == (found, (copy / "kept.py").read_text())
     told = git("status", "--porcelain", "-uall", cwd=copy)
-    assert [" D gone.py", " M kept.py", "?? rooms/new.py"] == told.splitlines()
+    assert [" D gone.py", " M kept.py", "?? link", "?? rooms/new.py"] == told.splitlines()
+    assert Path("left") == (copy / "link").readlink()
 
 
 @pytest.mark.tier3
