@@ -3,6 +3,7 @@
 It imports no room: what a mutant is planted into must not be imported before.
 """
 
+import functools
 import os
 import sys
 import threading
@@ -10,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,7 +30,7 @@ def covering(fault: object, task: tuple[str, Sequence[str], str]) -> list[tuple[
     """
     del fault
     file, tests, marks = task
-    watcher = _Watcher(str(Path(file).resolve()))
+    watcher = _Watcher(file)
     code = _pytest([*tests, "-m", marks], watcher)
     if code:
         raise AskError(f"{file}: pytest ends with {code} without any mutant ({watcher.red or 'no test is red'})")
@@ -63,7 +63,7 @@ class _Watcher:
     """A pytest plugin that remembers the first red test and, given a file, which of its functions each test runs."""
 
     def __init__(self, file: str) -> None:
-        self.file = file
+        self.file = os.path.realpath(file) if file else ""  # code may have been loaded by way of a link
         self.red = ""
         self.found: list[tuple[str, float, set[str]]] = []
         self.shared: dict[str, set[str]] = defaultdict(set)  # by test file, what its shared fixtures run
@@ -99,8 +99,11 @@ class _Watcher:
 
     def _note(self, frame: FrameType, event: str, argument: object) -> None:
         del argument
-        if event == "call" and frame.f_code.co_filename == self.file:
+        if event == "call" and _real(frame.f_code.co_filename) == self.file:
             self.seen.add(frame.f_code.co_qualname.partition(".<locals>")[0])
+
+
+_real = functools.cache(os.path.realpath)
 
 
 def _pytest(arguments: list[str], watcher: _Watcher) -> int:

@@ -28,6 +28,7 @@ class Job(NamedTuple):
     """One mutant to plant, and the tests to ask."""
 
     mutant: Any
+    module: str  # "core:loss", under which its answer is kept
     tests: tuple[str, ...]
 
 
@@ -72,8 +73,8 @@ def measure(
     rows: dict[tuple[str, str], list[Any]] = {}
     done = fresh = disagreeing = 0
     kept_at = time.monotonic()
-    for job, row in answers(jobs, plan.limit_seconds, workers, deadline):
-        at = job.mutant.file, job.mutant.function
+    for job, row in answers(jobs, plan.asking.limit_seconds, workers, deadline):
+        at = job.module, job.mutant.function
         held = next((old for old in work.results[at[0]].functions[at[1]].rows if old.id == row.id), None)
         fresh += held is None
         disagreeing += held is not None and held.state != row.state
@@ -95,24 +96,24 @@ def prepared(
     covered = coverings(plan, kept, workers)
     work = Work({})
     for module in plan.modules:
-        text, old = Path(module.file).read_text(encoding="utf-8"), kept.get(module.file, results.File())
-        file = results.File(*covered[module.file], {})
+        text, old = Path(module.file).read_text(encoding="utf-8"), kept.get(module.name, results.File())
+        file = results.File(*covered[module.name], {})
         for name, source in generate.functions(text).items():
             file.functions[name] = current(plan, module, source, file, old, name)
         wanted = [
             name
             for name, function in file.functions.items()
-            if every or function.mutants != len(function.rows) or (sampled and chosen_now(module.file, name))
+            if every or function.mutants != len(function.rows) or (sampled and chosen_now(module.name, name))
         ]
-        made = generate.mutants(module.file, text, module.count(plan), wanted)
+        made = generate.mutants(module.file, text, module.count, wanted)
         for name in wanted:
             function = file.functions[name]
             rows = {} if every else {row.id: row for row in function.rows}
-            jobs = [Job(mutant, function.tests) for mutant in made.get(name, [])]
+            jobs = [Job(mutant, module.name, function.tests) for mutant in made.get(name, [])]
             work.fresh += [job for job in jobs if job.mutant.id not in rows and mine(job.mutant.id, part)]
             work.again += [job for job in jobs if job.mutant.id in rows and sampled]
             file.functions[name] = holding(function, jobs, rows)
-        work.results[module.file] = file
+        work.results[module.name] = file
     work.again = shuffled(work.again)
     return work
 
@@ -128,7 +129,7 @@ def current(plan: Any, module: Any, source: str, file: Any, before: Any, name: s
     from andon.gates.measures.mutation import keys, results
     from andon.gates.measures.mutation.generate import version
 
-    count, version, old = module.count(plan), version(), before.functions.get(name)
+    count, version, old = module.count, version(), before.functions.get(name)
     rows = old.rows if old and old.key == keys.key(source, old.tests, count, plan, version) else ()
     killed = tuple(row for row in rows if row.state == results.KILLED)
     if rows and (file.digest == before.digest or rows == killed):
@@ -139,16 +140,17 @@ def current(plan: Any, module: Any, source: str, file: Any, before: Any, name: s
 
 
 def coverings(plan: Any, kept: Any, workers: int) -> "dict[str, tuple[str, tuple[Covering, ...]]]":
-    """By file the digest of it and its tests, and what each test covers: run again where that changed."""
+    """By module the digest of it and its tests, and what each test covers: run again where that changed."""
     from andon.gates.measures.mutation import keys
     from andon.verify.faults.inject import each
 
-    digests = {module.file: keys.tests_digest(module, plan) for module in plan.modules}
+    digests = {module.name: keys.tests_digest(module, plan) for module in plan.modules}
     found = {name: (digest, kept[name].covered) for name, digest in digests.items() if name in kept}
     found = {name: pair for name, pair in found.items() if pair[0] == kept[name].digest}
-    jobs = [(None, (each.file, each.tests, plan.marks)) for each in plan.modules if each.file not in found]
+    missing = [each for each in plan.modules if each.name not in found]
+    jobs = [(None, (each.file, each.tests, plan.asking.marks)) for each in missing]
     for outcome in each(jobs, asking.covering, workers=workers, limit=600.0, warm=WARM):
-        name = jobs[outcome.place][1][0]
+        name = missing[outcome.place].name
         if outcome.error:
             raise PlanError(f"the tests of {name} cannot be asked: {outcome.error}; run them with pytest first")
         found[name] = digests[name], tuple(keys.Covering(*each) for each in outcome.value)
@@ -190,18 +192,18 @@ def fault(mutant: Any) -> Any:
     from andon.verify.faults.inject import Fault
 
     before = Path(mutant.file).read_text(encoding="utf-8")
-    module = mutant.file.removesuffix(".py").replace("/", ".")
-    made = Fault
-    return made(mutant.id, mutant.operator, "pattern", "", "", module, before, mutant.text)
+    linked = Path("andon", mutant.file).exists()  # our packages are imported by way of links
+    module = ".".join([*["andon"] * linked, *Path(mutant.file).with_suffix("").parts])
+    return Fault(mutant.id, mutant.operator, "pattern", "", "", module, before, mutant.text)
 
 
 def with_rows(results: Any, rows: dict[tuple[str, str], list[Any]]) -> Any:
     """The results with new answers in place of old ones."""
     whole = {name: replace(file, functions=dict(file.functions)) for name, file in results.items()}
-    for (file, name), new in rows.items():
-        function = whole[file].functions[name]
+    for (module, name), new in rows.items():
+        function = whole[module].functions[name]
         merged = {row.id: row for row in (*function.rows, *new)}
-        whole[file].functions[name] = replace(function, rows=tuple(sorted(merged.values(), key=lambda row: row.id)))
+        whole[module].functions[name] = replace(function, rows=tuple(sorted(merged.values(), key=lambda row: row.id)))
     return whole
 
 
@@ -215,9 +217,9 @@ def shuffled(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: hashlib.sha256(f"{commit()}{job.mutant.id}".encode()).digest())
 
 
-def chosen_now(file: str, name: str) -> bool:
+def chosen_now(module: str, name: str) -> bool:
     """Whether this commit's sample looks into this function: one of eight."""
-    return hashlib.sha256(f"{commit()}{file}{name}".encode()).digest()[0] % 8 == 0
+    return hashlib.sha256(f"{commit()}{module}{name}".encode()).digest()[0] % 8 == 0
 
 
 @functools.cache

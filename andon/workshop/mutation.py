@@ -40,9 +40,9 @@ class ShardError(ValueError):
 def command(sample: float | None, shard: str | None, workers: int, *, every: bool, merge: bool, quiet: bool) -> None:
     """Change one place of the code at a time, in memory, and print the changes that no test notices.
 
-    configs/mutation.toml says which files, and whose tests are asked. An answer holds while the function, the tests
-    that cover it, the plan and the tools stay as they are; only the rest is asked. Exit codes: 0 all is answered, 1
-    some mutants have no answer, 2 usage.
+    configs/risk.toml says which modules, and whose tests are asked. An answer holds while the function, the tests that
+    cover it, the plan and the tools stay as they are, wherever they lie; only the rest is asked. Exit codes: 0 all is
+    answered, 1 some mutants have no answer, 2 usage.
     """
     begun = time.monotonic()
     sys.path.insert(0, str(Path.cwd()))
@@ -79,8 +79,7 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
     metrics = results.metrics(answers.results, excuses)
     from andon.gates.measures import risk as risks
 
-    if risks.DEFAULT.exists():
-        metrics |= risks.short_metrics(metrics, risks.read_risks(), "mutation")
+    metrics |= risks.short_metrics(metrics, risks.read_risks(), "mutation")
     metrics["fresh"] = evidence.Metric(float(answers.fresh), "mutants")
     metrics["disagreeing"] = evidence.Metric(float(answers.disagreeing), "mutants")
     line = shlex.join(["andon", *sys.argv[1:]])
@@ -96,7 +95,7 @@ def measured_sources(plan: Any) -> list[str]:
     from andon.gates.measures.mutation import plan as plans
 
     names = {name for module in plan.modules for name in (module.file, *module.tests)}
-    return sorted({*names, str(plans.CONFIG), str(plans.EXCUSES)})
+    return sorted({*names, str(plans.DEFAULT), str(plans.EXCUSES)})
 
 
 def parsed(shard: str | None) -> tuple[int, int]:
