@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-from verify import runner
-from verify.checks import CHECKS, Check
+from andon.verify import runner
+from andon.verify.checks import CHECKS, Check
 
 pytestmark = pytest.mark.tier2
 
