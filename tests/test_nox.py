@@ -1,5 +1,7 @@
 """The sessions: one environment, built once, rebuilt when half-built, and exit codes that pass through."""
 
+import os
+import select
 import shutil
 import signal
 import subprocess
@@ -47,7 +49,16 @@ SESSIONS = (
     "bench_gpu",
     "learn",
 )
-PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "p"\ndependencies = [{wheel!r}]\n[project.optional-dependencies]\n'
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "p"
+dependencies = [{wheel!r}]
+[project.optional-dependencies]
+"""
 BACKEND = """
 import shutil
 def build_editable(folder, config_settings=None, metadata_directory=None):
@@ -135,7 +146,8 @@ def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path
         "signal.pause()\n"
     )
     with subprocess.Popen([sys.executable, "-m", "nox", "-s", "bench"], cwd=project) as process:
-        assert "x" == fifo.read_text()
+        alive = os.open(fifo, os.O_RDWR)  # both ends, so that a command which never starts is no endless wait
+        assert select.select([alive], [], [], 60)[0]
         process.send_signal(signal.SIGTERM)
         assert 7 == process.wait(60)
 
