@@ -143,7 +143,7 @@ def measure_power() -> None:
 
 
 def paint(text: str) -> None:
-    """Print a report; on a terminal its findings in colour."""
+    """Print a report; on a terminal its findings in color."""
     target = console()
     for line in text.splitlines():
         target.print(line, style=COLOURS.get(line.partition(" ")[0]))

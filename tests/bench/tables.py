@@ -17,6 +17,7 @@ from andon.core.config import load_config
 from andon.core.memory import adapter_sizes, sizes
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
+from andon.verify.subject import documented
 from andon.workshop import matrix
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
@@ -185,10 +186,10 @@ def gpu(bench: dict[str, Any]) -> str:
 
 
 def parts() -> str:
-    """What a subject can be made of, in the words of its source."""
-    source = Path("verify/subject.py").read_text(encoding="utf-8").partition("class Subject:")[2]
-    kinds = r"^    (\w+): (?:.*Callable|Adapters|Quantiser).*  # (.+)$"
-    return "\n".join(f"- `{name}`: {said}" for name, said in re.findall(kinds, source, re.MULTILINE))
+    """What a subject can be made of, in its own words: the fields that are called, adapters and quantizers."""
+    shown = [each for each in documented() if "(" in each.call or each.name in ("adapters", "quantizer")]
+    calls = (each.call if each.call.startswith(each.name) else f"{each.name}: {each.call}" for each in shown)
+    return "\n".join(f"- `{call}`: {each.what}" for call, each in zip(calls, shown, strict=True))
 
 
 def faults(content: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ def test_what_a_part_says_is_counted_is_counted() -> None:
     ("ask", "need"),
     [
         (lambda tokens: with_targets(small(), {"tokens": tokens}, tokens), "labels in the batch"),
-        (lambda _: needed(small(), "rate"), "rate"),
+        (lambda _: needed(small(), "lr_at"), "lr_at"),
     ],
     ids=["labels", "factory"],
 )

@@ -13,7 +13,7 @@ from andon.verify.faults.detect import Result, Task, alarms, hunt, unit_test
 from andon.verify.faults.generic import BLACKBOX, NAMED, Blackbox
 from andon.verify.faults.inject import each
 from andon.verify.observation.fingerprint import Sketch, changes, vitals
-from andon.verify.subject import Quantiser, Subject
+from andon.verify.subject import Quantizer, Subject
 from tests.subjects import SUBJECTS
 from tests.verify import loops, strangers
 from tests.verify.checks.test_odd_training import adapted, add, merge, plainly, stepping
@@ -83,11 +83,11 @@ def test_a_fault_of_a_factory_is_live(fault: Blackbox, clean: dict[str, dict[str
     [
         (lambda: adapted(add), "adapters.added.mix.a", "adapters.loaded"),
         (lambda: adapted(add, merge), "adapters.0 merge.logits", "adapters.1 unmerge.logits"),
-        (lambda: small(configuration={"eps": 1.0}), "model.state", "configured.eps.logits"),
-        (lambda: small(quantiser=Quantiser(torch.clone)), "quantiser.(7, 13)", "quantiser.levels of a bfloat16 house"),
+        (lambda: small(config_alternatives={"eps": 1.0}), "model.state", "configured.eps.logits"),
+        (lambda: small(quantizer=Quantizer(torch.clone)), "quantizer.(7, 13)", "quantizer.levels of a bfloat16 house"),
         (lambda: stepping(plainly, optimizer=Momentum), "step.2.state.0.settings", "step.2.state.0.0.momentum_buffer"),
     ],
-    ids=["adapters", "merge", "configuration", "quantiser", "momentum"],
+    ids=["adapters", "merge", "configuration", "quantizer", "momentum"],
 )
 def test_what_a_subject_lacks_is_not_seen(made: Callable[[], Subject], seen: str, unseen: str) -> None:
     """Behaviour: vitals have what the subject has, and nothing was raised for want of the rest."""
@@ -117,7 +117,7 @@ def test_a_black_box_fault_is_hunted() -> None:
     result = hunt(None, task)
     assert result.live[0].startswith("small: ")
     assert "loss.definition" in [found.check for found in result.found]
-    assert Result((), (), "rate") == hunt(None, task._replace(blackbox="rate-late"))
+    assert Result((), (), "lr_at") == hunt(None, task._replace(blackbox="rate-late"))
     assert [] == alarms(None, task._replace(subjects=("small/loss.definition", "small/no.check")))
     assert [] == alarms(None, task._replace(subjects=("small/no.check",)))
 

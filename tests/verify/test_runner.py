@@ -141,7 +141,7 @@ def test_the_first_finding_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_names_checks_or_areas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an area stands for its checks; what is misspelt is refused with what is close; tiers leave out."""
+    """Behaviour: an area stands for its checks; what is misspelled is refused with what is close; tiers leave out."""
     checks = Check("a.one", passes), Check("a.two", passes, tier=2), Check("b.three", passes)
     assert ("a.one", "a.two") == run(monkeypatch, small(), *checks, only=("a",)).passed
     assert ("b.three",) == run(monkeypatch, small(), *checks, only="b.three").passed
@@ -280,7 +280,7 @@ def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"settings": {"lr": 1.0}}, "settings has an unknown key 'lr'"),
+        ({"hyperparameters": {"lr": 1.0}}, "hyperparameters has an unknown key 'lr'"),
         ({"roles": {"token": "x"}}, "roles has an unknown key 'token'"),
         ({"optimizer": torch.nn.Linear}, ""),
         ({"optimizer": 3}, "optimizer is int, not a function"),
@@ -288,7 +288,7 @@ def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_subject_refuses_what_no_check_can_use(parts: Mapping[str, Any], message: str) -> None:
-    """Behaviour: misspelt keys and values in place of functions are refused where they are written."""
+    """Behaviour: misspelled keys and values in place of functions are refused where they are written."""
     if not message:
         small(**parts)
         return

@@ -236,15 +236,15 @@ def needed(subject: Subject, factory: str) -> Any:
     return value
 
 
-def setting(subject: Subject, name: str) -> float:
+def hyperparameter(subject: Subject, name: str) -> float:
     """What the subject says of its training.
 
     Raises:
         NotApplicable: it does not say.
     """
-    if name not in subject.settings:
-        raise NotApplicable(f"settings[{name!r}]")
-    return subject.settings[name]
+    if name not in subject.hyperparameters:
+        raise NotApplicable(f"hyperparameters[{name!r}]")
+    return subject.hyperparameters[name]
 
 
 def gradients(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

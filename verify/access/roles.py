@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from andon.verify.errors import NotApplicable
-from andon.verify.subject import ROLES, Batch
+from andon.verify.subject import Batch
+from andon.verify.vocabulary import ROLES
 
 IGNORE = -100  # the label that torch's cross_entropy does not count
 SUFFIX = re.compile(r"_[A-Z][A-Z0-9]*$")  # of a shape: tokens_BT
@@ -37,8 +38,8 @@ def find(batch: Batch, given: Mapping[str, str | int]) -> dict[str, str | int]:
     """Role to key, for the roles that hold a tensor in this batch; `given` comes first, then names, then positions."""
     parts = _tensors(batch)
     found = {role: key for role, key in given.items() if key in parts}
-    for role, names in ROLES.items():
-        if named := [key for key in parts if _plain(key) in names]:
+    for role, known in ROLES.items():
+        if named := [key for key in parts if _plain(key) in known.names]:
             found.setdefault(role, named[0])
     places = [key for key, value in parts.items() if isinstance(key, int) and is_index(value)]
     for role in ("tokens", "labels"):  # an unnamed pair

@@ -39,11 +39,11 @@ def check_clipped(subject: Subject) -> None:
 
     Look at clipping inside the loop over micro-batches, and before the division by tokens.
     """
-    if not subject.settings.get("grad_clip"):
-        raise NotApplicable("settings['grad_clip']")
+    if not subject.hyperparameters.get("grad_clip"):
+        raise NotApplicable("hyperparameters['grad_clip']")
     run, batches = step_run(subject), _parts(subject)
     step = run.step(batches)
-    factor = EXCESS * subject.settings["grad_clip"] / norm(expected(subject, run.model, step, batches)[1])
+    factor = EXCESS * subject.hyperparameters["grad_clip"] / norm(expected(subject, run.model, step, batches)[1])
     run = step_run(subject)
     with gradients_times(run.model, factor):
         step = run.step(batches)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import logits_of, loss_of, needed, new_batch, new_model, seeded, setting
+from andon.verify.access.calls import hyperparameter, logits_of, loss_of, needed, new_batch, new_model, seeded
 from andon.verify.checks.memory import gradient, recompute
 from andon.verify.checks.updates import listed
 from andon.verify.errors import CheckFailed, NotApplicable
@@ -91,7 +91,7 @@ def check_learning(subject: Subject) -> None:
         before = parameters(model)
         _train(subject, model)
         still = [name for name, parameter in learning.items() if torch.equal(parameter, before[name])]
-        if still and not subject.mixture:
+        if still and not subject.mixture_of_experts:
             raise CheckFailed(
                 f"{len(still)} of {len(learning)} adapter tensors do not change in {STEPS} steps{how}: {listed(still)}"
             )
@@ -158,7 +158,7 @@ def check_merge(subject: Subject) -> None:
 
     Silent because the merged model works: like the base, like a stronger or weaker adapter, or like another base.
 
-    Look at the scale, at transposed weights, at tied ones, at dtypes, and at what a quantised base is merged into.
+    Look at the scale, at transposed weights, at tied ones, at dtypes, and at what a quantized base is merged into.
     """
     merge, batch = _method(subject, "merge"), new_batch(subject)
     base = _logits(subject, _base(subject), batch)
@@ -313,7 +313,7 @@ def check_dropout(subject: Subject) -> None:
 
     Look at which builders pass the setting on, and at functional dropout without `training`.
     """
-    share, batch = setting(subject, "lora_dropout"), new_batch(subject)
+    share, batch = hyperparameter(subject, "lora_dropout"), new_batch(subject)
     base = _base(subject).train()
     if not torch.equal(_logits(subject, base, batch, 0), _logits(subject, base, batch, 1)):
         raise NotApplicable("a base without dropout of its own")
@@ -463,14 +463,14 @@ def _product(name: str, change: Tensor, sides: State) -> Tensor | None:
 def _sites(learning: dict[str, nn.Parameter]) -> dict[str, list[str]]:
     """Adapter tensors by the module they sit on: names are the same up to the part that tells the two sides apart."""
     names, found = list(learning), {}
-    for one, other in _neighbours(names):
+    for one, other in _neighbors(names):
         first, second = one.split("."), other.split(".")
         common = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
         found.setdefault(".".join(first[:common]), [one, other])
     return found
 
 
-def _neighbours(names: list[str]) -> Iterator[tuple[str, str]]:
+def _neighbors(names: list[str]) -> Iterator[tuple[str, str]]:
     yield from zip(names[::2], names[1::2], strict=False)
 
 

@@ -34,7 +34,7 @@ def check_causality(subject: Subject) -> None:
     model, batch = awake(subject), cut(subject, new_batch(subject), LONGEST)
     time = tokens_of(subject, batch).shape[1]
     positions = [1 + index for index in spread(time - 1, max(4, TOKENS // time))]
-    for chosen in [[position] for position in positions[:8]] if subject.mixture else [positions]:
+    for chosen in [[position] for position in positions[:8]] if subject.mixture_of_experts else [positions]:
         many = rows_of(subject, batch, [0] * len(chosen))
         tokens_PT = tokens_of(subject, many)
         later_PT = torch.arange(time) >= torch.tensor(chosen)[:, None]
@@ -91,7 +91,7 @@ def check_rows(subject: Subject) -> None:
 
     Look at reshapes that mix batch and heads, at statistics over the batch, at `squeeze`, and at shared masks.
     """
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a model without a mixture of experts, whose capacity rows may share")
     model, batch = awake(subject), cut(subject, new_batch(subject), LONGEST)
     batch = rows_of(subject, batch, [index % len(tokens_of(subject, batch)) for index in range(3)])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.verify.access.calls import new_batch, seeded, setting
+from andon.verify.access.calls import hyperparameter, new_batch, seeded
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.runs import SAME, Make, Run, each_run, the_update
 from andon.verify.observation.step_trace import (
@@ -101,7 +101,7 @@ def check_reported_norm(subject: Subject, make: Make) -> None:
     if "grad_norm" not in step.logged:
         raise NotApplicable("grad_norm among what step or loop reports")
     size = norm(raw) / SMALL
-    for factor in (SMALL, 1.0, EXCESS * subject.settings.get("grad_clip", 1.0) / max(size, 1e-300)):
+    for factor in (SMALL, 1.0, EXCESS * subject.hyperparameters.get("grad_clip", 1.0) / max(size, 1e-300)):
         seen, _ = _first(subject, make, factor)
         reported, due = float(seen.logged["grad_norm"]), factor * size
         if not abs(reported - due) <= max(SAME, tolerance_of(step)) * due:
@@ -132,8 +132,8 @@ def check_non_finite(subject: Subject, make: Make) -> None:
             break
     let_through = [number for number, outcome in enumerate(outcomes) if outcome == "changed"]
     whole = run.name == "Subject.loop" or subject.loop is None  # a step may leave the refusal to its loop
-    if not {"unchanged", "raised"} & set(outcomes) and not (whole and subject.settings.get("skips_nonfinite")):
-        raise NotApplicable("settings['skips_nonfinite'], or a step that refuses gradients that are not finite")
+    if not {"unchanged", "raised"} & set(outcomes) and not (whole and subject.hyperparameters.get("skips_nonfinite")):
+        raise NotApplicable("hyperparameters['skips_nonfinite'], or a step that refuses gradients that are not finite")
     if let_through:
         name, bad = chosen[let_through[0] % len(chosen)], (math.inf, math.nan)[let_through[0] % 2]
         raise CheckFailed(
@@ -149,9 +149,9 @@ def tolerance_of(step: Step) -> float:
 
 
 def _threshold(subject: Subject) -> float:
-    clip = setting(subject, "grad_clip")
+    clip = hyperparameter(subject, "grad_clip")
     if not clip:
-        raise NotApplicable("settings['grad_clip'] above 0")
+        raise NotApplicable("hyperparameters['grad_clip'] above 0")
     return clip
 
 

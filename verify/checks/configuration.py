@@ -30,7 +30,7 @@ def check_sensitivity(subject: Subject) -> None:
 
     Look at what the constructor hands on, and at constants where the setting should stand.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    configure, settings = needed(subject, "configure"), needed(subject, "config_alternatives")
     batch = new_batch(subject)
     idle = [
         key
@@ -52,7 +52,7 @@ def check_norms(subject: Subject) -> None:
 
     Look at each place where a norm is made, and which epsilon it is given.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    configure, settings = needed(subject, "configure"), needed(subject, "config_alternatives")
     base = _made(configure)
     for key, value in settings.items():
         changed = _taken(configure, key, value)
@@ -85,9 +85,9 @@ def check_caps(subject: Subject) -> None:
 
     Look at `cap * tanh(logits / cap)`: both the product and the quotient.
     """
-    caps = {key: value for key, value in needed(subject, "configuration").items() if _is_cap(subject, key, value)}
+    caps = {key: value for key, value in needed(subject, "config_alternatives").items() if _is_cap(subject, key, value)}
     if not caps:
-        raise NotApplicable("a setting that bounds the logits in `configuration`")
+        raise NotApplicable("a setting that bounds the logits in `config_alternatives`")
     for key, value in caps.items():
         small, due = (_logits_with(subject, key, bound, FAINT) for bound in (value, BOUNDLESS * value))
         apart = distance(small, due)
@@ -103,9 +103,9 @@ def check_spread(subject: Subject) -> None:
 
     Silent because those train as well, from a scale that differs by layer and that nobody chose.
 
-    Look at whether the initialisation runs, at the types and names that it picks, and at what is made after it.
+    Look at whether the initialization runs, at the types and names that it picks, and at what is made after it.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    configure, settings = needed(subject, "configure"), needed(subject, "config_alternatives")
     base, asked = _made(configure), False
     for key, value in settings.items():
         changed = _taken(configure, key, value)
@@ -123,7 +123,7 @@ def check_spread(subject: Subject) -> None:
                 f"{', '.join(kept[:3])} begin as torch draws them, uniform below 1/sqrt({pairs[kept[0]][0].shape[1]})"
             )
     if not asked:
-        raise NotApplicable("a setting that scales first weights in `configuration`")
+        raise NotApplicable("a setting that scales first weights in `config_alternatives`")
 
 
 def _is_cap(subject: Subject, key: str, value: Any) -> bool:

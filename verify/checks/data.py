@@ -75,8 +75,8 @@ def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
 
 def _trained_on(subject: Subject) -> list[Batch]:
     """The first batches of an epoch, and of what is held out, that hold labels."""
-    sources = [] if subject.epoch is None else [subject.epoch(0)]
-    sources += [] if subject.held_out is None else [subject.held_out()]
+    sources = [] if subject.epoch_batches is None else [subject.epoch_batches(0)]
+    sources += [] if subject.validation_batches is None else [subject.validation_batches()]
     first = [batch for source in sources for batch in islice(_singly(source), BATCHES)]
     return [batch for batch in first if "labels" in find(batch, subject.roles)]
 
@@ -88,7 +88,7 @@ def _require_hidden(subject: Subject) -> None:
         NotApplicable: there is no epoch, or it has no labels of the tokens' shape.
     """
     counted = shown = 0
-    for batch in _singly(needed(subject, "epoch")(0)):
+    for batch in _singly(needed(subject, "epoch_batches")(0)):
         if "labels" not in find(batch, subject.roles):
             raise NotApplicable("labels in an epoch's batches")
         tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
@@ -106,10 +106,10 @@ def _require_hidden(subject: Subject) -> None:
 def _require_one_place(subject: Subject) -> None:
     """One loss takes the batches of `Subject.batch`, of an epoch and of what is held out: their labels stand alike."""
     sources: dict[str, Iterable[Any]] = {"batch": [new_batch(subject)]}
-    if subject.epoch is not None:
-        sources["epoch"] = subject.epoch(0)
-    if subject.held_out is not None:
-        sources["held_out"] = subject.held_out()
+    if subject.epoch_batches is not None:
+        sources["epoch_batches"] = subject.epoch_batches(0)
+    if subject.validation_batches is not None:
+        sources["validation_batches"] = subject.validation_batches()
     places = {}
     for name, batches in sources.items():
         first = next(_singly(batches), None)
@@ -137,13 +137,13 @@ def check_padding(subject: Subject) -> None:
             wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
             if bool(wrong.any()):
                 raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
-    if subject.pad is None:
+    if subject.collate_padded is None:
         return
     words = [int(word) for word in tokens_of(subject, new_batch(subject)).unique()]
-    words = [word for word in words if word not in (subject.end, subject.padding)]
-    ends = [] if subject.end is None else [subject.end]
+    words = [word for word in words if word not in (subject.eos_id, subject.pad_id)]
+    ends = [] if subject.eos_id is None else [subject.eos_id]
     documents = [words[:3] + ends, (words * 9)[:9] + ends]
-    batch = subject.pad(documents)
+    batch = subject.collate_padded(documents)
     tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
     counted = int((targets_BT != IGNORE).sum())
     fewest = sum(len(document) - 1 for document in documents)
@@ -167,8 +167,8 @@ def check_epochs(subject: Subject) -> None:
 
     Look at what seeds the order, at shuffles of shuffled lists, and at the last batch.
     """
-    epoch = needed(subject, "epoch")
-    if subject.augmented:
+    epoch = needed(subject, "epoch_batches")
+    if subject.random_augmentation:
         _require_drawn_anew(_rows(subject, epoch(0)), _rows(subject, epoch(1)))
         return
     orders = {number: _rows(subject, epoch(number)) for number in (1, 0, 2)}
@@ -198,7 +198,10 @@ def check_held_out(subject: Subject) -> None:
 
     Look at how the split is cut, before or after shuffling, and at which files both sides read.
     """
-    train, held_out = _rows(subject, needed(subject, "epoch")(0)), _rows(subject, needed(subject, "held_out")())
+    train, held_out = (
+        _rows(subject, needed(subject, "epoch_batches")(0)),
+        _rows(subject, needed(subject, "validation_batches")()),
+    )
     if not train or not held_out:
         raise NotApplicable("batches to train on and held-out ones")
     length = min(LONGEST, *map(len, held_out), *map(len, train))
@@ -250,8 +253,8 @@ def _require_drawn_anew(first: list[Row], second: list[Row]) -> None:
     """Fail where examples that are said to change at random are the same in the second epoch, and in the same order."""
     if len(first) > 3 and first == second:
         raise CheckFailed(
-            f"the {len(first)} rows of epoch 1 are those of epoch 0 in their order; Subject(augmented=True) says that "
-            "each is drawn anew"
+            f"the {len(first)} rows of epoch 1 are those of epoch 0 in their order; Subject(random_augmentation=True) "
+            "says that each is drawn anew"
         )
 
 

@@ -25,7 +25,7 @@ def check_smooth(subject: Subject) -> None:
 
     Look for casts to bfloat16 or float16 inside a float32 model, of activations, angles, scores or logits.
     """
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a model that routes no tokens, as small changes reroute some")
     model, batch = awake(subject), few(subject)
     if coarsest(subject, model, batch) > ROUNDING[torch.float32]:

@@ -44,7 +44,7 @@ def check_cut(subject: Subject) -> None:
     Look at means of batch means, at last batches that are dropped, and at anything that a batch leaves behind.
     """
     validate = needed(subject, "validate")
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a model whose tokens do not share experts")
     batches = _batches(subject)
     whole = float(validate(sharpened(new_model(subject)).train(), batches))
@@ -121,7 +121,7 @@ def check_trajectory(subject: Subject) -> None:
     Look at random generators that evaluation or sampling shares with training, at the model's mode, at gradients that
     evaluation leaves, and at an iterator that both advance.
     """
-    runs, steps = [], min(LONGEST, max(STEPS, int(subject.settings.get("epoch_steps", 0)) + 1))
+    runs, steps = [], min(LONGEST, max(STEPS, int(subject.hyperparameters.get("epoch_steps", 0)) + 1))
     for _ in range(2):  # one after the other: both draw from torch's random numbers
         run = loop_run(subject)
         runs.append(([_rows(run.step()) for _ in range(steps)], parameters(run.model)))
@@ -152,7 +152,7 @@ def check_held_out(subject: Subject) -> None:
 
     Look at what is summed and divided, at the last batch, and at which split is read.
     """
-    held_out, loop = list(needed(subject, "held_out")()), needed(subject, "loop")()
+    held_out, loop = list(needed(subject, "validation_batches")()), needed(subject, "loop")()
     sharpened(loop.model)
     found = float(loop.validate())
     _compare(subject, loop.model, held_out, found, f"Subject.loop's evaluation, of {len(held_out)} held-out batches,")

@@ -26,14 +26,14 @@ def check_decode(subject: Subject) -> None:
 
     Look at positions that start from 0 again, at masks of one query against many keys, and at the cache's order.
     """
-    decode, model, batch = needed(subject, "decode"), awake(subject), _plain(subject, LONGEST)
+    cached_logits, model, batch = needed(subject, "cached_logits"), awake(subject), _plain(subject, LONGEST)
     time = tokens_of(subject, batch).shape[1]
     tolerance = STEPWISE * grain(subject, model, batch)
     for length in sorted({1, 2, time // 2 | 1, time}):
         shorter = cut(subject, batch, length)
         tokens_BT = tokens_of(subject, shorter)
         with torch.no_grad():
-            decoded, expected = decode(model, tokens_BT), logits_eval(subject, model, shorter)
+            decoded, expected = cached_logits(model, tokens_BT), logits_eval(subject, model, shorter)
         for position in range(length):
             apart = distance(decoded[:, position], expected[:, position])
             if not apart <= tolerance:
@@ -78,8 +78,8 @@ def _compare(subject: Subject, model: nn.Module, batch: Batch, out: torch.Tensor
                 f"{int(out[row, position])}, whose logit is {float(gap[row]):.3g} below that of "
                 f"{int(logits[row].argmax())}"
             )
-        if subject.end is not None:
-            ended |= out[:, position] == subject.end
+        if subject.eos_id is not None:
+            ended |= out[:, position] == subject.eos_id
 
 
 def _next(subject: Subject, model: nn.Module, batch: Batch, tokens_BT: torch.Tensor) -> torch.Tensor:

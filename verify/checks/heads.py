@@ -21,7 +21,7 @@ MOST = 32  # heads that are looked at
 
 
 def check_groups(subject: Subject) -> None:
-    """Neighbouring query heads share a key head: head n of N reads key head n // (N / K), and query head n.
+    """Neighboring query heads share a key head: head n of N reads key head n // (N / K), and query head n.
 
     Silent because any pairing can be learned; weights from elsewhere, and caches, are paired by this rule.
 

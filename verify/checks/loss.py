@@ -87,7 +87,7 @@ def check_gradient(subject: Subject) -> None:
 
     Look at custom backward functions, at `detach` and `no_grad`, and at chunks whose gradients are added up.
     """
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a loss without a router's part")
     model, batch = awake(subject), few(subject)
     targets_BT = targets_of(subject, batch)
@@ -161,7 +161,7 @@ def check_precision(subject: Subject) -> None:
     """
     loss = loss_of(subject, new_model(subject), few(subject))
     if loss.dtype.itemsize < 4:
-        raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbours below 0.4%")
+        raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbors below 0.4%")
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 def told(subject: Subject) -> Iterator[Subject]:
     """The subject, and of a mixture one whose loss leaves the router's part out: what is reported may be either."""
     yield subject
-    if subject.mixture:
+    if subject.mixture_of_experts:
         yield replace(subject, loss=lambda model, batch: _without_router(subject, model, batch))
 
 
@@ -209,7 +209,7 @@ def _compare(
 
 def _of_router(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     """What a mixture's loss has beside the cross-entropy, told with other labels; nothing where there is no mixture."""
-    if not subject.mixture:
+    if not subject.mixture_of_experts:
         return torch.zeros(())
     targets_BT = targets_of(subject, batch)
     others_BT = torch.where(targets_BT != IGNORE, other_tokens(tokens_of(subject, batch), seed=1), IGNORE)

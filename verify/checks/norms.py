@@ -1,4 +1,4 @@
-"""Normalisation, found by what it does: scaling its input changes nothing.
+"""Normalization, found by what it does: scaling its input changes nothing.
 
 Legend: R rows, D width.
 """
@@ -135,7 +135,7 @@ def _is_even(sizes: Tensor) -> bool:
 
 
 def _is_elsewhere(module: nn.Module, output: Tensor, width: int, scale: float) -> bool:
-    """Whether it normalises along other dimensions, as a row alone shows, or to another measure than the rms."""
+    """Whether it normalizes along other dimensions, as a row alone shows, or to another measure than the rms."""
     alone = _neutral(module, (_rows(width, module, offset=2.0) * scale)[:1])
     sizes = output.double().abs()
     return distance(alone, output[:1]) > INVARIANT or _is_even(sizes.mean(-1)) or _is_even(sizes.amax(-1))

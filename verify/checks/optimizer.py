@@ -84,7 +84,7 @@ def check_settings(subject: Subject, held_by: Held) -> None:
     Look at the order of arguments, at `1e-4` in YAML (text, there), and at defaults that stand in for a setting.
     """
     name, _, optimizer = held_by
-    peak = subject.settings.get("learning_rate", float("inf"))
+    peak = subject.hyperparameters.get("learning_rate", float("inf"))
     if len({str(group.get("lr")) for group in optimizer.param_groups}) > 1:
         peak = float("inf")  # rates of each group's own, whose peaks nobody names
     for group in optimizer.param_groups:
@@ -249,10 +249,10 @@ def _decay_due(subject: Subject, model: nn.Module, optimizer: Any) -> float:
     groups = optimizer.param_groups
     decays = {float(group.get("weight_decay") or 0.0) for group in groups}
     widest = max(decays) if len(decays) > 1 else None
-    named = subject.settings.get("weight_decay", widest)
+    named = subject.hyperparameters.get("weight_decay", widest)
     halved = any(parameter.dtype in HALVES for parameter in trainable(model).values())
     if named is None or halved or any(group.get("lr") is None for group in groups):
-        raise NotApplicable("settings['weight_decay'], or groups of different decay")
+        raise NotApplicable("hyperparameters['weight_decay'], or groups of different decay")
     return named
 
 

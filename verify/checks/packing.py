@@ -27,7 +27,7 @@ def check_packed(subject: Subject) -> None:
 
     Look at the mask's borders, at positions that start anew, and at the last and first token of each document.
     """
-    _compare(subject, needed(subject, "pack"), "packed")
+    _compare(subject, needed(subject, "collate_packed"), "packed")
 
 
 def check_padded(subject: Subject) -> None:
@@ -37,7 +37,7 @@ def check_padded(subject: Subject) -> None:
 
     Look at the mask, at positions under left padding, at labels at padding, and at the divisor of the loss.
     """
-    _compare(subject, needed(subject, "pad"), "padded")
+    _compare(subject, needed(subject, "collate_padded"), "padded")
 
 
 def check_conservation(subject: Subject) -> None:
@@ -47,9 +47,9 @@ def check_conservation(subject: Subject) -> None:
 
     Look at documents that fit exactly, are longer than a row, or come last.
     """
-    makers = [maker for maker in (subject.pack, subject.pad) if maker is not None]
+    makers = [maker for maker in (subject.collate_packed, subject.collate_padded) if maker is not None]
     if not makers:
-        raise NotApplicable("pack or pad")
+        raise NotApplicable("collate_packed or collate_padded")
     batch = new_batch(subject)
     time = tokens_of(subject, batch).shape[1]
     for make in makers:
@@ -83,8 +83,8 @@ def check_borders(subject: Subject) -> None:
     """
     checked = 0
     batches = [new_batch(subject, seed) for seed in range(4)]
-    if subject.pack is not None:
-        batches.append(subject.pack(_documents(subject, LENGTHS)))
+    if subject.collate_packed is not None:
+        batches.append(subject.collate_packed(_documents(subject, LENGTHS)))
     for batch in batches:
         documents_BT, targets_BT = documents_in(subject, batch), targets_of(subject, batch)
         last_BT = documents_BT[:, :-1] != documents_BT[:, 1:]
@@ -163,7 +163,7 @@ def _place(subject: Subject, batch: Batch, document: Sequence[int]) -> tuple[int
 def _documents(subject: Subject, lengths: Sequence[int]) -> list[list[int]]:
     """Documents of these lengths of tokens that occur in batches; marks and padding are left out."""
     batch = new_batch(subject)
-    words = [int(word) for word in tokens_of(subject, batch).unique() if word not in (subject.end, subject.padding)]
+    words = [int(word) for word in tokens_of(subject, batch).unique() if word not in (subject.eos_id, subject.pad_id)]
     if len(words) < 2:
         raise NotApplicable("a batch with different tokens in it")
     generator = torch.Generator().manual_seed(0)

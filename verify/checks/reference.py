@@ -20,9 +20,9 @@ def check_logits(subject: Subject) -> None:
 
     Look at what differs from the paper: layouts of rotations, order of heads, epsilons, activations.
     """
-    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
+    reference_logits, model, batch = needed(subject, "reference_logits"), awake(subject), few(subject)
     with torch.no_grad():
-        expected = reference(model, batch)
+        expected = reference_logits(model, batch)
     real = real_in(subject, batch)
     actual = logits_eval(subject, model, batch)
     require_close(actual[real], expected[real], grain(subject, model, batch), "logits and the reference's")
@@ -35,9 +35,9 @@ def check_loss(subject: Subject) -> None:
 
     Look at labels, shift and divisor.
     """
-    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
+    reference_logits, model, batch = needed(subject, "reference_logits"), awake(subject), few(subject)
     with torch.no_grad():
-        expected = cross_entropy(reference(model, batch), targets_of(subject, batch))
+        expected = cross_entropy(reference_logits(model, batch), targets_of(subject, batch))
         actual = loss_of(subject, model, batch)
     require_close(actual, expected, grain(subject, model, batch), "the loss and the reference's")
 
@@ -49,8 +49,8 @@ def check_gradients(subject: Subject) -> None:
 
     Look at custom backward functions.
     """
-    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
-    value = cross_entropy(reference(model, batch), targets_of(subject, batch))
+    reference_logits, model, batch = needed(subject, "reference_logits"), awake(subject), few(subject)
+    value = cross_entropy(reference_logits(model, batch), targets_of(subject, batch))
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not value.requires_grad:
         raise NotApplicable("a reference whose logits have a graph to the model's parameters")

@@ -125,8 +125,8 @@ def check_progress(subject: Subject) -> None:
 
     Look for an iterator or a shuffle that is made anew in each step, and for a seed that is set there.
     """
-    if subject.settings.get("epoch_steps", 0) <= 1:
-        raise NotApplicable("settings['epoch_steps'] above 1")
+    if subject.hyperparameters.get("epoch_steps", 0) <= 1:
+        raise NotApplicable("hyperparameters['epoch_steps'] above 1")
     run = loop_run(subject)
     seen = [trace(run.step()) for _ in range(SHORT)]
     if seen[0] and all(rows == seen[0] for rows in seen):
@@ -140,11 +140,11 @@ def check_epochs(subject: Subject) -> None:
 
     Look at the seed of the shuffle, at `set_epoch`, at batches skipped to resume, and at how an epoch's end is counted.
     """
-    if subject.augmented:
+    if subject.random_augmentation:
         raise NotApplicable("a run whose examples stay as they are")
-    steps = int(subject.settings.get("epoch_steps", 0))
+    steps = int(subject.hyperparameters.get("epoch_steps", 0))
     if not 0 < steps <= LONGEST or _total(subject) < 2 * steps:
-        raise NotApplicable(f"settings['epoch_steps'] of at most {LONGEST}, and two epochs in a run")
+        raise NotApplicable(f"hyperparameters['epoch_steps'] of at most {LONGEST}, and two epochs in a run")
     run = loop_run(subject)
     seen = [trace(run.step()) for _ in range(2 * steps)]
     first, second = ([row for rows in seen[start : start + steps] for row in rows] for start in (0, steps))
@@ -214,14 +214,14 @@ def _whole(subject: Subject) -> list[Record]:
 
 def _places(subject: Subject) -> list[int]:
     """The steps after which a run is saved, with one more to come at least."""
-    epoch = int(subject.settings.get("epoch_steps", 0))
+    epoch = int(subject.hyperparameters.get("epoch_steps", 0))
     wanted = {1, epoch - 1, epoch, epoch + max(1, epoch // 2)} if 0 < epoch <= LONGEST else {1, 2}
     wanted |= {epoch + 2} if LONGEST < epoch <= FARTHEST else set()
     return sorted(place for place in wanted if 0 < place < _total(subject))
 
 
 def _total(subject: Subject) -> int:
-    return int(subject.settings.get("steps", 1 << 30))
+    return int(subject.hyperparameters.get("steps", 1 << 30))
 
 
 def _interrupted(subject: Subject, places: list[int], count: int) -> list[Record]:

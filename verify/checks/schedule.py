@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from andon.verify.access.calls import needed, new_model, setting
+from andon.verify.access.calls import hyperparameter, needed, new_model
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.runs import loop_run, new_optimizer
 from andon.verify.observation.step_trace import Step
@@ -17,7 +17,7 @@ STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosi
 JUMP, SUDDEN = 0.1, 4.0  # of the peak, and times the falls beside it (1 - sqrt(t) begins with 2.4 times its next one)
 HORIZON = 400  # steps that are looked at where the settings name no end; longer runs are sampled
 APPLIED = 12  # steps of a loop
-WASTED = "its batch is not learned from; where that is meant, say settings={'warmup_from': 0}"
+WASTED = "its batch is not learned from; where that is meant, say hyperparameters={'warmup_from': 0}"
 
 
 def check_start(subject: Subject) -> None:
@@ -31,7 +31,7 @@ def check_start(subject: Subject) -> None:
         first = rate(0)
         if _wastes(subject, first, rate(1)):
             raise CheckFailed(f"{name}: the rate of the first update is {first:.3g}; {WASTED}")
-        peak, warmup = subject.settings.get("learning_rate"), subject.settings.get("warmup_steps", 0)
+        peak, warmup = subject.hyperparameters.get("learning_rate"), subject.hyperparameters.get("warmup_steps", 0)
         if peak is not None and warmup >= 2 and not first < peak * (1 - NEAR):
             raise CheckFailed(
                 f"{name}: the rate of the first of {warmup:g} warm-up updates is {first:.4g}, already the peak"
@@ -45,7 +45,7 @@ def check_warmup(subject: Subject) -> None:
 
     Look at the units of warm-up (steps, micro-batches, tokens, epochs) and at the division.
     """
-    peak, warmup = setting(subject, "learning_rate"), int(setting(subject, "warmup_steps"))
+    peak, warmup = hyperparameter(subject, "learning_rate"), int(hyperparameter(subject, "warmup_steps"))
     for name, rate in _rates(subject):
         trace = [rate(step) for step in range(warmup + 2)]
         rises = [after - before for before, after in pairwise(trace[: warmup + 1])]
@@ -71,7 +71,7 @@ def check_peak(subject: Subject) -> None:
     Look at formulas that are left to run past the step they were made for.
     """
     for name, rate in _rates(subject):
-        peak = subject.settings.get("learning_rate", math.inf)
+        peak = subject.hyperparameters.get("learning_rate", math.inf)
         for step in _sampled(subject):
             value = rate(step)
             if not 0 <= value <= peak * (1 + NEAR):
@@ -87,8 +87,8 @@ def check_decline(subject: Subject) -> None:
 
     Look at the clamp behind the last step, at the total that the schedule was given, and at `min_ratio`.
     """
-    peak, steps = setting(subject, "learning_rate"), int(setting(subject, "steps"))
-    warmup, least = int(subject.settings.get("warmup_steps", 0)), subject.settings.get("min_ratio")
+    peak, steps = hyperparameter(subject, "learning_rate"), int(hyperparameter(subject, "steps"))
+    warmup, least = int(subject.hyperparameters.get("warmup_steps", 0)), subject.hyperparameters.get("min_ratio")
     for name, rate in _rates(subject):
         asked = [step for step in _sampled(subject) if step >= warmup]
         values = [rate(step) for step in asked]
@@ -110,13 +110,13 @@ def check_pure(subject: Subject) -> None:
 
     Look for a rate that is multiplied in place, and for counters inside the schedule.
     """
-    rate = needed(subject, "rate")
+    rate = needed(subject, "lr_at")
     steps = _sampled(subject)[:50]
     forward = {step: float(rate(step)) for step in steps}
     for step in [*reversed(steps), *steps]:
         again = float(rate(step))
         if again != forward[step]:
-            raise CheckFailed(f"Subject.rate: step {step} has the rate {forward[step]:.6g}, asked again {again:.6g}")
+            raise CheckFailed(f"Subject.lr_at: step {step} has the rate {forward[step]:.6g}, asked again {again:.6g}")
 
 
 def check_applied(subject: Subject) -> None:
@@ -131,9 +131,9 @@ def check_applied(subject: Subject) -> None:
     applied = _applied(steps)
     for number, rates in enumerate(applied):
         made = f"{run.name}: update {number + 1} is made at {_said(rates)}"
-        due = None if subject.rate is None else float(subject.rate(number))
+        due = None if subject.lr_at is None else float(subject.lr_at(number))
         if due is not None and _off(due, rates) > 1e-5 * abs(due):
-            raise CheckFailed(f"{made}; Subject.rate says {due:.6g}")
+            raise CheckFailed(f"{made}; Subject.lr_at says {due:.6g}")
         if max(rates) > 0 and _is_other_share(rates, applied[-1]):
             raise CheckFailed(
                 f"{run.name}: the groups' rates stand as {_said(rates)} in update {number + 1} and as "
@@ -161,7 +161,7 @@ def check_run(subject: Subject) -> None:
     rates = [(max if len(set(seen[0])) == 1 else min)(each) for each in seen]  # of groups with rates of their own
     if _wastes(subject, rates[0], rates[min(1, len(rates) - 1)]):
         raise CheckFailed(f"{run.name}: the first update is made at a rate of {rates[0]:.3g}; {WASTED}")
-    peak, warmup = setting(subject, "learning_rate"), int(subject.settings.get("warmup_steps", 0))
+    peak, warmup = hyperparameter(subject, "learning_rate"), int(subject.hyperparameters.get("warmup_steps", 0))
     if max(rates) > peak * (1 + NEAR):
         raise CheckFailed(f"{run.name}: an update is made at {max(rates):.6g}; the peak is {peak:.6g}")
     _require_rise(run.name, rates, warmup, peak)
@@ -176,7 +176,7 @@ def check_state(subject: Subject) -> None:
 
     Look at what its `state_dict` holds, and at `last_epoch`, `initial_lr` and a first rate set on construction.
     """
-    needed(subject, "schedule")
+    needed(subject, "lr_scheduler")
     whole = _trace(subject, 2 * APPLIED)
     optimizer, schedule = _scheduled(subject)
     _walk(optimizer, schedule, APPLIED)
@@ -190,14 +190,14 @@ def check_state(subject: Subject) -> None:
     for number, (due, found) in enumerate(zip(whole[APPLIED:], resumed, strict=True)):
         if abs(due - found) > 1e-9 + 1e-6 * abs(due):
             raise CheckFailed(
-                f"Subject.schedule: saved after {APPLIED} steps and loaded, step {APPLIED + number} has the rate "
+                f"Subject.lr_scheduler: saved after {APPLIED} steps and loaded, step {APPLIED + number} has the rate "
                 f"{found:.6g}; without that it is {due:.6g}"
             )
 
 
 def _wastes(subject: Subject, first: float, second: float) -> bool:
     """Whether updates are made with nothing: the first, unless the warm-up is said to begin at 0, or the second too."""
-    said = subject.settings.get("warmup_from") == 0 and subject.settings.get("warmup_steps", 0) > 0
+    said = subject.hyperparameters.get("warmup_from") == 0 and subject.hyperparameters.get("warmup_steps", 0) > 0
     return not (second if said else first) > 0
 
 
@@ -260,30 +260,30 @@ def _applied(steps: list[Step]) -> list[tuple[float, ...]]:
 
 
 def _rates(subject: Subject) -> list[tuple[str, Callable[[int], float]]]:
-    """What says the rate of a step: `rate`, and the trace of `schedule`."""
+    """What says the rate of a step: `lr_at`, and the trace of `lr_scheduler`."""
     found: list[tuple[str, Callable[[int], float]]] = []
-    if subject.rate is not None:
-        rate = subject.rate
-        found.append(("Subject.rate", lambda step: float(rate(step))))
-    if subject.schedule is not None:
+    if subject.lr_at is not None:
+        rate = subject.lr_at
+        found.append(("Subject.lr_at", lambda step: float(rate(step))))
+    if subject.lr_scheduler is not None:
         trace = _trace(subject, max(_sampled(subject)) + 1)
-        found.append(("Subject.schedule", lambda step: trace[min(step, len(trace) - 1)]))
+        found.append(("Subject.lr_scheduler", lambda step: trace[min(step, len(trace) - 1)]))
     if not found:
-        raise NotApplicable("rate or schedule")
+        raise NotApplicable("lr_at or lr_scheduler")
     return found
 
 
 def _sampled(subject: Subject) -> list[int]:
     """Steps to ask for: all of a short run and as many beyond; of a long one each of the first, and a few hundred."""
-    steps = int(subject.settings.get("steps", HORIZON))
-    warmup = int(subject.settings.get("warmup_steps", 0))
+    steps = int(subject.hyperparameters.get("steps", HORIZON))
+    warmup = int(subject.hyperparameters.get("warmup_steps", 0))
     stride = max(1, steps // HORIZON)
     near = {warmup - 1, warmup, warmup + 1, steps - 2, steps - 1, steps, steps + 1, 2 * steps}
     return sorted({*range(min(20, steps)), *range(0, 2 * steps, stride), *(step for step in near if step >= 0)})
 
 
 def _few(subject: Subject) -> int:
-    return min(APPLIED, int(subject.settings.get("warmup_steps", 0)) + 4)
+    return min(APPLIED, int(subject.hyperparameters.get("warmup_steps", 0)) + 4)
 
 
 def _off(due: float, rates: tuple[float, ...]) -> float:
@@ -305,9 +305,9 @@ def _said(rates: tuple[float, ...]) -> str:
 
 
 def _scheduled(subject: Subject) -> tuple[Any, Any]:
-    assert subject.schedule is not None
+    assert subject.lr_scheduler is not None
     optimizer = new_optimizer(subject, new_model(subject))
-    return optimizer, subject.schedule(optimizer)
+    return optimizer, subject.lr_scheduler(optimizer)
 
 
 def _trace(subject: Subject, count: int) -> list[float]:

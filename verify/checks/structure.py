@@ -50,7 +50,7 @@ def check_parameters(subject: Subject) -> None:
         used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
         for name, gradient in gradients(subject, model, batch).items():
             total[name] = total.get(name, 0.0) + gradient.detach().abs()
-    if subject.mixture:
+    if subject.mixture_of_experts:
         require_experts(subject)
         return
     _require_gradients(found, total)
@@ -99,7 +99,7 @@ def check_residual(subject: Subject) -> None:
     blocks = blocks_of(model)
     inside = nn.ModuleList(blocks)
     if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
-        raise NotApplicable("blocks whose matrices are not quantised")
+        raise NotApplicable("blocks whose matrices are not quantized")
     enliven(inside, vectors=False)
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
@@ -149,7 +149,7 @@ def check_tying(subject: Subject) -> None:
 
     Silent because an untied head trains too, and is missing from the checkpoint.
 
-    Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialisation.
+    Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialization.
     """
     model, batch = new_model(subject), few(subject)
     config = getattr(model, "config", None)
@@ -183,7 +183,7 @@ def _tables(model: nn.Module) -> set[str]:
 
 
 def _steps(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> list[tuple[Call, Call]]:
-    """The first calls of neighbours whose states are of one shape."""
+    """The first calls of neighbors whose states are of one shape."""
     pairs = [(seen[one][0], seen[after][0]) for one, after in pairwise(blocks) if seen[one] and seen[after]]
     return [(one, after) for one, after in pairs if one.result_BTD.shape == after.states_BTD.shape]
 
@@ -191,7 +191,7 @@ def _steps(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> list[t
 def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> None:
     """Fail where many rows or columns have no gradient.
 
-    Rows of words that did not occur need none, nor all but up to `places` neighbours in a table of positions.
+    Rows of words that did not occur need none, nor all but up to `places` neighbors in a table of positions.
     """
     for dim, what in enumerate(("row", "column")):
         idle = (~gradient.any(1 - dim)).nonzero().flatten().tolist()
@@ -251,8 +251,8 @@ def _is_unit(result: Tensor) -> bool:
 
 def _is_normed(given: Tensor, result: Tensor) -> bool:
     """Whether each result is its input divided by its own size, as after a last norm, or nothing at all."""
-    centred = given - given.mean(-1, keepdim=True)
-    along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centred))
+    centered = given - given.mean(-1, keepdim=True)
+    along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centered))
     return _is_unit(result) and along > 0.95
 
 

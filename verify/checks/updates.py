@@ -57,7 +57,7 @@ def check_movement(subject: Subject, make: Make) -> None:
     first, last = steps[0].before, steps[-1].after
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     still = sorted(name for name in learning - moved if not _is_below_rounding(steps, name))
-    if still and not (subject.mixture and len(still) < len(learning)):
+    if still and not (subject.mixture_of_experts and len(still) < len(learning)):
         raise CheckFailed(
             f"{run.name}: {len(still)} of {len(learning)} trainable parameters did not change in {STEPS} steps: "
             f"{listed(still)} ({_why_still(steps, still[0])})"
@@ -308,7 +308,7 @@ def gradient_error(subject: Subject, run: Run, step: Step, batches: list[Batch])
 
 def require_alike(subject: Subject, batches: list[Batch]) -> None:
     """Raise NotApplicable where a mixture's batches differ in size: each is balanced by itself, of nobody's weight."""
-    if subject.mixture and len({counted(subject, batch) for batch in batches}) > 1:
+    if subject.mixture_of_experts and len({counted(subject, batch) for batch in batches}) > 1:
         raise NotApplicable("a mixture's micro-batches of one size")
 
 

@@ -177,7 +177,7 @@ def not_cleared(_: Subject, step: Factory, model: nn.Module, optimizer: Optimize
 
 def clipped_again(subject: Subject, step: Factory, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> Any:
     """To half the bound."""
-    update, bound = optimizer.step, subject.settings.get("grad_clip", 1.0) / 2
+    update, bound = optimizer.step, subject.hyperparameters.get("grad_clip", 1.0) / 2
 
     def again(*arguments: Any, **named: Any) -> Any:
         nn.utils.clip_grad_norm_(model.parameters(), bound)
@@ -216,7 +216,7 @@ def rounded(_: Subject, step: Factory, model: nn.Module, optimizer: Optimizer, b
 # ---------------------------------------------------------------------------------------------- runs and data
 def rising_again(subject: Subject, rate: Factory, step: int) -> float:
     """Beyond the last step the schedule runs backwards."""
-    return rate(step - 2 * max(0, step - int(subject.settings.get("steps", step))))
+    return rate(step - 2 * max(0, step - int(subject.hyperparameters.get("steps", step))))
 
 
 def mean_of_means(_: Subject, validate: Factory, model: nn.Module, batches: list[Batch]) -> float:
@@ -260,7 +260,7 @@ def one_late(_: Subject, resume: Factory, folder: Path) -> Loop:
 
 def trained_on(subject: Subject, held_out: Factory) -> list[Batch]:
     """Validation batches are training batches."""
-    return list(subject.epoch(0))[:2] if subject.epoch else list(held_out())
+    return list(subject.epoch_batches(0))[:2] if subject.epoch_batches else list(held_out())
 
 
 def joined(subject: Subject, pack: Factory, documents: Any) -> Batch:
@@ -303,17 +303,26 @@ BLACKBOX = (
     Blackbox("labels-shifted", "loss", "labels are shifted once more", "loss", with_labels(shifted)),
     Blackbox("labels-last-lost", "loss", "the last position is not counted", "loss", with_labels(without_last)),
     Blackbox(
-        "labels-ignored-counted", "loss", "labels to ignore are counted", "loss",
+        "labels-ignored-counted",
+        "loss",
+        "labels to ignore are counted",
+        "loss",
         with_labels(lambda labels_BT: labels_BT.masked_fill(labels_BT == IGNORE, 0)),
     ),
     Blackbox("future-leak", "attention", "each token sees a tenth of the next", "model", with_states(leaking)),
     Blackbox("first-token-lost", "attention", "the first token is not seen", "model", with_states(blind)),
     Blackbox(
-        "rows-mixed", "attention", "each row sees a tenth of another", "model",
+        "rows-mixed",
+        "attention",
+        "each row sees a tenth of another",
+        "model",
         with_states(lambda x_BTD: x_BTD + 0.1 * x_BTD.roll(1, 0)),
     ),
     Blackbox(
-        "dropout-in-eval", "determinism", "dropout goes on in evaluation", "model",
+        "dropout-in-eval",
+        "determinism",
+        "dropout goes on in evaluation",
+        "model",
         with_states(lambda x_BTD: dropout(x_BTD, 0.1)),
     ),
     Blackbox("state-kept", "determinism", "states grow with every call", "model", with_states(growing())),
@@ -321,40 +330,60 @@ BLACKBOX = (
     Blackbox("gradient-zero", "gradients", "one tensor gets no gradient", "loss", with_gradient(torch.zeros_like)),
     Blackbox("gradient-entry", "gradients", "one entry has the wrong sign", "loss", with_gradient(one_entry_turned)),
     Blackbox(
-        "gradient-coarse", "gradients", "one gradient is rounded to bfloat16", "loss",
+        "gradient-coarse",
+        "gradients",
+        "one gradient is rounded to bfloat16",
+        "loss",
         with_gradient(lambda gradient: gradient.bfloat16().to(gradient.dtype)),
     ),
     Blackbox("parameter-forgotten", "optimizer", "one parameter is in no group", "optimizer", forgetful),
     Blackbox("decay-everywhere", "optimizer", "norms and biases decay", "optimizer", with_decay(True)),
     Blackbox("decay-nowhere", "optimizer", "nothing decays", "optimizer", with_decay(False)),
-    Blackbox("gradients-kept", "accumulation", "gradients are never cleared", "step", not_cleared),
-    Blackbox("last-micro-batch-lost", "accumulation", "the last micro-batch is left out", "step", without_last_batch),
-    Blackbox("clipped-twice", "clipping", "gradients are clipped again, to half the bound", "step", clipped_again),
-    Blackbox("updated-twice", "updates", "each step updates twice", "step", updated_twice),
-    Blackbox("weights-rounded", "updates", "weights are kept in bfloat16", "step", rounded),
+    Blackbox("gradients-kept", "accumulation", "gradients are never cleared", "train_step", not_cleared),
     Blackbox(
-        "rate-late", "schedule", "the rate is the previous step's, and first 0", "rate",
+        "last-micro-batch-lost", "accumulation", "the last micro-batch is left out", "train_step", without_last_batch
+    ),
+    Blackbox(
+        "clipped-twice", "clipping", "gradients are clipped again, to half the bound", "train_step", clipped_again
+    ),
+    Blackbox("updated-twice", "updates", "each step updates twice", "train_step", updated_twice),
+    Blackbox("weights-rounded", "updates", "weights are kept in bfloat16", "train_step", rounded),
+    Blackbox(
+        "rate-late",
+        "schedule",
+        "the rate is the previous step's, and first 0",
+        "lr_at",
         lambda s, rate, step: rate(step - 1) if step else 0.0,
     ),
     Blackbox(
-        "rate-compounds", "schedule", "the rate falls by 1% a step besides", "rate",
+        "rate-compounds",
+        "schedule",
+        "the rate falls by 1% a step besides",
+        "lr_at",
         lambda s, rate, step: rate(step) * 0.99**step,
     ),
-    Blackbox("rate-rises-again", "schedule", "beyond the last step the rate rises", "rate", rising_again),
+    Blackbox("rate-rises-again", "schedule", "beyond the last step the rate rises", "lr_at", rising_again),
     Blackbox("validation-mean-of-means", "evaluation", "batches' means are averaged", "validate", mean_of_means),
     Blackbox("validation-left-in-eval", "evaluation", "the model stays in eval mode", "validate", left_in_eval),
     Blackbox("validation-draws", "evaluation", "validation draws random numbers", "validate", drawing),
     Blackbox("resume-without-moments", "resume", "moments start at 0 again", "resume", without_moments),
     Blackbox("resume-one-late", "resume", "a resume loses one step's data", "resume", one_late),
-    Blackbox("epochs-alike", "data", "every epoch has the first's order", "epoch", lambda s, epoch, index: epoch(0)),
     Blackbox(
-        "last-batch-lost", "data", "an epoch ends a batch early", "epoch",
+        "epochs-alike", "data", "every epoch has the first's order", "epoch_batches", lambda s, epoch, index: epoch(0)
+    ),
+    Blackbox(
+        "last-batch-lost",
+        "data",
+        "an epoch ends a batch early",
+        "epoch_batches",
         lambda s, epoch, index: list(epoch(index))[:-1],
     ),
-    Blackbox("held-out-trained-on", "data", "validation batches are training batches", "held_out", trained_on),
-    Blackbox("documents-joined", "data", "labels cross the ends of packed documents", "pack", joined),
-    Blackbox("documents-unmarked", "attention", "packed documents see each other", "pack", unmarked),
-    Blackbox("cache-forgets", "generation", "cached decoding loses the first token", "decode", forgotten_first),
+    Blackbox(
+        "held-out-trained-on", "data", "validation batches are training batches", "validation_batches", trained_on
+    ),
+    Blackbox("documents-joined", "data", "labels cross the ends of packed documents", "collate_packed", joined),
+    Blackbox("documents-unmarked", "attention", "packed documents see each other", "collate_packed", unmarked),
+    Blackbox("cache-forgets", "generation", "cached decoding loses the first token", "cached_logits", forgotten_first),
     Blackbox("generation-strays", "generation", "the last token is not the likeliest", "generate", second_best),
-)  # fmt: skip
+)
 NAMED = {each.id: each for each in BLACKBOX}

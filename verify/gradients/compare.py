@@ -388,7 +388,7 @@ def _wrong_tensors(slope: Slope, direction: Direction, joint: Comparison) -> lis
 
 
 def _wrong_entry(slope: Slope, name: str, v: Tensor, error: float) -> int | None:
-    """Halve a tensor towards its largest error; None where that is spread too thin to be seen in one entry."""
+    """Halve a tensor toward its largest error; None where that is spread too thin to be seen in one entry."""
     first, last = 0, v.numel()
     while last - first > 1:
         middle = (first + last) // 2

@@ -125,15 +125,15 @@ def _model(subject: Subject) -> Seen:
 
 def _documents(subject: Subject) -> list[list[int]]:
     """Made-up documents of words that the subject's own batch has."""
-    end = [] if subject.end is None else [subject.end]
+    end = [] if subject.eos_id is None else [subject.eos_id]
     words = tokens_of(subject, new_batch(subject)).unique()
-    words = words[words != subject.end] if end else words
+    words = words[words != subject.eos_id] if end else words
     with seeded(1):
         return [words[torch.randint(len(words), (length,))].tolist() + end for length in LENGTHS]
 
 
 def _laid_out(subject: Subject) -> Seen:
-    for name in ("pad", "pack"):
+    for name in ("collate_padded", "collate_packed"):
         make = getattr(subject, name)
         if make:
             yield from _named(name, _answers(subject, new_model(subject), make(_documents(subject))))
@@ -144,12 +144,12 @@ def _continued(subject: Subject) -> Seen:
     tokens_BT = torch.tensor(_documents(subject)[0])[None].repeat(2, 1)
     if subject.generate:
         yield "generate", subject.generate(model, tokens_BT[:, :5], 6)
-    if subject.decode:
-        yield "decode", subject.decode(model, tokens_BT)
+    if subject.cached_logits:
+        yield "cached_logits", subject.cached_logits(model, tokens_BT)
 
 
 def _configured(subject: Subject) -> Seen:
-    for key, value in subject.configuration.items():
+    for key, value in subject.config_alternatives.items():
         if subject.configure:
             with seeded():
                 model = subject.configure(**{key: value})
@@ -164,20 +164,20 @@ def _ragged(subject: Subject, seed: int) -> list[Batch]:
 
 
 def _stepped(subject: Subject) -> Seen:
-    if not (subject.optimizer and subject.step):
+    if not (subject.optimizer and subject.train_step):
         return
     model = new_model(subject).train()
     optimizer = subject.optimizer(model)
     for step in range(3):
-        logged = subject.step(model, optimizer, _ragged(subject, step)) or {}
+        logged = subject.train_step(model, optimizer, _ragged(subject, step)) or {}
         yield from _named(f"{step}.log", logged.items())
         yield from _named(f"{step}.weight", _weights(model))
         yield from _named(f"{step}.state", _state(optimizer))
 
 
 def _rates(subject: Subject) -> Seen:
-    if subject.rate:
-        yield "all", [subject.rate(step) for step in range(int(subject.settings.get("steps", 20)) * 2)]
+    if subject.lr_at:
+        yield "all", [subject.lr_at(step) for step in range(int(subject.hyperparameters.get("steps", 20)) * 2)]
 
 
 def _validated(subject: Subject) -> Seen:
@@ -192,7 +192,7 @@ def _validated(subject: Subject) -> Seen:
 def _looped(subject: Subject) -> Seen:
     if not subject.loop:
         return
-    loop, epoch = subject.loop(), int(subject.settings.get("epoch_steps", 4))
+    loop, epoch = subject.loop(), int(subject.hyperparameters.get("epoch_steps", 4))
     yield from _ran("begun", loop, 3)
     yield "validation", loop.validate()
     yield from _ran("validated", loop, 1)
@@ -207,7 +207,7 @@ def _looped(subject: Subject) -> Seen:
 def _resumed(subject: Subject) -> Seen:
     if not (subject.loop and subject.resume):
         return
-    epoch = int(subject.settings.get("epoch_steps", 4))
+    epoch = int(subject.hyperparameters.get("epoch_steps", 4))
     for steps in (2, epoch + 2):
         loop = subject.loop()
         for _ in range(steps):
@@ -235,15 +235,15 @@ def _alive() -> int:
 
 def _read(subject: Subject) -> Seen:
     for epoch in range(2):
-        for number, batch in enumerate(subject.epoch(epoch) if subject.epoch else ()):
+        for number, batch in enumerate(subject.epoch_batches(epoch) if subject.epoch_batches else ()):
             yield from _named(f"{epoch}.{number}", _parts(batch))
-    for number, batch in enumerate(subject.held_out() if subject.held_out else ()):
+    for number, batch in enumerate(subject.validation_batches() if subject.validation_batches else ()):
         yield from _named(f"held out.{number}", _parts(batch))
     for number, sentence in enumerate(SENTENCES):
         if subject.encode:
             yield f"encoded.{number}", [float(token) for token in subject.encode(sentence)]
-        if subject.instruct:
-            for key, ids in zip(("ids", "labels"), subject.instruct(QUESTION, sentence), strict=True):
+        if subject.encode_instruction:
+            for key, ids in zip(("ids", "labels"), subject.encode_instruction(QUESTION, sentence), strict=True):
                 yield f"instruction.{number}.{key}", [float(token) for token in ids]
 
 
@@ -275,27 +275,27 @@ def _adapted(subject: Subject) -> Seen:
                 yield f"{number} {name}.logits", logits_of(subject, model, batch)
 
 
-def _quantised(subject: Subject) -> Seen:
-    if not subject.quantiser:
+def _quantized(subject: Subject) -> Seen:
+    if not subject.quantizer:
         return
-    if subject.quantiser.levels:
+    if subject.quantizer.levels:
         torch.set_default_dtype(torch.bfloat16)  # `protected` puts it back
-        yield "levels of a bfloat16 house", subject.quantiser.levels()
+        yield "levels of a bfloat16 house", subject.quantizer.levels()
         torch.set_default_dtype(torch.float32)
     for shape in ((64, 64), (3, 50), (7, 13)):
         with seeded(shape[0]):
             weight = torch.randn(shape)
-        yield str(shape), subject.quantiser.round_trip(weight)
+        yield str(shape), subject.quantizer.round_trip(weight)
 
 
 ASKED: dict[str, Callable[[Subject], Seen]] = {
-    "quantiser": _quantised,
+    "quantizer": _quantized,
     "model": _model,
     "documents": _laid_out,
     "continued": _continued,
     "configured": _configured,
-    "step": _stepped,
-    "rate": _rates,
+    "train_step": _stepped,
+    "lr_at": _rates,
     "validate": _validated,
     "loop": _looped,
     "resume": _resumed,

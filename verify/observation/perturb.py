@@ -1,6 +1,6 @@
 """Models made ready for a question: awake, in enough precision, without dropout.
 
-A freshly initialised model is nearly blind: its attention is almost uniform and every token costs about ln V, so that
+A freshly initialized model is nearly blind: its attention is almost uniform and every token costs about ln V, so that
 most faults move its logits by less than rounding. What is true of any weights is therefore asked of larger ones.
 """
 
@@ -151,7 +151,7 @@ def logits_eval(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
 
 
 def is_fresh(subject: Subject) -> bool:
-    """Whether the factory initialises anew: another seed gives other weights."""
+    """Whether the factory initializes anew: another seed gives other weights."""
     pairs = zip(new_model(subject, 0).parameters(), new_model(subject, 1).parameters(), strict=True)
     return any(not torch.equal(first, second) for first, second in pairs)
 

@@ -27,7 +27,8 @@ from andon.verify.observation.step_trace import (
     trainable,
 )
 from andon.verify.observation.tolerances import ROUNDING
-from andon.verify.subject import ROLES, Batch, Loop, Subject
+from andon.verify.subject import Batch, Loop, Subject
+from andon.verify.vocabulary import ROLES
 
 RATE = 1e-3  # of the optimizer that a subject without one is given
 SAME = 10 * ROUNDING[torch.float32]  # one loss computed by two loops: other kernels, another order of summation
@@ -83,9 +84,9 @@ def own_run(subject: Subject, model: nn.Module | None = None, optimizer: Any = N
     """The subject's step on a new model with a new optimizer, or on these; a plain step where it has none."""
     model = new_model(subject).train() if model is None else model
     optimizer = new_optimizer(subject, model) if optimizer is None else optimizer
-    if subject.step is not None:
-        step = subject.step
-        return Run("Subject.step", model, optimizer, lambda batches: step(model, optimizer, batches))
+    if subject.train_step is not None:
+        step = subject.train_step
+        return Run("Subject.train_step", model, optimizer, lambda batches: step(model, optimizer, batches))
     return Run("a plain step", model, optimizer, lambda batches: _plain(subject, model, optimizer, batches))
 
 
@@ -95,7 +96,7 @@ def step_run(subject: Subject) -> Run:
     Raises:
         NotApplicable: it has none.
     """
-    needed(subject, "step")
+    needed(subject, "train_step")
     return own_run(subject)
 
 
@@ -137,7 +138,7 @@ def counted(subject: Subject, batch: Batch) -> int:
 
 def is_ragged(subject: Subject) -> bool:
     """Whether this subject's batches count unequal numbers of tokens, as its own examples show."""
-    if subject.pad is not None or subject.instruct is not None:
+    if subject.collate_padded is not None or subject.encode_instruction is not None:
         return True
     seen = [new_batch(subject, seed) for seed in range(3)]
     if any("labels" not in find(batch, subject.roles) for batch in seen):
@@ -217,8 +218,8 @@ def as_clipped(subject: Subject, actual: State, wanted: State) -> State:
 
     Then a factor of at most 1, or one largest absolute value, whichever is nearer, are taken for clipping.
     """
-    if "grad_clip" in subject.settings:
-        clip = subject.settings["grad_clip"]
+    if "grad_clip" in subject.hyperparameters:
+        clip = subject.hyperparameters["grad_clip"]
         factor = min(1.0, clip / max(norm(wanted), 1e-300)) if clip else 1.0
         return {name: tensor * factor for name, tensor in wanted.items()}
     largest = max(float(tensor.double().abs().max()) for tensor in actual.values())
@@ -232,11 +233,11 @@ def batches_seen(subject: Subject, step: Step) -> list[Batch]:
     """The batches that a loop's step used: told from what its model was called with.
 
     Raises:
-        NotApplicable: the model is not called with whole batches, and they are none of `epoch`'s.
+        NotApplicable: the model is not called with whole batches, and they are none of `epoch_batches`.
     """
     example = new_batch(subject)
     keys = [key for key, value in fields(example).items() if isinstance(value, Tensor)]
-    known = _by_tokens(subject) if subject.epoch is not None else {}
+    known = _by_tokens(subject) if subject.epoch_batches is not None else {}
     seen = []
     for call in step.calls:
         inputs = call.inputs
@@ -245,7 +246,7 @@ def batches_seen(subject: Subject, step: Step) -> list[Batch]:
             continue
         found = [known[_key(value)] for value in inputs.values() if _key(value) in known]
         if not found:
-            raise NotApplicable("batches that can be told from the model's inputs (or Subject.epoch)")
+            raise NotApplicable("batches that can be told from the model's inputs (or Subject.epoch_batches)")
         seen.append(found[0])
     if not seen:
         raise NotApplicable("a model that is called with token ids")
@@ -259,7 +260,7 @@ def trace(step: Step) -> list[tuple[int, ...]]:
 
 def _rows(inputs: Mapping[str, Tensor]) -> Iterator[tuple[int, ...]]:
     tokens = _tokens(inputs)
-    masks = [inputs[name] for name in ROLES["mask"] if name in inputs and inputs[name].shape == tokens.shape]
+    masks = [inputs[name] for name in ROLES["mask"].names if name in inputs and inputs[name].shape == tokens.shape]
     real = masks[0] != 0 if masks else torch.ones_like(tokens, dtype=torch.bool)
     for row, kept in zip(tokens.reshape(-1, _width(inputs)), real.reshape(-1, _width(inputs)), strict=True):
         yield tuple(row[kept].tolist())
@@ -272,7 +273,7 @@ def _of_each(
 
     @wraps(check)
     def asked(subject: Subject) -> None:
-        lacks, passed = [NotApplicable("step or loop")], False
+        lacks, passed = [NotApplicable("train_step or loop")], False
         for make in ways(subject):
             try:
                 check(subject, make)
@@ -286,7 +287,7 @@ def _of_each(
 
 
 def _stepping(subject: Subject) -> list[Make]:
-    return [] if subject.step is None else [partial(own_run, subject)]
+    return [] if subject.train_step is None else [partial(own_run, subject)]
 
 
 def _looping(subject: Subject) -> list[Make]:
@@ -317,9 +318,9 @@ def _plain(subject: Subject, model: nn.Module, optimizer: Any, batches: list[Bat
 
 
 def _by_tokens(subject: Subject) -> dict[tuple[Any, ...], Batch]:
-    assert subject.epoch is not None
+    assert subject.epoch_batches is not None
     with seeded():
-        batches = list(subject.epoch(0))
+        batches = list(subject.epoch_batches(0))
     flat = [part for batch in batches for part in (batch if isinstance(batch, list) else [batch])]
     return {_key(tokens_of(subject, batch)): batch for batch in flat}
 

@@ -22,7 +22,7 @@ CHECKS = (
     "positions",
     "norms",
     "structure",
-    "initialisation",
+    "initialization",
     "determinism",
     "autocast",
     "dtypes",
@@ -156,9 +156,9 @@ def subject(name: str) -> Subject:
     return replace(
         huggingface.causal_lm(made),
         name=name,
-        mixture=experts,
+        mixture_of_experts=experts,
         configure=lambda **changes: hf.AutoModelForCausalLM.from_config(configuration(name, **changes)),
-        configuration=huggingface.settings_of(text, trained=False),
+        config_alternatives=huggingface.settings_of(text, trained=False),
     )
 
 

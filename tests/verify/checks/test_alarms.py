@@ -123,7 +123,7 @@ def test_a_setting_that_is_refused_is_not_idle() -> None:
     settings = {"refused": 2.0, "idle": 2.0}
     given = [{key: settings[key]} for key in settings] + [settings]
     refused, idle, both = (
-        said(check(small(configure=configure, configuration=each), only=("configuration.sensitivity",)))
+        said(check(small(configure=configure, config_alternatives=each), only=("configuration.sensitivity",)))
         for each in given
     )
     assert PASSED == refused

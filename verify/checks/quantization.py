@@ -1,4 +1,4 @@
-"""Quantisers of weights: what comes back is near, in its place, and the same whoever asks."""
+"""Quantizers of weights: what comes back is near, in its place, and the same whoever asks."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from andon.verify.access.calls import needed
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.subject import Quantiser, Subject
+from andon.verify.subject import Quantizer, Subject
 
 STD = 0.02  # of weights
 BLOCKS = 40  # of a matrix that noise is measured on
@@ -17,19 +17,19 @@ OUTLIER = 10.0  # times the largest weight
 
 
 def check_noise(subject: Subject) -> None:
-    """Weights come back with the signal to noise that the quantiser promises, in their shape and dtype.
+    """Weights come back with the signal to noise that the quantizer promises, in their shape and dtype.
 
     Silent because adapters learn around a base that is a little wrong.
 
-    Look at the level table, its dtype, the scale of each block, and scales that are themselves quantised.
+    Look at the level table, its dtype, the scale of each block, and scales that are themselves quantized.
     """
-    quantiser = _quantiser(subject)
+    quantizer = _quantizer(subject)
     for dtype in (torch.float32, torch.bfloat16):
-        weights = _normal(BLOCKS, quantiser.block_size).to(dtype)
-        back = _back(quantiser, weights)
+        weights = _normal(BLOCKS, quantizer.block_size).to(dtype)
+        back = _back(quantizer, weights)
         ratio = _decibels(back, weights)
-        if not ratio >= quantiser.floor_db:
-            raise CheckFailed(f"normal weights in {dtype} come back with {ratio:.2f} dB; {quantiser.floor_db:g} is due")
+        if not ratio >= quantizer.floor_db:
+            raise CheckFailed(f"normal weights in {dtype} come back with {ratio:.2f} dB; {quantizer.floor_db:g} is due")
 
 
 def check_ragged(subject: Subject) -> None:
@@ -39,12 +39,12 @@ def check_ragged(subject: Subject) -> None:
 
     Look at padding and trimming, at odd numbers of codes in a byte, and at the scale of the last block.
     """
-    quantiser = _quantiser(subject)
-    block, asked = quantiser.block_size, False
+    quantizer = _quantizer(subject)
+    block, asked = quantizer.block_size, False
     for shape in (*RAGGED, (1, 5 * block + 17), (3, block + 1), (1, block - 1)):
         weights = _normal(*shape)
         try:
-            back = _back(quantiser, weights)
+            back = _back(quantizer, weights)
         except (AssertionError, ValueError, RuntimeError):  # refused, in the code's own way
             continue
         asked = asked or bool(weights.numel() % block)
@@ -53,13 +53,13 @@ def check_ragged(subject: Subject) -> None:
             before, after = weights.flatten()[start:], back.flatten()[start:]
             if not before.numel():
                 continue
-            ratio, due = _decibels(after, before), quantiser.floor_db - FEW_DB
+            ratio, due = _decibels(after, before), quantizer.floor_db - FEW_DB
             if not ratio >= due:
                 raise CheckFailed(
                     f"of a matrix {shape} the {before.numel()} {part} come back with {ratio:.2f} dB; {due:g} is due"
                 )
     if not asked:
-        raise NotApplicable("a quantiser of weights that do not fill the last block")
+        raise NotApplicable("a quantizer of weights that do not fill the last block")
 
 
 def check_zeros(subject: Subject) -> None:
@@ -69,15 +69,15 @@ def check_zeros(subject: Subject) -> None:
 
     Look at the division by a block's largest value, and at whether 0 is among the levels.
     """
-    quantiser = _quantiser(subject)
-    block = quantiser.block_size
+    quantizer = _quantizer(subject)
+    block = quantizer.block_size
     weights = _normal(4, block)
     weights[1] = 0
-    back = _back(quantiser, weights)
-    for what, part in (("a block of zeros", back[1]), ("a matrix of zeros", _back(quantiser, torch.zeros(4, block)))):
+    back = _back(quantizer, weights)
+    for what, part in (("a block of zeros", back[1]), ("a matrix of zeros", _back(quantizer, torch.zeros(4, block)))):
         if not float(part.abs().max()) <= 1e-3 * STD:
             raise CheckFailed(f"{what} comes back as values up to {float(part.abs().max()):.3g}")
-    if not _decibels(back[2:], weights[2:]) >= quantiser.floor_db - FEW_DB:
+    if not _decibels(back[2:], weights[2:]) >= quantizer.floor_db - FEW_DB:
         raise CheckFailed(f"blocks after a block of zeros come back with {_decibels(back[2:], weights[2:]):.2f} dB")
 
 
@@ -86,13 +86,13 @@ def check_outlier(subject: Subject) -> None:
 
     Silent because most matrices have no such value; those that do lose all their small ones.
 
-    Look at what a scale is taken over: a block of neighbours, not a row, a column or the matrix.
+    Look at what a scale is taken over: a block of neighbors, not a row, a column or the matrix.
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
     weights[7, 5] = OUTLIER * float(weights.abs().max())
     others = torch.arange(BLOCKS) != 7
-    ratio, due = _decibels(_back(quantiser, weights)[others], weights[others]), quantiser.floor_db - FEW_DB / 2
+    ratio, due = _decibels(_back(quantizer, weights)[others], weights[others]), quantizer.floor_db - FEW_DB / 2
     if not ratio >= due:
         raise CheckFailed(
             f"with one value {OUTLIER:g} times the largest, other blocks come back with {ratio:.2f} dB; {due:g} is due"
@@ -100,21 +100,21 @@ def check_outlier(subject: Subject) -> None:
 
 
 def check_levels(subject: Subject) -> None:
-    """The values that the quantiser can represent come back exactly, each in its place, and others as the nearest one.
+    """The values that the quantizer can represent come back exactly, each in its place, and others as the nearest one.
 
-    Silent because swapped neighbours and a shifted threshold keep the histogram of the weights.
+    Silent because swapped neighbors and a shifted threshold keep the histogram of the weights.
 
     Look at the order of the two codes in a byte, at rounding against thresholds, and at the table itself.
     """
-    quantiser = _quantiser(subject)
-    if quantiser.levels is None:
-        raise NotApplicable("quantiser.levels")
-    levels, block = quantiser.levels().double(), quantiser.block_size
+    quantizer = _quantizer(subject)
+    if quantizer.levels is None:
+        raise NotApplicable("quantizer.levels")
+    levels, block = quantizer.levels().double(), quantizer.block_size
     generator = torch.Generator().manual_seed(3)
     codes = torch.randint(len(levels), (BLOCKS, block), generator=generator)
     codes[:, generator.initial_seed() % block] = int(levels.abs().argmax())
     exact = levels[codes].float()
-    back = _back(quantiser, exact)
+    back = _back(quantizer, exact)
     wrong = (back.double() - exact.double()).abs() > 1e-3
     if bool(wrong.any()):
         row, column = (int(i) for i in wrong.nonzero()[0])
@@ -124,10 +124,10 @@ def check_levels(subject: Subject) -> None:
         )
     weights = _normal(BLOCKS, block)
     weights /= weights.abs().amax(1, keepdim=True)
-    found = (_back(quantiser, weights).double() - weights.double()).abs()
+    found = (_back(quantizer, weights).double() - weights.double()).abs()
     nearest = (weights.double()[..., None] - levels).abs().amin(-1)
     worst = float((found - nearest).max())
-    if not worst <= 2e-2:  # scales that are quantised themselves move a value by a share of it
+    if not worst <= 2e-2:  # scales that are quantized themselves move a value by a share of it
         raise CheckFailed(f"a value comes back {worst:.3g} of its block's largest farther away than its nearest level")
 
 
@@ -138,9 +138,9 @@ def check_order(subject: Subject) -> None:
 
     Look at the order of codes in a byte, at thresholds, and at transposed or strided inputs.
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
-    back = _back(quantiser, weights)
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
+    back = _back(quantizer, weights)
     sorted_back = back.gather(1, weights.argsort(1))
     fall = float((sorted_back[:, :-1] - sorted_back[:, 1:]).max())
     if fall > 0:
@@ -154,11 +154,11 @@ def check_scale(subject: Subject) -> None:
 
     Look for absolute thresholds, an epsilon beside a scale, and scales in a narrow dtype.
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
-    once = _back(quantiser, weights).double()
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
+    once = _back(quantizer, weights).double()
     for factor in (2.0, 2.0**-6, 2.0**6):
-        scaled = _back(quantiser, weights * factor).double() / factor
+        scaled = _back(quantizer, weights * factor).double() / factor
         moved = float((scaled - once).abs().max()) / STD
         if moved > 1e-3:
             raise CheckFailed(
@@ -167,15 +167,15 @@ def check_scale(subject: Subject) -> None:
 
 
 def check_again(subject: Subject) -> None:
-    """What came back is represented: quantised again, it stays within a fraction of the first error.
+    """What came back is represented: quantized again, it stays within a fraction of the first error.
 
-    Silent because a model is quantised once; saved and loaded again, it drifts.
+    Silent because a model is quantized once; saved and loaded again, it drifts.
 
     Look at levels that are no fixed points: a table read in another dtype, or codes shifted by half a step.
     """
-    quantiser = _quantiser(subject)
-    once = _back(quantiser, _normal(BLOCKS, quantiser.block_size))
-    ratio, due = _decibels(_back(quantiser, once), once), quantiser.floor_db + FEW_DB
+    quantizer = _quantizer(subject)
+    once = _back(quantizer, _normal(BLOCKS, quantizer.block_size))
+    ratio, due = _decibels(_back(quantizer, once), once), quantizer.floor_db + FEW_DB
     if not ratio >= due:
         raise CheckFailed(
             f"what came back comes back again with {ratio:.2f} dB; {due:g} is due of values that are levels"
@@ -189,19 +189,19 @@ def check_circumstances(subject: Subject) -> None:
 
     Look for tables made without a dtype, for `view` and pointers on strided tensors, and for in-place scaling.
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
-    given, first = weights.clone(), _back(quantiser, weights)
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
+    given, first = weights.clone(), _back(quantizer, weights)
     if not torch.equal(given, weights):
-        raise CheckFailed(f"quantising changes its input by up to {float((given - weights).abs().max()):.3g}")
-    ways = {"a second time": _back(quantiser, weights)}
-    strided = torch.empty(quantiser.block_size, BLOCKS).t()
-    ways["from a strided view"] = _back(quantiser, strided.copy_(weights))
+        raise CheckFailed(f"quantizing changes its input by up to {float((given - weights).abs().max()):.3g}")
+    ways = {"a second time": _back(quantizer, weights)}
+    strided = torch.empty(quantizer.block_size, BLOCKS).t()
+    ways["from a strided view"] = _back(quantizer, strided.copy_(weights))
     usual = torch.get_default_dtype()
     for dtype in (torch.bfloat16, torch.float64):
         torch.set_default_dtype(dtype)
         try:
-            ways[f"under the default dtype {dtype}"] = _back(quantiser, weights)
+            ways[f"under the default dtype {dtype}"] = _back(quantizer, weights)
         finally:
             torch.set_default_dtype(usual)
     for how, back in ways.items():
@@ -212,8 +212,8 @@ def check_circumstances(subject: Subject) -> None:
             )
 
 
-def _quantiser(subject: Subject) -> Quantiser:
-    return needed(subject, "quantiser")
+def _quantizer(subject: Subject) -> Quantizer:
+    return needed(subject, "quantizer")
 
 
 def _normal(rows: int, columns: int) -> Tensor:
@@ -221,9 +221,9 @@ def _normal(rows: int, columns: int) -> Tensor:
     return torch.randn(rows, columns, generator=generator, dtype=torch.float32) * STD
 
 
-def _back(quantiser: Quantiser, weights: Tensor) -> Tensor:
+def _back(quantizer: Quantizer, weights: Tensor) -> Tensor:
     """The round trip, of the same shape and dtype."""
-    back = quantiser.round_trip(weights)
+    back = quantizer.round_trip(weights)
     if back.shape != weights.shape or back.dtype != weights.dtype:
         raise CheckFailed(
             f"weights {tuple(weights.shape)} in {weights.dtype} come back as {tuple(back.shape)} in {back.dtype}"
@@ -232,7 +232,7 @@ def _back(quantiser: Quantiser, weights: Tensor) -> Tensor:
 
 
 def _decibels(back: Tensor, weights: Tensor) -> float:
-    """Signal to quantisation noise; infinite where nothing is lost."""
+    """Signal to quantization noise; infinite where nothing is lost."""
     noise = float((back.double() - weights.double()).square().sum())
     signal = float(weights.double().square().sum())
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)

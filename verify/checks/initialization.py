@@ -30,7 +30,7 @@ def check_seed(subject: Subject) -> None:
 
     Silent because each run alone looks right; none can be repeated.
 
-    Look at generators that torch.manual_seed does not reach, and at memory that nothing initialises.
+    Look at generators that torch.manual_seed does not reach, and at memory that nothing initializes.
     """
     first, second = new_model(subject), new_model(subject)
     for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
@@ -41,7 +41,7 @@ def check_seed(subject: Subject) -> None:
 def check_finite(subject: Subject) -> None:
     """All parameters and buffers are finite numbers of usual size.
 
-    Silent because memory that nobody initialised often holds small numbers or zeros, and trains.
+    Silent because memory that nobody initialized often holds small numbers or zeros, and trains.
 
     Look at `torch.empty`, at models built on the meta device, and at buffers made there that are never filled.
     """
@@ -64,9 +64,9 @@ def check_finite(subject: Subject) -> None:
 def check_layers(subject: Subject) -> None:
     """Tensors of one role have one std in all layers, or one that changes steadily with depth; no two are equal.
 
-    Silent because training repairs most initialisations, at a price that no one sees.
+    Silent because training repairs most initializations, at a price that no one sees.
 
-    Look at the order in which initialisations run, at names or types that they pick, and at copied layers.
+    Look at the order in which initializations run, at names or types that they pick, and at copied layers.
     """
     model = precise(subject, new_model(subject))
     roles = _roles(model)
@@ -90,7 +90,7 @@ def check_scale(subject: Subject) -> None:
 
     Silent because norms hide it: the model trains, slowly, from saturated attention.
 
-    Look at initialisations that were meant and never run, and at torch.randn as a weight.
+    Look at initializations that were meant and never run, and at torch.randn as a weight.
     """
     require_fresh(subject)
     model, batch = precise(subject, new_model(subject)), new_batch(subject)
