@@ -92,7 +92,7 @@ def making(shape: dict[str, Any]) -> Callable[[], Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_property_holds(name: str) -> None:
-    """Behaviour: the check finds nothing on any shape, and could be asked of some."""
+    """Behaviour: the check finds nothing on any shape, and applied to some."""
     passed = []
     dtypes = (torch.bfloat16,) if name in HALVES else (torch.float32, torch.float64)
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import hyperparameter, new_batch, seeded
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.runs import SAME, Make, Run, each_run, the_update
-from andon.verify.observation.step_trace import (
+from andon.verify.observation.parameters import (
     State,
-    Step,
     fill,
     fitted,
     gradients_times,
@@ -21,6 +20,8 @@ from andon.verify.observation.step_trace import (
     parameters,
     trainable,
 )
+from andon.verify.observation.runs import SAME, Make, Run, each_run, the_update
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Subject
 
 SMALL = 1e-4  # times a gradient: below any sensible threshold
@@ -69,7 +70,7 @@ def check_all_alike(subject: Subject, make: Make) -> None:
 
 
 @each_run
-def check_small_ones_pass(subject: Subject, make: Make) -> None:
+def check_small_ones(subject: Subject, make: Make) -> None:
     """A gradient below the threshold reaches the update unchanged.
 
     Silent because adaptive optimizers hide a constant factor; decay, momentum and the threshold then mean other things.
@@ -142,7 +143,7 @@ def check_non_finite(subject: Subject, make: Make) -> None:
         )
 
 
-def tolerance_of(step: Step) -> float:
+def tolerance_of(step: StepTrace) -> float:
     """What rounding explains between two runs of one step, of which one has its gradients scaled."""
     halves = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in step.before.values())
     return 2e-2 if step.autocast or halves else SAME
@@ -155,7 +156,7 @@ def _threshold(subject: Subject) -> float:
     return clip
 
 
-def _first(subject: Subject, make: Make, factor: float) -> tuple[Step, State]:
+def _first(subject: Subject, make: Make, factor: float) -> tuple[StepTrace, State]:
     """A new run's first step with all gradients multiplied, and the gradients that its update saw."""
     with seeded():  # the same dropout each time
         run = make()
@@ -196,10 +197,19 @@ def _poisoned(subject: Subject, run: Run, name: str, bad: float, number: int) ->
 
 def _equal(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether the moments are the same, bit by bit, or still zero where there were none; counters may move on."""
-    for index, held in after["state"].items():
-        for name, value in held.items():
+    for index, moments in after["state"].items():
+        for name, value in moments.items():
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1:
                 known = before["state"].get(index, {}).get(name, torch.zeros_like(value))
                 if not torch.equal(known, value):
                     return False
     return True
+
+
+CHECKS = (
+    Check("clipping.bound", check_bound, tier=2),
+    Check("clipping.all_alike", check_all_alike, tier=2),
+    Check("clipping.small_ones", check_small_ones, tier=2),
+    Check("clipping.reported_norm", check_reported_norm, tier=2),
+    Check("clipping.non_finite", check_non_finite, tier=2),
+)

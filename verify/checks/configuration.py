@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, needed, new_batch, seeded
-from andon.verify.checks.norms import norms_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import enliven, logits_eval, precise
+from andon.verify.observation.norms import norms_of
+from andon.verify.observation.perturb import logits_eval, precise, rescale
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
@@ -106,7 +107,7 @@ def check_spread(subject: Subject) -> None:
     Look at whether the initialization runs, at the types and names that it picks, and at what is made after it.
     """
     configure, settings = needed(subject, "configure"), needed(subject, "config_alternatives")
-    base, asked = _made(configure), False
+    base, compared = _made(configure), False
     for key, value in settings.items():
         changed = _taken(configure, key, value)
         if changed is None or _shapes(base) != _shapes(changed):
@@ -114,7 +115,7 @@ def check_spread(subject: Subject) -> None:
         pairs = {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
         if not any(_is_scaled(first, second) for first, second in pairs.values()):
             continue
-        asked = True
+        compared = True
         linear = [f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)]
         kept = [name for name in linear if name in pairs and torch.equal(*pairs[name]) and _is_torchs(pairs[name][0])]
         if kept:
@@ -122,7 +123,7 @@ def check_spread(subject: Subject) -> None:
                 f"{key}={value!r} scales first weights, but not those of {len(kept)} of {len(linear)} linear layers: "
                 f"{', '.join(kept[:3])} begin as torch draws them, uniform below 1/sqrt({pairs[kept[0]][0].shape[1]})"
             )
-    if not asked:
+    if not compared:
         raise NotApplicable("a setting that scales first weights in `config_alternatives`")
 
 
@@ -149,7 +150,7 @@ def _logits_with(subject: Subject, key: str, value: Any, scale: float) -> Tensor
 
 def _logits_of(subject: Subject, model: nn.Module, scale: float) -> Tensor:
     """Logits of the model with weights of usual size, times `scale`."""
-    enliven(precise(subject, model))
+    rescale(precise(subject, model))
     _scale(model, scale)
     return logits_eval(subject, model, new_batch(subject))
 
@@ -196,7 +197,7 @@ def _differs(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) 
     try:
         for scale in (TINY, 1.0):  # the last is what a loss is taken of
             for model in (base, other):
-                enliven(model)
+                rescale(model)
                 _scale(model, scale)
             if not torch.equal(logits_eval(subject, base, batch), logits_eval(subject, other, batch)):
                 return True
@@ -220,3 +221,11 @@ def _scale(model: nn.Module, scale: float) -> None:
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+CHECKS = (
+    Check("configuration.sensitivity", check_sensitivity, ("configure", "config_alternatives")),
+    Check("configuration.norms", check_norms, ("configure", "config_alternatives")),
+    Check("configuration.caps", check_caps, ("configure", "config_alternatives")),
+    Check("configuration.spread", check_spread, ("configure", "config_alternatives")),
+)

@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from andon.verify.access.batches import real_in
-from andon.verify.access.calls import is_shifted_inside, needed, new_batch, targets_of, tokens_of
+from andon.verify.access.calls import needed, new_batch
 from andon.verify.access.roles import IGNORE, find, part
+from andon.verify.access.targets import is_shifted_inside, targets_of, tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.subject import Batch, Subject
 
@@ -82,7 +84,7 @@ def _trained_on(subject: Subject) -> list[Batch]:
 
 
 def _require_hidden(subject: Subject) -> None:
-    """Fail where most of what an epoch's batches ask for stands in them.
+    """Fail where most targets of an epoch's batches stand in their inputs.
 
     Raises:
         NotApplicable: there is no epoch, or it has no labels of the tokens' shape.
@@ -98,7 +100,7 @@ def _require_hidden(subject: Subject) -> None:
         raise NotApplicable("a batch with counted labels")
     if shown > HALF * counted:
         raise CheckFailed(
-            f"{shown} of the {counted} tokens that an epoch asks for stand at their place in its batches, and the "
+            f"{shown} of the {counted} tokens that are an epoch's targets stand at their place in its batches, and the "
             "model sees both sides: it has nothing to guess"
         )
 
@@ -174,7 +176,7 @@ def check_epochs(subject: Subject) -> None:
     orders = {number: _rows(subject, epoch(number)) for number in (1, 0, 2)}
     again = _rows(subject, epoch(1))
     if orders[1] != again:
-        raise CheckFailed(f"epoch 1 asked for twice differs in {_moved(orders[1], again)} of {len(again)} rows")
+        raise CheckFailed(f"epoch 1 differs, read twice, in {_moved(orders[1], again)} of {len(again)} rows")
     spare = _left_out(subject, epoch(0))
     for number in (1, 2):
         missing, added = _content(orders[0]) - _content(orders[number]), _content(orders[number]) - _content(orders[0])
@@ -222,11 +224,11 @@ def _refuse_other_shifts(tokens_BT: Tensor, targets_BT: Tensor) -> None:
         there = slice(max(0, shift), time + min(0, shift))
         counted = targets_BT[:, here] != IGNORE
         same = counted & (targets_BT[:, here] == tokens_BT[:, there])
-        following = (targets_BT[:, :-1] == tokens_BT[:, 1:]) & (targets_BT[:, :-1] != IGNORE)
-        if int(same.sum()) > ALIKE * int(counted.sum()) and int(following.sum()) < HALF * int(counted.sum()):
+        is_next = (targets_BT[:, :-1] == tokens_BT[:, 1:]) & (targets_BT[:, :-1] != IGNORE)
+        if int(same.sum()) > ALIKE * int(counted.sum()) and int(is_next.sum()) < HALF * int(counted.sum()):
             raise CheckFailed(
                 f"{int(same.sum())} of {int(counted.sum())} targets are the token {shift} ahead, and "
-                f"{int(following.sum())} the one that follows"
+                f"{int(is_next.sum())} the one that follows"
             )
 
 
@@ -270,3 +272,11 @@ def _content(rows: list[Row]) -> Counter[Row]:
 
 def _moved(first: list[Row], second: list[Row]) -> int:
     return sum(a != b for a, b in zip(first, second, strict=False)) + abs(len(first) - len(second))
+
+
+CHECKS = (
+    Check("data.targets", check_targets),
+    Check("data.padding", check_padding),
+    Check("data.epochs", check_epochs, ("epoch_batches",)),
+    Check("data.held_out", check_held_out, ("epoch_batches", "validation_batches")),
+)

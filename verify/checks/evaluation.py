@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.batches import rows_of
-from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded, tokens_of
-from andon.verify.checks.loss import told
+from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
+from andon.verify.access.targets import tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.cross_entropy import loss_alternatives
+from andon.verify.observation.parameters import parameters
 from andon.verify.observation.runs import LOOSE, counted, is_ragged, loop_run, micro_batches, of_loop, sharpened
-from andon.verify.observation.step_trace import parameters
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
 
 PARTS = 4
@@ -54,9 +57,9 @@ def check_cut(subject: Subject) -> None:
             row for batch in batches for index in range(len(tokens_of(subject, batch)))
             if counted(subject, row := rows_of(subject, batch, [index]))
         ]  # fmt: skip
-    for how, cut in cuts.items():
+    for how, parts in cuts.items():
         model = sharpened(new_model(subject)).train()
-        found = float(validate(model, cut))
+        found = float(validate(model, parts))
         if not abs(found - whole) <= _allowed(model) * abs(whole):
             raise CheckFailed(f"Subject.validate gives {whole:.6g}, and {found:.6g} for the same examples {how}")
 
@@ -168,7 +171,7 @@ def _batches(subject: Subject) -> list[Batch]:
 def _compare(subject: Subject, model: torch.nn.Module, batches: list[Batch], found: float, what: str) -> None:
     """Fail where a value is not the mean loss of these batches."""
     due = []
-    for each in told(subject):
+    for each in loss_alternatives(subject):
         due.append(_mean(each, model, batches))
         if abs(found - due[-1]) <= _allowed(model) * abs(due[-1]):
             return
@@ -193,8 +196,8 @@ class Validator(NamedTuple):
 
     name: str
     model: torch.nn.Module
-    validate: Callable[[], Any]
-    step: Callable[[], Any] | None  # of the loop that it belongs to
+    validate: Callable[[], float | Tensor]
+    step: Callable[[], object] | None  # of the loop that it belongs to
 
 
 def _validators(subject: Subject) -> list[Validator]:
@@ -212,7 +215,7 @@ def _validators(subject: Subject) -> list[Validator]:
     return found
 
 
-def _modes_during(validate: Callable[[], Any], model: torch.nn.Module) -> list[bool]:
+def _modes_during(validate: Callable[[], float | Tensor], model: torch.nn.Module) -> list[bool]:
     """The modes in which the model's modules are called."""
     modes: list[bool] = []
     handles = [
@@ -224,7 +227,7 @@ def _modes_during(validate: Callable[[], Any], model: torch.nn.Module) -> list[b
     return modes
 
 
-def _left_training(name: str, model: torch.nn.Module, step: Callable[[], Any] | None = None) -> None:
+def _left_training(name: str, model: torch.nn.Module, step: Callable[[], object] | None = None) -> None:
     """Whether the model is in training mode; of a loop, which may set it as a step begins, in the next step."""
     if step is not None:
         modes: list[bool] = []
@@ -257,5 +260,15 @@ def _random_states() -> dict[str, Any]:
     return {"torch's": torch.get_rng_state().numpy().tobytes(), "Python's": random.getstate()}
 
 
-def _rows(step: Any) -> list[dict[str, list[Any]]]:
+def _rows(step: StepTrace) -> list[dict[str, list[Any]]]:
     return [{name: value.tolist() for name, value in call.inputs.items()} for call in step.calls]
+
+
+CHECKS = (
+    Check("evaluation.mean", check_mean, ("validate",), tier=2),
+    Check("evaluation.cut", check_cut, ("validate",), tier=2),
+    Check("evaluation.traces", check_traces, tier=2),
+    Check("evaluation.mode", check_mode, tier=2),
+    Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),
+    Check("evaluation.trajectory", check_trajectory, ("loop",), tier=2),
+)

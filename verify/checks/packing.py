@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from andon.verify.access.batches import documents_in
-from andon.verify.access.calls import gradients, loss_of, needed, new_batch, targets_of, tokens_of
+from andon.verify.access.calls import gradients, loss_of, needed, new_batch
 from andon.verify.access.roles import IGNORE
+from andon.verify.access.targets import targets_of, tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import distance, norm_of
 from andon.verify.subject import Batch, Documents, Subject
 
@@ -102,8 +104,8 @@ def check_borders(subject: Subject) -> None:
 
 def _compare(subject: Subject, make: Callable[[Documents], Batch], how: str) -> None:
     documents = _documents(subject, LENGTHS)
-    model, together = awake(subject), make(documents)
-    tolerance = max(grain(subject, model, together), grain(subject, model, together, loss_of))
+    model, together = perturbed_model(subject), make(documents)
+    tolerance = max(rounding_tolerance(subject, model, together), rounding_tolerance(subject, model, together, loss_of))
     singles = [make([document]) for document in documents]
     logits = logits_eval(subject, model, together)
     for document, single in zip(documents, singles, strict=True):
@@ -180,3 +182,11 @@ def _longest(make: Callable[[Documents], Batch], document: Sequence[int]) -> int
         if made is not None:
             return length
     raise NotApplicable("a collator that takes documents of 4 tokens")
+
+
+CHECKS = (
+    Check("packing.packed", check_packed, ("collate_packed",)),
+    Check("packing.padded", check_padded, ("collate_padded",)),
+    Check("packing.conservation", check_conservation),
+    Check("packing.borders", check_borders),
+)

@@ -1,4 +1,4 @@
-"""Quantizers of weights: what comes back is near, in its place, and the same whoever asks."""
+"""Quantizers of weights: what comes back is near, in its place, and the same in all circumstances."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import needed
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.subject import Quantizer, Subject
 
@@ -40,14 +41,14 @@ def check_ragged(subject: Subject) -> None:
     Look at padding and trimming, at odd numbers of codes in a byte, and at the scale of the last block.
     """
     quantizer = _quantizer(subject)
-    block, asked = quantizer.block_size, False
+    block, compared = quantizer.block_size, False
     for shape in (*RAGGED, (1, 5 * block + 17), (3, block + 1), (1, block - 1)):
         weights = _normal(*shape)
         try:
             back = _back(quantizer, weights)
         except (AssertionError, ValueError, RuntimeError):  # refused, in the code's own way
             continue
-        asked = asked or bool(weights.numel() % block)
+        compared = compared or bool(weights.numel() % block)
         whole = weights.numel() // block * block
         for part, start in (("values", 0), ("values after the last full block", whole)):
             before, after = weights.flatten()[start:], back.flatten()[start:]
@@ -58,7 +59,7 @@ def check_ragged(subject: Subject) -> None:
                 raise CheckFailed(
                     f"of a matrix {shape} the {before.numel()} {part} come back with {ratio:.2f} dB; {due:g} is due"
                 )
-    if not asked:
+    if not compared:
         raise NotApplicable("a quantizer of weights that do not fill the last block")
 
 
@@ -236,3 +237,16 @@ def _decibels(back: Tensor, weights: Tensor) -> float:
     noise = float((back.double() - weights.double()).square().sum())
     signal = float(weights.double().square().sum())
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+
+
+CHECKS = (
+    Check("quantization.noise", check_noise, ("quantizer",)),
+    Check("quantization.levels", check_levels, ("quantizer",)),
+    Check("quantization.ragged", check_ragged, ("quantizer",)),
+    Check("quantization.circumstances", check_circumstances, ("quantizer",)),
+    Check("quantization.order", check_order, ("quantizer",)),
+    Check("quantization.zeros", check_zeros, ("quantizer",)),
+    Check("quantization.outlier", check_outlier, ("quantizer",)),
+    Check("quantization.scale", check_scale, ("quantizer",)),
+    Check("quantization.again", check_again, ("quantizer",)),
+)

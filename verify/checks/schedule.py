@@ -7,9 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 from andon.verify.access.calls import hyperparameter, needed, new_model
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.runs import loop_run, new_optimizer
-from andon.verify.observation.step_trace import Step
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Subject
 
 NEAR = 1e-6  # of the peak: rounding of one formula
@@ -90,15 +91,15 @@ def check_decline(subject: Subject) -> None:
     peak, steps = hyperparameter(subject, "learning_rate"), int(hyperparameter(subject, "steps"))
     warmup, least = int(subject.hyperparameters.get("warmup_steps", 0)), subject.hyperparameters.get("min_ratio")
     for name, rate in _rates(subject):
-        asked = [step for step in _sampled(subject) if step >= warmup]
-        values = [rate(step) for step in asked]
-        for step, (before, after) in zip(asked[1:], pairwise(values), strict=True):
+        falling = [step for step in _sampled(subject) if step >= warmup]
+        values = [rate(step) for step in falling]
+        for step, (before, after) in zip(falling[1:], pairwise(values), strict=True):
             if after > before + NEAR * peak:
                 raise CheckFailed(
                     f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}"
                 )
-        if asked == list(range(asked[0], asked[-1] + 1)):
-            _require_no_jump(name, asked, values, peak)
+        if falling == list(range(falling[0], falling[-1] + 1)):
+            _require_no_jump(name, falling, values, peak)
         if least is not None:
             _require_end(name, rate, peak, steps, least)
 
@@ -116,7 +117,9 @@ def check_pure(subject: Subject) -> None:
     for step in [*reversed(steps), *steps]:
         again = float(rate(step))
         if again != forward[step]:
-            raise CheckFailed(f"Subject.lr_at: step {step} has the rate {forward[step]:.6g}, asked again {again:.6g}")
+            raise CheckFailed(
+                f"Subject.lr_at: step {step} has the rate {forward[step]:.6g}, and called again {again:.6g}"
+            )
 
 
 def check_applied(subject: Subject) -> None:
@@ -247,7 +250,7 @@ def _require_reached(name: str, seen: list[tuple[float, ...]], warmup: int, peak
         )
 
 
-def _applied(steps: list[Step]) -> list[tuple[float, ...]]:
+def _applied(steps: list[StepTrace]) -> list[tuple[float, ...]]:
     """The groups' rates in each step's update.
 
     Raises:
@@ -274,7 +277,7 @@ def _rates(subject: Subject) -> list[tuple[str, Callable[[int], float]]]:
 
 
 def _sampled(subject: Subject) -> list[int]:
-    """Steps to ask for: all of a short run and as many beyond; of a long one each of the first, and a few hundred."""
+    """Steps to look at: all of a short run and as many beyond; of a long one each of the first, and a few hundred."""
     steps = int(subject.hyperparameters.get("steps", HORIZON))
     warmup = int(subject.hyperparameters.get("warmup_steps", 0))
     stride = max(1, steps // HORIZON)
@@ -315,10 +318,22 @@ def _trace(subject: Subject, count: int) -> list[float]:
 
 
 def _walk(optimizer: Any, schedule: Any, count: int) -> list[float]:
-    """The rates of so many updates; the optimizer steps first, without gradients, as torch asks."""
+    """The rates of so many updates; the optimizer steps first, without gradients, as torch requires."""
     rates = []
     optimizer.step()
     for _ in range(count):
         rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
         schedule.step()
     return rates
+
+
+CHECKS = (
+    Check("schedule.pure", check_pure, ("lr_at",)),
+    Check("schedule.start", check_start, tier=2),
+    Check("schedule.warmup", check_warmup, tier=2),
+    Check("schedule.peak", check_peak, tier=2),
+    Check("schedule.decline", check_decline, tier=2),
+    Check("schedule.state", check_state, ("lr_scheduler",), tier=2),
+    Check("schedule.applied", check_applied, ("loop",), tier=2),
+    Check("schedule.run", check_run, ("loop",), tier=2),
+)

@@ -10,14 +10,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import few
-from andon.verify.access.calls import gradients, loss_of, new_model, targets_of, tokens_of
+from andon.verify.access.batches import small_batch
+from andon.verify.access.calls import gradients, loss_of, new_model
 from andon.verify.access.roles import IGNORE
-from andon.verify.checks.experts import require_experts
+from andon.verify.access.targets import targets_of, tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.blocks import Call, blocks_of, calls
-from andon.verify.observation.perturb import awake, enliven, grain, logits_eval, precise
-from andon.verify.observation.step_trace import trainable
+from andon.verify.observation.experts import require_experts
+from andon.verify.observation.parameters import trainable
+from andon.verify.observation.perturb import logits_eval, perturbed_model, precise, rescale, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Subject
 
@@ -36,7 +38,7 @@ def check_parameters(subject: Subject) -> None:
 
     Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
     """
-    model = awake(subject)
+    model = perturbed_model(subject)
     found = trainable(model)
     if not found:
         raise NotApplicable("trainable parameters")
@@ -44,7 +46,7 @@ def check_parameters(subject: Subject) -> None:
     used: set[int] = set()
     time = 0
     for seed in range(BATCHES):
-        batch = few(subject, seed)
+        batch = small_batch(subject, seed)
         time = tokens_of(subject, batch).shape[1]
         trained_BT = targets_of(subject, batch) != IGNORE
         used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
@@ -67,7 +69,7 @@ def check_blocks(subject: Subject) -> None:
 
     Look at the loop over layers: its bounds, its index, and what it hands on.
     """
-    model, batch = new_model(subject).eval(), few(subject)
+    model, batch = new_model(subject).eval(), small_batch(subject)
     blocks = blocks_of(model)
     different = len(set(map(id, blocks)))
     if different < len(blocks):
@@ -95,12 +97,12 @@ def check_residual(subject: Subject) -> None:
 
     Look at each `x + f(x)`: what is added, how often, and to what.
     """
-    model, batch = precise(subject, new_model(subject)).eval(), few(subject)
+    model, batch = precise(subject, new_model(subject)).eval(), small_batch(subject)
     blocks = blocks_of(model)
     inside = nn.ModuleList(blocks)
     if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
         raise NotApplicable("blocks whose matrices are not quantized")
-    enliven(inside, vectors=False)
+    rescale(inside, vectors=False)
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
     live = {block: seen[block] for block in blocks}
@@ -109,7 +111,7 @@ def check_residual(subject: Subject) -> None:
     _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
-    limit = max(IDENTITY, 0.1 * grain(subject, model, batch))
+    limit = max(IDENTITY, 0.1 * rounding_tolerance(subject, model, batch))
     for index, block in enumerate(blocks):
         for call, whole in zip(seen[block], live[block], strict=True):
             _require_passed_on(f"block {index}", call, whole, limit)
@@ -122,7 +124,7 @@ def check_state(subject: Subject) -> None:
 
     Look at weights in plain lists or attributes, at buffers that are not persistent, and at tied weights.
     """
-    model, batch = awake(subject), few(subject)
+    model, batch = perturbed_model(subject), small_batch(subject)
     before = logits_eval(subject, model, batch)
     shared = _shared(model)
     other = precise(subject, new_model(subject, 1)).eval()
@@ -131,7 +133,7 @@ def check_state(subject: Subject) -> None:
     unknown = [*missing.unexpected_keys, *(key for key in missing.missing_keys if key not in _aliases(model))]
     if unknown:
         raise CheckFailed(f"{len(unknown)} keys of a state dict do not fit a new model, the first is {unknown[0]!r}")
-    tolerance = grain(subject, model, batch)
+    tolerance = rounding_tolerance(subject, model, batch)
     require_close(logits_eval(subject, other, batch), before, tolerance, "logits of a model and of one given its state")
     copied = _copied(model)
     require_close(logits_eval(subject, copied, batch), before, tolerance, "logits of a model and of its copy")
@@ -151,7 +153,7 @@ def check_tying(subject: Subject) -> None:
 
     Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialization.
     """
-    model, batch = new_model(subject), few(subject)
+    model, batch = new_model(subject), small_batch(subject)
     config = getattr(model, "config", None)
     flags = [getattr(config, flag) for flag in FLAGS if isinstance(getattr(config, flag, None), bool)]
     if not flags:
@@ -283,3 +285,12 @@ def _shared(model: nn.Module) -> list[tuple[str, str]]:
 
 def _aliases(model: nn.Module) -> set[str]:
     return {name for pair in _shared(model) for name in pair}
+
+
+CHECKS = (
+    Check("structure.blocks", check_blocks),
+    Check("structure.residual", check_residual),
+    Check("structure.parameters", check_parameters),
+    Check("structure.state", check_state),
+    Check("structure.tying", check_tying),
+)

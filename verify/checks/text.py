@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from andon.verify.access.calls import needed
 from andon.verify.access.roles import IGNORE
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed
 from andon.verify.subject import Subject
 
@@ -135,3 +136,10 @@ def _strip_end(ids: Sequence[int], end: int) -> list[int]:
     while kept and kept[-1] == end:
         kept.pop()
     return kept
+
+
+CHECKS = (
+    Check("text.round_trip", check_round_trip, ("encode", "decode")),
+    Check("text.marks", check_marks, ("encode",)),
+    Check("text.instruction", check_instruction, ("encode_instruction",)),
+)

@@ -326,8 +326,8 @@ def _spoken(tokenizer: Any) -> dict[str, Any]:
 
 def _instruct(tokenizer: Any, prompt: str, answer: str) -> tuple[Sequence[int], Sequence[int]]:
     """Ids by the chat template; the labels are those after what the template says before an answer."""
-    asked = [{"role": "user", "content": prompt}]
-    said = [*asked, {"role": "assistant", "content": answer}]
-    before = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-    tokens = tokenizer.apply_chat_template(said, return_dict=False)
+    question = [{"role": "user", "content": prompt}]
+    conversation = [*question, {"role": "assistant", "content": answer}]
+    before = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+    tokens = tokenizer.apply_chat_template(conversation, return_dict=False)
     return tokens, [IGNORE] * len(before) + tokens[len(before) :]

@@ -129,17 +129,17 @@ class Run:
 
     def step(self) -> Mapping[str, float]:
         """One optimizer step; what is logged."""
-        return self._pauses.ask("step")
+        return self._pauses.proceed("step")
 
     def save(self, folder: Path) -> None:
         """Copy the checkpoint that Trainer writes after this step."""
-        self._pauses.ask("save")
+        self._pauses.proceed("save")
         newest = hf.trainer_utils.get_last_checkpoint(self._trainer.args.output_dir)
         shutil.copytree(newest, folder, dirs_exist_ok=True)
 
     def validate(self) -> float:
         """The loss that Trainer's evaluation reports at this point."""
-        return self._pauses.ask("validate")["eval_loss"]
+        return self._pauses.proceed("validate")["eval_loss"]
 
 
 class InOrder(hf.Trainer):
@@ -160,7 +160,7 @@ class Pauses(hf.TrainerCallback):
         self.answers: SimpleQueue[Mapping[str, float] | BaseException] = SimpleQueue()
         self.evaluating = False  # at a point where the loop itself would not
 
-    def ask(self, command: str) -> Mapping[str, float]:
+    def proceed(self, command: str) -> Mapping[str, float]:
         """Let the loop go on, to its next pause; what it says there."""
         self.commands.put(command)
         return self.answer()

@@ -165,7 +165,7 @@ class Deep(nn.Module):
 
 
 def test_a_block_whose_mask_is_no_part_of_its_arguments_is_not_asked() -> None:
-    """Behaviour: at a few positions a wider mask shows later states, which is no fault; one that fits is asked."""
+    """Behaviour: at a few positions a wider mask shows later states, which is no fault; one that fits is checked."""
 
     def batch(generator: torch.Generator) -> dict[str, Tensor]:
         ids = torch.randint(0, 11, (3, 14), generator=generator)
@@ -223,7 +223,7 @@ class Third(nn.Module):
 
 
 def test_a_matrix_between_the_two_is_no_fault_of_the_scale() -> None:
-    """Behaviour: B A is asked for where an adapter is two matrices, and nothing where no scale of it is claimed."""
+    """Behaviour: B A is checked where an adapter is two matrices, and nothing where no scale of it is claimed."""
 
     def add(model: Any, rank: int, alpha: float) -> nn.Module:
         model.requires_grad_(False)
@@ -286,7 +286,7 @@ def test_a_gradient_made_in_a_closure_is_seen() -> None:
 
 
 def test_shapes_that_are_refused_are_no_wrong_values() -> None:
-    """Behaviour: a quantizer that takes whole blocks alone, and says so, is not asked for others."""
+    """Behaviour: a quantizer that takes whole blocks alone, and says so, is not tried on others."""
 
     def whole(weight: Tensor) -> Tensor:
         if weight.numel() % 64:

@@ -664,7 +664,7 @@ ODD = {
         lambda: small(
             epoch_batches=lambda _: [{"tokens": row[None]} for row in torch.arange(60).view(10, 6)[torch.randperm(10)]]
         ),
-        "asked for twice differs",
+        "differs, read twice,",
     ),
     "one row again": Odd(
         "data.epochs",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
 from andon.verify.access.batches import one_document
-from andon.verify.observation.runs import trace
-from andon.verify.observation.step_trace import observe
+from andon.verify.observation.runs import token_rows
+from andon.verify.observation.step_trace import trace_step
 from andon.verify.run.runner import check
 from andon.verify.subject import Subject
 from tests.subjects import qlora
@@ -27,7 +27,7 @@ def found(subject: Subject, name: str) -> str:
     report = check(subject, only=(name,))
     if report.findings:
         return report.findings[0].message
-    return "passed" if name in report.passed else f"not asked: {report.not_applicable[name]}"
+    return "passed" if name in report.passed else f"not run: {report.not_applicable[name]}"
 
 
 @pytest.mark.tier2
@@ -43,7 +43,7 @@ def test_rows_without_their_padding_have_positions_throughout() -> None:
     assert [[2, 3, 4, 5, 6]] * 2 == one_document(small(), late)["position_ids"].tolist()
 
 
-class Asked(Small):
+class Recorded(Small):
     """Is given a mask after its tokens."""
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -55,9 +55,9 @@ class Asked(Small):
 @pytest.mark.tier2
 def test_a_mask_that_comes_by_position_is_one() -> None:
     """Behaviour: padding is left out of a step's rows, whichever way the model was given its mask."""
-    model, tokens, mask = Asked(), torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
-    step = observe(model, lambda: {"loss": float(model(tokens, mask).sum().detach())})
-    assert [(1, 2, 3), (4, 5)] == trace(step)
+    model, tokens, mask = Recorded(), torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    step = trace_step(model, lambda: {"loss": float(model(tokens, mask).sum().detach())})
+    assert [(1, 2, 3), (4, 5)] == token_rows(small(), step)
 
 
 class Gated(Small):
@@ -110,7 +110,7 @@ class Rounding(Small):
 
 @pytest.mark.long
 def test_a_gradient_that_is_off_by_little_is_found_in_code_that_casts() -> None:
-    """Behaviour: what casts to float32 by itself is asked in float64 all the same."""
+    """Behaviour: what casts to float32 by itself is checked in float64 all the same."""
     assert "passed" == found(small(model=Rounding), "gradients.parameters")
     assert "autograd says" in found(small(model=lambda: Rounding(1e-4)), "gradients.parameters")
 
@@ -307,10 +307,10 @@ def test_a_model_that_sees_both_sides_is_not_shown_its_targets() -> None:
 
     def masked(hidden: bool) -> Subject:
         tokens = batch(torch.Generator().manual_seed(0))["tokens"]
-        asked = torch.zeros_like(tokens, dtype=torch.bool)
-        asked[:, 2] = True
-        parts = {"labels": tokens.masked_fill(~asked, -100)}
-        parts["tokens"] = tokens.masked_fill(asked, VOCAB) if hidden else tokens
+        chosen = torch.zeros_like(tokens, dtype=torch.bool)
+        chosen[:, 2] = True
+        parts = {"labels": tokens.masked_fill(~chosen, -100)}
+        parts["tokens"] = tokens.masked_fill(chosen, VOCAB) if hidden else tokens
         return small(epoch_batches=lambda _: [parts], causal=False)
 
     assert "passed" == found(masked(hidden=True), "data.targets")
@@ -319,7 +319,7 @@ def test_a_model_that_sees_both_sides_is_not_shown_its_targets() -> None:
 
 @pytest.mark.tier2
 @pytest.mark.parametrize(
-    ("late", "outcome"), [(0, "passed"), (8, "Subject.lr_at: at step 20 the rate falls by"), (30, "not asked")]
+    ("late", "outcome"), [(0, "passed"), (8, "Subject.lr_at: at step 20 the rate falls by"), (30, "not run")]
 )
 def test_a_fall_that_begins_with_a_jump_is_found(late: int, outcome: str) -> None:
     """Behaviour: a cool-down that is counted from elsewhere begins with a jump; stairs, flat between jumps, pass."""
