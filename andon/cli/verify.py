@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -136,7 +137,7 @@ def list_checks(area: str | None) -> None:
 @command.command(epilog="Example: andon verify explain attention.causality")
 @click.argument("check")
 def explain(check: str) -> None:
-    """Explain a check: what it verifies, why training hides it."""
+    """Explain a check, with an example of what it finds."""
     click.echo(explained(check), nl=False)
 
 
@@ -221,14 +222,19 @@ def fields(names: set[str]) -> list[str]:
 
 
 def explained(name: str) -> str:
-    """A check's own words."""
+    """A check's own words, its example indented as code."""
     from andon.verify.run import runner
     from andon.verify.run.report import wrap
 
     check = runner.named(name)
     needs = ", ".join(("model", "batch", "loss", *check.needs))
-    paragraphs = [f"{check.name}: {runner.explain(check).title}", *runner.explain(check)[1:], f"Needs {needs}."]
-    return "\n\n".join("\n".join(wrap(part)) for part in paragraphs if part) + "\n"
+    about = runner.explain(check)
+    before = [f"{check.name}: {about.title}", about.detail, about.silent, about.look]
+    example = ["Example:\n" + textwrap.indent(about.example, "    ")] if about.example else []
+    after = [f"Reference: {about.reference}"] if about.reference else []
+    blocks = ["\n".join(wrap(part)) for part in before if part]
+    blocks += [*example, *("\n".join(wrap(part)) for part in (*after, f"Needs {needs}."))]
+    return "\n\n".join(blocks) + "\n"
 
 
 @contextmanager

@@ -39,11 +39,22 @@ LOSABLE = "half-precision weights that an optimizer of Adam's kind updates, at r
 def check_membership(_: Subject, named: NamedOptimizer) -> None:
     """The optimizer holds each of the model's trainable parameters exactly once.
 
-    Silent because what it lacks keeps its first values, what it holds twice takes double steps, and tensors that the
-    model has since replaced are updated for nobody.
+    Silent because a parameter the optimizer lacks keeps its first values, one it holds twice takes double steps, and a
+    tensor that the model has since replaced is updated in vain.
 
     Look at what happens between building the optimizer and the first step: wrapping, moving, tying, adding adapters; at
     filters by name or type; and at generators that something else has used up.
+
+    Example:
+        # wrong: the adapters are added after the optimizer has taken its parameters
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        model = get_peft_model(model, lora_config)
+
+        # right
+        model = get_peft_model(model, lora_config)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    Reference: PyTorch documentation, torch.optim, "Constructing it".
     """
     name, model, optimizer = named
     tensors, learning = tensors_of(optimizer), trainable(model)
@@ -62,11 +73,24 @@ def check_membership(_: Subject, named: NamedOptimizer) -> None:
 
 @each_optimizer
 def check_groups(_: Subject, named: NamedOptimizer) -> None:
-    """No group of the optimizer that sets a rate, or anything but the decay, of its own is empty.
+    """No optimizer group that sets a learning rate of its own, or another option but weight decay, is empty.
 
-    Silent because a setting made for nobody raises no error: the parameters meant are trained like the others.
+    Silent because an option set for no parameter raises no error: the parameters meant are trained like the others.
 
     Look at how the group's parameters are picked: by name, by module type, by identity after a wrap.
+
+    Example:
+        # wrong: a head tied to the embedding is listed under the embedding's name only
+        head = [p for name, p in model.named_parameters() if "lm_head" in name]
+        rest = [p for name, p in model.named_parameters() if "lm_head" not in name]
+        optimizer = torch.optim.AdamW([{"params": rest}, {"params": head, "lr": 1e-5}], lr=1e-4)
+
+        # right
+        head = [model.lm_head.weight]
+        rest = [p for p in model.parameters() if p is not model.lm_head.weight]
+        optimizer = torch.optim.AdamW([{"params": rest}, {"params": head, "lr": 1e-5}], lr=1e-4)
+
+    Reference: huggingface/peft#3503.
     """
     name, groups = named.name, named.optimizer.param_groups
     for number, group in enumerate(groups):
@@ -80,11 +104,20 @@ def check_groups(_: Subject, named: NamedOptimizer) -> None:
 
 @each_optimizer
 def check_settings(subject: Subject, named: NamedOptimizer) -> None:
-    """Rates are numbers from 0 to the peak, beta1 is not above beta2, decay lies between 0 and 1, and eps is small.
+    """Learning rates are numbers from 0 to the peak, beta1 is at most beta2, weight decay is below 1 and eps is small.
 
-    Silent because settings in each other's place, or read as text, are settings.
+    Silent because settings in each other's place are accepted as readily as the right ones.
 
     Look at the order of arguments, at `1e-4` in YAML (text, there), and at defaults that stand in for a setting.
+
+    Example:
+        # wrong: the fourth argument is eps, not weight_decay
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-4, (0.9, 0.95), 0.1)
+
+        # right
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
+
+    Reference: PyTorch documentation, torch.optim.AdamW.
     """
     name, _, optimizer = named
     peak = subject.hyperparameters.get("learning_rate", float("inf"))
@@ -99,13 +132,27 @@ def check_settings(subject: Subject, named: NamedOptimizer) -> None:
 
 @each_optimizer
 def check_decay(subject: Subject, named: NamedOptimizer) -> None:
-    """With gradients of 0, matrices shrink by rate x decay in a step, all by the same; norms and biases do not.
+    """A step with zero gradients shrinks every matrix by learning rate x weight decay, and no norm or bias.
 
-    Asked where the settings name the decay of matrices, or where groups of different decay show that it is meant.
+    Asked where the settings name the weight decay, or where groups with different weight decay show that it is meant.
+    Embeddings may be left out.
 
-    Silent because a gain that decays is learned anew in every step, at a cost that no curve shows alone.
+    Silent because a gain that decays is learned again in every step, at a cost that no curve shows by itself.
 
     Look at the filter that picks what decays: names or types that miss RMSNorm; and at decay added to the gradient.
+
+    Example:
+        # wrong: Llama's norms are called "input_layernorm" and "norm", so they decay
+        decay = [p for name, p in model.named_parameters() if "LayerNorm" not in name]
+        other = [p for name, p in model.named_parameters() if "LayerNorm" in name]
+        optimizer = torch.optim.AdamW([{"params": decay}, {"params": other, "weight_decay": 0.0}], weight_decay=0.1)
+
+        # right
+        decay = [p for p in model.parameters() if p.dim() >= 2]
+        other = [p for p in model.parameters() if p.dim() < 2]
+        optimizer = torch.optim.AdamW([{"params": decay}, {"params": other, "weight_decay": 0.0}], weight_decay=0.1)
+
+    Reference: huggingface/transformers#35927.
     """
     name, model, optimizer = named
     due = _decay_due(subject, model, optimizer)
@@ -127,12 +174,26 @@ def check_decay(subject: Subject, named: NamedOptimizer) -> None:
 def check_parity(_: Subject, named: NamedOptimizer) -> None:
     """An optimizer that calls itself Adam or AdamW moves weights as the paper says, for gradients of all magnitudes.
 
-    Compared with Adam in float64 (Kingma & Ba 2015, algorithm 1) over four steps, for gradients from 1e-9 to 100.
+    Compared with Adam in float64 over four steps, for gradients from 1e-9 to 100, with weight decay set to 0.
 
     Silent because any step downhill learns something: a missing bias correction, or eps in the wrong place, is a
     learning rate that is wrong for some weights at some times.
 
     Look at the step count, at 1 - beta ** t, and at eps: outside the root, after the correction.
+
+    Example:
+        # wrong: averages that start at 0 are used without bias correction
+        exp_avg.lerp_(p.grad, 1 - beta1)
+        exp_avg_sq.lerp_(p.grad.square(), 1 - beta2)
+        p.addcdiv_(exp_avg, exp_avg_sq.sqrt() + eps, value=-lr)
+
+        # right
+        exp_avg.lerp_(p.grad, 1 - beta1)
+        exp_avg_sq.lerp_(p.grad.square(), 1 - beta2)
+        denominator = (exp_avg_sq / (1 - beta2**step)).sqrt() + eps
+        p.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))
+
+    Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = named
     if not adams(optimizer):
@@ -148,11 +209,23 @@ def check_parity(_: Subject, named: NamedOptimizer) -> None:
 
 @each_optimizer
 def check_memory(_: Subject, named: NamedOptimizer) -> None:
-    """What an optimizer keeps of past gradients fades at the rate that its group calls momentum, and moves weights.
+    """The momentum buffer decays at a rate its group names, and moves the weights even in a step with zero gradients.
 
     Silent because steps along each gradient alone, or along a mean that forgets at once, go downhill as well.
 
-    Look at the weights of old and new in a running mean (`lerp_`), and at which of the two tensors the update is of.
+    Look at the weights of old and new in the running mean (`lerp_`), and at whether the update is made from the buffer
+    or from the gradient.
+
+    Example:
+        # wrong: old and new have changed places, so a momentum of 0.95 keeps 5 % of the past
+        buffer.lerp_(p.grad, group["momentum"])
+        p.add_(buffer, alpha=-group["lr"])
+
+        # right
+        buffer.lerp_(p.grad, 1 - group["momentum"])
+        p.add_(buffer, alpha=-group["lr"])
+
+    Reference: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", section 2.
     """
     name, model, optimizer = named
     groups = {id(p): group for group in optimizer.param_groups if has_momentum(group) for p in group["params"]}
@@ -177,11 +250,24 @@ def check_memory(_: Subject, named: NamedOptimizer) -> None:
 
 @each_optimizer
 def check_moments(_: Subject, named: NamedOptimizer) -> None:
-    """Adam's running mean of squares forgets at the rate that beta2 says.
+    """Adam's running mean of squared gradients decays at the rate beta2.
 
-    Silent because a mean that cannot shrink, being rounded back to itself, only makes steps smaller and smaller.
+    Silent because a mean that cannot shrink, since each product rounds back to what it was, only makes steps ever
+    smaller.
 
-    Look at the dtype of the moments: with bfloat16 and beta2 = 0.999 each update of the mean is rounded away.
+    Look at the dtype of the moments: in bfloat16 with beta2 = 0.999 each decay of the mean is rounded away.
+
+    Example:
+        # wrong: moments take the dtype of the weights, and in bfloat16 0.999 * v rounds back to v
+        model = model.to(torch.bfloat16)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999))
+
+        # right: weights and moments in float32, matrix products in bfloat16
+        optimizer = torch.optim.AdamW(model.float().parameters(), lr=1e-4, betas=(0.9, 0.999))
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+
+    Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = named
     group = next((group for group in optimizer.param_groups if group["params"] and "betas" in group), {})
@@ -205,9 +291,22 @@ def check_moments(_: Subject, named: NamedOptimizer) -> None:
 def check_survival(subject: Subject, make: Make) -> None:
     """Updates too small for a half-precision weight add up all the same: in a master copy, or by stochastic rounding.
 
-    Silent because large updates still pass: training stalls as the rate falls, weight by weight.
+    Silent because large updates still take effect: as the learning rate falls, training stalls weight by weight.
 
     Look for weights in bfloat16 or float16 that the optimizer updates in place; keep them in float32 under autocast.
+
+    Example:
+        # wrong: an update of 1e-5 to a bfloat16 weight of 0.02 is rounded away
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+        # right: weights in float32, matrix products in bfloat16
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+
+    Reference: Micikevicius et al. 2018, arXiv:1710.03740, section 3.1.
     """
     run = make()
     halves = _losable(run.model, run.optimizer)
