@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, then a low-rank change of the scale asked for, wherever it is merged or stored."""
+"""Adapters: nothing at first, then a low-rank change of the declared scale, wherever it is merged or stored."""
 
 import tempfile
 from collections.abc import Callable

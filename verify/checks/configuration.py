@@ -44,17 +44,17 @@ def check_sensitivity(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#2218.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "config_alternatives")
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     batch = new_batch(subject)
     idle = [
         key
-        for key, value in settings.items()
+        for key, value in alternatives.items()
         if (changed := _taken(configure, key, value)) and not _differs(subject, _made(configure), changed, batch)
     ]
     if idle:
-        value = settings[idle[0]]
+        value = alternatives[idle[0]]
         raise CheckFailed(
-            f"{len(idle)} of {len(settings)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
+            f"{len(idle)} of {len(alternatives)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
             "shapes, first weights, logits of equal weights and dropout are as without"
         )
 
@@ -77,9 +77,9 @@ def check_norms(subject: Subject) -> None:
 
     Reference: meta-llama/llama#771.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "config_alternatives")
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base = _made(configure)
-    for key, value in settings.items():
+    for key, value in alternatives.items():
         changed = _taken(configure, key, value)
         if changed is None or not isinstance(value, float) or _shapes(base) != _shapes(changed):
             continue
@@ -154,9 +154,9 @@ def check_spread(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#1162.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "config_alternatives")
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base, compared = _made(configure), False
-    for key, value in settings.items():
+    for key, value in alternatives.items():
         changed = _taken(configure, key, value)
         if changed is None or _shapes(base) != _shapes(changed):
             continue

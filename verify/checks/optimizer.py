@@ -134,7 +134,7 @@ def check_settings(subject: Subject, named: NamedOptimizer) -> None:
 def check_decay(subject: Subject, named: NamedOptimizer) -> None:
     """A step with zero gradients shrinks every matrix by learning rate x weight decay, and no norm or bias.
 
-    Asked where the settings name the weight decay, or where groups with different weight decay show that it is meant.
+    Checked where `hyperparameters` names `weight_decay`, or groups with different weight decay show that it is meant.
     Embeddings may be left out.
 
     Silent because a gain that decays is learned again in every step, at a cost that no curve shows by itself.

@@ -16,7 +16,7 @@ from andon.verify.subject import Subject
 NEAR = 1e-6  # of the peak: rounding of one formula
 STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)
 JUMP, SUDDEN = 0.1, 4.0  # of the peak, and times the falls beside it (1 - sqrt(t) begins with 2.4 times its next one)
-HORIZON = 400  # steps that are looked at where the settings name no end; longer runs are sampled
+HORIZON = 400  # steps that are looked at where hyperparameters name no end; longer runs are sampled
 APPLIED = 12  # steps of a loop
 WASTED = "its batch is not learned from; where that is meant, say hyperparameters={'warmup_from': 0}"
 
@@ -111,7 +111,7 @@ def check_peak(subject: Subject) -> None:
 
 
 def check_decline(subject: Subject) -> None:
-    """After the warm-up the learning rate never rises, ends at the share of the peak that the settings name, and stays.
+    """After the warm-up the learning rate never rises, ends at the declared share of the peak, and stays.
 
     A rate that falls steadily has no sudden drop in it; a rate that falls in stairs is flat between them.
 
@@ -147,7 +147,7 @@ def check_decline(subject: Subject) -> None:
 
 
 def check_pure(subject: Subject) -> None:
-    """The learning rate of a step depends on the step alone: asked again, or in another order, it is the same.
+    """The learning rate of a step depends on the step alone: called again, or in another order, it is the same.
 
     Silent because a rate that is computed from the one before looks right in the run it was tried in.
 

@@ -211,9 +211,9 @@ def the_update(run: Run, step: StepTrace) -> State:
 
 
 def as_clipped(subject: Subject, actual: State, wanted: State) -> State:
-    """What clipping makes of a gradient: to the norm that the settings name; where they name none, as `actual` shows.
+    """What clipping makes of a gradient: to the norm that `hyperparameters` names; else as `actual` shows.
 
-    Then a factor of at most 1, or one largest absolute value, whichever is nearer, are taken for clipping.
+    In that case a factor of at most 1, or one largest absolute value, whichever is nearer, are taken for clipping.
     """
     if "grad_clip" in subject.hyperparameters:
         clip = subject.hyperparameters["grad_clip"]
