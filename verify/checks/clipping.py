@@ -172,7 +172,7 @@ def check_reported_norm(subject: Subject, make: Make) -> None:
 def check_non_finite(subject: Subject, make: Make) -> None:
     """A step whose gradient is not finite is refused, whichever step it is: nothing changes, or an error is raised.
 
-    "Nothing" means weights and optimizer moments. Required of every step where `hyperparameters` says `skips_nonfinite`;
+    "Nothing" means weights and optimizer moments. Required of every step where `hyperparameters` has `skips_nonfinite`;
     otherwise only whether the code refuses some such steps and lets others through.
 
     Silent because weights that are not finite are noticed hours later, in the loss of some other step.

@@ -112,10 +112,11 @@ def test_integers_that_nothing_names_are_not_judged(name: str) -> None:
     assert "passed" == said(check(looping(Unnamed, IN_ORDER), only=["resume.determinism"]))
 
 
-def test_a_watched_loop_is_told_by_all_its_integers() -> None:
+@pytest.mark.parametrize("call", [BY_NAME, IN_ORDER], ids=["by name", "by position"])
+def test_a_watched_loop_is_told_by_all_its_integers(call: Call) -> None:
     """Behaviour: inputs that stay the same beside tokens that change are no repeated batch; all alike are one."""
     for stuck in (False, True):
-        loop = Loop(Documented(), BY_NAME, stuck=stuck)
+        loop = Loop(Documented(), call, stuck=stuck)
         loop.model.train()
         with watch(loop.model, loop.optimizer, raises=False) as watching:
             for _ in range(9):
