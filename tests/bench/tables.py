@@ -329,7 +329,7 @@ def zoo(content: dict[str, Any]) -> str:
     rows = [
         [title, *(str(count(found)) for found in content.values())]
         for title, count in {
-            "there are": lambda found: found["animals"],
+            "there are": lambda found: found["models"],
             "built and checked": lambda found: found["built"],
             "checks that passed": lambda found: found["states"].get("green", 0),
             "not run": lambda found: found["states"].get("not run", 0),

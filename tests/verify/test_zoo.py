@@ -39,7 +39,7 @@ def rows() -> dict[str, sweep.Row]:
 
 
 @pytest.mark.long
-def test_each_animal_has_a_row(rows: dict[str, sweep.Row]) -> None:
+def test_each_model_has_a_row(rows: dict[str, sweep.Row]) -> None:
     """Behaviour: the right one is green, the wrong one red, and what cannot be built or takes too long says why."""
     assert {"right", "ahead", "broken", "slow"} == set(rows)
     assert ({}, "green") == (rows["right"].red, rows["right"].areas["attention"])
@@ -106,7 +106,7 @@ def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypat
     ],
     ids=["no loss", "no logits", "whole"],
 )
-def test_an_animal_that_cannot_be_asked_is_not_red(
+def test_a_model_that_cannot_be_run_is_not_red(
     parts: dict[str, Any], reason: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behaviour: a subject that fails says why; a check that fails on it has no verdict; one that passes is green."""

@@ -63,7 +63,7 @@ def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "version": pins[library],
         "seconds": round(sum(row["seconds"] for row in rows)),
-        "animals": len(rows),
+        "models": len(rows),
         "built": sum(not row["reason"] for row in rows),
         "states": dict(sorted(Counter(cell["state"] for _, _, cell in cells).items())),
         "red": [
@@ -81,7 +81,7 @@ def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def open_cells(content: dict[str, Any], text: str) -> list[tuple[str, str, str]]:
-    """Package, animal and check of each red cell that no row of the text's tables covers."""
+    """Package, model and check of each red cell that no row of the text's tables covers."""
     known = verdicts(text)
     return [
         (package, cell["name"], cell["check"])

@@ -43,7 +43,7 @@ class Zoo(Protocol):
 
 
 class Job(NamedTuple):
-    """One animal, for a process of its own."""
+    """One model, adapter or optimizer, for a process of its own."""
 
     module: str
     name: str
@@ -61,7 +61,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """All that is known of one animal: cells by check, or why it could not be built."""
+    """All that is known of one of them: cells by check, or why it could not be built."""
 
     name: str
     cells: Mapping[str, Cell] = field(default_factory=dict)
@@ -116,12 +116,13 @@ def sweep(
 
 
 def run_checks(_: Fault | None, job: Job) -> Row:
-    """What the checks say of one animal."""
-    animals, areas = zoo(job.module), {check.name.partition(".")[0] for check in CHECKS}
+    """What the checks say of one of them."""
+    models = cast("Zoo", importlib.import_module(job.module))
+    areas = {check.name.partition(".")[0] for check in CHECKS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own
-        subject = animals.subject(job.name)
-        report = check(subject, only=animals.CHECKS or areas, tier=job.tier, budget=MARGIN * job.limit)
+        subject = models.subject(job.name)
+        report = check(subject, only=models.CHECKS or areas, tier=job.tier, budget=MARGIN * job.limit)
     refused = [finding for finding in report.findings if finding.check == "subject"]
     if refused:
         return Row(job.name, reason=refused[0].message, seconds=report.seconds)
@@ -131,7 +132,7 @@ def run_checks(_: Fault | None, job: Job) -> Row:
     cells |= {finding.check: Cell(NOT_RUN, finding.message) for finding in report.findings if finding.mistake}
     for finding in report.findings:
         if not finding.mistake:
-            text = script(finding, animals.preamble(job.name), job.module, job.name)
+            text = script(finding, models.preamble(job.name), job.module, job.name)
             cells[finding.check] = Cell(RED, finding.message, text)
     return Row(job.name, cells, seconds=report.seconds)
 
