@@ -141,7 +141,7 @@ def explain(check: str) -> None:
     click.echo(explained(check), nl=False)
 
 
-@command.command(epilog="Example: andon verify power (200 trials of each kind)")
+@command.command(epilog="Example: andon verify power")
 def power() -> None:
     """Measure which wrong gradients are found (minutes)."""
     from andon.verify.gradients import power as gradient_power
