@@ -34,13 +34,12 @@ SHORT = {"training.max_steps": "2", "schedule.warmup_steps": "1", "validation.ma
 # CI runs these whole, through nox or on a clone with its history; here their options are checked.
 LARGE = (
     "demo",
-    "faults",
+    "dev",
     "gate claims",
     "gate compare",
     "gate run",
     "gate selftest",
     "init",
-    "mutation",
     "verify power",
     "zoo",
 )
