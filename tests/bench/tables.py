@@ -188,8 +188,7 @@ def gpu(bench: dict[str, Any]) -> str:
 def parts() -> str:
     """What a subject can be made of, in its own words: the fields that are called, adapters and quantizers."""
     shown = [each for each in documented() if "(" in each.call or each.name in ("adapters", "quantizer")]
-    calls = (each.call if each.call.startswith(each.name) else f"{each.name}: {each.call}" for each in shown)
-    return "\n".join(f"- `{call}`: {each.what}" for call, each in zip(calls, shown, strict=True))
+    return "\n".join(f"- `{each.heading}`: {each.what}" for each in shown)
 
 
 def faults(content: dict[str, Any]) -> str:
