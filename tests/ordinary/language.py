@@ -291,9 +291,8 @@ class RotaryLM(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V)."""
-        h = self.tok_embeddings(tokens)
-        layer: Any
-        for i, layer in enumerate(self.layers):
+        h, layers = self.tok_embeddings(tokens), list[Any](self.layers)
+        for i, layer in enumerate(layers):
             h = h + self.attend(layer, layer["norm1"](h), local=i % 2 == 0)
             gate, up = layer["w13"](layer["norm2"](h)).chunk(2, -1)
             h = h + layer["w2"](silu(gate) * up)
