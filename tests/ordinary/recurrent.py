@@ -244,8 +244,9 @@ class AttentiveTranslator(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Log probabilities (B, T, V) of what follows each given word."""
-        read, _ = self.reader(self.source(source))
         real = source != 0
+        packed = pack_padded_sequence(self.source(source), real.sum(1), batch_first=True, enforce_sorted=False)
+        read, _ = pad_packed_sequence(self.reader(packed)[0], batch_first=True, total_length=source.shape[1])
         mean = (read * real[..., None]).sum(1) / real.sum(1, keepdim=True)
         state, keys, steps = torch.tanh(self.start(mean)), self.keys(read), []
         for word in self.target(target).unbind(1):
