@@ -163,9 +163,8 @@ def rotary() -> Subject:
     )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------- instructions, in letters
-LETTERS = "\0\1\2 abcdefghijklmnopqrstuvwxyz.?!"
-END, PADDING, ASKED = 0, 1, 2
+# ----------------------------------------------------------------------------------------------- instructions, in bytes
+END, PADDING, ASKED, MARKS = 0, 1, 2, 3
 EXAMPLES = [
     ("say hello", "hello."), ("count", "one two three."), ("who are you?", "a model."), ("color?", "blue."),
     ("and a fruit?", "a pear."), ("stop!", "yes."), ("a sea?", "the red one."), ("name a bird", "an owl."),
@@ -173,13 +172,13 @@ EXAMPLES = [
 
 
 def encode(text: str) -> list[int]:
-    """A letter is a token; the end is marked."""
-    return [*(LETTERS.index(letter) for letter in text), END]
+    """A byte is a token, after the marks; the end is marked."""
+    return [*(byte + MARKS for byte in text.encode()), END]
 
 
 def decode(ids: Sequence[int]) -> str:
     """Without marks."""
-    return "".join(LETTERS[int(i)] for i in ids if int(i) > ASKED)
+    return bytes(int(i) - MARKS for i in ids if int(i) >= MARKS).decode(errors="replace")
 
 
 def encode_instruction(prompt: str, answer: str) -> tuple[list[int], list[int]]:
@@ -203,16 +202,16 @@ class Instructed(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.letters, self.places = nn.Embedding(len(LETTERS), width), nn.Embedding(64, width)
+        self.bytes, self.places = nn.Embedding(256 + MARKS, width), nn.Embedding(64, width)
         layer = nn.TransformerEncoderLayer(width, 4, 64, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, 2, nn.LayerNorm(width), enable_nested_tensor=False)
-        self.out = nn.Linear(width, len(LETTERS))
+        self.out = nn.Linear(width, 256 + MARKS)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T, V)."""
         ahead = torch.ones(input_ids.shape[1], input_ids.shape[1], dtype=torch.bool, device=input_ids.device).triu(1)
         padding = None if attention_mask is None else attention_mask == 0
-        x = self.letters(input_ids) + self.places.weight[: input_ids.shape[1]]
+        x = self.bytes(input_ids) + self.places.weight[: input_ids.shape[1]]
         return self.out(self.layers(x, mask=ahead, src_key_padding_mask=padding))
 
 
@@ -257,7 +256,7 @@ def instruct_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
 
 
 def validate_answers(model: nn.Module, batches: list[Any]) -> float:
-    """Per letter of the answers."""
+    """Per byte of the answers."""
     was, _ = model.training, model.eval()
     with torch.no_grad():
         total = math.fsum(shifted_loss(model, batch, "sum").item() for batch in batches)
