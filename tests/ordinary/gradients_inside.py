@@ -224,7 +224,7 @@ class HingeGAN(nn.Module):
 
     def forward(self, count: int) -> Tensor:
         """New points."""
-        return self.generator(torch.randn(count, self.noise))
+        return self.generator(torch.randn(count, self.noise, device=next(self.parameters()).device))
 
 
 def discriminator_loss(gan: Any, real: Tensor) -> Tensor:

@@ -81,9 +81,9 @@ class GATConv(nn.Module):
         score = (h * self.att_src).sum(-1)[source] + (h * self.att_dst).sum(-1)[target]
         score = nn.functional.leaky_relu(score, 0.2)
         where = target[:, None].expand_as(score)
-        highest = torch.full((len(x), self.heads), -torch.inf).scatter_reduce(0, where, score.detach(), "amax")
+        highest = torch.full_like(h[..., 0], -torch.inf).scatter_reduce(0, where, score.detach(), "amax")
         weight = torch.exp(score - highest[target])
-        total = torch.zeros(len(x), self.heads).scatter_add(0, where, weight)
+        total = torch.zeros_like(h[..., 0]).scatter_add(0, where, weight)
         messages = (weight / total[target])[..., None] * h[source]
         return torch.zeros_like(h).index_add(0, target, messages)
 

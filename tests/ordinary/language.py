@@ -185,7 +185,7 @@ def inputs_and_targets(generator: torch.Generator) -> dict[str, Tensor]:
 def biased(kind: str) -> Subject:
     """With this bias."""
     return Subject(
-        name=kind,
+        name=f"{kind} bias" if kind == "t5" else kind,
         model=lambda: BiasedLM(BiasConfig(kind)),
         batch=inputs_and_targets,
         loss=lambda model, batch: nll_loss(

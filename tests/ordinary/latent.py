@@ -92,19 +92,19 @@ class Quantized(NamedTuple):
 
 
 class LearnedCodebook(nn.Module):
-    """Van den Oord et al. 2017: the nearest code; gradients pass straight through."""
+    """The nearest code on the sphere (Yu et al. 2022); gradients pass straight through."""
 
     def __init__(self, codes: int = 16, size: int = 8, beta: float = 0.25) -> None:
         super().__init__()
         self.embedding = nn.Embedding(codes, size)
-        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
         self.beta = beta
 
     def forward(self, z: Tensor) -> Quantized:
         """(B, T, D) to the same."""
-        index = torch.cdist(z.detach(), self.embedding.weight.detach()[None]).argmin(-1)
-        q = self.embedding(index)
-        loss = fn.mse_loss(q, z.detach()) + self.beta * fn.mse_loss(z, q.detach())
+        z, codes = fn.normalize(z, dim=-1), fn.normalize(self.embedding.weight, dim=-1)
+        index = torch.einsum("btd,cd->btc", z, codes).argmax(-1)
+        q = codes[index]
+        loss = (q - z.detach()).square().mean() + self.beta * (z - q.detach()).square().mean()
         return Quantized(z + (q - z).detach(), loss, index)
 
 

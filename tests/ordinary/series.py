@@ -120,7 +120,7 @@ class QuantileNet(nn.Module):
 
 def pinball(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Of the quantiles 0.1, 0.5, 0.9."""
-    levels = torch.tensor([0.1, 0.5, 0.9])
+    levels = batch[1].new_tensor([0.1, 0.5, 0.9])
     error = batch[1][..., None] - model(batch[0])
     return torch.maximum(levels * error, (levels - 1) * error).sum(-1).mean()
 
@@ -249,7 +249,8 @@ class SpikingNet(nn.Module):
 
     def forward(self, spikes: Tensor) -> dict[str, Tensor]:
         """(T, B, 16): logits, and the rate of spikes."""
-        membrane, readout = torch.zeros(spikes.shape[1], 32), torch.zeros(spikes.shape[1], self.out.out_features)
+        count = spikes.shape[1]
+        membrane, readout = spikes.new_zeros(count, 32), spikes.new_zeros(count, self.out.out_features)
         fired, records, rates = torch.zeros_like(membrane), [], []
         for step in spikes:
             membrane = self.beta * membrane + self.into(step) - fired.detach()
