@@ -17,6 +17,7 @@ from andon.core.config import load_config
 from andon.core.memory import adapter_sizes, sizes
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
+from andon.verify.subject import documented
 from andon.workshop import matrix
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
@@ -185,10 +186,9 @@ def gpu(bench: dict[str, Any]) -> str:
 
 
 def parts() -> str:
-    """What a subject can be made of, in the words of its source."""
-    source = Path("verify/subject.py").read_text(encoding="utf-8").partition("class Subject:")[2]
-    kinds = r"^    (\w+): (?:.*Callable|Adapters|Quantiser).*  # (.+)$"
-    return "\n".join(f"- `{name}`: {said}" for name, said in re.findall(kinds, source, re.MULTILINE))
+    """What a subject can be made of, in its own words: the fields that are called, adapters and quantizers."""
+    shown = [each for each in documented() if "(" in each.call or each.name in ("adapters", "quantizer")]
+    return "\n".join(f"- `{each.heading}`: {each.what}" for each in shown)
 
 
 def faults(content: dict[str, Any]) -> str:
@@ -264,13 +264,13 @@ def _killed(counts: list[int]) -> list[str]:
 
 
 def power(content: dict[str, Any]) -> str:
-    """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
-    header = ["planted into the backward", "plants", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
+    """What the gradient check finds of what is injected into a backward, beside a common weaker check."""
+    header = ["injected into the backward", "trials", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
     rows = [
-        [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
+        [row["fault"], str(row["trials"]), *(f"{row[key] / row['trials']:.1%}" for key in ("found", "weaker"))]
         for row in content["rows"]
     ]
-    return f"{_table(header, rows)}\n\n`nox -s gradients` plants them again."
+    return f"{_table(header, rows)}\n\n`nox -s gradients` measures them again."
 
 
 def nightly(content: dict[str, Any]) -> str:
@@ -316,11 +316,11 @@ def wild(content: dict[str, Any]) -> str:
     ]
     found = sum(bool(case["found"]) for case in content["cases"])
     header = ["found, from a clean install", "the bug", "by"]
-    return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s wild` installs and asks them again."
+    return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s wild` installs and checks them again."
 
 
 def zoo(content: dict[str, Any]) -> str:
-    """What was built of current libraries and asked, and what the red cells are held to be."""
+    """What was built of current libraries and checked, and what the red cells are held to be."""
     known = verdicts(TRIAGE.read_text(encoding="utf-8"))
     labels = {
         package: [verdict(known, package, cell["check"], cell["name"]) for cell in found["red"]]
@@ -329,10 +329,10 @@ def zoo(content: dict[str, Any]) -> str:
     rows = [
         [title, *(str(count(found)) for found in content.values())]
         for title, count in {
-            "there are": lambda found: found["animals"],
+            "there are": lambda found: found["models"],
             "built and checked": lambda found: found["built"],
             "checks that passed": lambda found: found["states"].get("green", 0),
-            "not asked": lambda found: found["states"].get("not asked", 0),
+            "not run": lambda found: found["states"].get("not run", 0),
             "red": lambda found: len(found["red"]),
         }.items()
     ]
@@ -346,7 +346,7 @@ def zoo(content: dict[str, Any]) -> str:
     new = [each for each in known if each.label == NEW]
     lines = [f"- {each.package}, {', '.join(each.names)}, `{each.checks[0]}`: {each.measured}." for each in new]
     told = ["Bugs in them of which we know no report, each with a script in `reports/zoo`:", "", *lines, ""]
-    return "\n".join([_table(header, rows), "", *(told if new else []), "`nox -s zoo` asks them again."])
+    return "\n".join([_table(header, rows), "", *(told if new else []), "`nox -s zoo` checks them again."])
 
 
 def unmeasured(command: str) -> str:

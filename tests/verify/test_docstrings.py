@@ -1,4 +1,4 @@
-"""The docstrings of the checks, which `--explain` prints and pages are made of."""
+"""The docstrings of the checks, which `andon verify explain` prints and pages are made of."""
 
 import ast
 
