@@ -211,7 +211,7 @@ def titans() -> Subject:
         return MemoryAsContextTransformer(
             num_tokens=VOCAB, dim=16, depth=2, segment_len=8, num_persist_mem_tokens=2, num_longterm_mem_tokens=2,
             dim_head=8, heads=2, neural_memory_layers=(2,), neural_memory_segment_len=4,
-            neural_memory_kwargs={"dim_head": 8},
+            neural_memory_kwargs={"dim_head": 16, "heads": 1},
         )  # fmt: skip
 
     return Subject(
@@ -228,10 +228,10 @@ def perceiver() -> Subject:
     """Perceiver IO: a set of points is read into latents, and asked at places for its density."""
 
     def batch(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        center = torch.randn(6, 1, 3, generator=generator)
-        points = center + 0.5 * torch.randn(6, 20, 3, generator=generator)
-        places = torch.randn(6, 8, 3, generator=generator)
-        return points, places, torch.exp(-(places - center).square().sum(-1))
+        center = torch.randn(16, 1, 3, generator=generator)
+        points = center + 0.5 * torch.randn(16, 20, 3, generator=generator)
+        places = torch.randn(16, 8, 3, generator=generator)
+        return points, places, torch.exp(-(places - center).square().sum(-1) / 4)
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         points, places, density = batch

@@ -31,8 +31,8 @@ def decoder() -> Subject:
 
     def build() -> nn.Module:
         layers = Decoder(
-            dim=32, depth=2, heads=2, attn_dim_head=32, rotary_pos_emb=True, rotary_emb_dim=32, ff_glu=True, ff_swish=True, use_rmsnorm=True,
-            attn_flash=True,
+            dim=32, depth=2, heads=2, attn_dim_head=32, rotary_pos_emb=True, rotary_emb_dim=32, ff_glu=True,
+            ff_swish=True, use_rmsnorm=True, attn_flash=True,
         )  # fmt: skip
         return AutoregressiveWrapper(TransformerWrapper(num_tokens=VOCAB, max_seq_len=32, attn_layers=layers))
 
