@@ -152,8 +152,8 @@ class Denoiser(nn.Module):
             nn.Conv2d(1, 12, 3, padding=1), nn.PReLU(12), nn.Conv2d(12, 12, 3, padding=1), nn.PReLU(12)
         )
         self.last = nn.Conv2d(12, 1, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, noisy: Tensor) -> Tensor:
         """The cleaner picture."""
@@ -213,8 +213,8 @@ class Registration(nn.Module):
         self.look = nn.Sequential(
             nn.Conv2d(2, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 6)
         )
-        nn.init.zeros_(self.look[-1].weight)  # ty: ignore[invalid-argument-type]
-        nn.init.zeros_(self.look[-1].bias)  # ty: ignore[invalid-argument-type]
+        for parameter in self.look[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
         """The moved picture over the fixed one; at first as it is."""

@@ -172,7 +172,7 @@ def conflict_free() -> Subject:
         x = torch.randn(32, 8, generator=generator)
         return x, torch.stack([x[:, :2].sum(1), x[:, 0] - x[:, 2]], dim=1)
 
-    def losses(model: Any, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def losses(model: Any, batch: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         features = model.trunk(batch[0])
         return features, [F.mse_loss(head(features)[:, 0], batch[1][:, k]) for k, head in enumerate(model.heads)]
 
@@ -251,7 +251,7 @@ def quantization_aware() -> Subject:
         model = Attentive()
         config = QATConfig(
             activation_config=IntxFakeQuantizeConfig(torch.int8, "per_token", is_symmetric=False),
-            weight_config=IntxFakeQuantizeConfig(torch.int4, group_size=16),
+            weight_config=IntxFakeQuantizeConfig(torch.int4, group_size=16),  # ty: ignore[missing-attribute]
             step="prepare",
         )
         quantize_(model, config)

@@ -89,8 +89,11 @@ def residual_sounds() -> Subject:
         sound = batch["audio"]
         again, commitments = model(sound)
         window = torch.hann_window(32)
-        spectra = [torch.stft(x.squeeze(1), 32, 8, window=window, return_complex=True).abs() for x in (again, sound)]
-        return F.l1_loss(again, sound) + F.l1_loss(*spectra) / 4 + commitments.sum()
+
+        def spectrum(wave: Tensor) -> Tensor:
+            return torch.stft(wave.squeeze(1), 32, 8, window=window, return_complex=True).abs()
+
+        return F.l1_loss(again, sound) + F.l1_loss(spectrum(again), spectrum(sound)) / 4 + commitments.sum()
 
     return Subject(
         name="vector-quantize-sounds",

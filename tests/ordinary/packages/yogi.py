@@ -22,7 +22,7 @@ class Factors(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
         for table in (self.user_bias, self.item_bias):
             nn.init.zeros_(table.weight)
-        self.register_buffer("mean", torch.tensor(3.0))
+        self.mean = nn.Buffer(torch.tensor(3.0))
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         """Expected ratings."""
