@@ -209,8 +209,8 @@ def titans() -> Subject:
     def build() -> nn.Module:
         random.seed(torch.initial_seed())  # its streams are placed by Python's generator
         return MemoryAsContextTransformer(
-            num_tokens=VOCAB, dim=16, depth=2, segment_len=8, num_persist_mem_tokens=2, num_longterm_mem_tokens=2,
-            dim_head=8, heads=2, neural_memory_layers=(2,), neural_memory_segment_len=4,
+            num_tokens=VOCAB, dim=16, depth=1, segment_len=8, num_persist_mem_tokens=2, num_longterm_mem_tokens=2,
+            dim_head=8, heads=2, neural_memory_layers=(1,), neural_memory_segment_len=4,
             neural_memory_kwargs={"dim_head": 16, "heads": 1},
         )  # fmt: skip
 

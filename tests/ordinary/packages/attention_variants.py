@@ -101,7 +101,10 @@ def local() -> Subject:
 
 
 def reformer() -> Subject:
-    """Reformer: buckets by random hashes, new ones each pass, and layers whose backward runs them again."""
+    """Reformer: buckets by random hashes, new ones each pass, and layers whose backward runs them again.
+
+    No place attends to a later one, but later ones take part in the sorting that says which earlier ones it meets.
+    """
     return Subject(
         name="reformer-decoder",
         model=lambda: ReformerLM(
@@ -119,6 +122,7 @@ def reformer() -> Subject:
         batch=pairs,
         loss=cross_entropy_of_pairs,
         optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=2e-3),
+        causal=False,
     )
 
 

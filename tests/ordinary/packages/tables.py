@@ -1,13 +1,8 @@
-"""Tables, survival times, quantiles and triples: rtdl, pycox, pykan, pytorch-forecasting, PyKEEN."""
-
-from typing import Any
+"""Tables, survival times, functions and quantiles: rtdl, pycox, pykan and pytorch-forecasting."""
 
 import torch
 from kan import KAN
 from pycox.models.loss import cox_ph_loss, nll_logistic_hazard
-from pykeen.losses import MarginRankingLoss
-from pykeen.models import TransE
-from pykeen.triples import CoreTriplesFactory
 from pytorch_forecasting.metrics import QuantileLoss
 from rtdl_num_embeddings import PeriodicEmbeddings
 from rtdl_revisiting_models import MLP, FTTransformer
@@ -16,10 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - as everybody writes it
 
 from andon.verify import Subject
 
-SOURCE = (
-    "rtdl_revisiting_models 0.0.2, rtdl_num_embeddings 0.0.12, pycox 0.3.0, pykan 0.2.8, pytorch-forecasting 1.8.0, "
-    "pykeen 1.11.1"
-)
+SOURCE = "rtdl_revisiting_models 0.0.2, rtdl_num_embeddings 0.0.12, pycox 0.3.0, pykan 0.2.8, pytorch-forecasting 1.8.0"
 
 
 def table(generator: torch.Generator) -> dict[str, Tensor]:
@@ -180,47 +172,6 @@ def quantiles() -> Subject:
     )
 
 
-def translations() -> Subject:
-    """TransE of PyKEEN: true triples against those whose tail was replaced; entities are normed after each step."""
-    head = torch.arange(30)
-    triples = torch.cat([torch.stack([head, torch.full_like(head, r), (head + r + 1) % 30], dim=1) for r in range(3)])
-    factory = CoreTriplesFactory(triples, num_entities=30, num_relations=3)
-    ranking = MarginRankingLoss(margin=1.0)
-
-    def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        positive = triples[torch.randint(0, len(triples), (32,), generator=generator)]
-        negative = positive.clone()
-        negative[:, 2] = (positive[:, 2] + torch.randint(1, 30, (32,), generator=generator)) % 30
-        return positive, negative
-
-    def loss(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
-        positive, negative = (model.score_hrt(each) for each in batch)
-        return ranking(positive, negative)
-
-    def build() -> nn.Module:
-        seed = torch.initial_seed() % 2**31
-        model = TransE(triples_factory=factory, embedding_dim=16, random_seed=seed)
-        return model.train()
-
-    def train_step(model: Any, optimizer: torch.optim.Optimizer, batches: list[Any]) -> dict[str, float]:
-        optimizer.zero_grad()
-        total = torch.stack([loss(model, each) for each in batches]).mean()
-        total.backward()
-        optimizer.step()
-        model.post_parameter_update()
-        return {"loss": total.item()}
-
-    return Subject(
-        name="pykeen-transe",
-        model=build,
-        batch=batch,
-        loss=loss,
-        optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=2e-2),
-        train_step=train_step,
-        causal=False,
-    )
-
-
 SUBJECTS = {
     "rtdl-ft-transformer": feature_tokens,
     "rtdl-periodic": periodic,
@@ -228,5 +179,4 @@ SUBJECTS = {
     "pycox-hazards": hazards,
     "pykan-regression": splines,
     "pytorch-forecasting-quantiles": quantiles,
-    "pykeen-transe": translations,
 }
