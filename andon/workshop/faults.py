@@ -271,7 +271,7 @@ def _told(rows: Sequence[Row], elsewhere: "Mapping[str, str]") -> str:
 
 
 def keep(rows: list[Row], digests: dict[str, str], seconds: float, *, whole: bool) -> None:
-    """Evidence always; the committed matrix and README's table after the whole catalogue."""
+    """Evidence always; the committed matrix and the table of docs after the whole catalogue."""
     from andon.gates import evidence
 
     if whole:
@@ -279,7 +279,7 @@ def keep(rows: list[Row], digests: dict[str, str], seconds: float, *, whole: boo
         ordered = {"command": "andon dev faults", "seconds": round(seconds), "sources": digests, "elsewhere": elsewhere}
         BASELINE.parent.mkdir(parents=True, exist_ok=True)
         BASELINE.write_text(matrix.as_json(rows, ordered), encoding="utf-8")
-        _checkout(TABLES).rewrite_readme()
+        _checkout(TABLES).rewrite_pages()
     found = matrix.counts(rows)
     committed = matrix.from_json(json.loads(BASELINE.read_text(encoding="utf-8"))) if BASELINE.exists() else []
     known = {row.fault: row.state for row in committed}

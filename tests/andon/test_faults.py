@@ -188,10 +188,10 @@ def test_a_users_subject_is_asked_by_the_faults_that_fit_it(tmp_path: Path, monk
 
 @pytest.mark.tier2
 def test_the_whole_catalogue_is_kept_beside_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a whole run writes the baseline, with what is not planted, and README's table; a part compares."""
+    """Behaviour: a whole run writes the baseline, with what is not planted, and the table of docs; a part compares."""
     monkeypatch.chdir(tmp_path)
     rewritten: list[bool] = []
-    house = SimpleNamespace(ELSEWHERE={"z": "no home"}, rewrite_readme=lambda: rewritten.append(True))
+    house = SimpleNamespace(ELSEWHERE={"z": "no home"}, rewrite_pages=lambda: rewritten.append(True))
     monkeypatch.setattr(faults, "_checkout", lambda module: house)
     faults.keep(ROWS, {}, 5.0, whole=True)
     assert {"z": "no home"} == json.loads(faults.BASELINE.read_text(encoding="utf-8"))["elsewhere"]
