@@ -31,6 +31,7 @@ SESSIONS = (
     "surface",
     "supply",
     "lock",
+    "docs",
     "debt",
     "debt_calibration",
     "vacuous",
