@@ -3,16 +3,14 @@
 With --check nothing is written, and the exit code is 1 where a page says something else than its docstrings.
 """
 
-import inspect
 import re
 import sys
-import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 
 from andon.verify.checks import CHECKS, Check
+from andon.verify.run.runner import explain
 
 FOLDER = Path("docs/checks")
 GENERATED = "<!-- Made by `python -m tests.pages` from the docstrings in verify/checks; edit those. -->"
@@ -67,27 +65,6 @@ GROUPS = {
 FORMER = {"initialisation": "initialization", "quantisation": "quantization"}
 
 
-class Words(NamedTuple):
-    """A docstring in its parts; each may be empty."""
-
-    title: str
-    why: str
-    look: str
-    example: str
-    reference: str
-
-
-def words(check: Check) -> Words:
-    """A check's docstring: first line, paragraphs up to the one that begins with "Look", Example and Reference."""
-    text, _, reference = (inspect.getdoc(check.function) or "").partition("\nReference:")
-    text, _, example = text.partition("\nExample:\n")
-    title, *paragraphs = [" ".join(each.split()) for each in text.split("\n\n")]
-    looks = [each for each in paragraphs if each.startswith("Look")]
-    why = [each for each in paragraphs if not each.startswith("Look")]
-    code = textwrap.dedent(example).strip("\n")
-    return Words(title, "\n\n".join(why), "\n\n".join(looks), code, " ".join(reference.split()))
-
-
 def area_of(check: Check) -> str:
     """The first half of a check's name."""
     return check.name.partition(".")[0]
@@ -104,10 +81,10 @@ def areas() -> dict[str, list[Check]]:
 
 def section(check: Check) -> str:
     """A check's part of its page."""
-    said = words(check)
+    said = explain(check)
     needs = ", ".join(f"`{need}`" for need in (*ALWAYS, *check.needs))
     parts = [f"## {check.name}", escaped(said.title)]
-    parts += [re.sub(r"^(Silent|Look)\b", r"**\1**", escaped(text)) for text in (said.why, said.look) if text]
+    parts += [re.sub(r"^(Silent|Look)\b", r"**\1**", escaped(text)) for text in said[1:4] if text]
     parts += [f"```python\n{said.example}\n```"] if said.example else []
     parts += [f"Reference: {linked(escaped(said.reference))}"] if said.reference else []
     parts += [f"Needs {needs}. Tier {check.tier} ({TIERS[check.tier]}). {ALONE.format(check.name)}"]
@@ -131,7 +108,7 @@ def page(area: str, checks: list[Check]) -> str:
     """The page of an area."""
     said = AREAS[area]
     head = f"# {area}\n\nChecks of {said}. What `{ALWAYS[0]}` and the other parts are: [a subject](../subject.md).\n"
-    listed = "\n".join(f"- [{each.name}](#{anchor(each.name)}): {escaped(words(each).title)}" for each in checks)
+    listed = "\n".join(f"- [{each.name}](#{anchor(each.name)}): {escaped(explain(each).title)}" for each in checks)
     return f"{GENERATED}\n\n{head}\n{listed}\n\n" + "\n\n".join(map(section, checks)) + "\n"
 
 

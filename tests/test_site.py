@@ -55,7 +55,7 @@ def test_staged_pages_lead_where_they_lead_on_github(tmp_path: Path) -> None:
         ('<link rel="stylesheet" href="assets/a.css"><script src="a.js"></script>', False),
     ],
 )
-def test_what_a_page_would_fetch_is_found(tmp_path: Path, page: str, fetched: bool) -> None:  # noqa: FBT001
+def test_what_a_page_would_fetch_is_found(tmp_path: Path, page: str, fetched: bool) -> None:
     """Behaviour: scripts, styles, fonts and pictures from elsewhere are named with their page; links are none."""
     (tmp_path / "a.html").write_text(page)
     assert fetched == bool(BUILD["fetches"](tmp_path))
