@@ -518,14 +518,21 @@ def _from(path: Path, render: Callable[[Any], str], command: str) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown that reads as a table in a terminal too: columns padded, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    """Markdown that reads as a table in a terminal too: columns padded, those of numbers to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [place > 0 and all(map(_is_figure, column[1:])) for place, column in enumerate(columns)]
+    rule = [f"{'-' * (width - 1)}{':' if is_right else '-'}" for width, is_right in zip(widths, right, strict=True)]
     lines = []
-    for first, *others in (header, rule, *rows):
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        lines.append(f"| {' | '.join(cells)} |")
+    for cells in (header, rule, *rows):
+        aligned = zip(cells, widths, right, strict=True)
+        padded = [cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in aligned]
+        lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
+
+
+def _is_figure(cell: str) -> bool:
+    return not cell or cell[0].isdigit() or cell == "not measured"
 
 
 def _title(bench: dict[str, Any], name: str) -> str:
