@@ -63,7 +63,6 @@ GROUPS = {
     "the run": ("evaluation", "resume", "memory"),
     "fine-tuning": ("adapters", "quantization"),
 }
-FORMER = {"initialisation": "initialization", "quantisation": "quantization"}
 
 
 def area_of(check: Check) -> str:
@@ -73,10 +72,9 @@ def area_of(check: Check) -> str:
 
 def areas() -> dict[str, list[Check]]:
     """Checks by area, in the order of AREAS."""
-    known = {FORMER.get(area, area): text for area, text in AREAS.items()}
-    found: dict[str, list[Check]] = {area: [] for area in known}
+    found: dict[str, list[Check]] = {area: [] for area in AREAS}
     for check in CHECKS:
-        found[FORMER.get(area_of(check), area_of(check))].append(check)
+        found[area_of(check)].append(check)
     return found
 
 

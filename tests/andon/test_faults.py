@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from andon.gates.evidence import read_evidence
 from andon.verify.faults.detect import Found, Result
-from andon.verify.faults.generic import BLACKBOX
-from andon.verify.faults.inject import Outcome
+from andon.verify.faults.generic import GENERIC_FAULTS
+from andon.verify.faults.jobs import Outcome
 from andon.workshop import faults, matrix
 from andon.workshop.matrix import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
 
@@ -66,8 +66,8 @@ def test_a_check_that_alarms_without_the_fault_has_found_nothing() -> None:
     """Behaviour: a finding that the clean subject gives too becomes an error that names the check."""
     row = Row("a", "rooms", "historical", "x", state=FOUND, way=CHECK, checks=("rooms.count",), subject="llama")
     rows = {0: row}
-    hunt = SimpleNamespace(alarms=None, Task=lambda *fields: fields)
-    faults.distrusted(rows, "t:S", lambda work, jobs: [Outcome(0, [SEEN], "", 1.0)], hunt, lambda row: None)
+    detect = SimpleNamespace(alarms=None, Task=lambda *fields: fields)
+    faults.distrusted(rows, "t:S", lambda work, jobs: [Outcome(0, [SEEN], "", 1.0)], detect, lambda row: None)
     assert (ERROR, "rooms.count alarms without the fault, too") == (rows[0].state, rows[0].detail)
 
 
@@ -137,15 +137,15 @@ def test_faults_are_chosen_by_name_and_area() -> None:
     """Behaviour: --only takes a fault, an area, or how names begin, and refuses what is neither."""
     assert ["future-leak"] == [fault.id for fault in faults.chosen("x:y", ["future-leak"])]
     assert {"gradients"} == {fault.area for fault in faults.chosen("x:y", ["gradients"])}
-    with pytest.raises(faults.FaultsError, match="names no fault; areas are loss"):
+    with pytest.raises(faults.FaultsError, match="does not name a fault; areas are loss"):
         faults.chosen("x:y", ["no-such"])
 
 
 @pytest.mark.tier1
 def test_black_box_faults_have_names_of_their_own() -> None:
     """Behaviour: at least 25, none twice, each with an area and what it does."""
-    assert 25 <= len(BLACKBOX) == len({fault.id for fault in BLACKBOX})
-    assert all(fault.area and fault.what for fault in BLACKBOX)
+    assert 25 <= len(GENERIC_FAULTS) == len({fault.id for fault in GENERIC_FAULTS})
+    assert all(fault.area and fault.what for fault in GENERIC_FAULTS)
 
 
 @pytest.mark.tier3
@@ -221,14 +221,19 @@ def test_a_long_run_says_how_much_time_is_left(
 
 
 @pytest.mark.tier2
-def test_a_subject_that_cannot_be_asked_ends_the_hunt() -> None:
+def test_a_subject_that_cannot_be_run_ends_the_detection() -> None:
     """Behaviour: the message names the target, the subject and what its process said."""
-    hunt = SimpleNamespace(look=None, Task=lambda *fields: fields)
+    detect = SimpleNamespace(fingerprints=None, Task=lambda *fields: fields)
     dead = [Outcome(0, None, "killed: longer than 90 s", 90.0)]
-    with pytest.raises(faults.FaultsError, match=r"small cannot be asked: killed: longer"):
+    with pytest.raises(faults.FaultsError, match=r"small cannot be run: killed: longer"):
         list(
-            faults.hunted(
-                "tests.verify.small:small", [BLACKBOX[0]], lambda work, jobs: dead, hunt, every=False, together=1
+            faults.detected(
+                "tests.verify.small:small",
+                [GENERIC_FAULTS[0]],
+                lambda work, jobs: dead,
+                detect,
+                every=False,
+                together=1,
             )
         )
 

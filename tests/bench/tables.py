@@ -5,7 +5,6 @@ nothing is written, and the exit code is 1 where a page says something else than
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
+from andon.verify.subject import documented
 from andon.workshop import matrix
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
@@ -39,10 +39,12 @@ DIFFERS = "a table differs from its measurements; run `python -m tests.bench.tab
 
 
 def parts() -> str:
-    """What a subject can be made of, in the words of its source."""
-    source = Path("verify/subject.py").read_text(encoding="utf-8").partition("class Subject:")[2]
-    kinds = r"^    (\w+): (?:.*Callable|Adapters|Quanti[sz]er).*  # (.+)$"
-    return "\n".join(f"- `{name}`: {said}" for name, said in re.findall(kinds, source, re.MULTILINE))
+    """What a subject can be made of, in its own words, by what each field belongs to."""
+    by_group: dict[str, list[str]] = {}
+    for each in documented():
+        call = each.call if each.call.startswith(f"{each.name}(") else f"{each.name}: {each.call}"
+        by_group.setdefault(each.group, []).append(f"- `{call}`: {each.what}")
+    return "\n\n".join("\n".join([f"**{group.capitalize()}**", "", *lines]) for group, lines in by_group.items())
 
 
 def faults(content: dict[str, Any]) -> str:
@@ -124,10 +126,10 @@ def _killed(counts: list[int]) -> list[str]:
 
 
 def power(content: dict[str, Any]) -> str:
-    """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
-    header = ["injected into the backward", "runs", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
+    """What the gradient check finds of what is injected into a backward, beside a common weaker check."""
+    header = ["injected into the backward", "trials", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
     rows = [
-        [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
+        [row["fault"], str(row["trials"]), *(f"{row[key] / row['trials']:.1%}" for key in ("found", "weaker"))]
         for row in content["rows"]
     ]
     return f"{table(header, rows)}\n\n`nox -s gradients` injects them again."
@@ -180,7 +182,7 @@ def wild(content: dict[str, Any]) -> str:
 
 
 def zoo(content: dict[str, Any]) -> str:
-    """What was built of current libraries and asked, and what the red cells are held to be."""
+    """What was built of current libraries and checked, and what the red cells are held to be."""
     known = verdicts(TRIAGE.read_text(encoding="utf-8"))
     labels = {
         package: [verdict(known, package, cell["check"], cell["name"]) for cell in found["red"]]
@@ -189,10 +191,10 @@ def zoo(content: dict[str, Any]) -> str:
     rows = [
         [title, *(str(count(found)) for found in content.values())]
         for title, count in {
-            "there are": lambda found: found["animals"],
+            "there are": lambda found: found["models"],
             "built and checked": lambda found: found["built"],
             "checks that passed": lambda found: found["states"].get("green", 0),
-            "not run": lambda found: found["states"].get("not asked", 0),
+            "not run": lambda found: found["states"].get("not run", 0),
             "failed": lambda found: len(found["red"]),
         }.items()
     ]

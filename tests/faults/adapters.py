@@ -109,7 +109,7 @@ FAULTS = (
         area="lora",
         status="historical",
         source="huggingface/trl#4081",
-        symptom="What prepares a quantised base runs last and freezes the adapters: nothing trains.",
+        symptom="What prepares a quantized base runs last and freezes the adapters: nothing trains.",
         module=LORA,
         before="    set_adapter(model, name)\n    return list(planned)\n",
         after=(
@@ -169,7 +169,7 @@ FAULTS = (
     # ------------------------------------------------------------------------------------------ four bits
     Fault(
         id="quant-nested-absmax-unused",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1549",
         symptom="Weights are scaled by the codes of the absmaxes instead of by these.",
@@ -179,7 +179,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-nibble-order",
-        area="quantisation",
+        area="quantization",
         status="transposed",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="The two halves of a byte are packed one way and read the other: neighbours change places.",
@@ -189,7 +189,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-ragged-tail",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="A last, shorter block takes the scale of the one before it.",
@@ -199,7 +199,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-codebook-default-dtype",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="pytorch/ao#2286",
         symptom="The levels are made in torch's default dtype, and rounded where that is bfloat16.",
@@ -210,10 +210,10 @@ FAULTS = (
     ),
     Fault(
         id="quant-merge-wrong-base",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="unslothai/unsloth-zoo#810; artidoro/qlora#254; axolotl-ai-cloud/axolotl#3771",
-        symptom="The adapter is merged into the weights from before quantisation, on which it was not trained.",
+        symptom="The adapter is merged into the weights from before quantization, on which it was not trained.",
         module=QUANT,
         before="        model.set_submodule(name, NF4Linear(weight))\n",
         after=(
@@ -226,7 +226,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-module-allowlist",
-        area="quantisation",
+        area="quantization",
         status="transposed",
         source="pytorch/ao 757d89648; artidoro/qlora",
         symptom="A list of modules is compared with the wrong part of their names: half of them stay as they were.",

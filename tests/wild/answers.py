@@ -1,4 +1,4 @@
-"""Asks a release with `andon verify`, as its user would, and compares it with the release that has the bug no more."""
+"""A release through `andon verify`, as its user would run it, beside the release that has the bug no more."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ class Answer(NamedTuple):
 
     version: str
     findings: Findings
-    mistakes: Findings  # checks that could not be asked
+    mistakes: Findings  # checks that could not be run
     checked: int
     seconds: float
 
@@ -32,20 +32,20 @@ class Result(NamedTuple):
 
     def found(self, release: Release) -> Findings:
         """The findings that the right release does not have; where the list names the bug's own, only these."""
-        asked = self.right.findings.keys() | self.right.mistakes.keys() if self.right else set()
-        found = {name: text for name, text in self.wrong.findings.items() if name not in asked}
+        known = self.right.findings.keys() | self.right.mistakes.keys() if self.right else set()
+        found = {name: text for name, text in self.wrong.findings.items() if name not in known}
         named = release.shows or self.right is None
         return {name: text for name, text in found.items() if name in release.shows} if named else found
 
     def others(self, release: Release) -> Findings:
-        """Findings beside the bug, on the newest release asked: each is a bug too, or a false alarm."""
+        """Findings beside the bug, on the newest release run: each is a bug too, or a false alarm."""
         if self.right is not None:
             return self.right.findings
         found = self.found(release)
         return {name: text for name, text in self.wrong.findings.items() if name not in found}
 
 
-def ask(release: Release, say: Callable[[str], None]) -> Result:
+def compare(release: Release, say: Callable[[str], None]) -> Result:
     """Both releases' answers.
 
     Raises:
@@ -89,7 +89,7 @@ def read(version: str, reports: list[dict[str, Any]], seconds: float) -> Answer:
     """An answer of `andon verify --json`.
 
     Raises:
-        WildError: the subject could not be asked at all.
+        WildError: the subject could not be run at all.
     """
     findings: Findings = {}
     mistakes: Findings = {}
@@ -99,5 +99,5 @@ def read(version: str, reports: list[dict[str, Any]], seconds: float) -> Answer:
             (mistakes if finding["mistake"] else findings)[name] = finding["message"]
     checked = sum(len(report["passed"]) for report in reports) + len(findings)
     if not checked:
-        raise WildError(f"{version} could not be asked: {'; '.join(mistakes.values())[:800]}")
+        raise WildError(f"{version} could not be run: {'; '.join(mistakes.values())[:800]}")
     return Answer(version, findings, mistakes, checked, round(seconds, 1))

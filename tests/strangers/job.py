@@ -1,4 +1,4 @@
-"""A job: one subject, with or without a fault planted, through the checks. Imports none of what is planted into."""
+"""A job: one subject, with or without a fault injected, through the checks. Imports none of what is injected into."""
 
 import time
 import warnings
@@ -9,7 +9,7 @@ from andon.verify.run.runner import check
 from tests.strangers.subjects import KNOWN
 
 
-def ask(fault: Fault | None, job: tuple[str, int]) -> dict[str, Any]:
+def run_checks(fault: Fault | None, job: tuple[str, int]) -> dict[str, Any]:
     """What the checks say of a subject, with this seed's weights and batches: all, or of a fault the first finding."""
     from tests.clean import reseeded, subject
 
