@@ -42,8 +42,7 @@ def parts() -> str:
     """What a subject can be made of, in its own words, by what each field belongs to."""
     by_group: dict[str, list[str]] = {}
     for each in documented():
-        call = each.call if each.call.startswith(f"{each.name}(") else f"{each.name}: {each.call}"
-        by_group.setdefault(each.group, []).append(f"- `{call}`: {each.what}")
+        by_group.setdefault(each.group, []).append(f"- `{each.heading}`: {each.what}")
     return "\n\n".join("\n".join([f"**{group.capitalize()}**", "", *lines]) for group, lines in by_group.items())
 
 
