@@ -9,6 +9,7 @@ Legend: B batch, T time, V vocab.
 import difflib
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -331,22 +332,27 @@ def documented() -> list[Documented]:
     return [of_field(each) for each in fields(Subject)]
 
 
-def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor, which names the new field where an old one is given, and the closest where it is misspelled."""
+def _by_current_names(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, which takes a field by its name before 0.1 with a warning, and refuses what is misspelled."""
     known = [each.name for each in fields(Subject)]
 
     @functools.wraps(init)
     def checked(self: Subject, **given: Any) -> None:
-        for name in given:
-            if name in RENAMED:
-                raise SubjectError(f"Subject has no field {name!r} any more: it is {RENAMED[name]!r} now")
-            if name not in known:
+        parts: dict[str, Any] = {}
+        for name, value in given.items():
+            current = RENAMED.get(name, name)
+            if current not in known:
                 close = difflib.get_close_matches(name, known, 3) or known
                 raise SubjectError(f"Subject has no field {name!r}; closest: {', '.join(close)}")
-        init(self, **given)
+            if current in parts:
+                raise SubjectError(f"Subject is given {current!r} twice, once by its old name; give it once")
+            if current != name:
+                warnings.warn(f"Subject.{name} is {current!r} now; the old name goes in 0.2", FutureWarning, 2)
+            parts[current] = value
+        init(self, **parts)
 
     return checked
 
 
-setattr(Subject, "__init__", _refusing_unknown(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
+setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
 Subject.__doc__ = f"{inspect.cleandoc(Subject.__doc__ or '')}\n{as_text(documented())}"
