@@ -153,7 +153,7 @@ def surface(session: nox.Session) -> None:
 
 @nox.session
 def supply(session: nox.Session) -> None:
-    """Compare imports with what is declared, and licences with those allowed; `-- --audit PYTHON` (seconds)."""
+    """Compare imports with what is declared, and licenses with those allowed; `-- --audit PYTHON` (seconds)."""
     python(
         session,
         "-m",
@@ -240,15 +240,15 @@ def peers(session: nox.Session) -> None:
 
 
 @nox.session
-def strangers(session: nox.Session) -> None:
+def third_party(session: nox.Session) -> None:
     """Check current transformers, PEFT and litgpt, as they are and with faults planted (minutes)."""
-    python(session, "-m", "tests.strangers", *session.posargs)
+    python(session, "-m", "tests.third_party", *session.posargs)
 
 
 @nox.session
-def wild(session: nox.Session) -> None:
+def known_bugs(session: nox.Session) -> None:
     """Install released libraries that have documented bugs, and see which check finds each (20 minutes)."""
-    python(session, "-m", "tests.wild", *session.posargs)
+    python(session, "-m", "tests.known_bugs", *session.posargs)
 
 
 @nox.session

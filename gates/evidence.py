@@ -12,7 +12,7 @@ FOLDER = Path("reports/evidence")
 
 
 class EvidenceError(ValueError):
-    """An evidence file that is missing, torn or foreign; the message names it and how to make it anew."""
+    """An evidence file that is missing, incomplete or invalid; the message names it and the next step."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def digests(sources: Iterable[str]) -> dict[str, str]:
 
 
 def write_evidence(evidence: Evidence, folder: Path = FOLDER) -> Path:
-    """Write `<folder>/<name>.json`, whole or not at all; a value that is no finite number becomes null."""
+    """Write `<folder>/<name>.json`, whole or not at all; a value that is not finite becomes null."""
     content = asdict(evidence)
     for metric in content["metrics"].values():
         if metric["value"] is not None and not math.isfinite(metric["value"]):
@@ -89,7 +89,7 @@ def read_evidence(name: str, folder: Path = FOLDER) -> Evidence:
     except FileNotFoundError:
         raise EvidenceError(f"{path} is missing: nothing was measured") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EvidenceError(f"{path} is no evidence ({error}); measure again") from error
+        raise EvidenceError(f"{path} is not valid evidence ({error}); measure again") from error
     if evidence.name != name:
         raise EvidenceError(f"{path} holds the evidence of {evidence.name!r}; measure again")
     return evidence

@@ -15,7 +15,7 @@ from andon.gates.evidence import FOLDER, Evidence, EvidenceError, Metric, change
 from andon.gates.verdict import Check, Verdict
 
 OPERATORS = {"<": lt, "<=": le, "==": eq, ">=": ge, ">": gt}
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours and what moves a cursor
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colors and what moves a cursor
 LOG_LINES = 30
 WORST = 5
 
@@ -26,8 +26,8 @@ def judge(tier: str, gates: Gates, folder: Path = FOLDER, shared_machine: bool |
     """Judge a tier by the evidence in `folder`: each measure's exit code, each threshold, the tier's wall budget.
 
     Absent, stale or null evidence is red where the tier is strict, and "not measured" (exit 3) elsewhere: it never
-    passes. A wall budget that others spoiled is "not measured": exit 3 where the tier is strict, and only said where
-    it is not or the machine is shared (unless told: where CI=true).
+    passes. A wall budget that others spoiled is "not measured": exit 3 where the tier is strict, and only reported
+    where it is not or where the machine is shared (by default: where CI=true).
 
     Raises:
         GateError: no such tier.
@@ -123,7 +123,7 @@ def _judge_budget(rules: Tier, budget: float, late: str, find: Find, *, shared_m
         operator="<=",
         threshold=budget,
         why="a gate that people wait for is a gate that people skip",
-        next_step=late or "look at the slowest step" if evidence else _measure_again(rules),
+        next_step=late or "look at the slowest measure" if evidence else _measure_again(rules),
     )
     if wall is None or cpu is None or others is None:
         return _settle(replace(check, value=None), rules, missing or "the tier's clock holds null")

@@ -25,7 +25,7 @@ NOT_FOUND = 127
 
 @dataclass(frozen=True)
 class Step:
-    """What a watcher of a run is told: a measure starts (`seconds` is None) or has ended."""
+    """What a watcher of a run gets: a measure starts (`seconds` is None) or has ended."""
 
     measure: Measure
     seconds: float | None = None

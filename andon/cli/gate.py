@@ -1,4 +1,4 @@
-"""`andon gate`: run a tier's measures, judge the evidence, say what each check means and how it has been."""
+"""`andon gate`: run a tier's measures, judge the evidence, explain each check, show the history."""
 
 import signal
 import sys
@@ -25,9 +25,9 @@ RESULTS: "dict[int, Result]" = {0: "success", 124: "timeout", 127: "error"}  # o
 
 @click.group()
 def command() -> None:
-    """Run a tier, judge its evidence, explain what is red, show how it has been.
+    """Run a tier, judge its evidence, explain what is red, show the history.
 
-    A measure is a command that leaves evidence in reports/evidence; judging compares evidence with thresholds.
+    A measure is a command that writes evidence to reports/evidence; judging compares evidence with thresholds.
     Exit codes: 0 pass, 1 red, 2 usage, 3 could not measure.
 
     \b
@@ -47,9 +47,9 @@ def command() -> None:
 def run_command(
     tier: str, config: Path | None, form: str, output: Path | None, otlp: str | None, *, quiet: bool
 ) -> None:
-    """Run all measures of TIER, a line each with its time, then judge what they left.
+    """Run all measures of TIER, with a line for each, then judge their evidence.
 
-    The run is a trace in reports/evidence/trace.jsonl, a span a measure.
+    The run is recorded as a trace in reports/evidence/trace.jsonl, with a span for each measure.
 
     \b
     Examples:
@@ -76,7 +76,7 @@ def run_command(
 @click.argument("tier")
 @verdict_options
 def judge_command(tier: str, config: Path | None, form: str, output: Path | None, *, quiet: bool) -> None:
-    """Judge TIER by the evidence that lies there; runs nothing.
+    """Judge TIER by the existing evidence, without running anything.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def judge_command(tier: str, config: Path | None, form: str, output: Path | None
 @click.argument("only", required=False, metavar="[TIER]")
 @config_option
 def list_command(only: str | None, config: Path | None) -> None:
-    """Show what each tier, or one of them, runs and what it must reach.
+    """Show the measures and thresholds of each tier, or of one.
 
     \b
     Examples:
@@ -140,7 +140,7 @@ def trace(verdict: Any, tasks: list[tuple[str, int, int, int]], otlp: str | None
     if otlp:
         try:
             replay(path, otlp)
-        except TraceError as error:  # the verdict stands without it
+        except TraceError as error:  # the verdict does not depend on it
             click.echo(f"andon: {error}", err=True)
 
 

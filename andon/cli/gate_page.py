@@ -1,4 +1,4 @@
-"""A verdict as one HTML file: the table of the report, with how each check has been."""
+"""A verdict as one HTML file: the table of the report, with each check's history."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from andon.report.trends import trends
 
 
 def render_page(verdict: Any) -> str:
-    """The page; like the report it needs nothing but itself."""
+    """The page; like the report it loads nothing from elsewhere."""
     from andon.gates import render_json
 
     content = json.loads(render_json(verdict))

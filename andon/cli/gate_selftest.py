@@ -14,13 +14,15 @@ from andon.cli.verdicts import config_option
 @click.command("selftest")
 @click.option("--only", multiple=True, metavar="NAME", help="This measure or threshold; may be repeated.")
 @click.option("--changed", is_flag=True, help="Only what the table does not hold red as it is defined now.")
-@click.option("--check", is_flag=True, help="Plant nothing: is the table current, and does each threshold still work?")
+@click.option(
+    "--check", is_flag=True, help="Inject nothing: check that the table is current and that each threshold still works."
+)
 @config_option
 def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: bool, check: bool) -> None:
-    """See every gate go red: each measure on a planted copy of this tree, each threshold and budget at its edges.
+    """Check that every gate can go red: measures by injected faults, thresholds and budgets by values at their edges.
 
-    What was seen is kept in reports/baselines/selftest.json, keyed by the definitions. Exit codes: 0 all were seen red,
-    1 some were not, 2 usage.
+    Each measure runs on a copy of this tree with a fault in it. Results are kept in reports/baselines/selftest.json,
+    keyed by the definitions. Exit codes: 0 all went red, 1 some did not, 2 usage.
 
     \b
     Examples:
@@ -34,14 +36,14 @@ def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: boo
     begun = time.monotonic()
     path = config or gates.find_config()
     rules = gates.load_gates(path)
-    sources = gates.digests([str(path), *([rules.plants] if rules.plants else []), str(selftest.TABLE)])
+    sources = gates.digests([str(path), *([rules.faults] if rules.faults else []), str(selftest.TABLE)])
     known, table = selftest.gates_to_test(rules), selftest.read_seen()
     chosen = _named(known, only)
     if changed:
         chosen = [gate for gate in chosen if gate in selftest.unseen(known, table)]
     if check:
         chosen = [gate for gate in chosen if gate.kind != "measure"]
-    seen = selftest.look(chosen, note)
+    seen = selftest.run(chosen, show)
     broken = sum(not each.red for each in seen) if check else 0  # else the table says it
     if not check:
         table = selftest.merged(known, table, seen)
@@ -65,11 +67,11 @@ def _named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
     return [gate for gate in known if not only or gate.name in only]
 
 
-def note(seen: Any) -> None:
+def show(seen: Any) -> None:
     """Print what a measure did, and of the others what is wrong."""
     if seen.kind == "measure" or not seen.red:
-        state = "red, as it should be" if seen.red else f"NOT SEEN RED: {seen.said}"
-        click.echo(f"  {seen.name:<12} {seen.seconds:6.1f} s  {seen.planted}: {state}")
+        state = "red, as it should be" if seen.red else f"NOT SEEN RED: {seen.problem}"
+        click.echo(f"  {seen.name:<12} {seen.seconds:6.1f} s  {seen.tried}: {state}")
 
 
 def leave(known: Sequence[Any], unseen: int, sources: dict[str, str], seconds: float) -> None:

@@ -16,7 +16,7 @@ from andon.console import console
 
 BAR_AFTER_SECONDS = 2.0
 SEVEREST = (1, 2, 3, 0)  # of several subjects' exit codes the first of these is the command's
-COLOURS = {"FOUND": "red", "CANNOT": "yellow"}
+COLORS = {"FOUND": "red", "CANNOT": "yellow"}
 EXAMPLES = """\b
 Examples:
   andon verify --list
@@ -143,10 +143,10 @@ def measure_power() -> None:
 
 
 def paint(text: str) -> None:
-    """Print a report; on a terminal its findings in colour."""
+    """Print a report; on a terminal its findings in color."""
     target = console()
     for line in text.splitlines():
-        target.print(line, style=COLOURS.get(line.partition(" ")[0]))
+        target.print(line, style=COLORS.get(line.partition(" ")[0]))
 
 
 def table() -> str:

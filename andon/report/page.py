@@ -1,7 +1,7 @@
 """A run's folder as one HTML file: no network, no second file, readable on a laptop and on a phone.
 
 What was not measured is shown as such and never as a number. Plots are drawn by uPlot, which lies in `vendor/uplot`
-and is inlined together with its licence; everything else is drawn on this side.
+and is inlined together with its license; everything else is drawn on this side.
 """
 
 import json

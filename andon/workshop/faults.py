@@ -308,8 +308,8 @@ def screen(total: int, *, quiet: bool, silent: bool, sample: float | None) -> "G
         nonlocal done, last
         done += 1
         if not (quiet and row.state in (FOUND, ABSENT)):
-            colour = {UNFOUND: "red", ERROR: "yellow", ABSENT: "dim"}.get(row.state)
-            target.print(matrix.line(row), style=colour)
+            color = {UNFOUND: "red", ERROR: "yellow", ABSENT: "dim"}.get(row.state)
+            target.print(matrix.line(row), style=color)
         now = time.monotonic()
         if now - last >= LINE_EVERY_SECONDS and done < total and not sample:
             last = now

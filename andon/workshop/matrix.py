@@ -111,7 +111,7 @@ def _numbers(rows: Sequence[Row]) -> list[str]:
 
 
 def picture(rows: Sequence[Row]) -> str:
-    """One HTML file without a script: a drawing, a square a fault coloured by what became of it, and all about it."""
+    """One HTML file without a script: a drawing, a square a fault colored by what became of it, and all about it."""
     details = "".join(_described(row) for row in rows)
     return PAGE.format(
         summary=_safe(summary(rows)).replace("\n", "<br>"), legend=_legend(), drawing=drawing(rows), details=details

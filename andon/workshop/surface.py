@@ -54,7 +54,7 @@ def surface(root: click.Command) -> list[str]:
     tables = {
         "run.toml": config.Config,
         "gates.toml": gates.Gates,
-        "plants.toml": gates.Plants,
+        "faults.toml": gates.InjectedFaults,
         "claims.toml": gates.Claims,
     }
     found = {line for path, model in tables.items() for line in keys(model, path)}

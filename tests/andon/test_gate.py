@@ -93,7 +93,7 @@ def test_quiet_starts_with_the_answer(tmp_path: Path) -> None:
 def test_a_mistake_in_the_file_or_the_tier_is_one_message(tmp_path: Path) -> None:
     """Behaviour: exit code 2 and one line on stderr."""
     done = andon(tmp_path, "run", "tiny")
-    assert (2, "", "andon: no tier 'tiny'; known are small\n") == (done.returncode, done.stdout, done.stderr)
+    assert (2, "", "andon: there is no tier 'tiny'; known are small\n") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.tier3

@@ -64,7 +64,7 @@ def test_nothing_is_overwritten(project: Path) -> None:
     written = (project / "andon.toml").read_text()
     again = andon("init")
     assert 2 == again.exit_code
-    assert "andon.toml is there already" in again.output
+    assert "andon.toml already exists" in again.output
     assert written == (project / "andon.toml").read_text()
 
 
@@ -82,7 +82,7 @@ def test_what_is_written_fits_the_project(project: Path) -> None:
         (project / path).unlink()
     refused = andon("init")
     assert 2 == refused.exit_code
-    assert "no package in . or its src" in refused.output
+    assert "no package in . or src" in refused.output
 
 
 @pytest.mark.slow

@@ -33,8 +33,8 @@ FUZZ = Path("reports/baselines/fuzz.json")
 MUTANTS = Path("reports/baselines/mutation.json")
 POWER = Path("reports/baselines/power.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
-STRANGERS = Path("reports/baselines/strangers.json")
-WILD = Path("reports/baselines/wild.json")
+THIRD_PARTY = Path("reports/baselines/third_party.json")
+KNOWN_BUGS = Path("reports/baselines/known_bugs.json")
 ZOO = Path("reports/baselines/zoo.json")
 SHIPPED = ("tiny", "small", "124m", "1b", "7b")
 COMPARED = ("124m", "1b", "7b")
@@ -201,7 +201,7 @@ def selftest(rows: list[dict[str, Any]]) -> str:
     """What turned each measure red, and how many thresholds and budgets were seen red at their edges."""
     measures = [row for row in rows if row["kind"] == "measure"]
     seen = [["measure", "of", "planted in", "seen red"]]
-    seen += [[row["name"], row["tier"], row["planted"], "yes" if row["red"] else "NO"] for row in measures]
+    seen += [[row["name"], row["tier"], row["tried"], "yes" if row["red"] else "NO"] for row in measures]
     counts = []
     for kind in ("measure", "threshold", "budget"):
         found = [row["red"] for row in rows if row["kind"] == kind]
@@ -212,9 +212,9 @@ def selftest(rows: list[dict[str, Any]]) -> str:
 def debt(files: dict[str, Any]) -> str:
     """Files, mean and lowest recorded score, a package a row; the mean of all as the project's."""
     rows = []
-    for room in sorted({path.partition("/")[0] for path in files}):
-        scores = [files[path]["score"] for path in files if path.partition("/")[0] == room]
-        rows.append([room, *_graded(scores)])
+    for package in sorted({path.partition("/")[0] for path in files}):
+        scores = [files[path]["score"] for path in files if path.partition("/")[0] == package]
+        rows.append([package, *_graded(scores)])
     header = ["package", "files", "score", "grade", "lowest file"]
     return _table(header, [*rows, ["project", *_graded([file["score"] for file in files.values()])]])
 
@@ -284,7 +284,7 @@ def nightly(content: dict[str, Any]) -> str:
     )
 
 
-def strangers(content: dict[str, Any]) -> str:
+def third_party(content: dict[str, Any]) -> str:
     """Other people's packages: checked as they are, and what was found of the faults planted into them."""
     rows = content["rows"]
     missed = [f"`{row['fault']}`" for row in rows if not row["finder"]]
@@ -299,11 +299,11 @@ def strangers(content: dict[str, Any]) -> str:
     return (
         f"{_table(header, lines)}\n\n{', '.join(line.replace('==', ' ') for line in content['packages'])}. "
         f"Not found: {', '.join(missed) or 'none'}.\nLeft out, as reported upstream: {known}. "
-        "`nox -s strangers` plants them again."
+        "`nox -s third_party` plants them again."
     )
 
 
-def wild(content: dict[str, Any]) -> str:
+def known_bugs(content: dict[str, Any]) -> str:
     """Released libraries with a documented bug, and which check finds it from a clean install."""
     rows = [
         [
@@ -315,7 +315,9 @@ def wild(content: dict[str, Any]) -> str:
     ]
     found = sum(bool(case["found"]) for case in content["cases"])
     header = ["found, from a clean install", "the bug", "by"]
-    return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s wild` installs and asks them again."
+    return (
+        f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s known_bugs` installs and asks them again."
+    )
 
 
 def zoo(content: dict[str, Any]) -> str:
@@ -372,8 +374,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "mutants": lambda: _from(MUTANTS, mutants, "nox -s mutation"),
         "fuzz": lambda: _from(FUZZ, fuzz, "nox -s fuzz"),
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
-        "strangers": lambda: _from(STRANGERS, strangers, "nox -s strangers"),
-        "wild": lambda: _from(WILD, wild, "nox -s wild"),
+        "third-party": lambda: _from(THIRD_PARTY, third_party, "nox -s third_party"),
+        "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),
         "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
     }
 

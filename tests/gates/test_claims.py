@@ -9,7 +9,7 @@ import pytest
 
 from andon.gates.config import Claims, GateError, Gates, load_gates
 from andon.gates.report.claims import judge_claims, read_claims, render_claims
-from tests.gates.house import leave_evidence
+from tests.gates.small_project import leave_evidence
 
 pytestmark = pytest.mark.tier2
 

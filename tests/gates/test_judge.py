@@ -10,7 +10,7 @@ from andon.gates.config import Gates, load_gates
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.judge import judge
 from andon.gates.verdict import Check, Verdict
-from tests.gates.house import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
+from tests.gates.small_project import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
 
 pytestmark = pytest.mark.tier1
 
@@ -43,7 +43,7 @@ def test_every_threshold_of_the_house_goes_red(tmp_path: Path) -> None:
         wrong = {"<": bound.value, "<=": above, "==": above, ">=": below, ">": bound.value}[bound.operator]
         right = {"<": below, ">": above}.get(bound.operator, bound.value)
         for value, state in ((wrong, "red"), (right, "pass")):
-            write_evidence(Evidence(name, "planted", 1.0, {}, {metric: Metric(value)}), tmp_path)
+            write_evidence(Evidence(name, "injected", 1.0, {}, {metric: Metric(value)}), tmp_path)
             assert state == check_of(judge(bound.tier, gates, tmp_path), bound.metric).state, bound.metric
 
 
@@ -171,8 +171,8 @@ def with_measure(**keys: Any) -> Gates:
 @pytest.mark.parametrize(
     ("budgets", "step"),
     [
-        ([1.5], "look at the slowest step"),
-        ([None], "look at the slowest step"),
+        ([1.5], "look at the slowest measure"),
+        ([None], "look at the slowest measure"),
         ([1.0], "beyond their own budgets: probe (1.5 s of its 1)"),
         ([1.0, 0.25], "beyond their own budgets: probe (1.5 s of its 1), slow (0.5 s of its 0.25)"),
     ],
@@ -180,7 +180,7 @@ def with_measure(**keys: Any) -> Gates:
 def test_a_late_tier_names_the_measures_beyond_their_budgets(
     tmp_path: Path, budgets: list[float | None], step: str
 ) -> None:
-    """Behaviour: with what they took and what they may take; where none is, the slowest step is all there is to say."""
+    """Behaviour: with what they took and what they may take; else the slowest measure is the next step."""
     gates = gates_with()
     named = zip(("probe", "slow"), budgets, strict=False)
     measures = [gates.measures[0].model_copy(update={"name": n, "budget_seconds": b}) for n, b in named]

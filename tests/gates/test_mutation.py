@@ -22,7 +22,7 @@ PLAN = Plan.model_validate(
         "per_function": 4,
         "marks": "tier1",
         "test_seconds": 1.0,
-        "asked_seconds": 2.0,
+        "function_seconds": 2.0,
         "limit_seconds": 9.0,
         "modules": [{"file": "a.py", "tests": ["test_a.py"]}],
     }
@@ -197,11 +197,11 @@ def test_fast_tests_are_asked_first_and_slow_ones_never() -> None:
         Covering("c", 0.95, ("f",)),
         Covering("other", 0.1, ("g",)),
     ]
-    assert ["a", "b", "c"] == keys.asked(covered, "f", "", PLAN)
-    assert ["c", "a", "b"] == keys.asked(covered, "f", "", PLAN, ["c"])
-    assert ["a", "other", "b"] == keys.asked(covered, "<module>", "", PLAN)
-    assert ["a", "other", "b"] == keys.asked(covered, "h", "@cache\ndef h(): ...", PLAN)
-    assert [] == keys.asked(covered, "h", "def h(): ...", PLAN)
+    assert ["a", "b", "c"] == keys.choose_tests(covered, "f", "", PLAN)
+    assert ["c", "a", "b"] == keys.choose_tests(covered, "f", "", PLAN, ["c"])
+    assert ["a", "other", "b"] == keys.choose_tests(covered, "<module>", "", PLAN)
+    assert ["a", "other", "b"] == keys.choose_tests(covered, "h", "@cache\ndef h(): ...", PLAN)
+    assert [] == keys.choose_tests(covered, "h", "def h(): ...", PLAN)
 
 
 def kept(states: dict[str, str], key: str = "k") -> results.Results:
@@ -267,7 +267,7 @@ def test_nothing_measured_is_no_score() -> None:
 def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: a file that is gone, an unknown key and a doubled excuse are refused by name."""
     monkeypatch.chdir(tmp_path)
-    text = 'per_function = 4\nmarks = "m"\ntest_seconds = 1.0\nasked_seconds = 1.0\nlimit_seconds = 1.0\n'
+    text = 'per_function = 4\nmarks = "m"\ntest_seconds = 1.0\nfunction_seconds = 1.0\nlimit_seconds = 1.0\n'
     path = Path("mutation.toml")
     path.write_text(text + '[[modules]]\nfile = "gone.py"\ntests = ["test_a.py"]\n', encoding="utf-8")
     with pytest.raises(GateError, match=r"mutation\.toml: modules: gone\.py does not exist"):

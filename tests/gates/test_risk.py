@@ -93,7 +93,7 @@ BAD = [
     (LEVELS + FILE.format(path="a.py", level="high"), "level='high' is none of ordinary, critical"),
     (LEVELS + FILE.format(path="gone.py", level="critical"), "path='gone.py' is no file"),
     (LEVELS.replace("100", "101") + FILE.format(path="a.py", level="critical"), "levels.1.lines"),
-    ("levels = [", "is no TOML"),
+    ("levels = [", "is not valid TOML"),
 ]
 
 

@@ -111,7 +111,7 @@ def test_an_edit_while_measuring_makes_the_evidence_stale(tmp_path: Path) -> Non
 
 @pytest.mark.tier2
 def test_commands_find_this_environment_s_tools_and_print_plainly(tmp_path: Path) -> None:
-    """Behaviour: tools beside the running Python come first, colours are off, and the measure's own values arrive."""
+    """Behaviour: tools beside the running Python come first, colors are off, and the measure's own values arrive."""
     code = "import os; print(os.environ['PATH'].split(os.pathsep)[0], os.environ['NO_COLOR'], os.environ['EXTRA'])"
     run("all", gates_of({"command": python(code), "environment": {"EXTRA": "e"}}), tmp_path)
     assert f"{Path(sys.executable).parent} 1 e\n" == (tmp_path / "m0.log").read_text()

@@ -29,8 +29,8 @@ def tests_digest(module: Module, plan: Plan) -> str:
 
 
 def key(function: str, tests: Iterable[str], count: int, plan: Plan, version: str) -> str:
-    """Of a function's source, how many mutants it gets, and the sources of the tests that are asked."""
-    limits = [count, plan.test_seconds, plan.asked_seconds, plan.limit_seconds, version]
+    """Of a function's source, how many mutants it gets, and the sources of its tests."""
+    limits = [count, plan.test_seconds, plan.function_seconds, plan.limit_seconds, version]
     sources = [test_source(test) for test in sorted(set(tests))]
     return hashlib.sha256(json.dumps([function, sources, limits]).encode()).hexdigest()[:16]
 
@@ -46,10 +46,12 @@ def test_source(test: str) -> str:
     return f"{around}\n{tests[name]}" if name in tests else "absent"
 
 
-def asked(covered: Sequence[Covering], function: str, source: str, plan: Plan, first: Sequence[str] = ()) -> list[str]:
-    """The tests to ask about a function's mutants, those that killed before first, then the fastest.
+def choose_tests(
+    covered: Sequence[Covering], function: str, source: str, plan: Plan, first: Sequence[str] = ()
+) -> list[str]:
+    """The tests to run on a function's mutants: first those that killed before, then the fastest.
 
-    Every test is asked about a module's tables, and about a function whose results are cached: it runs once for all.
+    A module's tables get every test, and so does a function whose results are cached, as it runs once for all.
     """
     everything = function.startswith("<") or source.lstrip().startswith(CACHED)
     mine = [each for each in covered if everything or function in each.functions]
@@ -58,7 +60,7 @@ def asked(covered: Sequence[Covering], function: str, source: str, plan: Plan, f
     chosen, total = [], 0.0
     for each in mine:
         total += each.seconds
-        if total > plan.asked_seconds and chosen:
+        if total > plan.function_seconds and chosen:
             break
         chosen.append(each.test)
     return chosen

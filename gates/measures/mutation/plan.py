@@ -1,4 +1,4 @@
-"""Which files are mutated, which tests are asked, which survivors are excused: two TOML files that anybody can read."""
+"""Which files are mutated, which tests run, which survivors are excused: two TOML files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ REMEDY = "write one, or name another with --config"
 
 
 class Module(Table):
-    """A file that is mutated, and the test files that are asked; `per_function` as in the plan, for this file."""
+    """A file that is mutated, and its test files; `per_function` as in the plan, for this file."""
 
     file: str
     per_function: Annotated[int, Field(ge=1)] | None = None
@@ -25,7 +25,7 @@ class Module(Table):
 
 
 class Plan(Table):
-    """What is mutated. A test slower than `test_seconds` is not asked, nor more than `asked_seconds` about a function.
+    """What is mutated. Tests slower than `test_seconds` are left out; a function gets `function_seconds` of them.
 
     A mutant whose tests take longer than `limit_seconds` counts as alive.
     """
@@ -33,7 +33,7 @@ class Plan(Table):
     per_function: Annotated[int, Field(ge=1)]
     marks: str
     test_seconds: Annotated[float, Field(gt=0)]
-    asked_seconds: Annotated[float, Field(gt=0)]
+    function_seconds: Annotated[float, Field(gt=0)]
     limit_seconds: Annotated[float, Field(gt=0)]
     modules: Annotated[list[Module], Field(min_length=1)]
 
@@ -56,12 +56,12 @@ def read_plan(path: Path = CONFIG) -> Plan:
     """What is mutated.
 
     Raises:
-        GateError: the file is missing, is no TOML, breaks a rule, or names a file that is not there.
+        GateError: the file is missing, is not valid TOML, breaks a rule, or names a file that is not there.
     """
     plan = read_table(path, Plan, REMEDY)
     for name in [name for module in plan.modules for name in (module.file, *module.tests)]:
         if not Path(name).exists():
-            raise GateError(f"{path}: modules: {name} does not exist; name a file as it is called now")
+            raise GateError(f"{path}: modules: {name} does not exist; correct the path")
     return plan
 
 
@@ -69,13 +69,13 @@ def read_excuses(path: Path = EXCUSES) -> dict[str, Excuse]:
     """The excuses by mutant; none where there is no file.
 
     Raises:
-        GateError: the file is no TOML, breaks a rule, or excuses a mutant twice.
+        GateError: the file is not valid TOML, breaks a rule, or excuses a mutant twice.
     """
     if not path.exists():
         return {}
     found: dict[str, Excuse] = {}
     for excuse in read_table(path, Excuses, REMEDY).excuses:
         if excuse.id in found:
-            raise GateError(f"{path}: {excuse.id} is excused twice; leave one of the two")
+            raise GateError(f"{path}: {excuse.id} is excused twice; delete one of the two")
         found[excuse.id] = excuse
     return found

@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Function:
-    """A function's mutants, the tests that were asked, and the key under which the answer holds."""
+    """A function's mutants, the tests that ran, and the key under which the results hold."""
 
     key: str
     tests: tuple[str, ...]

@@ -1,12 +1,11 @@
 """Run tests while the code that they test does nothing: `python -m pytest -p andon.gates.measures.vacuous.stubs ...`.
 
 While a test's own body runs, each function of its modules has a body that returns None: fixtures and imports see the
-code as it is. A test that calls such a function, reaches an assertion and passes is told nothing by the code that it
-tests. The modules are the one that its file mirrors (tests/core/test_loss.py: `loss` in core), else those that it
-imports from the project.
+code as it is. A test that calls such a function, reaches an assertion and still passes cannot fail. Its modules are the
+one that its file mirrors (tests/core/test_loss.py: the only `loss` in core), else those of the project that it imports.
 
 A test without an assertion of its own, that passes, stays silent when the code does nothing: it fails by what the code
-raises, and is counted as "silent". A test whose code runs in another process is counted as "not asked".
+raises, and is counted as "silent". A test whose code runs in another process is counted as "not run".
 """
 
 import json
@@ -15,6 +14,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, ModuleType
 
@@ -79,20 +79,31 @@ def stubbed(modules: list[ModuleType]) -> Generator[list[int]]:
 
 def modules_of(test: ModuleType, path: Path, root: Path) -> list[ModuleType]:
     """The modules that a test file tests: the one that it mirrors, else those of the project that it imports from."""
-    parts = path.relative_to(root).with_suffix("").parts[1:]
-    mirrored = sys.modules.get(".".join([*parts[:-1], parts[-1].removeprefix("test_")])) if parts else None
-    if mirrored:
-        return [mirrored]
+    loaded = [module for module in list(sys.modules.values()) if _is_tested(module, root)]
+    mirrored = [module for module in loaded if _mirrors(path.relative_to(root), _source(module, root))]
+    if len(mirrored) == 1:
+        return mirrored
     values = vars(test).values()
     names = {each.__name__ if isinstance(each, ModuleType) else getattr(each, "__module__", "") for each in values}
-    found = [sys.modules[name] for name in sorted(filter(None, names)) if name in sys.modules]
-    return [module for module in found if module is not test and _is_tested(module, root)]
+    return [module for module in loaded if module is not test and module.__name__ in names]
+
+
+def _mirrors(test: Path, source: Path) -> bool:
+    """Whether tests/core/test_loss.py is of core/training/loss.py: the same package, and the same name."""
+    return test.parts[1:2] == source.parts[:1] and test.stem.removeprefix("test_") == source.stem
 
 
 def _is_tested(module: ModuleType, root: Path) -> bool:
+    source = _source(module, root)
+    return source != Path() and source.parts[0] not in ("tests", ".venv", ".nox")
+
+
+@cache
+def _source(module: ModuleType, root: Path) -> Path:
+    """Where a module's file lies below the project's root, links followed; empty where it lies elsewhere."""
     file = getattr(module, "__file__", None)
-    inside = file and Path(file).is_relative_to(root)
-    return bool(inside) and Path(file or "").relative_to(root).parts[0] not in ("tests", ".venv", ".nox")
+    path = Path(file).resolve() if isinstance(file, str) else Path()
+    return path.relative_to(root) if path.is_relative_to(root) else Path()
 
 
 class Answers:

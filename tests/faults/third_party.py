@@ -632,4 +632,4 @@ LITGPT = (
     ),
 )
 
-FAULTS = {"strangers": TRANSFORMERS + TRAINING + ADAPTERS, "litgpt": LITGPT}
+FAULTS = {"third_party": TRANSFORMERS + TRAINING + ADAPTERS, "litgpt": LITGPT}

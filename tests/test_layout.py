@@ -1,4 +1,4 @@
-"""The layout: contracts hold, every package lies in the wheel, and the wheel lives beside a stranger's `core`."""
+"""The layout: contracts hold, every package lies in the wheel, and the wheel lives beside another project's `core`."""
 
 import ast
 import os
@@ -111,7 +111,7 @@ FAULTS = [
 
 @pytest.mark.tier3
 @pytest.mark.parametrize(("path", "fault", "sentence"), FAULTS, ids=[f"{path}: {fault}" for path, fault, _ in FAULTS])
-def test_a_planted_import_breaks_its_contract(tmp_path: Path, path: str, fault: str, sentence: str) -> None:
+def test_a_forbidden_import_breaks_its_contract(tmp_path: Path, path: str, fault: str, sentence: str) -> None:
     """Behaviour: each contract goes red under the import it forbids, by its own sentence."""
     folder = copy_code(tmp_path)
     with (folder / path).open("a", encoding="utf-8") as file:
@@ -132,7 +132,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Path:
+def project_folder(tmp_path: Path) -> Path:
     """A project whose own packages have the names of ours."""
     for name in PACKAGES:
         (tmp_path / name).mkdir()
@@ -161,12 +161,12 @@ def test_the_wheel_holds_every_file(site: Path) -> None:
 
 
 @pytest.mark.tier3
-def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, stranger: Path) -> None:
+def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, project_folder: Path) -> None:
     """Behaviour: our packages come from the wheel, the project's own packages stay its own, and every module imports.
 
     A ready-made subject imports the library that it presents, which the user has.
     """
-    (stranger / "use.py").write_text(
+    (project_folder / "use.py").write_text(
         "import importlib, pathlib, pkgutil\n"
         "import core, gates, tracing, verify\n"
         "assert core.MINE and gates.MINE and tracing.MINE and verify.MINE\n"
@@ -184,22 +184,22 @@ def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, strang
         "config = pathlib.Path(andon.__file__).parent / 'configs' / 'tiny.toml'\n"
         "print(andon.core.config.load_config(config).model.hidden_size > 0)\n"
     )
-    done = run_in(stranger, site, "use.py")
+    done = run_in(project_folder, site, "use.py")
     assert (0, "True\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.tier3
-def test_the_base_install_gates_without_torch(site: Path, stranger: Path) -> None:
+def test_the_base_install_gates_without_torch(site: Path, project_folder: Path) -> None:
     """Behaviour: without torch and OpenTelemetry the gates run and judge, and a verb says which extra it lacks."""
-    (stranger / "gates.toml").write_text(
+    (project_folder / "gates.toml").write_text(
         '[[tiers]]\nname = "t"\nsummary = "s"\n'
         f'[[measures]]\nname = "m"\ntier = "t"\nnext = "n"\ncommand = "{sys.executable} -c pass"\n'
     )
     absent = ("torch", "numpy", "safetensors", "tokenizers", "gguf", "opentelemetry")
     code = f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\nimport andon.cli.main as m\nm.cli()"
-    ran = run_in(stranger, site, "-c", code, "gate", "run", "t", "--config", "gates.toml", "--quiet")
+    ran = run_in(project_folder, site, "-c", code, "gate", "run", "t", "--config", "gates.toml", "--quiet")
     assert (0, "t PASS: all (1 of 1 checks pass)\n", "") == (ran.returncode, ran.stdout, ran.stderr)
-    lacks = run_in(stranger, site, "-c", code, "generate", "--model", "absent", "--prompt", "x")
+    lacks = run_in(project_folder, site, "-c", code, "generate", "--model", "absent", "--prompt", "x")
     assert (2, "") == (lacks.returncode, lacks.stdout)
     assert lacks.stderr.startswith("andon: andon generate needs ")
     assert lacks.stderr.endswith("pip install 'andon[train]'\n")
