@@ -132,16 +132,26 @@ class Gates(Table):
 class InjectedFault(Table):
     """A fault for one measure: in `file`, `before` becomes `after`; without `before` the file is new and holds `after`.
 
-    `shows` must occur in the measure's output, or in the details of its red thresholds. `environment` may make the
-    measure faster, but must not change what it measures.
+    In place of a file `where` may name a definition in a package, "app.models:Model.forward", in whichever module it
+    lies; `before` is then an expression or statements, compared by syntax. `shows` must occur in the measure's output
+    or in the details of its red thresholds. `environment` may make the measure faster, not change what it measures.
     """
 
     measure: str
-    file: Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")]
+    file: Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")] = ""
+    where: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] = ""
     before: str = ""
     after: str
     shows: Annotated[str, Field(min_length=1)]
     environment: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _names_one_place(self) -> Self:
+        if bool(self.file) == bool(self.where):
+            raise ValueError(f"file={self.file!r} and where={self.where!r}: a fault has one of the two")
+        if self.where and not self.before:
+            raise ValueError(f"where={self.where!r} needs `before`; a new file is named by `file`")
+        return self
 
 
 class InjectedFaults(Table):

@@ -191,7 +191,7 @@ def subjects_of(target: str, faults: Sequence[Any]) -> tuple[str, ...]:
 
 def blank(fault: Any) -> Row:
     """A fault of which nothing is known yet."""
-    if hasattr(fault, "module"):
+    if hasattr(fault, "where"):
         return Row(fault.id, fault.area, fault.status, fault.symptom, fault.source)
     return Row(fault.id, fault.area, "", fault.what)
 

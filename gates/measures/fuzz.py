@@ -63,7 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     if find_spec("atheris") is None:
         print("not measured: atheris is not installed here (Linux only)")
         return 3
-    start, measured = time.monotonic(), digests([*map(source_of, options.instrument), "gates/measures/fuzz.py", str(folder)])
+    start, measured = (
+        time.monotonic(),
+        digests([*map(source_of, options.instrument), "gates/measures/fuzz.py", str(folder)]),
+    )
     runs = []
     for name in targets:
         seeds, corpus = folder / "seeds" / name, CORPUS / name
@@ -87,8 +90,9 @@ def main(arguments: Sequence[str]) -> int:
 def source_of(name: str) -> str:
     """Where a package or module lies, links followed, as a path from the working directory."""
     spec = find_spec(name)
-    places = (spec and (spec.submodule_search_locations or [spec.origin])) or [name]
-    return os.path.relpath(os.path.realpath(str(next(iter(places)))))
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    origin = spec.origin if spec and spec.origin else name
+    return os.path.relpath(os.path.realpath(folders[0] if folders else origin))
 
 
 def target_names(folder: Path) -> list[str]:
@@ -278,7 +282,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--branches", action="store_true", help="measure the branches that the seeds reach, too")
     parser.add_argument("--record", action="store_true", help="add the runs to the ledger")
     parser.add_argument("--ledger", type=Path, default=Path("reports/baselines/fuzz.json"), help="the runs on record")
-    parser.add_argument("--instrument", nargs="+", default=["andon.core", "andon.tracing"], help="packages whose branches guide it")
+    parser.add_argument(
+        "--instrument", nargs="+", default=["andon.core", "andon.tracing"], help="packages whose branches guide it"
+    )
     return parser.parse_args(arguments)
 
 

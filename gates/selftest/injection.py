@@ -16,6 +16,7 @@ from andon.gates.config import Gates, InjectedFault, Measure, Threshold, Tier
 from andon.gates.evidence import FOLDER, Evidence, EvidenceError, read_evidence, write_evidence
 from andon.gates.judge import judge
 from andon.gates.run import Commands, execute
+from andon.source import SourceError, find, replaced
 
 LEFT_OUT = (".*", "__pycache__", "build", "dist", "mutants")
 
@@ -35,32 +36,38 @@ def inject_and_run(fault: InjectedFault, measure: Measure, bounds: list[Threshol
             code = execute(command, file.fileno(), commands, root)
         found = log.read_text(encoding="utf-8", errors="replace")
         reds = _red_bounds(measure, bounds, root / FOLDER, Path(name) / "evidence")
+    place = fault.file or fault.where
     if not code and not reds:
-        return f"fault injected into {fault.file}, and it stayed green"
+        return f"fault injected into {place}, and it stayed green"
     if fault.shows not in found + "\n".join(reds):
         last = (found.strip().splitlines() or ["nothing"])[-1]
-        return f"{fault.file}: exit code {code}, but {fault.shows!r} is not in the output, which ends with: {last:.200}"
+        return f"{place}: exit code {code}, but {fault.shows!r} is not in the output, which ends with: {last:.200}"
     return ""
 
 
 def copy_tree(root: Path) -> None:
-    """The project in the working directory as it stands, without what git ignores, with its history if it has one."""
+    """The project in the working directory as it stands, without what git ignores, with its history if it has one.
+
+    A link stays the link that it is.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=False, capture_output=True
     )
     if listed.returncode:
-        shutil.copytree(Path(), root, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        shutil.copytree(Path(), root, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
         return
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", ".", str(root)], check=True)
     for name in os.fsdecode(listed.stdout).split("\0"):
-        if name and Path(name).is_file():
+        if name and (Path(name).is_file() or Path(name).is_symlink()):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(name, root / name)
+            shutil.copy(name, root / name, follow_symlinks=False)
     subprocess.run(["git", "reset", "--quiet"], cwd=root, check=True)
 
 
 def _inject(fault: InjectedFault, root: Path) -> str:
     """Inject a fault into a copy of the tree; returns why it cannot be, else an empty string."""
+    if fault.where:
+        return _inject_at(fault, root)
     path = root / fault.file
     if not fault.before:
         if path.exists():
@@ -75,8 +82,17 @@ def _inject(fault: InjectedFault, root: Path) -> str:
     return ""
 
 
+def _inject_at(fault: InjectedFault, root: Path) -> str:
+    try:
+        _, path, name = find(fault.where, root)
+        path.write_text(replaced(path.read_text(encoding="utf-8"), name, fault.before, fault.after), encoding="utf-8")
+    except SourceError as error:
+        return f"{fault.where}: {error}"
+    return ""
+
+
 def _red_bounds(measure: Measure, bounds: list[Threshold], left: Path, folder: Path) -> list[str]:
-    """The thresholds on a measure's evidence that are red, with details; null is no finding of a fault."""
+    """The thresholds on a measure's evidence that are red, with details; null does not count as red."""
     try:
         evidence = read_evidence(measure.name, left)
     except EvidenceError:

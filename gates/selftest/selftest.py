@@ -139,7 +139,7 @@ def _measure(measure: Measure, faults: list[InjectedFault], gates: Gates) -> Gat
     def run() -> Seen:
         begun, found = time.perf_counter(), [inject_and_run(fault, measure, bounds) for fault in faults]
         problem = "; ".join(text for text in found if text) or ("" if faults else "no fault is defined for it")
-        files = ", ".join(fault.file for fault in faults)
+        files = ", ".join(fault.file or fault.where for fault in faults)
         return Seen(*gate, files, not problem, definition, round(time.perf_counter() - begun, 1), problem)
 
     return Gate(*gate, definition, run)

@@ -39,9 +39,18 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.mark.tier2
+def test_a_package_is_named_by_its_folder_behind_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: what is instrumented by import name is measured content by path; an unknown name stays itself."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert ["core", "tracing", "gates/clock.py", "gone"] == [
+        fuzz.source_of(name) for name in ("andon.core", "andon.tracing", "andon.gates.clock", "gone")
+    ]
+
+
 @pytest.mark.long
 def test_an_injected_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
-    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is mended."""
+    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is fixed."""
     assert 0 == fuzz.main([package, "--replay"])
     start = time.monotonic()
     assert 1 == fuzz.main(

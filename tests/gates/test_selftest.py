@@ -11,6 +11,7 @@ from andon.gates.config import GateError, Gates, load_gates
 from andon.gates.selftest import selftest
 from andon.gates.selftest.injection import copy_tree
 from andon.gates.selftest.selftest import Seen
+from andon.source import find, replaced
 from tests.commands import commit, git
 
 CHECK = "import pathlib, sys; text = pathlib.Path('code.txt').read_text(); print(text); sys.exit('bad' in text)"
@@ -43,6 +44,57 @@ def seen(gates: Gates) -> Seen:
     return selftest.run(selftest.gates_to_test(gates)[:1], lambda each: None)[0]
 
 
+CODE = "import door; print('bad'); raise SystemExit(door.count(3) > 3)"
+WHERE = 'where = "{}"\nbefore = "steps  +  0"\nafter = "steps + 1"\nshows = "bad"\n'
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(
+    ("where", "said"), [("app:count", ""), ("app:door.count", ""), ("app:gone", "no module of app define gone")]
+)
+def test_a_fault_finds_its_definition_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str
+) -> None:
+    """Behaviour: a definition of a package is changed by syntax, in whichever folder its module lies."""
+    (tmp_path / "app/parts").mkdir(parents=True)
+    (tmp_path / "app/parts/door.py").write_text("def count(steps):\n    return steps + 0\n")
+    monkeypatch.chdir(tmp_path)
+    found = seen(project(tmp_path, f"import sys; sys.path.append('app/parts'); {CODE}", WHERE.format(where)))
+    assert (not said) == found.red, found.problem
+    assert said in found.problem
+
+
+@pytest.mark.tier3
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "a fault has one of the two"),
+        ('file = "a.py"\nwhere = "app:a"\nbefore = "1"\n', "a fault has one of the two"),
+        ('where = "app:a"\n', "needs `before`"),
+    ],
+)
+def test_a_fault_has_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, said: str) -> None:
+    """Behaviour: no place, two places, and a definition without what is to change are refused."""
+    monkeypatch.chdir(tmp_path)
+    gates = project(tmp_path, CHECK, place + 'after = "2"\nshows = "bad"\n')
+    with pytest.raises(GateError, match=said):
+        selftest.read_faults(gates)
+
+
+@pytest.mark.tier3
+def test_every_fault_of_this_project_applies() -> None:
+    """Behaviour: what each fault changes occurs once where the fault says."""
+    root = Path(__file__).parents[2]
+    for fault in selftest.read_faults(load_gates()):
+        if fault.where:
+            _, path, name = find(fault.where, root)
+            assert replaced(path.read_text(encoding="utf-8"), name, fault.before, fault.after)
+        elif fault.before:
+            assert 1 == (root / fault.file).read_text(encoding="utf-8").count(fault.before), fault
+        else:
+            assert not (root / fault.file).exists()
+
+
 GOOD = 'file = "code.txt"\nbefore = "good"\nafter = "bad"\nshows = "{}"\n'
 
 
@@ -56,6 +108,7 @@ def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, mon
     monkeypatch.chdir(root)
     (root / "gone.py").unlink()
     (root / "kept.py").write_text("2")
+    (root / "link").symlink_to("left")
     for new in ("left/out.py", "parts/new.py"):
         (root / new).parent.mkdir()
         (root / new).write_text("3")
@@ -63,7 +116,8 @@ def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, mon
     found = {str(path.relative_to(copy)) for path in copy.rglob("*.py")}
     assert ({"kept.py", "parts/new.py"}, "2") == (found, (copy / "kept.py").read_text())
     told = git("status", "--porcelain", "-uall", cwd=copy)
-    assert [" D gone.py", " M kept.py", "?? parts/new.py"] == told.splitlines()
+    assert [" D gone.py", " M kept.py", "?? link", "?? parts/new.py"] == told.splitlines()
+    assert Path("left") == (copy / "link").readlink()
 
 
 @pytest.mark.tier3

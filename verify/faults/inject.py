@@ -1,6 +1,6 @@
 """Faults planted one at a time, each into the source of one module as a fresh process imports it; no file is touched.
 
-One server process imports what all runs share and is forked for each job. A job's process loads `Fault.module` with
+One server process imports what all runs share and is forked for each job. A job's process loads the fault's module with
 `before` replaced by `after`, works, and sends back what it found. Jobs that die or hang are errors of their own line.
 """
 
@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import CodeType, ModuleType
 from typing import Any, Literal, NamedTuple
+
+from andon.source import SourceError, find, replaced
 
 STATUS = Literal["historical", "transposed", "pattern"]
 LIMIT = 90.0  # seconds of one job
@@ -36,8 +38,10 @@ class Fault(NamedTuple):
     status: STATUS  # read in the thread or fix; known from a sibling's place; seen so often that nobody wrote it down
     source: str  # where it was found: project and issue, pull request or commit, several by "; "
     symptom: str  # what a user sees, if anything
-    module: str  # importable: "andon.core.model.llama", "transformers.models.llama.modeling_llama"
-    before: str  # stands in the module's source exactly once
+    # "andon.core:Attention.forward": a definition of that package, wherever it lies, and `before` and `after` are an
+    # expression or statements of it. "transformers.trainer": a module, and both are verbatim text.
+    where: str
+    before: str  # stands there exactly once
     after: str
     subjects: tuple[str, ...] = ("llama",)  # by which it is asked, in this order
     test: str = ""  # a unit test that finds it, where it lies out of a subject's reach: "tests/core/test_x.py::test_y"
@@ -59,13 +63,32 @@ def patched(fault: Fault, text: str) -> str:
     Raises:
         PlantError: `before` stands there not once: the source has moved on.
     """
-    count = text.count(fault.before)
-    if count != 1:
-        raise PlantError(
-            f"{fault.id} no longer applies: `before` stands {count} times in {fault.module}, and must stand once; "
-            "take it anew from the source as it is"
-        )
-    return text.replace(fault.before, fault.after)
+    module, _, name = fault.where.partition(":")
+    try:
+        if name:
+            return replaced(text, name, fault.before, fault.after)
+    except SourceError as error:
+        said = str(error)
+    else:
+        count = text.count(fault.before)
+        if count == 1:
+            return text.replace(fault.before, fault.after)
+        said = f"`before` stands {count} times in {module}, and must stand once"
+    raise PlantError(f"{fault.id} no longer applies: {said}; take it anew from the source as it is")
+
+
+def module_of(fault: Fault) -> str:
+    """The importable name of the module that a fault is planted into.
+
+    Raises:
+        PlantError: no module, or more than one, defines what the fault names.
+    """
+    if ":" not in fault.where:
+        return fault.where
+    try:
+        return find(fault.where).module
+    except SourceError as error:
+        raise PlantError(f"{fault.id}: {error}") from error
 
 
 def plant(fault: Fault) -> None:
@@ -74,16 +97,17 @@ def plant(fault: Fault) -> None:
     Raises:
         PlantError: the module is imported already, or is none that can be found.
     """
-    if fault.module in sys.modules:
-        raise PlantError(f"{fault.id}: {fault.module} is imported already; plant before whatever imports it")
-    sys.meta_path.insert(0, _Planter(fault))
+    module = module_of(fault)
+    if module in sys.modules:
+        raise PlantError(f"{fault.id}: {module} is imported already; plant before whatever imports it")
+    sys.meta_path.insert(0, _Planter(fault, module))
     importlib.invalidate_caches()
     try:
-        found = importlib.util.find_spec(fault.module)
+        found = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # not even its package
         found = None
     if found is None:
-        raise PlantError(f"{fault.id}: there is no module {fault.module}; name one that can be imported")
+        raise PlantError(f"{fault.id}: there is no module {module}; name one that can be imported")
 
 
 def each(
@@ -160,14 +184,14 @@ def _job(connection: Connection, fault: Fault | None, work: Callable[..., Any], 
 class _Planter(MetaPathFinder):
     """Finds one module where everybody else would, and gives it a loader of ours."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
+    def __init__(self, fault: Fault, module: str) -> None:
+        self.fault, self.module = fault, module
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The module's own spec with a loader that plants; None for every other module."""
-        if fullname != self.fault.module:
+        if fullname != self.module:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None:
