@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path("reports/evidence")
+EXIT_CODE = "exit_code"
 
 
 class EvidenceError(ValueError):
@@ -32,6 +33,11 @@ class Evidence:
     seconds: float
     sources: dict[str, str]
     metrics: dict[str, Metric]
+
+
+def run_record(measure: str) -> str:
+    """The name of what the runner writes of a measure, beside the evidence that the measure itself may write."""
+    return f"{measure}.run"
 
 
 def digest(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,9 +46,15 @@ def install_wheel(folder: Path) -> Path:
     return site
 
 
+def nodes(path: Path, pattern: str) -> list[ast.AST]:
+    """All syntax of a module whose text matches; parsing the others would cost half a second."""
+    text = path.read_text(encoding="utf-8")
+    return list(ast.walk(ast.parse(text))) if re.search(pattern, text) else []
+
+
 def imports_by_string(path: Path) -> list[str]:
     """Calls that import a module of ours by its name as text, which no type checker and no contract can follow."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes(path, "import_module|__import__") if isinstance(node, ast.Call)]
     named = [node for node in calls if ast.unparse(node.func).endswith(("import_module", "__import__")) and node.args]
     texts = [ast.unparse(node.args[0]).lstrip("f") for node in named]
     return [f"{path.relative_to(ROOT)}: {text}" for text in texts if text.strip("'\"").startswith("andon")]
@@ -58,6 +65,24 @@ def test_our_packages_are_imported_by_statements() -> None:
     """Behaviour: no module of ours is imported by a string."""
     files = [path for name in CODE for path in (ROOT / name).rglob("*.py")]
     assert [] == [call for path in files for call in imports_by_string(path)]
+
+
+def uses_of_tests(path: Path) -> list[str]:
+    """Where a module imports `tests` or names a module or file of it as text."""
+    imported, texts = [], []
+    for node in nodes(path, r"\btests[.:/]|import tests"):
+        imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        imported += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        texts += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+    found = [name for name in imported if name.partition(".")[0] == "tests"]
+    found += [text for text in texts if re.fullmatch(r"tests[.:/]\S+", text)]
+    return [f"{path.relative_to(ROOT)}: {name}" for name in found]
+
+
+@pytest.mark.tier1
+def test_what_ships_knows_nothing_of_our_tests() -> None:
+    """Behaviour: no module of the wheel imports `tests`, by a statement or by its name as text."""
+    assert [] == [use for name in CODE for path in (ROOT / name).rglob("*.py") for use in uses_of_tests(path)]
 
 
 @pytest.mark.tier1

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,8 @@ from andon.console import console
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from andon.gates.run import Step
+    from andon.gates.verdict import Verdict
     from andon.tracing.pipeline import Result
 
 RESULTS: "dict[int, Result]" = {0: "success", 124: "timeout", 127: "error"}  # of exit codes; any other one is a failure
@@ -120,7 +122,7 @@ for subcommand in (claims_command, explain_command, history_command, compare_com
     command.add_command(subcommand)
 
 
-def trace(verdict: Any, tasks: list[tuple[str, int, int, int]], otlp: str | None) -> None:
+def trace(verdict: "Verdict", tasks: list[tuple[str, int, int, int]], otlp: str | None) -> None:
     """Write what ran as spans, and send them where asked for."""
     from andon.gates.commits import head
     from andon.gates.evidence import FOLDER
@@ -175,10 +177,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def watch(self, step: Any) -> None:
+    def watch(self, step: "Step") -> None:
         """Note that a step has started, or print that it has ended."""
         with self.lock:
-            if step.seconds is None:
+            if step.seconds is None or step.exit_code is None:
                 self.started[step.measure.name] = time.monotonic()
                 return
             del self.started[step.measure.name]

@@ -4,11 +4,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from andon.cli.verdicts import config_option
+
+if TYPE_CHECKING:
+    from andon.gates.selftest.selftest import Gate, Seen
 
 
 @click.command("selftest")
@@ -55,7 +58,7 @@ def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: boo
     sys.exit(bool(left or broken))
 
 
-def _named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
+def _named(known: "Sequence[Gate]", only: Sequence[str]) -> "list[Gate]":
     """The gates of these names; all where none is given.
 
     Raises:
@@ -67,14 +70,14 @@ def _named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
     return [gate for gate in known if not only or gate.name in only]
 
 
-def show(seen: Any) -> None:
+def show(seen: "Seen") -> None:
     """Print what a measure did, and of the others what is wrong."""
     if seen.kind == "measure" or not seen.red:
-        state = "red, as it should be" if seen.red else f"NOT SEEN RED: {seen.problem}"
+        state = "red, as it should be" if seen.red else f"NOT RED: {seen.problem}"
         click.echo(f"  {seen.name:<12} {seen.seconds:6.1f} s  {seen.tried}: {state}")
 
 
-def leave(known: Sequence[Any], unseen: int, sources: dict[str, str], seconds: float) -> None:
+def leave(known: "Sequence[Gate]", unseen: int, sources: dict[str, str], seconds: float) -> None:
     """Leave the counts as evidence."""
     from andon import gates
 
@@ -86,11 +89,11 @@ def leave(known: Sequence[Any], unseen: int, sources: dict[str, str], seconds: f
     gates.write_evidence(gates.Evidence("selftest", "andon gate selftest", seconds, sources, metrics))
 
 
-def summary(known: Sequence[Any], left: Sequence[str], seconds: float) -> str:
+def summary(known: "Sequence[Gate]", left: Sequence[str], seconds: float) -> str:
     """The answer in a line, and what is missing with the command that sees it."""
     counts = {kind: sum(gate.kind == kind for gate in known) for kind in ("measure", "threshold", "budget")}
     parts = ", ".join(f"{count} {kind}s" for kind, count in counts.items())
     if not left:
-        return f"every gate has been seen red: {parts} ({seconds:.0f} s)"
+        return f"every gate went red: {parts} ({seconds:.0f} s)"
     lines = "\n".join(f"  {gate}" for gate in left)
-    return f"not seen red as defined now, of {parts}:\n{lines}\nnext: andon gate selftest --changed"
+    return f"never red as defined now, of {parts}:\n{lines}\nnext: andon gate selftest --changed"

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -11,6 +11,8 @@ from andon.console import console
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from andon.gates.verdict import Verdict
 
 COLORS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
 FORMATS = ("text", "markdown", "json", "sarif", "html")
@@ -37,7 +39,7 @@ def verdict_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def finish(verdict: Any, config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
+def finish(verdict: "Verdict", config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
     """Record a verdict, show it in the chosen format and exit with its code; with a file, print it as text as well."""
     from andon.gates import render_text
     from andon.gates.report.history import append
@@ -53,7 +55,7 @@ def finish(verdict: Any, config: Path, form: str, output: Path | None, *, quiet:
     sys.exit(verdict.exit_code)
 
 
-def rendered(verdict: Any, config: Path, form: str) -> str:
+def rendered(verdict: "Verdict", config: Path, form: str) -> str:
     """A verdict in one of FORMATS."""
     from andon import gates
 

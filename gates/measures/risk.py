@@ -73,7 +73,7 @@ def read_risks(path: Path = DEFAULT) -> Risks:
         if file.level not in known:
             raise GateError(f"{path}: files: level={file.level!r} is none of {', '.join(known)}")
         if not Path(file.path).is_file():
-            raise GateError(f"{path}: files: path={file.path!r} is not a file; correct the path, or delete the row")
+            raise GateError(f"{path}: files: path={file.path!r} is no file; correct it, or take the row out")
     return risks
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from andon.gates.config import GateError, Gates, InjectedFault, InjectedFaults, Measure, Threshold, Tier, read_table
 from andon.gates.evidence import Evidence, Metric, write_evidence
@@ -200,5 +199,5 @@ def _null(tier: Tier) -> str:
     return "red" if tier.strict else "not measured"
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

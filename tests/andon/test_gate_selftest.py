@@ -24,7 +24,7 @@ def test_selftest_says_what_was_not_seen_and_keeps_what_was(small_gates: Path) -
     mended = andon("gate", "selftest", "--changed")
     assert 0 == mended.exit_code, mended.output
     assert "code.txt: red, as it should be" in mended.output
-    assert "every gate has been seen red: 1 measures, 1 thresholds, 0 budgets" in mended.output
+    assert "every gate went red: 1 measures, 1 thresholds, 0 budgets" in mended.output
     assert "code.txt" not in andon("gate", "selftest", "--check").output
     assert 0 == read_evidence("selftest").metrics["unseen"].value
     (small_gates / "faults.toml").write_text(FAULT.format("worse"))

@@ -17,6 +17,7 @@ from andon.core.config import load_config
 from andon.core.memory import adapter_sizes, sizes
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
+from andon.verify.faults.rows import from_json
 from andon.workshop import matrix
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
@@ -194,7 +195,7 @@ def parts() -> str:
 def faults(content: dict[str, Any]) -> str:
     """Planted faults by area, and by how well each is known to have happened, with what found them."""
     header = ["faults planted into our core", "live", "by checks", "only by parity", "only by a unit test", "unfound"]
-    return f"{_table(header, matrix.by_area(matrix.from_json(content)))}\n\n`nox -s faults` plants them again."
+    return f"{_table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` plants them again."
 
 
 def selftest(rows: list[dict[str, Any]]) -> str:
