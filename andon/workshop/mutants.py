@@ -33,6 +33,7 @@ class Job(NamedTuple):
     """One mutant to inject, and the tests to run."""
 
     mutant: "Mutant"
+    module: str  # "core:loss", under which its result is kept
     tests: tuple[str, ...]
 
 
@@ -77,8 +78,8 @@ def measure(
     rows: dict[tuple[str, str], list[Row]] = {}
     done = fresh = disagreeing = 0
     kept_at = time.monotonic()
-    for job, row in answers(jobs, plan.limit_seconds, workers, deadline):
-        at = job.mutant.file, job.mutant.function
+    for job, row in answers(jobs, plan.settings.limit_seconds, workers, deadline):
+        at = job.module, job.mutant.function
         held = next((old for old in work.results[at[0]].functions[at[1]].rows if old.id == row.id), None)
         fresh += held is None
         disagreeing += held is not None and held.state != row.state
@@ -98,24 +99,24 @@ def prepared(plan: Plan, kept: Results, workers: int, *, every: bool, part: tupl
     covered = coverings(plan, kept, workers)
     work = Work({})
     for module in plan.modules:
-        text, old = Path(module.file).read_text(encoding="utf-8"), kept.get(module.file, File())
-        file = File(*covered[module.file], {})
+        text, old = Path(module.file).read_text(encoding="utf-8"), kept.get(module.name, File())
+        file = File(*covered[module.name], {})
         for name, source in generate.functions(text).items():
             file.functions[name] = current(plan, module, source, file, old, name)
         wanted = [
             name
             for name, function in file.functions.items()
-            if every or function.mutants != len(function.rows) or (sampled and is_sampled(module.file, name))
+            if every or function.mutants != len(function.rows) or (sampled and is_sampled(module.name, name))
         ]
-        made = generate.mutants(module.file, text, module.count(plan), wanted)
+        made = generate.mutants(module.file, text, module.count, wanted)
         for name in wanted:
             function = file.functions[name]
             rows = {} if every else {row.id: row for row in function.rows}
-            jobs = [Job(mutant, function.tests) for mutant in made.get(name, [])]
+            jobs = [Job(mutant, module.name, function.tests) for mutant in made.get(name, [])]
             work.fresh += [job for job in jobs if job.mutant.id not in rows and is_mine(job.mutant.id, part)]
             work.again += [job for job in jobs if job.mutant.id in rows and sampled]
             file.functions[name] = holding(function, jobs, rows)
-        work.results[module.file] = file
+        work.results[module.name] = file
     work.again = shuffled(work.again)
     return work
 
@@ -130,7 +131,7 @@ def current(plan: Plan, module: Module, source: str, file: File, before: File, n
     """The function with the results that hold: none once it changed, only the kills once other tests are there."""
     from andon.gates.measures.mutation.generate import version
 
-    count, tools, old = module.count(plan), version(), before.functions.get(name)
+    count, tools, old = module.count, version(), before.functions.get(name)
     rows = old.rows if old and old.key == keys.key(source, old.tests, count, plan, tools) else ()
     killed = tuple(row for row in rows if row.state == KILLED)
     if old and rows and (file.digest == before.digest or rows == killed):
@@ -141,16 +142,16 @@ def current(plan: Plan, module: Module, source: str, file: File, before: File, n
 
 
 def coverings(plan: Plan, kept: Results, workers: int) -> dict[str, tuple[str, tuple[Covering, ...]]]:
-    """By file its digest, with its tests', and what each test covers: measured again where that changed."""
+    """By module the digest of it and its tests, and what each test covers: measured again where that changed."""
     from andon.verify.faults.inject import each
 
-    digests = {module.file: keys.tests_digest(module, plan) for module in plan.modules}
+    digests = {module.name: keys.tests_digest(module, plan) for module in plan.modules}
     found = {name: (digest, kept[name].covered) for name, digest in digests.items() if name in kept}
     found = {name: pair for name, pair in found.items() if pair[0] == kept[name].digest}
-    tasks = [(each.file, each.tests, plan.marks) for each in plan.modules if each.file not in found]
-    jobs = [(None, task) for task in tasks]
+    missing = [each for each in plan.modules if each.name not in found]
+    jobs = [(None, (each.file, each.tests, plan.settings.marks)) for each in missing]
     for outcome in each(jobs, run_tests.covering, workers=workers, limit=600.0, warm=WARM):
-        name = tasks[outcome.place][0]
+        name = missing[outcome.place].name
         if outcome.error:
             raise PlanError(f"the tests of {name} cannot run: {outcome.error}; run them with pytest first")
         found[name] = digests[name], tuple(Covering(*each) for each in outcome.value)
@@ -197,10 +198,10 @@ def fault(mutant: "Mutant") -> "Fault":
 def with_rows(results: Results, rows: dict[tuple[str, str], list[Row]]) -> Results:
     """The results with new rows in place of old ones."""
     whole = {name: replace(file, functions=dict(file.functions)) for name, file in results.items()}
-    for (file, name), new in rows.items():
-        function = whole[file].functions[name]
+    for (module, name), new in rows.items():
+        function = whole[module].functions[name]
         merged = {row.id: row for row in (*function.rows, *new)}
-        whole[file].functions[name] = replace(function, rows=tuple(sorted(merged.values(), key=lambda row: row.id)))
+        whole[module].functions[name] = replace(function, rows=tuple(sorted(merged.values(), key=lambda row: row.id)))
     return whole
 
 
@@ -214,9 +215,9 @@ def shuffled(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: hashlib.sha256(f"{commit()}{job.mutant.id}".encode()).digest())
 
 
-def is_sampled(file: str, name: str) -> bool:
+def is_sampled(module: str, name: str) -> bool:
     """Whether this commit's sample includes this function: one of eight."""
-    return hashlib.sha256(f"{commit()}{file}{name}".encode()).digest()[0] % 8 == 0
+    return hashlib.sha256(f"{commit()}{module}{name}".encode()).digest()[0] % 8 == 0
 
 
 @cache

@@ -49,9 +49,9 @@ class ShardError(ValueError):
 def command(sample: float | None, shard: str | None, workers: int, *, every: bool, merge: bool, quiet: bool) -> None:
     """Mutation testing: change one place of the code at a time, in memory, and print the changes that no test notices.
 
-    configs/mutation.toml lists the files and their tests. A result holds while the function, the tests that cover it,
-    the plan and the tools stay the same; only the rest runs. Exit codes: 0 every mutant has a result, 1 some have none,
-    2 usage.
+    configs/risk.toml lists the modules and their tests. A result holds while the function, the tests that cover it, the
+    plan and the tools stay the same, wherever they lie; only the rest runs. Exit codes: 0 every mutant has a result, 1
+    some have none, 2 usage.
     """
     begun = time.monotonic()
     sys.path.insert(0, str(Path.cwd()))
@@ -82,8 +82,7 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
         results.write_results(answers.results, {"command": "andon dev mutation", "seconds": round(seconds)})
     sources |= evidence.digests([str(results.BASELINE)])
     metrics = results.metrics(answers.results, excuses)
-    if risk.DEFAULT.exists():
-        metrics |= risk.short_metrics(metrics, risk.read_risks(), "mutation")
+    metrics |= risk.short_metrics(metrics, risk.read_risks(), "mutation")
     metrics["fresh"] = evidence.Metric(float(answers.fresh), "mutants")
     metrics["disagreeing"] = evidence.Metric(float(answers.disagreeing), "mutants")
     line = shlex.join(["andon", *sys.argv[1:]])
@@ -97,7 +96,7 @@ def command(sample: float | None, shard: str | None, workers: int, *, every: boo
 def measured_sources(plan: Plan) -> list[str]:
     """What is measured: files, tests, plan and excuses."""
     names = {name for module in plan.modules for name in (module.file, *module.tests)}
-    return sorted({*names, str(plans.CONFIG), str(plans.EXCUSES)})
+    return sorted({*names, str(plans.DEFAULT), str(plans.EXCUSES)})
 
 
 def parsed(shard: str | None) -> tuple[int, int]:

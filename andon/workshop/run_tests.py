@@ -3,6 +3,7 @@
 It imports none of the project's packages: a module must not be imported before a mutant of it is injected.
 """
 
+import functools
 import os
 import sys
 import threading
@@ -42,7 +43,7 @@ def covering(fault: object, task: tuple[str, Sequence[str], str]) -> list[tuple[
     """
     del fault
     file, tests, marks = task
-    watcher = _Watcher({str(Path(file).resolve()), str(import_path(file).absolute())})
+    watcher = _Watcher(file)
     code = _pytest([*tests, "-m", marks], watcher)
     if code:
         raise TestRunError(f"{file}: pytest exits with {code} without any mutant ({watcher.red or 'no test is red'})")
@@ -62,7 +63,7 @@ def killer(fault: object, tests: Sequence[str]) -> str:
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    watcher = _Watcher(set())
+    watcher = _Watcher("")
     code = _pytest(["-x", *tests], watcher)
     if code == 0:
         return ""
@@ -72,10 +73,10 @@ def killer(fault: object, tests: Sequence[str]) -> str:
 
 
 class _Watcher:
-    """A pytest plugin: notes the first red test and, given a file's paths, which of its functions each test calls."""
+    """A pytest plugin: notes the first red test and, given a file, which of its functions each test calls."""
 
-    def __init__(self, files: set[str]) -> None:
-        self.files = files
+    def __init__(self, file: str) -> None:
+        self.file = os.path.realpath(file) if file else ""  # code may have been loaded by way of a link
         self.red = ""
         self.found: list[tuple[str, float, set[str]]] = []
         self.shared: dict[str, set[str]] = defaultdict(set)  # by test file, what its shared fixtures call
@@ -84,7 +85,7 @@ class _Watcher:
     def pytest_runtest_protocol(self, item: "pytest.Item") -> Generator[None, object, object]:
         """Around one test, fixtures included."""
         self.seen, begun = set(), time.perf_counter()
-        if self.files:
+        if self.file:
             threading.setprofile(self._note)
             sys.setprofile(self._note)
         try:
@@ -113,8 +114,11 @@ class _Watcher:
 
     def _note(self, frame: FrameType, event: str, argument: object) -> None:
         del argument
-        if event == "call" and frame.f_code.co_filename in self.files:
+        if event == "call" and _real(frame.f_code.co_filename) == self.file:
             self.seen.add(frame.f_code.co_qualname.partition(".<locals>")[0])
+
+
+_real = functools.cache(os.path.realpath)
 
 
 def _pytest(arguments: list[str], watcher: _Watcher) -> int:

@@ -19,14 +19,25 @@ from andon.workshop import mutants, run_tests
 from andon.workshop.mutation import PARTS, ShardError, command, parsed, parts, summary
 
 ROOT = Path(__file__).parents[2]
-PLAN = """per_function = 6
+RISKS = """
+[mutation]
+per_function = 6
 marks = "tier1"
 test_seconds = 5.0
 function_seconds = 20.0
-limit_seconds = {limit}
+limit_seconds = 6.0
+
+[[levels]]
+name = "ordinary"
+lines = 90
+branches = 80
+why = "w"
 
 [[modules]]
-file = "sums.py"
+modules = ["sums.py"]
+level = "ordinary"
+why = "w"
+mutation = 1
 tests = ["test_sums.py"]
 """
 SUMS = """def add(a: int, b: int) -> int:
@@ -70,7 +81,7 @@ def score(folder: Path) -> dict[str, float]:
 def project(tmp_path: Path) -> Path:
     """Two functions, and a test of each."""
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/mutation.toml").write_text(PLAN.format(limit=6.0), encoding="utf-8")
+    (tmp_path / "configs/risk.toml").write_text(RISKS, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    tier1\npythonpath = .\n", encoding="utf-8")
     (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
     (tmp_path / "test_sums.py").write_text(REAL, encoding="utf-8")
@@ -256,7 +267,7 @@ def test_a_sample_is_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("scope", ["module", "function"])
 def test_what_a_shared_fixture_runs_is_run_by_all_tests_of_its_file(scope: str) -> None:
     """Behaviour: functions that a fixture for several tests calls belong to the file, and to the test that made it."""
-    watcher = run_tests._Watcher({"sums.py"})
+    watcher = run_tests._Watcher("sums.py")
     watcher.seen = {"before"}
     node = SimpleNamespace(nodeid="test_sums.py::test_add")
     fixture: Any = SimpleNamespace(scope=scope)

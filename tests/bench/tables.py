@@ -213,8 +213,9 @@ def selftest(rows: list[dict[str, Any]]) -> str:
 def debt(files: dict[str, Any]) -> str:
     """Files, mean and lowest recorded score, a package a row; the mean of all as the project's."""
     rows = []
-    for package in sorted({path.partition("/")[0] for path in files}):
-        scores = [files[path]["score"] for path in files if path.partition("/")[0] == package]
+    packages = {name: re.split("[:/]", name)[0] for name in files}
+    for package in sorted(set(packages.values())):
+        scores = [files[name]["score"] for name, own in packages.items() if own == package]
         rows.append([package, *_graded(scores)])
     header = ["package", "files", "score", "grade", "lowest file"]
     return _table(header, [*rows, ["project", *_graded([file["score"] for file in files.values()])]])
@@ -234,7 +235,7 @@ def mutants(content: dict[str, Any]) -> str:
         counts = [len(states), killed, sum(name in excused for name in states)]
         total = [one + more for one, more in zip(total, counts, strict=True)]
         rows.append([name, *_killed(counts)])
-    header = ["file", "mutants", "killed", "alive", "of these excused", "score"]
+    header = ["module", "mutants", "killed", "alive", "of these excused", "score"]
     table = _table(header, [*rows, ["all", *_killed(total)]])
     return f"{table}\n\nEvery survivor with its diff: `andon dev mutation`; all asked anew: `nox -s mutation`."
 

@@ -208,7 +208,7 @@ FAULTS = (
         where="andon.core:nf4_levels",
         before="return torch.tensor(LEVELS, dtype=torch.float32, device=device)",
         after="return torch.tensor(LEVELS, device=device).float()",
-        test="tests/core/test_quant.py::test_nothing_depends_on_the_default_dtype",
+        test="tests/core/test_nf4.py::test_nothing_depends_on_the_default_dtype",
     ),
     Fault(
         id="quant-merge-wrong-base",
@@ -236,6 +236,6 @@ FAULTS = (
         before='return name.removesuffix(".weight").endswith("_proj")',
         after='return name.removesuffix(".weight").endswith("_proj") and ".self_attn." in name',
         subjects=("four bits",),
-        test="tests/core/test_quant.py::test_a_model_is_quantised_in_its_blocks_only",
+        test="tests/core/test_nf4.py::test_a_model_is_quantised_in_its_blocks_only",
     ),
 )

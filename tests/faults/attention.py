@@ -115,7 +115,7 @@ FAULTS = (
         before="first, second = x.to(cos.dtype).chunk(2, dim=-1)",
         after=("cos, sin = cos.to(x.dtype), sin.to(x.dtype)\nfirst, second = x.chunk(2, dim=-1)"),
         subjects=("half",),
-        test="tests/core/test_model.py::test_half_precision_inputs_are_normed_and_turned_in_float32",
+        test="tests/core/test_llama.py::test_half_precision_inputs_are_normed_and_turned_in_float32",
     ),
     Fault(
         id="rope-layout-mismatch",
@@ -293,6 +293,6 @@ FAULTS = (
             "if parameter is self.lm_head.weight:\n"
             "    std = base * min(1.0, math.sqrt(256 / self.config.hidden_size))"
         ),
-        test="tests/core/test_model.py::test_weights_have_their_spreads",
+        test="tests/core/test_llama.py::test_weights_have_their_spreads",
     ),
 )

@@ -241,10 +241,12 @@ def test_all_tests_are_asked_where_no_sample_is_drawn(tmp_path: Path, monkeypatc
 
 @pytest.mark.tier3
 def test_a_file_that_mirrors_no_module_tests_what_it_imports() -> None:
-    """Behaviour: the module of the same place, else all of the project that the file takes from, and no library."""
+    """Behaviour: the module of that stem in the package, else all of the project that the file takes from."""
     here, root = sys.modules[__name__], Path(__file__).parents[2]
-    (mirrored,) = modules_of(here, root / "tests" / "gates" / "vacuous" / "test_running.py", root)
-    assert "andon.gates.measures.vacuous.running" == mirrored.__name__
+    for place in ("test_running.py", "vacuous/test_running.py"):
+        (mirrored,) = modules_of(here, root / "tests" / "gates" / place, root)
+        assert "andon.gates.measures.vacuous.running" == mirrored.__name__
+    assert mirrored not in modules_of(here, root / "tests" / "core" / "test_running.py", root)[:1]
     found = {module.__name__ for module in modules_of(here, root / "tests" / "test_none.py", root)}
     assert {
         "andon.gates.evidence",

@@ -6,7 +6,8 @@ import time
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from andon.verify.faults.inject import Fault
+from andon.verify.faults import inject
+from andon.verify.faults.inject import Fault, plant
 
 
 def answer(fault: Fault | None, wish: str) -> object:
@@ -21,7 +22,5 @@ def answer(fault: Fault | None, wish: str) -> object:
     if wish == "raise":
         raise ValueError("as planned")
     if wish == "twice":
-        importlib.import_module("andon.verify.observation.tolerances")
-        plant = importlib.import_module("andon.verify.faults.inject").plant
-        plant(Fault("late", "area", "pattern", "", "", "andon.verify.observation.tolerances", "0.0", "1.0"))
+        plant(Fault("late", "area", "pattern", "", "", inject.__name__, "0.0", "1.0"))
     return importlib.import_module("house.rooms").answer()

@@ -2,7 +2,7 @@
 
 While a test's own body runs, each function of its modules has a body that returns None: fixtures and imports see the
 code as it is. A test that calls such a function, reaches an assertion and still passes cannot fail. Its modules are the
-one that its file mirrors (tests/core/test_loss.py: the only `loss` in core), else those of the project that it imports.
+one that its file mirrors (tests/core/test_loss.py: loss.py in core), else those of the project that it imports.
 
 A test without an assertion of its own, that passes, stays silent when the code does nothing: it fails by what the code
 raises, and is counted as "silent". A test whose code runs in another process is counted as "not run".
@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, ModuleType
 
@@ -79,31 +78,30 @@ def stubbed(modules: list[ModuleType]) -> Generator[list[int]]:
 
 def modules_of(test: ModuleType, path: Path, root: Path) -> list[ModuleType]:
     """The modules that a test file tests: the one that it mirrors, else those of the project that it imports from."""
-    loaded = [module for module in list(sys.modules.values()) if _is_tested(module, root)]
-    mirrored = [module for module in loaded if _mirrors(path.relative_to(root), _source(module, root))]
-    if len(mirrored) == 1:
+    mirrored = [module for module in list(sys.modules.values()) if _mirrors(path, module, root)]
+    if mirrored:
         return mirrored
     values = vars(test).values()
     names = {each.__name__ if isinstance(each, ModuleType) else getattr(each, "__module__", "") for each in values}
-    return [module for module in loaded if module is not test and module.__name__ in names]
+    found = [sys.modules[name] for name in sorted(filter(None, names)) if name in sys.modules]
+    return [module for module in found if module is not test and _is_tested(module, root)]
 
 
-def _mirrors(test: Path, source: Path) -> bool:
-    """Whether tests/core/test_loss.py is of core/training/loss.py: the same package, and the same name."""
-    return test.parts[1:2] == source.parts[:1] and test.stem.removeprefix("test_") == source.stem
+def _mirrors(path: Path, module: ModuleType, root: Path) -> bool:
+    """Whether a test's file has a module's stem, and lies in the folder of tests that has its package's name."""
+    file = getattr(module, "__file__", None)
+    if not file or f"test_{Path(file).stem}" != path.stem:
+        return False
+    real, folders = Path(file).resolve(), path.relative_to(root).parts[1:-1]
+    inside = real.is_relative_to(root.resolve())
+    package = real.relative_to(root.resolve()).parts[:-1] if inside else ()
+    return inside and folders[:1] == package[:1]
 
 
 def _is_tested(module: ModuleType, root: Path) -> bool:
-    source = _source(module, root)
-    return source != Path() and source.parts[0] not in ("tests", ".venv", ".nox")
-
-
-@cache
-def _source(module: ModuleType, root: Path) -> Path:
-    """Where a module's file lies below the project's root, links followed; empty where it lies elsewhere."""
     file = getattr(module, "__file__", None)
-    path = Path(file).resolve() if isinstance(file, str) else Path()
-    return path.relative_to(root) if path.is_relative_to(root) else Path()
+    inside = file and Path(file).is_relative_to(root)
+    return bool(inside) and Path(file or "").relative_to(root).parts[0] not in ("tests", ".venv", ".nox")
 
 
 class Answers:

@@ -7,7 +7,7 @@ import pytest
 
 from andon.verify.checks import CHECKS
 from tests.verify.checks import test_model_checks, test_training_checks
-from tests.verify.test_blackbox import PARITY
+from tests.verify.test_generic import PARITY
 
 MATRIX = Path(__file__).parents[3] / "reports" / "baselines" / "faults.json"
 
