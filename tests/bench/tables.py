@@ -1,7 +1,7 @@
-"""`python -m tests.bench.tables [--check]`: README's tables, made from committed measurements and from arithmetic.
+"""`python -m tests.bench.tables [--check]`: the tables of README and docs, from committed measurements and arithmetic.
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->`; what stands there is replaced whole. With --check
-nothing is written, and the exit code is 1 where README says something else than the measurements.
+nothing is written, and the exit code is 1 where a page says something else than the measurements.
 """
 
 import json
@@ -17,12 +17,11 @@ from andon.core.config import load_config
 from andon.core.memory import adapter_sizes, sizes
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
-from andon.verify.faults.rows import from_json
+from andon.verify.faults.rows import counts, from_json
 from andon.workshop import matrix
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
 
-README = Path("README.md")
 BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
 BENCH_ADAPTERS = Path("reports/baselines/bench_adapters.json")
@@ -46,10 +45,11 @@ LEARNED = (("before", ".4f"), ("after", ".4f"), ("fall_percent", ".1f"))
 OURS = "ours"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
 OPENING = "<!-- table:"
+DIFFERS = "a table differs from its measurements; run `python -m tests.bench.tables`"
 
 
 class TableError(ValueError):
-    """README's marks cannot be followed; the message names the mark and the rule."""
+    """A page's marks cannot be followed; the message names the mark and the rule."""
 
 
 def speed(bench: dict[str, Any]) -> str:
@@ -101,7 +101,7 @@ def plan() -> str:
 
 def adapters(bench: dict[str, Any]) -> str:
     """Milliseconds and megabytes of a step under each method, ours and the peer's, full training's beside them."""
-    rows = [_full_row(json.loads(BENCH.read_text(encoding="utf-8")))] if BENCH.exists() else []
+    rows = [_full_row(_read(BENCH))] if BENCH.exists() else []
     lines = []
     for method, each in bench["methods"].items():
         title, over = METHODS[method], each["over_products"]
@@ -127,12 +127,19 @@ def _full_row(bench: dict[str, Any]) -> list[str]:
 def nf4(bench: dict[str, Any]) -> str:
     """What 4 bits take and lose on published weights, and how fast they come back."""
     rows = []
-    for kind, title in (("single", "NF4"), ("double", "NF4, double quantisation")):
+    for kind, title in (("single", "NF4"), ("double", "NF4, double quantization")):
         found = bench["nf4"][kind]
         lost, beside = found["loss"] - found["loss_whole"], abs(found["loss"] - found["loss_bitsandbytes"])
         figures = [f"{found['bits']:.3f}", f"{found['file_bits']:.3f}", f"{found['relative_error']:.5f}"]
         rows.append([title, *figures, f"{lost:.4f}", f"{beside:.1e}"])
-    header = ["SmolLM2-135M", "bits a parameter", "in the file", "relative error", "loss, nats more", "to bitsandbytes"]
+    header = [
+        "SmolLM2-135M",
+        "bits per parameter",
+        "in the file",
+        "relative error",
+        "loss, nats more",
+        "to bitsandbytes",
+    ]
     speed = bench["nf4"]["speed"]
     beside = [f"{speed[name] / speed['ours']:.2f} x {title}" for name, title in SPEEDS.items()]
     return f"{_table(header, rows)}\n\nDequantisation runs at {' and '.join(beside)}: same values, medians."
@@ -160,7 +167,7 @@ def learned(content: dict[str, Any]) -> str:
         [title, *(_number(content[f"{method}_{key}"], form) for key, form in LEARNED)]
         for method, title in (("lora", "LoRA, the model whole"), ("qlora", "QLoRA, the model in 4 bits"))
     ]
-    header = ["held-out loss, nats a token", "before", "after", "fall, %"]
+    header = ["held-out loss, nats per token", "before", "after", "fall, %"]
     kept = f"4 bits keep {_number(content['kept_share'], '.3f')} of the way from where they begin to where LoRA ends."
     how = f"Rank {content['rank']}, 200 steps (`nox -s learn -- adapters`)."
     return "\n".join([_table(header, rows), "", kept, how])
@@ -188,20 +195,27 @@ def gpu(bench: dict[str, Any]) -> str:
 def parts() -> str:
     """What a subject can be made of, in the words of its source."""
     source = Path("verify/subject.py").read_text(encoding="utf-8").partition("class Subject:")[2]
-    kinds = r"^    (\w+): (?:.*Callable|Adapters|Quantiser).*  # (.+)$"
+    kinds = r"^    (\w+): (?:.*Callable|Adapters|Quanti[sz]er).*  # (.+)$"
     return "\n".join(f"- `{name}`: {said}" for name, said in re.findall(kinds, source, re.MULTILINE))
 
 
 def faults(content: dict[str, Any]) -> str:
     """Planted faults by area, and by how well each is known to have happened, with what found them."""
-    header = ["faults planted into our core", "live", "by checks", "only by parity", "only by a unit test", "unfound"]
-    return f"{_table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` plants them again."
+    header = [
+        "bugs injected into Andon's core",
+        "live",
+        "by checks",
+        "only by parity",
+        "only by a unit test",
+        "unfound",
+    ]
+    return f"{_table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` injects them again."
 
 
 def selftest(rows: list[dict[str, Any]]) -> str:
     """What turned each measure red, and how many thresholds and budgets were seen red at their edges."""
     measures = [row for row in rows if row["kind"] == "measure"]
-    seen = [["measure", "of", "planted in", "seen red"]]
+    seen = [["measure", "tier", "fault injected in", "seen red"]]
     seen += [[row["name"], row["tier"], row["tried"], "yes" if row["red"] else "NO"] for row in measures]
     counts = []
     for kind in ("measure", "threshold", "budget"):
@@ -237,7 +251,7 @@ def mutants(content: dict[str, Any]) -> str:
         rows.append([name, *_killed(counts)])
     header = ["module", "mutants", "killed", "alive", "of these excused", "score"]
     table = _table(header, [*rows, ["all", *_killed(total)]])
-    return f"{table}\n\nEvery survivor with its diff: `andon dev mutation`; all asked anew: `nox -s mutation`."
+    return f"{table}\n\nEvery survivor with its diff: `andon dev mutation`; all run anew: `nox -s mutation`."
 
 
 def fuzz(content: dict[str, Any]) -> str:
@@ -266,12 +280,12 @@ def _killed(counts: list[int]) -> list[str]:
 
 def power(content: dict[str, Any]) -> str:
     """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
-    header = ["planted into the backward", "plants", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
+    header = ["injected into the backward", "runs", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
     rows = [
         [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
         for row in content["rows"]
     ]
-    return f"{_table(header, rows)}\n\n`nox -s gradients` plants them again."
+    return f"{_table(header, rows)}\n\n`nox -s gradients` injects them again."
 
 
 def nightly(content: dict[str, Any]) -> str:
@@ -282,7 +296,7 @@ def nightly(content: dict[str, Any]) -> str:
     header = ["clean code", "subjects", "runs of the suite", "verdicts", "false alarms"]
     return (
         f"{_table(header, [*rows, ['all', *map(str, totals)]])}\n\nWith 95% confidence fewer than "
-        f"{content['highest_share']:.1%} of runs on clean code end in an alarm. `nox -s nightly` runs them again."
+        f"{content['highest_share']:.1%} of runs on clean code end in a false alarm. `nox -s nightly` runs them again."
     )
 
 
@@ -291,17 +305,17 @@ def third_party(content: dict[str, Any]) -> str:
     rows = content["rows"]
     missed = [f"`{row['fault']}`" for row in rows if not row["finder"]]
     alarms = sum(map(bool, content["subjects"].values()))
-    header = ["other people's packages", ""]
+    header = ["third-party libraries", ""]
     lines = [
         ["subjects as they are, and with a finding", f"{len(content['subjects'])}, {alarms}"],
-        ["faults planted, and found", f"{len(rows)}, {len(rows) - len(missed)}"],
-        ["different faults found", str(content["different"])],
+        ["bugs injected, and found", f"{len(rows)}, {len(rows) - len(missed)}"],
+        ["different bugs found", str(content["different"])],
     ]
     known = ", ".join(f"`{check}` of {name}" for name, checks in content["known"].items() for check in checks)
     return (
         f"{_table(header, lines)}\n\n{', '.join(line.replace('==', ' ') for line in content['packages'])}. "
         f"Not found: {', '.join(missed) or 'none'}.\nLeft out, as reported upstream: {known}. "
-        "`nox -s third_party` plants them again."
+        "`nox -s third_party` injects them again."
     )
 
 
@@ -316,10 +330,8 @@ def known_bugs(content: dict[str, Any]) -> str:
         for case in content["cases"]
     ]
     found = sum(bool(case["found"]) for case in content["cases"])
-    header = ["found, from a clean install", "the bug", "by"]
-    return (
-        f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s known_bugs` installs and asks them again."
-    )
+    header = ["release", "the bug on record", "found by"]
+    return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s known_bugs` checks them again."
 
 
 def zoo(content: dict[str, Any]) -> str:
@@ -335,8 +347,8 @@ def zoo(content: dict[str, Any]) -> str:
             "there are": lambda found: found["animals"],
             "built and checked": lambda found: found["built"],
             "checks that passed": lambda found: found["states"].get("green", 0),
-            "not asked": lambda found: found["states"].get("not asked", 0),
-            "red": lambda found: len(found["red"]),
+            "not run": lambda found: found["states"].get("not asked", 0),
+            "failed": lambda found: len(found["red"]),
         }.items()
     ]
     rows += [
@@ -344,12 +356,47 @@ def zoo(content: dict[str, Any]) -> str:
         for label in LABELS
     ]
     rows.append(["- not judged yet", *(str(own.count(None)) for own in labels.values())])
-    rows.append(["minutes by one worker", *(_number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
+    rows.append(["minutes, one worker", *(_number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
     header = ["`andon zoo`", *(f"{package} {found['version']}" for package, found in content.items())]
     new = [each for each in known if each.label == NEW]
     lines = [f"- {each.package}, {', '.join(each.names)}, `{each.checks[0]}`: {each.measured}." for each in new]
-    told = ["Bugs in them of which we know no report, each with a script in `reports/zoo`:", "", *lines, ""]
-    return "\n".join([_table(header, rows), "", *(told if new else []), "`nox -s zoo` asks them again."])
+    told = ["Bugs of which we know no report:", "", *lines, ""]
+    return "\n".join([_table(header, rows), "", *(told if new else []), "`nox -s zoo` runs them again."])
+
+
+def areas() -> str:
+    """The areas that are checked, in groups, with links from README."""
+    from tests import pages as checks  # which imports torch
+
+    return checks.groups()
+
+
+def numbers() -> str:
+    """README's four numbers, each with a link to the page that holds the rest."""
+    by_checks, live = _found_by_checks(_read(FAULTS))
+    releases = _read(KNOWN_BUGS)["cases"]
+    quiet, swept = _read(NIGHTLY), _read(ZOO)["transformers"]
+    runs, alarms = (sum(kind[key] for kind in quiet["kinds"].values()) for key in ("runs", "alarms"))
+    rows = [
+        ["bugs injected into Andon's own core, found by the checks alone", f"{by_checks} of {live}", "faults"],
+        [
+            "library releases with a bug on record, found from a clean install",
+            f"{sum(bool(case['found']) for case in releases)} of {len(releases)}",
+            "known_bugs",
+        ],
+        ["false alarms on correct code of many kinds", f"{alarms} in {runs} runs", "false_alarms"],
+        [
+            f"cost for a tiny model, mean over {swept['built']} architectures",
+            f"{swept['seconds'] / swept['built']:.1f} s",
+            "zoo",
+        ],
+    ]
+    return _table(["measured", ""], [[f"[{said}](docs/measured/{page}.md)", value] for said, value, page in rows])
+
+
+def _found_by_checks(content: dict[str, Any]) -> tuple[int, int]:
+    found = counts(from_json(content))
+    return found["found_by_check"], found["live"]
 
 
 def unmeasured(command: str) -> str:
@@ -358,12 +405,14 @@ def unmeasured(command: str) -> str:
 
 
 def tables() -> dict[str, Callable[[], str]]:
-    """Every table by its name in README."""
+    """Every table by the name of its mark."""
     return {
         "speed": lambda: _from(BENCH, speed, "nox -s bench"),
         "memory": lambda: _from(BENCH, memory, "nox -s bench"),
         "plan": plan,
         "parts": parts,
+        "areas": areas,
+        "numbers": numbers,
         "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),
         "four-bits": lambda: _from(BENCH_ADAPTERS, nf4, "nox -s bench -- adapters"),
         "methods": methods,
@@ -403,23 +452,39 @@ def rewrite(text: str, known: dict[str, Callable[[], str]]) -> str:
     return found
 
 
-def is_current() -> bool:
-    """Whether README's tables are what they would be if made now.
+def pages() -> list[Path]:
+    """The Markdown files that may hold tables: README, and all in docs."""
+    return [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
+
+
+def rewritten() -> dict[Path, str]:
+    """The pages whose tables are not what they would be if made now, with the text that they should have.
 
     Raises:
-        TableError: see `rewrite`.
+        TableError: see `rewrite`; the message begins with the page.
     """
-    text = README.read_text(encoding="utf-8")
-    return text == rewrite(text, tables())
+    known, found = tables(), {}
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        try:
+            new = rewrite(text, known)
+        except TableError as error:
+            raise TableError(f"{page}: {error}") from error
+        if new != text:
+            found[page] = new
+    return found
 
 
-def rewrite_readme() -> None:
-    """Make README's tables anew.
+def rewrite_pages() -> list[Path]:
+    """Make the tables of all pages anew, and return the pages that changed.
 
     Raises:
-        TableError: see `rewrite`; README is left as it is.
+        TableError: see `rewrite`; every page is left as it is.
     """
-    README.write_text(rewrite(README.read_text(encoding="utf-8"), tables()), encoding="utf-8")
+    stale = rewritten()
+    for page, text in stale.items():
+        page.write_text(text, encoding="utf-8")
+    return list(stale)
 
 
 def write_baseline(path: Path, content: dict[str, Any]) -> None:
@@ -433,33 +498,43 @@ def write_baseline(path: Path, content: dict[str, Any]) -> None:
 @click.command(help=__doc__)
 @click.option("--check", is_flag=True, help="Compare only.")
 def main(check: bool) -> None:
-    """Rewrite README's tables, or compare them."""
+    """Rewrite the tables, or compare them."""
     try:
-        current = is_current()
-        if not (current or check):
-            rewrite_readme()
+        stale = list(rewritten()) if check else rewrite_pages()
     except (TableError, OSError) as error:
-        click.echo(f"{README}: {error}", err=True)
+        click.echo(str(error), err=True)
         sys.exit(2)
-    if check and not current:
-        click.echo(f"{README}: a table differs from its measurements; run `python -m tests.bench.tables`", err=True)
+    for page in stale:
+        click.echo(f"{page}: {DIFFERS if check else 'rewritten'}", err=check)
+    if check and stale:
         sys.exit(1)
-    click.echo(f"{README}: every table is what its measurements say")
+    click.echo(f"{len(pages())} pages: every table is what its measurements say")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _from(path: Path, render: Callable[[Any], str], command: str) -> str:
-    return render(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else unmeasured(command)
+    return render(_read(path)) if path.exists() else unmeasured(command)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown that reads as a table in a terminal too: columns padded, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    """Markdown that reads as a table in a terminal too: columns padded, those of numbers to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [place > 0 and all(map(_is_figure, column[1:])) for place, column in enumerate(columns)]
+    rule = [f"{'-' * (width - 1)}{':' if is_right else '-'}" for width, is_right in zip(widths, right, strict=True)]
     lines = []
-    for first, *others in (header, rule, *rows):
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        lines.append(f"| {' | '.join(cells)} |")
+    for cells in (header, rule, *rows):
+        aligned = zip(cells, widths, right, strict=True)
+        padded = [cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in aligned]
+        lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
+
+
+def _is_figure(cell: str) -> bool:
+    return not cell or cell[0].isdigit() or cell == "not measured"
 
 
 def _title(bench: dict[str, Any], name: str) -> str:

@@ -79,7 +79,7 @@ def test_the_tables_show_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = tables.adapters(content)
     assert "| Andon, LoRA " in text
     assert "0.60 of the rest, 0.90 of all tensors" in text
-    assert "| NF4, double quantisation |" in tables.nf4(content)
+    assert "| NF4, double quantization |" in tables.nf4(content)
     assert "at 0.50 x the speed of bitsandbytes and 9.00 x that" in tables.nf4(content)
 
 

@@ -42,7 +42,7 @@ def keep(rows: Sequence[Row], sources: dict[str, str], seconds: float, *, whole:
         about = {"command": "python -m tests.faults", "seconds": round(seconds), "sources": sources}
         tables.FAULTS.parent.mkdir(parents=True, exist_ok=True)
         tables.FAULTS.write_text(as_json(rows, {**about, "elsewhere": ELSEWHERE}), encoding="utf-8")
-        tables.rewrite_readme()
+        tables.rewrite_pages()
     path = tables.FAULTS
     committed = from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
     line = shlex.join(["python", "-m", "tests.faults", *sys.argv[1:]])

@@ -25,7 +25,7 @@ def test_the_whole_catalogue_is_kept_beside_evidence(tmp_path: Path, monkeypatch
     """Behaviour: a whole run writes the baseline, with what cannot be injected, and its tables; a part compares."""
     monkeypatch.chdir(tmp_path)
     rewritten: list[bool] = []
-    monkeypatch.setattr(command.tables, "rewrite_readme", lambda: rewritten.append(True))
+    monkeypatch.setattr(command.tables, "rewrite_pages", lambda: rewritten.append(True))
     command.keep(ROWS, {}, 5.0, whole=True)
     assert ELSEWHERE == json.loads(command.tables.FAULTS.read_text(encoding="utf-8"))["elsewhere"]
     command.keep([replace(ROWS[0], state=UNFOUND)], {}, 1.0, whole=False)

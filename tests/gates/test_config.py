@@ -79,7 +79,7 @@ def test_a_missing_file_and_an_unknown_tier_are_refused(tmp_path: Path) -> None:
         load_gates(write(tmp_path, TIERS)).measures_of("tier9")
 
 
-def test_the_house_file_loads_and_its_tiers_nest() -> None:
+def test_our_own_file_loads_and_its_tiers_nest() -> None:
     """Behaviour: the shipped file obeys its own schema; each tier contains the one below; budgets are 5, 30, 300 s."""
     gates = load_gates()
     budgets = [gates.tier(name).budget_seconds for name in ("tier1", "tier2", "tier3")]
@@ -89,7 +89,7 @@ def test_the_house_file_loads_and_its_tiers_nest() -> None:
     assert all(bound in gates.thresholds_of("tier3") for bound in gates.thresholds_of("tier2"))
 
 
-def test_every_measure_of_the_house_has_a_budget_and_tier3_sums_to_270_seconds() -> None:
+def test_every_measure_of_this_project_has_a_budget_and_tier3_sums_to_270_seconds() -> None:
     """Behaviour: a new measure says what it may take, and makes room where there is none."""
     gates = load_gates()
     assert [] == [measure.name for measure in gates.measures if measure.budget_seconds is None]

@@ -34,7 +34,7 @@ def test_every_kind_of_threshold_at_its_edge(tmp_path: Path, operator: str, valu
     assert (0 if passes else 1) == verdict.exit_code
 
 
-def test_every_threshold_of_the_house_goes_red(tmp_path: Path) -> None:
+def test_every_threshold_of_this_project_goes_red(tmp_path: Path) -> None:
     """Behaviour: a value on the wrong side of each shipped threshold is red, and one on the right side passes."""
     gates = load_gates()
     for bound in gates.thresholds:

@@ -299,15 +299,15 @@ def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_module_is_tested_by_the_tests_that_mirror_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: the test of a module's stem in the package's folder, then those that its row names, before a move."""
     monkeypatch.chdir(tmp_path)
-    for name in ("rooms/yard/door.py", "tests/rooms/test_door.py", "tests/rooms/test_gate.py"):
+    for name in ("app/inner/door.py", "tests/app/test_door.py", "tests/app/test_gate.py"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    row = 'modules = ["rooms:door"]\nper_function = 7\ntests = ["tests/rooms/test_gate.py"]\n'
+    row = 'modules = ["app:door"]\nper_function = 7\ntests = ["tests/app/test_gate.py"]\n'
     Path("risk.toml").write_text(RISKS + row, encoding="utf-8")
-    tests = ("tests/rooms/test_door.py", "tests/rooms/test_gate.py")
-    assert (plan.Module("rooms:door", "rooms/yard/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
-    Path("rooms/yard/door.py").rename("rooms/door.py")
-    assert (plan.Module("rooms:door", "rooms/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
+    tests = ("tests/app/test_door.py", "tests/app/test_gate.py")
+    assert (plan.Module("app:door", "app/inner/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
+    Path("app/inner/door.py").rename("app/door.py")
+    assert (plan.Module("app:door", "app/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
 
 
 def test_a_source_is_the_same_wherever_its_imports_lie() -> None:

@@ -1,7 +1,7 @@
 """`python -m tests.zoo`: sweep current transformers, PEFT and bitsandbytes, and keep what came of it.
 
 Writes the committed reports/baselines/zoo.json, and of each red cell a script below reports/zoo. Exit code: 0 each red
-cell is judged in reports/decisions/wild.md, 1 one is not, 3 could not measure.
+cell is judged in docs/measured/zoo.md, 1 one is not, 3 could not measure.
 """
 
 import json
