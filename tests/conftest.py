@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("tier1", "tier2", "tier3", "long", "slow", "browser", "ranks", "peers", "jaeger")
+TIERS = ("tier1", "tier2", "tier3", "long", "slow", "browser", "peers", "jaeger")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -89,5 +89,5 @@ def command(*, write: bool) -> None:
     gates.write_evidence(gates.Evidence("surface", "andon dev surface", time.perf_counter() - begun, sources, metrics))
     click.echo(f"{len(today)} lines of public surface, {len(changed)} differ from {baseline}")
     if changed:
-        click.echo("next: nox -s surface -- --write, and say in CHANGELOG.md what users must write instead")
+        click.echo("next: nox -s measure -- surface --write, and say in CHANGELOG.md what users must write instead")
         sys.exit(1)

@@ -169,7 +169,7 @@ def learned(content: dict[str, Any]) -> str:
     ]
     header = ["held-out loss, nats per token", "before", "after", "fall, %"]
     kept = f"4 bits keep {_number(content['kept_share'], '.3f')} of the way from where they begin to where LoRA ends."
-    how = f"Rank {content['rank']}, 200 steps (`nox -s learn -- adapters`)."
+    how = f"Rank {content['rank']}, 200 steps (`nox -s bench -- learn adapters`)."
     return "\n".join([_table(header, rows), "", kept, how])
 
 
@@ -221,7 +221,7 @@ def selftest(rows: list[dict[str, Any]]) -> str:
     for kind in ("measure", "threshold", "budget"):
         found = [row["red"] for row in rows if row["kind"] == kind]
         counts.append(f"{sum(found)} of {len(found)} {kind}s")
-    return f"{_table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s selftest`)."
+    return f"{_table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s measure -- selftest`)."
 
 
 def debt(files: dict[str, Any]) -> str:
@@ -285,7 +285,7 @@ def power(content: dict[str, Any]) -> str:
         [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
         for row in content["rows"]
     ]
-    return f"{_table(header, rows)}\n\n`nox -s gradients` injects them again."
+    return f"{_table(header, rows)}\n\n`nox -s measure -- gradients` injects them again."
 
 
 def nightly(content: dict[str, Any]) -> str:
@@ -416,14 +416,14 @@ def tables() -> dict[str, Callable[[], str]]:
         "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),
         "four-bits": lambda: _from(BENCH_ADAPTERS, nf4, "nox -s bench -- adapters"),
         "methods": methods,
-        "learned": lambda: _from(LEARN, learned, "nox -s learn -- adapters"),
+        "learned": lambda: _from(LEARN, learned, "nox -s bench -- learn adapters"),
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
-        "power": lambda: _from(POWER, power, "nox -s gradients"),
+        "power": lambda: _from(POWER, power, "nox -s measure -- gradients"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
-        "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
-        "debt": lambda: _from(DEBT, debt, "nox -s debt -- --write"),
+        "selftest": lambda: _from(SELFTEST, selftest, "nox -s measure -- selftest"),
+        "debt": lambda: _from(DEBT, debt, "nox -s measure -- debt --write"),
         "mutants": lambda: _from(MUTANTS, mutants, "nox -s mutation"),
-        "fuzz": lambda: _from(FUZZ, fuzz, "nox -s fuzz"),
+        "fuzz": lambda: _from(FUZZ, fuzz, "nox -s measure -- fuzz"),
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
         "third-party": lambda: _from(THIRD_PARTY, third_party, "nox -s third_party"),
         "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),

@@ -40,7 +40,9 @@ def read_baseline(path: Path = BASELINE) -> Recorded:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {name: (float(row["score"]), str(row["content"])) for name, row in content.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DebtError(f"{path}: holds no scores ({error!r}); `nox -s debt -- --write` records them") from error
+        raise DebtError(
+            f"{path}: holds no scores ({error!r}); `nox -s measure -- debt --write` records them"
+        ) from error
 
 
 def write_baseline(files: Iterable[File], path: Path = BASELINE) -> None:
