@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from andon.files import write_whole
 
 FOLDER = Path("reports/evidence")
 EXIT_CODE = "exit_code"
@@ -67,14 +68,8 @@ def write_evidence(evidence: Evidence, folder: Path = FOLDER) -> Path:
     for metric in content["metrics"].values():
         if metric["value"] is not None and not math.isfinite(metric["value"]):
             metric["value"] = None
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{evidence.name}.json"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
     return path
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from andon.files import write_whole
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 
 SECONDS = 900.0  # for all targets together
@@ -166,7 +167,7 @@ def record(path: Path, runs: Sequence[Run]) -> None:
         for run in runs
     ]
     lines = ",\n    ".join(json.dumps(row) for row in [*read_ledger(path), *rows])
-    path.write_text(f'{{\n  "runs": [\n    {lines}\n  ]\n}}\n', encoding="utf-8")
+    write_whole(path, f'{{\n  "runs": [\n    {lines}\n  ]\n}}\n')
 
 
 def run_metrics(runs: Sequence[Run], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:

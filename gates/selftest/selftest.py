@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from andon.files import write_whole
 from andon.gates.config import GateError, Gates, InjectedFault, InjectedFaults, Measure, Threshold, Tier, read_table
 from andon.gates.evidence import Evidence, Metric, write_evidence
 from andon.gates.judge import judge
@@ -121,11 +122,8 @@ def read_seen(path: Path = TABLE) -> list[Seen]:
 
 def write_seen(table: Sequence[Seen], path: Path = TABLE) -> None:
     """Write the table, a row a line, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     rows = ",\n".join("  " + json.dumps(asdict(seen), ensure_ascii=False) for seen in table)
-    temporary.write_text(f"[\n{rows}\n]\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, f"[\n{rows}\n]\n")
 
 
 # ------------------------------------------------------------------------------------------------ measures

@@ -15,6 +15,7 @@ import click
 
 from andon.core.config import load_config
 from andon.core.memory import adapter_sizes, sizes
+from andon.files import write_whole
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
 from andon.verify.faults.rows import counts, from_json
@@ -489,10 +490,7 @@ def rewrite_pages() -> list[Path]:
 
 def write_baseline(path: Path, content: dict[str, Any]) -> None:
     """Write a committed measurement, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 @click.command(help=__doc__)

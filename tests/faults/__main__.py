@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from andon.files import write_whole
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.verify.faults.rows import Row, as_json, counts, from_json
 from andon.workshop.faults import Options, chosen, evaluated, fault_options, has_failed, show
@@ -40,8 +41,7 @@ def keep(rows: Sequence[Row], sources: dict[str, str], seconds: float, *, whole:
     """Write evidence; after a whole run the committed matrix and its tables as well."""
     if whole:
         about = {"command": "python -m tests.faults", "seconds": round(seconds), "sources": sources}
-        tables.FAULTS.parent.mkdir(parents=True, exist_ok=True)
-        tables.FAULTS.write_text(as_json(rows, {**about, "elsewhere": ELSEWHERE}), encoding="utf-8")
+        write_whole(tables.FAULTS, as_json(rows, {**about, "elsewhere": ELSEWHERE}))
         tables.rewrite_pages()
     path = tables.FAULTS
     committed = from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
