@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,15 @@ def test_what_ships_knows_nothing_of_our_tests() -> None:
 def test_each_package_is_a_link_in_andon(name: str) -> None:
     """Behaviour: `andon.core` and its siblings are the folders at the top, by links that git keeps."""
     assert f"../{name}" == os.readlink(ROOT / "andon" / name)  # noqa: PTH115 - the link as it is written
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("name", CODE)
+def test_no_two_modules_of_a_package_have_one_name(name: str) -> None:
+    """Behaviour: a module is named by its package and its stem, wherever it lies: tables, baselines and tests do so."""
+    inside = [path for path in (ROOT / name).rglob("*.py") if not path.stem.startswith("__")]
+    counts = Counter(path.stem for path in inside if not any(folder.is_symlink() for folder in path.parents))
+    assert [] == [stem for stem, count in counts.items() if count > 1]
 
 
 WRONG_CALLS = {

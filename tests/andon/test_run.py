@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from andon import tracing
 from andon.core.files.folders import latest_checkpoint
 from andon.core.training import loop as training
 from andon.log import of_kind, read_log
@@ -85,8 +86,9 @@ def test_non_finite_run_ends_with_code_5(paths: list[str], tmp_path: Path) -> No
 @pytest.mark.tier3
 def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
-    for name in [name for name in sys.modules if name.startswith(("opentelemetry", "andon.tracing"))]:
+    for name in [name for name in sys.modules if name.startswith("opentelemetry") or name == record.__name__]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(tracing, "record")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     said: list[str] = []
     assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, say=said.append)["exit"]
@@ -167,7 +169,7 @@ def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, mo
 def test_another_missing_module_is_a_bug(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: only an absent OpenTelemetry turns tracing off."""
     monkeypatch.delitem(sys.modules, record.__name__)
-    monkeypatch.delattr(record.__name__)
+    monkeypatch.delattr(tracing, "record")
     monkeypatch.setitem(sys.modules, conventions.__name__, None)
     with pytest.raises(ModuleNotFoundError, match="conventions"):
         run(small_config(paths), tmp_path / "run", quiet=True)

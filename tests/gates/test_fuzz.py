@@ -2,14 +2,17 @@
 
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from andon.gates.evidence import read_evidence
 from andon.gates.measures import fuzz
-from andon.gates.measures.fuzz import Run, branch_share, read_ledger, record, run_metrics
+from andon.gates.measures.fuzz import Run, branch_share, places, read_ledger, record, run_metrics
+from andon.source import definitions
 
+ROOT = Path(__file__).parents[2]
 MODULE = """
 def parse(data):
     if len(data) > 3 and data[0] == 0x41:
@@ -19,7 +22,7 @@ def parse(data):
     raise ValueError("no")
 """
 TARGET = (
-    "from parser_module import parse\nREFUSALS = (ValueError,)\nPARSER = ('parser_module.py:parse',)\none = parse\n"
+    "import parser_module\nREFUSALS = (ValueError,)\nPARSER = {parser_module: ('parse',)}\none = parser_module.parse\n"
 )
 
 
@@ -37,15 +40,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "parser_module", raising=False)
     return name
-
-
-@pytest.mark.tier2
-def test_a_package_is_named_by_its_folder_behind_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what is instrumented by import name is measured content by path; an unknown name stays itself."""
-    monkeypatch.chdir(Path(__file__).parents[2])
-    assert ["core", "tracing", "gates/clock.py", "gone"] == [
-        fuzz.source_of(name) for name in ("andon.core", "andon.tracing", "andon.gates.clock", "gone")
-    ]
 
 
 @pytest.mark.long
@@ -98,6 +92,16 @@ def test_executions_are_summed_over_runs_and_the_least_counts(tmp_path: Path) ->
         metrics[name].value for name in ("executions a", "executions b", "least_executions_on_record")
     )
     assert 2 == metrics["new_edges"].value
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("target", fuzz.target_names(ROOT / "tests" / "fuzz"))
+def test_a_target_names_functions_that_stand(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: each function of a parser is defined in the module that the target imports, by coverage's own path."""
+    monkeypatch.chdir(ROOT)
+    for path, _, name in (place.partition(":") for place in places(import_module(f"tests.fuzz.{target}").PARSER)):
+        assert name in definitions((ROOT / path).read_text(encoding="utf-8")), f"{path}: {name}"
+        assert path.startswith(("core/", "tracing/"))
 
 
 @pytest.mark.tier2
