@@ -43,9 +43,14 @@ def links(page: Path) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(page)))
 
 
+def anchor(title: str) -> str:
+    """A heading's name in a link, the same on GitHub and in the built site."""
+    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+
+
 def anchors(page: Path) -> set[str]:
     """The names that a page's headings have in links, on GitHub and in the built site."""
     titles = [title for _, title in re.findall(r"^(#+) (.+)$", prose(page), re.MULTILINE)]
-    names = [re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles]
+    names = [anchor(title) for title in titles]
     assert not [name for name, count in Counter(names).items() if count > 1], f"{page}: two headings of one name"
     return set(names)

@@ -11,6 +11,7 @@ import click
 
 from andon.verify.checks import CHECKS, Check
 from andon.verify.run.runner import explain
+from tests.documents import anchor
 
 FOLDER = Path("docs/checks")
 GENERATED = "<!-- Made by `python -m tests.pages` from the docstrings in verify/checks; edit those. -->"
@@ -110,11 +111,6 @@ def page(area: str, checks: list[Check]) -> str:
     head = f"# {area}\n\nChecks of {said}. What `{ALWAYS[0]}` and the other parts are: [a subject](../subject.md).\n"
     listed = "\n".join(f"- [{each.name}](#{anchor(each.name)}): {escaped(explain(each).title)}" for each in checks)
     return f"{GENERATED}\n\n{head}\n{listed}\n\n" + "\n\n".join(map(section, checks)) + "\n"
-
-
-def anchor(title: str) -> str:
-    """A heading's name in a link, the same on GitHub and in the built site."""
-    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
 
 
 def listing() -> str:

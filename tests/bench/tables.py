@@ -13,17 +13,17 @@ from typing import Any
 
 import click
 
-from andon.core.config import load_config
-from andon.core.memory import adapter_sizes, sizes
 from andon.files import write_whole
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
 from andon.verify.faults.rows import counts, from_json
 from andon.workshop import matrix
+from tests.bench.markdown import number, table
+from tests.bench.marks import TableError, pages, rewrite
+from tests.bench.step_tables import BENCH, adapters, gpu, learned, memory, methods, nf4, plan, speed
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
 
-BENCH = Path("reports/baselines/bench.json")
 BENCH_GPU = Path("reports/baselines/bench_gpu.json")
 BENCH_ADAPTERS = Path("reports/baselines/bench_adapters.json")
 LEARN = Path("reports/baselines/learn_adapters.json")
@@ -37,160 +37,7 @@ NIGHTLY = Path("reports/baselines/nightly.json")
 THIRD_PARTY = Path("reports/baselines/third_party.json")
 KNOWN_BUGS = Path("reports/baselines/known_bugs.json")
 ZOO = Path("reports/baselines/zoo.json")
-SHIPPED = ("tiny", "small", "124m", "1b", "7b")
-COMPARED = ("124m", "1b", "7b")
-METHODS = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
-PEER_NAMES = {"lora": "transformers + peft", "qlora": "peft + bitsandbytes"}
-SPEEDS = {"bitsandbytes": "the speed of bitsandbytes", "gather": "that of a plain table gather"}
-LEARNED = (("before", ".4f"), ("after", ".4f"), ("fall_percent", ".1f"))
-OURS = "ours"
-BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n(.*?)<!-- /table -->", re.DOTALL)
-OPENING = "<!-- table:"
 DIFFERS = "a table differs from its measurements; run `python -m tests.bench.tables`"
-
-
-class TableError(ValueError):
-    """A page's marks cannot be followed; the message names the mark and the rule."""
-
-
-def speed(bench: dict[str, Any]) -> str:
-    """Milliseconds by phase, tokens a second, and the ratio to the matrix products, an implementation a row."""
-    tokens = bench["workload"]["rows"] * bench["workload"]["length"]
-    rows = []
-    for name, seconds in bench["seconds"].items():
-        after = seconds["clip"] + seconds["optimizer"]
-        times = [seconds["forward"], seconds["backward"], after, seconds["step"]]
-        ratio = f"{bench['over_products'][name]['ratio']:.3f}"
-        rows.append([_title(bench, name), *map(_ms, times), f"{tokens / seconds['step']:.0f}", ratio])
-    alone = bench["seconds"][OURS]["products"]
-    rows.append(["matrix products", "", "", "", _ms(alone), f"{tokens / alone:.0f}", "1.000"])
-    header = ["milliseconds", "forward", "backward", "clip, AdamW", "step", "tokens/s", "x products"]
-    lines = [f"- Andon over {_title(bench, name)}: {_interval(found)}" for name, found in bench["ours_over"].items()]
-    lines = [f"- Andon over its own matrix products: {_interval(bench['over_products'][OURS])}", *lines]
-    return "\n".join(
-        [_table(header, rows), "", "Step time, paired within each round (95% interval):", "", *lines, "", _where(bench)]
-    )
-
-
-def memory(bench: dict[str, Any]) -> str:
-    """Megabytes of a step, an implementation a row."""
-    rows = []
-    for name, parts in bench["memory"].items():
-        state = None if parts["peak"] is None else sum(parts[part] for part in ("weights", "gradients", "optimizer"))
-        share = bench["memory_over"].get(name)
-        columns = [_mb(parts["peak"]), _mb(parts["imported"]), _mb(state), _mb(parts["own"])]
-        rows.append([_title(bench, name), *columns, "" if name == OURS else _number(share, ".2f")])
-    header = ["megabytes", "peak", "imports", "weights, gradients, AdamW", "the rest", "ours over it"]
-    return _table(header, rows)
-
-
-def plan() -> str:
-    """Gigabytes that full fine-tuning of each shipped shape holds at a step's peak, one row of its own length."""
-    rows = []
-    for name in SHIPPED:
-        config = load_config(Path(f"configs/{name}.toml"))
-        shape, step = sizes.shape_of(config), sizes.step_of(config)
-        peak = sizes.peak(shape, step)
-        rest = peak.activations + peak.head + peak.other
-        held = [peak.weights, peak.gradients, peak.optimizer, rest, peak.total]
-        rows.append([name, f"{sizes.parameters(shape).total:,}", f"{step.rows} x {step.length}", *map(_gb, held)])
-    header = ["gigabytes", "parameters", "batch", "weights", "gradients", "AdamW", "the rest", "at the peak"]
-    return (
-        f'{_table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml`; "the rest" is activations and the head.'
-    )
-
-
-def adapters(bench: dict[str, Any]) -> str:
-    """Milliseconds and megabytes of a step under each method, ours and the peer's, full training's beside them."""
-    rows = [_full_row(_read(BENCH))] if BENCH.exists() else []
-    lines = []
-    for method, each in bench["methods"].items():
-        title, over = METHODS[method], each["over_products"]
-        for name, seconds in each["seconds"].items():
-            memory = each["memory"][name]
-            who = "Andon" if name == OURS else PEER_NAMES[method]
-            sizes_of = [_mb(memory[part]) for part in ("weights", "peak")]
-            ratio = f"{over[name]['ratio']:.3f}"
-            rows.append([f"{who}, {title}", _ms(seconds["step"]), ratio, *sizes_of, _mb(each["live"][name])])
-        lines.append(f"- {title}, Andon over its products: {_interval(over[OURS])}")
-        lines.append(f"- {title}, Andon over {PEER_NAMES[method]}: {_interval(each['ours_over'])}")
-        shares = [_number(each[key], ".2f") for key in ("memory_over", "live_over")]
-        lines.append(f"- {title}, our memory over theirs: {shares[0]} of the rest, {shares[1]} of all tensors")
-    header = ["one training step", "step ms", "x products", "parameters MB", "peak MB", "tensors MB"]
-    return "\n".join([_table(header, rows), "", *lines, "", _where(bench)])
-
-
-def _full_row(bench: dict[str, Any]) -> list[str]:
-    memory, ratio = bench["memory"][OURS], f"{bench['over_products'][OURS]['ratio']:.3f}"
-    return ["Andon, full", _ms(bench["seconds"][OURS]["step"]), ratio, _mb(memory["weights"]), _mb(memory["peak"]), ""]
-
-
-def nf4(bench: dict[str, Any]) -> str:
-    """What 4 bits take and lose on published weights, and how fast they come back."""
-    rows = []
-    for kind, title in (("single", "NF4"), ("double", "NF4, double quantization")):
-        found = bench["nf4"][kind]
-        lost, beside = found["loss"] - found["loss_whole"], abs(found["loss"] - found["loss_bitsandbytes"])
-        figures = [f"{found['bits']:.3f}", f"{found['file_bits']:.3f}", f"{found['relative_error']:.5f}"]
-        rows.append([title, *figures, f"{lost:.4f}", f"{beside:.1e}"])
-    header = [
-        "SmolLM2-135M",
-        "bits per parameter",
-        "in the file",
-        "relative error",
-        "loss, nats more",
-        "to bitsandbytes",
-    ]
-    speed = bench["nf4"]["speed"]
-    beside = [f"{speed[name] / speed['ours']:.2f} x {title}" for name, title in SPEEDS.items()]
-    return f"{_table(header, rows)}\n\nDequantisation runs at {' and '.join(beside)}: same values, medians."
-
-
-def methods() -> str:
-    """Gigabytes at a step's peak of each shape under each method, one row of its own length, and what is saved."""
-    rows = []
-    for name in COMPARED:
-        config = load_config(Path(f"configs/{name}.toml"))
-        step = sizes.step_of(config)
-        totals = {
-            method: max(moment.total for moment in adapter_sizes.moments_of(config, method)(step)) for method in METHODS
-        }
-        saved = [f"{1 - totals[method] / totals['full']:.0%}" for method in ("lora", "qlora")]
-        ranks = f"{config.lora.rank}, {config.qlora.rank}"
-        rows.append([name, f"{step.rows} x {step.length}", ranks, *map(_gb, totals.values()), *saved])
-    header = ["gigabytes at the peak", "batch", "ranks", *METHODS.values(), "LoRA saves", "QLoRA saves"]
-    return f"{_table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml --method METHOD`."
-
-
-def learned(content: dict[str, Any]) -> str:
-    """Held-out loss of SmolLM2-135M before and after each fine-tune."""
-    rows = [
-        [title, *(_number(content[f"{method}_{key}"], form) for key, form in LEARNED)]
-        for method, title in (("lora", "LoRA, the model whole"), ("qlora", "QLoRA, the model in 4 bits"))
-    ]
-    header = ["held-out loss, nats per token", "before", "after", "fall, %"]
-    kept = f"4 bits keep {_number(content['kept_share'], '.3f')} of the way from where they begin to where LoRA ends."
-    how = f"Rank {content['rank']}, 200 steps (`nox -s bench -- learn adapters`)."
-    return "\n".join([_table(header, rows), "", kept, how])
-
-
-def gpu(bench: dict[str, Any]) -> str:
-    """A GPU's step beside Hugging Face's compiled one; whatever was not measured says so."""
-    rows = [
-        [
-            name,
-            _number(found["step_seconds"], ".1f", 1000),
-            _number(found["tokens_per_second"], ",.0f"),
-            _number(found["model_flops_utilisation"], ".1f", 100),
-            _number(found["peak_bytes"], ".1f", 1e-9),
-        ]
-        for name, found in bench["implementations"].items()
-    ]
-    large = bench["qlora_7b"]
-    step, rate = _number(large["step_seconds"], ".1f", 1000), _number(large["tokens_per_second"], ",.0f")
-    rows.append(["Andon, QLoRA of 7b", step, rate, "", _number(large["peak_bytes"], ".1f", 1e-9)])
-    header = ["one training step on a GPU", "step ms", "tokens/s", "MFU %", "peak GB"]
-    return f"{_table(header, rows)}\n\n{bench['device'] or 'No GPU'}, torch {bench['torch']}; `nox -s bench_gpu`."
 
 
 def parts() -> str:
@@ -210,7 +57,7 @@ def faults(content: dict[str, Any]) -> str:
         "only by a unit test",
         "unfound",
     ]
-    return f"{_table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` injects them again."
+    return f"{table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` injects them again."
 
 
 def selftest(rows: list[dict[str, Any]]) -> str:
@@ -222,7 +69,7 @@ def selftest(rows: list[dict[str, Any]]) -> str:
     for kind in ("measure", "threshold", "budget"):
         found = [row["red"] for row in rows if row["kind"] == kind]
         counts.append(f"{sum(found)} of {len(found)} {kind}s")
-    return f"{_table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s measure -- selftest`)."
+    return f"{table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s measure -- selftest`)."
 
 
 def debt(files: dict[str, Any]) -> str:
@@ -233,7 +80,7 @@ def debt(files: dict[str, Any]) -> str:
         scores = [files[name]["score"] for name, own in packages.items() if own == package]
         rows.append([package, *_graded(scores)])
     header = ["package", "files", "score", "grade", "lowest file"]
-    return _table(header, [*rows, ["project", *_graded([file["score"] for file in files.values()])]])
+    return table(header, [*rows, ["project", *_graded([file["score"] for file in files.values()])]])
 
 
 def _graded(scores: list[float]) -> list[str]:
@@ -251,8 +98,8 @@ def mutants(content: dict[str, Any]) -> str:
         total = [one + more for one, more in zip(total, counts, strict=True)]
         rows.append([name, *_killed(counts)])
     header = ["module", "mutants", "killed", "alive", "of these excused", "score"]
-    table = _table(header, [*rows, ["all", *_killed(total)]])
-    return f"{table}\n\nEvery survivor with its diff: `andon dev mutation`; all run anew: `nox -s mutation`."
+    shown = table(header, [*rows, ["all", *_killed(total)]])
+    return f"{shown}\n\nEvery survivor with its diff: `andon dev mutation`; all run anew: `nox -s mutation`."
 
 
 def fuzz(content: dict[str, Any]) -> str:
@@ -271,7 +118,7 @@ def fuzz(content: dict[str, Any]) -> str:
         ]
         for target, some in sorted(runs.items())
     ]
-    return _table(["target", "runs", "executions", "seconds", "edges", "crashes"], rows)
+    return table(["target", "runs", "executions", "seconds", "edges", "crashes"], rows)
 
 
 def _killed(counts: list[int]) -> list[str]:
@@ -286,7 +133,7 @@ def power(content: dict[str, Any]) -> str:
         [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
         for row in content["rows"]
     ]
-    return f"{_table(header, rows)}\n\n`nox -s measure -- gradients` injects them again."
+    return f"{table(header, rows)}\n\n`nox -s measure -- gradients` injects them again."
 
 
 def nightly(content: dict[str, Any]) -> str:
@@ -296,7 +143,7 @@ def nightly(content: dict[str, Any]) -> str:
     totals = [sum(own[each] for own in content["kinds"].values()) for each in what]
     header = ["clean code", "subjects", "runs of the suite", "verdicts", "false alarms"]
     return (
-        f"{_table(header, [*rows, ['all', *map(str, totals)]])}\n\nWith 95% confidence fewer than "
+        f"{table(header, [*rows, ['all', *map(str, totals)]])}\n\nWith 95% confidence fewer than "
         f"{content['highest_share']:.1%} of runs on clean code end in a false alarm. `nox -s nightly` runs them again."
     )
 
@@ -314,7 +161,7 @@ def third_party(content: dict[str, Any]) -> str:
     ]
     known = ", ".join(f"`{check}` of {name}" for name, checks in content["known"].items() for check in checks)
     return (
-        f"{_table(header, lines)}\n\n{', '.join(line.replace('==', ' ') for line in content['packages'])}. "
+        f"{table(header, lines)}\n\n{', '.join(line.replace('==', ' ') for line in content['packages'])}. "
         f"Not found: {', '.join(missed) or 'none'}.\nLeft out, as reported upstream: {known}. "
         "`nox -s third_party` injects them again."
     )
@@ -332,7 +179,7 @@ def known_bugs(content: dict[str, Any]) -> str:
     ]
     found = sum(bool(case["found"]) for case in content["cases"])
     header = ["release", "the bug on record", "found by"]
-    return f"{_table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s known_bugs` checks them again."
+    return f"{table(header, rows)}\n\n{found} of {len(rows)} releases; `nox -s known_bugs` checks them again."
 
 
 def zoo(content: dict[str, Any]) -> str:
@@ -357,12 +204,12 @@ def zoo(content: dict[str, Any]) -> str:
         for label in LABELS
     ]
     rows.append(["- not judged yet", *(str(own.count(None)) for own in labels.values())])
-    rows.append(["minutes, one worker", *(_number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
+    rows.append(["minutes, one worker", *(number(found["seconds"], ".1f", 1 / 60) for found in content.values())])
     header = ["`andon zoo`", *(f"{package} {found['version']}" for package, found in content.items())]
     new = [each for each in known if each.label == NEW]
     lines = [f"- {each.package}, {', '.join(each.names)}, `{each.checks[0]}`: {each.measured}." for each in new]
     told = ["Bugs of which we know no report:", "", *lines, ""]
-    return "\n".join([_table(header, rows), "", *(told if new else []), "`nox -s zoo` runs them again."])
+    return "\n".join([table(header, rows), "", *(told if new else []), "`nox -s zoo` runs them again."])
 
 
 def areas() -> str:
@@ -392,7 +239,7 @@ def numbers() -> str:
             "zoo",
         ],
     ]
-    return _table(["measured", ""], [[f"[{said}](docs/measured/{page}.md)", value] for said, value, page in rows])
+    return table(["measured", ""], [[f"[{said}](docs/measured/{page}.md)", value] for said, value, page in rows])
 
 
 def _found_by_checks(content: dict[str, Any]) -> tuple[int, int]:
@@ -430,32 +277,6 @@ def tables() -> dict[str, Callable[[], str]]:
         "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),
         "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
     }
-
-
-def rewrite(text: str, known: dict[str, Callable[[], str]]) -> str:
-    """The text with each table made anew.
-
-    Raises:
-        TableError: a mark that is not closed, or of an unknown table.
-    """
-
-    def made(match: re.Match[str]) -> str:
-        name, old = match.groups()
-        if OPENING in old:
-            raise TableError(f"<!-- table: {name} --> is not closed; end it with <!-- /table -->")
-        if name not in known:
-            raise TableError(f"<!-- table: {name} -->: no such table; known are {', '.join(known)}")
-        return f"<!-- table: {name} -->\n{known[name]()}\n<!-- /table -->"
-
-    found = BLOCK.sub(made, text)
-    if found.count(OPENING) != len(BLOCK.findall(found)):
-        raise TableError("a <!-- table: NAME --> is not closed, or not alone on its line; end it with <!-- /table -->")
-    return found
-
-
-def pages() -> list[Path]:
-    """The Markdown files that may hold tables: README, and all in docs."""
-    return [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 
 
 def rewritten() -> dict[Path, str]:
@@ -515,57 +336,6 @@ def _read(path: Path) -> Any:
 
 def _from(path: Path, render: Callable[[Any], str], command: str) -> str:
     return render(_read(path)) if path.exists() else unmeasured(command)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown that reads as a table in a terminal too: columns padded, those of numbers to the right."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [place > 0 and all(map(_is_figure, column[1:])) for place, column in enumerate(columns)]
-    rule = [f"{'-' * (width - 1)}{':' if is_right else '-'}" for width, is_right in zip(widths, right, strict=True)]
-    lines = []
-    for cells in (header, rule, *rows):
-        aligned = zip(cells, widths, right, strict=True)
-        padded = [cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in aligned]
-        lines.append(f"| {' | '.join(padded)} |")
-    return "\n".join(lines)
-
-
-def _is_figure(cell: str) -> bool:
-    return not cell or cell[0].isdigit() or cell == "not measured"
-
-
-def _title(bench: dict[str, Any], name: str) -> str:
-    return "Andon" if name == OURS else bench["peers"][name].replace("==", " ")
-
-
-def _where(bench: dict[str, Any]) -> str:
-    work, machine = bench["workload"], bench["machine"]
-    return (
-        f"`124m`, {work['rows']} x {work['length']} tokens, fp32, {work['threads']} threads of "
-        f"{machine['processor']}, torch {bench['torch']}, {machine['date']}:\n"
-        f"{bench['rounds']} fresh processes each, in turn (`nox -s bench`)."
-    )
-
-
-def _interval(interval: dict[str, float]) -> str:
-    return f"{interval['ratio']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
-
-
-def _number(value: float | None, form: str, scale: float = 1) -> str:
-    return "not measured" if value is None else format(value * scale, form)
-
-
-def _ms(seconds: float) -> str:
-    return _number(seconds, ".0f", 1000)
-
-
-def _mb(size: float | None) -> str:
-    return _number(size, ".0f", 1e-6)
-
-
-def _gb(size: float) -> str:
-    return _number(size, ".3f", 1e-9)
 
 
 if __name__ == "__main__":
