@@ -32,7 +32,18 @@ pytestmark = pytest.mark.tier3
 SHORT = {"training.max_steps": "2", "schedule.warmup_steps": "1", "validation.max_sequences": "1"}
 # CI runs these whole, through nox or on a clone with its history; here their options are checked. The last one needs
 # transformers: tests/test_newcomer.py runs it.
-LARGE = ("demo", "dev", "gate claims", "gate compare", "gate run", "gate selftest", "init", "zoo", "verify hf_checks:")
+LARGE = (
+    "demo",
+    "dev",
+    "gate claims",
+    "gate compare",
+    "gate run",
+    "gate selftest",
+    "init",
+    "zoo",
+    "verify hf_checks:",
+    "verify power",
+)
 ELSEWHERE = "from andon.verify.subjects import"  # such a block needs other libraries
 NUMBER = re.compile(r"(?<![\w.])\d[\d.]*(?:e-?\d+)?")
 
@@ -77,7 +88,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(ROOT / "configs", home / "configs")
     shutil.copy(ROOT / "tests" / "my_project.py", home)
-    (home / "my_checks.py").write_text(python_blocks(ROOT / "README.md")[0])
+    (home / "my_checks.py").write_text(python_blocks(ROOT / "README.md")[0] + '\nSUBJECTS = {"small": subject}\n')
     write_corpus(home / "notes", documents=40)
     write_gguf(home / "smollm2.gguf")
     shutil.copy(home / "smollm2.gguf", home / "SmolLM2-135M-Instruct.Q4_1.gguf")

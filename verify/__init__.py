@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from andon.verify.gradients.compare import check_function_gradients, check_gradients
     from andon.verify.pytest_plugin import parametrize
     from andon.verify.run.runner import check
-    from andon.verify.subject import Adapters, Loop, Quantiser, Subject
+    from andon.verify.subject import Adapters, Loop, Quantizer, Subject
     from andon.verify.watcher import watch
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "CheckFailed",
     "Loop",
     "NotApplicable",
-    "Quantiser",
+    "Quantizer",
     "Subject",
     "SubjectError",
     "check",

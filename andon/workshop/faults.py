@@ -16,7 +16,7 @@ from andon.verify.faults.rows import ABSENT, ERROR, FOUND, UNFOUND, Row, as_json
 from andon.workshop import matrix
 
 if TYPE_CHECKING:
-    from andon.verify.faults.generic import Blackbox
+    from andon.verify.faults.generic import GenericFault
     from andon.verify.faults.inject import Fault
 
 SHARE = 0.7  # of a sample's seconds in which faults are injected; the rest is for runs without the fault
@@ -47,7 +47,7 @@ OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print JSON only."),
     click.option("-q", "--quiet", is_flag=True, help="Print only the faults that were not found, and the counts."),
 )
-AnyFault = TypeVar("AnyFault", "Fault", "Blackbox")
+AnyFault = TypeVar("AnyFault", "Fault", "GenericFault")
 
 
 class FaultsError(ValueError):
@@ -83,12 +83,12 @@ def command(target: str, **options: Any) -> None:
     This measures the checks on your own code: a fault fits any subject that has the part it changes. Exit codes: 0 all
     found, 1 some were not, 2 usage.
     """
-    from andon.verify.faults.generic import BLACKBOX
+    from andon.verify.faults.generic import GENERIC_FAULTS
 
     sys.path.insert(0, str(Path.cwd()))
     given = Options(**options)
     begun = time.monotonic()
-    rows = evaluated(target, chosen(BLACKBOX, given.only), given)
+    rows = evaluated(target, chosen(GENERIC_FAULTS, given.only), given)
     show(rows, target, given, seconds=time.monotonic() - begun)
     sys.exit(has_failed(rows))
 

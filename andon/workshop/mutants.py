@@ -18,7 +18,8 @@ from andon.workshop import run_tests
 
 if TYPE_CHECKING:
     from andon.gates.measures.mutation.generate import Mutant
-    from andon.verify.faults.inject import Fault, Outcome
+    from andon.verify.faults.inject import Fault
+    from andon.verify.faults.jobs import Outcome
 
 WARM = ("numpy", "pydantic", "pytest", "hypothesis", "safetensors.torch", "tokenizers", "torch", "torch.optim")
 WARM += ("torch._dynamo", "torch.utils.checkpoint")
@@ -143,14 +144,14 @@ def current(plan: Plan, module: Module, source: str, file: File, before: File, n
 
 def coverings(plan: Plan, kept: Results, workers: int) -> dict[str, tuple[str, tuple[Covering, ...]]]:
     """By module the digest of it and its tests, and what each test covers: measured again where that changed."""
-    from andon.verify.faults.inject import each
+    from andon.verify.faults.jobs import run_jobs
 
     digests = {module.name: keys.tests_digest(module, plan) for module in plan.modules}
     found = {name: (digest, kept[name].covered) for name, digest in digests.items() if name in kept}
     found = {name: pair for name, pair in found.items() if pair[0] == kept[name].digest}
     missing = [each for each in plan.modules if each.name not in found]
     jobs = [(None, (each.file, each.tests, plan.settings.marks)) for each in missing]
-    for outcome in each(jobs, run_tests.covering, workers=workers, limit=600.0, warm=WARM):
+    for outcome in run_jobs(jobs, run_tests.covering, workers=workers, limit=600.0, warm=WARM):
         name = missing[outcome.place].name
         if outcome.error:
             raise PlanError(f"the tests of {name} cannot run: {outcome.error}; run them with pytest first")
@@ -160,14 +161,14 @@ def coverings(plan: Plan, kept: Results, workers: int) -> dict[str, tuple[str, t
 
 def answers(jobs: Sequence[Job], limit: float, workers: int, deadline: float | None) -> Iterator[tuple[Job, Row]]:
     """Each job with its row, until the deadline."""
-    from andon.verify.faults.inject import each
+    from andon.verify.faults.jobs import run_jobs
 
     untested = [job for job in jobs if not job.tests]
     for job in untested:
         yield job, Row(job.mutant.id, job.mutant.operator, job.mutant.line, "untested", "", job.mutant.diff)
     tested = [job for job in jobs if job.tests]
     injected = [(fault(job.mutant), job.tests) for job in tested]
-    with contextlib.closing(each(injected, run_tests.killer, workers=workers, limit=limit, warm=WARM)) as outcomes:
+    with contextlib.closing(run_jobs(injected, run_tests.killer, workers=workers, limit=limit, warm=WARM)) as outcomes:
         for outcome in outcomes:
             job = tested[outcome.place]
             yield job, Row(job.mutant.id, job.mutant.operator, job.mutant.line, *verdict(job, outcome))
@@ -177,7 +178,7 @@ def answers(jobs: Sequence[Job], limit: float, workers: int, deadline: float | N
 
 def verdict(job: Job, outcome: "Outcome") -> tuple[str, str, str]:
     """State, by what, and the diff of a mutant that is alive: a test that hangs noticed nothing, a crash is a kill."""
-    if outcome.end == "late":
+    if outcome.end == "timed out":
         return "late", outcome.error, job.mutant.diff
     if outcome.end == "died":
         return KILLED, outcome.error, ""

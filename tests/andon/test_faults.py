@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from andon.verify.faults.generic import BLACKBOX
+from andon.verify.faults.generic import GENERIC_FAULTS
 from andon.workshop import faults
 from tests.fault_rows import ROWS
 
@@ -13,10 +13,10 @@ from tests.fault_rows import ROWS
 @pytest.mark.tier1
 def test_faults_are_chosen_by_name_and_area() -> None:
     """Behaviour: --only takes a fault, an area, or how names begin, and refuses what is neither."""
-    assert ["future-leak"] == [fault.id for fault in faults.chosen(BLACKBOX, ["future-leak"])]
-    assert {"gradients"} == {fault.area for fault in faults.chosen(BLACKBOX, ["gradients"])}
+    assert ["future-leak"] == [fault.id for fault in faults.chosen(GENERIC_FAULTS, ["future-leak"])]
+    assert {"gradients"} == {fault.area for fault in faults.chosen(GENERIC_FAULTS, ["gradients"])}
     with pytest.raises(faults.FaultsError, match="does not name a fault; areas are loss"):
-        faults.chosen(BLACKBOX, ["no-such"])
+        faults.chosen(GENERIC_FAULTS, ["no-such"])
 
 
 @pytest.mark.long
@@ -57,17 +57,17 @@ def test_samples_follow_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def order(commit: str | None) -> list[str]:
         monkeypatch.setattr(faults.commits, "head", lambda: commit)
-        return [fault.id for fault in faults.shuffled(BLACKBOX)]
+        return [fault.id for fault in faults.shuffled(GENERIC_FAULTS)]
 
     assert order("a") == order("a") != order("b")
-    assert sorted(order(None)) == sorted(fault.id for fault in BLACKBOX)
+    assert sorted(order(None)) == sorted(fault.id for fault in GENERIC_FAULTS)
 
 
 @pytest.mark.tier2
 def test_without_git_a_sample_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: where git is not installed there is an order, too, and no traceback."""
     monkeypatch.setenv("PATH", "")
-    assert len(BLACKBOX) == len(faults.shuffled(BLACKBOX))
+    assert len(GENERIC_FAULTS) == len(faults.shuffled(GENERIC_FAULTS))
 
 
 @pytest.mark.tier2

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.power`: how much the gradient check sees, by 200 injections of each fault (about 8 minutes).
+"""`python -m tests.bench.power`: how much the gradient check sees, by 200 trials of each fault (about 8 minutes).
 
 Leaves reports/evidence/power.json, the committed figures and their table in docs, and judges by configs/gates.toml.
 """
@@ -27,7 +27,7 @@ def main() -> None:
     with bar() as progress:
         rows = power.measure(progress=progress)
     click.echo(power.render(rows), nl=False)
-    metrics = {row.fault: Metric(row.found / row.plants, "share") for row in rows}
+    metrics = {row.fault: Metric(row.found / row.trials, "share") for row in rows}
     write_evidence(Evidence("power", COMMAND, time.monotonic() - begun, sources, metrics))
     content = {"command": COMMAND, "sources": sources, "rows": [row._asdict() for row in rows]}
     tables.write_baseline(tables.POWER, content)

@@ -130,7 +130,7 @@ def power(content: dict[str, Any]) -> str:
     """What the gradient check finds of what is planted into a backward, beside a common weaker check."""
     header = ["injected into the backward", "runs", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
     rows = [
-        [row["fault"], str(row["plants"]), *(f"{row[key] / row['plants']:.1%}" for key in ("found", "weaker"))]
+        [row["fault"], str(row["trials"]), *(f"{row[key] / row['trials']:.1%}" for key in ("found", "weaker"))]
         for row in content["rows"]
     ]
     return f"{table(header, rows)}\n\n`nox -s measure -- gradients` injects them again."
@@ -183,7 +183,7 @@ def known_bugs(content: dict[str, Any]) -> str:
 
 
 def zoo(content: dict[str, Any]) -> str:
-    """What was built of current libraries and asked, and what the red cells are held to be."""
+    """What was built of current libraries and checked, and what the red cells are held to be."""
     known = verdicts(TRIAGE.read_text(encoding="utf-8"))
     labels = {
         package: [verdict(known, package, cell["check"], cell["name"]) for cell in found["red"]]
@@ -192,7 +192,7 @@ def zoo(content: dict[str, Any]) -> str:
     rows = [
         [title, *(str(count(found)) for found in content.values())]
         for title, count in {
-            "there are": lambda found: found["animals"],
+            "there are": lambda found: found["models"],
             "built and checked": lambda found: found["built"],
             "checks that passed": lambda found: found["states"].get("green", 0),
             "not run": lambda found: found["states"].get("not asked", 0),

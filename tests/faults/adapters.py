@@ -107,7 +107,7 @@ FAULTS = (
         area="lora",
         status="historical",
         source="huggingface/trl#4081",
-        symptom="What prepares a quantised base runs last and freezes the adapters: nothing trains.",
+        symptom="What prepares a quantized base runs last and freezes the adapters: nothing trains.",
         where="andon.core:attach_lora",
         before=("set_adapter(model, name)\nreturn list(planned)"),
         after=("set_adapter(model, name)\nmodel.requires_grad_(requires_grad=False)\nreturn list(planned)"),
@@ -171,7 +171,7 @@ FAULTS = (
     # ------------------------------------------------------------------------------------------ four bits
     Fault(
         id="quant-nested-absmax-unused",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1549",
         symptom="Weights are scaled by the codes of the absmaxes instead of by these.",
@@ -181,7 +181,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-nibble-order",
-        area="quantisation",
+        area="quantization",
         status="transposed",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="The two halves of a byte are packed one way and read the other: neighbours change places.",
@@ -191,7 +191,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-ragged-tail",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="A last, shorter block takes the scale of the one before it.",
@@ -201,7 +201,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-codebook-default-dtype",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="pytorch/ao#2286",
         symptom="The levels are made in torch's default dtype, and rounded where that is bfloat16.",
@@ -212,10 +212,10 @@ FAULTS = (
     ),
     Fault(
         id="quant-merge-wrong-base",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="unslothai/unsloth-zoo#810; artidoro/qlora#254; axolotl-ai-cloud/axolotl#3771",
-        symptom="The adapter is merged into the weights from before quantisation, on which it was not trained.",
+        symptom="The adapter is merged into the weights from before quantization, on which it was not trained.",
         where="andon.core:quantize_model",
         before="model.set_submodule(name, NF4Linear(weight))",
         after=(
@@ -228,7 +228,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-module-allowlist",
-        area="quantisation",
+        area="quantization",
         status="transposed",
         source="pytorch/ao 757d89648; artidoro/qlora",
         symptom="A list of modules is compared with the wrong part of their names: half of them stay as they were.",

@@ -268,7 +268,7 @@ FAULTS = (
         area="init",
         status="historical",
         source="Lightning-AI/litgpt#1162, #759",
-        symptom="The model's own initialisation never runs: all weights are drawn as torch draws them.",
+        symptom="The model's own initialization never runs: all weights are drawn as torch draws them.",
         where="andon.core:Llama.initialise",
         before="nn.init.normal_(parameter, std=std, generator=generator)",
         after=(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from andon.source import SourceError, find
-from andon.verify.faults.inject import PlantError, patched
+from andon.verify.faults.inject import InjectionError, patched
 from tests.faults.catalogue import ELSEWHERE, FAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def test_every_fault_still_applies() -> None:
         try:
             text = source(fault.where)
             changes = patched(fault, text) != text
-        except (PlantError, SourceError) as error:
+        except (InjectionError, SourceError) as error:
             broken.append(str(error))
         else:
             broken += [] if changes else [f"{fault.id} changes nothing"]

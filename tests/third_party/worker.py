@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from andon.verify.faults.inject import each
+from andon.verify.faults.jobs import run_jobs
 from tests.faults.third_party import FAULTS
 from tests.third_party.check import check_subject
 
@@ -20,7 +20,7 @@ def main(environment: str, jobs_file: str, results_file: str) -> None:
     jobs = json.loads(Path(jobs_file).read_text(encoding="utf-8"))
     work = [(faults.get(job["fault"]), (job["subject"], job["seed"])) for job in jobs]
     results = []
-    for outcome in each(work, check_subject, workers=2, limit=LIMIT):
+    for outcome in run_jobs(work, check_subject, workers=2, limit=LIMIT):
         job = jobs[outcome.place]
         results.append(job | {"error": outcome.error} | (outcome.value or {"seconds": outcome.seconds}))
         print(f"{len(results)}/{len(jobs)} {describe(results[-1])}", file=sys.stderr, flush=True)  # noqa: T201 - a command

@@ -7,8 +7,9 @@ import pytest
 from andon.verify.errors import SubjectError
 from andon.verify.faults.detect import Found, Result
 from andon.verify.faults.evaluate import detected, drop_false_alarms, evaluate, judged, run_unit_tests
-from andon.verify.faults.generic import BLACKBOX
-from andon.verify.faults.inject import Fault, Outcome
+from andon.verify.faults.generic import GENERIC_FAULTS
+from andon.verify.faults.inject import Fault
+from andon.verify.faults.jobs import Outcome
 from andon.verify.faults.rows import ABSENT, CHECK, ERROR, FOUND, PARITY, UNFOUND, Row
 
 BLANK = Row("off-by-one", "shapes", "historical", "nothing is seen", "some/where#1")
@@ -73,7 +74,11 @@ def test_a_subject_that_cannot_run_ends_the_evaluation() -> None:
     with pytest.raises(SubjectError, match=r"small cannot be run: killed: longer"):
         list(
             detected(
-                "tests.verify.small:small", [BLACKBOX[0]], lambda work, jobs: answers(dead), every=False, together=1
+                "tests.verify.small:small",
+                [GENERIC_FAULTS[0]],
+                lambda work, jobs: answers(dead),
+                every=False,
+                together=1,
             )
         )
 
@@ -81,7 +86,7 @@ def test_a_subject_that_cannot_run_ends_the_evaluation() -> None:
 @pytest.mark.long
 def test_a_subject_is_evaluated_by_faults_that_fit_it() -> None:
     """Behaviour: each fault has a row, noted as it is known: found by a check, or not applicable."""
-    faults = [fault for fault in BLACKBOX if fault.id in ("future-leak", "resume-one-late")]
+    faults = [fault for fault in GENERIC_FAULTS if fault.id in ("future-leak", "resume-one-late")]
     noted: list[Row] = []
     rows = evaluate("tests.verify.small:small", faults, workers=1, note=noted.append)
     assert {"future-leak": FOUND, "resume-one-late": ABSENT} == {row.fault: row.state for row in rows}
@@ -89,7 +94,7 @@ def test_a_subject_is_evaluated_by_faults_that_fit_it() -> None:
 
 
 @pytest.mark.tier1
-def test_black_box_faults_have_names_of_their_own() -> None:
+def test_generic_faults_have_names_of_their_own() -> None:
     """Behaviour: at least 25, none twice, each with an area and what it does."""
-    assert 25 <= len(BLACKBOX) == len({fault.id for fault in BLACKBOX})
-    assert all(fault.area and fault.what for fault in BLACKBOX)
+    assert 25 <= len(GENERIC_FAULTS) == len({fault.id for fault in GENERIC_FAULTS})
+    assert all(fault.area and fault.what for fault in GENERIC_FAULTS)

@@ -63,7 +63,7 @@ def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "version": pins[library],
         "seconds": round(sum(row["seconds"] for row in rows)),
-        "animals": len(rows),
+        "models": len(rows),
         "built": sum(not row["reason"] for row in rows),
         "states": dict(sorted(Counter(cell["state"] for _, _, cell in cells).items())),
         "red": [
@@ -74,14 +74,14 @@ def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "not_asked": [
             {"name": name, "check": check, "message": cell["message"]}
             for name, check, cell in cells
-            if cell["state"] == "not asked"
+            if cell["state"] == "not run"
         ],
         "could_not_build": {row["name"]: " ".join(row["reason"].split()) for row in rows if row["reason"]},
     }
 
 
 def open_cells(content: dict[str, Any], text: str) -> list[tuple[str, str, str]]:
-    """Package, animal and check of each red cell that no row of the text's tables covers."""
+    """Package, model and check of each red cell that no row of the text's tables covers."""
     known = verdicts(text)
     return [
         (package, cell["name"], cell["check"])

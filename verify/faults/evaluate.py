@@ -9,8 +9,9 @@ from typing import Any
 from andon.verify.errors import SubjectError
 from andon.verify.faults import detect
 from andon.verify.faults.detect import Result, Task
-from andon.verify.faults.generic import Blackbox
-from andon.verify.faults.inject import LIMIT, Fault, Outcome, each
+from andon.verify.faults.generic import GenericFault
+from andon.verify.faults.inject import Fault
+from andon.verify.faults.jobs import LIMIT, Outcome, run_jobs
 from andon.verify.faults.rows import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
 from andon.verify.run.target import load
 
@@ -23,7 +24,7 @@ Run = Callable[[Callable[[Fault | None, Any], Any], Jobs], Generator[Outcome]]  
 
 def evaluate(
     target: str,
-    faults: Sequence[Fault | Blackbox],
+    faults: Sequence[Fault | GenericFault],
     *,
     every: bool = False,
     workers: int = 2,
@@ -42,7 +43,7 @@ def evaluate(
     """
 
     def run(work: Callable[[Fault | None, Any], Any], jobs: Jobs) -> Generator[Outcome]:
-        return each(jobs, work, workers=workers, limit=limit, warm=[*WARM, detect.__name__])
+        return run_jobs(jobs, work, workers=workers, limit=limit, warm=[*WARM, detect.__name__])
 
     rows: dict[int, Row] = {}
     for place, outcome in detected(target, faults, run, every=every, together=TOGETHER if deadline else len(faults)):
@@ -57,7 +58,7 @@ def evaluate(
 
 
 def detected(
-    target: str, faults: Sequence[Fault | Blackbox], run: Run, *, every: bool, together: int
+    target: str, faults: Sequence[Fault | GenericFault], run: Run, *, every: bool, together: int
 ) -> Iterator[tuple[int, Outcome]]:
     """Place and outcome of each fault, so many faults together; each subject is first looked at without a fault."""
     clean: dict[str, Any] = {}
@@ -65,23 +66,25 @@ def detected(
         some = faults[start : start + together]
         names = subjects_of(target, some)
         new = [name for name in names if name not in clean]
-        for outcome in run(detect.look, [(None, Task(target, (name,), {})) for name in new]):
+        for outcome in run(detect.fingerprints, [(None, Task(target, (name,), {})) for name in new]):
             if outcome.error:
                 raise SubjectError(f"{target}: {new[outcome.place]} cannot be run: {outcome.error}")
             clean |= outcome.value
         jobs = [_job(fault, target, names, clean, every=every) for fault in some]
-        for outcome in run(detect.hunt, jobs):
+        for outcome in run(detect.detect, jobs):
             yield start + outcome.place, outcome
 
 
-def subjects_of(target: str, faults: Sequence[Fault | Blackbox]) -> tuple[str, ...]:
+def subjects_of(target: str, faults: Sequence[Fault | GenericFault]) -> tuple[str, ...]:
     """The target's subjects that these faults need: those that faults in source name, all for the others."""
     names = [name for fault in faults if isinstance(fault, Fault) for name in fault.subjects]
-    return tuple(dict.fromkeys([*names, *(load(target) if any(isinstance(each, Blackbox) for each in faults) else ())]))
+    return tuple(
+        dict.fromkeys([*names, *(load(target) if any(isinstance(each, GenericFault) for each in faults) else ())])
+    )
 
 
 def _job(
-    fault: Fault | Blackbox, target: str, names: tuple[str, ...], clean: dict[str, Any], *, every: bool
+    fault: Fault | GenericFault, target: str, names: tuple[str, ...], clean: dict[str, Any], *, every: bool
 ) -> tuple[Fault | None, Task]:
     if isinstance(fault, Fault):
         own = {name: clean[name] for name in fault.subjects}
@@ -89,12 +92,12 @@ def _job(
     return None, Task(target, names, clean, every, fault.id)
 
 
-def unit_test_of(fault: Fault | Blackbox) -> str:
+def unit_test_of(fault: Fault | GenericFault) -> str:
     """The unit test that a fault in source names, where checks cannot reach it; else empty."""
     return fault.test if isinstance(fault, Fault) else ""
 
 
-def blank(fault: Fault | Blackbox) -> Row:
+def blank(fault: Fault | GenericFault) -> Row:
     """The row of a fault of which nothing is known yet."""
     if isinstance(fault, Fault):
         return Row(fault.id, fault.area, fault.status, fault.symptom, fault.source)
@@ -124,7 +127,7 @@ def judged(row: Row, outcome: Outcome) -> Row:
 
 
 def run_unit_tests(
-    rows: dict[int, Row], faults: Sequence[Fault | Blackbox], run: Run, note: Callable[[Row], None]
+    rows: dict[int, Row], faults: Sequence[Fault | GenericFault], run: Run, note: Callable[[Row], None]
 ) -> None:
     """Faults that no check finds, by their unit tests: one finds a fault if it is red with it and green without."""
     unseen = [place for place, row in rows.items() if row.state in (UNFOUND, ERROR)]

@@ -1,11 +1,12 @@
-"""The planting engine: a fault goes into one process's copy of one module, or is an error that says why not."""
+"""Fault injection: a fault goes into one process's copy of one module, or is an error that says why not."""
 
 import multiprocessing
 from pathlib import Path
 
 import pytest
 
-from andon.verify.faults.inject import Fault, Outcome, PlantError, each, patched
+from andon.verify.faults.inject import Fault, InjectionError, patched
+from andon.verify.faults.jobs import Outcome, run_jobs
 from tests.verify import jobs
 
 SOURCE = '"""Rooms."""\n\nfrom house.door import KEY\n\n\ndef answer():\n    return KEY + 1\n'
@@ -22,7 +23,7 @@ def test_one_stretch_of_source_is_replaced() -> None:
 @pytest.mark.parametrize(("before", "count"), [("KEY + 3", 0), ("KEY", 2)])
 def test_a_fault_whose_text_has_moved_on_is_an_error(before: str, count: int) -> None:
     """Behaviour: text that stands nowhere, or more than once, is refused with fault, module and count."""
-    with pytest.raises(PlantError, match=f"off-by-one no longer applies.*{count} times in house.rooms"):
+    with pytest.raises(InjectionError, match=f"off-by-one no longer applies.*{count} times in house.rooms"):
         patched(FAULT._replace(before=before), SOURCE)
 
 
@@ -31,7 +32,7 @@ def test_a_named_definition_is_changed_by_syntax() -> None:
     """Behaviour: where a fault names a definition, neither spaces nor what stands outside of it matter."""
     fault = FAULT._replace(where="house:answer", before="KEY  +  1", after="KEY + 2")
     assert SOURCE.replace("KEY + 1", "(KEY + 2)") == patched(fault, SOURCE)
-    with pytest.raises(PlantError, match=r"off-by-one no longer applies.*0 times in answer"):
+    with pytest.raises(InjectionError, match=r"off-by-one no longer applies.*0 times in answer"):
         patched(fault, SOURCE.replace("+ 1", "- 1") + "\n\ndef other():\n    return KEY + 1\n")
 
 
@@ -50,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def outcomes(*work: tuple[Fault | None, str], limit: float = 60.0) -> list[Outcome]:
     """What becomes of jobs, in their order."""
-    return sorted(each(work, jobs.answer, limit=limit, warm=["torch"]))
+    return sorted(run_jobs(work, jobs.answer, limit=limit, warm=["torch"]))
 
 
 @pytest.mark.long
@@ -66,9 +67,9 @@ def test_each_fault_is_alone_in_its_process(folder: Path) -> None:
 def test_a_job_ends_in_its_own_time(folder: Path) -> None:
     """Behaviour: what a job's process does as it ends is done before its outcome is told; others are ended by hand."""
     left = folder / "left"
-    assert [(41, True)] == [(found.value, left.exists()) for found in each([(None, f"leave {left}")], jobs.answer)]
+    assert [(41, True)] == [(found.value, left.exists()) for found in run_jobs([(None, f"leave {left}")], jobs.answer)]
     before = set(multiprocessing.active_children())
-    running = each([(None, "hang"), (None, "answer")], jobs.answer)
+    running = run_jobs([(None, "hang"), (None, "answer")], jobs.answer)
     assert 41 == next(running).value
     hanging = set(multiprocessing.active_children()) - before
     running.close()

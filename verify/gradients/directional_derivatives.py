@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
         return abs(self.error) <= self.tolerance
 
 
-class Slope:
+class DirectionalDerivatives:
     """Evaluates `function()` while the tensors that it reads are moved, and puts them back each time.
 
     The tensors are leaves that require gradients; one that gets none has gradient zero. Each evaluation draws the same
@@ -118,7 +118,7 @@ class Slope:
             direction[name] = signs.mul_(2).sub_(1).mul_(self.balanced[name])
         return direction
 
-    def uphill(self, names: tuple[str, ...]) -> Direction:
+    def along_gradient(self, names: tuple[str, ...]) -> Direction:
         """Along the gradient itself, where a wrong scale shows in full."""
         return {
             name: self.gradients[name] * (self.balanced[name] / (rms(self.gradients[name]) or 1.0)) for name in names

@@ -1,4 +1,4 @@
-"""Quantisers of weights: what comes back is near, in its place, and the same whoever asks."""
+"""Quantizers of weights: what comes back is near, in its place, and the same in all circumstances."""
 
 import math
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import needed
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.subject import Quantiser, Subject
+from andon.verify.subject import Quantizer, Subject
 
 STD = 0.02  # of weights
 BLOCKS = 40  # of a matrix that noise is measured on
@@ -33,13 +34,13 @@ def check_noise(subject: Subject) -> None:
 
     Reference: bitsandbytes-foundation/bitsandbytes#1549.
     """
-    quantiser = _quantiser(subject)
+    quantizer = _quantizer(subject)
     for dtype in (torch.float32, torch.bfloat16):
-        weights = _normal(BLOCKS, quantiser.block_size).to(dtype)
-        back = _back(quantiser, weights)
+        weights = _normal(BLOCKS, quantizer.block_size).to(dtype)
+        back = _back(quantizer, weights)
         ratio = _decibels(back, weights)
-        if not ratio >= quantiser.floor_db:
-            raise CheckFailed(f"normal weights in {dtype} come back with {ratio:.2f} dB; {quantiser.floor_db:g} is due")
+        if not ratio >= quantizer.floor_db:
+            raise CheckFailed(f"normal weights in {dtype} come back with {ratio:.2f} dB; {quantizer.floor_db:g} is due")
 
 
 def check_ragged(subject: Subject) -> None:
@@ -62,27 +63,27 @@ def check_ragged(subject: Subject) -> None:
 
     Reference: bitsandbytes-foundation/bitsandbytes#1884.
     """
-    quantiser = _quantiser(subject)
-    block, asked = quantiser.block_size, False
+    quantizer = _quantizer(subject)
+    block, compared = quantizer.block_size, False
     for shape in (*RAGGED, (1, 5 * block + 17), (3, block + 1), (1, block - 1)):
         weights = _normal(*shape)
         try:
-            back = _back(quantiser, weights)
+            back = _back(quantizer, weights)
         except (AssertionError, ValueError, RuntimeError):  # refused, in the code's own way
             continue
-        asked = asked or bool(weights.numel() % block)
+        compared = compared or bool(weights.numel() % block)
         whole = weights.numel() // block * block
         for part, start in (("values", 0), ("values after the last full block", whole)):
             before, after = weights.flatten()[start:], back.flatten()[start:]
             if not before.numel():
                 continue
-            ratio, due = _decibels(after, before), quantiser.floor_db - FEW_DB
+            ratio, due = _decibels(after, before), quantizer.floor_db - FEW_DB
             if not ratio >= due:
                 raise CheckFailed(
                     f"of a matrix {shape} the {before.numel()} {part} come back with {ratio:.2f} dB; {due:g} is due"
                 )
-    if not asked:
-        raise NotApplicable("a quantiser of weights that do not fill the last block")
+    if not compared:
+        raise NotApplicable("a quantizer of weights that do not fill the last block")
 
 
 def check_zeros(subject: Subject) -> None:
@@ -101,15 +102,15 @@ def check_zeros(subject: Subject) -> None:
         scale = (blocks.abs().amax(1, keepdim=True) / 7).clamp(min=1e-12)
         blocks = (blocks / scale).round() * scale
     """
-    quantiser = _quantiser(subject)
-    block = quantiser.block_size
+    quantizer = _quantizer(subject)
+    block = quantizer.block_size
     weights = _normal(4, block)
     weights[1] = 0
-    back = _back(quantiser, weights)
-    for what, part in (("a block of zeros", back[1]), ("a matrix of zeros", _back(quantiser, torch.zeros(4, block)))):
+    back = _back(quantizer, weights)
+    for what, part in (("a block of zeros", back[1]), ("a matrix of zeros", _back(quantizer, torch.zeros(4, block)))):
         if not float(part.abs().max()) <= 1e-3 * STD:
             raise CheckFailed(f"{what} comes back as values up to {float(part.abs().max()):.3g}")
-    if not _decibels(back[2:], weights[2:]) >= quantiser.floor_db - FEW_DB:
+    if not _decibels(back[2:], weights[2:]) >= quantizer.floor_db - FEW_DB:
         raise CheckFailed(f"blocks after a block of zeros come back with {_decibels(back[2:], weights[2:]):.2f} dB")
 
 
@@ -132,11 +133,11 @@ def check_outlier(subject: Subject) -> None:
 
     Reference: Dettmers et al. 2022, arXiv:2110.02861.
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
     weights[7, 5] = OUTLIER * float(weights.abs().max())
     others = torch.arange(BLOCKS) != 7
-    ratio, due = _decibels(_back(quantiser, weights)[others], weights[others]), quantiser.floor_db - FEW_DB / 2
+    ratio, due = _decibels(_back(quantizer, weights)[others], weights[others]), quantizer.floor_db - FEW_DB / 2
     if not ratio >= due:
         raise CheckFailed(
             f"with one value {OUTLIER:g} times the largest, other blocks come back with {ratio:.2f} dB; {due:g} is due"
@@ -159,15 +160,15 @@ def check_levels(subject: Subject) -> None:
         packed = codes[0::2] << 4 | codes[1::2]
         codes = torch.stack((packed >> 4, packed & 0xF), dim=1).flatten()
     """
-    quantiser = _quantiser(subject)
-    if quantiser.levels is None:
-        raise NotApplicable("quantiser.levels")
-    levels, block = quantiser.levels().double(), quantiser.block_size
+    quantizer = _quantizer(subject)
+    if quantizer.levels is None:
+        raise NotApplicable("quantizer.levels")
+    levels, block = quantizer.levels().double(), quantizer.block_size
     generator = torch.Generator().manual_seed(3)
     codes = torch.randint(len(levels), (BLOCKS, block), generator=generator)
     codes[:, generator.initial_seed() % block] = int(levels.abs().argmax())
     exact = levels[codes].float()
-    back = _back(quantiser, exact)
+    back = _back(quantizer, exact)
     wrong = (back.double() - exact.double()).abs() > 1e-3
     if bool(wrong.any()):
         row, column = (int(i) for i in wrong.nonzero()[0])
@@ -177,10 +178,10 @@ def check_levels(subject: Subject) -> None:
         )
     weights = _normal(BLOCKS, block)
     weights /= weights.abs().amax(1, keepdim=True)
-    found = (_back(quantiser, weights).double() - weights.double()).abs()
+    found = (_back(quantizer, weights).double() - weights.double()).abs()
     nearest = (weights.double()[..., None] - levels).abs().amin(-1)
     worst = float((found - nearest).max())
-    if not worst <= 2e-2:  # scales that are quantised themselves move a value by a share of it
+    if not worst <= 2e-2:  # scales that are quantized themselves move a value by a share of it
         raise CheckFailed(f"a value comes back {worst:.3g} of its block's largest farther away than its nearest level")
 
 
@@ -201,9 +202,9 @@ def check_order(subject: Subject) -> None:
         codes = torch.where(codes > 7, codes - 16, codes)
         weights = codes * scale
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
-    back = _back(quantiser, weights)
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
+    back = _back(quantizer, weights)
     sorted_back = back.gather(1, weights.argsort(1))
     fall = float((sorted_back[:, :-1] - sorted_back[:, 1:]).max())
     if fall > 0:
@@ -226,11 +227,11 @@ def check_scale(subject: Subject) -> None:
         scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-12)
         codes = (blocks / scale * 7).round()
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
-    once = _back(quantiser, weights).double()
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
+    once = _back(quantizer, weights).double()
     for factor in (2.0, 2.0**-6, 2.0**6):
-        scaled = _back(quantiser, weights * factor).double() / factor
+        scaled = _back(quantizer, weights * factor).double() / factor
         moved = float((scaled - once).abs().max()) / STD
         if moved > 1e-3:
             raise CheckFailed(
@@ -254,9 +255,9 @@ def check_again(subject: Subject) -> None:
         codes = ((blocks / scale + 1) * 7.5).round().to(torch.uint8)
         blocks = (codes / 7.5 - 1) * scale
     """
-    quantiser = _quantiser(subject)
-    once = _back(quantiser, _normal(BLOCKS, quantiser.block_size))
-    ratio, due = _decibels(_back(quantiser, once), once), quantiser.floor_db + FEW_DB
+    quantizer = _quantizer(subject)
+    once = _back(quantizer, _normal(BLOCKS, quantizer.block_size))
+    ratio, due = _decibels(_back(quantizer, once), once), quantizer.floor_db + FEW_DB
     if not ratio >= due:
         raise CheckFailed(
             f"what came back comes back again with {ratio:.2f} dB; {due:g} is due of values that are levels"
@@ -281,19 +282,19 @@ def check_circumstances(subject: Subject) -> None:
 
     Reference: pytorch/ao#2286.
     """
-    quantiser = _quantiser(subject)
-    weights = _normal(BLOCKS, quantiser.block_size)
-    given, first = weights.clone(), _back(quantiser, weights)
+    quantizer = _quantizer(subject)
+    weights = _normal(BLOCKS, quantizer.block_size)
+    given, first = weights.clone(), _back(quantizer, weights)
     if not torch.equal(given, weights):
-        raise CheckFailed(f"quantising changes its input by up to {float((given - weights).abs().max()):.3g}")
-    ways = {"a second time": _back(quantiser, weights)}
-    strided = torch.empty(quantiser.block_size, BLOCKS).t()
-    ways["from a strided view"] = _back(quantiser, strided.copy_(weights))
+        raise CheckFailed(f"quantizing changes its input by up to {float((given - weights).abs().max()):.3g}")
+    ways = {"a second time": _back(quantizer, weights)}
+    strided = torch.empty(quantizer.block_size, BLOCKS).t()
+    ways["from a strided view"] = _back(quantizer, strided.copy_(weights))
     usual = torch.get_default_dtype()
     for dtype in (torch.bfloat16, torch.float64):
         torch.set_default_dtype(dtype)
         try:
-            ways[f"under the default dtype {dtype}"] = _back(quantiser, weights)
+            ways[f"under the default dtype {dtype}"] = _back(quantizer, weights)
         finally:
             torch.set_default_dtype(usual)
     for how, back in ways.items():
@@ -304,8 +305,8 @@ def check_circumstances(subject: Subject) -> None:
             )
 
 
-def _quantiser(subject: Subject) -> Quantiser:
-    return needed(subject, "quantiser")
+def _quantizer(subject: Subject) -> Quantizer:
+    return needed(subject, "quantizer")
 
 
 def _normal(rows: int, columns: int) -> Tensor:
@@ -313,9 +314,9 @@ def _normal(rows: int, columns: int) -> Tensor:
     return torch.randn(rows, columns, generator=generator, dtype=torch.float32) * STD
 
 
-def _back(quantiser: Quantiser, weights: Tensor) -> Tensor:
+def _back(quantizer: Quantizer, weights: Tensor) -> Tensor:
     """The round trip, of the same shape and dtype."""
-    back = quantiser.round_trip(weights)
+    back = quantizer.round_trip(weights)
     if back.shape != weights.shape or back.dtype != weights.dtype:
         raise CheckFailed(
             f"weights {tuple(weights.shape)} in {weights.dtype} come back as {tuple(back.shape)} in {back.dtype}"
@@ -324,7 +325,20 @@ def _back(quantiser: Quantiser, weights: Tensor) -> Tensor:
 
 
 def _decibels(back: Tensor, weights: Tensor) -> float:
-    """Signal to quantisation noise; infinite where nothing is lost."""
+    """Signal to quantization noise; infinite where nothing is lost."""
     noise = float((back.double() - weights.double()).square().sum())
     signal = float(weights.double().square().sum())
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+
+
+CHECKS = (
+    Check("quantization.noise", check_noise, ("quantizer",)),
+    Check("quantization.levels", check_levels, ("quantizer",)),
+    Check("quantization.ragged", check_ragged, ("quantizer",)),
+    Check("quantization.circumstances", check_circumstances, ("quantizer",)),
+    Check("quantization.order", check_order, ("quantizer",)),
+    Check("quantization.zeros", check_zeros, ("quantizer",)),
+    Check("quantization.outlier", check_outlier, ("quantizer",)),
+    Check("quantization.scale", check_scale, ("quantizer",)),
+    Check("quantization.again", check_again, ("quantizer",)),
+)

@@ -10,10 +10,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import loss_of, new_batch, new_model, targets_of
+from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.roles import IGNORE
-from andon.verify.checks.loss import told
+from andon.verify.access.targets import targets_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.cross_entropy import loss_alternatives
 from andon.verify.observation.perturb import is_fresh, logits_eval, precise, require_fresh
 from andon.verify.subject import Subject
 
@@ -156,7 +158,7 @@ def check_scale(subject: Subject) -> None:
             )
 
 
-def check_first_loss(subject: Subject) -> None:
+def check_loss(subject: Subject) -> None:
     """The first loss is near ln V: at most 2 nats above, and below it by no more than chance.
 
     Nor are the first logits all the same number.
@@ -183,7 +185,7 @@ def check_first_loss(subject: Subject) -> None:
     require_fresh(subject)
     model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)
     with torch.no_grad():
-        *_, bare = told(subject)
+        *_, bare = loss_alternatives(subject)
         loss = float(loss_of(bare, model, batch))
     logits = logits_eval(subject, model, batch).double()
     counted = int((targets_of(subject, batch) != IGNORE).sum())
@@ -232,3 +234,12 @@ def _is_steady(logs: list[float], spare: float) -> bool:
     steps = [after - before for before, after in pairwise(logs)]
     one_way = all(step <= spare for step in steps) or all(step >= -spare for step in steps)
     return one_way and not (len(logs) == 2 and apart > math.log(2.5))
+
+
+CHECKS = (
+    Check("initialization.seed", check_seed),
+    Check("initialization.finite", check_finite),
+    Check("initialization.layers", check_layers),
+    Check("initialization.scale", check_scale),
+    Check("initialization.loss", check_loss),
+)

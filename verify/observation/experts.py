@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from andon.verify.access.batches import few
+from andon.verify.access.batches import small_batch
 from andon.verify.access.calls import gradients
 from andon.verify.errors import CheckFailed
-from andon.verify.observation.perturb import awake
+from andon.verify.observation.perturb import perturbed_model
 from andon.verify.subject import Subject
 
 DRAWS, UNCHANGED = 32, 8  # models and batches that may reach an expert, and those in a row that reach no other one
@@ -17,8 +17,8 @@ def require_experts(subject: Subject) -> None:
     idle: set[str] = set()
     same = 0
     for seed in range(DRAWS):
-        model = awake(subject, seed)
-        now = _idle(model, gradients(subject, model, few(subject, seed)))
+        model = perturbed_model(subject, seed)
+        now = _idle(model, gradients(subject, model, small_batch(subject, seed)))
         before, idle = idle, idle & now if seed else now
         same = same + 1 if idle == before else 0
         if not idle:
