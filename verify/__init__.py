@@ -1,4 +1,4 @@
-"""Checks on anybody's model, training loop or text: this room knows nothing of ours.
+"""Checks on anybody's model, training loop or text; nothing here knows our own core.
 
     check_gradients(loss, model, batch)                  # one function, no new concept
     check(Subject(model=..., batch=..., loss=...))       # the whole suite

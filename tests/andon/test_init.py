@@ -1,4 +1,4 @@
-"""`andon init` in a stranger's project: the gates run there, go red there, and overwrite nothing."""
+"""`andon init` in another project: the gates run there, go red there, and overwrite nothing."""
 
 import os
 import subprocess
@@ -89,7 +89,7 @@ def test_what_is_written_fits_the_project(project: Path) -> None:
 def test_a_real_package_adopts_the_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: on a package's own source from PyPI `andon init` finds it, tier 2 runs its tests and judges them.
 
-    Its tests reach fewer lines than a new project is asked for: it agrees on what they reach, and goes on from there.
+    Its tests reach fewer lines than a new project's threshold: it agrees on what they reach, and goes on from there.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--no-build-isolation", "--no-binary=:all:", "-d", tmp_path, "markupsafe==3.0.3"], check=True)

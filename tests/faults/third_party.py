@@ -1,4 +1,4 @@
-"""Faults of the catalogue, planted into transformers, PEFT and litgpt: real changes where they could be made."""
+"""Faults of the catalogue, injected into transformers, PEFT and litgpt: real changes where they could be made."""
 
 from andon.verify.faults.inject import Fault
 

@@ -1,4 +1,4 @@
-"""The fuzz measure: crashes are found and kept, feedback is asked for, and executions are summed over runs."""
+"""The fuzz measure: crashes are found and kept, feedback is required, and executions are summed over runs."""
 
 import sys
 import time

@@ -96,7 +96,7 @@ def test_a_package_beside_the_lock_is_named(tmp_path: Path) -> None:
 
 
 def test_requirements_are_followed_to_their_end() -> None:
-    """Behaviour: what a package brings is asked about too; other systems' and unasked extras' requirements are not."""
+    """Behaviour: what a package brings counts too; other systems' and unasked extras' requirements are not."""
     found, missing = installed(["jinja2>=3", "no-such-package", "other; sys_platform == 'nowhere'"])
     assert {"jinja2", "markupsafe"} == set(found)
     assert ["no-such-package"] == missing
@@ -141,7 +141,7 @@ def test_a_comparison_that_does_not_run_is_not_measured(monkeypatch: pytest.Monk
 
 
 def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: vulnerabilities are null unless asked for; a missing package and a bad allow list are red."""
+    """Behaviour: vulnerabilities are null unless measured; a missing package and a bad allow list are red."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "undeclared", list)
     assert 2 == command.main([])

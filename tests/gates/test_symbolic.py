@@ -9,7 +9,7 @@ import pytest
 from andon.gates.evidence import read_evidence
 from andon.gates.measures import symbolic
 
-ROOM = "def half(n):\n    return n // 2\n"
+MODULE = "def half(n):\n    return n // 2\n"
 CONTRACTS = """
 import proved_module
 from andon.gates.measures.symbolic import Contract
@@ -44,7 +44,7 @@ def write_contracts(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) 
     """A package with these of the contracts above; its name."""
     package = folder / f"contracts_{'_'.join(names)}"
     package.mkdir()
-    (folder / "proved_module.py").write_text(ROOM)
+    (folder / "proved_module.py").write_text(MODULE)
     (package / "__init__.py").touch()
     (package / "contracts.py").write_text(CONTRACTS.replace("({})", f"({', '.join(names)},)"))
     monkeypatch.syspath_prepend(folder)

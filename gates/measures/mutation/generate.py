@@ -1,7 +1,7 @@
 """Mutants of one file: a change of one place each, chosen so that every run chooses the same ones.
 
 Left alone: annotations, docstrings, what a `raise` says, and imports. Decorated functions are mutated like any other,
-as a whole file is replaced; so are the constants and tables of a module, which belong to the function `<module>`.
+as a whole file is planted; so are the constants and tables of a module, which belong to the function `<module>`.
 """
 
 import ast
