@@ -1,4 +1,4 @@
-"""Checks on anybody's model, training loop or text; nothing here knows our own core.
+"""Checks on anybody's model, training loop or text: nothing here knows our own model.
 
     check_gradients(loss, model, batch)                  # one function, no new concept
     check(Subject(model=..., batch=..., loss=...))       # the whole suite

@@ -2,14 +2,14 @@
 
 Three are enough: `model`, `batch` and `loss`. Each further one lets more checks apply; a check whose factory is absent
 is reported as not applicable, never as passed. Checks reach a subject only through the functions of `access`.
-What each field is given and returns is said once, in its metadata; `documented` renders it.
+What each field is given and returns is said once, in its metadata; `documented` reads it.
 Legend: B batch, T time, V vocab.
 """
 
 import difflib
 import functools
 import inspect
-import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -20,12 +20,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from andon.verify.documentation import (
+    ADAPTATION,
+    DATA,
+    MODEL,
+    NEEDED,
+    TRAINING,
+    TRAITS,
+    Documented,
+    as_text,
+    of_field,
+    says,
+)
 from andon.verify.errors import SubjectError
-from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES, keys_of
+from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES
 
 Batch = Any  # a mapping, a named tuple, a dataclass, a tuple (tokens, labels) or a tensor of tokens
 Documents = Sequence[Sequence[int]]  # token ids
-WIDTH = 100  # of help
 
 
 class Loop(Protocol):
@@ -69,23 +80,6 @@ class Quantizer(NamedTuple):
     block_size: int = 64
 
 
-class Documented(NamedTuple):
-    """One field of `Subject`, as help and documentation show it."""
-
-    group: str
-    name: str
-    call: str  # how it is called and what it returns, or what it holds
-    what: str
-
-
-def _says(group: str, call: str, what: str) -> dict[str, str]:
-    return {"group": group, "call": call, "what": what}
-
-
-NEEDED, MODEL, TRAINING, DATA = "always needed", "model", "training", "data and text"
-ADAPTATION, TRAITS = "adapters and quantization", "traits"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """What to check: a model, its batches, its loss, and as much of its training code as you like to give.
@@ -98,189 +92,189 @@ class Subject:
     """
 
     model: Callable[[], nn.Module] = field(
-        metadata=_says(
+        metadata=says(
             NEEDED, "model() -> torch.nn.Module",
             "A new model each time, with the same weights where torch's seed is the same. Or a module, to be copied.",
         )
     )  # fmt: skip
     batch: Callable[[torch.Generator], Batch] | Batch = field(
-        metadata=_says(
+        metadata=says(
             NEEDED, "batch(generator: torch.Generator) -> batch",
             "A typical training batch on the model's device: a mapping, named tuple, dataclass, tuple (tokens, labels) "
             "or tensor of token ids (B, T). Or such a batch itself, to be copied.",
         )
     )  # fmt: skip
     loss: Callable[[nn.Module, Batch], Tensor] = field(
-        metadata=_says(
+        metadata=says(
             NEEDED, "loss(model, batch) -> scalar tensor",
             "The mean cross-entropy in nats per counted token, as the training loop takes it backward.",
         )
     )  # fmt: skip
-    name: str = field(default="subject", metadata=_says(NEEDED, "a string", "How reports call it."))
+    name: str = field(default="subject", metadata=says(NEEDED, "a string", "How reports call it."))
 
     logits: Callable[[nn.Module, Batch], Tensor] | None = field(
         default=None,
-        metadata=_says(MODEL, "logits(model, batch) -> (B, T, V)", "By default what the model returns for the batch."),
+        metadata=says(MODEL, "logits(model, batch) -> (B, T, V)", "By default what the model returns for the batch."),
     )
     roles: Mapping[str, str | int] = field(
         default_factory=dict,
-        metadata=_says(
+        metadata=says(
             MODEL, 'a mapping: {"tokens": "my_key"}',
             "Which key or position of a batch plays which role, where its name does not tell.",
         ),
     )  # fmt: skip
     collate_padded: Callable[[Documents], Batch] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document a row, padded."
         ),
     )  # fmt: skip
     collate_packed: Callable[[Documents], Batch] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             MODEL, "collate_packed(documents: list of lists of token ids) -> batch",
             "Documents end to end in one row, isolated from each other.",
         ),
     )  # fmt: skip
     generate: Callable[[nn.Module, Tensor, int], Tensor] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             MODEL, "generate(model, tokens (B, T), n) -> tokens (B, T + n)", "Greedy generation, the prompt included."
         ),
     )  # fmt: skip
     cached_logits: Callable[[nn.Module, Tensor], Tensor] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             MODEL, "cached_logits(model, tokens (B, T)) -> (B, T, V)",
             "Logits of decoding through the key-value cache, token by token.",
         ),
     )  # fmt: skip
     configure: Callable[..., nn.Module] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             MODEL, "configure(**changes) -> torch.nn.Module", "A new model with these settings changed."
         ),
     )  # fmt: skip
     config_alternatives: Mapping[str, Any] = field(
         default_factory=dict,
-        metadata=_says(
+        metadata=says(
             MODEL, 'a mapping: {"rope_theta": 1e3}', "For settings that `configure` takes, another valid value of each."
         ),
     )  # fmt: skip
     reference_logits: Callable[[nn.Module, Batch], Tensor] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             MODEL, "reference_logits(model, batch) -> (B, T, V)",
             "Logits of an independent implementation with the weights of this model.",
         ),
     )  # fmt: skip
     variants: Mapping[str, "Subject"] = field(
         default_factory=dict,
-        metadata=_says(MODEL, "a mapping of names to subjects", "Other shapes of the same code, checked as well."),
+        metadata=says(MODEL, "a mapping of names to subjects", "Other shapes of the same code, checked as well."),
     )
 
     optimizer: Callable[[nn.Module], Optimizer] | None = field(
         default=None,
-        metadata=_says(TRAINING, "optimizer(model) -> torch.optim.Optimizer", "A new optimizer for this model."),
+        metadata=says(TRAINING, "optimizer(model) -> torch.optim.Optimizer", "A new optimizer for this model."),
     )
     train_step: Callable[[nn.Module, Optimizer, list[Batch]], Mapping[str, float] | None] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             TRAINING, "train_step(model, optimizer, micro_batches: list of batches) -> mapping or None",
             "One update of the weights over these micro-batches; what it logs, if anything.",
         ),
     )  # fmt: skip
     lr_at: Callable[[int], float] | None = field(
-        default=None, metadata=_says(TRAINING, "lr_at(step) -> float", "The learning rate of update 0, 1, ...")
+        default=None, metadata=says(TRAINING, "lr_at(step) -> float", "The learning rate of update 0, 1, ...")
     )
     lr_scheduler: Callable[[Optimizer], Any] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             TRAINING, "lr_scheduler(optimizer) -> scheduler",
             "A scheduler of torch's kind: its `step()` changes the `lr` of the optimizer's groups.",
         ),
     )  # fmt: skip
     validate: Callable[[nn.Module, list[Batch]], float] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             TRAINING, "validate(model, batches: list of batches) -> float",
             "The mean loss in nats over the counted tokens of all batches together.",
         ),
     )  # fmt: skip
     loop: Callable[[], Loop] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             TRAINING, "loop() -> verify.Loop",
             "A new seeded training run: `model`, `optimizer`, `step()`, `save(folder)`, `validate()`.",
         ),
     )  # fmt: skip
     resume: Callable[[Path], Loop] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             TRAINING, "resume(folder: Path) -> verify.Loop",
             "The run as a new process takes it up, from what `Loop.save` wrote.",
         ),
     )  # fmt: skip
     hyperparameters: Mapping[str, float] = field(
         default_factory=dict,
-        metadata=_says(
+        metadata=says(
             TRAINING, 'a mapping: {"learning_rate": 3e-4}', "What the training says of itself; checks compare it."
         ),
     )  # fmt: skip
 
     epoch_batches: Callable[[int], Iterable[Batch]] | None = field(
-        default=None, metadata=_says(DATA, "epoch_batches(epoch) -> iterable of batches", "All of epoch 0, 1, ...")
+        default=None, metadata=says(DATA, "epoch_batches(epoch) -> iterable of batches", "All of epoch 0, 1, ...")
     )
     validation_batches: Callable[[], Iterable[Batch]] | None = field(
-        default=None, metadata=_says(DATA, "validation_batches() -> iterable of batches", "All that is held out.")
+        default=None, metadata=says(DATA, "validation_batches() -> iterable of batches", "All that is held out.")
     )
     encode: Callable[[str], Sequence[int]] | None = field(
         default=None,
-        metadata=_says(DATA, "encode(text) -> token ids", "One whole document, begin and end tokens included."),
+        metadata=says(DATA, "encode(text) -> token ids", "One whole document, begin and end tokens included."),
     )
     decode: Callable[[Sequence[int]], str] | None = field(
-        default=None, metadata=_says(DATA, "decode(token ids) -> text", "Text without begin, end and padding tokens.")
+        default=None, metadata=says(DATA, "decode(token ids) -> text", "Text without begin, end and padding tokens.")
     )
     encode_instruction: Callable[[str, str], tuple[Sequence[int], Sequence[int]]] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             DATA, "encode_instruction(prompt, answer) -> (token ids, labels)",
             "An instruction as it is trained on, with a label of -100 where nothing is to be predicted.",
         ),
     )  # fmt: skip
     eos_id: int | None = field(
-        default=None, metadata=_says(DATA, "a token id", "The token that ends a document or an answer.")
+        default=None, metadata=says(DATA, "a token id", "The token that ends a document or an answer.")
     )
-    pad_id: int | None = field(default=None, metadata=_says(DATA, "a token id", "The token that pads."))
+    pad_id: int | None = field(default=None, metadata=says(DATA, "a token id", "The token that pads."))
 
     adapters: Adapters | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             ADAPTATION, "a verify.Adapters", "How LoRA or another adapter is added, merged, saved and loaded."
         ),
     )
     quantizer: Quantizer | None = field(
-        default=None, metadata=_says(ADAPTATION, "a verify.Quantizer", "What a tensor is after quantizing and back.")
+        default=None, metadata=says(ADAPTATION, "a verify.Quantizer", "What a tensor is after quantizing and back.")
     )
 
-    causal: bool = field(default=True, metadata=_says(TRAITS, "True or False", "No position sees a later one."))
+    causal: bool = field(default=True, metadata=says(TRAITS, "True or False", "No position sees a later one."))
     mixture_of_experts: bool = field(
         default=False,
-        metadata=_says(
+        metadata=says(
             TRAITS, "True or False",
             "Tokens are routed to experts: capacity may be shared, and the loss may hold a router's part.",
         ),
     )  # fmt: skip
     recurrent: bool = field(
         default=False,
-        metadata=_says(TRAITS, "True or False", "A recurrence sums states up, where attention would average them."),
+        metadata=says(TRAITS, "True or False", "A recurrence sums states up, where attention would average them."),
     )
     random_augmentation: bool = field(
         default=False,
-        metadata=_says(TRAITS, "True or False", "An example is changed at random each time that it is read."),
+        metadata=says(TRAITS, "True or False", "An example is changed at random each time that it is read."),
     )
     dtype: torch.dtype | None = field(
-        default=None, metadata=_says(TRAITS, "a torch.dtype", "The only one that the code runs in, where it is so.")
+        default=None, metadata=says(TRAITS, "a torch.dtype", "The only one that the code runs in, where it is so.")
     )
 
     def __post_init__(self) -> None:
@@ -335,40 +329,30 @@ def _require_text_decoder(decode: Callable[..., Any] | None) -> None:
 
 def documented() -> list[Documented]:
     """The fields of `Subject` in their order: group, name, how each is called, what it is."""
-    return [
-        Documented(each.metadata["group"], each.name, each.metadata["call"], each.metadata["what"])
-        for each in fields(Subject)
-    ]
+    return [of_field(each) for each in fields(Subject)]
 
 
-def _fields_as_text() -> str:
-    lines, group = [], ""
-    for each in documented():
-        if each.group != group:
-            group = each.group
-            lines += ["", f"{group.capitalize()}:"]
-        lines.append(f"    {each.call if each.call.startswith(f'{each.name}(') else f'{each.name}: {each.call}'}")
-        lines += textwrap.wrap(each.what, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
-        lines += [f"{' ' * 12}{key}: {said}" for key, said in keys_of(each.name).items()]
-    return "\n".join(lines)
-
-
-def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor, which names the new field where an old one is given, and the closest where it is misspelled."""
+def _by_current_names(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, which takes a field by its name before 0.1 with a warning, and refuses what is misspelled."""
     known = [each.name for each in fields(Subject)]
 
     @functools.wraps(init)
     def checked(self: Subject, **given: Any) -> None:
-        for name in given:
-            if name in RENAMED:
-                raise SubjectError(f"Subject has no field {name!r} any more: it is {RENAMED[name]!r} now")
-            if name not in known:
+        parts: dict[str, Any] = {}
+        for name, value in given.items():
+            current = RENAMED.get(name, name)
+            if current not in known:
                 close = difflib.get_close_matches(name, known, 3) or known
                 raise SubjectError(f"Subject has no field {name!r}; closest: {', '.join(close)}")
-        init(self, **given)
+            if current in parts:
+                raise SubjectError(f"Subject is given {current!r} twice, once by its old name; give it once")
+            if current != name:
+                warnings.warn(f"Subject.{name} is {current!r} now; the old name goes in 0.2", FutureWarning, 2)
+            parts[current] = value
+        init(self, **parts)
 
     return checked
 
 
-setattr(Subject, "__init__", _refusing_unknown(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
-Subject.__doc__ = f"{inspect.cleandoc(Subject.__doc__ or '')}\n{_fields_as_text()}"
+setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
+Subject.__doc__ = f"{inspect.cleandoc(Subject.__doc__ or '')}\n{as_text(documented())}"

@@ -216,8 +216,7 @@ def fields(names: set[str]) -> list[str]:
     lines = ["\nFields of verify.Subject that they need, beyond model, batch and loss:\n"] if names else []
     for each in documented():
         if each.name in names:
-            call = each.call if each.call.startswith(f"{each.name}(") else f"{each.name}: {each.call}"
-            lines += [f"  {call}\n", *(f"      {line}\n" for line in wrap(each.what, 6))]
+            lines += [f"  {each.heading}\n", *(f"      {line}\n" for line in wrap(each.what, 6))]
     return lines
 
 

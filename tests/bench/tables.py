@@ -17,6 +17,7 @@ from andon.files import write_whole
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
 from andon.verify.faults.rows import counts, from_json
+from andon.verify.subject import documented
 from andon.workshop import matrix
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
@@ -41,10 +42,9 @@ DIFFERS = "a table differs from its measurements; run `python -m tests.bench.tab
 
 
 def parts() -> str:
-    """What a subject can be made of, in the words of its source."""
-    source = Path("verify/subject.py").read_text(encoding="utf-8").partition("class Subject:")[2]
-    kinds = r"^    (\w+): (?:.*Callable|Adapters|Quanti[sz]er).*  # (.+)$"
-    return "\n".join(f"- `{name}`: {said}" for name, said in re.findall(kinds, source, re.MULTILINE))
+    """What a subject can be made of, in its own words: the fields that are called, adapters and quantizers."""
+    shown = [each for each in documented() if "(" in each.call or each.name in ("adapters", "quantizer")]
+    return "\n".join(f"- `{each.heading}`: {each.what}" for each in shown)
 
 
 def faults(content: dict[str, Any]) -> str:

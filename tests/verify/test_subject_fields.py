@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import warnings
 from typing import Any
 
 import pytest
@@ -16,12 +17,16 @@ pytestmark = pytest.mark.tier1
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_renamed_field_is_refused_by_its_new_name(old: str, new: str) -> None:
-    """Behaviour: an old name is no field, and the error says what it is called now, which is one."""
-    names = {each.name for each in dataclasses.fields(Subject)}
+def test_a_renamed_field_is_taken_with_a_warning(old: str, new: str) -> None:
+    """Behaviour: an old name still sets the field, says what it is called now, and is refused beside the new one."""
+    names = {each.name: each for each in dataclasses.fields(Subject)}
     assert (True, False) == (new in names, old in names)
-    with pytest.raises(SubjectError, match=f"no field '{old}' any more: it is '{new}' now"):
-        small(**{old: None})
+    plain = small()
+    with pytest.warns(FutureWarning, match=f"Subject.{old} is '{new}' now"):
+        changed = small(**{old: getattr(plain, new)})
+    assert getattr(plain, new) == getattr(changed, new)
+    with pytest.raises(SubjectError, match=f"given '{new}' twice"), warnings.catch_warnings(action="ignore"):
+        small(**{old: getattr(plain, new), new: getattr(plain, new)})
 
 
 def test_a_misspelled_field_is_refused_with_what_is_close() -> None:

@@ -21,7 +21,7 @@ def frozen(model: nn.Module) -> State:
 
 
 def is_one_of(parameter: Tensor, values: State) -> bool:
-    """Whether a tensor is a copy of one of these; constants, as fresh sides, biases and gains are, are nobody's."""
+    """Whether a tensor is a copy of one of these; constants, as fresh sides, biases and gains are, belong to none."""
     if len(parameter.unique()) == 1:
         return False
     return any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())

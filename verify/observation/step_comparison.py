@@ -36,7 +36,7 @@ def gradient_error(subject: Subject, run: Run, step: StepTrace, batches: list[Ba
 
 
 def require_alike(subject: Subject, batches: list[Batch]) -> None:
-    """Raise NotApplicable where a mixture's batches differ in size: each is balanced by itself, of nobody's weight."""
+    """Raise NotApplicable where a mixture's batches differ in size: each is balanced by itself."""
     if subject.mixture_of_experts and len({counted(subject, batch) for batch in batches}) > 1:
         raise NotApplicable("a mixture's micro-batches of one size")
 
