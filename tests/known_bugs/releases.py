@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from tests.bench.environments import OWN
 
 FILE = Path(__file__).with_name("releases.toml")
-FOLDER = Path(".nox/wild")
+FOLDER = Path(".nox/known_bugs")
 LINES = 12  # of pip's complaint that are shown
 # Beside torch and what our command line needs: what every library of the list imports and none pins.
 COMMON = ("safetensors", "regex", "requests", "packaging", "pyyaml", "tqdm", "jinja2", "setuptools<81", "einops")
 
 
-class WildError(RuntimeError):
+class InstallError(RuntimeError):
     """A release that cannot be installed, so that nothing was measured of it."""
 
 
@@ -32,7 +32,7 @@ class Release(NamedTuple):
     package: str
     wrong: str  # version with the bug
     right: str  # first known version without it; empty where the bug lives
-    subject: str  # in `tests.wild.subjects`
+    subject: str  # in `tests.known_bugs.subjects`
     fault: str
     source: str
     pins: Mapping[str, tuple[str, ...]]  # of `wrong` and `right`
@@ -62,11 +62,11 @@ def base(say: Callable[[str], None]) -> Path:
     """The Python that all releases share: torch, and nothing that is on the list.
 
     Raises:
-        WildError: pip could not install it.
+        InstallError: pip could not install it.
     """
     home = (FOLDER / "base").resolve()
     same = [f"{package}=={version(package).partition('+')[0]}" for package in ("torch", "numpy")]
-    wanted, python, stamp = [*same, *OWN, *COMMON], home / "bin" / "python", home / "wild.stamp"
+    wanted, python, stamp = [*same, *OWN, *COMMON], home / "bin" / "python", home / "known_bugs.stamp"
     digest = hashlib.sha256(json.dumps([wanted, sys.version, str(home)]).encode()).hexdigest()
     if not (stamp.exists() and stamp.read_text(encoding="ascii") == digest):
         say(f"building {home} once: this takes a minute or two")
@@ -81,7 +81,7 @@ def installed(python: Path, pins: tuple[str, ...], say: Callable[[str], None]) -
     """A folder that holds these pins and no more; installed at first use, whole or not at all.
 
     Raises:
-        WildError: pip could not install them.
+        InstallError: pip could not install them.
     """
     digest = hashlib.sha256(json.dumps(sorted(pins)).encode()).hexdigest()[:12]
     target = (FOLDER / f"{pins[0].replace('==', '-')}-{digest}").resolve()
@@ -124,4 +124,4 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-LINES:])
-        raise WildError(f"`{' '.join(command)[:200]}` failed:\n{tail}")
+        raise InstallError(f"`{' '.join(command)[:200]}` failed:\n{tail}")

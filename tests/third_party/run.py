@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.bench.environments import FOLDER, BenchError, interpreter, worker_variables
 
-HOMES = {"strangers": Path(".nox"), "litgpt": FOLDER}
+HOMES = {"third_party": Path(".nox"), "litgpt": FOLDER}
 
 
 def run(environment: str, jobs: Sequence[dict[str, Any]], say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def run(environment: str, jobs: Sequence[dict[str, Any]], say: Callable[[str], N
     with tempfile.TemporaryDirectory() as scratch:
         jobs_file, results_file = Path(scratch, "jobs.json"), Path(scratch, "results.json")
         jobs_file.write_text(json.dumps(list(jobs)), encoding="utf-8")
-        command = [str(python), "-m", "tests.strangers.worker", environment, str(jobs_file), str(results_file)]
+        command = [str(python), "-m", "tests.third_party.worker", environment, str(jobs_file), str(results_file)]
         done = subprocess.run(command, check=False, env=worker_variables(1))
         if done.returncode or not results_file.exists():
             raise BenchError(f"{environment}: `{' '.join(command)}` ended with {done.returncode}")

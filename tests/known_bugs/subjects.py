@@ -1,4 +1,4 @@
-"""Subjects of released libraries, by the release that they are of. No check, and nothing that knows a fault.
+"""Subjects of released libraries, by the release that they belong to. No check, and nothing that knows a fault.
 
 Each is what a user of that library would name: its model, adapter, loop or loader at a small size.
 """
@@ -11,7 +11,7 @@ import torch
 
 from andon.verify import subjects
 from andon.verify.subject import Batch, Documents, Subject
-from tests.strangers.subjects import causal, config, gpt2
+from tests.third_party.subjects import causal, config, gpt2
 
 NOISE, WORD = 0.2, 5  # share of tokens that noise replaces, and by which
 PROMPT = 2  # tokens of a prompt

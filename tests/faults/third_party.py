@@ -1,4 +1,4 @@
-"""Faults of the catalogue, planted into transformers, PEFT and litgpt: real changes where they could be made."""
+"""Faults of the catalogue, injected into transformers, PEFT and litgpt: real changes where they could be made."""
 
 from andon.verify.faults.inject import Fault
 
@@ -19,7 +19,7 @@ TRANSFORMERS = (
         status="historical",
         source="trl#784; huggingface/nanoVLM#204",
         symptom="Packed documents in one row attend to each other.",
-        module=MASKS,
+        where=MASKS,
         before="        packed_sequence_mask = find_packed_sequence_indices(position_ids)\n",
         after="        packed_sequence_mask = None\n",
     ),
@@ -29,7 +29,7 @@ TRANSFORMERS = (
         status="historical",
         source="swiss-ai/Megatron-LM#40",
         symptom="The first token of a document belongs to the one before.",
-        module=MASKS,
+        where=MASKS,
         before="packed_sequence_mask = (position_diff != 1).cumsum(-1)",
         after="packed_sequence_mask = (position_diff != 1).roll(1, -1).cumsum(-1)",
     ),
@@ -39,7 +39,7 @@ TRANSFORMERS = (
         status="pattern",
         source="",
         symptom="Each token sees the next.",
-        module=MASKS,
+        where=MASKS,
         before="    return kv_idx <= q_idx\n",
         after="    return kv_idx <= q_idx + 1\n",
         subjects=("llama-eager",),
@@ -50,7 +50,7 @@ TRANSFORMERS = (
         status="historical",
         source="Alpha-VLLM/LLaMA2-Accessory#43; ML-GSAI/LLaDA#90",
         symptom="Real tokens see padding.",
-        module=MASKS,
+        where=MASKS,
         before="    if padding_mask is not None:\n        mask_function = and_masks(",
         after="    if False:\n        mask_function = and_masks(",
     ),
@@ -60,7 +60,7 @@ TRANSFORMERS = (
         status="historical",
         source="pytorch#108108; pytorch#144858; flash-attention#517",
         symptom="A decoded token sees only the first key of the cache.",
-        module=SDPA,
+        where=SDPA,
         before="    is_causal = q_length > 1 and attention_mask is None and is_causal\n",
         after="    is_causal = attention_mask is None and is_causal\n",
     ),
@@ -70,7 +70,7 @@ TRANSFORMERS = (
         status="historical",
         source="torchtune#1803; transformers#33844",
         symptom="Evaluation is random.",
-        module=LLAMA,
+        where=LLAMA,
         before="dropout=0.0 if not self.training else self.attention_dropout,",
         after="dropout=self.attention_dropout,",
         subjects=("llama-dropout",),
@@ -81,7 +81,7 @@ TRANSFORMERS = (
         status="historical",
         source="onnx#7274; wenet-e2e/west#121",
         symptom="Query heads read another group's keys.",
-        module=SDPA,
+        where=SDPA,
         before="hidden_states[:, :, None, :, :].expand(batch, num_key_value_heads, n_rep, slen, head_dim)",
         after="hidden_states[:, None, :, :, :].expand(batch, n_rep, num_key_value_heads, slen, head_dim)",
     ),
@@ -91,7 +91,7 @@ TRANSFORMERS = (
         status="historical",
         source="litgpt#2218; gpt-fast 8922741",
         symptom="The configured base has no effect.",
-        module=LLAMA,
+        where=LLAMA,
         before='        base = config.rope_parameters["rope_theta"]\n',
         after="        base = 10000.0\n",
     ),
@@ -101,7 +101,7 @@ TRANSFORMERS = (
         status="historical",
         source="transformers#29285; transformers#29496; gpt-neox#1016",
         symptom="Far positions coincide in bfloat16.",
-        module=LLAMA,
+        where=LLAMA,
         before="position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)",
         after="position_ids[..., None].to(x.dtype) * self.inv_freq.to(device=x.device, dtype=x.dtype)",
         subjects=("llama-bf16",),
@@ -112,7 +112,7 @@ TRANSFORMERS = (
         status="historical",
         source="thunlp/Seq1F1B#6",
         symptom="Each decoded token stands at position 0.",
-        module=LLAMA,
+        where=LLAMA,
         before="torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens",
         after="torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)",
     ),
@@ -122,7 +122,7 @@ TRANSFORMERS = (
         status="historical",
         source="meta-llama/llama#771; torchtune#152; lit-llama#339",
         symptom="A small loss of quality with other people's weights.",
-        module=LLAMA,
+        where=LLAMA,
         before="        self.variance_epsilon = eps\n",
         after="        self.variance_epsilon = 1e-6\n",
     ),
@@ -132,7 +132,7 @@ TRANSFORMERS = (
         status="historical",
         source="meta-llama/llama#1048; Liger-Kernel#92",
         symptom="Large activations overflow in float16.",
-        module=LLAMA,
+        where=LLAMA,
         before="        hidden_states = hidden_states.to(torch.float32)\n        variance",
         after="        variance",
         subjects=("llama-bf16",),
@@ -143,7 +143,7 @@ TRANSFORMERS = (
         status="historical",
         source="Liger-Kernel#582",
         symptom="Norms are too small where the width is no power of two.",
-        module=LLAMA,
+        where=LLAMA,
         before="        variance = hidden_states.pow(2).mean(-1, keepdim=True)\n",
         after=(
             "        padded = 1 << (hidden_states.shape[-1] - 1).bit_length()\n"
@@ -156,7 +156,7 @@ TRANSFORMERS = (
         status="historical",
         source="nanotron 4bb1a716",
         symptom="A slightly worse loss.",
-        module=LLAMA,
+        where=LLAMA,
         before="        hidden_states = residual + hidden_states\n\n        # Fully Connected\n",
         after="        hidden_states = residual + residual + hidden_states\n\n        # Fully Connected\n",
     ),
@@ -166,7 +166,7 @@ TRANSFORMERS = (
         status="pattern",
         source="",
         symptom="A layer that never learns.",
-        module=LLAMA,
+        where=LLAMA,
         before="self.layers[: self.config.num_hidden_layers]",
         after="self.layers[: self.config.num_hidden_layers - 1]",
     ),
@@ -176,7 +176,7 @@ TRANSFORMERS = (
         status="historical",
         source="NeMo Automodel#2511; torchtitan#2253",
         symptom="The head and the embedding drift apart.",
-        module=LLAMA,
+        where=LLAMA,
         before='    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}\n',
         after="    _tied_weights_keys = {}\n",
         subjects=("llama-tied",),
@@ -187,7 +187,7 @@ TRANSFORMERS = (
         status="historical",
         source="litgpt#1162; litgpt#759",
         symptom="A worse start.",
-        module="transformers.modeling_utils",
+        where="transformers.modeling_utils",
         before="init.normal_(module.weight, mean=0.0, std=std)\n            if module.bias is not None:\n",
         after="pass\n            if module.bias is not None:\n",
     ),
@@ -197,7 +197,7 @@ TRANSFORMERS = (
         status="pattern",
         source="nanoGPT's get_batch",
         symptom="A task of copying; the loss falls to nothing.",
-        module=LOSS,
+        where=LOSS,
         before=(
             "        labels = nn.functional.pad(labels, (0, 1), value=ignore_index)\n"
             "        shift_labels = labels[..., 1:].contiguous()\n"
@@ -210,7 +210,7 @@ TRANSFORMERS = (
         status="historical",
         source="litgpt#751; Liger-Kernel#974",
         symptom="The loss depends on how much padding there is.",
-        module=LOSS,
+        where=LOSS,
         before="loss = nn.functional.cross_entropy(source, target, ignore_index=ignore_index, reduction=reduction)",
         after=(
             'loss = nn.functional.cross_entropy(source, target, ignore_index=ignore_index, reduction="none")\n'
@@ -223,7 +223,7 @@ TRANSFORMERS = (
         status="historical",
         source="transformers#29285",
         symptom="A loss in steps of bfloat16.",
-        module=LOSS,
+        where=LOSS,
         before="    logits = logits.float()\n\n    if shift_labels is None:\n",
         after="    if shift_labels is None:\n",
         subjects=("llama-bf16",),
@@ -234,7 +234,7 @@ TRANSFORMERS = (
         status="historical",
         source="torchtune#2613",
         symptom="The end of a document is to predict the beginning of the next.",
-        module="transformers.data.data_collator",
+        where="transformers.data.data_collator",
         before='                batch["labels"] += [separator_id] + input_ids[1:]\n',
         after='                batch["labels"] += input_ids\n',
     ),
@@ -247,7 +247,7 @@ TRAINING = (
         status="historical",
         source="transformers#34191; torchtitan#2206; torchtune#1875",
         symptom="Short sequences weigh more.",
-        module=TRAINER,
+        where=TRAINER,
         before="        num_items_in_batch = self._get_num_items_in_batch(batch_samples, device)\n",
         after="        num_items_in_batch = None\n",
         subjects=("trainer",),
@@ -258,7 +258,7 @@ TRAINING = (
         status="historical",
         source="nanoGPT#168; nanoGPT#206; stylegan3#184",
         symptom="Gradients as many times too large as there are micro-batches.",
-        module=LOSS,
+        where=LOSS,
         before="        loss = loss / num_items_in_batch\n",
         after="        loss = loss / (target != ignore_index).sum()\n",
         subjects=("trainer",),
@@ -269,7 +269,7 @@ TRAINING = (
         status="historical",
         source="DeepSpeed#7839",
         symptom="Gradients of all steps add up.",
-        module=TRAINER,
+        where=TRAINER,
         before="                    model.zero_grad()\n                    self.state.global_step += 1\n",
         after="                    self.state.global_step += 1\n",
         subjects=("trainer",),
@@ -280,7 +280,7 @@ TRAINING = (
         status="historical",
         source="pytorch#148259; pytorch#151529",
         symptom="Nothing is clipped.",
-        module=TRAINER,
+        where=TRAINER,
         before="        return self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)\n",
         after=(
             "        parameters = model.parameters()\n"
@@ -296,7 +296,7 @@ TRAINING = (
         status="transposed",
         source="verl#2282",
         symptom="Spikes of the gradient are hidden.",
-        module=TRAINER,
+        where=TRAINER,
         before="        return self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)\n",
         after=(
             "        self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)\n"
@@ -310,7 +310,7 @@ TRAINING = (
         status="historical",
         source="transformers#35927; DeepSpeedExamples#755; lit-llama#254",
         symptom="Norm gains shrink.",
-        module=TRAINER,
+        where=TRAINER,
         before="get_parameter_names(model, [nn.LayerNorm], forbidden_name_patterns)",
         after='get_parameter_names(model, [nn.LayerNorm], [r"bias"])',
         subjects=("trainer",),
@@ -321,7 +321,7 @@ TRAINING = (
         status="pattern",
         source="",
         symptom="The rate does not stay where it ends.",
-        module="transformers.optimization",
+        where="transformers.optimization",
         before=LINEAR,
         after=LINEAR.replace("max(0.0", "max(-1.0"),
         subjects=("trainer",),
@@ -332,7 +332,7 @@ TRAINING = (
         status="historical",
         source="torchtitan#275; TorchEasyRec#664; lightly-train#301",
         symptom="The rate starts anew when a run is resumed.",
-        module=TRAINER,
+        where=TRAINER,
         before=(
             "                with warnings.catch_warnings(record=True) as caught_warnings:\n"
             "                    check_torch_load_is_safe()\n"
@@ -351,7 +351,7 @@ TRAINING = (
         status="historical",
         source="KempnerForge#51",
         symptom="Batches of an epoch's beginning are seen twice.",
-        module=TRAINER,
+        where=TRAINER,
         before="train_dataloader = skip_first_batches(train_dataloader, steps_trained_in_current_epoch)\n",
         after="pass\n",
         subjects=("trainer",),
@@ -362,7 +362,7 @@ TRAINING = (
         status="pattern",
         source="",
         symptom="No dropout after the first evaluation.",
-        module=TRAINER,
+        where=TRAINER,
         before="            model.train()\n            if hasattr(self.optimizer",
         after="            if hasattr(self.optimizer",
         subjects=("trainer",),
@@ -376,7 +376,7 @@ ADAPTERS = (
         status="historical",
         source="mlx-vlm#841; mlx-vlm#986",
         symptom="Updates as many times too large as the rank.",
-        module=LORA,
+        where=LORA,
         before=(
             "            self.lora_B[adapter_name].weight = torch.nn.Parameter(lora_B_params)\n\n"
             "        self.lora_bias[adapter_name] = lora_bias\n\n"
@@ -398,7 +398,7 @@ ADAPTERS = (
         status="historical",
         source="FastVideo#870; MLX fuse",
         symptom="A merged model is not the one that was trained.",
-        module=LORA,
+        where=LORA,
         before="        output_tensor = transpose(weight_B @ weight_A, self.fan_in_fan_out) * self.scaling[adapter]\n",
         after="        output_tensor = transpose(weight_B @ weight_A, self.fan_in_fan_out)\n",
         subjects=("lora",),
@@ -409,7 +409,7 @@ ADAPTERS = (
         status="transposed",
         source="espnet#5722; LoRA-Torch#10",
         symptom="A second merge adds the adapter again.",
-        module=TUNERS,
+        where=TUNERS,
         before="        adapter_names = [name for name in adapter_names if name not in merged_adapters]\n",
         after="",
         subjects=("lora",),
@@ -420,7 +420,7 @@ ADAPTERS = (
         status="historical",
         source="peft#1884",
         symptom="The loss jumps where fine-tuning begins.",
-        module=LORA,
+        where=LORA,
         before="                nn.init.zeros_(self.lora_B[adapter_name].weight)\n                if self.lora_bias",
         after="                nn.init.normal_(self.lora_B[adapter_name].weight)\n                if self.lora_bias",
         subjects=("lora",),
@@ -431,7 +431,7 @@ ADAPTERS = (
         status="historical",
         source="torchtune#995",
         symptom="The configured dropout has no effect.",
-        module=LORA,
+        where=LORA,
         before=(
             "                dropout = self.lora_dropout[active_adapter]\n"
             "                scaling = self.scaling[active_adapter]\n"
@@ -454,7 +454,7 @@ ADAPTERS = (
         status="historical",
         source="torchtitan#3456",
         symptom="Norms of the base drift, and the adapter fits no other copy of it.",
-        module=TUNERS,
+        where=TUNERS,
         before="            p.requires_grad = False\n\n        for active_adapter in self.active_adapters:\n",
         after="            p.requires_grad = p.dim() == 1\n\n        for active_adapter in self.active_adapters:\n",
         subjects=("lora",),
@@ -465,7 +465,7 @@ ADAPTERS = (
         status="historical",
         source="torchtune#2537; peft#1678; peft#285",
         symptom="A loaded adapter is a new one.",
-        module="peft.utils.save_and_load",
+        where="peft.utils.save_and_load",
         before=(
             "    to_return = {tuner_cls._remove_adapter_name_from_key(k, adapter_name): v for k, v in"
             " to_return.items()}\n"
@@ -485,7 +485,7 @@ LITGPT = (
         status="historical",
         source="litgpt#2218",
         symptom="The configured base has no effect.",
-        module=GPT,
+        where=GPT,
         before="            base=self.config.rope_base,\n",
         after="",
         subjects=("litgpt",),
@@ -496,7 +496,7 @@ LITGPT = (
         status="historical",
         source="thunlp/Seq1F1B#6",
         symptom="Each decoded token stands at position 0.",
-        module=GPT,
+        where=GPT,
         before=(
             "            cos = batched_index_select(self.cos, 0, input_pos)\n"
             "            sin = batched_index_select(self.sin, 0, input_pos)\n"
@@ -513,7 +513,7 @@ LITGPT = (
         status="historical",
         source="litgpt#1162",
         symptom="A worse start.",
-        module="litgpt.pretrain",
+        where="litgpt.pretrain",
         before="    if not isinstance(fabric.strategy, FSDPStrategy):\n",
         after="    if isinstance(fabric.strategy, FSDPStrategy):\n",
         subjects=("litgpt",),
@@ -524,7 +524,7 @@ LITGPT = (
         status="historical",
         source="litgpt#751",
         symptom="The loss depends on how much padding there is.",
-        module="litgpt.utils",
+        where="litgpt.utils",
         before=(
             "    #   `x.maximum(torch.ones_like(x))` pattern we avoid a cudaStreamSynchronize.\n"
             "    return torch.cat(loss_chunks).sum() / non_masked_elems.maximum(torch.ones_like(non_masked_elems))\n"
@@ -538,7 +538,7 @@ LITGPT = (
         status="transposed",
         source="litgpt#751",
         symptom="Some tokens are never learned.",
-        module="litgpt.utils",
+        where="litgpt.utils",
         before="    logit_chunks = logits.split(chunk_size)\n    target_chunks = targets.split(chunk_size)\n",
         after=(
             "    whole = max(1, len(logits) // chunk_size)\n"
@@ -553,7 +553,7 @@ LITGPT = (
         status="historical",
         source="onnx#7274; wenet-e2e/west#121",
         symptom="Query heads read another group's keys.",
-        module=GPT,
+        where=GPT,
         before="            q_per_kv = n_head // n_query_groups\n            k = k.repeat_interleave(q_per_kv, dim=1)",
         after="            q_per_kv = n_head // n_query_groups\n            k = k.repeat(1, q_per_kv, 1, 1)",
         subjects=("litgpt",),
@@ -564,7 +564,7 @@ LITGPT = (
         status="historical",
         source="nanotron 4bb1a716",
         symptom="A slightly worse loss.",
-        module=GPT,
+        where=GPT,
         before="            x = attention_output + x\n            x_normed = self.norm_2(x)\n",
         after="            x = attention_output + x + x\n            x_normed = self.norm_2(x)\n",
         subjects=("litgpt",),
@@ -575,7 +575,7 @@ LITGPT = (
         status="historical",
         source="lit-llama#339",
         symptom="A small loss of quality with other people's weights.",
-        module="litgpt.model",
+        where="litgpt.model",
         before="                ln_f=config.norm_class(config.n_embd, eps=config.norm_eps),\n",
         after="                ln_f=config.norm_class(config.n_embd),\n",
         subjects=("litgpt",),
@@ -586,7 +586,7 @@ LITGPT = (
         status="historical",
         source="FastVideo#870; MLX fuse",
         symptom="A merged model is not the one that was trained.",
-        module="litgpt.lora",
+        where="litgpt.lora",
         before="        return (self.lora_B @ self.lora_A) * self.scaling\n",
         after="        return self.lora_B @ self.lora_A\n",
         subjects=("litgpt-lora",),
@@ -597,7 +597,7 @@ LITGPT = (
         status="historical",
         source="mlx-vlm#841; mlx-vlm#986",
         symptom="Updates as many times too large as the rank.",
-        module="litgpt.lora",
+        where="litgpt.lora",
         before=(
             "            self.lora_B = nn.Parameter(torch.empty((out_features, r)))\n"
             "            self.scaling = self.lora_alpha / self.r\n"
@@ -614,7 +614,7 @@ LITGPT = (
         status="transposed",
         source="espnet#5722; LoRA-Torch#10",
         symptom="A second merge adds the adapter again.",
-        module="litgpt.lora",
+        where="litgpt.lora",
         before="        if self.r > 0 and not self.merged:\n",
         after="        if self.r > 0:\n",
         subjects=("litgpt-lora",),
@@ -625,11 +625,11 @@ LITGPT = (
         status="historical",
         source="peft#1884",
         symptom="The loss jumps where fine-tuning begins.",
-        module="litgpt.lora",
+        where="litgpt.lora",
         before="            nn.init.zeros_(self.lora_B)\n\n    def get_lora_AB",
         after="            nn.init.normal_(self.lora_B)\n\n    def get_lora_AB",
         subjects=("litgpt-lora",),
     ),
 )
 
-FAULTS = {"strangers": TRANSFORMERS + TRAINING + ADAPTERS, "litgpt": LITGPT}
+FAULTS = {"third_party": TRANSFORMERS + TRAINING + ADAPTERS, "litgpt": LITGPT}

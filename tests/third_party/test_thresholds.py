@@ -1,4 +1,4 @@
-"""What the nightly run and the strangers publish, and each threshold on it: green as it should be, red when planted."""
+"""What the nightly run and the check of third-party packages publish: each threshold goes green and red."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from andon.gates.config import load_gates
 from andon.gates.judge import judge
 from tests import variants
 from tests.bench import tables
-from tests.strangers import __main__ as strangers
+from tests.third_party import __main__ as third_party
 
 pytestmark = pytest.mark.tier2
 
@@ -38,7 +38,7 @@ def quiet(subjects: int = 37, seeds: int = 3) -> Results:
     return [run(name, seed) for name in names for seed in range(seeds)]
 
 
-def planted(found: int = 20, subjects: int = 3) -> Results:
+def with_faults(found: int = 20, subjects: int = 3) -> Results:
     """Clean subjects, and faults of which some are found."""
     clean = [run(f"s{number}") for number in range(subjects)]
     return clean + [run("llama", fault=f"f{n}", finder="area.check" if n < found else "") for n in range(30)]
@@ -62,10 +62,10 @@ NIGHTLY = {
     ],
     "nightly.highest_share": quiet(subjects=32),
 }
-STRANGERS = {
-    "strangers.false_alarms": [*planted(), run("s9", finder="area.check")],
-    "strangers.different_found": [
-        *planted(19),
+THIRD_PARTY = {
+    "third_party.false_alarms": [*with_faults(), run("s9", finder="area.check")],
+    "third_party.different_found": [
+        *with_faults(19),
         run("litgpt", fault="litgpt-f0", finder="area.check"),
         run("llama", fault="f99") | {"error": "it died"},
     ],
@@ -75,19 +75,19 @@ STRANGERS = {
 def test_what_is_as_it_should_be_is_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: silence on clean code, and 20 different faults found, pass every threshold."""
     assert [] == red("nightly", variants.publish, quiet(), tmp_path, monkeypatch)
-    assert [] == red("strangers", strangers.publish, planted(), tmp_path, monkeypatch)
+    assert [] == red("third_party", third_party.publish, with_faults(), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("metric", NIGHTLY)
 def test_each_threshold_of_nightly_goes_red(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a planted result turns its own threshold red, and no other."""
+    """Behaviour: a bad result turns its own threshold red, and no other."""
     assert [metric] == red("nightly", variants.publish, NIGHTLY[metric], tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("metric", STRANGERS)
-def test_each_threshold_of_strangers_goes_red(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("metric", THIRD_PARTY)
+def test_each_threshold_of_third_party_goes_red(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: an alarm, or 19 faults of which one is found twice and one job that died, turn their threshold red."""
-    assert [metric] == red("strangers", strangers.publish, STRANGERS[metric], tmp_path, monkeypatch)
+    assert [metric] == red("third_party", third_party.publish, THIRD_PARTY[metric], tmp_path, monkeypatch)
 
 
 def test_the_bound_is_that_of_clopper_and_pearson() -> None:
@@ -104,4 +104,4 @@ def test_tables_show_what_was_published(tmp_path: Path, monkeypatch: pytest.Monk
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if "|" in line]
     assert ["all", "38", "112", "5600", "1"] == cells[-1]
     assert "4.2% of runs" in shown
-    assert "Not found: `f20`, `f21`" in tables.strangers(strangers.publish(planted(), 1.0, {}))
+    assert "Not found: `f20`, `f21`" in tables.third_party(third_party.publish(with_faults(), 1.0, {}))

@@ -1,4 +1,4 @@
-"""A release through `andon verify`, as its user would run it, beside the release that has the bug no more."""
+"""Runs a release through `andon verify`, as its user would, and compares it with the release without the bug."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.wild.releases import Release, WildError, base, installed, variables
+from tests.known_bugs.releases import InstallError, Release, base, installed, variables
 
 LIMIT = 600.0  # seconds of one release
 Findings = dict[str, str]  # "check", or "subject: check" where there are several, to what was measured
@@ -18,7 +18,7 @@ class Answer(NamedTuple):
 
     version: str
     findings: Findings
-    mistakes: Findings  # checks that could not be run
+    mistakes: Findings  # checks that could not run
     checked: int
     seconds: float
 
@@ -38,7 +38,7 @@ class Result(NamedTuple):
         return {name: text for name, text in found.items() if name in release.shows} if named else found
 
     def others(self, release: Release) -> Findings:
-        """Findings beside the bug, on the newest release run: each is a bug too, or a false alarm."""
+        """Findings beside the bug, on the newest release checked: each is a bug too, or a false alarm."""
         if self.right is not None:
             return self.right.findings
         found = self.found(release)
@@ -49,7 +49,7 @@ def compare(release: Release, say: Callable[[str], None]) -> Result:
     """Both releases' answers.
 
     Raises:
-        WildError: one cannot be installed, or gave no answer.
+        InstallError: one cannot be installed, or gave no answer.
     """
     python = base(say)
     wrong = _answer(release, "wrong", python, say)
@@ -71,17 +71,26 @@ def from_json(content: dict[str, Any]) -> Result:
 def _answer(release: Release, which: str, python: Path, say: Callable[[str], None]) -> Answer:
     target = installed(python, release.pins[which], say)
     version = getattr(release, which)
-    command = [str(python), "-W", "ignore", "-m", "andon", "verify", f"tests.wild.subjects:{release.subject}", "--json"]
+    command = [
+        str(python),
+        "-W",
+        "ignore",
+        "-m",
+        "andon",
+        "verify",
+        f"tests.known_bugs.subjects:{release.subject}",
+        "--json",
+    ]
     begun = time.monotonic()
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env=variables(release, target), timeout=LIMIT
         )
     except subprocess.TimeoutExpired as late:
-        raise WildError(f"{release.package} {version}: no answer within {LIMIT:g} s") from late
+        raise InstallError(f"{release.package} {version}: no answer within {LIMIT:g} s") from late
     start = done.stdout.find("[\n")
     if start < 0:
-        raise WildError(f"{release.package} {version}: {(done.stderr or done.stdout)[-800:]}")
+        raise InstallError(f"{release.package} {version}: {(done.stderr or done.stdout)[-800:]}")
     return read(version, json.loads(done.stdout[start:]), time.monotonic() - begun)
 
 
@@ -89,7 +98,7 @@ def read(version: str, reports: list[dict[str, Any]], seconds: float) -> Answer:
     """An answer of `andon verify --json`.
 
     Raises:
-        WildError: the subject could not be run at all.
+        InstallError: the subject could not run at all.
     """
     findings: Findings = {}
     mistakes: Findings = {}
@@ -99,5 +108,5 @@ def read(version: str, reports: list[dict[str, Any]], seconds: float) -> Answer:
             (mistakes if finding["mistake"] else findings)[name] = finding["message"]
     checked = sum(len(report["passed"]) for report in reports) + len(findings)
     if not checked:
-        raise WildError(f"{version} could not be run: {'; '.join(mistakes.values())[:800]}")
+        raise InstallError(f"{version} could not run: {'; '.join(mistakes.values())[:800]}")
     return Answer(version, findings, mistakes, checked, round(seconds, 1))

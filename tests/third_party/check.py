@@ -1,4 +1,4 @@
-"""A job: one subject, with or without a fault injected, through the checks. Imports none of what is injected into."""
+"""A job: one subject, with or without an injected fault, through the checks. Imports no module that faults go into."""
 
 import time
 import warnings
@@ -6,17 +6,17 @@ from typing import Any
 
 from andon.verify.faults.inject import Fault
 from andon.verify.run.runner import check
-from tests.strangers.subjects import KNOWN
+from tests.third_party.subjects import KNOWN
 
 
-def run_checks(fault: Fault | None, job: tuple[str, int]) -> dict[str, Any]:
+def check_subject(fault: Fault | None, job: tuple[str, int]) -> dict[str, Any]:
     """What the checks say of a subject, with this seed's weights and batches: all, or of a fault the first finding."""
     from tests.clean import reseeded, subject
 
     name, seed = job
     begun = time.monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the strangers' own
+        warnings.simplefilter("ignore")  # the libraries' own
         report = check(reseeded(subject(name), seed), ignore=KNOWN.get(name, {}), first=fault is not None)
     findings = [{"check": each.check, "message": each.message, "mistake": each.mistake} for each in report.findings]
     return {

@@ -39,10 +39,12 @@ def leave_evidence(
     sources: dict[str, str] | None = None,
     **parts: float,
 ) -> None:
-    """What the measure "probe" leaves; `parts` are metrics `lines <part>`."""
-    metrics = {"exit_code": Metric(exit_code, "exit code"), "lines": Metric(lines, "%")}
+    """What the measure "probe" and its runner write; `parts` are metrics `lines <part>`."""
+    metrics = {"lines": Metric(lines, "%")}
     metrics |= {f"lines {part}": Metric(value, "%") for part, value in parts.items()}
     write_evidence(Evidence("probe", "make probe", 1.5, sources or {}, metrics), folder)
+    run = {"exit_code": Metric(exit_code, "exit code")}
+    write_evidence(Evidence("probe.run", "make probe", 1.5, sources or {}, run), folder)
 
 
 def leave_clock(folder: Path, wall: float = 20.0, others: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.wild`: released libraries with documented bugs, and which check finds each from a clean install.
+"""`python -m tests.known_bugs`: releases with documented bugs, and which check finds each from a clean install.
 
 Exit code: 0 all were found and none is seen in the release without the bug, 1 not, 3 some could not be measured.
 """
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
-from tests.bench.tables import WILD, write_baseline
-from tests.wild.answers import Result, as_json, compare, from_json
-from tests.wild.releases import Release, WildError, releases, sharded
+from tests.bench.tables import KNOWN_BUGS, write_baseline
+from tests.known_bugs.compare import Result, as_json, compare, from_json
+from tests.known_bugs.releases import InstallError, Release, releases, sharded
 
-RESULTS = Path("reports/wild")
+RESULTS = Path("reports/known_bugs")
 
 
 @click.command(help=__doc__)
@@ -23,7 +23,7 @@ RESULTS = Path("reports/wild")
 @click.option("--resume", is_flag=True, help="Keep what an earlier run has.")
 @click.option("--list", "listing", is_flag=True, help="Print the ids and what they stand for.")
 def main(only: tuple[str, ...], shard: str, *, resume: bool, listing: bool) -> None:
-    """Install, run, compare, print."""
+    """Install, check, compare, print."""
     try:
         chosen = sharded(releases(), shard)
     except ValueError as error:
@@ -41,7 +41,7 @@ def main(only: tuple[str, ...], shard: str, *, resume: bool, listing: bool) -> N
             else:
                 result = compare(release, lambda line: click.echo(line, err=True))
                 write_baseline(file, as_json(result))
-        except WildError as error:
+        except InstallError as error:
             click.echo(f"{release.id}: could not be measured: {error}")
             unmeasured += 1
             continue
@@ -50,7 +50,7 @@ def main(only: tuple[str, ...], shard: str, *, resume: bool, listing: bool) -> N
         click.echo(line(release, result))
     click.echo(f"{len(results) - missed} of {len(chosen)} found, {missed} not, {unmeasured} not measured")
     if len(chosen) == len(releases()):
-        write_baseline(WILD, {"cases": [row(release, result) for release, result in results]})
+        write_baseline(KNOWN_BUGS, {"cases": [row(release, result) for release, result in results]})
     sys.exit(3 if unmeasured else int(missed > 0))
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.strangers.worker ENVIRONMENT JOBS RESULTS`: runs jobs in the interpreter of one environment.
+"""`python -m tests.third_party.worker ENVIRONMENT JOBS RESULTS`: runs jobs in the interpreter of one environment.
 
 A job is {"fault": id or null, "subject": name, "seed": number}; each result is the job with what came of it.
 """
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from andon.verify.faults.jobs import run_jobs
-from tests.faults.strangers import FAULTS
-from tests.strangers.job import run_checks
+from tests.faults.third_party import FAULTS
+from tests.third_party.check import check_subject
 
 LIMIT = 600.0  # seconds of one job
 
@@ -18,9 +18,9 @@ def main(environment: str, jobs_file: str, results_file: str) -> None:
     """Run the jobs two at a time; a line to stderr for each as it ends."""
     faults = {fault.id: fault for fault in FAULTS[environment]}
     jobs = json.loads(Path(jobs_file).read_text(encoding="utf-8"))
-    jobs_with_faults = [(faults.get(job["fault"]), (job["subject"], job["seed"])) for job in jobs]
+    work = [(faults.get(job["fault"]), (job["subject"], job["seed"])) for job in jobs]
     results = []
-    for outcome in run_jobs(jobs_with_faults, run_checks, workers=2, limit=LIMIT):
+    for outcome in run_jobs(work, check_subject, workers=2, limit=LIMIT):
         job = jobs[outcome.place]
         results.append(job | {"error": outcome.error} | (outcome.value or {"seconds": outcome.seconds}))
         print(f"{len(results)}/{len(jobs)} {describe(results[-1])}", file=sys.stderr, flush=True)  # noqa: T201 - a command

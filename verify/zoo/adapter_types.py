@@ -10,7 +10,7 @@ from torch import nn
 from andon.verify.observation.perturb import rescale
 from andon.verify.subject import Subject
 from andon.verify.subjects.peft import adapted
-from andon.verify.zoo import transformers as bases
+from andon.verify.zoo import causal_models as bases
 
 library: Any = peft  # whose types change from version to version
 PACKAGE = "peft"

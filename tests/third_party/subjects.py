@@ -88,7 +88,7 @@ LITGPT: dict[str, Callable[[], Subject]] = {
 }
 SUBJECTS = HUGGING_FACE | LITGPT
 # The interpreter's name in tests.bench.environments to what it runs.
-ENVIRONMENTS = {"strangers": tuple(HUGGING_FACE), "litgpt": tuple(LITGPT)}
+ENVIRONMENTS = {"third_party": tuple(HUGGING_FACE), "litgpt": tuple(LITGPT)}
 # What these packages are known for, and is left out: subject to check to the reason.
 MEANS = "Trainer's evaluation is a mean of batches' means: transformers#24839"
 DRAWS = "Trainer's evaluation makes a DataLoader, whose seed is drawn from the numbers that dropout uses"

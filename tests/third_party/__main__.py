@@ -1,8 +1,8 @@
-"""`python -m tests.strangers`: current transformers, PEFT and litgpt, first as they are and then with faults planted.
+"""`python -m tests.third_party`: current transformers, PEFT and litgpt, as they are and with injected faults.
 
 Nothing may be found in the packages as they are, but for what KNOWN lists; of the faults, 20 at least must be found.
-Exit code: 0 so it is, 1 not, 3 could not measure. Writes reports/evidence/strangers.json and the committed
-reports/baselines/strangers.json.
+Exit code: 0 so it is, 1 not, 3 could not measure. Writes reports/evidence/third_party.json and the committed
+reports/baselines/third_party.json.
 """
 
 import sys
@@ -12,16 +12,16 @@ from typing import Any
 import click
 
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
-from tests.bench.environments import PEERS, STRANGERS, BenchError
-from tests.bench.tables import STRANGERS as BASELINE
+from tests.bench.environments import PEERS, THIRD_PARTY, BenchError
+from tests.bench.tables import THIRD_PARTY as BASELINE
 from tests.bench.tables import write_baseline
-from tests.faults.strangers import FAULTS
-from tests.strangers.run import run
-from tests.strangers.subjects import ENVIRONMENTS, KNOWN, unknown
+from tests.faults.third_party import FAULTS
+from tests.third_party.run import run
+from tests.third_party.subjects import ENVIRONMENTS, KNOWN, unknown
 
-SOURCES = ("verify", "tests/strangers", "tests/faults/strangers.py")
+SOURCES = ("verify", "tests/third_party", "tests/faults/third_party.py")
 WANTED = 20
-TWIN = "litgpt-"  # before the name of a fault that is planted into the other packages too
+TWIN = "litgpt-"  # before the name of a fault that is injected into the other packages too
 
 
 def publish(results: list[dict[str, Any]], seconds: float, sources: dict[str, str]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def publish(results: list[dict[str, Any]], seconds: float, sources: dict[str, st
         if result["fault"]
     ]
     found = {
-        "packages": [line for name in ENVIRONMENTS for line in (PEERS | STRANGERS)[name] if "==" in line],
+        "packages": [line for name in ENVIRONMENTS for line in (PEERS | THIRD_PARTY)[name] if "==" in line],
         "subjects": {result["subject"]: [each["check"] for each in unknown(result)] for result in as_they_are},
         "known": KNOWN,
         "rows": rows,
@@ -50,7 +50,7 @@ def publish(results: list[dict[str, Any]], seconds: float, sources: dict[str, st
         "found": Metric(sum(bool(row["finder"]) for row in rows)),
         "different_found": Metric(found["different"]),
     }
-    write_evidence(Evidence("strangers", "nox -s strangers", seconds, sources, metrics))
+    write_evidence(Evidence("third_party", "nox -s third_party", seconds, sources, metrics))
     write_baseline(BASELINE, found)
     return found
 
@@ -60,7 +60,7 @@ def publish(results: list[dict[str, Any]], seconds: float, sources: dict[str, st
 @click.option("--clean", is_flag=True, help="The packages as they are, no faults.")
 @click.option("--in", "environments", multiple=True, type=click.Choice(list(ENVIRONMENTS)), help="Not all of them.")
 def main(only: tuple[str, ...], clean: bool, environments: tuple[str, ...]) -> None:
-    """Run, print, write."""
+    """Check, print, write."""
     begun, sources, results = time.monotonic(), digests(SOURCES), []
     for environment in environments or ENVIRONMENTS:
         jobs = [{"fault": None, "subject": name, "seed": 0} for name in ENVIRONMENTS[environment]]
@@ -72,14 +72,14 @@ def main(only: tuple[str, ...], clean: bool, environments: tuple[str, ...]) -> N
         except BenchError as error:
             click.echo(f"could not measure: {error}", err=True)
             sys.exit(3)
-    planted = [result for result in results if result["fault"]]
+    injected = [result for result in results if result["fault"]]
     as_they_are = [result for result in results if not result["fault"]]
-    found = [result for result in planted if caught(result)]
+    found = [result for result in injected if caught(result)]
     alarms = [result for result in as_they_are if unknown(result)]
-    click.echo(table(as_they_are, planted))
+    click.echo(table(as_they_are, injected))
     click.echo(f"{len(as_they_are)} subjects as they are, {len(alarms)} with a finding that is not known")
-    packages = ", ".join(" ".join((PEERS | STRANGERS)[name]) for name in ENVIRONMENTS)
-    click.echo(f"{len(found)} of {len(planted)} faults found, in {packages}")
+    packages = ", ".join(" ".join((PEERS | THIRD_PARTY)[name]) for name in ENVIRONMENTS)
+    click.echo(f"{len(found)} of {len(injected)} faults found, in {packages}")
     if only or clean or environments:
         sys.exit(int(bool(alarms)))
     different = publish(results, time.monotonic() - begun, sources)["different"]
@@ -92,10 +92,10 @@ def caught(result: dict[str, Any]) -> bool:
     return any(not finding["mistake"] for finding in unknown(result))
 
 
-def table(as_they_are: list[dict[str, Any]], planted: list[dict[str, Any]]) -> str:
-    """A line a job: what was run, and the first check that said something, with its numbers."""
+def table(as_they_are: list[dict[str, Any]], injected: list[dict[str, Any]]) -> str:
+    """A line a job: what was checked, and the first check that found something, with its numbers."""
     lines = []
-    for result in [*as_they_are, *planted]:
+    for result in [*as_they_are, *injected]:
         findings = unknown(result)
         said = f"{findings[0]['check']}: {findings[0]['message']}" if findings else "nothing found"
         what = f"{result['fault'] or 'as it is'} ({result['subject']})"
