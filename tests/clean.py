@@ -104,7 +104,9 @@ def manual(optimizer: Callable[..., torch.optim.Optimizer] | None = None, **shap
         if optimizer is None:
             return subject
         settings = {"grad_clip": 1.0}
-        return replace(subject, optimizer=lambda m: optimizer(m.parameters()), step=accumulated, settings=settings)
+        return replace(
+            subject, optimizer=lambda m: optimizer(m.parameters()), train_step=accumulated, hyperparameters=settings
+        )
 
     return made
 
@@ -146,7 +148,7 @@ def ours() -> dict[str, Callable[[], Subject]]:
 
 def subject(name: str) -> Subject:
     """A variant by its name; core is imported for its own alone."""
-    from tests.strangers.subjects import SUBJECTS
+    from tests.third_party.subjects import SUBJECTS
 
     known = MANUAL | SUBJECTS
     return (known if name in known else {f"core {key}": make for key, make in ours().items()})[name]()

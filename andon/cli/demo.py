@@ -211,7 +211,7 @@ def measure(config: "Config", folder: Path, against: str) -> tuple[dict[str, flo
         f"validation_loss_minus_{against}": loss - baseline,
         "bits_per_byte": dataset.validation.bits_per_byte(loss),
         f"{against}_bits_per_byte": dataset.validation.bits_per_byte(baseline),
-        "samples_tokenising_share": sum(map(samples.tokenises, texts)) / len(texts),
+        "samples_tokenising_share": sum(map(samples.tokenizes, texts)) / len(texts),
         "longest_copied_run_tokens": max(samples.longest_copied_run(row, corpus[0]) for row in rows),
     }, texts
 

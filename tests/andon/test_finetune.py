@@ -112,7 +112,9 @@ class fake:  # noqa: N801 - stands for a function
 
 def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: one bit of a frozen weight that changes ends the run with exit code 1, and the result says so."""
-    from andon.core.training.loop import prepare
+    from andon.core.training import loop
+
+    prepare = loop.prepare
 
     def leaky(model: Any, config: Any) -> Any:
         state = prepare(model, config)
@@ -120,7 +122,7 @@ def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.Monk
         state.optimizer.register_step_post_hook(lambda *_: weight.data[0].mul_(1.0000001).add_(1e-7))
         return state
 
-    monkeypatch.setattr("andon.core.training.loop.prepare", leaky)
+    monkeypatch.setattr(loop, "prepare", leaky)
     result = tune("lora", "--model", "base", "--data", "corpus", "--out", "run")
     assert 1 == result.exit_code
     assert "the frozen model is no longer what it was" in result.output

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from andon import tracing
 from andon.core.files.folders import latest_checkpoint
 from andon.core.training import loop as training
 from andon.log import of_kind, read_log
 from andon.runs.run import RunError, run
+from andon.tracing import conventions, record, send
 from andon.tracing.read import read_spans
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
@@ -84,8 +86,9 @@ def test_non_finite_run_ends_with_code_5(paths: list[str], tmp_path: Path) -> No
 @pytest.mark.tier3
 def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("opentelemetry", "tracing")]:
+    for name in [name for name in sys.modules if name.startswith("opentelemetry") or name == record.__name__]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(tracing, "record")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     said: list[str] = []
     assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, say=said.append)["exit"]
@@ -154,7 +157,7 @@ def test_nothing_to_resume_is_refused(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.tier3
 def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: the run ends well, and says how many, where, and what sends them."""
-    monkeypatch.setattr("andon.tracing.send.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(send, "CLOSE_SECONDS", 0.1)
     said: list[str] = []
     dead = "http://127.0.0.1:1"
     assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, otlp=dead, say=said.append)["exit"]
@@ -165,8 +168,8 @@ def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, mo
 @pytest.mark.tier3
 def test_another_missing_module_is_a_bug(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behaviour: only an absent OpenTelemetry turns tracing off."""
-    monkeypatch.delitem(sys.modules, "andon.tracing.record")
-    monkeypatch.delattr("andon.tracing.record")
-    monkeypatch.setitem(sys.modules, "andon.tracing.conventions", None)
+    monkeypatch.delitem(sys.modules, record.__name__)
+    monkeypatch.delattr(tracing, "record")
+    monkeypatch.setitem(sys.modules, conventions.__name__, None)
     with pytest.raises(ModuleNotFoundError, match="conventions"):
         run(small_config(paths), tmp_path / "run", quiet=True)

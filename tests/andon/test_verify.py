@@ -37,7 +37,7 @@ def broken():
     raise RuntimeError("no data here")
 class Wrong:
     loss = lambda self, model, batch: 3.5
-unaskable = Subject(model=Small, batch=batch, loss=lambda model, batch: 3.5)
+bad_loss = Subject(model=Small, batch=batch, loss=lambda model, batch: 3.5)
 """
 ONE = ("--only", "attention.causality")
 
@@ -105,7 +105,7 @@ def test_counts_are_left_as_evidence(home: Path) -> None:
     (home / "my_checks.py").write_text("")
     assert ["my_checks.py"] == changed_sources(found)
     run("my_checks:both", *both, "--budget", "0", "--evidence", "mine")
-    assert 4 == read_evidence("mine").metrics["not_finished"].value  # nothing was asked, of either
+    assert 4 == read_evidence("mine").metrics["not_finished"].value  # nothing was run, of either
 
 
 def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,13 +147,13 @@ def test_an_ignored_check_needs_its_reason() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("my_checks", "names no subject; write package.module:subject"),
-        ("my_checks.py:subject", "names no subject; write package.module:subject"),
+        ("my_checks", "does not name a subject; write package.module:subject"),
+        ("my_checks.py:subject", "does not name a subject; write package.module:subject"),
         ("absent:subject", "there is no module 'absent'"),
-        ("my_checks:subjct", "my_checks has no 'subjct'; it has subject, leaks, unaskable"),
+        ("my_checks:subjct", "my_checks has no 'subjct'; it has subject, leaks, bad_loss"),
         ("my_checks:model", "Small is a model; checks also need a batch and a loss: Subject(model=model"),
         ("my_checks:needs_one", "is to return a Subject when called without arguments: missing a required argument"),
-        ("my_checks:three", "three: int is no Subject; give Subject(model="),
+        ("my_checks:three", "three: int is not a Subject; give Subject(model="),
         ("my_checks:broken", "raised RuntimeError: no data here"),
         ("half:subject", "it needs absent_package, which is not installed: pip install absent_package"),
         ("script:subject", "put what runs below `if __name__ == '__main__':`"),
@@ -168,24 +168,59 @@ def test_what_is_no_subject_is_one_message(target: str, message: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_subject_that_cannot_be_asked_exits_2() -> None:
+def test_a_subject_that_cannot_be_run_exits_2() -> None:
     """Behaviour: a factory's mistake is explained once."""
-    result = run("my_checks:unaskable")
+    result = run("my_checks:bad_loss")
     assert 2 == result.exit_code
-    assert 1 == result.stdout.count("CANNOT ASK subject")
+    assert 1 == result.stdout.count("ERROR subject: the subject could not be run")
     assert "returned float, not a tensor" in result.stdout
+    assert "attention." not in result.stdout  # and no list of the checks that it stopped
 
 
-def test_the_list_and_the_explanation() -> None:
-    """Behaviour: each check is a line of at most 100 columns; one is explained in full; a misspelt one is refused."""
-    lines = run("--list").stdout.splitlines()
-    assert any(line.startswith("attention.causality ") for line in lines)
-    assert max(map(len, lines)) <= 100
-    text = run("--explain", "attention.causality").stdout
+def test_the_list_says_every_word() -> None:
+    """Behaviour: lines wrap at 100 columns and nothing is cut; an area is listed alone, with the fields it needs."""
+    from andon.verify import CHECKS
+    from andon.verify.run.runner import explain
+
+    text = run("list").stdout
+    assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    for each in CHECKS:
+        assert f"{each.name} {each.tier} {explain(each).title}" in words, each.name
+    packing = run("list", "packing").stdout
+    assert "attention.causality" not in packing
+    assert "collate_packed(documents: list of lists of token ids) -> batch" in packing
+    assert "lr_at" not in packing
+    assert "Fields of verify.Subject" not in run("list", "norms").stdout
+    result = run("list", "packin")
+    assert (2, True) == (result.exit_code, "closest: packing." in result.stderr)
+
+
+def test_an_explanation() -> None:
+    """Behaviour: a check is explained in full; a misspelled one is refused."""
+    text = run("explain", "attention.causality").stdout
     assert text.startswith("attention.causality: No logit depends on a later token.")
+    assert "\n\nExample:\n    # wrong: the mask lets position t see position t + 1\n    mask_TT = " in text
+    assert "\n\nReference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.\n\n" in text
     assert "Needs model, batch, loss." in text
-    result = run("--explain", "attention.causalty")
+    result = run("explain", "attention.causalty")
     assert (2, True) == (result.exit_code, "closest: attention.causality" in result.stderr)
+
+
+def test_help_shows_a_runs_options_and_the_verbs() -> None:
+    """Behaviour: the shortest help has all of it; an option may stand before the subject."""
+    text = run("--help").stdout
+    for word in ("PACKAGE.MODULE:SUBJECT", "--only", "--budget", "list", "explain", "power", "Examples:"):
+        assert word in text, word
+    assert 0 == run(*ONE, "my_checks:subject").exit_code
+
+
+def test_one_of_a_dict_is_run_by_its_key() -> None:
+    """Behaviour: the key picks the subject; a wrong one is refused with those that are there."""
+    assert 1 == run("my_checks:both[bad]", *ONE).exit_code
+    assert 0 == run("my_checks:both[good]", *ONE).exit_code
+    result = run("my_checks:both[ugly]")
+    assert (2, True) == (result.exit_code, "there is no 'ugly'; there are good, bad" in result.stderr)
 
 
 def test_nothing_named_is_a_usage_error() -> None:
@@ -196,8 +231,8 @@ def test_nothing_named_is_a_usage_error() -> None:
 
 
 def test_power_is_a_table_of_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: --power prints a row for each kind of planted gradient."""
+    """Behaviour: a row for each kind of wrong gradient."""
     monkeypatch.setattr(power, "measure", lambda progress: [power.Row("wrong sign", 200, 150, 3)])
-    result = run("--power")
+    result = run("power")
     assert 0 == result.exit_code, result.output
     assert ["wrong sign", "200", "150", "75.0%", "1.5%"] == re.split(r"  +", result.output.splitlines()[2])

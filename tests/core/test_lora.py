@@ -305,6 +305,15 @@ def test_knows_whether_it_draws() -> None:
     assert _has_dropout(model)
 
 
+@pytest.mark.tier2
+def test_without_an_active_adapter_nothing_is_drawn() -> None:
+    """Behaviour: an adapter that is there and not active makes no forward pass random."""
+    model = llama()
+    add_lora(model, LoraConfig(rank=2, dropout=0.1), seeded(), "wet")
+    set_adapter(model, None)
+    assert not _has_dropout(model)
+
+
 @pytest.mark.tier2  # torch.utils.checkpoint imports torch._dynamo
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_activation_checkpointing_changes_no_gradient(share: float) -> None:

@@ -1,22 +1,29 @@
 """JSONL: lines of text, and lines of instructions and conversations."""
 
+from andon.core.data import corpus, sample_lines
 from andon.core.data.chat import ChatError
 from andon.core.data.corpus import CorpusError, documents, find_sources
 from andon.core.data.sample_lines import InstructionError, has_instructions, read_lines
 from tests.fuzz.files import written
 
 REFUSALS = (CorpusError, InstructionError, ChatError)
-PARSER = (
-    *(f"core/data/sample_lines.py:{name}" for name in ("has_instructions", "read_lines", "_pair", "_messages")),
-    *(
-        f"core/data/corpus.py:{name}"
-        for name in ("documents", "records", "check_text", "_inspect", "_lines", "_parsed")
+PARSER = {
+    sample_lines: ("has_instructions", "read_lines", "_pair", "_messages"),
+    corpus: (
+        "documents",
+        "records",
+        "check_text",
+        "_inspect",
+        "_lines",
+        "_parsed",
+        "is_jsonl",
+        "_file",
+        "_names",
+        "_cut",
+        "_no_text",
+        "_check_unchanged",
     ),
-    *(
-        f"core/data/corpus.py:{name}"
-        for name in ("is_jsonl", "_file", "_names", "_cut", "_no_text", "_check_unchanged")
-    ),
-)
+}
 SPECIAL = ("<|im_end|>",)
 
 

@@ -2,21 +2,19 @@
 
 import re
 
+from andon.core.data import chat, tokenizer
 from andon.core.data.chat import ChatError, answer
 from andon.core.data.tokenizer import TokeniserError, check_vocabulary, end_of_document, load_tokeniser, special_names
+from andon.core.formats import chat_template
 from andon.core.formats.chat_template import load_template
 from tests.fuzz.files import FOLDER, parts, present
 
 REFUSALS = (ChatError, TokeniserError)
-PARSER = (
-    *(f"core/formats/chat_template.py:{name}" for name in ("load_template", "_read", "_fields", "_is_utf8", "_token")),
-    *(f"core/data/chat.py:{name}" for name in ("answer", "_bounded", "Generation.parse", "_raise")),
-    *(
-        f"core/data/tokenizer.py:{name}"
-        for name in ("load_tokeniser", "id_count", "check_vocabulary", "end_of_document")
-    ),
-    "core/data/tokenizer.py:special_names",
-)
+PARSER = {
+    chat_template: ("load_template", "_read", "_fields", "_is_utf8", "_token"),
+    chat: ("answer", "_bounded", "Generation.parse", "_raise"),
+    tokenizer: ("load_tokeniser", "id_count", "check_vocabulary", "end_of_document", "special_names"),
+}
 MESSAGES = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two"}]
 # What may take a template hours, or all memory: that is the sandbox's process to stop.
 UNBOUNDED = re.compile(r"for|\*|range|macro|just|center|zfill|expandtabs|indent|%\s*\d")

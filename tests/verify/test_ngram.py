@@ -113,7 +113,7 @@ def test_a_document_number_may_come_back() -> None:
 
 
 def test_more_context_predicts_a_habit_better() -> None:
-    """Behaviour: text in which two tokens decide the third is learnt by the trigram and not by the bigram."""
+    """Behaviour: text in which two tokens decide the third is learned by the trigram and not by the bigram."""
     pattern = np.array([0, 0, 1, 1] * 200)
     owners = np.zeros(800, int)
     means = [ngram.nats(ngram.fit(pattern, owners, 2, order), pattern, owners).mean() for order in (1, 2, 3)]

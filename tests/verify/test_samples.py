@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from andon.demo.samples import longest_copied_run, tokenises
+from andon.demo.samples import longest_copied_run, tokenizes
 
 pytestmark = pytest.mark.tier2
 START = "a = 1\nb = 2\n"
@@ -35,7 +35,7 @@ START = "a = 1\nb = 2\n"
 )
 def test_an_unfinished_end_is_excused(end: str) -> None:
     """Behaviour: open brackets, triple quotes, continuations, and a string open on the last line are no errors."""
-    assert tokenises(START + end)
+    assert tokenizes(START + end)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_an_unfinished_end_is_excused(end: str) -> None:
 )
 def test_an_error_before_the_end_is_an_error(middle: str) -> None:
     """Behaviour: strings left open on their line, dedents to nowhere, stray closers and characters, at the end too."""
-    assert tokenises(START + middle + "c = 3\n") is False
-    assert tokenises(START + middle) is False
+    assert tokenizes(START + middle + "c = 3\n") is False
+    assert tokenizes(START + middle) is False
 
 
 def test_an_error_in_the_last_line_that_is_no_open_string_is_an_error() -> None:
     """Behaviour: being last excuses nothing but what goes on."""
-    assert tokenises(START + "x = $2") is False
-    assert tokenises(START + "if x:\n    a\n  b") is False
+    assert tokenizes(START + "x = $2") is False
+    assert tokenizes(START + "if x:\n    a\n  b") is False
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_an_error_in_the_last_line_that_is_no_open_string_is_an_error() -> None:
 )
 def test_three_lines_must_not_be_blank(text: str, verdict: bool) -> None:
     """Behaviour: too little text is no sample."""
-    assert verdict == tokenises(text)
+    assert verdict == tokenizes(text)
 
 
-def test_every_beginning_of_real_python_tokenises() -> None:
+def test_every_beginning_of_real_python_tokenizes() -> None:
     """Behaviour: a cut at any character of correct code is only an unfinished end."""
     text = inspect.getsource(json.JSONEncoder.iterencode)
-    assert all(tokenises(text[:length]) for length in range(200, len(text), 29))
+    assert all(tokenizes(text[:length]) for length in range(200, len(text), 29))
 
 
 def test_a_run_is_found_wherever_it_stands() -> None:

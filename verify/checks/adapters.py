@@ -1,19 +1,28 @@
-"""Adapters: nothing at first, then a low-rank change of the scale asked for, wherever it is merged or stored."""
+"""Adapters: nothing at first, then a low-rank change of the declared scale, wherever it is merged or stored."""
 
-import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import logits_of, loss_of, needed, new_batch, new_model, seeded, setting
-from andon.verify.checks.memory import gradient, recompute
-from andon.verify.checks.updates import listed
-from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.step_trace import State, mismatch, parameters, trainable
+from andon.verify.access.calls import hyperparameter, loss_of, needed, new_batch, new_model, seeded
+from andon.verify.access.logits import logits_of
+from andon.verify.checks.table import Check
+from andon.verify.errors import CheckFailed, NotApplicable, listed
+from andon.verify.observation.adapter_tensors import (
+    frozen,
+    is_one_of,
+    namesake,
+    product_of,
+    rank_of,
+    sites_of,
+    tensors_of,
+)
+from andon.verify.observation.parameters import mismatch, parameters, trainable
+from andon.verify.observation.recomputation import gradient, recompute
 from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.subject import Adapters, Batch, Subject
 
@@ -27,11 +36,22 @@ MODULES = 16  # at most, that are looked at one by one
 
 
 def check_identity(subject: Subject) -> None:
-    """A fresh adapter changes nothing: the logits are the base's.
+    """A freshly added adapter changes nothing: the logits are those of the base model.
 
     Silent because a few steps of training repair most of what a random change does.
 
-    Look at which side begins at zero, and at what else is touched when a module is wrapped.
+    Look at which of the two matrices starts at zero, and at what else is touched when a module is wrapped.
+
+    Example:
+        # wrong: both matrices are random, so wrapping a layer changes its output at once
+        self.lora_A = nn.Parameter(torch.randn(r, in_features) / r)
+        self.lora_B = nn.Parameter(torch.randn(out_features, r) / r)
+
+        # right
+        self.lora_A = nn.Parameter(torch.randn(r, in_features) / r)
+        self.lora_B = nn.Parameter(torch.zeros(out_features, r))
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     batch, base = new_batch(subject), _base(subject)
     before = _logits(subject, base, batch)
@@ -44,11 +64,26 @@ def check_identity(subject: Subject) -> None:
 
 
 def check_frozen(subject: Subject) -> None:
-    """With an adapter added only the adapter learns: the base's tensors are frozen, and steps leave them bit-equal.
+    """With an adapter added, only the adapter learns: the base's tensors are frozen, and steps leave them as they are.
 
-    Silent because more parameters fit better: only the adapter, put on the base it belongs to, is another model then.
+    Silent because more trainable parameters fit even better; only when the saved adapter is put on the original
+    base does it turn out to belong to another model.
 
-    Look at embeddings, norms and biases, at who calls `requires_grad_` last, and at what replaces a base's tensor.
+    Look at embeddings, norms and biases, at which call of `requires_grad_` comes last, and at code that replaces a
+    tensor of the base.
+
+    Example:
+        # wrong: freezes the linear layers only; embeddings and norms go on learning
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.requires_grad_(False)
+        add_lora(model, r=8)
+
+        # right
+        model.requires_grad_(False)
+        add_lora(model, r=8)
+
+    Reference: pytorch/torchtitan#3456.
     """
     base = _base(subject)
     known = {id(parameter): name for name, parameter in base.named_parameters()}
@@ -56,14 +91,14 @@ def check_frozen(subject: Subject) -> None:
     model = _add(subject, base, RANK, ALPHA)
     learning = trainable(model)
     own = [known[id(p)] for p in learning.values() if id(p) in known]
-    own += [name for name, p in learning.items() if id(p) not in known and _is_one_of(p, values)]
+    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, values)]
     if own:
         raise CheckFailed(
             f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
         )
-    before = _frozen(model)
+    before = frozen(model)
     _train(subject, model)
-    after = _tensors(model)
+    after = tensors_of(model)
     moved = [name for name, value in before.items() if not torch.equal(after[name], value)]
     if moved:
         raise CheckFailed(
@@ -72,12 +107,24 @@ def check_frozen(subject: Subject) -> None:
 
 
 def check_learning(subject: Subject) -> None:
-    """Every tensor of an adapter learns: it gets a gradient and moves within three steps.
+    """Every tensor of an adapter learns: it changes within three optimizer steps, with gradient checkpointing too.
 
-    Silent because the others learn: with none at all the loss stays, and the base's output is good enough to miss it.
+    Silent because the other tensors learn, and where none does, the base model's output is good enough for nobody
+    to notice.
 
-    Look at what freezes after adapters were added, at checkpointing with inputs that need no gradient, at modules that
-    are wrapped and not called, and at the dtype of the adapter.
+    Look at code that freezes parameters after the adapter was added, at checkpointing with inputs that need no
+    gradient, at wrapped modules that are never called, and at the adapter's dtype.
+
+    Example:
+        # wrong: the preparation freezes every parameter, those of the new adapter as well
+        model = get_peft_model(model, lora_config)
+        model = prepare_model_for_kbit_training(model)
+
+        # right: freeze first, then add the adapter
+        model = prepare_model_for_kbit_training(model)
+        model = get_peft_model(model, lora_config)
+
+    Reference: huggingface/trl#4081.
     """
     for checkpointing in (False, True):
         base = _base(subject)
@@ -91,18 +138,31 @@ def check_learning(subject: Subject) -> None:
         before = parameters(model)
         _train(subject, model)
         still = [name for name, parameter in learning.items() if torch.equal(parameter, before[name])]
-        if still and not subject.mixture:
+        if still and not subject.mixture_of_experts:
             raise CheckFailed(
                 f"{len(still)} of {len(learning)} adapter tensors do not change in {STEPS} steps{how}: {listed(still)}"
             )
 
 
 def check_recomputation(subject: Subject) -> None:
-    """Computing activations again in the backward pass changes no gradient of an adapter.
+    """Gradient checkpointing (computing activations again in the backward pass) changes no gradient of an adapter.
 
-    Silent because an adapter without a gradient leaves the base, which is a good model.
+    Silent because an adapter that gets no gradient leaves the base model, which is a good one.
 
-    Look at reentrant checkpointing over inputs that need no gradient.
+    Look at reentrant checkpointing of inputs that need no gradient, as behind a frozen embedding.
+
+    Example:
+        # wrong: behind a frozen embedding x needs no gradient, so a reentrant checkpoint gives none
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=True)
+
+        # right
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False)
+
+    Reference: PyTorch documentation, torch.utils.checkpoint; huggingface/transformers#26221.
     """
     batch, base = new_batch(subject), _base(subject)
     if not recompute(base):
@@ -119,11 +179,22 @@ def check_recomputation(subject: Subject) -> None:
 
 
 def check_scale(subject: Subject) -> None:
-    """Alpha and rank enter as declared: twice the alpha is twice the change, and ranks of one scale are alike.
+    """Alpha and rank act as declared: twice the alpha is twice the change, and ranks of equal scale give equal changes.
 
-    Silent because the learning rate makes up for it, until the adapter is merged or loaded by other code.
+    Silent because the learning rate makes up for a wrong scale, until other code merges or loads the adapter.
 
-    Look at alpha, alpha / rank and alpha / sqrt(rank), and at which of them each code path divides by.
+    Look at alpha, alpha / rank and alpha / sqrt(rank), and at which of them each code path multiplies by.
+
+    Example:
+        # wrong: multiplies by alpha, where the adapter's scale is alpha / r
+        def forward(self, x):
+            return self.base(x) + self.alpha * (x @ self.lora_A.T @ self.lora_B.T)
+
+        # right
+        def forward(self, x):
+            return self.base(x) + self.alpha / self.r * (x @ self.lora_A.T @ self.lora_B.T)
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1; Blaizzy/mlx-vlm#841.
     """
     scale, batch = _method(subject, "scale"), new_batch(subject)
     plain = _filled(_add(subject, _base(subject), RANK, ALPHA))
@@ -154,11 +225,22 @@ def check_scale(subject: Subject) -> None:
 
 
 def check_merge(subject: Subject) -> None:
-    """The merged model gives the adapted model's logits, and an adapter that was trained changes them.
+    """The merged model gives the adapted model's logits, and an adapter with values other than zero changes the base's.
 
     Silent because the merged model works: like the base, like a stronger or weaker adapter, or like another base.
 
-    Look at the scale, at transposed weights, at tied ones, at dtypes, and at what a quantised base is merged into.
+    Look at the scale, at transposed and tied weights, at dtypes, and at what a quantized base is merged into.
+
+    Example:
+        # wrong: the merge leaves out the scale that the forward pass applies
+        for layer in lora_layers:
+            layer.base.weight.data += layer.lora_B @ layer.lora_A
+
+        # right
+        for layer in lora_layers:
+            layer.base.weight.data += layer.scaling * (layer.lora_B @ layer.lora_A)
+
+    Reference: hao-ai-lab/FastVideo#870.
     """
     merge, batch = _method(subject, "merge"), new_batch(subject)
     base = _logits(subject, _base(subject), batch)
@@ -172,36 +254,59 @@ def check_merge(subject: Subject) -> None:
 
 
 def check_merged_weights(subject: Subject) -> None:
-    """Merging adds scale x B A to the weights that have an adapter, of the adapter's rank, and nothing anywhere else.
+    """Merging changes a weight by scale x B A; where A and B cannot be told, by a matrix of the adapter's rank at most.
 
-    Silent because a change of the right size in the wrong place is repaired by more training.
+    Silent because a change of the right size in the wrong direction is repaired by more training.
 
-    Look at the scale, at rows that belong to another projection, and at weights that are shared.
+    Look at the scale, at transposed products, at rows that belong to another projection, and at weights that are
+    shared.
+
+    Example:
+        # wrong: multiplies by alpha, where the adapter's scale is alpha / r
+        delta = layer.lora_B @ layer.lora_A
+        layer.base.weight.data += layer.alpha * delta
+
+        # right
+        delta = layer.lora_B @ layer.lora_A
+        layer.base.weight.data += layer.alpha / layer.r * delta
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     merge, scale = _method(subject, "merge"), _method(subject, "scale")(RANK, ALPHA)
-    base, model = _tensors(_base(subject)), _filled(_added(subject))
+    base, model = tensors_of(_base(subject)), _filled(_added(subject))
     sides = {name: tensor.detach().clone() for name, tensor in trainable(model).items()}
-    merged, asked = _tensors(merge(model)), False
+    merged, compared = tensors_of(merge(model)), False
     for name, weight in base.items():
-        after = _namesake(name, weight, merged)
+        after = namesake(name, weight, merged)
         if after is None or not weight.is_floating_point() or weight.dim() != 2 or torch.equal(after, weight):
             continue
-        asked, change = True, after.double() - weight.double()
+        compared, change = True, after.double() - weight.double()
         noise = 4 * float(torch.finfo(after.dtype).eps) * float(after.double().norm())
-        _require_rank(name, change, noise, _rank(name, change, sides))
-        product = _product(name, change, sides)
+        _require_rank(name, change, noise, rank_of(name, change, sides, RANK))
+        product = product_of(name, change, sides, RANK)
         if product is not None:
             _require_scale(name, change, noise, product, scale)
-    if not asked:
+    if not compared:
         raise NotApplicable("a merged model that has the base's parameters by name")
 
 
 def check_merge_again(subject: Subject) -> None:
-    """Merging what is merged changes nothing, or is refused.
+    """Merging a model that is already merged changes nothing, or is refused.
 
-    Silent because the doubled change looks like one that was trained harder.
+    Silent because the doubled change looks like an adapter that was trained harder.
 
     Look at the flag that says merged, and at whether loading or saving merges by itself.
+
+    Example:
+        # wrong: nothing remembers that the weight holds the adapter already
+        def merge(self):
+            self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+
+        # right
+        def merge(self):
+            if not self.merged:
+                self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+                self.merged = True
     """
     merge, batch = _method(subject, "merge"), new_batch(subject)
     once = merge(_filled(_added(subject)))
@@ -214,11 +319,26 @@ def check_merge_again(subject: Subject) -> None:
 
 
 def check_unmerge(subject: Subject) -> None:
-    """Unmerging gives back the adapted model, its adapter bit by bit and its base within rounding.
+    """Unmerging gives back the adapted model: its adapter bit by bit, and its base within rounding.
 
-    Silent because what is left over is small, and grows with each round.
+    Silent because what is left over is small, and grows with each round of merging and unmerging.
 
-    Look at what the merge subtracts, in which dtype, and at copies of the adapter that it writes back.
+    Look at what unmerging subtracts, in which dtype, and at copies of the adapter that merging writes back.
+
+    Example:
+        # wrong: merging adds the scaled product, unmerging subtracts the bare one
+        def merge(self):
+            self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+        def unmerge(self):
+            self.weight.data -= self.lora_B @ self.lora_A
+
+        # right
+        def merge(self):
+            self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+        def unmerge(self):
+            self.weight.data -= self.scaling * (self.lora_B @ self.lora_A)
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1 (no additional inference latency).
     """
     merge, unmerge, batch = _method(subject, "merge"), _method(subject, "unmerge"), new_batch(subject)
     model = _filled(_added(subject))
@@ -226,7 +346,7 @@ def check_unmerge(subject: Subject) -> None:
     learning = set(trainable(model))
     back = unmerge(merge(model))
     _same(_logits(subject, back, batch), due, "a model merged and unmerged differs from the adapted one")
-    after = _tensors(back)
+    after = tensors_of(back)
     for name, before in sides.items():
         if name not in after or after[name].shape != before.shape:
             continue
@@ -241,9 +361,22 @@ def check_unmerge(subject: Subject) -> None:
 def check_file(subject: Subject) -> None:
     """An adapter that is saved, and loaded onto a fresh base, gives the same logits; and saving changes nothing.
 
-    Silent because keys that do not match are skipped: a fresh adapter, which changes nothing, is kept.
+    Silent because names that do not match are skipped: a fresh adapter, which changes nothing, stays in place.
 
-    Look at prefixes of names, at `strict=False`, and at the scale that is or is not in the file.
+    Look at prefixes of names, at `strict=False`, and at whether the scale is in the file.
+
+    Example:
+        # wrong: names in the file begin with "base_model.", so strict=False skips every one of them
+        state = torch.load("adapter.pt")
+        model.load_state_dict(state, strict=False)
+
+        # right
+        state = torch.load("adapter.pt")
+        state = {name.removeprefix("base_model."): tensor for name, tensor in state.items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        assert not unexpected and not any("lora_" in name for name in missing)
+
+    Reference: pytorch/torchtune#2537.
     """
     save, load, batch = _method(subject, "save"), _method(subject, "load"), new_batch(subject)
     model = _filled(_added(subject))
@@ -258,9 +391,18 @@ def check_file(subject: Subject) -> None:
 def check_file_of_merged(subject: Subject) -> None:
     """An adapter saved from a merged model is refused, or is applied once when it is loaded.
 
-    Silent because the doubled change looks like one that was trained harder.
+    Silent because the doubled change looks like an adapter that was trained harder.
 
-    Look at whether the file says merged, and at merging by `eval()` before saving.
+    Look at whether the file says merged, and at an `eval()` that merges before saving.
+
+    Example:
+        # wrong: the file holds the merged weights and the adapter, which is applied to them once more
+        model.merge_adapter()
+        torch.save(model.state_dict(), "adapter.pt")
+
+        # right: the adapter alone, of an unmerged model
+        model.unmerge_adapter()
+        torch.save(get_peft_model_state_dict(model), "adapter.pt")
     """
     merge, save, load = (_method(subject, what) for what in ("merge", "save", "load"))
     model, batch = _filled(_added(subject)), new_batch(subject)
@@ -279,11 +421,25 @@ def check_file_of_merged(subject: Subject) -> None:
 
 
 def check_two(subject: Subject) -> None:
-    """Of two adapters on one base the active one alone acts and learns, and each is as it is alone.
+    """Of two adapters on one base only the active one acts and learns, and each behaves as it would alone.
 
-    Silent because two that add up, or share a tensor, train well; what is served after a switch is neither.
+    Silent because two adapters that add up, or share a tensor, train well; what is served after a switch is
+    neither.
 
-    Look at what switching changes and what it forgets, at what freezes the other, and at state kept for all of them.
+    Look at what switching changes and what it forgets, at what freezes the other adapter, and at state kept for
+    both.
+
+    Example:
+        # wrong: a new adapter is not active by itself: the first one goes on learning
+        model.add_adapter("french", lora_config)
+        train(model, french_data)
+
+        # right
+        model.add_adapter("french", lora_config)
+        model.set_adapter("french")
+        train(model, french_data)
+
+    Reference: PEFT documentation, PeftModel.add_adapter.
     """
     second, switch, batch = _method(subject, "second"), _method(subject, "switch"), new_batch(subject)
     model = _filled(_added(subject))
@@ -307,13 +463,24 @@ def check_two(subject: Subject) -> None:
 
 
 def check_dropout(subject: Subject) -> None:
-    """The adapters' dropout reaches every one of them in training, and none in evaluation.
+    """The declared dropout of the adapters acts in each of them in training, and in none in evaluation.
 
     Silent because an adapter without dropout trains well, and overfits a little sooner.
 
-    Look at which builders pass the setting on, and at functional dropout without `training`.
+    Look at which constructors pass the setting on, and at functional dropout without `training=self.training`.
+
+    Example:
+        # wrong: the MLP's adapter is built without the setting, so its dropout is 0
+        self.attn = LoRALinear(dim, dim, r=8, dropout=config.lora_dropout)
+        self.mlp = LoRALinear(dim, 4 * dim, r=8)
+
+        # right
+        self.attn = LoRALinear(dim, dim, r=8, dropout=config.lora_dropout)
+        self.mlp = LoRALinear(dim, 4 * dim, r=8, dropout=config.lora_dropout)
+
+    Reference: pytorch/torchtune#995.
     """
-    share, batch = setting(subject, "lora_dropout"), new_batch(subject)
+    share, batch = hyperparameter(subject, "lora_dropout"), new_batch(subject)
     base = _base(subject).train()
     if not torch.equal(_logits(subject, base, batch, 0), _logits(subject, base, batch, 1)):
         raise NotApplicable("a base without dropout of its own")
@@ -322,7 +489,7 @@ def check_dropout(subject: Subject) -> None:
     if not torch.equal(first, second):
         raise CheckFailed(f"in eval mode two passes of an adapted model differ by {distance(second, first):.2g}")
     values = parameters(model)
-    sites = _sites(trainable(model))
+    sites = sites_of(trainable(model))
     for site in list(sites)[:: max(1, len(sites) // MODULES)]:
         with torch.no_grad():
             for name, parameter in trainable(model).items():
@@ -393,24 +560,6 @@ def _train(subject: Subject, model: nn.Module) -> None:
         optimizer.step()
 
 
-def _tensors(model: nn.Module) -> State:
-    """Copies of parameters and buffers."""
-    return {name: t.detach().clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
-
-
-def _frozen(model: nn.Module) -> State:
-    """Copies of parameters and buffers that do not learn."""
-    learning = trainable(model)
-    return {name: value for name, value in _tensors(model).items() if name not in learning}
-
-
-def _is_one_of(parameter: Tensor, values: State) -> bool:
-    """Whether a tensor is a copy of one of these; constants, as fresh sides, biases and gains are, are nobody's."""
-    if len(parameter.unique()) == 1:
-        return False
-    return any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())
-
-
 def _require_rank(name: str, change: Tensor, noise: float, most: int) -> None:
     """Fail where a merge changes a weight by a matrix of a higher rank than `most`."""
     sizes = torch.linalg.svdvals(change)
@@ -431,50 +580,24 @@ def _require_scale(name: str, change: Tensor, noise: float, product: Tensor, sca
         )
 
 
-def _namesake(name: str, weight: Tensor, tensors: State) -> Tensor | None:
-    """The tensor that a base's has become: of its shape, with all parts of its name in order."""
-    pattern = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split("."))))
-    found = [key for key, tensor in tensors.items() if tensor.shape == weight.shape and pattern.fullmatch(key)]
-    return tensors[min(found, key=len)] if found else None
-
-
-def _rank(name: str, change: Tensor, sides: State) -> int:
-    """The rank that a change of this weight may have: the adapter's, or that of several that share a weight."""
-    inner = [len(side) for side in _own(name, sides) if side.shape[1] == change.shape[1] and not len(side) % RANK]
-    return max(RANK, sum(inner))
-
-
-def _own(name: str, sides: State) -> list[Tensor]:
-    """The matrices of the adapter on this weight, told by name."""
-    path = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split(".")[:-1])) + r"\..*")
-    return [tensor.double() for key, tensor in sides.items() if path.fullmatch(key) and tensor.dim() == 2]
-
-
-def _product(name: str, change: Tensor, sides: State) -> Tensor | None:
-    """B A of the adapter on this weight, where its two matrices can be told by shape."""
-    own = _own(name, sides)
-    pairs = [
-        up @ down for down in own for up in own
-        if down is not up and down.shape == (RANK, change.shape[1]) and up.shape == (change.shape[0], RANK)
-    ]  # fmt: skip
-    return pairs[0] if len(pairs) == 1 and len(own) == 2 else None  # a third matrix stands between or beside the two
-
-
-def _sites(learning: dict[str, nn.Parameter]) -> dict[str, list[str]]:
-    """Adapter tensors by the module they sit on: names are the same up to the part that tells the two sides apart."""
-    names, found = list(learning), {}
-    for one, other in _neighbours(names):
-        first, second = one.split("."), other.split(".")
-        common = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
-        found.setdefault(".".join(first[:common]), [one, other])
-    return found
-
-
-def _neighbours(names: list[str]) -> Iterator[tuple[str, str]]:
-    yield from zip(names[::2], names[1::2], strict=False)
-
-
 def _same(found: Tensor, due: Tensor, what: str) -> None:
     moved, allowed = distance(found, due), (8 if due.dtype in HALVES else 2) * rounding(due)  # a merge rounds twice
     if not moved <= allowed:
         raise CheckFailed(f"{what} by {moved:.2g} of the logits' rms; rounding explains {allowed:.0e}")
+
+
+CHECKS = (
+    Check("adapters.identity", check_identity, ("adapters",)),
+    Check("adapters.merge", check_merge, ("adapters",)),
+    Check("adapters.merged_weights", check_merged_weights, ("adapters",)),
+    Check("adapters.merge_again", check_merge_again, ("adapters",)),
+    Check("adapters.unmerge", check_unmerge, ("adapters",)),
+    Check("adapters.scale", check_scale, ("adapters",)),
+    Check("adapters.file", check_file, ("adapters",)),
+    Check("adapters.file_of_merged", check_file_of_merged, ("adapters",)),
+    Check("adapters.two", check_two, ("adapters",), tier=2),
+    Check("adapters.dropout", check_dropout, ("adapters",), tier=2),
+    Check("adapters.frozen", check_frozen, ("adapters",), tier=2),
+    Check("adapters.learning", check_learning, ("adapters",), tier=2),
+    Check("adapters.recomputation", check_recomputation, ("adapters",), tier=2),
+)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, needed, new_batch, seeded
-from andon.verify.checks.norms import norms_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import enliven, logits_eval, precise
+from andon.verify.observation.norms import norms_of
+from andon.verify.observation.perturb import logits_eval, precise, rescale
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
@@ -24,23 +25,36 @@ EDGE = 0.9  # of a uniform distribution's bound
 
 
 def check_sensitivity(subject: Subject) -> None:
-    """Each setting changes the parameters' shapes or first values, the logits of the same weights, or the dropout.
+    """Every setting has an effect: on parameter shapes, first values, logits of equal weights, or the training loss.
 
     Silent because a setting that is accepted and not used leaves the default in its place.
 
-    Look at what the constructor hands on, and at constants where the setting should stand.
+    Look at what the constructor passes on, and at constants where the setting should stand.
+
+    Example:
+        # wrong: rope_theta is accepted and never used; the default is
+        def __init__(self, config):
+            super().__init__()
+            self.rope = RotaryEmbedding(config.head_dim)
+
+        # right
+        def __init__(self, config):
+            super().__init__()
+            self.rope = RotaryEmbedding(config.head_dim, base=config.rope_theta)
+
+    Reference: Lightning-AI/litgpt#2218.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     batch = new_batch(subject)
     idle = [
         key
-        for key, value in settings.items()
+        for key, value in alternatives.items()
         if (changed := _taken(configure, key, value)) and not _differs(subject, _made(configure), changed, batch)
     ]
     if idle:
-        value = settings[idle[0]]
+        value = alternatives[idle[0]]
         raise CheckFailed(
-            f"{len(idle)} of {len(settings)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
+            f"{len(idle)} of {len(alternatives)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
             "shapes, first weights, logits of equal weights and dropout are as without"
         )
 
@@ -48,13 +62,24 @@ def check_sensitivity(subject: Subject) -> None:
 def check_norms(subject: Subject) -> None:
     """A setting that changes one norm changes all norms of its kind and width.
 
-    Silent because an epsilon that one norm lacks costs a fraction of a percent.
+    Silent because an epsilon that one norm does not get costs a fraction of a percent.
 
-    Look at each place where a norm is made, and which epsilon it is given.
+    Look at each place where a norm is made, and at the epsilon that it is given.
+
+    Example:
+        # wrong: the second norm keeps PyTorch's epsilon
+        self.norm_1 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm_2 = nn.RMSNorm(config.dim)
+
+        # right
+        self.norm_1 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm_2 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+    Reference: meta-llama/llama#771.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base = _made(configure)
-    for key, value in settings.items():
+    for key, value in alternatives.items():
         changed = _taken(configure, key, value)
         if changed is None or not isinstance(value, float) or _shapes(base) != _shapes(changed):
             continue
@@ -79,15 +104,26 @@ def check_norms(subject: Subject) -> None:
 
 
 def check_caps(subject: Subject) -> None:
-    """A setting that bounds the logits leaves small ones as they are.
+    """A setting that bounds the logits leaves small logits as they are.
 
     Silent because logits of another scale are learned just as well: training starts from another temperature.
 
-    Look at `cap * tanh(logits / cap)`: both the product and the quotient.
+    Look at `cap * tanh(logits / cap)`: it needs both the product and the quotient.
+
+    Example:
+        # wrong: without the division, small logits grow by the factor cap
+        logits = self.lm_head(x)
+        logits = cap * torch.tanh(logits)
+
+        # right
+        logits = self.lm_head(x)
+        logits = cap * torch.tanh(logits / cap)
+
+    Reference: Gemma Team 2024, "Gemma 2", arXiv:2408.00118, section 2 (logit soft-capping).
     """
-    caps = {key: value for key, value in needed(subject, "configuration").items() if _is_cap(subject, key, value)}
+    caps = {key: value for key, value in needed(subject, "config_alternatives").items() if _is_cap(subject, key, value)}
     if not caps:
-        raise NotApplicable("a setting that bounds the logits in `configuration`")
+        raise NotApplicable("a setting that bounds the logits in `config_alternatives`")
     for key, value in caps.items():
         small, due = (_logits_with(subject, key, bound, FAINT) for bound in (value, BOUNDLESS * value))
         apart = distance(small, due)
@@ -99,22 +135,35 @@ def check_caps(subject: Subject) -> None:
 
 
 def check_spread(subject: Subject) -> None:
-    """A setting that scales first weights reaches every linear layer: none keeps what torch draws by itself.
+    """A setting that scales first weights reaches every linear layer: none keeps the values PyTorch draws by default.
 
-    Silent because those train as well, from a scale that differs by layer and that nobody chose.
+    Silent because such layers train as well, from a scale that differs by layer and that nobody chose.
 
-    Look at whether the initialisation runs, at the types and names that it picks, and at what is made after it.
+    Look at whether the initialization runs, at the types and names that it picks, and at layers made after it.
+
+    Example:
+        # wrong: the head is made after the initialization and keeps PyTorch's default
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.apply(self._init_weights)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+        # right
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.apply(self._init_weights)
+
+    Reference: Lightning-AI/litgpt#1162.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
-    base, asked = _made(configure), False
-    for key, value in settings.items():
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
+    base, compared = _made(configure), False
+    for key, value in alternatives.items():
         changed = _taken(configure, key, value)
         if changed is None or _shapes(base) != _shapes(changed):
             continue
         pairs = {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
         if not any(_is_scaled(first, second) for first, second in pairs.values()):
             continue
-        asked = True
+        compared = True
         linear = [f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)]
         kept = [name for name in linear if name in pairs and torch.equal(*pairs[name]) and _is_torchs(pairs[name][0])]
         if kept:
@@ -122,8 +171,8 @@ def check_spread(subject: Subject) -> None:
                 f"{key}={value!r} scales first weights, but not those of {len(kept)} of {len(linear)} linear layers: "
                 f"{', '.join(kept[:3])} begin as torch draws them, uniform below 1/sqrt({pairs[kept[0]][0].shape[1]})"
             )
-    if not asked:
-        raise NotApplicable("a setting that scales first weights in `configuration`")
+    if not compared:
+        raise NotApplicable("a setting that scales first weights in `config_alternatives`")
 
 
 def _is_cap(subject: Subject, key: str, value: Any) -> bool:
@@ -149,7 +198,7 @@ def _logits_with(subject: Subject, key: str, value: Any, scale: float) -> Tensor
 
 def _logits_of(subject: Subject, model: nn.Module, scale: float) -> Tensor:
     """Logits of the model with weights of usual size, times `scale`."""
-    enliven(precise(subject, model))
+    rescale(precise(subject, model))
     _scale(model, scale)
     return logits_eval(subject, model, new_batch(subject))
 
@@ -196,7 +245,7 @@ def _differs(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) 
     try:
         for scale in (TINY, 1.0):  # the last is what a loss is taken of
             for model in (base, other):
-                enliven(model)
+                rescale(model)
                 _scale(model, scale)
             if not torch.equal(logits_eval(subject, base, batch), logits_eval(subject, other, batch)):
                 return True
@@ -220,3 +269,11 @@ def _scale(model: nn.Module, scale: float) -> None:
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+CHECKS = (
+    Check("configuration.sensitivity", check_sensitivity, ("configure", "config_alternatives")),
+    Check("configuration.norms", check_norms, ("configure", "config_alternatives")),
+    Check("configuration.caps", check_caps, ("configure", "config_alternatives")),
+    Check("configuration.spread", check_spread, ("configure", "config_alternatives")),
+)

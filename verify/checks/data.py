@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from andon.verify.access.batches import real_in
-from andon.verify.access.calls import is_shifted_inside, needed, new_batch, targets_of, tokens_of
+from andon.verify.access.calls import needed, new_batch
 from andon.verify.access.roles import IGNORE, find, part
+from andon.verify.access.targets import is_shifted_inside, targets_of, tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.subject import Batch, Subject
 
@@ -26,13 +28,24 @@ Row = tuple[int, ...]
 
 
 def check_targets(subject: Subject) -> None:
-    """Each counted target is the token one ahead, of its own row and document; in an epoch's batches as in any other.
+    """Each counted target is the token that follows in its row, in an epoch's and in held-out batches as in any other.
 
-    A model that sees both sides is not shown what it is to predict: most counted tokens of an epoch stand hidden.
+    A model that sees both sides is not shown what it is to predict: most counted tokens of an epoch are hidden.
 
-    Silent because copying the input, or guessing two ahead, also has a loss that falls.
+    Silent because guessing two tokens ahead, or copying the input, also has a loss that falls.
 
-    Look at where the labels' window begins, at shifts that happen twice or never, and at the window's last position.
+    Look at where the labels' window begins, and at shifts that happen twice.
+
+    Example:
+        # wrong: labels are shifted already, and their window begins one later once more
+        inputs, labels = tokens[:-1], tokens[1:]
+        x = inputs[i : i + T]
+        y = labels[i + 1 : i + 1 + T]
+
+        # right
+        inputs, labels = tokens[:-1], tokens[1:]
+        x = inputs[i : i + T]
+        y = labels[i : i + T]
     """
     if not subject.causal:
         _require_hidden(subject)
@@ -75,20 +88,20 @@ def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
 
 def _trained_on(subject: Subject) -> list[Batch]:
     """The first batches of an epoch, and of what is held out, that hold labels."""
-    sources = [] if subject.epoch is None else [subject.epoch(0)]
-    sources += [] if subject.held_out is None else [subject.held_out()]
+    sources = [] if subject.epoch_batches is None else [subject.epoch_batches(0)]
+    sources += [] if subject.validation_batches is None else [subject.validation_batches()]
     first = [batch for source in sources for batch in islice(_singly(source), BATCHES)]
     return [batch for batch in first if "labels" in find(batch, subject.roles)]
 
 
 def _require_hidden(subject: Subject) -> None:
-    """Fail where most of what an epoch's batches ask for stands in them.
+    """Fail where most targets of an epoch's batches stand in their inputs.
 
     Raises:
         NotApplicable: there is no epoch, or it has no labels of the tokens' shape.
     """
     counted = shown = 0
-    for batch in _singly(needed(subject, "epoch")(0)):
+    for batch in _singly(needed(subject, "epoch_batches")(0)):
         if "labels" not in find(batch, subject.roles):
             raise NotApplicable("labels in an epoch's batches")
         tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
@@ -98,7 +111,7 @@ def _require_hidden(subject: Subject) -> None:
         raise NotApplicable("a batch with counted labels")
     if shown > HALF * counted:
         raise CheckFailed(
-            f"{shown} of the {counted} tokens that an epoch asks for stand at their place in its batches, and the "
+            f"{shown} of the {counted} tokens that are an epoch's targets stand at their place in its batches, and the "
             "model sees both sides: it has nothing to guess"
         )
 
@@ -106,10 +119,10 @@ def _require_hidden(subject: Subject) -> None:
 def _require_one_place(subject: Subject) -> None:
     """One loss takes the batches of `Subject.batch`, of an epoch and of what is held out: their labels stand alike."""
     sources: dict[str, Iterable[Any]] = {"batch": [new_batch(subject)]}
-    if subject.epoch is not None:
-        sources["epoch"] = subject.epoch(0)
-    if subject.held_out is not None:
-        sources["held_out"] = subject.held_out()
+    if subject.epoch_batches is not None:
+        sources["epoch_batches"] = subject.epoch_batches(0)
+    if subject.validation_batches is not None:
+        sources["validation_batches"] = subject.validation_batches()
     places = {}
     for name, batches in sources.items():
         first = next(_singly(batches), None)
@@ -122,11 +135,26 @@ def _require_one_place(subject: Subject) -> None:
 
 
 def check_padding(subject: Subject) -> None:
-    """Padding is no target, and every real token that has one before it in its document may be.
+    """Padding is never a target, and every real token after a document's first is one, the end of text among them.
 
-    Silent because predicting padding is easy and lowers the loss; an end that is never trained never comes.
+    Silent because predicting padding is easy and lowers the loss, and because a model that was never trained to end
+    goes on only when it generates.
 
-    Look at padding and end of text with one id, at an id of 0 that counts as none, and at masks against ids.
+    Look at padding and end of text that share one id, at a padding id of 0 that is taken for none, and at masks
+    made from ids.
+
+    Example:
+        # wrong: padding has the id of end of text, which is then ignored everywhere
+        tokenizer.pad_token = tokenizer.eos_token
+        labels = batch["input_ids"].clone()
+        labels[labels == tokenizer.pad_token_id] = -100
+
+        # right
+        tokenizer.pad_token = tokenizer.eos_token
+        labels = batch["input_ids"].clone()
+        labels[batch["attention_mask"] == 0] = -100
+
+    Reference: huggingface/transformers#23530.
     """
     for seed in range(BATCHES):
         batch = new_batch(subject, seed)
@@ -137,13 +165,13 @@ def check_padding(subject: Subject) -> None:
             wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
             if bool(wrong.any()):
                 raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
-    if subject.pad is None:
+    if subject.collate_padded is None:
         return
     words = [int(word) for word in tokens_of(subject, new_batch(subject)).unique()]
-    words = [word for word in words if word not in (subject.end, subject.padding)]
-    ends = [] if subject.end is None else [subject.end]
+    words = [word for word in words if word not in (subject.eos_id, subject.pad_id)]
+    ends = [] if subject.eos_id is None else [subject.eos_id]
     documents = [words[:3] + ends, (words * 9)[:9] + ends]
-    batch = subject.pad(documents)
+    batch = subject.collate_padded(documents)
     tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
     counted = int((targets_BT != IGNORE).sum())
     fewest = sum(len(document) - 1 for document in documents)
@@ -159,22 +187,39 @@ def check_padding(subject: Subject) -> None:
 
 
 def check_epochs(subject: Subject) -> None:
-    """Epochs hold the same windows, each once, in different orders that depend on the epoch's number alone.
+    """Epochs hold the same rows, most of them once, in different orders that depend on the epoch's number alone.
 
-    Where all batches are full, each epoch may leave out what does not fill one more. Augmented examples are others.
+    Where all batches are full, an epoch may leave out what does not fill one more. Examples that are augmented at
+    random need only differ from one epoch to the next.
 
-    Silent because the loss of one order is like another's; windows that are never seen are never missed.
+    Silent because the loss of one order is like that of another, and rows that are never seen are never missed.
 
-    Look at what seeds the order, at shuffles of shuffled lists, and at the last batch.
+    Look at what seeds the order, at shuffling what is shuffled already, and at the last batch.
+
+    Example:
+        # wrong: without set_epoch the sampler gives every epoch the same order
+        sampler = DistributedSampler(dataset, shuffle=True)
+        loader = DataLoader(dataset, batch_size=8, sampler=sampler)
+        for epoch in range(epochs):
+            train_one_epoch(model, loader)
+
+        # right
+        sampler = DistributedSampler(dataset, shuffle=True)
+        loader = DataLoader(dataset, batch_size=8, sampler=sampler)
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            train_one_epoch(model, loader)
+
+    Reference: PyTorch documentation, torch.utils.data.distributed.DistributedSampler.
     """
-    epoch = needed(subject, "epoch")
-    if subject.augmented:
+    epoch = needed(subject, "epoch_batches")
+    if subject.random_augmentation:
         _require_drawn_anew(_rows(subject, epoch(0)), _rows(subject, epoch(1)))
         return
     orders = {number: _rows(subject, epoch(number)) for number in (1, 0, 2)}
     again = _rows(subject, epoch(1))
     if orders[1] != again:
-        raise CheckFailed(f"epoch 1 asked for twice differs in {_moved(orders[1], again)} of {len(again)} rows")
+        raise CheckFailed(f"epoch 1 differs, read twice, in {_moved(orders[1], again)} of {len(again)} rows")
     spare = _left_out(subject, epoch(0))
     for number in (1, 2):
         missing, added = _content(orders[0]) - _content(orders[number]), _content(orders[number]) - _content(orders[0])
@@ -192,13 +237,27 @@ def check_epochs(subject: Subject) -> None:
 
 
 def check_held_out(subject: Subject) -> None:
-    """What is held out is not trained on.
+    """Held-out text is not trained on: at most a few of its windows also stand in the training batches.
 
-    Silent because it flatters: the validation loss is the training loss.
+    Silent because it flatters: the validation loss is a training loss.
 
     Look at how the split is cut, before or after shuffling, and at which files both sides read.
+
+    Example:
+        # wrong: the training set still holds the rows that are held out
+        valid = dataset.select(range(1000))
+        train = dataset
+
+        # right
+        valid = dataset.select(range(1000))
+        train = dataset.select(range(1000, len(dataset)))
+
+    Reference: axolotl-ai-cloud/axolotl#3627.
     """
-    train, held_out = _rows(subject, needed(subject, "epoch")(0)), _rows(subject, needed(subject, "held_out")())
+    train, held_out = (
+        _rows(subject, needed(subject, "epoch_batches")(0)),
+        _rows(subject, needed(subject, "validation_batches")()),
+    )
     if not train or not held_out:
         raise NotApplicable("batches to train on and held-out ones")
     length = min(LONGEST, *map(len, held_out), *map(len, train))
@@ -219,11 +278,11 @@ def _refuse_other_shifts(tokens_BT: Tensor, targets_BT: Tensor) -> None:
         there = slice(max(0, shift), time + min(0, shift))
         counted = targets_BT[:, here] != IGNORE
         same = counted & (targets_BT[:, here] == tokens_BT[:, there])
-        following = (targets_BT[:, :-1] == tokens_BT[:, 1:]) & (targets_BT[:, :-1] != IGNORE)
-        if int(same.sum()) > ALIKE * int(counted.sum()) and int(following.sum()) < HALF * int(counted.sum()):
+        is_next = (targets_BT[:, :-1] == tokens_BT[:, 1:]) & (targets_BT[:, :-1] != IGNORE)
+        if int(same.sum()) > ALIKE * int(counted.sum()) and int(is_next.sum()) < HALF * int(counted.sum()):
             raise CheckFailed(
                 f"{int(same.sum())} of {int(counted.sum())} targets are the token {shift} ahead, and "
-                f"{int(following.sum())} the one that follows"
+                f"{int(is_next.sum())} the one that follows"
             )
 
 
@@ -250,8 +309,8 @@ def _require_drawn_anew(first: list[Row], second: list[Row]) -> None:
     """Fail where examples that are said to change at random are the same in the second epoch, and in the same order."""
     if len(first) > 3 and first == second:
         raise CheckFailed(
-            f"the {len(first)} rows of epoch 1 are those of epoch 0 in their order; Subject(augmented=True) says that "
-            "each is drawn anew"
+            f"the {len(first)} rows of epoch 1 are those of epoch 0 in their order; Subject(random_augmentation=True) "
+            "says that each is drawn anew"
         )
 
 
@@ -267,3 +326,11 @@ def _content(rows: list[Row]) -> Counter[Row]:
 
 def _moved(first: list[Row], second: list[Row]) -> int:
     return sum(a != b for a, b in zip(first, second, strict=False)) + abs(len(first) - len(second))
+
+
+CHECKS = (
+    Check("data.targets", check_targets),
+    Check("data.padding", check_padding),
+    Check("data.epochs", check_epochs, ("epoch_batches",)),
+    Check("data.held_out", check_held_out, ("epoch_batches", "validation_batches")),
+)

@@ -3,23 +3,47 @@
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import cut, few, rows_of
-from andon.verify.access.calls import logits_of, loss_of, new_model, seeded, tokens_of
+from andon.verify.access.batches import first_positions, rows_of, small_batch
+from andon.verify.access.calls import loss_of, new_model, seeded
+from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import fields
+from andon.verify.access.targets import tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, dropout_rates, enliven, grain, logits_eval, precise, without_dropout
+from andon.verify.observation.perturb import (
+    dropout_rates,
+    logits_eval,
+    perturbed_model,
+    precise,
+    rescale,
+    rounding_tolerance,
+    without_dropout,
+)
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Batch, Subject
 
 
 def check_eval(subject: Subject) -> None:
-    """In eval mode nothing is drawn: other random numbers give the same logits and loss, and none are used up.
+    """In eval mode nothing is random: another seed gives the same logits and loss, and no random numbers are drawn.
 
-    Silent because dropout in evaluation only makes its loss a little worse, and drawing shifts later batches.
+    Silent because dropout in evaluation only makes its loss a little worse, and drawing numbers changes later
+    batches.
 
-    Look at functional dropout without `self.training`, and at attention's `dropout_p`.
+    Look at functional dropout without `training=self.training`, and at attention's `dropout_p`.
+
+    Example:
+        # wrong: dropout_p acts in eval mode as well
+        q, k, v = self.project(x)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout)
+
+        # right
+        q, k, v = self.project(x)
+        dropout_p = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout_p)
+
+    Reference: PyTorch documentation, torch.nn.functional.scaled_dot_product_attention; pytorch/torchtune#1803.
     """
-    model, batch = awake(subject), few(subject)
+    model, batch = perturbed_model(subject), small_batch(subject)
     results = []
     for seed in (1, 2):
         with seeded(seed), torch.no_grad():
@@ -32,14 +56,26 @@ def check_eval(subject: Subject) -> None:
 
 
 def check_train(subject: Subject) -> None:
-    """In train mode a seed decides the loss: one seed gives one, and with dropout another gives another.
+    """In train mode the seed decides the loss: the same seed repeats it, and with dropout another seed changes it.
 
-    Silent because runs cannot be compared anyway; resuming and debugging then cannot be exact.
+    Silent because runs are not compared number by number anyway; resuming and debugging then cannot be exact.
 
-    Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout that
-    is asked for and not done.
+    Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout
+    that is asked for and not applied.
+
+    Example:
+        # wrong: torch.manual_seed does not reach this generator
+        rng = np.random.default_rng()
+        masked = torch.from_numpy(rng.random(input_ids.shape) < 0.15)
+        input_ids = input_ids.masked_fill(masked, mask_id)
+
+        # right
+        masked = torch.rand(input_ids.shape) < 0.15
+        input_ids = input_ids.masked_fill(masked, mask_id)
+
+    Reference: PyTorch documentation, Reproducibility.
     """
-    model, batch = awake(subject).train(), few(subject)
+    model, batch = perturbed_model(subject).train(), small_batch(subject)
     losses = []
     for _ in range(2):
         with seeded(3), torch.no_grad():
@@ -60,11 +96,25 @@ def check_modes(subject: Subject) -> None:
 
     Silent because the two are never compared: one is trained and the other measured.
 
-    Look at what asks `self.training`: shifts, masks, norms, scales, and a loss of its own for evaluation.
+    Look at whatever asks `self.training`: shifts, masks, norms, scales, and a separate loss for evaluation.
+
+    Example:
+        # wrong: in eval mode each position is scored on its own token
+        def loss(self, logits, labels):
+            if self.training:
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+        # right
+        def loss(self, logits, labels):
+            logits, labels = logits[:, :-1], labels[:, 1:]
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    Reference: Lightning-AI/litgpt#419.
     """
-    batch = few(subject)
-    model = without_dropout(awake(subject))
-    evaluated, tolerance = _loss_and_logits(subject, model.eval(), batch), grain(subject, model, batch)
+    batch = small_batch(subject)
+    model = without_dropout(perturbed_model(subject))
+    evaluated, tolerance = _loss_and_logits(subject, model.eval(), batch), rounding_tolerance(subject, model, batch)
     trained = [_loss_and_logits(subject, model.train(), batch, seed) for seed in (1, 2)]
     if distance(trained[1][0], trained[0][0]) > tolerance:
         raise NotApplicable("a model whose dropout can be set to 0")
@@ -73,14 +123,27 @@ def check_modes(subject: Subject) -> None:
 
 
 def check_purity(subject: Subject) -> None:
-    """A pass forward and back changes no parameter, no mode, no default and nothing in the batch.
+    """A forward and backward pass changes no parameter, no mode, no default of torch's and nothing in the batch.
+
+    In eval mode it changes no buffer either.
 
     Silent because nothing fails: the next pass is simply given something else.
 
     Look at in-place operations, at `eval()` without `train()`, and at global settings that are not put back.
+
+    Example:
+        # wrong: writes the masks into the batch itself, which the next epoch reads again
+        input_ids = batch["input_ids"]
+        input_ids[torch.rand(input_ids.shape) < 0.15] = mask_id
+        logits = model(input_ids)
+
+        # right
+        input_ids = batch["input_ids"]
+        input_ids = input_ids.masked_fill(torch.rand(input_ids.shape) < 0.15, mask_id)
+        logits = model(input_ids)
     """
     for training in (True, False):
-        model, batch = new_model(subject).train(training), few(subject)
+        model, batch = new_model(subject).train(training), small_batch(subject)
         modes = {name: module.training for name, module in model.named_modules()}
         before = {name: tensor.detach().clone() for name, tensor in _state(model, training)}
         parts = {key: value.clone() for key, value in fields(batch).items() if isinstance(value, Tensor)}
@@ -104,18 +167,31 @@ def check_purity(subject: Subject) -> None:
 
 
 def check_history(subject: Subject) -> None:
-    """Logits do not depend on what the model was given before: shorter, longer, narrower, in either mode.
+    """Logits do not depend on earlier inputs: not on shorter, longer or narrower batches, in either mode.
 
-    Silent because batches of a run are alike; the first odd one, evaluation or generation is computed with old state.
+    Silent because the batches of a run are alike; the first odd one, evaluation or generation is computed with old
+    state.
 
-    Look at masks, rotations and positions kept from the first call, and at caches that are not emptied.
+    Look at masks, rotations and positions kept from an earlier call, and at caches that are not emptied.
+
+    Example:
+        # wrong: positions go on counting where the last batch ended
+        def forward(self, tokens):
+            positions = self.seen + torch.arange(tokens.shape[1])
+            self.seen += tokens.shape[1]
+            return self.blocks(self.wte(tokens) + self.wpe(positions))
+
+        # right
+        def forward(self, tokens):
+            positions = torch.arange(tokens.shape[1])
+            return self.blocks(self.wte(tokens) + self.wpe(positions))
     """
-    batch = few(subject)
+    batch = small_batch(subject)
     rows, time = tokens_of(subject, batch).shape
-    short = cut(subject, rows_of(subject, batch, [rows - 1]), max(2, time // 2))
-    model = awake(subject)
+    short = first_positions(subject, rows_of(subject, batch, [rows - 1]), max(2, time // 2))
+    model = perturbed_model(subject)
     first = logits_eval(subject, model, batch)
-    tolerance = grain(subject, model, batch)
+    tolerance = rounding_tolerance(subject, model, batch)
     with seeded(4), torch.no_grad():
         loss_of(subject, model.train(), short)
     require_close(
@@ -123,7 +199,7 @@ def check_history(subject: Subject) -> None:
     )
     after = logits_eval(subject, model, short)
     other = precise(subject, new_model(subject)).eval()
-    enliven(other)
+    rescale(other)
     require_close(after, logits_eval(subject, other, short), tolerance, "a short batch's logits after a long and first")
     require_close(logits_eval(subject, other, batch), first, tolerance, "a long batch's logits after a short and first")
 
@@ -151,3 +227,12 @@ def _world() -> tuple[object, ...]:
 
 def _mode(training: bool) -> str:
     return "train" if training else "eval"
+
+
+CHECKS = (
+    Check("determinism.eval", check_eval),
+    Check("determinism.train", check_train),
+    Check("determinism.modes", check_modes),
+    Check("determinism.purity", check_purity),
+    Check("determinism.history", check_history),
+)

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.batches import rows_of
-from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded, tokens_of
-from andon.verify.checks.loss import told
+from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
+from andon.verify.access.targets import tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.cross_entropy import loss_alternatives
+from andon.verify.observation.parameters import parameters
 from andon.verify.observation.runs import LOOSE, counted, is_ragged, loop_run, micro_batches, of_loop, sharpened
-from andon.verify.observation.step_trace import parameters
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
 
 PARTS = 4
@@ -27,6 +30,21 @@ def check_mean(subject: Subject) -> None:
     Silent because a mean of batch means, an unshifted loss, or dropout left on give a number of the right size.
 
     Look at what is summed and what it is divided by, at the last batch, which is smaller, and at `eval()`.
+
+    Example:
+        # wrong: a mean of means, in which a small last batch weighs as much as a full one
+        losses = [model(**batch).loss.item() for batch in loader]
+        val_loss = sum(losses) / len(losses)
+
+        # right
+        total, count = 0.0, 0
+        for batch in loader:
+            tokens = (batch["labels"][:, 1:] != -100).sum().item()
+            total += model(**batch).loss.item() * tokens
+            count += tokens
+        val_loss = total / count
+
+    Reference: huggingface/transformers#41898.
     """
     validate = needed(subject, "validate")
     batches = _batches(subject)
@@ -37,14 +55,34 @@ def check_mean(subject: Subject) -> None:
 
 
 def check_cut(subject: Subject) -> None:
-    """The evaluated loss does not depend on how the examples are cut into batches, nor on their order.
+    """The evaluated loss does not depend on how the examples are cut into batches, nor on the batches' order.
 
     Silent because two runs are compared at one batch size, until one day they are not.
 
-    Look at means of batch means, at last batches that are dropped, and at anything that a batch leaves behind.
+    Look at means of batch means, at weights by rows, at batches that are dropped, and at anything that one batch
+    leaves to the next.
+
+    Example:
+        # wrong: weighted by rows, the result depends on which rows share a batch
+        total, count = 0.0, 0
+        for batch in loader:
+            rows = len(batch["input_ids"])
+            total += model(**batch).loss.item() * rows
+            count += rows
+        val_loss = total / count
+
+        # right: weighted by what each batch's loss is the mean of
+        total, count = 0.0, 0
+        for batch in loader:
+            tokens = (batch["labels"][:, 1:] != -100).sum().item()
+            total += model(**batch).loss.item() * tokens
+            count += tokens
+        val_loss = total / count
+
+    Reference: huggingface/transformers#41898.
     """
     validate = needed(subject, "validate")
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a model whose tokens do not share experts")
     batches = _batches(subject)
     whole = float(validate(sharpened(new_model(subject)).train(), batches))
@@ -54,21 +92,31 @@ def check_cut(subject: Subject) -> None:
             row for batch in batches for index in range(len(tokens_of(subject, batch)))
             if counted(subject, row := rows_of(subject, batch, [index]))
         ]  # fmt: skip
-    for how, cut in cuts.items():
+    for how, parts in cuts.items():
         model = sharpened(new_model(subject)).train()
-        found = float(validate(model, cut))
+        found = float(validate(model, parts))
         if not abs(found - whole) <= _allowed(model) * abs(whole):
             raise CheckFailed(f"Subject.validate gives {whole:.6g}, and {found:.6g} for the same examples {how}")
 
 
 def check_traces(subject: Subject) -> None:
-    """Evaluation leaves the model in training mode, its weights, buffers, gradients and random numbers as they were.
+    """Evaluation leaves the mode, weights, buffers, gradients and random numbers of training as they were.
 
-    Silent because a run whose dropout ends at the first evaluation, or whose trajectory depends on how often it is
+    Silent because a run whose dropout ends at the first evaluation, or whose course depends on how often it is
     evaluated, trains all the same.
 
-    Look at `train()` after `eval()`, at generators that evaluation shares with training, at running statistics, and at
-    a missing `no_grad`.
+    Look at `train()` after `eval()`, at generators that evaluation shares with training, at running statistics, and
+    at a missing `no_grad`.
+
+    Example:
+        # wrong: sampling a text for the log uses up random numbers of training
+        probs = model(input_ids).logits[:, -1].softmax(-1)
+        next_id = torch.multinomial(probs, 1)
+
+        # right: a generator of its own
+        generator = torch.Generator(probs.device).manual_seed(0)
+        probs = model(input_ids).logits[:, -1].softmax(-1)
+        next_id = torch.multinomial(probs, 1, generator=generator)
     """
     for name, model, validate, step in _validators(subject):
         if step is not None:
@@ -97,11 +145,27 @@ def check_traces(subject: Subject) -> None:
 
 
 def check_mode(subject: Subject) -> None:
-    """Evaluation returns a model that trained in training mode, and a model with dropout is evaluated without.
+    """Evaluation runs a model with dropout in eval mode, and returns a model that trained in training mode.
 
-    Silent because a run without dropout after its first evaluation even looks better, and evaluation with it worse.
+    Silent because a run without dropout after its first evaluation even looks better, and evaluation with it only a
+    little worse.
 
     Look at `eval()` before and `train()` after, on the same module, on every way out.
+
+    Example:
+        # wrong: after the first evaluation the run goes on without dropout
+        def validate(model, loader):
+            model.eval()
+            return mean_loss(model, loader)
+
+        # right
+        def validate(model, loader):
+            model.eval()
+            loss = mean_loss(model, loader)
+            model.train()
+            return loss
+
+    Reference: PyTorch documentation, torch.nn.Module.eval.
     """
     for name, model, validate, step in _validators(subject):
         modes = _modes_during(validate, model)
@@ -114,14 +178,26 @@ def check_mode(subject: Subject) -> None:
 
 
 def check_trajectory(subject: Subject) -> None:
-    """A run that is evaluated between its steps trains as the run that is not, bit by bit.
+    """A run that is evaluated between its steps trains bit by bit like the run that is not.
 
-    Silent because both are plausible runs: the trajectory only depends on how often one looks.
+    Silent because both are plausible runs: the course of training merely depends on how often one looks.
 
-    Look at random generators that evaluation or sampling shares with training, at the model's mode, at gradients that
-    evaluation leaves, and at an iterator that both advance.
+    Look at random generators that evaluation or sampling shares with training, at the model's mode, at gradients
+    that evaluation leaves, and at an iterator that both advance.
+
+    Example:
+        # wrong: choosing the batches to evaluate draws from the generator of training
+        def validate(model, valid):
+            chosen = torch.randperm(len(valid))[:100]
+            return mean_loss(model, [valid[i] for i in chosen])
+
+        # right
+        def validate(model, valid):
+            generator = torch.Generator().manual_seed(0)
+            chosen = torch.randperm(len(valid), generator=generator)[:100]
+            return mean_loss(model, [valid[i] for i in chosen])
     """
-    runs, steps = [], min(LONGEST, max(STEPS, int(subject.settings.get("epoch_steps", 0)) + 1))
+    runs, steps = [], min(LONGEST, max(STEPS, int(subject.hyperparameters.get("epoch_steps", 0)) + 1))
     for _ in range(2):  # one after the other: both draw from torch's random numbers
         run = loop_run(subject)
         runs.append(([_rows(run.step()) for _ in range(steps)], parameters(run.model)))
@@ -151,8 +227,19 @@ def check_held_out(subject: Subject) -> None:
     Silent because a mean of batch means, or over some of the batches, is a number of the right size.
 
     Look at what is summed and divided, at the last batch, and at which split is read.
+
+    Example:
+        # wrong: drop_last leaves out the rows that do not fill a batch
+        valid_loader = DataLoader(valid, batch_size=32, drop_last=True)
+        val_loss = mean_loss(model, valid_loader)
+
+        # right
+        valid_loader = DataLoader(valid, batch_size=32)
+        val_loss = mean_loss(model, valid_loader)
+
+    Reference: PyTorch documentation, torch.utils.data.DataLoader.
     """
-    held_out, loop = list(needed(subject, "held_out")()), needed(subject, "loop")()
+    held_out, loop = list(needed(subject, "validation_batches")()), needed(subject, "loop")()
     sharpened(loop.model)
     found = float(loop.validate())
     _compare(subject, loop.model, held_out, found, f"Subject.loop's evaluation, of {len(held_out)} held-out batches,")
@@ -168,7 +255,7 @@ def _batches(subject: Subject) -> list[Batch]:
 def _compare(subject: Subject, model: torch.nn.Module, batches: list[Batch], found: float, what: str) -> None:
     """Fail where a value is not the mean loss of these batches."""
     due = []
-    for each in told(subject):
+    for each in loss_alternatives(subject):
         due.append(_mean(each, model, batches))
         if abs(found - due[-1]) <= _allowed(model) * abs(due[-1]):
             return
@@ -193,8 +280,8 @@ class Validator(NamedTuple):
 
     name: str
     model: torch.nn.Module
-    validate: Callable[[], Any]
-    step: Callable[[], Any] | None  # of the loop that it belongs to
+    validate: Callable[[], float | Tensor]
+    step: Callable[[], object] | None  # of the loop that it belongs to
 
 
 def _validators(subject: Subject) -> list[Validator]:
@@ -212,7 +299,7 @@ def _validators(subject: Subject) -> list[Validator]:
     return found
 
 
-def _modes_during(validate: Callable[[], Any], model: torch.nn.Module) -> list[bool]:
+def _modes_during(validate: Callable[[], float | Tensor], model: torch.nn.Module) -> list[bool]:
     """The modes in which the model's modules are called."""
     modes: list[bool] = []
     handles = [
@@ -224,7 +311,7 @@ def _modes_during(validate: Callable[[], Any], model: torch.nn.Module) -> list[b
     return modes
 
 
-def _left_training(name: str, model: torch.nn.Module, step: Callable[[], Any] | None = None) -> None:
+def _left_training(name: str, model: torch.nn.Module, step: Callable[[], object] | None = None) -> None:
     """Whether the model is in training mode; of a loop, which may set it as a step begins, in the next step."""
     if step is not None:
         modes: list[bool] = []
@@ -257,5 +344,15 @@ def _random_states() -> dict[str, Any]:
     return {"torch's": torch.get_rng_state().numpy().tobytes(), "Python's": random.getstate()}
 
 
-def _rows(step: Any) -> list[dict[str, list[Any]]]:
+def _rows(step: StepTrace) -> list[dict[str, list[Any]]]:
     return [{name: value.tolist() for name, value in call.inputs.items()} for call in step.calls]
+
+
+CHECKS = (
+    Check("evaluation.mean", check_mean, ("validate",), tier=2),
+    Check("evaluation.cut", check_cut, ("validate",), tier=2),
+    Check("evaluation.traces", check_traces, tier=2),
+    Check("evaluation.mode", check_mode, tier=2),
+    Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),
+    Check("evaluation.trajectory", check_trajectory, ("loop",), tier=2),
+)
