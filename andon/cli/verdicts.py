@@ -1,9 +1,9 @@
-"""What every verb that judges has in common: its options, and a verdict printed or written in the form asked for."""
+"""Shared by all verbs that judge: their options, and a verdict printed or written in the chosen format."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -12,7 +12,9 @@ from andon.console import console
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLOURS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
+    from andon.gates.verdict import Verdict
+
+COLORS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
 FORMATS = ("text", "markdown", "json", "sarif", "html")
 
 config_option = click.option(
@@ -23,8 +25,10 @@ config_option = click.option(
 OPTIONS = (
     config_option,
     click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True),
-    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict there, too."),
-    click.option("-q", "--quiet", is_flag=True, help="Print the answer and what does not pass, no more."),
+    click.option(
+        "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the verdict to this file."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print only the answer and the checks that do not pass."),
 )
 
 
@@ -35,8 +39,8 @@ def verdict_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def finish(verdict: Any, config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
-    """Keep a verdict, show it in the form asked for and exit with its code; a file's is shown as text too."""
+def finish(verdict: "Verdict", config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
+    """Record a verdict, show it in the chosen format and exit with its code; with a file, print it as text as well."""
     from andon.gates import render_text
     from andon.gates.report.history import append
 
@@ -51,7 +55,7 @@ def finish(verdict: Any, config: Path, form: str, output: Path | None, *, quiet:
     sys.exit(verdict.exit_code)
 
 
-def rendered(verdict: Any, config: Path, form: str) -> str:
+def rendered(verdict: "Verdict", config: Path, form: str) -> str:
     """A verdict in one of FORMATS."""
     from andon import gates
 
@@ -66,8 +70,8 @@ def rendered(verdict: Any, config: Path, form: str) -> str:
 
 
 def paint(target: "Console", text: str) -> None:
-    """Print lines of a verdict, each in the colour of the state that it names."""
+    """Print lines of a verdict, each in the color of the state that it names."""
     for line in text.splitlines():
         words = line.split()[:2]
-        colours = [COLOURS[word] for word in words if word in COLOURS and line[:1] != "\t"]
-        target.print(line, style=colours[0] if colours else None)
+        colors = [COLORS[word] for word in words if word in COLORS and line[:1] != "\t"]
+        target.print(line, style=colors[0] if colors else None)

@@ -1,7 +1,7 @@
 """A run's folder as one HTML file: no network, no second file, readable on a laptop and on a phone.
 
 What was not measured is shown as such and never as a number. Plots are drawn by uPlot, which lies in `vendor/uplot`
-and is inlined together with its licence; everything else is drawn on this side.
+and is inlined together with its license; everything else is drawn on this side.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from andon.files import write_whole
 from andon.log import of_kind, read_log
 from andon.report.curves import curves
 from andon.report.timeline import read_timeline, shares
@@ -48,9 +49,7 @@ def render_report(run: Path, verdict: Mapping[str, Any] | None) -> Path:
     """
     html = environment().get_template("report.html.j2").render(content(run, verdict))
     path = run / "report.html"
-    whole = path.with_name("report.html.tmp")
-    whole.write_text(html, encoding="utf-8")
-    whole.replace(path)
+    write_whole(path, html)
     return path
 
 

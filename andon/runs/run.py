@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
 
+from andon.files import write_whole
 from andon.log import NAME as LOG
 from andon.log import of_kind, read_log
 from andon.runs.cord import cord, watching
@@ -116,9 +117,7 @@ def new_folder(name: str) -> Path:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Put `result.json` beside the run, whole or not at all."""
-    partial = folder / ".result.json.partial"
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / "result.json")
+    write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
 
 
 def _loop(beginning: Beginning, config: "Config", folder: Path, span: "Span", *, quiet: bool) -> tuple[int, str]:
@@ -227,9 +226,7 @@ def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, p
 def _forget_steps_after(step: int, folder: Path) -> None:
     """A killed run has logged steps that its checkpoint has not seen; they are about to be done again."""
     kept = [record for record in read_log(folder) if record["step"] <= step] if (folder / LOG).exists() else []
-    partial = folder / f".{LOG}.partial"
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(folder / LOG)
+    write_whole(folder / LOG, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _result(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def surface(root: click.Command) -> list[str]:
     tables = {
         "run.toml": config.Config,
         "gates.toml": gates.Gates,
-        "plants.toml": gates.Plants,
+        "faults.toml": gates.InjectedFaults,
         "claims.toml": gates.Claims,
     }
     found = {line for path, model in tables.items() for line in keys(model, path)}
@@ -90,5 +90,5 @@ def command(*, write: bool) -> None:
     gates.write_evidence(gates.Evidence("surface", "andon dev surface", time.perf_counter() - begun, sources, metrics))
     click.echo(f"{len(today)} lines of public surface, {len(changed)} differ from {baseline}")
     if changed:
-        click.echo("next: nox -s surface -- --write, and say in CHANGELOG.md what users must write instead")
+        click.echo("next: nox -s measure -- surface --write, and say in CHANGELOG.md what users must write instead")
         sys.exit(1)

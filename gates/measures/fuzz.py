@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from andon.files import write_whole
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 
 SECONDS = 900.0  # for all targets together
@@ -155,7 +156,7 @@ def record(path: Path, runs: Sequence[Run]) -> None:
         for run in runs
     ]
     lines = ",\n    ".join(json.dumps(row) for row in [*read_ledger(path), *rows])
-    path.write_text(f'{{\n  "runs": [\n    {lines}\n  ]\n}}\n', encoding="utf-8")
+    write_whole(path, f'{{\n  "runs": [\n    {lines}\n  ]\n}}\n')
 
 
 def run_metrics(runs: Sequence[Run], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
@@ -287,7 +288,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         default=["andon.core", "andon.tracing"],
         metavar="PACKAGE",
-        help="packages that give feedback",
+        help="packages whose branches guide it",
     )
     return parser.parse_args(arguments)
 

@@ -33,7 +33,7 @@ class Level(Table):
 class Row(Table):
     """Modules of a level that is not the ordinary one, why, and the floors, in percent, that are their own.
 
-    Where there is a floor of mutants killed, the module is mutated; `tests` are asked beside those that mirror it.
+    Where there is a floor of mutants killed, the module is mutated; `tests` run beside those that mirror it.
     """
 
     modules: Annotated[list[str], Field(min_length=1)]  # "core:loss", or a path
@@ -48,16 +48,16 @@ class Row(Table):
 
 
 class Mutation(Table):
-    """How tests are asked about mutants.
+    """How tests run on mutants.
 
-    A function gets at most `per_function`. A test slower than `test_seconds` is not asked, nor more than
-    `asked_seconds` about a function. A mutant whose tests take longer than `limit_seconds` counts as alive.
+    A function gets at most `per_function`. Tests slower than `test_seconds` are left out; not more than
+    `function_seconds` about a function. A mutant whose tests take longer than `limit_seconds` counts as alive.
     """
 
     per_function: Annotated[int, Field(ge=1)]
     marks: str
     test_seconds: Annotated[float, Field(gt=0)]
-    asked_seconds: Annotated[float, Field(gt=0)]
+    function_seconds: Annotated[float, Field(gt=0)]
     limit_seconds: Annotated[float, Field(gt=0)]
 
 

@@ -283,7 +283,7 @@ addEventListener("load", () => {
   const accent = document.createElement("canvas").getContext("2d");
   accent.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent").trim();
   const wanted = [1, 3, 5].map((at) => parseInt(accent.fillStyle.slice(at, at + 2), 16));
-  const coloured = [...document.querySelectorAll(".plot canvas")].map((canvas) => {
+  const colored = [...document.querySelectorAll(".plot canvas")].map((canvas) => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     let count = 0;
     for (let i = 0; i < data.length; i += 4)
@@ -291,7 +291,7 @@ addEventListener("load", () => {
     return count;
   });
   const wide = document.documentElement.scrollWidth - innerWidth;
-  document.body.innerHTML = `<p id="probe">${JSON.stringify({ problems, coloured, wide, wanted })}</p>`;
+  document.body.innerHTML = `<p id="probe">${JSON.stringify({ problems, colored, wide, wanted })}</p>`;
 });
 </script>
 """
@@ -320,6 +320,6 @@ def test_a_browser_draws_it(run: Path, tmp_path: Path, scheme: str, width: int) 
     found = json.loads(html.unescape(re.findall(r'<p id="probe">(.*)</p>', dumped)[-1]))
     assert ACCENTS[scheme] == found["wanted"]
     assert [] == found["problems"]
-    assert 3 == len(found["coloured"])
-    assert min(found["coloured"]) > 50
+    assert 3 == len(found["colored"])
+    assert min(found["colored"]) > 50
     assert found["wide"] <= 0

@@ -28,12 +28,12 @@ class Block:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package `house` of two modules in folders, each with a function `build`."""
-    for path in ("house/rooms/door.py", "house/yard/gate.py"):
+    """A package `app` of two modules in folders, each with a function `build`."""
+    for path in ("app/models/door.py", "app/views/gate.py"):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text("def build(): ...\n")
-    (tmp_path / "house/yard/gate.py").write_text("def build(): ...\ndef open_it(): ...\n")
-    (tmp_path / "house/__init__.py").touch()
+    (tmp_path / "app/views/gate.py").write_text("def build(): ...\ndef open_it(): ...\n")
+    (tmp_path / "app/__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -45,19 +45,19 @@ def test_what_a_module_defines_has_qualified_names() -> None:
 
 def test_a_definition_is_found_wherever_it_lies(package: Path) -> None:
     """Behaviour: a name that one module has is found by it, another by the module's stem too, also after a move."""
-    assert "house.yard.gate" == find("house:open_it").module
-    assert "house.rooms.door" == find("house:door.build").module
-    (package / "house/yard/gate.py").rename(package / "house/gate.py")
-    assert ("house.gate", package / "house/gate.py", "open_it") == find("house:open_it")
-    assert "house.gate" == find("house:open_it", package).module
+    assert "app.views.gate" == find("app:open_it").module
+    assert "app.models.door" == find("app:door.build").module
+    (package / "app/views/gate.py").rename(package / "app/gate.py")
+    assert ("app.gate", package / "app/gate.py", "open_it") == find("app:open_it")
+    assert "app.gate" == find("app:open_it", package).module
 
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ("house:build", r"2 modules \(house.rooms.door, house.yard.gate\).*STEM.build"),
-        ("house:absent", "no module of house"),
+        ("app:build", r"2 modules \(app.models.door, app.views.gate\).*STEM.build"),
+        ("app:absent", "no module of app"),
         ("barn:build", "no package barn"),
     ],
 )

@@ -1,6 +1,6 @@
 """`python -m tests.bench.power`: how much the gradient check sees, by 200 trials of each fault (about 8 minutes).
 
-Leaves reports/evidence/power.json, the committed figures and README's table of them, and judges by configs/gates.toml.
+Leaves reports/evidence/power.json, the committed figures and their table in docs, and judges by configs/gates.toml.
 """
 
 import sys
@@ -31,7 +31,7 @@ def main() -> None:
     write_evidence(Evidence("power", COMMAND, time.monotonic() - begun, sources, metrics))
     content = {"command": COMMAND, "sources": sources, "rows": [row._asdict() for row in rows]}
     tables.write_baseline(tables.POWER, content)
-    tables.rewrite_readme()
+    tables.rewrite_pages()
     verdict = judge("power", gates)
     click.echo(render_text(verdict), nl=False)
     sys.exit(verdict.exit_code)

@@ -1,4 +1,4 @@
-"""The catalogue is whole and still fits the source that it is planted into."""
+"""The catalogue is whole and still fits the source that it is injected into."""
 
 import ast
 import functools

@@ -308,7 +308,7 @@ def test_a_record_that_holds_no_scores_is_refused(tmp_path: Path) -> None:
     """Behaviour: the message names the file and the command that writes it."""
     path = tmp_path / "debt.json"
     path.write_text('{"a.py": 3}')
-    with pytest.raises(DebtError, match=r"debt\.json: holds no scores .*nox -s debt -- --write"):
+    with pytest.raises(DebtError, match=r"debt\.json: holds no scores .*nox -s measure -- debt --write"):
         read_baseline(path)
 
 

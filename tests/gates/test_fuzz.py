@@ -1,4 +1,4 @@
-"""The fuzz measure: crashes are found and kept, feedback is asked for, and executions are summed over runs."""
+"""The fuzz measure: crashes are found and kept, feedback is required, and executions are summed over runs."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from andon.gates.measures.fuzz import Run, branch_share, places, read_ledger, re
 from andon.source import definitions
 
 ROOT = Path(__file__).parents[2]
-ROOM = """
+MODULE = """
 def parse(data):
     if len(data) > 3 and data[0] == 0x41:
         if data[1] == 0x6E:
@@ -21,31 +21,35 @@ def parse(data):
                 return 1 // (data[3] - 0x6F)
     raise ValueError("no")
 """
-TARGET = "import room\nREFUSALS = (ValueError,)\nPARSER = {room: ('parse',)}\none = room.parse\n"
+TARGET = (
+    "import parser_module\nREFUSALS = (ValueError,)\nPARSER = {parser_module: ('parse',)}\none = parser_module.parse\n"
+)
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A package with one target, whose parser divides by zero where the input begins with Ando; its name."""
-    name = f"planted{time.monotonic_ns()}"
+    name = f"target{time.monotonic_ns()}"
     seeds = tmp_path / name / "seeds" / "target"
     seeds.mkdir(parents=True)
     (seeds / "one").write_bytes(b"Axxx")
-    (tmp_path / "room.py").write_text(ROOM)
+    (tmp_path / "parser_module.py").write_text(MODULE)
     (tmp_path / name / "target.py").write_text(TARGET)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "room", raising=False)
+    monkeypatch.delitem(sys.modules, "parser_module", raising=False)
     return name
 
 
 @pytest.mark.long
-def test_a_planted_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
-    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is mended."""
+def test_an_injected_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
+    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is fixed."""
     assert 0 == fuzz.main([package, "--replay"])
     start = time.monotonic()
-    assert 1 == fuzz.main([package, "--seconds", "60", "--instrument", "room", "--record", "--ledger", "ledger.json"])
+    assert 1 == fuzz.main(
+        [package, "--seconds", "60", "--instrument", "parser_module", "--record", "--ledger", "ledger.json"]
+    )
     assert time.monotonic() - start < 60
     assert (1, 0) == tuple(
         read_evidence("fuzz", tmp_path / "reports" / "evidence").metrics[name].value for name in ("crashes", "blind")

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.tier3
 
-ASKING = Mutation(per_function=4, marks="tier1", test_seconds=1.0, asked_seconds=2.0, limit_seconds=9.0)
-PLAN = Plan(ASKING, (plan.Module("a.py", "a.py", 4, ("test_a.py",)),))
+SETTINGS = Mutation(per_function=4, marks="tier1", test_seconds=1.0, function_seconds=2.0, limit_seconds=9.0)
+PLAN = Plan(SETTINGS, (plan.Module("a.py", "a.py", 4, ("test_a.py",)),))
 RISKS = """[mutation]
 per_function = 4
 marks = "m"
 test_seconds = 1.0
-asked_seconds = 1.0
+function_seconds = 1.0
 limit_seconds = 1.0
 [[levels]]
 name = "ordinary"
@@ -199,7 +199,7 @@ def test_a_deleted_test_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ("", {}) == keys.parts("gone.py")
 
 
-def test_fast_tests_are_asked_first_and_slow_ones_never() -> None:
+def test_fast_tests_run_first_and_slow_ones_never() -> None:
     """Behaviour: those that cover, by seconds, earlier killers before all, up to the plan's seconds."""
     covered = [
         Covering("slow", 1.5, ("f",)),
@@ -208,11 +208,11 @@ def test_fast_tests_are_asked_first_and_slow_ones_never() -> None:
         Covering("c", 0.95, ("f",)),
         Covering("other", 0.1, ("g",)),
     ]
-    assert ["a", "b", "c"] == keys.asked(covered, "f", "", PLAN)
-    assert ["c", "a", "b"] == keys.asked(covered, "f", "", PLAN, ["c"])
-    assert ["a", "other", "b"] == keys.asked(covered, "<module>", "", PLAN)
-    assert ["a", "other", "b"] == keys.asked(covered, "h", "@cache\ndef h(): ...", PLAN)
-    assert [] == keys.asked(covered, "h", "def h(): ...", PLAN)
+    assert ["a", "b", "c"] == keys.choose_tests(covered, "f", "", PLAN)
+    assert ["c", "a", "b"] == keys.choose_tests(covered, "f", "", PLAN, ["c"])
+    assert ["a", "other", "b"] == keys.choose_tests(covered, "<module>", "", PLAN)
+    assert ["a", "other", "b"] == keys.choose_tests(covered, "h", "@cache\ndef h(): ...", PLAN)
+    assert [] == keys.choose_tests(covered, "h", "def h(): ...", PLAN)
 
 
 def kept(states: dict[str, str], key: str = "k") -> results.Results:
@@ -298,18 +298,18 @@ def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         plan.read_excuses(path)
 
 
-def test_a_module_is_asked_by_the_tests_that_mirror_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_is_tested_by_the_tests_that_mirror_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: the test of a module's stem in the package's folder, then those that its row names, before a move."""
     monkeypatch.chdir(tmp_path)
-    for name in ("rooms/yard/door.py", "tests/rooms/test_door.py", "tests/rooms/test_gate.py"):
+    for name in ("app/inner/door.py", "tests/app/test_door.py", "tests/app/test_gate.py"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    row = 'modules = ["rooms:door"]\nper_function = 7\ntests = ["tests/rooms/test_gate.py"]\n'
+    row = 'modules = ["app:door"]\nper_function = 7\ntests = ["tests/app/test_gate.py"]\n'
     Path("risk.toml").write_text(RISKS + row, encoding="utf-8")
-    tests = ("tests/rooms/test_door.py", "tests/rooms/test_gate.py")
-    assert (plan.Module("rooms:door", "rooms/yard/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
-    Path("rooms/yard/door.py").rename("rooms/door.py")
-    assert (plan.Module("rooms:door", "rooms/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
+    tests = ("tests/app/test_door.py", "tests/app/test_gate.py")
+    assert (plan.Module("app:door", "app/inner/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
+    Path("app/inner/door.py").rename("app/door.py")
+    assert (plan.Module("app:door", "app/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
 
 
 def test_a_source_is_the_same_wherever_its_imports_lie() -> None:

@@ -92,10 +92,10 @@ BAD = [
     ("levels = []\nmodules = []", "none is named 'ordinary'"),
     (LEVELS + FILE.format(path="a.py", level="high"), "level='high' is none of ordinary, critical"),
     (LEVELS + FILE.format(path="gone.py", level="critical"), "gone.py is no file"),
-    (LEVELS + FILE.format(path="rooms:gone", level="critical"), "rooms:gone is no file below rooms/"),
+    (LEVELS + FILE.format(path="app:gone", level="critical"), "app:gone is no file below app/"),
     (LEVELS + 2 * FILE.format(path="a.py", level="critical"), "a.py is named twice"),
     (LEVELS.replace("100", "101") + FILE.format(path="a.py", level="critical"), "levels.1.lines"),
-    ("levels = [", "is no TOML"),
+    ("levels = [", "is not valid TOML"),
 ]
 
 
@@ -116,15 +116,15 @@ def test_a_table_that_cannot_be_used_is_refused(
 def test_a_module_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: a row by folder and stem holds before and after a move, for figures by path and by name."""
     monkeypatch.chdir(tmp_path)
-    text = LEVELS + FILE.format(path="rooms:b", level="critical") + "mutation = 60\n"
-    for place in ("rooms/b.py", "rooms/yard/b.py"):
+    text = LEVELS + FILE.format(path="app:b", level="critical") + "mutation = 60\n"
+    for place in ("app/b.py", "app/inner/b.py"):
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         Path(place).touch()
         risks = read_risks(table(tmp_path, text))
         assert "critical" == risks.level_of(place).name
         assert [place] == list(risks.modules)
         assert f"short {place}" in short_metrics({f"lines {place}": Metric(99.0)}, risks)
-        assert 0 == short_metrics({"score_by_file rooms:b": Metric(60.0)}, risks, "mutation")["short"].value
+        assert 0 == short_metrics({"score_by_file app:b": Metric(60.0)}, risks, "mutation")["short"].value
         Path(place).unlink()
 
 
@@ -137,7 +137,7 @@ def test_what_runs_elsewhere_is_left_out(tmp_path: Path, monkeypatch: pytest.Mon
     assert 0 == short_metrics({}, risks)["short"].value
 
 
-def test_the_house_s_table_names_files_that_stand() -> None:
+def test_our_own_table_names_files_that_stand() -> None:
     """Behaviour: the committed table is valid and holds what issue and mutation call critical."""
     risks = read_risks()
     assert "critical" == risks.level_of("core/training/loss.py").name

@@ -1,7 +1,7 @@
 """`python -m tests.zoo`: sweep current transformers, PEFT and bitsandbytes, and keep what came of it.
 
 Writes the committed reports/baselines/zoo.json, and of each red cell a script below reports/zoo. Exit code: 0 each red
-cell is judged in reports/decisions/wild.md, 1 one is not, 3 could not measure.
+cell is judged in docs/measured/zoo.md, 1 one is not, 3 could not measure.
 """
 
 import json
@@ -26,7 +26,7 @@ FOUND = (0, 1)  # exit codes of `andon zoo` that come with rows
 @click.option("--resume", is_flag=True, help="Keep what an earlier sweep has.")
 @click.option("--workers", default=2, show_default=True, help="Processes at a time.")
 def main(*, resume: bool, workers: int) -> None:
-    """Run, keep, judge."""
+    """Check, keep, judge."""
     try:
         content = {library: counted(library, swept(library, workers, resume=resume)) for library in LIBRARIES}
     except BenchError as error:
@@ -57,7 +57,7 @@ def swept(library: str, workers: int, *, resume: bool) -> list[dict[str, Any]]:
 
 
 def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What is kept of a library: counts, each red cell, and why something could not be built or run."""
+    """What is kept of a library: counts, each red cell, and why something could not be built or checked."""
     cells = [(row["name"], check, cell) for row in rows for check, cell in row["cells"].items()]
     pins = dict(line.split("==") for line in PEERS[ENVIRONMENT] if "==" in line)
     return {

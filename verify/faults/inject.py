@@ -25,10 +25,10 @@ class Fault(NamedTuple):
     status: STATUS  # read in the thread or fix; known from a sibling's place; seen so often that nobody wrote it down
     source: str  # where it was found: project and issue, pull request or commit, several by "; "
     symptom: str  # what a user sees, if anything
-    # "andon.core:Attention.forward": a definition of that package, wherever it lies, and `before` and `after` are an
-    # expression or statements of it. "transformers.trainer": a module, and both are verbatim text.
+    # "andon.core:Attention.forward": a definition in that package, in any of its modules; `before` and `after` are
+    # an expression or statements of it. "transformers.trainer": a module, and both are verbatim text.
     where: str
-    before: str  # stands there exactly once
+    before: str  # occurs there exactly once
     after: str
     subjects: tuple[str, ...] = ("llama",)  # that the checks run on, in this order
     test: str = ""  # a unit test that finds it, where it lies out of a subject's reach: "tests/core/test_x.py::test_y"
@@ -38,7 +38,7 @@ def patched(fault: Fault, text: str) -> str:
     """A module's source with the fault in it.
 
     Raises:
-        InjectionError: `before` stands there not once: the source has moved on.
+        InjectionError: `before` does not occur there exactly once: the source has changed.
     """
     module, _, name = fault.where.partition(":")
     try:
@@ -50,8 +50,8 @@ def patched(fault: Fault, text: str) -> str:
         count = text.count(fault.before)
         if count == 1:
             return text.replace(fault.before, fault.after)
-        said = f"`before` stands {count} times in {module}, and must stand once"
-    raise InjectionError(f"{fault.id} no longer applies: {said}; take it anew from the source as it is")
+        said = f"`before` occurs {count} times in {module}, and must occur once"
+    raise InjectionError(f"{fault.id} no longer applies: {said}; copy it from the source as it is now")
 
 
 def module_of(fault: Fault) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from andon.files import write_whole
 from andon.gates.evidence import digest
 from andon.gates.measures.debt.loss import File
 from andon.gates.measures.debt.score import DebtError
@@ -40,7 +41,9 @@ def read_baseline(path: Path = BASELINE) -> Recorded:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {name: (float(row["score"]), str(row["content"])) for name, row in content.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DebtError(f"{path}: holds no scores ({error!r}); `nox -s debt -- --write` records them") from error
+        raise DebtError(
+            f"{path}: holds no scores ({error!r}); `nox -s measure -- debt --write` records them"
+        ) from error
 
 
 def write_baseline(files: Iterable[File], path: Path = BASELINE) -> None:
@@ -50,4 +53,4 @@ def write_baseline(files: Iterable[File], path: Path = BASELINE) -> None:
     rows = {names[file.path]: {"score": file.score, "content": digest(file.path)} for file in graded}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    write_whole(path, f"{{\n{lines}\n}}\n")

@@ -25,14 +25,14 @@ class Covering(NamedTuple):
 
 def tests_digest(module: Module, plan: Plan) -> str:
     """Of a module and its test files as they are: which test covers what is measured anew once one changes."""
-    content = [plan.asking.marks, _content(module.file), *(f"{name} {_content(name)}" for name in module.tests)]
+    content = [plan.settings.marks, _content(module.file), *(f"{name} {_content(name)}" for name in module.tests)]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
 
 
 def key(function: str, tests: Iterable[str], count: int, plan: Plan, version: str) -> str:
-    """Of a function's source, how many mutants it gets, and the sources of the tests that are asked."""
-    asking = plan.asking
-    limits = [count, asking.test_seconds, asking.asked_seconds, asking.limit_seconds, version]
+    """Of a function's source, how many mutants it gets, and the sources of its tests."""
+    settings = plan.settings
+    limits = [count, settings.test_seconds, settings.function_seconds, settings.limit_seconds, version]
     sources = [test_source(test) for test in sorted(set(tests))]
     return hashlib.sha256(json.dumps([unmoved(function), sources, limits]).encode()).hexdigest()[:16]
 
@@ -80,19 +80,21 @@ def test_source(test: str) -> str:
     return "\n".join([source, *(each for each in names if each.rpartition(" ")[2].partition(".")[0] in words)])
 
 
-def asked(covered: Sequence[Covering], function: str, source: str, plan: Plan, first: Sequence[str] = ()) -> list[str]:
-    """The tests to ask about a function's mutants, those that killed before first, then the fastest.
+def choose_tests(
+    covered: Sequence[Covering], function: str, source: str, plan: Plan, first: Sequence[str] = ()
+) -> list[str]:
+    """The tests to run on a function's mutants: first those that killed before, then the fastest.
 
-    Every test is asked about a module's tables, and about a function whose results are cached: it runs once for all.
+    A module's tables get every test, and so does a function whose results are cached, as it runs once for all.
     """
     everything = function.startswith("<") or source.lstrip().startswith(CACHED)
     mine = [each for each in covered if everything or function in each.functions]
-    mine = [each for each in mine if each.seconds <= plan.asking.test_seconds]
+    mine = [each for each in mine if each.seconds <= plan.settings.test_seconds]
     mine.sort(key=lambda each: (each.test not in first, each.seconds, each.test))
     chosen, total = [], 0.0
     for each in mine:
         total += each.seconds
-        if total > plan.asking.asked_seconds and chosen:
+        if total > plan.settings.function_seconds and chosen:
             break
         chosen.append(each.test)
     return chosen

@@ -1,4 +1,4 @@
-"""Which modules are mutated, which tests are asked, which survivors are excused: from two TOML files."""
+"""Which modules are mutated, which tests run, which survivors are excused: from two TOML files."""
 
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -13,7 +13,7 @@ REMEDY = "write one, or name another"
 
 
 class Module(NamedTuple):
-    """A module that is mutated, how many mutants a function of it gets at most, and the test files that are asked."""
+    """A module that is mutated, how many mutants a function of it gets at most, and its test files."""
 
     name: str  # "core:loss", under which its answers are kept
     file: str
@@ -22,9 +22,9 @@ class Module(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is mutated, and how tests are asked."""
+    """What is mutated, and how the tests run."""
 
-    asking: Mutation
+    settings: Mutation
     modules: tuple[Module, ...]
 
 
@@ -50,16 +50,14 @@ def read_plan(path: Path = DEFAULT) -> Plan:
     """
     risks = read_risks(path)
     if risks.mutation is None:
-        raise GateError(f"{path}: mutation: there is no such table; it says how tests are asked about mutants")
+        raise GateError(f"{path}: mutation: there is no such table; it says how tests run on mutants")
     chosen = [module for module in risks.modules.values() if module.row.mutation]
     modules = []
     for module in chosen:
         tests = dict.fromkeys([*mirrors(module.file), *module.row.tests])
         for name in tests:
             if not Path(name).is_file():
-                raise GateError(
-                    f"{path}: modules: {module.name}: {name} does not exist; name a test as it is called now"
-                )
+                raise GateError(f"{path}: modules: {module.name}: {name} does not exist; correct the path")
         if not tests:
             raise GateError(f"{path}: modules: {module.name} has no test that mirrors it; name some by `tests`")
         count = module.row.per_function or risks.mutation.per_function
@@ -79,13 +77,13 @@ def read_excuses(path: Path = EXCUSES) -> dict[str, Excuse]:
     """The excuses by mutant; none where there is no file.
 
     Raises:
-        GateError: the file is no TOML, breaks a rule, or excuses a mutant twice.
+        GateError: the file is not valid TOML, breaks a rule, or excuses a mutant twice.
     """
     if not path.exists():
         return {}
     found: dict[str, Excuse] = {}
     for excuse in read_table(path, Excuses, REMEDY).excuses:
         if excuse.id in found:
-            raise GateError(f"{path}: {excuse.id} is excused twice; leave one of the two")
+            raise GateError(f"{path}: {excuse.id} is excused twice; delete one of the two")
         found[excuse.id] = excuse
     return found

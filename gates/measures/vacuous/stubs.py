@@ -1,12 +1,11 @@
 """Run tests while the code that they test does nothing: `python -m pytest -p andon.gates.measures.vacuous.stubs ...`.
 
 While a test's own body runs, each function of its modules has a body that returns None: fixtures and imports see the
-code as it is. A test that calls such a function, reaches an assertion and passes is told nothing by the code that it
-tests. The modules are the one that its file mirrors (tests/core/test_loss.py: loss.py wherever it lies in core/), else
-those that it imports from the project.
+code as it is. A test that calls such a function, reaches an assertion and still passes cannot fail. Its modules are the
+one that its file mirrors (tests/core/test_loss.py: loss.py in core), else those of the project that it imports.
 
 A test without an assertion of its own, that passes, stays silent when the code does nothing: it fails by what the code
-raises, and is counted as "silent". A test whose code runs in another process is counted as "not asked".
+raises, and is counted as "silent". A test whose code runs in another process is counted as "not run".
 """
 
 import json
