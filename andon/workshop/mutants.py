@@ -147,8 +147,8 @@ def coverings(plan: Plan, kept: Results, workers: int) -> dict[str, tuple[str, t
     from andon.verify.faults.jobs import run_jobs
 
     digests = {module.name: keys.tests_digest(module, plan) for module in plan.modules}
-    found = {name: (digest, kept[name].covered) for name, digest in digests.items() if name in kept}
-    found = {name: pair for name, pair in found.items() if pair[0] == kept[name].digest}
+    valid = digests.items() & {(name, file.digest) for name, file in kept.items()}
+    found = {name: (digest, kept[name].covered) for name, digest in valid}
     missing = [each for each in plan.modules if each.name not in found]
     jobs = [(None, (each.file, each.tests, plan.settings.marks)) for each in missing]
     for outcome in run_jobs(jobs, run_tests.covering, workers=workers, limit=600.0, warm=WARM):
