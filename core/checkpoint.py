@@ -60,7 +60,7 @@ def save_checkpoint(
     root: Path,
     state: TrainState,
     config: Config,
-    tokenizer: Path | None = None,
+    tokenizer_file: Path | None = None,
     metric: float | None = None,
     base: str = "",
 ) -> Path:
@@ -76,7 +76,7 @@ def save_checkpoint(
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
         with published(folder) as partial:
-            _write_files(partial, state, tokenizer, base)
+            _write_files(partial, state, tokenizer_file, base)
             write_manifest(partial, _describe(partial, state, config, metric))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -127,7 +127,7 @@ def _what_trains(state: TrainState) -> tuple[FileName, dict[str, Parameter]]:
     return MODEL, dict(state.model.named_parameters())  # names a shared parameter once
 
 
-def _write_files(folder: Path, state: TrainState, tokenizer: Path | None, base: str) -> None:
+def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, base: str) -> None:
     file, parameters = _what_trains(state)
     moments = {
         f"{name}.{moment}": state.optimizer.state[parameter][moment].contiguous()
@@ -144,8 +144,8 @@ def _write_files(folder: Path, state: TrainState, tokenizer: Path | None, base: 
         save_file(weights, folder / file, metadata={"format": "pt"})  # transformers 4 refuses files without this
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
         (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype), encoding="utf-8")
-    if tokenizer is not None:
-        shutil.copyfile(tokenizer, folder / TOKENIZER)
+    if tokenizer_file is not None:
+        shutil.copyfile(tokenizer_file, folder / TOKENIZER)
 
 
 def _check_method(folder: Path, manifest: Manifest, state: TrainState) -> None:

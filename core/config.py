@@ -273,7 +273,7 @@ class LoraConfig(Table):
 
 
 class QloraConfig(LoraConfig):
-    """The same over a base quantised to NF4 (Dettmers et al. 2023, arXiv:2305.14314)."""
+    """The same over a base quantized to NF4 (Dettmers et al. 2023, arXiv:2305.14314)."""
 
     rank: Count = 64
     double_quantization: bool = True

@@ -1,4 +1,4 @@
-"""House rules of the tests: one tier mark each, derandomised properties, and no file imported that a run leaves out."""
+"""House rules of the tests: one tier mark each, derandomized properties, and no file imported that a run leaves out."""
 
 import gc
 from pathlib import Path

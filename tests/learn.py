@@ -54,7 +54,7 @@ def finetune(method: str, model: Path, folder: Path) -> dict[str, Any]:
     return run.run(config, folder, begin=beginning(new_job(method, model, config), folder), say=click.echo)
 
 
-def summarise(lora: dict[str, Any], qlora: dict[str, Any]) -> dict[str, Any]:
+def summarize(lora: dict[str, Any], qlora: dict[str, Any]) -> dict[str, Any]:
     """Losses before and after, and what follows from them; null where a run has no loss.
 
     `kept_share`: of what LoRA on the whole model gets to, from where 4 bits begin, how much QLoRA gets to.
@@ -102,7 +102,7 @@ def adapters() -> int:
         results[method] = finetune(method, model, folder)
         if results[method]["exit"] > 1:  # 1: a frozen model changed, which is judged
             return results[method]["exit"]
-    found = summarise(**results)
+    found = summarize(**results)
     write_evidence(Evidence(NAME, COMMAND, time.monotonic() - begun, sources, metrics(found)))
     content = {"command": COMMAND, "machine": describe_machine(), "rank": RANK, "changes": CHANGES}
     content |= {"seconds": {method: result["seconds"] for method, result in results.items()}}

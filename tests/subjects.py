@@ -26,7 +26,7 @@ from andon.core.data.chat import Turn
 from andon.core.data.dataset import Dataset, Split, batches, open_dataset, pack, validation_batches
 from andon.core.data.instructions import encode_turns
 from andon.core.data.shards import Encoded, open_store, read_tokens, write_store
-from andon.core.data.tokenizer import load_tokeniser
+from andon.core.data.tokenizer import load_tokenizer
 from andon.core.files.folders import latest_checkpoint
 from andon.core.formats.peft import load_adapter, save_adapter
 from andon.core.model.generate import generate
@@ -91,7 +91,7 @@ OTHER_ADAPTERS: dict[str, Any] = {
     "dropout": 0.5,
     "target_modules": ["q_proj", "down_proj"],
 }
-END = 0  # the first token that a trained tokeniser has
+END = 0  # the first token that a trained tokenizer has
 Model = Any  # a Llama, which verify knows as a torch module
 ROWS, LENGTH = 3, 24
 PIECES = (4, 1, 1, 3)  # in which a sequence is decoded: a prompt, tokens, a few together, tokens again
@@ -225,12 +225,12 @@ def held_out() -> Iterator[Batch]:
 
 def encode(text: str) -> list[int]:
     """A text's tokens as they lie in the training data, marks included; a long one is several documents there."""
-    tokeniser = str(dataset_of(config_of()).tokenizer)
+    tokenizer = str(dataset_of(config_of()).tokenizer_file)
     with TemporaryDirectory() as folder:
         paths = [str(Path(folder, name)) for name in ("text.txt", "other.txt")]
         Path(paths[0]).write_text(text, encoding="utf-8", newline="")
         Path(paths[1]).write_text("Nothing that anybody asked for, and long enough to train on.", encoding="utf-8")
-        config = config_of(data={"paths": paths, "tokenizer": tokeniser, "sequence_length": 2})
+        config = config_of(data={"paths": paths, "tokenizer": tokenizer, "sequence_length": 2})
         store = open_dataset(config, Path(folder)).train.store
         end = store.ends_D[-2]  # the other text is one document, and the last
         return read_tokens(store, np.arange(end)).tolist()
@@ -238,15 +238,15 @@ def encode(text: str) -> list[int]:
 
 def text(ids: Sequence[int]) -> str:
     """Tokens as text, marks left out."""
-    tokeniser = load_tokeniser(dataset_of(config_of()).tokenizer)
-    return tokeniser.decode([token for token in ids if token != END], skip_special_tokens=False)
+    tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
+    return tokenizer.decode([token for token in ids if token != END], skip_special_tokens=False)
 
 
 def instruct(prompt: str, answer: str) -> tuple[list[int], list[int]]:
     """A sample's tokens as they lie in a row, a place of padding behind them; for each the one to predict after it."""
-    tokeniser = load_tokeniser(dataset_of(config_of()).tokenizer)
+    tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
     turns = [Turn(prompt, learned=False), Turn(answer, learned=True)]
-    found = encode_turns(tokeniser, turns, END, chat=False)
+    found = encode_turns(tokenizer, turns, END, chat=False)
     return [*found.tokens.tolist(), END], [*found.labels.tolist(), IGNORE]
 
 
@@ -329,7 +329,7 @@ def adapted(**keys: Any) -> Llama:
     return adapt(new_model(), **(own | keys))
 
 
-def quantised() -> Llama:
+def quantized() -> Llama:
     """A model whose matrices are held in four bits."""
     model = new_model()
     quantize_model(model)
@@ -454,7 +454,7 @@ def half_lora() -> Subject:
 
 def qlora() -> Subject:
     """Adapters on a base of four bits."""
-    return replace(trained(answering("qlora", lambda: adapt(quantised(), 4, 8.0))), quantiser=QUANTISER)
+    return replace(trained(answering("qlora", lambda: adapt(quantized(), 4, 8.0))), quantiser=QUANTISER)
 
 
 def recomputed() -> Subject:
@@ -470,7 +470,7 @@ def recomputed() -> Subject:
 
 def four_bits() -> Subject:
     """The base of four bits by itself."""
-    return replace(answering("four bits", quantised), adapters=ADAPTERS, quantiser=QUANTISER)
+    return replace(answering("four bits", quantized), adapters=ADAPTERS, quantiser=QUANTISER)
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {

@@ -91,7 +91,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def write_gguf(path: Path) -> None:
-    """A LLaMA of two layers with a byte tokeniser, as llama.cpp would write it."""
+    """A LLaMA of two layers with a byte tokenizer, as llama.cpp would write it."""
     shape, writer = TABLES["model"], gguf.GGUFWriter(path, "llama")
     writer.add_context_length(256)
     writer.add_embedding_length(shape["hidden_size"])
@@ -156,7 +156,7 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("at_home")
 def test_shown_python_works() -> None:
-    """Behaviour: README's Python runs as it stands, and its first block has the five lines that it says."""
+    """Behavior: README's Python runs as it stands, and its first block has the five lines that it says."""
     first, *others = python_blocks()
     assert 5 == len(first.splitlines())
     names = runpy.run_path("my_project.py") | runpy.run_path("my_checks.py")
@@ -167,7 +167,7 @@ def test_shown_python_works() -> None:
 
 @pytest.mark.usefixtures("at_home")
 def test_shown_commands_work() -> None:
-    """Behaviour: every `andon` line that is shown works on a user's folder; a tier not yet measured is judged so."""
+    """Behavior: every `andon` line that is shown works on a user's folder; a tier not yet measured is judged so."""
     lines = ["andon train configs/tiny.toml --out reports/runs/demo", *andon_lines()]
     lines = [line for line in lines if not line.removeprefix("andon ").startswith(LARGE)]
     with endpoint() as server:
@@ -180,7 +180,7 @@ def test_shown_commands_work() -> None:
 
 @pytest.mark.parametrize("line", [line for line in andon_lines() if line.removeprefix("andon ").startswith(LARGE)])
 def test_large_commands_are_spelt_right(line: str) -> None:
-    """Behaviour: the options of a line too large for a test are ones its verb has, and its files are shipped."""
+    """Behavior: the options of a line too large for a test are ones its verb has, and its files are shipped."""
     command: click.Command | None = cli
     words = split(line)[1:]
     while isinstance(command, click.Group):
@@ -192,7 +192,7 @@ def test_large_commands_are_spelt_right(line: str) -> None:
 
 
 def test_nox_lines_name_sessions() -> None:
-    """Behaviour: every `nox -s` that README shows is a session of the noxfile, with a line for `nox -l`."""
+    """Behavior: every `nox -s` that README shows is a session of the noxfile, with a line for `nox -l`."""
     tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
     sessions = {
         function.name: ast.get_docstring(function)
@@ -206,7 +206,7 @@ def test_nox_lines_name_sessions() -> None:
 
 
 def test_docker_line_starts_what_the_replay_expects() -> None:
-    """Behaviour: compose.yaml pins Jaeger 2 and opens, to this machine only, the port that README sends a run to."""
+    """Behavior: compose.yaml pins Jaeger 2 and opens, to this machine only, the port that README sends a run to."""
     lines = from_readme()
     assert "docker compose up -d" in lines  # not run here
     text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
@@ -217,7 +217,7 @@ def test_docker_line_starts_what_the_replay_expects() -> None:
 
 
 def test_every_readme_line_is_of_a_known_kind() -> None:
-    """Behaviour: README's shell blocks hold andon, nox and docker lines and nothing that no test looks at."""
+    """Behavior: README's shell blocks hold andon, nox and docker lines and nothing that no test looks at."""
     kinds: dict[str, Callable[[str], bool]] = {
         "andon": lambda line: line.startswith("andon "),
         "nox": lambda line: "nox -s" in line,
@@ -227,7 +227,7 @@ def test_every_readme_line_is_of_a_known_kind() -> None:
 
 
 def test_files_that_readme_links_exist() -> None:
-    """Behaviour: every picture and file that README links to, the web aside, lies in the repository."""
+    """Behavior: every picture and file that README links to, the web aside, lies in the repository."""
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert len(local) >= 3

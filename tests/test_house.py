@@ -55,7 +55,7 @@ def imports_by_string(path: Path) -> list[str]:
 
 @pytest.mark.tier1
 def test_our_packages_are_imported_by_statements() -> None:
-    """Behaviour: no module of ours is imported by a string."""
+    """Behavior: no module of ours is imported by a string."""
     files = [path for name in CODE for path in (ROOT / name).rglob("*.py")]
     assert [] == [call for path in files for call in imports_by_string(path)]
 
@@ -63,7 +63,7 @@ def test_our_packages_are_imported_by_statements() -> None:
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", [*PACKAGES, "configs"])
 def test_each_package_is_a_link_in_andon(name: str) -> None:
-    """Behaviour: `andon.core` and its siblings are the folders at the top, by links that git keeps."""
+    """Behavior: `andon.core` and its siblings are the folders at the top, by links that git keeps."""
     assert f"../{name}" == os.readlink(ROOT / "andon" / name)  # noqa: PTH115 - the link as it is written
 
 
@@ -78,7 +78,7 @@ WRONG_CALLS = {
 @pytest.mark.tier3
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_wrong_call_from_the_command_line_is_a_type_error(tmp_path: Path, package: str) -> None:
-    """Behaviour: what a verb calls with arguments that the package does not take is red, whichever package it is."""
+    """Behavior: what a verb calls with arguments that the package does not take is red, whichever package it is."""
     folder = copy_code(tmp_path)
     (folder / "andon" / "cli" / "wrong.py").write_text(f'"""Wrong."""\n\n{WRONG_CALLS[package]}\n\ncalled(no_such=1)\n')
     command = [Path(sys.executable).with_name("ty"), "check", "--python", sys.prefix, "andon/cli/wrong.py"]
@@ -88,7 +88,7 @@ def test_a_wrong_call_from_the_command_line_is_a_type_error(tmp_path: Path, pack
 
 @pytest.mark.tier1
 def test_every_dependency_has_a_reason() -> None:
-    """Behaviour: each package that pyproject.toml asks for is explained in the decision record."""
+    """Behavior: each package that pyproject.toml asks for is explained in the decision record."""
     content = project()["project"]
     lines = [*content["dependencies"], *(line for lines in content["optional-dependencies"].values() for line in lines)]
     reasons = (ROOT / "reports" / "decisions" / "dependencies.md").read_text(encoding="utf-8")
@@ -112,7 +112,7 @@ FAULTS = [
 @pytest.mark.tier3
 @pytest.mark.parametrize(("path", "fault", "sentence"), FAULTS, ids=[f"{path}: {fault}" for path, fault, _ in FAULTS])
 def test_a_planted_import_breaks_its_contract(tmp_path: Path, path: str, fault: str, sentence: str) -> None:
-    """Behaviour: each contract goes red under the import it forbids, by its own sentence."""
+    """Behavior: each contract goes red under the import it forbids, by its own sentence."""
     folder = copy_code(tmp_path)
     with (folder / path).open("a", encoding="utf-8") as file:
         file.write(f"\n{fault}\n")
@@ -151,7 +151,7 @@ def run_in(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedPro
 
 @pytest.mark.tier3
 def test_the_wheel_holds_every_file(site: Path) -> None:
-    """Behaviour: each module, template and configuration of the checkout is installed, and nothing at the top level."""
+    """Behavior: each module, template and configuration of the checkout is installed, and nothing at the top level."""
     shipped = {path.relative_to(site / "andon") for path in (site / "andon").rglob("*") if path.suffix != ".pyc"}
     for name in (*CODE, "configs"):
         for path in [path for path in (ROOT / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]:
@@ -162,7 +162,7 @@ def test_the_wheel_holds_every_file(site: Path) -> None:
 
 @pytest.mark.tier3
 def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, stranger: Path) -> None:
-    """Behaviour: our packages come from the wheel, the project's own packages stay its own, and every module imports.
+    """Behavior: our packages come from the wheel, the project's own packages stay its own, and every module imports.
 
     A ready-made subject imports the library that it presents, which the user has.
     """
@@ -190,7 +190,7 @@ def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, strang
 
 @pytest.mark.tier3
 def test_the_base_install_gates_without_torch(site: Path, stranger: Path) -> None:
-    """Behaviour: without torch and OpenTelemetry the gates run and judge, and a verb says which extra it lacks."""
+    """Behavior: without torch and OpenTelemetry the gates run and judge, and a verb says which extra it lacks."""
     (stranger / "gates.toml").write_text(
         '[[tiers]]\nname = "t"\nsummary = "s"\n'
         f'[[measures]]\nname = "m"\ntier = "t"\nnext = "n"\ncommand = "{sys.executable} -c pass"\n'

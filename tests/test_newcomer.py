@@ -23,7 +23,7 @@ VERSIONS = "import peft, transformers; print(peft.__version__, transformers.__ve
 
 
 def test_five_lines_beside_somebody_s_libraries_show_a_red_line(tmp_path: Path) -> None:
-    """Behaviour: the wheel installs nothing over what is there, and names a setting of Phi-3 that does nothing."""
+    """Behavior: the wheel installs nothing over what is there, and names a setting of Phi-3 that does nothing."""
     before = subprocess.run([sys.executable, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
     project = tmp_path / "project"
     project.mkdir()

@@ -38,13 +38,13 @@ PLAIN: dict[str, Callable[[], str]] = {"one": lambda: "new", "two": lambda: "sec
 
 
 def test_readme_says_what_the_measurements_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every table between marks in README equals what its command makes of the committed measurements. (Behaviour)"""
+    """Every table between marks in README equals what its command makes of the committed measurements. (Behavior)"""
     monkeypatch.chdir(ROOT)
     assert tables.is_current(), "run `python -m tests.bench.tables`"
 
 
 def test_every_table_has_its_place_in_readme() -> None:
-    """Each table that can be made stands in README once. (Behaviour)"""
+    """Each table that can be made stands in README once. (Behavior)"""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert dict.fromkeys(tables.tables(), 1) == {
         name: text.count(f"<!-- table: {name} -->") for name in tables.tables()
@@ -52,7 +52,7 @@ def test_every_table_has_its_place_in_readme() -> None:
 
 
 def test_only_what_stands_between_marks_is_replaced() -> None:
-    """Text around the marks, and the marks, stay; what they hold is made anew, each from its own table. (Behaviour)"""
+    """Text around the marks, and the marks, stay; what they hold is made anew, each from its own table. (Behavior)"""
     before = "a\n<!-- table: one -->\nold\n\nolder\n<!-- /table -->\nb\n<!-- table: two -->\n<!-- /table -->\nc\n"
     after = "a\n<!-- table: one -->\nnew\n<!-- /table -->\nb\n<!-- table: two -->\nsecond\n<!-- /table -->\nc\n"
     assert after == tables.rewrite(before, PLAIN)
@@ -69,7 +69,7 @@ def test_only_what_stands_between_marks_is_replaced() -> None:
     ],
 )
 def test_marks_that_cannot_be_followed_are_refused(text: str, message: str) -> None:
-    """An unknown table or an unclosed mark is an error that names it, so that no table is left to rot. (Behaviour)"""
+    """An unknown table or an unclosed mark is an error that names it, so that no table is left to rot. (Behavior)"""
     with pytest.raises(tables.TableError, match=message):
         tables.rewrite(text, PLAIN)
 
@@ -77,7 +77,7 @@ def test_marks_that_cannot_be_followed_are_refused(text: str, message: str) -> N
 def test_check_is_red_where_readme_differs_and_the_command_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--check` exits 1 on an edited table and writes nothing; without it the table is made anew. (Behaviour)"""
+    """`--check` exits 1 on an edited table and writes nothing; without it the table is made anew. (Behavior)"""
     monkeypatch.chdir(tmp_path)
     Path("README.md").write_text("<!-- table: gpu -->\n1000% faster\n<!-- /table -->\n", encoding="utf-8")
     assert 1 == CliRunner().invoke(tables.main, ["--check"]).exit_code
@@ -88,7 +88,7 @@ def test_check_is_red_where_readme_differs_and_the_command_mends_it(
 
 
 def test_a_committed_measurement_changes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The speed table is made from reports/baselines/bench.json and nothing else. (Behaviour)"""
+    """The speed table is made from reports/baselines/bench.json and nothing else. (Behavior)"""
     monkeypatch.chdir(tmp_path)
     tables.write_baseline(tables.BENCH, BENCH)
     text = tables.tables()["speed"]()
@@ -97,7 +97,7 @@ def test_a_committed_measurement_changes_its_table(tmp_path: Path, monkeypatch: 
 
 
 def test_tables_hold_the_measured_figures_within_100_columns() -> None:
-    """Phases, tokens a second, ratios and megabytes appear as measured, in at most 100 columns. (Behaviour)"""
+    """Phases, tokens a second, ratios and megabytes appear as measured, in at most 100 columns. (Behavior)"""
     speed, memory = tables.speed(BENCH), tables.memory(BENCH)
     row = next(line for line in speed.splitlines() if line.startswith("| Andon"))
     assert ["Andon", "500", "1250", "250", "2000", "256", "1.250"] == [cell.strip() for cell in row.split("|")[1:-1]]
@@ -108,7 +108,7 @@ def test_tables_hold_the_measured_figures_within_100_columns() -> None:
 
 
 def test_memory_that_was_not_measured_says_so() -> None:
-    """Where a platform tells no resident memory, the table says "not measured" and shows no number. (Behaviour)"""
+    """Where a platform tells no resident memory, the table says "not measured" and shows no number. (Behavior)"""
     blind = BENCH | {
         "memory": dict.fromkeys(BENCH["memory"], dict.fromkeys(MEMORY)),
         "memory_over": dict.fromkeys(BENCH["memory_over"]),
@@ -117,7 +117,7 @@ def test_memory_that_was_not_measured_says_so() -> None:
 
 
 def test_the_plan_covers_every_shipped_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each configuration in configs/ has a row with its exact number of parameters. (Behaviour)"""
+    """Each configuration in configs/ has a row with its exact number of parameters. (Behavior)"""
     monkeypatch.chdir(ROOT)
     text = tables.plan()
     assert "162,417,408" in text

@@ -36,7 +36,7 @@ def commands(job: dict[str, Any]) -> list[str]:
 
 
 def test_the_workflow_runs_sessions_that_exist() -> None:
-    """Behaviour: every `nox -s` of every job, matrices filled in, is a session."""
+    """Behavior: every `nox -s` of every job, matrices filled in, is a session."""
     jobs = read(WORKFLOW)["jobs"]
     lines = [line for job in jobs.values() for line in commands(job)]
     named = {name for line in lines for name in re.findall(r"nox -s (\w+)", line)}
@@ -46,7 +46,7 @@ def test_the_workflow_runs_sessions_that_exist() -> None:
 
 
 def test_each_event_has_its_tier() -> None:
-    """Behaviour: tier 2 on a push, tier 3 and all shards of the mutants on a pull request, everything at night."""
+    """Behavior: tier 2 on a push, tier 3 and all shards of the mutants on a pull request, everything at night."""
     content = read(WORKFLOW)
     events, jobs = content[True], content["jobs"]  # YAML 1.1 reads `on` as a truth
     assert {"push", "pull_request", "schedule", "workflow_dispatch"} == set(events)
@@ -62,14 +62,14 @@ def test_each_event_has_its_tier() -> None:
 
 
 def test_jaeger_is_the_one_of_compose() -> None:
-    """Behaviour: the service container and compose.yaml run the same image."""
+    """Behavior: the service container and compose.yaml run the same image."""
     service = read(WORKFLOW)["jobs"]["jaeger"]["services"]["jaeger"]
     assert read(ROOT / "compose.yaml")["services"]["jaeger"]["image"] == service["image"]
     assert read(WORKFLOW)["jobs"]["jaeger"]["env"]["JAEGER_URL"].endswith(":16686")
 
 
 def test_hooks_run_tiers_that_exist() -> None:
-    """Behaviour: our own hook and those for others are `andon gate` lines with options that it has."""
+    """Behavior: our own hook and those for others are `andon gate` lines with options that it has."""
     own = [hook for repo in read(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
     offered = read(ROOT / ".pre-commit-hooks.yaml")
     assert ["andon-tier1"] == [hook["id"] for hook in own]

@@ -193,8 +193,8 @@ def measure(config: "Config", folder: Path, against: str) -> tuple[dict[str, flo
     from andon.demo import ngram, samples
 
     dataset = data.open_dataset(config, run.CACHE)
-    model, tokeniser = load(folder)
-    assert tokeniser is not None, "a checkpoint has its run's tokeniser"
+    model, tokenizer = load(folder)
+    assert tokenizer is not None, "a checkpoint has its run's tokenizer"
     everything = config.model_copy(update={"validation": config.validation.model_copy(update={"max_sequences": 0})})
     loss, _ = validate(model, data.validation_batches(dataset, everything), config.training.dtype)
     corpus = tokens_of(dataset.train)
@@ -202,7 +202,7 @@ def measure(config: "Config", folder: Path, against: str) -> tuple[dict[str, flo
     baseline = float(ngram.nats(counts, *tokens_of(dataset.validation)).mean())
     rows = sample(model, dataset)
     texts = [
-        tokeniser.decode([token for token in row.tolist() if token != dataset.end], skip_special_tokens=False)
+        tokenizer.decode([token for token in row.tolist() if token != dataset.eos_id], skip_special_tokens=False)
         for row in rows
     ]
     return {
@@ -211,7 +211,7 @@ def measure(config: "Config", folder: Path, against: str) -> tuple[dict[str, flo
         f"validation_loss_minus_{against}": loss - baseline,
         "bits_per_byte": dataset.validation.bits_per_byte(loss),
         f"{against}_bits_per_byte": dataset.validation.bits_per_byte(baseline),
-        "samples_tokenising_share": sum(map(samples.tokenises, texts)) / len(texts),
+        "samples_tokenizing_share": sum(map(samples.tokenizes, texts)) / len(texts),
         "longest_copied_run_tokens": max(samples.longest_copied_run(row, corpus[0]) for row in rows),
     }, texts
 
@@ -229,7 +229,7 @@ def sample(model: "Llama", dataset: "Dataset") -> "np.ndarray":
 
     from andon.core.model.generate import generate
 
-    prompt_BT = torch.full((SAMPLES, 1), dataset.end)
+    prompt_BT = torch.full((SAMPLES, 1), dataset.eos_id)
     generator = torch.Generator().manual_seed(SAMPLE_SEED)
     steps = generate(model, prompt_BT, SAMPLE_TOKENS, temperature=TEMPERATURE, generator=generator)
     return torch.stack(list(steps), dim=1).numpy()

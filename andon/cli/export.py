@@ -35,7 +35,7 @@ def write(model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "C
     count = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{out}: {count:,} parameters in {next(model.parameters()).dtype}".replace("torch.", ""))
     if tokenizer is None:
-        click.echo("no tokeniser was found, or none that is understood: put the model's tokenizer.json there", err=True)
+        click.echo("no tokenizer was found, or none that is understood: put the model's tokenizer.json there", err=True)
 
 
 def export_peft(model: Path, out: Path) -> None:

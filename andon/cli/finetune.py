@@ -177,10 +177,10 @@ def beginning(job: Job, folder: Path) -> "Begin":
         from andon.core.training.loop import prepare
 
         keep_freed_memory()
-        model, tokeniser = load_base(job)
+        model, tokenizer = load_base(job)
         generator = torch.Generator().manual_seed(config.training.seed)
         names = add_lora(model, getattr(config, job.method), generator, ADAPTER)
-        dataset = open_data(job, config, tokeniser, folder)
+        dataset = open_data(job, config, tokenizer, folder)
         say(dataset.note)
         state = prepare(model.to(device), config)
         sizes = count(model, config)
@@ -197,27 +197,27 @@ def beginning(job: Job, folder: Path) -> "Begin":
     return begin
 
 
-def open_data(job: Job, config: "Config", tokeniser: "Tokenizer | None", folder: Path) -> "Dataset":
+def open_data(job: Job, config: "Config", tokenizer: "Tokenizer | None", folder: Path) -> "Dataset":
     """Instructions where the files hold them, otherwise plain text, in the base's tokens.
 
     Raises as `andon.core.data.instructions` and `andon.core.data.dataset` do, and:
-        FinetuneError: the base has no tokeniser.
+        FinetuneError: the base has no tokenizer.
     """
     from andon.core.data.corpus import find_sources
     from andon.core.data.dataset import open_dataset
     from andon.core.data.sample_lines import has_instructions
     from andon.core.files.manifest import TOKENIZER
 
-    if tokeniser is None:
-        raise FinetuneError(f"{job.base}: has no tokeniser; put its tokenizer.json there")
+    if tokenizer is None:
+        raise FinetuneError(f"{job.base}: has no tokenizer; put its tokenizer.json there")
     from andon.core.data import instructions
 
     sources = find_sources(config.data.paths)
     if not has_instructions(sources):
-        return open_dataset(config, CACHE, tokeniser)
+        return open_dataset(config, CACHE, tokenizer)
     file = folder / TOKENIZER
-    dataset = instructions.open_instructions(config, sources, tokeniser, file, job.template)
-    tokeniser.save(str(file))
+    dataset = instructions.open_instructions(config, sources, tokenizer, file, job.template)
+    tokenizer.save(str(file))
     return dataset
 
 

@@ -22,7 +22,7 @@ Examples:
 def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> None:
     """Fold an adapter into the model that it was trained on, and write a Hugging Face directory.
 
-    A QLoRA adapter goes into the dequantised weights, which are what it has learned on; nothing is quantised again.
+    A QLoRA adapter goes into the dequantized weights, which are what it has learned on; nothing is quantized again.
     """
     from andon.core.adapters.nf4 import dequantize_model
     from andon.core.formats.huggingface import DTYPES
@@ -31,14 +31,14 @@ def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> Non
     job = read_adapter(folder, base)
     if job is None:
         raise ModelError(f"{model}: is no adapter, so there is nothing to merge; name a fine-tune's folder")
-    loaded, tokeniser = load_adapted(folder, job)
+    loaded, tokenizer = load_adapted(folder, job)
     from andon.core.adapters import lora
 
-    dequantised = lora.merge_lora(loaded, ADAPTER)
+    dequantized = lora.merge_lora(loaded, ADAPTER)
     lora.unwrap_lora(loaded)
     into = f"into {job.base}"
-    if dequantised:
+    if dequantized:
         dequantize_model(loaded)
-        into = f"into the dequantised NF4 weights of {job.base}, which it was trained on, and not into the file's own"
-    click.echo(f"merged {folder} {into}; nothing is quantised")
-    write(loaded.to(DTYPES[dtype]) if dtype else loaded, out, tokeniser, job.template)
+        into = f"into the dequantized NF4 weights of {job.base}, which it was trained on, and not into the file's own"
+    click.echo(f"merged {folder} {into}; nothing is quantized")
+    write(loaded.to(DTYPES[dtype]) if dtype else loaded, out, tokenizer, job.template)

@@ -12,7 +12,7 @@ from andon.console import console
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLOURS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
+COLORS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
 FORMATS = ("text", "markdown", "json", "sarif", "html")
 
 config_option = click.option(
@@ -66,8 +66,8 @@ def rendered(verdict: Any, config: Path, form: str) -> str:
 
 
 def paint(target: "Console", text: str) -> None:
-    """Print lines of a verdict, each in the colour of the state that it names."""
+    """Print lines of a verdict, each in the color of the state that it names."""
     for line in text.splitlines():
         words = line.split()[:2]
-        colours = [COLOURS[word] for word in words if word in COLOURS and line[:1] != "\t"]
-        target.print(line, style=colours[0] if colours else None)
+        colors = [COLORS[word] for word in words if word in COLORS and line[:1] != "\t"]
+        target.print(line, style=colors[0] if colors else None)

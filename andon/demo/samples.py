@@ -1,4 +1,4 @@
-"""Judges what a model trained on Python writes: does it tokenise, and is it copied?"""
+"""Judges what a model trained on Python writes: does it tokenize, and is it copied?"""
 
 import io
 import tokenize
@@ -10,8 +10,8 @@ FEWEST_LINES = 3
 DEPTH = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
 
 
-def tokenises(text: str) -> bool:
-    """Whether text has three lines that are not blank and tokenises as Python without error, an unfinished end aside.
+def tokenizes(text: str) -> bool:
+    """Whether text has three lines that are not blank and tokenizes as Python without error, an unfinished end aside.
 
     The end of the text may leave open a bracket, a triple-quoted string, a string on its last line, or the line itself.
     Judged by the standard library's `tokenize`, so by the grammar of the Python that runs.

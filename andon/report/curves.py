@@ -52,7 +52,7 @@ def finite(value: float | None) -> float | None:
 
 
 def smoothed(values: Sequence[float | None]) -> list[float | None]:
-    """Each value's mean with its neighbours on both sides, so that the curve does not lag; None where None was."""
+    """Each value's mean with its neighbors on both sides, so that the curve does not lag; None where None was."""
     reach = max(len(values) // SMOOTHED_PARTS, 1)
     sums = [0.0, *accumulate(value or 0.0 for value in values)]
     counts = [0, *accumulate(value is not None for value in values)]

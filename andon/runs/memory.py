@@ -52,7 +52,7 @@ class Memory:
         return watched
 
     def _tensors(self) -> "Generator[Any]":
-        """What is alive before the step: parameters, what is frozen or quantised, and moments."""
+        """What is alive before the step: parameters, what is frozen or quantized, and moments."""
         yield from self._state.model.parameters()
         yield from self._state.model.buffers()
         for moments in self._state.optimizer.state.values():

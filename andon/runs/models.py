@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 
 def load(path: Path, dtype: "torch.dtype | None" = None) -> "tuple[Llama, Tokenizer | None]":
-    """Model and tokeniser, an adapter on its base; a run's folder stands for its newest checkpoint.
+    """Model and tokenizer, an adapter on its base; a run's folder stands for its newest checkpoint.
 
     Raises as `andon.core.formats.interchange`, `andon.core.formats.peft` and `read_adapter` do.
     """
@@ -42,12 +42,12 @@ def load(path: Path, dtype: "torch.dtype | None" = None) -> "tuple[Llama, Tokeni
 
 
 def load_adapted(folder: Path, job: Job) -> "tuple[Llama, Tokenizer | None]":
-    """The adapter in a folder on its base, and the base's tokeniser."""
+    """The adapter in a folder on its base, and the base's tokenizer."""
     from andon.core.formats.peft import load_adapter
 
-    model, tokeniser = load_base(job)
+    model, tokenizer = load_base(job)
     load_adapter(model, folder, ADAPTER)
-    return model, tokeniser
+    return model, tokenizer
 
 
 def load_base(job: Job) -> "tuple[Llama, Tokenizer | None]":

@@ -188,7 +188,7 @@ def _keep(
     if ended or stopped or _is_due(state.step, config.checkpoint.every_steps):
         with span("checkpoint"):
             saved = save_checkpoint(
-                folder / "checkpoints", state, config, beginning.dataset.tokenizer, metric, beginning.base
+                folder / "checkpoints", state, config, beginning.dataset.tokenizer_file, metric, beginning.base
             )
             rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
 

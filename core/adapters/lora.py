@@ -127,7 +127,7 @@ def lora_origin(model: nn.Module, name: str) -> Origin:
 def merge_lora(model: nn.Module, name: str) -> list[str]:
     """Fold an adapter into the weights, which then are plain matrices; no adapter is active afterwards.
 
-    Returns the names of the modules whose weights were quantised and now are not. What was there before is kept beside
+    Returns the names of the modules whose weights were quantized and now are not. What was there before is kept beside
     the model, for `unmerge_lora`.
 
     Raises:
@@ -139,15 +139,15 @@ def merge_lora(model: nn.Module, name: str) -> list[str]:
     for module in owners:
         _check_alone(model, f"{module}.base.weight")
     set_adapter(model, None)
-    dequantised = []
+    dequantized = []
     for module, adapter in owners.items():
         wrapper = wrappers[module]
         if hasattr(wrapper.base, "dequantize"):
-            dequantised.append(module)
+            dequantized.append(module)
         merged = _merged(wrapper.base, adapter)
         wrapper.unmerged = Unmerged(name, wrapper.base, merged.weight.dtype, merged.weight.device)
         wrapper.base = merged
-    return dequantised
+    return dequantized
 
 
 def unmerge_lora(model: nn.Module, name: str) -> None:

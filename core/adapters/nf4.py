@@ -1,7 +1,7 @@
 """NF4: weights in 4 bits, on levels that suit normally distributed values (Dettmers et al. 2023, arXiv:2305.14314).
 
-A weight is a level times the absmax of its block of 64; the absmaxes are themselves quantised to 8 bits in blocks of
-256 ("double quantisation"). Codes, absmaxes and values are those of bitsandbytes, bit for bit.
+A weight is a level times the absmax of its block of 64; the absmaxes are themselves quantized to 8 bits in blocks of
+256 ("double quantization"). Codes, absmaxes and values are those of bitsandbytes, bit for bit.
 Both directions work through a tensor a slab at a time, so that what they compute on the way takes little memory.
 """
 
@@ -43,7 +43,7 @@ STEPS = 65535  # to which an absmax is rounded before its nearest level is looke
 
 
 class QuantError(ValueError):
-    """A weight that cannot be quantised; the message names it."""
+    """A weight that cannot be quantized; the message names it."""
 
 
 class Nested(NamedTuple):
@@ -55,32 +55,32 @@ class Nested(NamedTuple):
 
 
 class NF4Tensor(NamedTuple):
-    """A quantised tensor; see `dequantize_nf4` for its values."""
+    """A quantized tensor; see `dequantize_nf4` for its values."""
 
     codes: Tensor  # uint8 (half the elements, rounded up), the first of two in the high nibble
     absmax: Tensor  # (blocks): float32, or uint8 where `nested` says what they stand for
     nested: Nested | None
     shape: tuple[int, ...]
-    dtype: torch.dtype  # of the tensor that was quantised
+    dtype: torch.dtype  # of the tensor that was quantized
     block_size: int
 
 
 def quantize_nf4(tensor: Tensor, block_size: int = BLOCK, double: bool = True, name: str = "tensor") -> NF4Tensor:
     """The nearest level of each element over its block's absmax, blocks of `block_size` (a power of 2) along rows.
 
-    `double` quantises the absmaxes too.
+    `double` quantizes the absmaxes too.
 
     Raises:
         QuantError: `tensor`, called `name`, is empty or holds infinity or NaN.
     """
     flat = tensor.detach().reshape(-1)
     if not flat.numel():
-        raise QuantError(f"{name} is empty; NF4 quantises matrices of at least one element")
+        raise QuantError(f"{name} is empty; NF4 quantizes matrices of at least one element")
     codes = torch.empty(block_count(flat.numel(), 2), dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(block_count(flat.numel(), block_size), dtype=torch.float32, device=flat.device)
     for start, end in slabs(flat.numel(), SLAB):
         slab = flat[start:end].float()
-        normal, largest = _normalised(slab, block_size)
+        normal, largest = _normalized(slab, block_size)
         absmax[start // block_size :][: len(largest)] = largest
         packed = _packed(normal)
         codes[start // 2 :][: len(packed)] = packed
@@ -91,7 +91,7 @@ def quantize_nf4(tensor: Tensor, block_size: int = BLOCK, double: bool = True, n
 
 
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Level times absmax, multiplied in fp32, in `dtype` or that of the tensor which was quantised."""
+    """Level times absmax, multiplied in fp32, in `dtype` or that of the tensor which was quantized."""
     codes, size = weight.codes, weight.block_size
     pairs, absmax = _pairs(codes.device), dequantize_absmax(weight)
     values = torch.empty(2 * len(codes), dtype=dtype or weight.dtype, device=codes.device)
@@ -117,7 +117,7 @@ def dequantize_absmax(weight: NF4Tensor) -> Tensor:
 
 
 def bits_per_parameter(weights: Iterable[NF4Tensor]) -> float:
-    """Bits of codes, absmaxes and nested absmaxes together, a weight: 4.5 with blocks of 64, 4.127 doubly quantised."""
+    """Bits of codes, absmaxes and nested absmaxes together, a weight: 4.5 with blocks of 64, 4.127 doubly quantized."""
     stored, count = 0, 0
     for weight in weights:
         nested = weight.nested.absmax.nbytes if weight.nested else 0
@@ -129,7 +129,7 @@ def bits_per_parameter(weights: Iterable[NF4Tensor]) -> float:
 class NF4Linear(nn.Module):
     """A frozen linear map without bias whose weight (O, I) is kept in 4 bits.
 
-    The weight is dequantised for the forward product and again for the backward one, and kept for neither. Products are
+    The weight is dequantized for the forward product and again for the backward one, and kept for neither. Products are
     in the input's dtype, or autocast's. It holds buffers only: nothing in it can be trained.
     """
 
@@ -162,7 +162,7 @@ class NF4Linear(nn.Module):
         return _Product.apply(x, self.quantized, compute_dtype(x))
 
     def dequantize(self) -> Tensor:
-        """The weight (O, I), in the dtype of the weight which was quantised."""
+        """The weight (O, I), in the dtype of the weight which was quantized."""
         return dequantize_nf4(self.quantized)
 
     def extra_repr(self) -> str:
@@ -193,21 +193,21 @@ def quantize_model(model: nn.Module, double: bool = True) -> None:
 
 
 def dequantize_model(model: nn.Module) -> None:
-    """Replace what is quantised by plain matrices of the values that it stands for, in the dtype from before."""
-    quantised = {name: module for name, module in model.named_modules() if isinstance(module, NF4Linear)}
-    for name, module in quantised.items():
+    """Replace what is quantized by plain matrices of the values that it stands for, in the dtype from before."""
+    quantized = {name: module for name, module in model.named_modules() if isinstance(module, NF4Linear)}
+    for name, module in quantized.items():
         plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
         plain.weight = nn.Parameter(module.dequantize(), requires_grad=False)
         model.set_submodule(name, plain)
 
 
 def is_quantized(name: str) -> bool:
-    """Whether QLoRA quantises the module, or the weight, of this name: the seven projections of a block."""
+    """Whether QLoRA quantizes the module, or the weight, of this name: the seven projections of a block."""
     return name.removesuffix(".weight").endswith("_proj")
 
 
 class _Product(Function):
-    """x W^T, with W dequantised twice instead of kept. The codes are the model's own: nothing is saved for them."""
+    """x W^T, with W dequantized twice instead of kept. The codes are the model's own: nothing is saved for them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: NF4Tensor, compute: torch.dtype) -> Tensor:
@@ -220,7 +220,7 @@ class _Product(Function):
         return (grad @ dequantize_nf4(ctx.weight, grad.dtype)).to(ctx.dtype), None, None
 
 
-def _normalised(flat: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _normalized(flat: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Elements over their block's absmax, in [-1, 1], and the absmaxes; both as bitsandbytes rounds them.
 
     It multiplies whole blocks by a reciprocal and divides a last, shorter one.
@@ -250,8 +250,8 @@ def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, Nested]:
     it cannot divide, 0 by 0, gets the first level, which counts 0 times then.
     """
     offset, levels = absmax.mean(), dynamic_levels(absmax.device)
-    centred = absmax - offset
-    blocks = pad(centred, (0, padding(len(centred), NESTED_BLOCK))).view(-1, NESTED_BLOCK)
+    centered = absmax - offset
+    blocks = pad(centered, (0, padding(len(centered), NESTED_BLOCK))).view(-1, NESTED_BLOCK)
     largest = blocks.abs().amax(1)
     normal = blocks.mul((1 / largest)[:, None]).nan_to_num_(nan=-1).clamp_(-1, 1).view(-1)[: len(absmax)]
     steps = ((normal + 1) * 0.5 * STEPS + 0.5).int()

@@ -1,4 +1,4 @@
-"""Chat templates: jinja programs that come with a tokeniser and are nobody's to trust.
+"""Chat templates: jinja programs that come with a tokenizer and are nobody's to trust.
 
 They are rendered in jinja2's immutable sandbox, which keeps them from the interpreter, and in a process of its own that
 may use so much processor time, memory and output and no more: a sandbox alone cannot stop a loop, or a string that

@@ -34,11 +34,11 @@ from andon.core.data.shards import (
 from andon.core.data.tokenizer import (
     check_vocabulary,
     encode,
-    end_of_document,
+    find_eos_id,
     id_count,
-    load_tokeniser,
+    load_tokenizer,
     sample,
-    train_tokeniser,
+    train_tokenizer,
 )
 from andon.core.data.windows import (
     batch_bounds,
@@ -69,7 +69,7 @@ class Split(NamedTuple):
         return int(self.bounds[-1])
 
     def bits_per_byte(self, nats: float) -> float:
-        """A mean loss in nats a predicted token as bits a byte of text, comparable between tokenisers."""
+        """A mean loss in nats a predicted token as bits a byte of text, comparable between tokenizers."""
         predicted = self.tokens - (len(self.bounds) - 1)  # all but the mark that opens each document
         return nats * predicted / (self.bytes * math.log(2))
 
@@ -107,12 +107,12 @@ S = TypeVar("S", bound=Side)
 
 
 class Dataset(NamedTuple, Generic[S]):
-    """Two sides without a document in common, the tokeniser's file, the end-of-document id, and what was done."""
+    """Two sides without a document in common, the tokenizer's file, the end-of-document id, and what was done."""
 
     train: S
     validation: S
-    tokenizer: Path
-    end: int
+    tokenizer_file: Path
+    eos_id: int
     note: str
 
     def steps(self, config: Config) -> int:
@@ -120,23 +120,23 @@ class Dataset(NamedTuple, Generic[S]):
         return run_steps(_per_epoch(self, config), config.training.epochs, config.training.max_steps)
 
 
-def open_dataset(config: Config, cache: Path, tokeniser: Tokenizer | None = None) -> Dataset[Split]:
-    """Tokenise the corpus, or find its tokens in `cache`, and divide its documents into training and validation.
+def open_dataset(config: Config, cache: Path, tokenizer: Tokenizer | None = None) -> Dataset[Split]:
+    """Tokenize the corpus, or find its tokens in `cache`, and divide its documents into training and validation.
 
-    `tokeniser` stands for the one that `data.tokenizer` would name; without either, one is trained on the corpus.
+    `tokenizer` stands for the one that `data.tokenizer` would name; without either, one is trained on the corpus.
 
     Raises:
         CorpusError: nothing to read, what is no text, or too little of it.
-        TokeniserError: a tokeniser that cannot be read, or does not fit the model's vocabulary.
+        TokenizerError: a tokenizer that cannot be read, or does not fit the model's vocabulary.
         ShardError: the cache cannot be written.
     """
     data = config.data
     sources = find_sources(data.paths)
-    given = _checked(tokeniser, config) if tokeniser or data.tokenizer else None
+    given = _checked(tokenizer, config) if tokenizer or data.tokenizer else None
     inputs = {
         "sources": [[is_jsonl(source), source.sha256] for source in sources],
         "text_field": data.text_field,
-        "tokeniser": given.to_str() if given else config.model.vocab_size,
+        "tokenizer": given.to_str() if given else config.model.vocab_size,
         "tokenizers": tokenizers.__version__,
         "shard_tokens": data.shard_tokens,
     }
@@ -148,8 +148,8 @@ def open_dataset(config: Config, cache: Path, tokeniser: Tokenizer | None = None
             f"data.paths={data.paths}: {train.tokens} tokens to train on are less than one sequence "
             f"(data.sequence_length={data.sequence_length} and the token after it); add text or shorten the sequence"
         )
-    tokenizer = store.folder / TOKENIZER
-    return Dataset(train, validation, tokenizer, end_of_document(load_tokeniser(tokenizer), str(tokenizer)), note)
+    file = store.folder / TOKENIZER
+    return Dataset(train, validation, file, find_eos_id(load_tokenizer(file), str(file)), note)
 
 
 def divide(hashes_D: np.ndarray, bytes_D: np.ndarray, seed: int, fraction: float) -> np.ndarray:
@@ -193,7 +193,7 @@ def batches(dataset: Dataset, config: Config, state: DataState) -> Iterator[tupl
         chosen = order(epoch)[begin:end]
         sizes = micro_batch_sizes(len(chosen), config.training.accumulation_steps)
         parts = np.split(chosen, np.cumsum(sizes)[:-1])
-        packed = [dataset.train.batch(part, config.data.sequence_length, dataset.end) for part in parts]
+        packed = [dataset.train.batch(part, config.data.sequence_length, dataset.eos_id) for part in parts]
         return packed, DataState(*following(epoch, batch, per_epoch))
 
     steps = range(steps_done(*state, per_epoch), dataset.steps(config))
@@ -207,7 +207,7 @@ def validation_batches(dataset: Dataset, config: Config) -> Iterator[Batch]:
     rows = config.training.batch_size // config.training.accumulation_steps
     for first in range(0, len(chosen), rows):
         part = chosen[first : first + rows]
-        yield dataset.validation.batch(part, config.data.sequence_length, dataset.end)
+        yield dataset.validation.batch(part, config.data.sequence_length, dataset.eos_id)
 
 
 def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
@@ -231,42 +231,42 @@ def pack(split: Split, indices: np.ndarray, length: int, padding: int) -> Batch:
     return Batch(torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(labels), documents_BT)
 
 
-def _checked(tokeniser: Tokenizer | None, config: Config) -> Tokenizer:
-    source = "the model's tokeniser" if tokeniser else config.data.tokenizer
-    tokeniser = tokeniser or load_tokeniser(Path(source))
-    check_vocabulary(tokeniser, config.model.vocab_size, source)
-    end_of_document(tokeniser, source)
-    return tokeniser
+def _checked(tokenizer: Tokenizer | None, config: Config) -> Tokenizer:
+    source = "the model's tokenizer" if tokenizer else config.data.tokenizer
+    tokenizer = tokenizer or load_tokenizer(Path(source))
+    check_vocabulary(tokenizer, config.model.vocab_size, source)
+    find_eos_id(tokenizer, source)
+    return tokenizer
 
 
 def _build(config: Config, sources: list[Source], given: Tokenizer | None, folder: Path) -> None:
     def texts() -> Iterator[str]:
         return (text for _, text in documents(sources, config.data.text_field))
 
-    tokeniser = given
-    if tokeniser is None:
+    tokenizer = given
+    if tokenizer is None:
         total_bytes, vocab_size = sum(source.bytes for source in sources), config.model.vocab_size
-        tokeniser = train_tokeniser(sample(texts(), total_bytes, vocab_size), vocab_size)
-    (folder / TOKENIZER).write_text(tokeniser.to_str(), encoding="utf-8")
+        tokenizer = train_tokenizer(sample(texts(), total_bytes, vocab_size), vocab_size)
+    (folder / TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
     about = {"sources": {source.path.as_posix(): source.sha256 for source in sources}}
-    write_store(folder, _encoded(tokeniser, texts()), config.data.shard_tokens, id_count(tokeniser), about)
+    write_store(folder, _encoded(tokenizer, texts()), config.data.shard_tokens, id_count(tokenizer), about)
 
 
-def _encoded(tokeniser: Tokenizer, texts: Iterator[str]) -> Iterator[Encoded]:
-    end = end_of_document(tokeniser, TOKENIZER)
+def _encoded(tokenizer: Tokenizer, texts: Iterator[str]) -> Iterator[Encoded]:
+    end = find_eos_id(tokenizer, TOKENIZER)
     waiting: list[str] = []
     characters = 0
     for text in texts:
         waiting.append(text)
         characters += len(text)
         if characters >= CHARACTERS_TOGETHER:
-            yield from _closed(tokeniser, waiting, end)
+            yield from _closed(tokenizer, waiting, end)
             waiting, characters = [], 0
-    yield from _closed(tokeniser, waiting, end)
+    yield from _closed(tokenizer, waiting, end)
 
 
-def _closed(tokeniser: Tokenizer, texts: list[str], end: int) -> Iterator[Encoded]:
-    for text, ids in zip(texts, encode(tokeniser, texts), strict=True):
+def _closed(tokenizer: Tokenizer, texts: list[str], end: int) -> Iterator[Encoded]:
+    for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
         # The mark stands at both ends: from it the first token is learned, and so how a document begins.
         yield Encoded([end, *ids, end], len(text.encode()), text_hash(text))
 

@@ -20,7 +20,7 @@ from andon.core.data.corpus import Source
 from andon.core.data.dataset import Dataset, divide
 from andon.core.data.sample_lines import InstructionError, Line, read_lines
 from andon.core.data.shards import text_hash
-from andon.core.data.tokenizer import check_vocabulary, encode, end_of_document, special_names
+from andon.core.data.tokenizer import check_vocabulary, encode, find_eos_id, special_names
 from andon.core.data.windows import fill_rows, row_pieces
 
 
@@ -67,24 +67,24 @@ class Samples(NamedTuple):
 
 
 def open_instructions(
-    config: Config, sources: list[Source], tokeniser: Tokenizer, file: Path, template: ChatTemplate | None
+    config: Config, sources: list[Source], tokenizer: Tokenizer, file: Path, template: ChatTemplate | None
 ) -> Dataset[Samples]:
     """Read, encode and pack all samples, divided into training and validation by their content.
 
     A sample is its prompt, its answers and the end token; labels are the answers' tokens and the end token after each.
-    `file` is where the tokeniser lies for checkpoints to copy.
+    `file` is where the tokenizer lies for checkpoints to copy.
 
     Raises:
         CorpusError: a line that is no JSON, or fewer than two different samples.
         InstructionError: a line that is no sample.
         ChatError: messages that the template cannot write, or no template for them.
-        TokeniserError: a tokeniser that does not fit the model, or without an end of document.
+        TokenizerError: a tokenizer that does not fit the model, or without an end of document.
     """
-    check_vocabulary(tokeniser, config.model.vocab_size, str(file))
-    end = end_of_document(tokeniser, str(file))
-    special = special_names(tokeniser)
+    check_vocabulary(tokenizer, config.model.vocab_size, str(file))
+    end = find_eos_id(tokenizer, str(file))
+    special = special_names(tokenizer)
     lines = [line for source in sources for line in read_lines(source, special)]
-    encoded = [encode_turns(tokeniser, found, end, chat=chat) for found, chat in _written(lines, template, special)]
+    encoded = [encode_turns(tokenizer, found, end, chat=chat) for found, chat in _written(lines, template, special)]
     hashes_D = np.array([sample.hash for sample in encoded], np.uint64)
     bytes_D = np.array([sample.bytes for sample in encoded])
     held_out_D = divide(hashes_D, bytes_D, config.training.seed, config.validation.fraction)
@@ -97,16 +97,16 @@ def open_instructions(
     return Dataset(train, validation, file, end, _note(encoded, train, validation, length))
 
 
-def encode_turns(tokeniser: Tokenizer, found: list[Turn], end: int, *, chat: bool) -> Encoded:
+def encode_turns(tokenizer: Tokenizer, found: list[Turn], end: int, *, chat: bool) -> Encoded:
     """A sample's tokens, turn by turn, as generation will see a prompt by itself and then an answer.
 
     The end token follows unless the last answer wrote a special token as its end. Where nothing comes before an answer,
     the end token does, from which generation starts without a prompt.
     """
-    parts = encode(tokeniser, [text for text, _ in found], special=chat)
+    parts = encode(tokenizer, [text for text, _ in found], special=chat)
     tokens = [token for part in parts for token in part]
     learned = [turn.learned for turn, part in zip(found, parts, strict=True) for _ in part]
-    if not (chat and found[-1].text.endswith(special_names(tokeniser))):
+    if not (chat and found[-1].text.endswith(special_names(tokenizer))):
         tokens, learned = [*tokens, end], [*learned, True]
     if learned[0]:
         tokens, learned = [end, *tokens], [False, *learned]

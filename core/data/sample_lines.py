@@ -75,7 +75,7 @@ def _messages(where: str, messages: Any, special: tuple[str, ...]) -> list[Messa
         named = next((name for name in special if name in message["content"]), None)
         if named:
             raise InstructionError(
-                f"{where}: messages[{number}].content holds {named!r}, which the tokeniser reads as the end of a turn "
+                f"{where}: messages[{number}].content holds {named!r}, which the tokenizer reads as the end of a turn "
                 "or the like; write it otherwise"
             )
     return messages

@@ -1,7 +1,7 @@
-"""Tokens of a corpus in memory-mapped shards, written once and re-used while corpus and tokeniser stay the same.
+"""Tokens of a corpus in memory-mapped shards, written once and re-used while corpus and tokenizer stay the same.
 
 A store is the folder `<cache>/<key>/`. Its key is a hash of everything that decides its content, so a changed source or
-tokeniser is another store. It holds `tokenizer.json`, `shard-00000.bin` and so on (little-endian uint16 or uint32),
+tokenizer is another store. It holds `tokenizer.json`, `shard-00000.bin` and so on (little-endian uint16 or uint32),
 `documents.bin` (a row of three little-endian uint64 a document: one past its last token in the whole stream, its bytes
 as UTF-8, a hash of its text), and `manifest.json` with the size and SHA-256 of each, and of itself.
 """
@@ -95,7 +95,7 @@ def open_or_build(cache: Path, key: str, build: Callable[[Path], None]) -> tuple
 def write_store(
     folder: Path, encoded: Iterable[Encoded], shard_tokens: int, id_count: int, about: dict[str, Any]
 ) -> None:
-    """Fill a folder that holds the tokeniser with shards, document index and manifest, which repeats `about`."""
+    """Fill a folder that holds the tokenizer with shards, document index and manifest, which repeats `about`."""
     dtype = "<u2" if id_count <= 1 << 16 else "<u4"
     rows = array("Q")
     tokens = size = 0

@@ -1,6 +1,6 @@
 """bitsandbytes' 4-bit tensors in safetensors files, as its `QuantState.as_dict(packed=True)` lays them out.
 
-A weight NAME becomes `NAME` (codes, two a byte), `NAME.absmax`, `NAME.quant_map` (the levels), for double quantisation
+A weight NAME becomes `NAME` (codes, two a byte), `NAME.absmax`, `NAME.quant_map` (the levels), for double quantization
 `NAME.nested_absmax` and `NAME.nested_quant_map`, and `NAME.quant_state.bitsandbytes__nf4`: JSON as bytes, with shape,
 dtype, block sizes and offset.
 """
@@ -69,7 +69,7 @@ def from_bitsandbytes(name: str, tensors: Mapping[str, Tensor], shape: tuple[int
             raise InterchangeError(f"{name}{part} is {here}; expected {count} of {dtype}: fetch the file again")
     codes, absmax, levels, *second = (tensors[f"{name}{part}"].flatten() for part in wanted)
     if not torch.equal(levels, nf4_levels(levels.device)):
-        raise InterchangeError(f"{name}.quant_map holds other levels than NF4's; quantise the weights again")
+        raise InterchangeError(f"{name}.quant_map holds other levels than NF4's; quantize the weights again")
     nested = None
     if double:
         offset = torch.tensor(fields["nested_offset"], dtype=torch.float32, device=codes.device)

@@ -1,4 +1,4 @@
-"""The byte-level BPE tokeniser that a GGUF file's metadata describes."""
+"""The byte-level BPE tokenizer that a GGUF file's metadata describes."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ CUTS = {
 }
 
 
-def read_tokeniser(fields: dict[str, Any]) -> Tokenizer | None:
-    """A tokeniser from GGUF metadata, or None where it is of a kind not read here (SentencePiece, other cuts).
+def read_tokenizer(fields: dict[str, Any]) -> Tokenizer | None:
+    """A tokenizer from GGUF metadata, or None where it is of a kind not read here (SentencePiece, other cuts).
 
     Raises:
         GgufError: tokens, types or merges that are missing or do not fit each other.
@@ -30,15 +30,15 @@ def read_tokeniser(fields: dict[str, Any]) -> Tokenizer | None:
         raise GgufError(f"tokenizer.ggml.token_type has {len(kinds)} entries for {len(tokens)} tokens")
     merges = [tuple(merge.split(" ")) for merge in _listed(fields, "merges", str)]
     try:
-        tokeniser = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+        tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
     except Exception as error:  # the library raises Exception itself
         raise GgufError(f"tokenizer.ggml.merges do not fit the tokens ({error})") from error
-    tokeniser.pre_tokenizer = cut
-    tokeniser.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = cut
+    tokenizer.decoder = decoders.ByteLevel()
     special, added = ([token for token, kind in zip(tokens, kinds, strict=True) if kind == wanted] for wanted in ADDED)
-    tokeniser.add_special_tokens([AddedToken(token, normalized=False) for token in special])
-    tokeniser.add_tokens([AddedToken(token, normalized=False) for token in added])
-    return tokeniser
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
 
 
 def _listed(fields: dict[str, Any], key: str, kind: type) -> list[Any]:

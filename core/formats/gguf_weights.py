@@ -1,6 +1,6 @@
 """Llama weights from a GGUF file, the format of llama.cpp (specification: ggml, `docs/gguf.md`).
 
-llama.cpp turns neighbouring pairs in RoPE and Hugging Face turns halves, so its converter has permuted the rows of the
+llama.cpp turns neighboring pairs in RoPE and Hugging Face turns halves, so its converter has permuted the rows of the
 query and key projections; reading permutes them back.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from andon.core.config import ModelConfig, QloraConfig
 from andon.core.formats.gguf_header import GgufError, Header, model_config, our_name, read_header
-from andon.core.formats.gguf_tokenizer import read_tokeniser
+from andon.core.formats.gguf_tokenizer import read_tokenizer
 from andon.core.formats.huggingface import held, with_weights
 from andon.core.formats.huggingface_config import InterchangeError
 from andon.core.model.llama import Llama
@@ -23,30 +23,30 @@ MALFORMED = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryE
 
 
 def load_gguf(
-    path: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+    path: Path, dtype: torch.dtype | None = None, quantize: QloraConfig | None = None
 ) -> tuple[Llama, Tokenizer | None]:
-    """Model (dequantised, then in `dtype`, fp32 by default) and tokeniser, None where it is not byte-level BPE.
+    """Model (dequantized, then in `dtype`, fp32 by default) and tokenizer, None where it is not byte-level BPE.
 
-    `quantise` turns the blocks' matrices into NF4, one at a time.
+    `quantize` turns the blocks' matrices into NF4, one at a time.
 
     Raises:
         InterchangeError: no GGUF, cut short, another architecture, or a tensor that a plain Llama does not have.
-        QuantError: a matrix to quantise holds infinity or NaN.
+        QuantError: a matrix to quantize holds infinity or NaN.
     """
     header = read_header(path)
     config = model_config(path, header)
     names = {name: our_name(path, name) for name in header.shapes}
     _check_shapes(path, {names[name]: shape for name, shape in header.shapes.items()}, config)
-    tokeniser = _tokeniser(path, header)
+    tokenizer = _tokenizer(path, header)
     weights = {
-        names[tensor.name]: held(names[tensor.name], _weight(path, tensor, config), dtype or torch.float32, quantise)
+        names[tensor.name]: held(names[tensor.name], _weight(path, tensor, config), dtype or torch.float32, quantize)
         for tensor in _tensors(path)
     }
-    return with_weights(config, weights), tokeniser
+    return with_weights(config, weights), tokenizer
 
 
 def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of a query or key projection from RoPE on neighbouring pairs to RoPE on halves.
+    """Reorder the rows of a query or key projection from RoPE on neighboring pairs to RoPE on halves.
 
     Within each of `heads` heads, rows 0, 2, 4, ... come first, then rows 1, 3, 5, ...
     """
@@ -55,9 +55,9 @@ def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(outputs, inputs)
 
 
-def _tokeniser(path: Path, header: Header) -> Tokenizer | None:
+def _tokenizer(path: Path, header: Header) -> Tokenizer | None:
     try:
-        return read_tokeniser(header.fields)
+        return read_tokenizer(header.fields)
     except GgufError as error:
         raise InterchangeError(f"{path}: {error}; fetch the file again") from error
 

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from andon.core.adapters.nf4 import NF4Linear, NF4Tensor, is_quantized, quantize_nf4
 from andon.core.config import ModelConfig, QloraConfig
 from andon.core.data.chat import ChatTemplate
-from andon.core.data.tokenizer import END_NAMES, load_tokeniser
+from andon.core.data.tokenizer import EOS_NAMES, load_tokenizer
 from andon.core.files.folders import published
 from andon.core.files.headers import HeaderError, read_header
 from andon.core.files.manifest import CONFIG, MODEL, TOKENIZER
@@ -40,15 +40,15 @@ Weight = Tensor | NF4Tensor
 
 
 def load_huggingface(
-    folder: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+    folder: Path, dtype: torch.dtype | None = None, quantize: QloraConfig | None = None
 ) -> tuple[Llama, Tokenizer | None]:
-    """Model and tokeniser of a directory; the weights in `dtype`, or the one that `config.json` declares (else fp32).
+    """Model and tokenizer of a directory; the weights in `dtype`, or the one that `config.json` declares (else fp32).
 
-    `quantise` turns the blocks' matrices into NF4, one at a time; those that the files hold in NF4 stay as they are.
+    `quantize` turns the blocks' matrices into NF4, one at a time; those that the files hold in NF4 stay as they are.
 
     Raises:
         InterchangeError: a missing, damaged or unsupported file, key or tensor, by name.
-        QuantError: a matrix to quantise holds infinity or NaN.
+        QuantError: a matrix to quantize holds infinity or NaN.
     """
     config, declared = load_huggingface_config(folder / CONFIG)
     if dtype is None:
@@ -57,13 +57,13 @@ def load_huggingface(
         dtype = DTYPES[declared or "float32"]
     files = _weight_files(folder)
     shapes = _check_tensors(folder, files, config)
-    weights = _read(folder, files, shapes, dtype, quantise)
+    weights = _read(folder, files, shapes, dtype, quantize)
     if config.tie_word_embeddings and HEAD in weights:
-        head, embedding = cast("Tensor", weights[HEAD]), cast("Tensor", weights[EMBEDDING])  # never quantised
+        head, embedding = cast("Tensor", weights[HEAD]), cast("Tensor", weights[EMBEDDING])  # never quantized
         if not torch.equal(head, embedding):
             raise InterchangeError(f"{folder}: tie_word_embeddings=True and {HEAD} is another matrix; set it to false")
-    tokenizer = folder / TOKENIZER
-    return with_weights(config, weights), load_tokeniser(tokenizer) if tokenizer.exists() else None
+    file = folder / TOKENIZER
+    return with_weights(config, weights), load_tokenizer(file) if file.exists() else None
 
 
 def export_huggingface(
@@ -85,14 +85,14 @@ def export_huggingface(
         raise InterchangeError(f"{folder}: could not be written ({error}); make room or choose another") from error
 
 
-def held(name: str, weight: Tensor, dtype: torch.dtype, quantise: QloraConfig | None) -> Weight:
-    """A copy of the weight as a model holds it: in `dtype`; a block's matrix in NF4 where `quantise` asks for that.
+def held(name: str, weight: Tensor, dtype: torch.dtype, quantize: QloraConfig | None) -> Weight:
+    """A copy of the weight as a model holds it: in `dtype`; a block's matrix in NF4 where `quantize` asks for that.
 
     Raises:
-        QuantError: it is to be quantised, and holds infinity or NaN.
+        QuantError: it is to be quantized, and holds infinity or NaN.
     """
-    if quantise and is_quantized(name):
-        return quantize_nf4(weight.to(dtype), double=quantise.double_quantization, name=name)
+    if quantize and is_quantized(name):
+        return quantize_nf4(weight.to(dtype), double=quantize.double_quantization, name=name)
     return weight.to(dtype, copy=True)
 
 
@@ -116,7 +116,7 @@ def _read(
     files: dict[str, Path],
     shapes: dict[str, tuple[int, ...]],
     dtype: torch.dtype,
-    quantise: QloraConfig | None,
+    quantize: QloraConfig | None,
 ) -> dict[str, Weight]:
     """The weights by name, each read and converted before the next is touched."""
     weights: dict[str, Weight] = {}
@@ -124,7 +124,7 @@ def _read(
         opened = {path: stack.enter_context(safe_open(path, "pt")) for path in sorted(set(files.values()))}
         for name, shape in shapes.items():
             if f"{name}{STATE}" not in files:
-                weights[name] = held(name, opened[files[name]].get_tensor(name), dtype, quantise)
+                weights[name] = held(name, opened[files[name]].get_tensor(name), dtype, quantize)
                 continue
             parts = [f"{name}{part}" for part in PARTS if f"{name}{part}" in files]
             tensors = {part: opened[files[part]].get_tensor(part).clone() for part in parts}
@@ -155,7 +155,7 @@ def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None) -> None:
 
 def _end(tokenizer: Tokenizer) -> tuple[str | None, int | None]:
     """The token that ends a text, and its id, by the first of the usual names."""
-    ids = {name: tokenizer.token_to_id(name) for name in END_NAMES}
+    ids = {name: tokenizer.token_to_id(name) for name in EOS_NAMES}
     return next(((name, known) for name, known in ids.items() if known is not None), (None, None))
 
 
@@ -199,7 +199,7 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names, shapes and dtypes, from the headers alone, against the model that the configuration describes.
 
-    Returns the shapes that the weights have, or have once dequantised.
+    Returns the shapes that the weights have, or have once dequantized.
     """
     found = {name: entry for path in sorted(set(files.values())) for name, entry in _header(path).items()}
     wanted = _shapes(config)
@@ -215,11 +215,11 @@ def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) ->
 
 
 def _quantized_parts(found: Iterable[str], files: dict[str, Path], wanted: Container[str]) -> set[str]:
-    """The tensors that `from_bitsandbytes` checks; only matrices that are quantised here may be so there."""
+    """The tensors that `from_bitsandbytes` checks; only matrices that are quantized here may be so there."""
     quantized = [name.removesuffix(STATE) for name in found if name.endswith(STATE)]
     for name in quantized:
         if name not in wanted or not is_quantized(name):
-            raise InterchangeError(f"{files[name + STATE]}: {name} is quantised; only the blocks' projections can be")
+            raise InterchangeError(f"{files[name + STATE]}: {name} is quantized; only the blocks' projections can be")
     return {f"{name}{part}" for name in quantized for part in PARTS}
 
 

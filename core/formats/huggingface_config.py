@@ -18,7 +18,7 @@ FIXED = {
     "mlp_bias": False,
     "attention_dropout": 0.0,
 }
-NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}  # of what is quantised
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}  # of what is quantized
 ROPE_KEYS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
@@ -102,7 +102,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _check_quantization(path: Path, table: Any) -> None:
-    """Quantised weights may be bitsandbytes' NF4; what else the table says, each tensor of theirs says itself."""
+    """Quantized weights may be bitsandbytes' NF4; what else the table says, each tensor of theirs says itself."""
     if not table:
         return
     for key, ours in NF4.items():
@@ -110,7 +110,7 @@ def _check_quantization(path: Path, table: Any) -> None:
         if value != ours:
             raise InterchangeError(
                 f"{path}: quantization_config: {key}={value!r} is not supported, only {ours!r} is; "
-                "choose the unquantised weights, or a GGUF file"
+                "choose the unquantized weights, or a GGUF file"
             )
 
 

@@ -15,25 +15,25 @@ from andon.core.model.llama import Llama
 
 
 def load_model(
-    path: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+    path: Path, dtype: torch.dtype | None = None, quantize: QloraConfig | None = None
 ) -> tuple[Llama, Tokenizer | None]:
-    """Model and tokeniser of a checkpoint, a Hugging Face directory or a GGUF file.
+    """Model and tokenizer of a checkpoint, a Hugging Face directory or a GGUF file.
 
-    `dtype` None keeps what a directory declares; GGUF weights are dequantised to fp32. `quantise` turns the blocks'
-    matrices, in `dtype`, into NF4 one at a time, so that the unquantised model is never in memory as a whole.
+    `dtype` None keeps what a directory declares; GGUF weights are dequantized to fp32. `quantize` turns the blocks'
+    matrices, in `dtype`, into NF4 one at a time, so that the unquantized model is never in memory as a whole.
 
     Raises:
         InterchangeError: there is no model, or one that cannot be read.
-        QuantError: a matrix to quantise holds infinity or NaN.
+        QuantError: a matrix to quantize holds infinity or NaN.
         CheckpointError: the checkpoint's files do not match its manifest.
-        TokeniserError: its `tokenizer.json` is damaged.
+        TokenizerError: its `tokenizer.json` is damaged.
     """
     if path.is_dir():
         if (path / MANIFEST).exists():
             check_files(path, read_manifest(path), skip=(OPTIMIZER,))
-        return load_huggingface(path, dtype, quantise)
+        return load_huggingface(path, dtype, quantize)
     if path.suffix == ".gguf":
-        return load_gguf(path, dtype, quantise)
+        return load_gguf(path, dtype, quantize)
     raise InterchangeError(f"{path}: name a checkpoint, a Hugging Face directory or a .gguf file")
 
 

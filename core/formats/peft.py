@@ -89,7 +89,7 @@ def _read_weights(path: Path, shapes: dict[str, tuple[int, int]], digest: str) -
     if trained_on and digest and trained_on != digest:
         raise AdapterError(
             f"{path}: was trained on a base with SHA-256 {trained_on[:12]}..., and this one has {digest[:12]}...; "
-            "load the same weights in the same dtype and quantisation"
+            "load the same weights in the same dtype and quantization"
         )
     with safe_open(path, "pt") as file:  # copied: the file may change
         weights = {name: file.get_tensor(PREFIX + name).to(torch.float32, copy=True) for name in shapes}

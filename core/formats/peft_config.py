@@ -1,6 +1,6 @@
 """PEFT's `adapter_config.json`.
 
-Every field of PEFT 0.21's `LoraConfig` is known by name: what an adapter here can be is honoured, anything else is
+Every field of PEFT 0.21's `LoraConfig` is known by name: what an adapter here can be is honored, anything else is
 refused, and so is a field that PEFT does not have.
 """
 

@@ -91,7 +91,7 @@ def trainable_parameters(shape: Shape, tuning: Tuning) -> int:
 
 
 def nf4_bytes(elements: int, double: bool) -> int:
-    """Codes and absmaxes of one matrix; doubly quantised, 8-bit absmaxes, theirs, and an offset."""
+    """Codes and absmaxes of one matrix; doubly quantized, 8-bit absmaxes, theirs, and an offset."""
     codes, blocks = block_count(elements, 2), block_count(elements, BLOCK)
     return codes + (blocks + FLOAT * block_count(blocks, NESTED_BLOCK) + FLOAT if double else FLOAT * blocks)
 
@@ -160,7 +160,7 @@ def frozen_head_bytes(shape: Shape, step: Step) -> int:
 
 
 def dequantized_bytes(elements: int, width: int, tuning: Tuning) -> int:
-    """A matrix while it is dequantised: itself, a slab's indices, its float32 values unless these are it, absmaxes."""
+    """A matrix while it is dequantized: itself, a slab's indices, its float32 values unless these are it, absmaxes."""
     if not tuning.quantized:
         return 0
     slab = min(elements, SLAB) * (INDEX // 2 + FLOAT * (width < FLOAT))

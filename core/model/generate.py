@@ -15,13 +15,13 @@ def generate(
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    end: int | None = None,
+    eos_id: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Continue each row of `tokens_BT`; yields the next token of every row, (B,) int64, one step at a time.
 
     `temperature` 0 is greedy. `top_p` keeps the smallest set of tokens with that share of the probability (Holtzman et
-    al. 2020, arXiv:1904.09751). Stops early once every row has produced `end`; a row that has, repeats it. The model's
+    al. 2020, arXiv:1904.09751). Stops early once every row has produced `eos_id`; such a row repeats it. The model's
     mode is left as it was found.
 
     Raises:
@@ -44,10 +44,10 @@ def generate(
         for _ in range(max_new_tokens):
             with torch.no_grad():  # not around the loop: a generator would leave it set in its caller
                 logits_BV = model.lm_head(model.hidden(tokens_BT, cache=cache)[:, -1])
-            next_B = pick(logits_BV, temperature, top_p, generator)
-            if end is not None:
-                next_B = torch.where(ended_B, end, next_B)
-                ended_B |= next_B == end
+            next_B = sample_token(logits_BV, temperature, top_p, generator)
+            if eos_id is not None:
+                next_B = torch.where(ended_B, eos_id, next_B)
+                ended_B |= next_B == eos_id
             yield next_B
             if bool(ended_B.all()):
                 return
@@ -56,7 +56,7 @@ def generate(
         model.train(was_training)
 
 
-def pick(logits_BV: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
+def sample_token(logits_BV: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
     """One token a row, (B,) int64."""
     if temperature == 0:
         return logits_BV.argmax(-1)

@@ -61,7 +61,7 @@ class Llama(nn.Module):
             cache.length += tokens_BT.shape[1]
         return self.model.norm(x_BTD)
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         """Normal weights, norms one.
 
         The two matrices that write into the residual stream shrink with its depth (Radford et al. 2019, section 2.3);
@@ -160,7 +160,7 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A row for each token; `initialise` draws them."""
+    """A row for each token; `initialize` draws them."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class Embedding(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Torch's, but for its own random weights: `initialise` draws them, once."""
+    """Torch's, but for its own random weights: `initialize` draws them, once."""
 
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
@@ -184,7 +184,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
-    """An initialised model; each weight is written once, from a generator of its own."""
+    """An initialized model; each weight is written once, from a generator of its own."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -192,7 +192,7 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtyp
             model = Llama(config)
     finally:
         torch.set_default_dtype(default)
-    model.initialise(torch.Generator(device).manual_seed(seed))
+    model.initialize(torch.Generator(device).manual_seed(seed))
     return model
 
 

@@ -35,7 +35,7 @@ EDGES = [  # a key, the last value that passes, the first that stops, for window
 @pytest.mark.tier2
 @pytest.mark.parametrize(("key", "holds", "breaks"), EDGES)
 def test_each_bound_at_its_edge(key: str, holds: float, breaks: float) -> None:
-    """Behaviour: a whole window within the bound goes on, one beyond it stops; half a window stops nothing."""
+    """Behavior: a whole window within the bound goes on, one beyond it stops; half a window stops nothing."""
     for value, stops in ((holds, False), (breaks, True)):
         pull = cord(CordConfig.model_validate({"window_steps": 2, key: value}), None)
         assert pull(record(1)) is None
@@ -44,7 +44,7 @@ def test_each_bound_at_its_edge(key: str, holds: float, breaks: float) -> None:
 
 @pytest.mark.tier2
 def test_one_spike_stops_nothing_and_early_steps_do_not_count() -> None:
-    """Behaviour: the median of the window is compared, and steps up to after_steps are not looked at."""
+    """Behavior: the median of the window is compared, and steps up to after_steps are not looked at."""
     pull = cord(CordConfig(window_steps=3, loss_above=3.0, after_steps=1), None)
     losses = [9.0, 2.0, 9.0, 2.0, 9.0, 9.0]
     stopped = [step for step, loss in enumerate(losses, start=1) if pull(record(step, loss))]
@@ -53,7 +53,7 @@ def test_one_spike_stops_nothing_and_early_steps_do_not_count() -> None:
 
 @pytest.mark.tier2
 def test_skipped_steps_are_counted_and_hold_no_loss() -> None:
-    """Behaviour: a skipped step's NaN is in no window; one more skipped step than allowed stops."""
+    """Behavior: a skipped step's NaN is in no window; one more skipped step than allowed stops."""
     pull = cord(CordConfig(window_steps=1, loss_above=3.0, skipped_above=1), None)
     verdicts = [pull(record(step, float("nan"), float("nan"), skipped=True)) for step in (1, 2)]
     assert verdicts[0] is None
@@ -91,7 +91,7 @@ PLANTS: dict[str, tuple[Callable[[Any], None], dict[str, Any], dict[str, Any]]] 
 @pytest.mark.tier3
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: exit code 4, a checkpoint of the step that stopped it, and the verdict, said and beside the run."""
+    """Behavior: exit code 4, a checkpoint of the step that stopped it, and the verdict, said and beside the run."""
     monkeypatch.chdir(tmp_path)
     plant, bounds, changes = PLANTS[name]
     changes = {f"cord.{key}": value for key, value in bounds.items()} | changes
@@ -114,7 +114,7 @@ def test_a_planted_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.tier3
 def test_without_the_plant_the_same_bounds_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: every bound set at once lets a run that learns end with 0, and the losses are those without bounds."""
+    """Behavior: every bound set at once lets a run that learns end with 0, and the losses are those without bounds."""
     monkeypatch.chdir(tmp_path)
     paths = write_corpus(tmp_path / "corpus")
     bounds = {"loss_above": 7.0, "grad_norm_above": 50.0, "tokens_per_second_below": 1e-3, "skipped_above": 0}
@@ -130,7 +130,7 @@ def test_without_the_plant_the_same_bounds_stop_nothing(tmp_path: Path, monkeypa
 
 @pytest.mark.tier3
 def test_no_run_starts_behind_a_red_or_stale_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: without evidence, with red and with stale evidence nothing starts; behind a green gate it does."""
+    """Behavior: without evidence, with red and with stale evidence nothing starts; behind a green gate it does."""
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus")
     tables = TABLES | {"training": TABLES["training"] | {"epochs": 1}}

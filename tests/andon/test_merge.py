@@ -41,22 +41,22 @@ def tuned(request: pytest.FixtureRequest, tuning: Path) -> Path:
 
 @pytest.mark.parametrize("tuned", ["lora", "qlora"], indirect=True)
 def test_the_merged_model_says_what_the_adapted_one_does(tuned: Path) -> None:
-    """Behaviour: a whole model in float32 with the adapted one's logits; what it went into is printed."""
+    """Behavior: a whole model in float32 with the adapted one's logits; what it went into is printed."""
     result = andon("merge", "--model", "run", "--out", "merged")
     assert 0 == result.exit_code, result.output
-    adapted, (merged, tokeniser) = load(tuned / "run")[0], load_model(tuned / "merged")
+    adapted, (merged, tokenizer) = load(tuned / "run")[0], load_model(tuned / "merged")
     assert difference(logits(adapted), logits(merged)) < 1e-5
     assert difference(logits(load(tuned / "base")[0]), logits(merged)) > 1e-3
-    assert tokeniser is not None
+    assert tokenizer is not None
     assert "quantization_config" not in json.loads((tuned / "merged" / "config.json").read_text())
     in_4_bits = json.loads((tuned / "run" / "finetune.json").read_text())["method"] == "qlora"
-    assert in_4_bits == ("into the dequantised NF4 weights of" in result.output)
-    assert "nothing is quantised" in result.output
+    assert in_4_bits == ("into the dequantized NF4 weights of" in result.output)
+    assert "nothing is quantized" in result.output
 
 
 @pytest.mark.parametrize("tuned", ["lora", "qlora"], indirect=True)
 def test_the_exported_adapter_is_the_run_s(tuned: Path) -> None:
-    """Behaviour: a PEFT directory that `--model` and `merge` read, on its own base or on one that is named."""
+    """Behavior: a PEFT directory that `--model` and `merge` read, on its own base or on one that is named."""
     result = andon("export", "--model", "run", "--format", "peft", "--out", "adapter")
     assert 0 == result.exit_code, result.output
     names = {"adapter_model.safetensors", "adapter_config.json", "finetune.json"}
@@ -70,7 +70,7 @@ def test_the_exported_adapter_is_the_run_s(tuned: Path) -> None:
 
 @pytest.mark.parametrize("tuned", ["lora"], indirect=True)
 def test_a_stranger_s_adapter_is_read(tuned: Path) -> None:
-    """Behaviour: PEFT's two files alone, naming a base that lies elsewhere, merge into the base that is given."""
+    """Behavior: PEFT's two files alone, naming a base that lies elsewhere, merge into the base that is given."""
     source = max((tuned / "run" / "checkpoints").iterdir())
     (tuned / "theirs").mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -84,7 +84,7 @@ def test_a_stranger_s_adapter_is_read(tuned: Path) -> None:
 
 @pytest.mark.parametrize("tuned", ["lora"], indirect=True)
 def test_bad_input_is_refused_and_leaves_nothing(tuned: Path) -> None:
-    """Behaviour: adapters of another base, cut short or unsupported, and what is no adapter: named, nothing written."""
+    """Behavior: adapters of another base, cut short or unsupported, and what is no adapter: named, nothing written."""
     assert 0 == andon("export", "--model", "run", "--format", "peft", "--out", "adapter").exit_code
     for name in ("short", "dora", "damaged"):
         shutil.copytree(tuned / "adapter", tuned / name)

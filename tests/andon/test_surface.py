@@ -33,7 +33,7 @@ class _Inner:
 
 
 def test_public_names_with_their_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what has no underscore is listed, with what a caller must know; imports only where exported."""
+    """Behavior: what has no underscore is listed, with what a caller must know; imports only where exported."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "room" / "_inner").mkdir(parents=True)
     (tmp_path / "room" / "shelf.py").write_text(MODULE)
@@ -53,7 +53,7 @@ def test_public_names_with_their_parameters(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_options_and_keys() -> None:
-    """Behaviour: each verb with its options and choices, each key by its tables, `=` where it may be left out."""
+    """Behavior: each verb with its options and choices, each key by its tables, `=` where it may be left out."""
 
     class Row(BaseModel):
         name: str
@@ -80,12 +80,12 @@ def test_options_and_keys() -> None:
     [(["a", "b", "c"], ["+c"]), (["a"], ["-b"]), (["a", "b2"], ["-b", "+b2"]), (["a", "b"], [])],
 )
 def test_a_change_is_a_diff(now: list[str], change: list[str]) -> None:
-    """Behaviour: what is new, gone and different is shown, and nothing else."""
+    """Behavior: what is new, gone and different is shown, and nothing else."""
     assert change == changes(["a", "b"], now)
 
 
 def test_a_new_public_name_is_red_until_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: exit code 1 with the line, then 0 once it is written to the file."""
+    """Behavior: exit code 1 with the line, then 0 once it is written to the file."""
     monkeypatch.chdir(tmp_path)
     Path("reports/baselines").mkdir(parents=True)
     Path("gates").mkdir()
@@ -100,7 +100,7 @@ def test_a_new_public_name_is_red_until_accepted(tmp_path: Path, monkeypatch: py
 
 
 def test_the_surface_names_what_readme_shows() -> None:
-    """Behaviour: the real lists hold known members of each sort, so that none of them is empty."""
+    """Behavior: the real lists hold known members of each sort, so that none of them is empty."""
     lines = surface.surface(cli)
     for expected in ("option andon gate run TIER", "key run.toml.lora.rank=", "key gates.toml.measures.command"):
         assert expected in lines, expected

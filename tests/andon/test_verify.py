@@ -62,7 +62,7 @@ def run(*arguments: str) -> Result:
 
 
 def test_a_correct_subject_passes() -> None:
-    """Behaviour: exit code 0, and the first line says how much applied."""
+    """Behavior: exit code 0, and the first line says how much applied."""
     result = run("my_checks:subject", *ONE)
     assert (0, "1 checked", "subject: pass") == (
         result.exit_code,
@@ -72,7 +72,7 @@ def test_a_correct_subject_passes() -> None:
 
 
 def test_a_fault_is_found_and_explained() -> None:
-    """Behaviour: exit code 1, with the numbers, why it is silent and where to look."""
+    """Behavior: exit code 1, with the numbers, why it is silent and where to look."""
     result = run("my_checks:leaks", *ONE, "--quiet")
     assert 1 == result.exit_code, result.output
     assert "FOUND attention.causality: No logit depends on a later token." in result.stdout
@@ -81,7 +81,7 @@ def test_a_fault_is_found_and_explained() -> None:
 
 
 def test_a_dict_is_all_its_subjects_and_the_severest_code() -> None:
-    """Behaviour: each subject is reported by name; JSON holds a list of reports and nothing else is printed."""
+    """Behavior: each subject is reported by name; JSON holds a list of reports and nothing else is printed."""
     result = run("my_checks:both", *ONE, "--json")
     reports = json.loads(result.stdout)
     assert [("good", 0), ("bad", 1)] == [(report["subject"], report["exit_code"]) for report in reports]
@@ -89,13 +89,13 @@ def test_a_dict_is_all_its_subjects_and_the_severest_code() -> None:
 
 
 def test_what_the_budget_leaves_out_is_no_pass() -> None:
-    """Behaviour: exit code 3 where nothing could be checked in time."""
+    """Behavior: exit code 3 where nothing could be checked in time."""
     result = run("my_checks:subject", *ONE, "--budget", "0")
     assert (3, "0 checked, 1 not run (budget)") == (result.exit_code, result.stdout.splitlines()[0])
 
 
 def test_counts_are_left_as_evidence(home: Path) -> None:
-    """Behaviour: checks, findings, what does not apply and what had no time, of all subjects, and what they are of."""
+    """Behavior: checks, findings, what does not apply and what had no time, of all subjects, and what they are of."""
     both = ("--only", "attention.causality", "--only", "resume.twice")
     run("my_checks:both", *both, "--evidence", "mine", "--source", "my_checks.py")
     found = read_evidence("mine")
@@ -109,7 +109,7 @@ def test_counts_are_left_as_evidence(home: Path) -> None:
 
 
 def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the bar is drawn after so many seconds, stopped in the end, and never drawn into a file."""
+    """Behavior: the bar is drawn after so many seconds, stopped in the end, and never drawn into a file."""
     drawn, shown, start = threading.Event(), [], Progress.start
 
     def started(progress: Progress) -> None:
@@ -135,7 +135,7 @@ def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_ignored_check_needs_its_reason() -> None:
-    """Behaviour: the reason is printed; without one, it is a usage error."""
+    """Behavior: the reason is printed; without one, it is a usage error."""
     both = ("--only", "attention.causality", "--only", "gradients.parameters")
     result = run("my_checks:leaks", *both, "--ignore", "attention.causality", "--reason", "a prefix model")
     assert 0 == result.exit_code, result.output
@@ -161,7 +161,7 @@ def test_an_ignored_check_needs_its_reason() -> None:
     ],
 )
 def test_what_is_no_subject_is_one_message(target: str, message: str) -> None:
-    """Behaviour: exit code 2, one message on stderr, no traceback."""
+    """Behavior: exit code 2, one message on stderr, no traceback."""
     result = run(target)
     assert (2, "") == (result.exit_code, result.stdout)
     assert message in result.stderr
@@ -169,7 +169,7 @@ def test_what_is_no_subject_is_one_message(target: str, message: str) -> None:
 
 
 def test_a_subject_that_cannot_be_asked_exits_2() -> None:
-    """Behaviour: a factory's mistake is explained once."""
+    """Behavior: a factory's mistake is explained once."""
     result = run("my_checks:unaskable")
     assert 2 == result.exit_code
     assert 1 == result.stdout.count("CANNOT ASK subject")
@@ -177,7 +177,7 @@ def test_a_subject_that_cannot_be_asked_exits_2() -> None:
 
 
 def test_the_list_and_the_explanation() -> None:
-    """Behaviour: each check is a line of at most 100 columns; one is explained in full; a misspelt one is refused."""
+    """Behavior: each check is a line of at most 100 columns; one is explained in full; a misspelled one is refused."""
     lines = run("--list").stdout.splitlines()
     assert any(line.startswith("attention.causality ") for line in lines)
     assert max(map(len, lines)) <= 100
@@ -189,14 +189,14 @@ def test_the_list_and_the_explanation() -> None:
 
 
 def test_nothing_named_is_a_usage_error() -> None:
-    """Behaviour: without a subject the message says how one is named."""
+    """Behavior: without a subject the message says how one is named."""
     result = run()
     assert 2 == result.exit_code
     assert "package.module:subject" in result.stderr
 
 
 def test_power_is_a_table_of_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: --power prints a row for each kind of planted gradient."""
+    """Behavior: --power prints a row for each kind of planted gradient."""
     monkeypatch.setattr(power, "measure", lambda progress: [power.Row("wrong sign", 200, 150, 3)])
     result = run("--power")
     assert 0 == result.exit_code, result.output

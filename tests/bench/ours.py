@@ -72,7 +72,7 @@ def start(workload: Workload) -> Run:
     }
     config = parse_config(tables, "tests/bench")
     split = cast("Split", OneBatch(token_stream(workload).numpy()))
-    dataset = Dataset(train=split, validation=split, tokenizer=Path(), end=0, note="")
+    dataset = Dataset(train=split, validation=split, tokenizer_file=Path(), eos_id=0, note="")
     state = _adapted(config, workload) if workload.method != "full" else start_training(config, workload.device)
     if workload.method == "full":
         fill(state.model.named_parameters())

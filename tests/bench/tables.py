@@ -126,7 +126,7 @@ def _full_row(bench: dict[str, Any]) -> list[str]:
 def nf4(bench: dict[str, Any]) -> str:
     """What 4 bits take and lose on published weights, and how fast they come back."""
     rows = []
-    for kind, title in (("single", "NF4"), ("double", "NF4, double quantisation")):
+    for kind, title in (("single", "NF4"), ("double", "NF4, double quantization")):
         found = bench["nf4"][kind]
         lost, beside = found["loss"] - found["loss_whole"], abs(found["loss"] - found["loss_bitsandbytes"])
         figures = [f"{found['bits']:.3f}", f"{found['file_bits']:.3f}", f"{found['relative_error']:.5f}"]
@@ -134,7 +134,7 @@ def nf4(bench: dict[str, Any]) -> str:
     header = ["SmolLM2-135M", "bits a parameter", "in the file", "relative error", "loss, nats more", "to bitsandbytes"]
     speed = bench["nf4"]["speed"]
     beside = [f"{speed[name] / speed['ours']:.2f} x {title}" for name, title in SPEEDS.items()]
-    return f"{_table(header, rows)}\n\nDequantisation runs at {' and '.join(beside)}: same values, medians."
+    return f"{_table(header, rows)}\n\nDequantization runs at {' and '.join(beside)}: same values, medians."
 
 
 def methods() -> str:
@@ -172,7 +172,7 @@ def gpu(bench: dict[str, Any]) -> str:
             name,
             _number(found["step_seconds"], ".1f", 1000),
             _number(found["tokens_per_second"], ",.0f"),
-            _number(found["model_flops_utilisation"], ".1f", 100),
+            _number(found["model_flops_utilization"], ".1f", 100),
             _number(found["peak_bytes"], ".1f", 1e-9),
         ]
         for name, found in bench["implementations"].items()

@@ -1,4 +1,4 @@
-"""Contracts of parameter counts, memory planning, head and group shapes, and blocks of quantisation."""
+"""Contracts of parameter counts, memory planning, head and group shapes, and blocks of quantization."""
 
 from andon.core.adapters import nf4_blocks
 from andon.core.files import headers
@@ -37,7 +37,7 @@ def attention_is_its_four_matrices(layers: int, group: int) -> None:
 
 
 def projections_are_the_counted_matrices(ffn: int, group: int) -> None:
-    """What adapters and quantisation go by has the sides that the count has."""
+    """What adapters and quantization go by has the sides that the count has."""
     assert 1 <= ffn <= 1 << 16
     assert 1 <= group <= 4
     shape = sizes.Shape(32, 16, ffn, 1, group, 1, 4, tied=False)
@@ -119,7 +119,7 @@ def codes_and_absmaxes_cover_a_matrix(elements: int) -> None:
     assert 0 <= 2 * (nbytes - 4 * ((elements + 63) // 64)) - elements <= 1
 
 
-def double_quantisation_adds_its_own_blocks(elements: int) -> None:
+def double_quantization_adds_its_own_blocks(elements: int) -> None:
     """A byte a block, a float32 for 256 of them, and one offset."""
     assert 1 <= elements <= 1 << 40
     blocks = (elements + 63) // 64
@@ -253,7 +253,7 @@ CONTRACTS = (
         "elements // 2, block_count",
     ),
     Contract(
-        double_quantisation_adds_its_own_blocks,
+        double_quantization_adds_its_own_blocks,
         adapter_sizes,
         "block_count(blocks, NESTED_BLOCK)",
         "(blocks // NESTED_BLOCK)",

@@ -78,7 +78,7 @@ def test_targets_and_ranks_are_those_of_a_built_adapter(lora: dict[str, Any]) ->
 @pytest.mark.tier2
 @pytest.mark.parametrize("lora", [{"target_modules": ["lm_head"]}, {"rank_pattern": {"up_proj": 8}}, {"rank": 65}])
 def test_an_adapter_that_fits_no_module_is_refused(lora: dict[str, Any]) -> None:
-    """Behaviour: what a built model would refuse, by the same message."""
+    """Behavior: what a built model would refuse, by the same message."""
     run = config(BLOCKS, lora)
     with pytest.raises(LoraError) as planned:
         tuning_of(run, "qlora")
@@ -90,8 +90,8 @@ def test_an_adapter_that_fits_no_module_is_refused(lora: dict[str, Any]) -> None
 @pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("elements", [1, 63, 64, 65, 64 * 256 + 1, 3 * 64 * 256])
-def test_bytes_of_nf4_are_those_of_the_quantised_tensor(elements: int, double: bool) -> None:
-    """Reference: the tensors that quantising makes, but for the 256 levels that all matrices share."""
+def test_bytes_of_nf4_are_those_of_the_quantized_tensor(elements: int, double: bool) -> None:
+    """Reference: the tensors that quantizing makes, but for the 256 levels that all matrices share."""
     made = quantize_nf4(torch.ones(elements), double=double)
     nested = made.nested.absmax.nbytes + made.nested.offset.nbytes if made.nested else 0
     assert made.codes.nbytes + made.absmax.nbytes + nested == nf4_bytes(elements, double)
@@ -101,7 +101,7 @@ def test_bytes_of_nf4_are_those_of_the_quantised_tensor(elements: int, double: b
 @pytest.mark.parametrize("accumulation_steps", [1, 4])
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_parts_of_each_moment_sum_to_its_total(method: str, accumulation_steps: int) -> None:
-    """Behaviour: conservation; only adapters have gradients, and at the end all of them do."""
+    """Behavior: conservation; only adapters have gradients, and at the end all of them do."""
     run = config(TIED, ALL, accumulation_steps=accumulation_steps)
     found = adapter_sizes.moments_of(run, method)(step_of(run))
     trainable = 4 * trainable_parameters(shape_of(run), tuning_of(run, method))
@@ -115,7 +115,7 @@ def test_parts_of_each_moment_sum_to_its_total(method: str, accumulation_steps: 
 @pytest.mark.tier2
 @pytest.mark.parametrize("name", ["1b", "7b"])
 def test_4_bits_take_less_than_16_and_adapters_less_than_all(name: str) -> None:
-    """Behaviour: QLoRA's peak is below LoRA's, and LoRA's below full fine-tuning's; so its batches are larger."""
+    """Behavior: QLoRA's peak is below LoRA's, and LoRA's below full fine-tuning's; so its batches are larger."""
     run = load_config(CONFIGS / f"{name}.toml")
     moments = [adapter_sizes.moments_of(run, method) for method in ("qlora", "lora", "full")]
     peaks = [max(moment.total for moment in found(step_of(run))) for found in moments]

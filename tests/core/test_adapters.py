@@ -93,7 +93,7 @@ def refusal(folder: Path, model: Llama | None = None) -> str:
     ],
 )
 def test_reads_back_what_it_writes(tmp_path: Path, keys: dict[str, Any]) -> None:
-    """Behaviour: the logits keep every bit, and what was configured is known again."""
+    """Behavior: the logits keep every bit, and what was configured is known again."""
     model, other = adapted(**keys), llama()
     save_adapter(model, tmp_path / "one", "default", "models/small")
     assert list(load_adapter(other, tmp_path / "one", "again")) == [
@@ -139,7 +139,7 @@ def test_the_folder_is_pefts(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_several_sit_on_one_base_and_are_switched(tmp_path: Path) -> None:
-    """Behaviour: each is saved and loaded alone, and gives its own logits again."""
+    """Behavior: each is saved and loaded alone, and gives its own logits again."""
     model = adapted("one")
     expected = {"one": logits(model)}
     add_lora(model, LoraConfig(rank=3, target_modules=["up_proj"]), torch.Generator().manual_seed(5), "two")
@@ -181,7 +181,7 @@ def test_what_peft_leaves_out_has_pefts_default(tmp_path: Path) -> None:
     ],
 )
 def test_what_changes_no_number_is_read(tmp_path: Path, field: str, value: Any) -> None:
-    """Behaviour: notes, and other spellings of "not in use", are read as the adapter that they describe."""
+    """Behavior: notes, and other spellings of "not in use", are read as the adapter that they describe."""
     assert ADAPTER == read_adapter_config(written(tmp_path, **{field: value})).config
 
 
@@ -223,7 +223,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 @pytest.mark.tier2
 @pytest.mark.parametrize(("field", "value"), UNSUPPORTED)
 def test_a_field_that_is_not_supported_is_refused_when_set(tmp_path: Path, field: str, value: Any) -> None:
-    """Behaviour: file, field and value are named; nothing is ignored."""
+    """Behavior: file, field and value are named; nothing is ignored."""
     path = written(tmp_path, **{field: value})
     with pytest.raises(AdapterError) as caught:
         read_adapter_config(path)
@@ -232,7 +232,7 @@ def test_a_field_that_is_not_supported_is_refused_when_set(tmp_path: Path, field
 
 @pytest.mark.tier2
 def test_no_field_is_without_its_refusal() -> None:
-    """Behaviour: each field that must be neutral is refused in the test above."""
+    """Behavior: each field that must be neutral is refused in the test above."""
     assert set(NEUTRAL) == {field for field, _ in UNSUPPORTED}
 
 
@@ -263,7 +263,7 @@ def test_no_field_is_without_its_refusal() -> None:
     ],
 )
 def test_a_field_that_breaks_a_rule_is_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
-    """Behaviour: with PEFT's name for the field, its value and the rule."""
+    """Behavior: with PEFT's name for the field, its value and the rule."""
     path = written(tmp_path, **fields)
     with pytest.raises(AdapterError) as caught:
         read_adapter_config(path)
@@ -281,7 +281,7 @@ def test_a_field_that_breaks_a_rule_is_refused(tmp_path: Path, fields: dict[str,
     ],
 )
 def test_a_config_for_other_modules_is_refused(folder: Path, fields: dict[str, Any], said: str) -> None:
-    """Behaviour: what the model cannot be is told of the file that asks for it."""
+    """Behavior: what the model cannot be is told of the file that asks for it."""
     written(folder, **fields)
     assert refusal(folder).startswith(f"{folder / CONFIG}: {said}")
 
@@ -298,7 +298,7 @@ def test_a_config_for_other_modules_is_refused(folder: Path, fields: dict[str, A
     ],
 )
 def test_a_config_that_is_none_is_named(folder: Path, content: bytes | None, said: str) -> None:
-    """Behaviour: missing, not text, no JSON, no object."""
+    """Behavior: missing, not text, no JSON, no object."""
     (folder / CONFIG).unlink() if content is None else (folder / CONFIG).write_bytes(content)
     assert refusal(folder).startswith(f"{folder / CONFIG}: {said}")
 
@@ -337,14 +337,14 @@ def add_magnitudes(tensors: dict[str, Tensor]) -> None:
 def test_tensors_that_do_not_fit_are_refused(
     folder: Path, change: Callable[[dict[str, Tensor]], object], said: str
 ) -> None:
-    """Behaviour: file and tensor are named, and what is wrong with it."""
+    """Behavior: file and tensor are named, and what is wrong with it."""
     change_tensors(folder, change)
     assert refusal(folder).startswith(f"{folder / WEIGHTS}: {said}")
 
 
 @pytest.mark.tier2
 def test_a_truncated_adapter_is_refused(folder: Path) -> None:
-    """Behaviour: at each sixteenth of its length, and when it is not there at all."""
+    """Behavior: at each sixteenth of its length, and when it is not there at all."""
     whole = (folder / WEIGHTS).read_bytes()
     for sixteenth in range(16):
         (folder / WEIGHTS).write_bytes(whole[: len(whole) * sixteenth // 16])
@@ -355,7 +355,7 @@ def test_a_truncated_adapter_is_refused(folder: Path) -> None:
 
 @pytest.mark.tier2
 def test_an_adapter_for_another_base_is_refused(folder: Path) -> None:
-    """Behaviour: of another shape by its first tensor, of other weights by both hashes; without a hash it loads."""
+    """Behavior: of another shape by its first tensor, of other weights by both hashes; without a hash it loads."""
     said = refusal(folder, llama(hidden_size=32))
     assert "k_proj.lora_A.weight has shape (2, 16) where this model needs (2, 32); load the base it was trained" in said
     other = lora_origin(adapted(), "default").base[:12]
@@ -368,7 +368,7 @@ def test_an_adapter_for_another_base_is_refused(folder: Path) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_every_float_is_read_as_fp32(folder: Path, dtype: torch.dtype) -> None:
-    """Behaviour: the factors are the file's numbers, in full precision."""
+    """Behavior: the factors are the file's numbers, in full precision."""
     model = llama()
     change_tensors(folder, lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items()}))
     load_adapter(model, folder)
@@ -379,7 +379,7 @@ def test_every_float_is_read_as_fp32(folder: Path, dtype: torch.dtype) -> None:
 
 @pytest.mark.tier2
 def test_what_was_loaded_does_not_lean_on_the_file(folder: Path) -> None:
-    """Behaviour: damage to the file does not reach the model."""
+    """Behavior: damage to the file does not reach the model."""
     model = llama()
     load_adapter(model, folder)
     expected = logits(model)
@@ -391,13 +391,13 @@ def test_what_was_loaded_does_not_lean_on_the_file(folder: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_name_that_is_taken_is_refused(folder: Path) -> None:
-    """Behaviour: the adapter that is there stays."""
+    """Behavior: the adapter that is there stays."""
     assert "there is an adapter 'default' already; choose another name" in refusal(folder, adapted())
 
 
 @pytest.mark.tier2
 def test_nothing_is_written_over(folder: Path, tmp_path: Path) -> None:
-    """Behaviour: a folder that is in use is refused, an empty one is used, and an unknown adapter writes nothing."""
+    """Behavior: a folder that is in use is refused, an empty one is used, and an unknown adapter writes nothing."""
     before = (folder / CONFIG).read_bytes()
     with pytest.raises(AdapterError, match=r"adapter: exists and is not an empty folder; choose a new one for --out"):
         save_adapter(adapted(rank=4), folder, "default", "")

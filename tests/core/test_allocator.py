@@ -11,7 +11,7 @@ pytestmark = pytest.mark.tier2
 
 @pytest.mark.parametrize(("library", "told"), [("glibc", 2), ("", 0)])
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch, library: str, told: int) -> None:
-    """Behaviour: glibc keeps what is freed, in two settings; another library may have no such function."""
+    """Behavior: glibc keeps what is freed, in two settings; another library may have no such function."""
     calls: list[tuple[int, int]] = []
     library_of = type("Library", (), {"mallopt": staticmethod(lambda *given: calls.append(given))})
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library_of)

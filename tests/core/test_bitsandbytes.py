@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tier1
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize(("shape", "size"), [((3, 5), 64), ((64, 256), 64), ((7, 100), 128)])
 def test_reads_back_what_it_writes(shape: tuple[int, int], size: int, double: bool) -> None:
-    """Behaviour: every part, to the bit, whatever the sizes."""
+    """Behavior: every part, to the bit, whatever the sizes."""
     stored = quantize_nf4(normal(*shape).bfloat16(), size, double)
     assert_same(stored, from_bitsandbytes("w", to_bitsandbytes("w", stored), shape))
 
@@ -72,7 +72,7 @@ def change_state(**fields: Any) -> Callable[[dict[str, Tensor]], None]:
     ],
 )
 def test_a_damaged_part_is_refused_by_name(change: Callable[[dict[str, Tensor]], object], complaint: str) -> None:
-    """Behaviour: what is wrong and what was expected."""
+    """Behavior: what is wrong and what was expected."""
     parts = to_bitsandbytes("w", quantize_nf4(normal(20, 64)))
     change(parts)
     with pytest.raises(InterchangeError) as caught:

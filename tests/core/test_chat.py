@@ -38,7 +38,7 @@ def said(source: str, messages: Any = TALK) -> dict[str, Any]:
 
 @pytest.mark.tier2
 def test_answers_are_learned_and_all_else_is_read() -> None:
-    """Behaviour: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
+    """Behavior: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
     (found,) = turns(template(CHATML), [("a.jsonl:1", TALK)])
     assert found == [
         Turn("<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", learned=False),
@@ -50,7 +50,7 @@ def test_answers_are_learned_and_all_else_is_read() -> None:
 
 @pytest.mark.tier3
 def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: each conversation gets its own turns, also where several processes render them."""
+    """Behavior: each conversation gets its own turns, also where several processes render them."""
     monkeypatch.setattr("andon.core.data.chat.TOGETHER", 2)
     talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
     found = turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
@@ -59,7 +59,7 @@ def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.tier1
 def test_writes_what_transformers_would() -> None:
-    """Behaviour: named tokens, `tojson` that keeps letters, `{% break %}` and `{% generation %}` are as there."""
+    """Behavior: named tokens, `tojson` that keeps letters, `{% break %}` and `{% generation %}` are as there."""
     source = "{{ bos_token }}{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{% generation %}\n"
     source += "{{ m | tojson }}{% endgeneration %}{% endfor %}"
     messages = [{"role": "é"}, {"role": "b"}]
@@ -69,7 +69,7 @@ def test_writes_what_transformers_would() -> None:
 
 @pytest.mark.tier1
 def test_what_is_learned_does_not_depend_on_the_day() -> None:
-    """Behaviour: a template that asks for today's date takes its other branch."""
+    """Behavior: a template that asks for today's date takes its other branch."""
     assert {"texts": ["none"]} == said("{{ strftime_now('%d') if strftime_now is defined else 'none' }}")
 
 
@@ -89,7 +89,7 @@ def test_what_is_learned_does_not_depend_on_the_day() -> None:
     ],
 )
 def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what reaches for the interpreter, files or the conversation itself is an error and leaves no trace."""
+    """Behavior: what reaches for the interpreter, files or the conversation itself is an error and leaves no trace."""
     monkeypatch.chdir(tmp_path)
     talk = [dict(message) for message in TALK]
     found = said(source, talk)
@@ -112,7 +112,7 @@ def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch:
     ],
 )
 def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
-    """Behaviour: time, memory and output are bounded; the error names the template and the next step."""
+    """Behavior: time, memory and output are bounded; the error names the template and the next step."""
     with pytest.raises(ChatError, match=r"model/chat_template.jinja: the chat template .*--chat-template") as caught:
         render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else SECONDS)
     assert complaint in str(caught.value)
@@ -129,7 +129,7 @@ def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
     ],
 )
 def test_template_that_fails_is_named(source: str, complaint: str) -> None:
-    """Behaviour: a template's own complaint comes with file, line and the sample that it was about."""
+    """Behavior: a template's own complaint comes with file, line and the sample that it was about."""
     talks = [("a.jsonl:1", TALK), ("a.jsonl:2", TALK)]
     if "raise" in source:
         source = "{% if messages[0].content == 'odd' %}" + source + "{% endif %}"
@@ -142,14 +142,14 @@ def test_template_that_fails_is_named(source: str, complaint: str) -> None:
 
 @pytest.mark.tier1
 def test_conversation_without_an_answer_is_named() -> None:
-    """Behaviour: a conversation in which nobody answers is refused by file and line."""
+    """Behavior: a conversation in which nobody answers is refused by file and line."""
     with pytest.raises(ChatError, match=r"a\.jsonl:7: holds no message with the role 'assistant'"):
         turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
 
 
 @pytest.mark.tier1
 def test_template_is_found_where_models_keep_it(tmp_path: Path) -> None:
-    """Behaviour: chat_template.jinja goes before tokenizer_config.json; of several there, the default one is taken."""
+    """Behavior: chat_template.jinja goes before tokenizer_config.json; of several there, the default one is taken."""
     assert load_template(tmp_path) is None
     fields: dict[str, Any] = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
@@ -166,7 +166,7 @@ def test_template_is_found_where_models_keep_it(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_template_of_a_gguf_file(tmp_path: Path) -> None:
-    """Behaviour: a GGUF file's template comes with the names of its first and last token; without one there is none."""
+    """Behavior: a GGUF file's template comes with the names of its first and last token; without one there is none."""
     for name, chat in (("plain", None), ("chat", "{{ eos_token }}")):
         writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
         writer.add_token_list(["a", "<end>"])
@@ -194,7 +194,7 @@ def test_template_of_a_gguf_file(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_configuration_is_named(content: str, complaint: str, tmp_path: Path) -> None:
-    """Behaviour: a tokenizer_config.json that cannot be read is named, and so is a template that is no text."""
+    """Behavior: a tokenizer_config.json that cannot be read is named, and so is a template that is no text."""
     path = tmp_path / "tokenizer_config.json"
     path.write_text(content)
     with pytest.raises(ChatError, match=f"{path.name}: {complaint}"):
@@ -203,7 +203,7 @@ def test_damaged_configuration_is_named(content: str, complaint: str, tmp_path: 
 
 @pytest.mark.tier1
 def test_absent_template_is_named(tmp_path: Path) -> None:
-    """Behaviour: a file that is not there, or is no text, is refused by name."""
+    """Behavior: a file that is not there, or is no text, is refused by name."""
     with pytest.raises(ChatError, match=r"absent\.jinja: cannot be read"):
         load_template(tmp_path / "absent.jinja")
     (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe")
@@ -216,7 +216,7 @@ def test_absent_template_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_template_of_a_gguf_file_must_be_text(tmp_path: Path) -> None:
-    """Behaviour: a number in its place is refused by file and key."""
+    """Behavior: a number in its place is refused by file and key."""
     path, key = tmp_path / "m.gguf", b"tokenizer.chat_template"
     path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + struct.pack("<IB", 0, 7))
     with pytest.raises(ChatError, match=r"m\.gguf: tokenizer\.chat_template is no text; name a \.jinja file"):
@@ -225,7 +225,7 @@ def test_template_of_a_gguf_file_must_be_text(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_template_whose_process_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: where the limits within the process do not end it, its time from outside does."""
+    """Behavior: where the limits within the process do not end it, its time from outside does."""
 
     def hang(command: list[str], *, timeout: float, **_: Any) -> None:
         raise subprocess.TimeoutExpired(command, timeout)

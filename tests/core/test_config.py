@@ -38,7 +38,7 @@ def refusal(**tables: Any) -> str:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_configuration_loads(name: str) -> None:
-    """Behaviour: strict parsing passes, and what is stored with a run reads back as the same configuration."""
+    """Behavior: strict parsing passes, and what is stored with a run reads back as the same configuration."""
     config = load_config(CONFIGS / name)
     assert config == parse_config(json.loads(dump_config(config)), "stored")
     assert set(SHIPPED) | OTHERS == {path.name for path in CONFIGS.glob("*.toml")}
@@ -57,7 +57,7 @@ def test_defaults_are_those_people_know() -> None:
 
 
 def test_alpha_is_twice_the_rank_where_not_given() -> None:
-    """Behaviour: in both tables, and what is given counts."""
+    """Behavior: in both tables, and what is given counts."""
     config = parse(lora={"rank": 5}, qlora={"alpha": 3})
     assert (10.0, 3.0, 128.0) == (config.lora.resolved_alpha, config.qlora.resolved_alpha, parse().qlora.resolved_alpha)
 
@@ -155,7 +155,7 @@ BROKEN: list[tuple[str, str, Any, str]] = [
 def test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule(
     table: str, key: str, value: Any, rule: str
 ) -> None:
-    """Behaviour: one line, `file: table.key=value: rule; got type`."""
+    """Behavior: one line, `file: table.key=value: rule; got type`."""
     base = SHAPE if table == "model" else {}
     message = refusal(**{table: base | {key: value}})
     assert message.startswith(f"run.toml: {table}.{key}={value!r}: {rule}"), message
@@ -164,7 +164,7 @@ def test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule(
 
 
 def test_no_key_is_without_a_rule_that_is_tested() -> None:
-    """Behaviour: each key of the schema is somewhere refused here, so that a new one cannot come without its rule."""
+    """Behavior: each key of the schema is somewhere refused here, so that a new one cannot come without its rule."""
     tested = {(table, key) for table, key, _, _ in BROKEN} | {("model", "rope_scaling")}
     assert {(table, key) for table, keys in known_keys().items() for key in keys} == tested
 
@@ -231,7 +231,7 @@ def test_no_key_is_without_a_rule_that_is_tested() -> None:
 def test_impossible_combinations_are_refused_with_both_values_and_a_remedy(
     tables: dict[str, Any], message: str
 ) -> None:
-    """Behaviour: file, both keys with their values, the rule, what to do."""
+    """Behavior: file, both keys with their values, the rule, what to do."""
     assert f"run.toml: {message}" == refusal(**tables)
 
 
@@ -250,13 +250,13 @@ def test_impossible_combinations_are_refused_with_both_values_and_a_remedy(
     ],
 )
 def test_what_is_at_a_rules_edge_is_accepted(tables: dict[str, Any]) -> None:
-    """Behaviour: the rules above refuse nothing that works."""
+    """Behavior: the rules above refuse nothing that works."""
     parse(**tables)
 
 
 @pytest.mark.parametrize("spelling", OTHER_SPELLINGS)
 def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str) -> None:
-    """Behaviour: in whichever table it is written, the message names the key that this project has."""
+    """Behavior: in whichever table it is written, the message names the key that this project has."""
     only, _, right = OTHER_SPELLINGS[spelling].rpartition(".")
     homes = [table for table, keys in known_keys().items() if right in keys and only in ("", table)]
     assert homes, f"{right} is no key"
@@ -290,9 +290,9 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
         ),
         ({"data": {"epochs": 3}}, "data.epochs=3: unknown key; the right key is 'training.epochs'"),
         (
-            {"optimiser": {}},
+            {"optimizer": {}},
             (
-                "optimiser={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
+                "optimizer={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
                 "cord, lora, qlora"
             ),
         ),
@@ -305,12 +305,12 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
     ],
 )
 def test_a_misspelt_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
-    """Behaviour: the key of the same table first, else its right table, else what the table knows."""
+    """Behavior: the key of the same table first, else its right table, else what the table knows."""
     assert f"run.toml: {message}" == refusal(**tables)
 
 
 def test_a_missing_key_or_table_is_named() -> None:
-    """Behaviour: keys without a default are asked for, each on a line of its own."""
+    """Behavior: keys without a default are asked for, each on a line of its own."""
     partial = {key: value for key, value in SHAPE.items() if key not in ("hidden_size", "num_attention_heads")}
     rule = "missing; this key has no default, so give it a value"
     assert refusal(model=partial).splitlines() == [
@@ -322,13 +322,13 @@ def test_a_missing_key_or_table_is_named() -> None:
 
 
 def test_every_mistake_is_named_at_once() -> None:
-    """Behaviour: a line for each of several mistakes."""
+    """Behavior: a line for each of several mistakes."""
     lines = refusal(training={"lr": 1, "epochs": 0}, data={"sequence_length": 1}).splitlines()
     assert ["training.epochs=0", "training.lr=1", "data.sequence_length=1"] == [line.split(": ")[1] for line in lines]
 
 
 def test_a_configuration_cannot_be_changed() -> None:
-    """Behaviour: what is stored with the run is what ran."""
+    """Behavior: what is stored with the run is what ran."""
     with pytest.raises(ValidationError, match="frozen"):
         setattr(parse().training, "epochs", 3)  # noqa: B010 - ty would refuse the plain assignment too
 
@@ -347,7 +347,7 @@ def test_a_configuration_cannot_be_changed() -> None:
     ],
 )
 def test_overrides_are_written_as_in_toml(tmp_path: Path, override: str, value: Any) -> None:
-    """Behaviour: `table.key=value` in TOML's spelling, a string without its quotes too."""
+    """Behavior: `table.key=value` in TOML's spelling, a string without its quotes too."""
     table, key = override.partition("=")[0].strip().split(".")
     assert value == getattr(getattr(load_config(CONFIGS / "tiny.toml", [override]), table), key)
     path = tmp_path / "bare.toml"
@@ -356,26 +356,26 @@ def test_overrides_are_written_as_in_toml(tmp_path: Path, override: str, value: 
 
 
 def test_the_last_override_of_a_key_counts() -> None:
-    """Behaviour: as on any command line."""
+    """Behavior: as on any command line."""
     assert load_config(CONFIGS / "tiny.toml", ["training.epochs=3", "training.epochs=4"]).training.epochs == 4
 
 
 @pytest.mark.parametrize("override", ["training.epochs", "epochs=3", "=3", "training.=3", ".epochs=3"])
 def test_an_override_without_table_key_and_value_is_refused(override: str) -> None:
-    """Behaviour: the message shows the form and an example."""
+    """Behavior: the message shows the form and an example."""
     with pytest.raises(ConfigError) as caught:
         load_config(CONFIGS / "tiny.toml", [override])
     assert str(caught.value).startswith(f"--set {override}: expected table.key=value, for example --set ")
 
 
 def test_an_override_below_a_key_is_refused() -> None:
-    """Behaviour: a key has no keys."""
+    """Behavior: a key has no keys."""
     with pytest.raises(ConfigError, match=r"--set training.epochs.x=3: 'epochs' is a key, not a table"):
         load_config(CONFIGS / "tiny.toml", ["training.epochs.x=3"])
 
 
 def test_an_override_obeys_the_rules() -> None:
-    """Behaviour: it is refused like the file's own value."""
+    """Behavior: it is refused like the file's own value."""
     with pytest.raises(ConfigError, match=r"training.epochs=0: input should be greater than 0"):
         load_config(CONFIGS / "tiny.toml", ["training.epochs=0"])
 
@@ -392,7 +392,7 @@ def test_an_override_obeys_the_rules() -> None:
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
-    """Behaviour: missing, broken, binary, empty, or of another kind: one ConfigError that begins with the file."""
+    """Behavior: missing, broken, binary, empty, or of another kind: one ConfigError that begins with the file."""
     path = tmp_path / "run.toml"
     if content is not None:
         path.write_bytes(content)
@@ -404,7 +404,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes
 
 
 def test_a_json_file_holds_tables(tmp_path: Path) -> None:
-    """Behaviour: a list is refused with the file and what to start with."""
+    """Behavior: a list is refused with the file and what to start with."""
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"run\.json: holds list, not tables; start with \[model\]"):
         load_config(tmp_path / "run.json")

@@ -39,7 +39,7 @@ def test_reads_what_the_library_writes(tmp_path: Path) -> None:
 
 
 def test_tensors_may_stand_in_any_order() -> None:
-    """Behaviour: the ranges must tile the data; the order of the names does not matter."""
+    """Behavior: the ranges must tile the data; the order of the names does not matter."""
     assert {"b": Entry("BF16", (3,), 8, 14), "a": Entry("F32", (2,), 0, 8)} == parse({"b": B, "a": A})
 
 
@@ -75,21 +75,21 @@ def test_refuses_what_the_format_forbids(header: Any, complaint: str) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff{}", b'{"a": 1, "a": 2}', b"[" * 100_000])
 def test_refuses_what_is_no_json_object(text: bytes) -> None:
-    """Behaviour: broken JSON, broken UTF-8, a name that stands twice and endless nesting are all one clear error."""
+    """Behavior: broken JSON, broken UTF-8, a name that stands twice and endless nesting are all one clear error."""
     with pytest.raises(HeaderError, match="no JSON object"):
         parse_header(text, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", (2**63).to_bytes(8, "little"), (3).to_bytes(8, "little") + b"{}"])
 def test_refuses_a_length_beyond_the_file(tmp_path: Path, content: bytes) -> None:
-    """Behaviour: a header length that the file cannot hold is refused before anything of that size is read."""
+    """Behavior: a header length that the file cannot hold is refused before anything of that size is read."""
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(HeaderError, match="do not hold the header announced"):
         read_header(tmp_path / "x.safetensors")
 
 
 def test_names_the_file(tmp_path: Path) -> None:
-    """Behaviour: an error inside the header names the file that it stands in."""
+    """Behavior: an error inside the header names the file that it stands in."""
     (tmp_path / "x.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}" + b"spare")
     with pytest.raises(HeaderError, match=r"x\.safetensors: the tensors take 0 bytes and 5 follow"):
         read_header(tmp_path / "x.safetensors")

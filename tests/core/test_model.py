@@ -120,7 +120,7 @@ def test_packed_documents_see_only_themselves() -> None:
 @pytest.mark.tier1
 @pytest.mark.parametrize("packed", [False, True])
 def test_no_token_sees_a_later_one(packed: bool) -> None:
-    """Behaviour: bitwise, changing a token leaves everything before it alone, and changes what comes after."""
+    """Behavior: bitwise, changing a token leaves everything before it alone, and changes what comes after."""
     model, tokens_BT = double(), tokens(1, 8)
     documents_BT = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]]) if packed else None
     before = model(tokens_BT, documents_BT)
@@ -144,7 +144,7 @@ def test_a_cache_changes_no_logit(pieces: list[int]) -> None:
 
 @pytest.mark.tier1
 def test_a_cache_refuses_what_it_cannot_hold() -> None:
-    """Behaviour: one token too many is a ValueError with both numbers."""
+    """Behavior: one token too many is a ValueError with both numbers."""
     model = double()
     cache = Cache(model.config, 1, 4, model.lm_head.weight)
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_a_cache_refuses_what_it_cannot_hold() -> None:
 @pytest.mark.tier1
 @pytest.mark.parametrize("past", [0, 3])
 def test_a_cache_refuses_documents(past: int) -> None:
-    """Behaviour: an empty cache too, as what is kept would be seen across documents by the next token."""
+    """Behavior: an empty cache too, as what is kept would be seen across documents by the next token."""
     model = double()
     cache = Cache(model.config, 1, 8, model.lm_head.weight)
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_half_precision_inputs_are_normed_and_turned_in_float32(dtype: torch.dty
 
 @pytest.mark.tier1
 def test_rotary_scores_depend_on_distance_alone() -> None:
-    """Behaviour: q at m and k at n score the same wherever m - n is the same, and no vector changes its length."""
+    """Behavior: q at m and k at n score the same wherever m - n is the same, and no vector changes its length."""
     q, k = op_inputs((1, 1, 1, 8), (1, 1, 1, 8))
     config = shape(head_dim=8)
 
@@ -271,14 +271,14 @@ def test_far_positions_keep_their_angles_in_a_bfloat16_model(monkeypatch: pytest
 
 @pytest.mark.tier1
 def test_in_fp32_means_at_least() -> None:
-    """Behaviour: half precision is promoted, float64 is left alone."""
+    """Behavior: half precision is promoted, float64 is left alone."""
     dtypes = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
     assert [torch.float32] * 3 + [torch.float64] == [at_least_fp32(dtype) for dtype in dtypes]
 
 
 @pytest.mark.tier1
 def test_a_tied_head_is_the_embedding_and_is_stored_once() -> None:
-    """Behaviour: one tensor through construction, move and load; the state holds the embedding alone."""
+    """Behavior: one tensor through construction, move and load; the state holds the embedding alone."""
     untied, model = build(shape(), 0), build(shape(tie_word_embeddings=True), 0)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert set(untied.state_dict()) - {"lm_head.weight"} == set(model.state_dict())
@@ -291,7 +291,7 @@ def test_a_tied_head_is_the_embedding_and_is_stored_once() -> None:
 
 @pytest.mark.tier1
 def test_weights_are_drawn_from_the_seed() -> None:
-    """Behaviour: the same seed gives the same bits, another one others, and the global generator is left alone."""
+    """Behavior: the same seed gives the same bits, another one others, and the global generator is left alone."""
     state = torch.get_rng_state()
     first, again, other = (build(shape(), seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -333,7 +333,7 @@ def test_the_first_loss_is_that_of_guessing(name: str) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("packed", [False, True])
 def test_activation_checkpointing_changes_no_bit(packed: bool) -> None:
-    """Behaviour: the same loss and the same gradients, bitwise; and the blocks did run twice."""
+    """Behavior: the same loss and the same gradients, bitwise; and the blocks did run twice."""
     model = build(shape(), 0)
     tokens_BT = tokens(2, 8)
     documents_BT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]] * 2) if packed else None
@@ -382,7 +382,7 @@ def test_each_weight_is_drawn_once_in_the_order_of_names() -> None:
 
 @pytest.mark.tier2
 def test_a_mask_is_made_only_where_plain_causal_will_not_do() -> None:
-    """Behaviour: none for a whole row or a single token, which fused kernels are told in a word; else 0 and -inf."""
+    """Behavior: none for a whole row or a single token, which fused kernels are told in a word; else 0 and -inf."""
 
     def mask_of(length: int, past: int, dtype: torch.dtype) -> Tensor | None:
         return llama._layout(tokens(1, length), None, past, dtype)[1]
@@ -431,7 +431,7 @@ def test_a_half_precision_norm_has_its_gradients_from_float32(dtype: torch.dtype
 
 @pytest.mark.tier2
 def test_products_are_in_autocasts_dtype_where_it_is_on() -> None:
-    """Behaviour: and else in the tensor's own; a norm hands on what the next product will take."""
+    """Behavior: and else in the tensor's own; a norm hands on what the next product will take."""
     x = torch.ones(2, 4)
     assert [torch.float32, torch.float64] == [compute_dtype(x), compute_dtype(x.double())]
     with torch.autocast("cpu", torch.bfloat16):

@@ -27,7 +27,7 @@ pytestmark = [
 FP32 = TOLERANCE[torch.float32]
 SETTINGS: dict[str, dict[str, Any]] = {
     "usual": {"rank": 4},
-    "rank-stabilised": {"rank": 4, "alpha": 3.5, "use_rslora": True, "dropout": 0.1},
+    "rank-stabilized": {"rank": 4, "alpha": 3.5, "use_rslora": True, "dropout": 0.1},
     "all-linear": {"rank": 2, "target_modules": "all-linear"},
     "pattern": {"rank": 4, "target_modules": r".*layers\.1\..*(q|down)_proj"},
     "full name": {"rank": 2, "target_modules": ["model.layers.0.self_attn.q_proj", "mlp.up_proj"]},
@@ -58,7 +58,7 @@ def base(peft: Any, tmp_path: Path) -> Path:
 
 
 def llama() -> Llama:
-    """The same weights each time, larger than `initialise` draws them, so that the layers matter."""
+    """The same weights each time, larger than `initialize` draws them, so that the layers matter."""
     model = build(ModelConfig.model_validate(SHAPE), 0)
     for parameter in model.parameters():
         if parameter.dim() == 2:
@@ -173,7 +173,7 @@ def test_initial_values_are_spread_as_pefts(peft: Any, base: Path) -> None:
 
 
 def test_every_field_of_peft_is_known(peft: Any, tmp_path: Path) -> None:
-    """Reference: `peft`'s dataclass: each field, and no other, is honoured, noted or refused; defaults are neutral."""
+    """Reference: `peft`'s dataclass: each field, and no other, is honored, noted or refused; defaults are neutral."""
     peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     fields = set(peft.LoraConfig.__dataclass_fields__)

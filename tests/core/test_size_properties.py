@@ -175,7 +175,7 @@ PROPERTIES = {
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_sizes(name: str) -> None:
-    """Behaviour: the property holds for a hundred shapes and steps."""
+    """Behavior: the property holds for a hundred shapes and steps."""
 
     @settings(max_examples=DRAWS)
     @given(shapes(), STEPS)
@@ -188,7 +188,7 @@ def test_sizes(name: str) -> None:
 @settings(max_examples=DRAWS)
 @given(shapes(), st.integers(1, 9))
 def test_divisibility(shape: Shape, extra: int) -> None:
-    """Behaviour: heads that do not divide the width, or are no multiple of the keys', and odd heads are refused."""
+    """Behavior: heads that do not divide the width, or are no multiple of the keys', and odd heads are refused."""
     table = config_of(shape).model_dump(exclude_none=True)
     with pytest.raises(ValidationError, match="does not divide"):
         ModelConfig.model_validate(table | {"num_key_value_heads": shape.heads + extra})
@@ -206,7 +206,7 @@ def test_divisibility(shape: Shape, extra: int) -> None:
 @settings(max_examples=DRAWS)
 @given(st.sampled_from(sorted(BOUNDS)), STEPS)
 def test_bounds_of_standard_configurations(name: str, step: Step) -> None:
-    """Behaviour: each has the parameters that its name says, and at least 16 bytes of memory for each, at any batch."""
+    """Behavior: each has the parameters that its name says, and at least 16 bytes of memory for each, at any batch."""
     shape = sizes.shape_of(load_config(CONFIGS / f"{name}.toml"))
     low, high = BOUNDS[name]
     total = sizes.parameters(shape).total
@@ -309,7 +309,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_in_the_arithmetic_turns_its_property_red(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: of a shape whose sizes all differ the property holds, and with the bug it does not."""
+    """Behavior: of a shape whose sizes all differ the property holds, and with the bug it does not."""
     name, plant = BUGS[bug]
     PROPERTIES[name](LOPSIDED, STEP)
     plant(monkeypatch)
@@ -319,5 +319,5 @@ def test_a_bug_in_the_arithmetic_turns_its_property_red(bug: str, monkeypatch: p
 
 
 def test_every_property_has_a_bug() -> None:
-    """Behaviour: none stands here that has not been red."""
+    """Behavior: none stands here that has not been red."""
     assert set(PROPERTIES) == {name for name, _ in BUGS.values()}

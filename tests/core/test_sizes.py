@@ -52,7 +52,7 @@ def test_parameters_by_part_are_those_of_the_built_model(case: Case) -> None:
 @pytest.mark.parametrize("accumulation_steps", [1, 4])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parts_of_each_moment_sum_to_its_total(dtype: str, accumulation_steps: int) -> None:
-    """Behaviour: conservation; gradients never exceed one a parameter, and only the last moment has them all alone."""
+    """Behavior: conservation; gradients never exceed one a parameter, and only the last moment has them all alone."""
     run = config(TIED, dtype=dtype, accumulation_steps=accumulation_steps)
     found = moments(shape_of(run), step_of(run))
     every = 4 * parameters(shape_of(run)).total
@@ -68,7 +68,7 @@ def test_parts_of_each_moment_sum_to_its_total(dtype: str, accumulation_steps: i
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("memory", [10**9, 24 * 10**9, 141 * 10**9, 10**13])
 def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int) -> None:
-    """Behaviour: its peak is within memory, that of one row more is not; 0 where one row is too much."""
+    """Behavior: its peak is within memory, that of one row more is not; 0 where one row is too much."""
     run = load_config(CONFIGS / f"{name}.toml")
     shape, step = shape_of(run), step_of(run)
     rows = largest_batch(lambda step: moments(shape, step), step, memory)

@@ -44,14 +44,14 @@ def weights(state: TrainState) -> list[torch.Tensor]:
 
 @pytest.mark.tier3
 def test_loss_falls(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the loss after a run is well below that of its first step."""
+    """Behavior: the loss after a run is well below that of its first step."""
     _, records = finished(paths, tmp_path, ("training.epochs", 5))
     assert records[-1].loss < records[0].loss - 1
 
 
 @pytest.mark.tier2
 def test_same_seed_same_run(plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: two runs of one configuration agree bitwise in every loss, norm and weight."""
+    """Behavior: two runs of one configuration agree bitwise in every loss, norm and weight."""
     (one, first), (two, second) = plain, finished(paths, tmp_path)
     assert [(r.loss, r.grad_norm) for r in first] == [(r.loss, r.grad_norm) for r in second]
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
@@ -59,7 +59,7 @@ def test_same_seed_same_run(plain: tuple[TrainState, list[StepRecord]], paths: l
 
 @pytest.mark.tier2
 def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: records number the steps from 1, count the labels of an epoch once, and time every phase."""
+    """Behavior: records number the steps from 1, count the labels of an epoch once, and time every phase."""
     config = small_config(paths)
     dataset = open_dataset(config, tmp_path)
     records = list(train(start(config), dataset, config))
@@ -74,7 +74,7 @@ def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.tier3
 @pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("bfloat16", 1.0), ("float16", 65536.0)])
 def test_only_float16_begins_with_a_loss_scale(paths: list[str], dtype: str, scale: float) -> None:
-    """Behaviour: other dtypes reach small gradients by themselves."""
+    """Behavior: other dtypes reach small gradients by themselves."""
     assert scale == start(small_config(paths, ("training.dtype", dtype))).loss_scale
 
 
@@ -90,7 +90,7 @@ def unequal_rows(config: Any) -> Batch:
 
 @pytest.mark.tier2
 def test_micro_batches_add_up() -> None:
-    """Behaviour: gradients of eight micro-batches of unequal length equal those of one batch (float64, rtol 1e-10)."""
+    """Behavior: gradients of eight micro-batches of unequal length equal those of one batch (float64, rtol 1e-10)."""
     config = small_config([])
     batch = unequal_rows(config)
     grads, losses = [], []
@@ -110,7 +110,7 @@ def test_micro_batches_add_up() -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Behaviour: a step with a loss that is not finite changes nothing, is marked, and training goes on."""
+    """Behavior: a step with a loss that is not finite changes nothing, is marked, and training goes on."""
     config = small_config(paths)
     state, calls = start(config), 0
 
@@ -135,7 +135,7 @@ def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path
 
 @pytest.mark.tier2
 def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a finite loss with a gradient that is not finite changes no weight."""
+    """Behavior: a finite loss with a gradient that is not finite changes no weight."""
     config = small_config(paths)
     state = start(config)
     state.model.model.norm.weight.register_hook(lambda grad: grad * float("inf"))
@@ -146,7 +146,7 @@ def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> Non
 
 @pytest.mark.tier2
 def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the record of the last allowed skip is yielded, and then the run ends with the step in the message."""
+    """Behavior: the record of the last allowed skip is yielded, and then the run ends with the step in the message."""
     config = small_config(paths, ("training.max_skipped_steps", 3))
     state = start(config)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a float16 run starts with a large loss scale, and an overflow halves it and skips the step."""
+    """Behavior: a float16 run starts with a large loss scale, and an overflow halves it and skips the step."""
     config = small_config(paths, ("training.dtype", "float16"))
     state = start(config)
     state.loss_scale = 2.0**40
@@ -171,7 +171,7 @@ def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Pat
 
 @pytest.mark.tier2
 def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the scale is divided out again: the norm and AdamW's first moment do not know it, up to rounding."""
+    """Behavior: the scale is divided out again: the norm and AdamW's first moment do not know it, up to rounding."""
     config = small_config(paths, ("training.dtype", "float16"))
     dataset = open_dataset(config, tmp_path)
     results = []
@@ -189,7 +189,7 @@ def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -
 def test_half_precision_stays_near_float32(
     dtype: str, plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path
 ) -> None:
-    """Behaviour: under autocast the weights stay float32 and the first loss is float32's within half precision."""
+    """Behavior: under autocast the weights stay float32 and the first loss is float32's within half precision."""
     config = small_config(paths, ("training.dtype", dtype))
     state = start(config)
     record = next(train(state, open_dataset(config, tmp_path), config))
@@ -202,14 +202,14 @@ def test_half_precision_stays_near_float32(
 def test_activation_checkpointing_changes_nothing(
     plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path
 ) -> None:
-    """Behaviour: recomputing activations gives bitwise the same run."""
+    """Behavior: recomputing activations gives bitwise the same run."""
     again, _ = finished(paths, tmp_path, ("training.activation_checkpointing", True))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain[0]), weights(again), strict=True))
 
 
 @pytest.mark.tier2
 def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: validating changes neither mode, nor gradients, nor random numbers, and weighs tokens equally."""
+    """Behavior: validating changes neither mode, nor gradients, nor random numbers, and weighs tokens equally."""
     config = small_config(paths)
     dataset: Dataset = open_dataset(config, tmp_path)
     model = start(config).model.train()
@@ -245,7 +245,7 @@ def test_the_loss_scale_halves_on_overflow_and_doubles_after_patience(monkeypatc
 @pytest.mark.tier2
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_batch_is_moved_whole(packed: bool) -> None:
-    """Behaviour: tokens, labels and, where there are any, documents."""
+    """Behavior: tokens, labels and, where there are any, documents."""
     batch = Batch(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2) if packed else None)
     moved = training._moved(batch, torch.device("meta"))
     assert [packed] == [part is not None for part in moved[2:]]
@@ -254,7 +254,7 @@ def test_a_batch_is_moved_whole(packed: bool) -> None:
 
 @pytest.mark.tier2
 def test_a_phases_seconds_add_up_and_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: micro-batches of one step share a figure, and the work behind it is done when the clock is read."""
+    """Behavior: micro-batches of one step share a figure, and the work behind it is done when the clock is read."""
     waited: list[object] = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     seconds = {"forward": 5.0}
@@ -285,7 +285,7 @@ def test_gradients_are_scaled_and_the_loss_is_not(scale: float) -> None:
 
 @pytest.mark.tier2
 def test_compiling_is_of_what_stops_before_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: only where it is asked for."""
+    """Behavior: only where it is asked for."""
     monkeypatch.setattr(torch, "compile", lambda function: ("compiled", function))
     for asked in (True, False):
         config = small_config([], ("training.compile", asked))
@@ -296,7 +296,7 @@ def test_compiling_is_of_what_stops_before_the_head(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.tier2
 def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the names that traces are read by."""
+    """Behavior: the names that traces are read by."""
     config = small_config(paths)
     spans: list[Any] = []
 
@@ -311,7 +311,7 @@ def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path:
 
 @pytest.mark.tier2
 def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: they are None, as after any step, and take no memory until the next."""
+    """Behavior: they are None, as after any step, and take no memory until the next."""
     config = small_config(paths)
     state = start(config)
     state.model.model.norm.weight.register_hook(lambda grad: grad * float("nan"))
@@ -321,7 +321,7 @@ def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) ->
 
 @pytest.mark.tier2
 def test_validation_is_where_the_model_lies(paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: every held-out batch is moved there."""
+    """Behavior: every held-out batch is moved there."""
     devices: list[object] = []
     monkeypatch.setattr(training, "_moved", lambda batch, device: devices.append(device) or batch)
     config = small_config(paths)
@@ -332,7 +332,7 @@ def test_validation_is_where_the_model_lies(paths: list[str], tmp_path: Path, mo
 
 @pytest.mark.tier2
 def test_validation_is_in_the_dtype_of_the_run(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: half precision differs from float32, which is the default, within its tolerance."""
+    """Behavior: half precision differs from float32, which is the default, within its tolerance."""
     config = small_config(paths)
     dataset, model = open_dataset(config, tmp_path), start(config).model
     plain, same, half = (

@@ -24,7 +24,7 @@ FAULTS = (
         area="attention mask",
         status="historical",
         source="swiss-ai/Megatron-LM#40",
-        symptom="One token of each document is read as part of its neighbour.",
+        symptom="One token of each document is read as part of its neighbor.",
         module=MODEL,
         before="same_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]",
         after=(
@@ -126,7 +126,7 @@ FAULTS = (
         area="rope",
         status="historical",
         source="huggingface/transformers#25199; huggingface/nanotron#427; rasbt/LLMs-from-scratch#747",
-        symptom="Neighbours are turned where the weights expect halves: training is fine, foreign weights are not.",
+        symptom="Neighbors are turned where the weights expect halves: training is fine, foreign weights are not.",
         module=OPS,
         before=(
             "first, second = x.to(cos.dtype).chunk(2, dim=-1)\n"
@@ -265,7 +265,7 @@ FAULTS = (
         area="init",
         status="historical",
         source="Lightning-AI/litgpt#1162, #759",
-        symptom="The model's own initialisation never runs: all weights are drawn as torch draws them.",
+        symptom="The model's own initialization never runs: all weights are drawn as torch draws them.",
         module=MODEL,
         before="            nn.init.normal_(parameter, std=std, generator=generator)",
         after=(

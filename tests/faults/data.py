@@ -257,7 +257,7 @@ FAULTS = (
         area="configuration",
         status="pattern",
         source="",
-        symptom="A misspelt key is dropped, and the default used.",
+        symptom="A misspelled key is dropped, and the default used.",
         module="andon.core.config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="ignore", strict=True, frozen=True)',

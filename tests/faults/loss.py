@@ -207,7 +207,7 @@ FAULTS = (
         after='grads = [p.grad for p in optimizer.param_groups[-1]["params"] if p.grad is not None]',
     ),
     Fault(
-        id="clip-then-normalise",
+        id="clip-then-normalize",
         area="clipping",
         status="transposed",
         source="pytorch/torchtune#2172",

@@ -22,7 +22,7 @@ def source(module: str) -> str:
 
 @pytest.mark.tier1
 def test_every_fault_still_applies() -> None:
-    """Behaviour: each fault's text stands once in its module, and is another one there."""
+    """Behavior: each fault's text stands once in its module, and is another one there."""
     broken = []
     for fault in FAULTS:
         text = source(fault.module)
@@ -37,14 +37,14 @@ def test_every_fault_still_applies() -> None:
 
 @pytest.mark.tier2
 def test_every_fault_makes_python() -> None:
-    """Behaviour: what a fault makes of its module can be parsed."""
+    """Behavior: what a fault makes of its module can be parsed."""
     for fault in FAULTS:
         ast.parse(patched(fault, source(fault.module)), fault.id)
 
 
 @pytest.mark.tier1
 def test_faults_are_many_and_have_names_of_their_own() -> None:
-    """Behaviour: at least 85 faults, none twice, none of those said to have no home here."""
+    """Behavior: at least 85 faults, none twice, none of those said to have no home here."""
     names = Counter(fault.id for fault in FAULTS)
     assert FEWEST <= len(FAULTS)
     assert {1} == set(names.values())
@@ -53,7 +53,7 @@ def test_faults_are_many_and_have_names_of_their_own() -> None:
 
 @pytest.mark.tier1
 def test_every_fault_says_where_it_was_found_and_how_it_shows() -> None:
-    """Behaviour: only a pattern has no source, and every fault has a symptom and a subject."""
+    """Behavior: only a pattern has no source, and every fault has a symptom and a subject."""
     unsourced = {fault.id for fault in FAULTS if not fault.source}
     assert {fault.id for fault in FAULTS if fault.status == "pattern"} == unsourced
     assert [] == [fault.id for fault in FAULTS if not (fault.symptom and fault.subjects and fault.area)]
@@ -61,6 +61,6 @@ def test_every_fault_says_where_it_was_found_and_how_it_shows() -> None:
 
 @pytest.mark.tier1
 def test_unit_tests_that_find_a_fault_exist() -> None:
-    """Behaviour: a test that a fault names is defined in the file that it names."""
+    """Behavior: a test that a fault names is defined in the file that it names."""
     for path, _, name in (fault.test.partition("::") for fault in FAULTS if fault.test):
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name

@@ -1,9 +1,9 @@
-"""GGUF's metadata and tensor table, the model's shape in it, its tokeniser and its chat template."""
+"""GGUF's metadata and tensor table, the model's shape in it, its tokenizer and its chat template."""
 
 from andon.core.data.chat import ChatError
 from andon.core.formats.chat_template import load_template
 from andon.core.formats.gguf_header import GgufError, model_config, our_name, read_header
-from andon.core.formats.gguf_tokenizer import read_tokeniser
+from andon.core.formats.gguf_tokenizer import read_tokenizer
 from andon.core.formats.huggingface_config import InterchangeError
 from tests.fuzz.files import written
 
@@ -14,7 +14,7 @@ PARSER = (
         for name in ("read_header", "parse_header", "model_config", "our_name", "_value")
     ),
     *(f"core/formats/gguf_header.py:{name}" for name in ("_tensor", "Cursor.take", "Cursor.numbers", "Cursor.text")),
-    *(f"core/formats/gguf_tokenizer.py:{name}" for name in ("read_tokeniser", "_listed")),
+    *(f"core/formats/gguf_tokenizer.py:{name}" for name in ("read_tokenizer", "_listed")),
     "core/formats/chat_template.py:_from_gguf",
 )
 
@@ -24,7 +24,7 @@ def one(data: bytes) -> None:
     path = written("model.gguf", data)
     header = read_header(path)
     load_template(path)
-    read_tokeniser(header.fields)
+    read_tokenizer(header.fields)
     model_config(path, header)
     for name in header.shapes:
         our_name(path, name)

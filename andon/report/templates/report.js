@@ -2,14 +2,14 @@
 // Draws the three plots. One cursor and one zoom for all of them: they share the steps.
 (() => {
   const curves = JSON.parse(document.getElementById("curves").textContent);
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   const short = (value) => (value == null ? "–" : Math.abs(value) >= 0.01 || value === 0 ? value.toFixed(3) : value.toExponential(2));
   const label = (v) => (v === 0 ? "0" : Math.abs(v) < 0.001 ? v.toExponential() : String(+v.toPrecision(4)));
-  const line = (label, name, width) => ({ label, stroke: colour(name), width, points: { show: false }, spanGaps: true, value: (_, v) => short(v) });
+  const line = (label, name, width) => ({ label, stroke: color(name), width, points: { show: false }, spanGaps: true, value: (_, v) => short(v) });
   const dots = (label, name) => ({
     ...line(label, name, 1.5),
     dash: [4, 4],
-    points: { show: true, size: 9, fill: colour("card"), stroke: colour(name), width: 2 },
+    points: { show: true, size: 9, fill: color("card"), stroke: color(name), width: 2 },
   });
 
   const plots = {
@@ -23,7 +23,7 @@
     norm: () => ({ data: [curves.step, curves.norm], series: [line("gradient norm", "accent", 1.2)], levels: [], ticks: curves.skipped }),
   };
 
-  // Baselines as labelled levels, skipped steps as ticks at the foot.
+  // Baselines as labeled levels, skipped steps as ticks at the foot.
   const marks = (levels, ticks) => (u) => {
     const { ctx, bbox } = u;
     const scale = window.devicePixelRatio || 1;
@@ -34,7 +34,7 @@
     ctx.lineWidth = 1.5 * scale;
     ctx.font = `${12 * scale}px system-ui, sans-serif`;
     ctx.textAlign = "right";
-    ctx.strokeStyle = ctx.fillStyle = colour("baseline");
+    ctx.strokeStyle = ctx.fillStyle = color("baseline");
     for (const [name, level] of levels) {
       const y = u.valToPos(level, "y", true);
       ctx.setLineDash([6 * scale, 4 * scale]);
@@ -45,7 +45,7 @@
       ctx.fillText(`${name} ${level.toFixed(2)}`, bbox.left + bbox.width - 6 * scale, y - 6 * scale);
     }
     ctx.setLineDash([]);
-    ctx.strokeStyle = colour("red");
+    ctx.strokeStyle = color("red");
     for (const step of ticks) {
       const x = u.valToPos(step, "x", true);
       ctx.beginPath();
@@ -79,8 +79,8 @@
   };
 
   const axis = (size, values) => ({
-    stroke: colour("soft"),
-    grid: { stroke: colour("line"), width: 1 },
+    stroke: color("soft"),
+    grid: { stroke: color("line"), width: 1 },
     ticks: { show: false },
     font: "12px system-ui, sans-serif",
     size,

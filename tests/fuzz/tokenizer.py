@@ -1,20 +1,17 @@
-"""A tokeniser's settings and its chat template, as this code reads and renders them."""
+"""A tokenizer's settings and its chat template, as this code reads and renders them."""
 
 import re
 
 from andon.core.data.chat import ChatError, answer
-from andon.core.data.tokenizer import TokeniserError, check_vocabulary, end_of_document, load_tokeniser, special_names
+from andon.core.data.tokenizer import TokenizerError, check_vocabulary, find_eos_id, load_tokenizer, special_names
 from andon.core.formats.chat_template import load_template
 from tests.fuzz.files import FOLDER, parts, present
 
-REFUSALS = (ChatError, TokeniserError)
+REFUSALS = (ChatError, TokenizerError)
 PARSER = (
     *(f"core/formats/chat_template.py:{name}" for name in ("load_template", "_read", "_fields", "_is_utf8", "_token")),
     *(f"core/data/chat.py:{name}" for name in ("answer", "_bounded", "Generation.parse", "_raise")),
-    *(
-        f"core/data/tokenizer.py:{name}"
-        for name in ("load_tokeniser", "id_count", "check_vocabulary", "end_of_document")
-    ),
+    *(f"core/data/tokenizer.py:{name}" for name in ("load_tokenizer", "id_count", "check_vocabulary", "find_eos_id")),
     "core/data/tokenizer.py:special_names",
 )
 MESSAGES = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two"}]
@@ -36,7 +33,7 @@ def one(data: bytes) -> None:
             {"template": template.source, "tokens": template.tokens, "requests": [(MESSAGES, True), (MESSAGES, False)]}
         )
     path = FOLDER / "tokenizer.json"
-    tokeniser = load_tokeniser(path)
-    special_names(tokeniser)
-    check_vocabulary(tokeniser, 300, str(path))
-    end_of_document(tokeniser, str(path))
+    tokenizer = load_tokenizer(path)
+    special_names(tokenizer)
+    check_vocabulary(tokenizer, 300, str(path))
+    find_eos_id(tokenizer, str(path))
