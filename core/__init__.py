@@ -1,1 +1,1 @@
-"""A compact LLaMA training core: it knows torch and nothing else of this house."""
+"""A compact LLaMA training core: it imports torch and no other package of this project."""

@@ -76,7 +76,7 @@ def metrics(found: dict[str, Any]) -> dict[str, Metric]:
     """What `configs/gates.toml` sets thresholds on, and what is published beside it."""
     units = {"kept_share": "share", "changed": "frozen models"}
     return {
-        name: Metric(value, units.get(name, "%" if name.endswith("percent") else "nats a token"))
+        name: Metric(value, units.get(name, "%" if name.endswith("percent") else "nats per token"))
         for name, value in found.items()
     }
 

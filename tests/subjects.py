@@ -25,13 +25,13 @@ from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.chat import Turn
 from andon.core.data.dataset import Dataset, Split, batches, open_dataset, pack, validation_batches
 from andon.core.data.instructions import encode_turns
-from andon.core.data.shards import Encoded, open_store, read_tokens, write_store
+from andon.core.data.shards import EncodedDocument, open_store, read_tokens, write_store
 from andon.core.data.tokenizer import load_tokenizer
 from andon.core.files.folders import latest_checkpoint
 from andon.core.formats.peft import load_adapter, save_adapter
 from andon.core.model.generate import generate
-from andon.core.model.llama import Cache, Llama, build
-from andon.core.training.loop import accumulate, autocast, no_span, prepare, train, validate
+from andon.core.model.llama import KVCache, Llama, build
+from andon.core.training.loop import accumulate_gradients, autocast, initial_state_of, no_span, train, validate
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from andon.core.training.schedule import learning_rate
@@ -142,7 +142,7 @@ def continued(model: Model, tokens_BT: Tensor, count: int) -> Tensor:
 def decoded(model: Model, tokens_BT: Tensor) -> Tensor:
     """Logits of every position, through the cache."""
     rows, length = tokens_BT.shape
-    cache = Cache(model.config, rows, length, model.model.norm.weight)
+    cache = KVCache(model.config, rows, length, model.model.norm.weight)
     sizes = [*PIECES, *[1] * length]
     found: list[Tensor] = []
     with torch.no_grad():
@@ -157,7 +157,7 @@ def decoded(model: Model, tokens_BT: Tensor) -> Tensor:
 def split_of(documents: Documents) -> Generator[Split]:
     """Documents end to end, as the data room reads them from disk."""
     with TemporaryDirectory() as folder:
-        encoded = [Encoded(list(ids), len(ids), number) for number, ids in enumerate(documents)]
+        encoded = [EncodedDocument(list(ids), len(ids), number) for number, ids in enumerate(documents)]
         write_store(Path(folder), encoded, 1 << 20, SHAPE["vocab_size"], {})
         store = open_store(Path(folder))
         bounds = np.concatenate([[0], store.ends_D])
@@ -256,7 +256,7 @@ class Run:
 
     def __init__(self, config: Config, model: Model, folder: Path | None = None) -> None:
         self.config, self.dataset = config, dataset_of(config)
-        self.state = prepare(model, config)
+        self.state = initial_state_of(model, config)
         if folder:
             newest = latest_checkpoint(folder)
             assert newest, f"{folder} holds no checkpoint"
@@ -305,7 +305,7 @@ def stepped(config: Config) -> Callable[[Model, Any, list[Batch]], dict[str, flo
 
     def one(model: Model, optimizer: Any, micro_batches: list[Batch]) -> dict[str, float]:
         state = TrainState(model, optimizer)
-        total, _ = accumulate(
+        total, _ = accumulate_gradients(
             state, micro_batches, config.training, no_span, dict.fromkeys(("forward", "backward"), 0.0)
         )
         norm, rate = float(gradient_norm(optimizer)), config.training.learning_rate

@@ -27,8 +27,8 @@ ORDERS = {"bigram": 2, "trigram": 3}
 EVIDENCE = {"bigram": "demo", "trigram": "learn"}  # also the name of the tier that judges it
 SOURCES = ("andon", "configs", "core", "verify")
 UNITS = {
-    "loss": "nats a token",
-    "byte": "bits a byte",
+    "loss": "nats per token",
+    "byte": "bits per byte",
     "share": "of the samples",
     "tokens": "tokens",
     "changed": "frozen models",
@@ -150,11 +150,11 @@ def tune(demo: Demo, method: str, base: Path, folder: Path) -> tuple[dict[str, A
     """Fine-tune the model in `base` on English, a text it has not seen; returns the result and its tier's checks."""
     from andon.cli.finetune import beginning, new_job
     from andon.core.config import parse_config
-    from andon.core.formats.interchange import load_shape
+    from andon.core.formats.interchange import load_model_config
 
     text = english(base / "english.jsonl")
     demo.say(f"{method}: an adapter of {base} on the help texts of Python's pydoc")
-    shape = load_shape(newest(base)).model_dump()
+    shape = load_model_config(newest(base)).model_dump()
     data = {"paths": [str(text)], "sequence_length": demo.config.data.sequence_length}
     tables = demo.config.model_dump(include={"lora", "qlora"}) | SHORT | {"model": shape, "data": data}
     config = parse_config(tables, "the demo's fine-tune")

@@ -46,7 +46,7 @@ def export_peft(model: Path, out: Path) -> None:
     folder = newest(model)
     job = read_adapter(folder)
     if job is None:
-        raise ModelError(f"{model}: is a whole model and no adapter; take --format hf")
+        raise ModelError(f"{model}: is a full model and no adapter; take --format hf")
     loaded, _ = load_adapted(folder, job)
     save_adapter(loaded, out, ADAPTER, str(job.base))
     write_job(job, out / JOB)

@@ -112,9 +112,9 @@ def configure(base: Path, toml: Path | None, changes: list[str]) -> "Config":
         FinetuneError: a change of the shape, which is the base's.
     """
     from andon.core import config
-    from andon.core.formats.interchange import load_shape
+    from andon.core.formats.interchange import load_model_config
 
-    shape = load_shape(base).model_dump()
+    shape = load_model_config(base).model_dump()
     tables = config.read_tables(toml) if toml else deepcopy(DEFAULTS)
     for change in changes:
         config.apply_override(tables, change)
@@ -134,7 +134,7 @@ def whole(model: Path) -> Path:
     """
     base = newest(model)
     if read_adapter(base):
-        raise FinetuneError(f"{model}: is an adapter; make a whole model of it first: andon merge --model {model}")
+        raise FinetuneError(f"{model}: is an adapter; make a full model of it first: andon merge --model {model}")
     return base
 
 
@@ -174,7 +174,7 @@ def beginning(job: Job, folder: Path) -> "Begin":
 
         from andon.core.adapters.lora import add_lora
         from andon.core.training.allocator import keep_freed_memory
-        from andon.core.training.loop import prepare
+        from andon.core.training.loop import initial_state_of
 
         keep_freed_memory()
         model, tokenizer = load_base(job)
@@ -182,7 +182,7 @@ def beginning(job: Job, folder: Path) -> "Begin":
         names = add_lora(model, getattr(config, job.method), generator, ADAPTER)
         dataset = open_data(job, config, tokenizer, folder)
         say(dataset.note)
-        state = prepare(model.to(device), config)
+        state = initial_state_of(model.to(device), config)
         sizes = count(model, config)
         say(f"{job.method} on {job.base}: {len(names)} matrices adapted, {share(sizes)} are trained")
         write_job(job, folder / JOB)
@@ -205,7 +205,7 @@ def open_data(job: Job, config: "Config", tokenizer: "Tokenizer | None", folder:
     """
     from andon.core.data.corpus import find_sources
     from andon.core.data.dataset import open_dataset
-    from andon.core.data.sample_lines import has_instructions
+    from andon.core.data.instruction_records import has_instructions
     from andon.core.files.manifest import TOKENIZER
 
     if tokenizer is None:
@@ -227,7 +227,7 @@ def count(model: "Llama", config: "Config") -> dict[str, int]:
     from andon.core.memory import sizes as arithmetic
 
     trained = sum(factor.numel() for factor in lora_parameters(model, ADAPTER).values())
-    return {"trained": trained, "all": arithmetic.parameters(arithmetic.shape_of(config)).total + trained}
+    return {"trained": trained, "all": arithmetic.count_parameters(arithmetic.shape_of(config)).total + trained}
 
 
 def share(sizes: dict[str, int]) -> str:

@@ -30,7 +30,7 @@ def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> Non
     folder = newest(model)
     job = read_adapter(folder, base)
     if job is None:
-        raise ModelError(f"{model}: is no adapter, so there is nothing to merge; name a fine-tune's folder")
+        raise ModelError(f"{model}: is not an adapter, so there is nothing to merge; name a fine-tune's folder")
     loaded, tokenizer = load_adapted(folder, job)
     from andon.core.adapters import lora
 

@@ -38,10 +38,10 @@ def plan(config: Any, method: str, memory: int | None) -> dict[str, Any]:
     from andon.core.memory import sizes
 
     shape, step = sizes.shape_of(config), sizes.step_of(config)
-    moments_at = adapters.moments_of(config, method)
+    moments_at = adapters.snapshots_for(config, method)
     moments = moments_at(step)
-    parameters = sizes.parameters(shape)._asdict()
-    tuning = None if method == "full" else adapters.tuning_of(config, method)
+    parameters = sizes.count_parameters(shape)._asdict()
+    tuning = None if method == "full" else adapters.adapter_shape_of(config, method)
     return {
         "method": method,
         "rank": None if method == "full" else getattr(config, method).rank,
@@ -56,7 +56,7 @@ def plan(config: Any, method: str, memory: int | None) -> dict[str, Any]:
         "peak": max(moments, key=lambda moment: moment.total)._asdict(),
         "moments": [moment._asdict() for moment in moments],
         "memory": memory,
-        "largest_rows": None if memory is None else sizes.largest_batch(moments_at, step, memory),
+        "largest_rows": None if memory is None else sizes.largest_micro_batch(moments_at, step, memory),
     }
 
 
@@ -109,7 +109,7 @@ def parse_memory(context: click.Context, parameter: click.Parameter, text: str |
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text.strip(), re.ASCII)
     if not match or match[2] not in UNITS or not Fraction(match[1]):
         raise click.BadParameter(
-            f"{text!r} is no size: write a positive number and one of {', '.join(UNITS)}, for example 24GB"
+            f"{text!r} is not a size: write a positive number and one of {', '.join(UNITS)}, for example 24GB"
         )
     return int(Fraction(match[1]) * UNITS[match[2]])
 

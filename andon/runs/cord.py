@@ -35,7 +35,7 @@ BOUNDS = (
     Bound(
         "loss_above",
         "cord.loss",
-        "nats a token, median",
+        "nats per token, median",
         "<=",
         "a loss that has left its bound does not come back by itself",
         "lower training.learning_rate or lengthen schedule.warmup_steps; look at the data of these steps",

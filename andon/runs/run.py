@@ -54,11 +54,11 @@ Begin = Callable[["Config", str, Say], Beginning]
 def from_scratch(config: "Config", device: str, say: Say) -> Beginning:
     """New weights on the corpus that the configuration names."""
     from andon.core.data.dataset import open_dataset
-    from andon.core.training.loop import start
+    from andon.core.training.loop import initial_state
 
     dataset = open_dataset(config, CACHE)
     say(dataset.note)
-    return Beginning(start(config, device), dataset)
+    return Beginning(initial_state(config, device), dataset)
 
 
 def run(
@@ -194,7 +194,7 @@ def _keep(
 
 
 def _validate(beginning: Beginning, config: "Config", span: "Span", write: Callable[[str], object], say: Say) -> float:
-    """The loss on held-out data, in nats a token, logged and said."""
+    """The loss on held-out data, in nats per token, logged and said."""
     from andon.core.data.dataset import validation_batches
     from andon.core.training.loop import validate
 

@@ -1,4 +1,4 @@
-"""One way in for weights, whatever holds them."""
+"""Load a model, whatever format it is stored in."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ def load_model(
 ) -> tuple[Llama, Tokenizer | None]:
     """Model and tokenizer of a checkpoint, a Hugging Face directory or a GGUF file.
 
-    `dtype` None keeps what a directory declares; GGUF weights are dequantized to fp32. `quantize` turns the blocks'
-    matrices, in `dtype`, into NF4 one at a time, so that the unquantized model is never in memory as a whole.
+    `dtype` None keeps the dtype that a directory declares; GGUF weights are dequantized to fp32. `quantize` converts
+    the blocks' matrices, in `dtype`, to NF4 one at a time, so that the full unquantized model is never in memory.
 
     Raises:
         InterchangeError: there is no model, or one that cannot be read.
@@ -37,8 +37,8 @@ def load_model(
     raise InterchangeError(f"{path}: name a checkpoint, a Hugging Face directory or a .gguf file")
 
 
-def load_shape(path: Path) -> ModelConfig:
-    """The shape alone of what `load_model` reads.
+def load_model_config(path: Path) -> ModelConfig:
+    """The configuration of the model that `load_model` would read.
 
     Raises:
         InterchangeError: there is no model, or one that cannot be read.

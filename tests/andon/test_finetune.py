@@ -112,10 +112,10 @@ class fake:  # noqa: N801 - stands for a function
 
 def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: one bit of a frozen weight that changes ends the run with exit code 1, and the result says so."""
-    from andon.core.training.loop import prepare
+    from andon.core.training.loop import initial_state_of
 
     def leaky(model: Any, config: Any) -> Any:
-        state = prepare(model, config)
+        state = initial_state_of(model, config)
         weight = model.model.norm.weight
         state.optimizer.register_step_post_hook(lambda *_: weight.data[0].mul_(1.0000001).add_(1e-7))
         return state
@@ -180,7 +180,7 @@ BROKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rank too large": (("--model", "base", "--data", "corpus", "--rank", "999"), ("999",)),
     "another shape": (("--model", "base", "--data", "corpus", "--set", "model.hidden_size=8"), ("leave it out",)),
     "unknown key": (("--model", "base", "--data", "corpus", "--set", "lora.r=8"), ("lora.rank",)),
-    "broken sample": (("--model", "base", "--data", "broken.jsonl"), ("broken.jsonl:2", "is no JSON")),
+    "broken sample": (("--model", "base", "--data", "broken.jsonl"), ("broken.jsonl:2", "is not valid JSON")),
     "no template there": (("--model", "base", "--data", "corpus", "--chat-template", "no.jinja"), ("no.jinja",)),
     "nothing to resume": (("--resume", "base"), ("holds no fine-tune",)),
 }

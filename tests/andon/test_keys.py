@@ -20,7 +20,7 @@ from andon.core.config import ModelConfig, QloraConfig, RopeScaling, known_keys
 from andon.core.data import dataset as data
 from andon.core.formats.interchange import load_model
 from andon.core.model import llama as model
-from andon.core.training.loop import prepare
+from andon.core.training.loop import initial_state_of
 from andon.core.training.loss import loss
 from andon.log import read_log
 from andon.runs.run import CACHE, run
@@ -233,7 +233,7 @@ def adapted(table: str, *changes: tuple[str, Any]) -> str:
     if isinstance(settings, QloraConfig):
         quantize_model(base, settings.double_quantization)
     add_lora(base, settings, torch.Generator().manual_seed(1))
-    state, tokens_BT, losses = prepare(base, config), torch.arange(24).reshape(2, 12), []
+    state, tokens_BT, losses = initial_state_of(base, config), torch.arange(24).reshape(2, 12), []
     for _ in range(3):
         value = loss(base, data.Batch(tokens_BT, tokens_BT + 1, None))
         value.backward()

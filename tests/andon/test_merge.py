@@ -41,7 +41,7 @@ def tuned(request: pytest.FixtureRequest, tuning: Path) -> Path:
 
 @pytest.mark.parametrize("tuned", ["lora", "qlora"], indirect=True)
 def test_the_merged_model_says_what_the_adapted_one_does(tuned: Path) -> None:
-    """Behavior: a whole model in float32 with the adapted one's logits; what it went into is printed."""
+    """Behavior: a full model in float32 with the adapted one's logits; what it went into is printed."""
     result = andon("merge", "--model", "run", "--out", "merged")
     assert 0 == result.exit_code, result.output
     adapted, (merged, tokenizer) = load(tuned / "run")[0], load_model(tuned / "merged")
@@ -84,7 +84,7 @@ def test_a_stranger_s_adapter_is_read(tuned: Path) -> None:
 
 @pytest.mark.parametrize("tuned", ["lora"], indirect=True)
 def test_bad_input_is_refused_and_leaves_nothing(tuned: Path) -> None:
-    """Behavior: adapters of another base, cut short or unsupported, and what is no adapter: named, nothing written."""
+    """Behavior: an adapter of another base, truncated or unsupported, or a full model: an error, nothing written."""
     assert 0 == andon("export", "--model", "run", "--format", "peft", "--out", "adapter").exit_code
     for name in ("short", "dora", "damaged"):
         shutil.copytree(tuned / "adapter", tuned / name)
@@ -103,8 +103,8 @@ def test_bad_input_is_refused_and_leaves_nothing(tuned: Path) -> None:
         (("merge", "--model", "short"), ("adapter_model.safetensors",)),
         (("merge", "--model", "dora"), ("use_dora=True is not supported",)),
         (("merge", "--model", "damaged"), ("finetune.json: is damaged",)),
-        (("merge", "--model", "base"), ("is no adapter",)),
-        (("export", "--model", "base", "--format", "peft"), ("is a whole model",)),
+        (("merge", "--model", "base"), ("is not an adapter",)),
+        (("export", "--model", "base", "--format", "peft"), ("is a full model",)),
         (("export", "--model", "run", "--format", "hf"), ("andon merge --model run",)),
         (("export", "--model", "run", "--format", "peft", "--dtype", "float16"), ("stays in float32",)),
         (("import", "--model", "run"), ("andon merge --model run",)),

@@ -167,7 +167,7 @@ def test_bad_sizes_of_memory_are_refused_with_the_rule(text: str, small: Path) -
     result = plan(small, "--memory", text)
     assert result.exit_code == 2
     said = " ".join(result.stderr.split())
-    assert f"{text!r} is no size: write a positive number and one of B, kB, MB, GB" in said
+    assert f"{text!r} is not a size: write a positive number and one of B, kB, MB, GB" in said
     assert "for example 24GB" in said
 
 

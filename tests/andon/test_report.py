@@ -238,7 +238,7 @@ def test_it_needs_nothing_but_itself(run: Path) -> None:
 @pytest.mark.parametrize("name", ["result.json", "config.json"])
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_broken_file_is_named_and_the_last_report_stays(run: Path, name: str, content: str) -> None:
-    """Behavior: a file that is no JSON object is one clear error, and the report written before is still whole."""
+    """Behavior: a file that is not a JSON object is one clear error, and the report written before is still whole."""
     before = render_report(run, None).read_bytes()
     (run / name).write_text(content)
     with pytest.raises(ReportError, match=rf"{name}.*remove it to report on the rest"):

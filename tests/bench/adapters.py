@@ -90,7 +90,7 @@ def metrics(summary: dict[str, Any]) -> dict[str, Metric]:
         found[f"nf4_error_{kind}"] = Metric(nf4["relative_error"])
         found[f"nf4_bits_{kind}"] = Metric(nf4["bits"], "bits a parameter")
         found[f"nf4_file_bits_{kind}"] = Metric(nf4["file_bits"], "bits a parameter")
-        found[f"nf4_loss_difference_{kind}"] = Metric(abs(nf4["loss"] - nf4["loss_bitsandbytes"]), "nats a token")
+        found[f"nf4_loss_difference_{kind}"] = Metric(abs(nf4["loss"] - nf4["loss_bitsandbytes"]), "nats per token")
     speed = summary["nf4"]["speed"]
     found["dequantize_vs_bitsandbytes"] = Metric(speed["bitsandbytes"] / speed["ours"], "x its speed")
     found["dequantize_vs_gather"] = Metric(speed["gather"] / speed["ours"], "x its speed")

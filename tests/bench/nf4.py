@@ -25,10 +25,10 @@ from andon.core.adapters.nf4 import (
     bits_per_parameter,
     dequantize_absmax,
     dequantize_nf4,
-    is_quantized,
     nf4_levels,
     quantize_model,
     quantize_nf4,
+    should_quantize,
 )
 from andon.core.data.batch import Batch
 from andon.core.formats.bitsandbytes import to_bitsandbytes
@@ -59,7 +59,7 @@ def published(path: Path, double: bool) -> dict[str, float]:
     model, tokenizer = load_model(path)
     assert tokenizer is not None, "the file holds its tokenizer"
     tokens = torch.tensor([tokenizer.encode(inspect.getsource(textwrap)).ids[: TOKENS + 1]])
-    weights = {name: weight for name, weight in model.named_parameters() if is_quantized(name)}
+    weights = {name: weight for name, weight in model.named_parameters() if should_quantize(name)}
     stored = {name: quantize_nf4(weight, double=double, name=name) for name, weight in weights.items()}
     found = {
         "relative_error": relative_error(weights, stored),

@@ -88,10 +88,10 @@ def plan() -> str:
     for name in SHIPPED:
         config = load_config(Path(f"configs/{name}.toml"))
         shape, step = sizes.shape_of(config), sizes.step_of(config)
-        peak = sizes.peak(shape, step)
+        peak = sizes.peak_memory(shape, step)
         rest = peak.activations + peak.head + peak.other
         held = [peak.weights, peak.gradients, peak.optimizer, rest, peak.total]
-        rows.append([name, f"{sizes.parameters(shape).total:,}", f"{step.rows} x {step.length}", *map(_gb, held)])
+        rows.append([name, f"{sizes.count_parameters(shape).total:,}", f"{step.rows} x {step.length}", *map(_gb, held)])
     header = ["gigabytes", "parameters", "batch", "weights", "gradients", "AdamW", "the rest", "at the peak"]
     return (
         f'{_table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml`; "the rest" is activations and the head.'
@@ -144,7 +144,8 @@ def methods() -> str:
         config = load_config(Path(f"configs/{name}.toml"))
         step = sizes.step_of(config)
         totals = {
-            method: max(moment.total for moment in adapter_sizes.moments_of(config, method)(step)) for method in METHODS
+            method: max(moment.total for moment in adapter_sizes.snapshots_for(config, method)(step))
+            for method in METHODS
         }
         saved = [f"{1 - totals[method] / totals['full']:.0%}" for method in ("lora", "qlora")]
         ranks = f"{config.lora.rank}, {config.qlora.rank}"
@@ -159,7 +160,7 @@ def learned(content: dict[str, Any]) -> str:
         [title, *(_number(content[f"{method}_{key}"], form) for key, form in LEARNED)]
         for method, title in (("lora", "LoRA, the model whole"), ("qlora", "QLoRA, the model in 4 bits"))
     ]
-    header = ["held-out loss, nats a token", "before", "after", "fall, %"]
+    header = ["held-out loss, nats per token", "before", "after", "fall, %"]
     kept = f"4 bits keep {_number(content['kept_share'], '.3f')} of the way from where they begin to where LoRA ends."
     how = f"Rank {content['rank']}, 200 steps (`nox -s learn -- adapters`)."
     return "\n".join([_table(header, rows), "", kept, how])

@@ -35,7 +35,7 @@ LORA: dict[str, Any] = {"rank": 2, "dropout": 0.25, "target_modules": ["q_proj",
 def new_adapted(config: Config, seed: int = 0, base_seed: int = 0) -> TrainState:
     """The same with an adapter, which alone learns, as `lora` in the configuration says."""
     model = Llama(config.model)
-    model.initialize(torch.Generator().manual_seed(base_seed))
+    model.init_weights(torch.Generator().manual_seed(base_seed))
     add_lora(model, config.lora, torch.Generator().manual_seed(seed))
     return TrainState(model, build_optimizer(model, config.training))
 
@@ -122,15 +122,17 @@ def test_refuses_another_adapter(tmp_path: Path, changed: dict[str, Any], told: 
 
 @pytest.mark.tier2
 def test_refuses_another_base_and_another_method(tmp_path: Path) -> None:
-    """Behavior: the same adapter on other weights is refused by both hashes; a whole model is no adapter."""
+    """Behavior: the same adapter on other weights is refused by both hashes; a full model is not an adapter."""
     config = configuration(lora=LORA)
     state, whole = new_adapted(config), new_state(config)
     folder = save_checkpoint(tmp_path / "adapter", state, config)
     other = new_adapted(config, base_seed=1)
-    assert_refused(folder, config, f"of a base with SHA-256 {base_digest(state.model)[:12]}..., and this run's", other)
-    assert_refused(folder, config, "holds an adapter and this run trains a whole model; resume as", whole)
+    assert_refused(
+        folder, config, f"was trained on a base with SHA-256 {base_digest(state.model)[:12]}..., and this run's", other
+    )
+    assert_refused(folder, config, "holds an adapter and this run trains a full model; resume as", whole)
     folder = save_checkpoint(tmp_path / "whole", whole, config)
-    assert_refused(folder, config, "holds a whole model and this run trains an adapter; resume as", state)
+    assert_refused(folder, config, "holds a full model and this run trains an adapter; resume as", state)
     set_adapter(state.model, None)
     with pytest.raises(CheckpointError, match="no adapter is active"):
         save_checkpoint(tmp_path / "none", state, config)

@@ -15,7 +15,14 @@ from torch import Tensor
 from andon.core.adapters.lora import LoraError, active_adapter, add_lora, lora_origin, lora_parameters, set_adapter
 from andon.core.config import LoraConfig, ModelConfig
 from andon.core.formats.peft import load_adapter, save_adapter
-from andon.core.formats.peft_config import NEUTRAL, NOTES, OURS, AdapterError, peft_fields, read_adapter_config
+from andon.core.formats.peft_config import (
+    ALLOWED_VALUES,
+    INFORMATIONAL_FIELDS,
+    OUR_KEYS,
+    AdapterError,
+    peft_fields,
+    read_adapter_config,
+)
 from andon.core.model.llama import Llama, build
 from tests.core.shapes import SHAPE
 
@@ -132,7 +139,7 @@ def test_the_folder_is_pefts(tmp_path: Path) -> None:
     assert ["q_proj", "down_proj"] == fields["target_modules"]
     assert "models/small" == fields["base_model_name_or_path"]
     assert "models/small" == read_adapter_config(tmp_path / "adapter" / CONFIG).base
-    assert {*NEUTRAL, *OURS, *NOTES} - {"peft_version", "runtime_config"} == fields.keys()
+    assert {*ALLOWED_VALUES, *OUR_KEYS, *INFORMATIONAL_FIELDS} - {"peft_version", "runtime_config"} == fields.keys()
     with safe_open(tmp_path / "adapter" / WEIGHTS, "pt") as file:
         assert {"format": "pt", "base_sha256": lora_origin(model, "mine").base} == file.metadata()
 
@@ -233,14 +240,14 @@ def test_a_field_that_is_not_supported_is_refused_when_set(tmp_path: Path, field
 @pytest.mark.tier2
 def test_no_field_is_without_its_refusal() -> None:
     """Behavior: each field that must be neutral is refused in the test above."""
-    assert set(NEUTRAL) == {field for field, _ in UNSUPPORTED}
+    assert set(ALLOWED_VALUES) == {field for field, _ in UNSUPPORTED}
 
 
 @pytest.mark.tier2
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"lora_magic": 3}, "lora_magic=3 is no field of PEFT's LoraConfig"),
+        ({"lora_magic": 3}, "lora_magic=3 is not a field of PEFT's LoraConfig"),
         ({"r": 0}, "r=0: input should be greater than 0"),
         ({"r": True}, "r=True: input should be a valid integer"),
         ({"r": "8"}, "r='8': input should be a valid integer"),
@@ -257,7 +264,7 @@ def test_no_field_is_without_its_refusal() -> None:
             {
                 "target_modules": "(",
             },
-            "'(' is no regular expression",
+            "'(' is not a valid regular expression",
         ),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path=3; expected a name or a path"),
     ],
@@ -275,9 +282,9 @@ def test_a_field_that_breaks_a_rule_is_refused(tmp_path: Path, fields: dict[str,
     ("fields", "said"),
     [
         ({"target_modules": ["query"]}, "target_modules: 'query' matches no module; the linear ones end in down_proj"),
-        ({"target_modules": ["lm_head"]}, "target_modules: lm_head is taken inside the chunked loss"),
+        ({"target_modules": ["lm_head"]}, "target_modules: lm_head is computed inside the chunked loss"),
         ({"r": 99}, "rank=99 is above the smaller side of model.layers.0.self_attn.q_proj (16 x 16)"),
-        ({"rank_pattern": {"up_proj": 2}}, "pattern 'up_proj' describes none of the targets"),
+        ({"rank_pattern": {"up_proj": 2}}, "pattern 'up_proj' matches none of the targets"),
     ],
 )
 def test_a_config_for_other_modules_is_refused(folder: Path, fields: dict[str, Any], said: str) -> None:
@@ -291,10 +298,10 @@ def test_a_config_for_other_modules_is_refused(folder: Path, fields: dict[str, A
     ("content", "said"),
     [
         (None, "cannot be read (No such file or directory); name an adapter's folder"),
-        (b"\xff", "is no JSON ("),
-        (b"{", "is no JSON ("),
-        (b"[" * 100_000, "is no JSON ("),
-        (b"[]", "is no JSON object"),
+        (b"\xff", "is not valid JSON ("),
+        (b"{", "is not valid JSON ("),
+        (b"[" * 100_000, "is not valid JSON ("),
+        (b"[]", "is not a JSON object"),
     ],
 )
 def test_a_config_that_is_none_is_named(folder: Path, content: bytes | None, said: str) -> None:
@@ -327,7 +334,7 @@ def add_magnitudes(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda tensors: tensors.pop(FIRST), f"{FIRST} is missing, which {CONFIG} promises"),
+        (lambda tensors: tensors.pop(FIRST), f"{FIRST} is missing, though {CONFIG} lists it"),
         (add_magnitudes, "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector has no place"),
         (change_shape, f"{FIRST} has shape (16, 2) where this model needs (2, 16)"),
         (change_dtype, f"{FIRST} is I8; only F32, BF16, F16, F64 are read"),
@@ -350,7 +357,10 @@ def test_a_truncated_adapter_is_refused(folder: Path) -> None:
         (folder / WEIGHTS).write_bytes(whole[: len(whole) * sixteenth // 16])
         assert refusal(folder).startswith(f"{folder / WEIGHTS}: ")
     (folder / WEIGHTS).unlink()
-    assert "cannot be read (No such file or directory); pickled adapters are not read" in refusal(folder)
+    assert (
+        "cannot be read (No such file or directory); name a folder with safetensors: pickled adapters are not read"
+        in refusal(folder)
+    )
 
 
 @pytest.mark.tier2
@@ -399,7 +409,7 @@ def test_a_name_that_is_taken_is_refused(folder: Path) -> None:
 def test_nothing_is_written_over(folder: Path, tmp_path: Path) -> None:
     """Behavior: a folder that is in use is refused, an empty one is used, and an unknown adapter writes nothing."""
     before = (folder / CONFIG).read_bytes()
-    with pytest.raises(AdapterError, match=r"adapter: exists and is not an empty folder; choose a new one for --out"):
+    with pytest.raises(AdapterError, match=r"adapter: exists and is not an empty folder; choose another for --out"):
         save_adapter(adapted(rank=4), folder, "default", "")
     assert before == (folder / CONFIG).read_bytes()
     (tmp_path / "empty").mkdir()
@@ -407,6 +417,8 @@ def test_nothing_is_written_over(folder: Path, tmp_path: Path) -> None:
     assert 2 == len(list((tmp_path / "empty").iterdir()))
     with pytest.raises(LoraError, match="there is no adapter 'other'; there are: default"):
         save_adapter(adapted(), tmp_path / "none", "other", "")
-    with pytest.raises(AdapterError, match=r"config\.json.*: could not be written .*; make room or choose another"):
+    with pytest.raises(
+        AdapterError, match=r"config\.json.*: could not be written .*; free disk space or choose another folder"
+    ):
         save_adapter(adapted(), folder / CONFIG / "below", "default", "")
     assert {folder, tmp_path / "empty"} == set(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from andon.core.data.chat import SECONDS, ChatError, ChatTemplate, Turn, answer, render, turns
+from andon.core.data.chat import CPU_SECONDS, ChatError, ChatTemplate, Turn, render, render_requests, render_turns
 from andon.core.formats.chat_template import load_template
 
 CHATML = (
@@ -33,13 +33,13 @@ def template(source: str, **tokens: str) -> ChatTemplate:
 
 def said(source: str, messages: Any = TALK) -> dict[str, Any]:
     """What the renderer answers, in this process."""
-    return answer({"template": source, "tokens": {}, "requests": [[messages, False]]})
+    return render_requests({"template": source, "tokens": {}, "requests": [[messages, False]]})
 
 
 @pytest.mark.tier2
 def test_answers_are_learned_and_all_else_is_read() -> None:
     """Behavior: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
-    (found,) = turns(template(CHATML), [("a.jsonl:1", TALK)])
+    (found,) = render_turns(template(CHATML), [("a.jsonl:1", TALK)])
     assert found == [
         Turn("<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", learned=False),
         Turn("two<|im_end|>\n", learned=True),
@@ -51,9 +51,9 @@ def test_answers_are_learned_and_all_else_is_read() -> None:
 @pytest.mark.tier3
 def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: each conversation gets its own turns, also where several processes render them."""
-    monkeypatch.setattr("andon.core.data.chat.TOGETHER", 2)
+    monkeypatch.setattr("andon.core.data.chat.CONVERSATIONS_PER_PROCESS", 2)
     talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
-    found = turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
+    found = render_turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
     assert [[str(n)] * (n + 1) for n in range(5)] == [[turn.text for turn in each if turn.learned] for each in found]
 
 
@@ -64,7 +64,7 @@ def test_writes_what_transformers_would() -> None:
     source += "{{ m | tojson }}{% endgeneration %}{% endfor %}"
     messages = [{"role": "é"}, {"role": "b"}]
     content = {"template": source, "tokens": {"bos_token": "<s>"}, "requests": [[messages, True]]}
-    assert {"texts": ['<s>{"role": "é"}']} == answer(content)
+    assert {"texts": ['<s>{"role": "é"}']} == render_requests(content)
 
 
 @pytest.mark.tier1
@@ -114,7 +114,7 @@ def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch:
 def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
     """Behavior: time, memory and output are bounded; the error names the template and the next step."""
     with pytest.raises(ChatError, match=r"model/chat_template.jinja: the chat template .*--chat-template") as caught:
-        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else SECONDS)
+        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else CPU_SECONDS)
     assert complaint in str(caught.value)
 
 
@@ -125,7 +125,7 @@ def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
         ("{% for %}", "TemplateSyntaxError: line 1"),
         ("{{ raise_exception('roles must alternate') }}", "TemplateError: roles must alternate, for a.jsonl:2"),
         ("{{ 1 + 'a' }}", "TypeError"),
-        ("{{ messages | length }}", "writes a turn otherwise once another follows, for a.jsonl:1"),
+        ("{{ messages | length }}", "changes a turn once another follows, for a.jsonl:1"),
     ],
 )
 def test_template_that_fails_is_named(source: str, complaint: str) -> None:
@@ -135,7 +135,7 @@ def test_template_that_fails_is_named(source: str, complaint: str) -> None:
         source = "{% if messages[0].content == 'odd' %}" + source + "{% endif %}"
         talks[1] = ("a.jsonl:2", [{"role": "user", "content": "odd"}, *TALK[1:]])
     with pytest.raises(ChatError) as caught:
-        turns(template(source), talks)
+        render_turns(template(source), talks)
     assert str(caught.value).startswith("model/chat_template.jinja: the chat template ")
     assert complaint in str(caught.value)
 
@@ -144,7 +144,7 @@ def test_template_that_fails_is_named(source: str, complaint: str) -> None:
 def test_conversation_without_an_answer_is_named() -> None:
     """Behavior: a conversation in which nobody answers is refused by file and line."""
     with pytest.raises(ChatError, match=r"a\.jsonl:7: holds no message with the role 'assistant'"):
-        turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
+        render_turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
 
 
 @pytest.mark.tier1
@@ -187,14 +187,14 @@ def test_template_of_a_gguf_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "is no JSON"),
-        ("[]", "is no JSON object"),
-        ('{"chat_template": 3}', "chat_template is no text"),
-        ('{"chat_template": "\\ud800"}', "chat_template is no text"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"chat_template": 3}', "chat_template is not text"),
+        ('{"chat_template": "\\ud800"}', "chat_template is not text"),
     ],
 )
 def test_damaged_configuration_is_named(content: str, complaint: str, tmp_path: Path) -> None:
-    """Behavior: a tokenizer_config.json that cannot be read is named, and so is a template that is no text."""
+    """Behavior: a tokenizer_config.json that cannot be read is named, and so is a template that is not text."""
     path = tmp_path / "tokenizer_config.json"
     path.write_text(content)
     with pytest.raises(ChatError, match=f"{path.name}: {complaint}"):
@@ -203,14 +203,14 @@ def test_damaged_configuration_is_named(content: str, complaint: str, tmp_path: 
 
 @pytest.mark.tier1
 def test_absent_template_is_named(tmp_path: Path) -> None:
-    """Behavior: a file that is not there, or is no text, is refused by name."""
+    """Behavior: a file that is not there, or is not text, is refused by name."""
     with pytest.raises(ChatError, match=r"absent\.jinja: cannot be read"):
         load_template(tmp_path / "absent.jinja")
     (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe")
-    with pytest.raises(ChatError, match=r"binary\.jinja: is no text"):
+    with pytest.raises(ChatError, match=r"binary\.jinja: is not text"):
         load_template(tmp_path / "binary.jinja")
     (tmp_path / "tokenizer_config.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ChatError, match=r"tokenizer_config\.json: is no text"):
+    with pytest.raises(ChatError, match=r"tokenizer_config\.json: is not text"):
         load_template(tmp_path)
 
 
@@ -219,7 +219,7 @@ def test_template_of_a_gguf_file_must_be_text(tmp_path: Path) -> None:
     """Behavior: a number in its place is refused by file and key."""
     path, key = tmp_path / "m.gguf", b"tokenizer.chat_template"
     path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + struct.pack("<IB", 0, 7))
-    with pytest.raises(ChatError, match=r"m\.gguf: tokenizer\.chat_template is no text; name a \.jinja file"):
+    with pytest.raises(ChatError, match=r"m\.gguf: tokenizer\.chat_template is not text; name a \.jinja file"):
         load_template(path)
 
 

@@ -58,7 +58,7 @@ def configuration(**tables: dict[str, Any]) -> Config:
 def new_state(config: Config, seed: int = 0, dtype: torch.dtype = torch.float32) -> TrainState:
     """A run at step 0."""
     model = Llama(config.model).to(dtype)
-    model.initialize(torch.Generator().manual_seed(seed))
+    model.init_weights(torch.Generator().manual_seed(seed))
     return TrainState(model, build_optimizer(model, config.training))
 
 
@@ -257,7 +257,7 @@ def test_refuses_a_folder_under_another_steps_name(tmp_path: Path) -> None:
     config, state = configuration(), new_state(configuration())
     folder = save_checkpoint(tmp_path, state, config)
     renamed = folder.rename(tmp_path / "step-00000005")
-    assert_refused(renamed, config, "of step 0, not of this folder's")
+    assert_refused(renamed, config, "is of step 0, and the folder's name says another")
     assert [] == load_checkpoint(renamed.rename(tmp_path / "keep"), state, config)
 
 
@@ -325,7 +325,7 @@ def test_refuses_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, state, config)
     (folder / MODEL).write_bytes(b"a pickle, perhaps")
     write_manifest(folder, read_manifest(folder).model_copy(update={"files": record_files(folder)}))
-    assert_refused(folder, config, f"{folder / MODEL}: 17 bytes do not hold the header announced")
+    assert_refused(folder, config, f"{folder / MODEL}: 17 bytes do not hold the announced header")
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_a_gpus_generator_and_name_are_written_down(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_name", {gpu: "Abacus 9000"}.__getitem__)
     there = SimpleNamespace(device=gpu)
     monkeypatch.setattr(state.model, "parameters", lambda: iter([there]))
-    found = checkpoint._describe(folder, state, config, None)
+    found = checkpoint._build_manifest(folder, state, config, None)
     assert ("01ff", "Abacus 9000") == (found.random.cuda, found.environment["device"])
     assert {"torch", "threads", "processor", "device"} == found.environment.keys()
     assert "cpu" == checkpoint._environment(torch.device("cpu"))["device"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from andon.core.config import OTHER_SPELLINGS, Config, ConfigError, dump_config, known_keys, load_config, parse_config
+from andon.core.config import ALIASES, Config, ConfigError, dump_config, known_keys, load_config, parse_config
 from tests.core.shapes import LLAMA3, SHAPE
 
 pytestmark = pytest.mark.tier1
@@ -182,15 +182,15 @@ def test_no_key_is_without_a_rule_that_is_tested() -> None:
         ),
         (
             {"model": SHAPE | {"head_dim": 5}},
-            "model: head_dim=5 is odd and RoPE turns pairs; choose an even head_dim",
+            "model: head_dim=5 is odd and RoPE rotates pairs; choose an even head_dim",
         ),
         (
             {"model": SHAPE | {"hidden_size": 12}},
-            "model: head_dim=3 is odd and RoPE turns pairs; choose an even head_dim",
+            "model: head_dim=3 is odd and RoPE rotates pairs; choose an even head_dim",
         ),
         (
             {"model": SHAPE | {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}},
-            "model.rope_scaling: high_freq_factor=1.0 must be above low_freq_factor=1.0",
+            "model.rope_scaling: high_freq_factor=1.0 must be greater than low_freq_factor=1.0",
         ),
         (
             {"training": {"batch_size": 10, "accumulation_steps": 4}},
@@ -214,17 +214,20 @@ def test_no_key_is_without_a_rule_that_is_tested() -> None:
         (
             {"qlora": {"target_modules": "q_proj("}},
             (
-                "qlora: 'q_proj(' is no regular expression (missing ), unterminated subpattern at position 6); "
-                "correct the pattern"
+                "qlora: 'q_proj(' is not a valid regular expression "
+                "(missing ), unterminated subpattern at position 6); correct the pattern"
             ),
         ),
         (
             {"lora": {"rank_pattern": {"*": 3}}},
-            "lora: '*' is no regular expression (nothing to repeat at position 0); correct the pattern",
+            "lora: '*' is not a valid regular expression (nothing to repeat at position 0); correct the pattern",
         ),
         (
             {"lora": {"alpha_pattern": {"[": 3}}},
-            "lora: '[' is no regular expression (unterminated character set at position 0); correct the pattern",
+            (
+                "lora: '[' is not a valid regular expression "
+                "(unterminated character set at position 0); correct the pattern"
+            ),
         ),
     ],
 )
@@ -254,10 +257,10 @@ def test_what_is_at_a_rules_edge_is_accepted(tables: dict[str, Any]) -> None:
     parse(**tables)
 
 
-@pytest.mark.parametrize("spelling", OTHER_SPELLINGS)
+@pytest.mark.parametrize("spelling", ALIASES)
 def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str) -> None:
     """Behavior: in whichever table it is written, the message names the key that this project has."""
-    only, _, right = OTHER_SPELLINGS[spelling].rpartition(".")
+    only, _, right = ALIASES[spelling].rpartition(".")
     homes = [table for table, keys in known_keys().items() if right in keys and only in ("", table)]
     assert homes, f"{right} is no key"
     assert spelling not in {key for keys in known_keys().values() for key in keys}
@@ -384,9 +387,9 @@ def test_an_override_obeys_the_rules() -> None:
     ("content", "said"),
     [
         (None, "cannot be read (No such file or directory); name a TOML file such as configs/tiny.toml"),
-        (b"[model\n", "is no TOML ("),
-        (b"epochs = 3\nepochs = 4\n", "is no TOML ("),
-        (b"\xff\xfe", "is no TOML ("),
+        (b"[model\n", "is not valid TOML ("),
+        (b"epochs = 3\nepochs = 4\n", "is not valid TOML ("),
+        (b"\xff\xfe", "is not valid TOML ("),
         (b"", "model: missing"),
         (b"model = 3\n", "model=3: input should be a valid dictionary"),
     ],

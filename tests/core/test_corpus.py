@@ -1,4 +1,4 @@
-"""Documents come in a fixed order, and whatever is no text is refused by name."""
+"""Documents come in a fixed order, and whatever is not text is refused by name."""
 
 import json
 import os
@@ -81,17 +81,17 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ({}, "*.txt", "the glob '*.txt' matches no file"),
         ({}, ".", "the corpus is empty"),
         ({"a.txt": ""}, "a.txt", "the corpus is empty"),
-        ({"a.txt": "ay", "b.png": b"\x89PNG\0"}, ".", "b.png: holds a NUL byte, so it is no text; take it out"),
-        ({"a.txt": "ay".encode("utf-16")}, "a.txt", "a.txt: holds a NUL byte, so it is no text"),
+        ({"a.txt": "ay", "b.png": b"\x89PNG\0"}, ".", "b.png: holds a NUL byte, so it is not text; remove it"),
+        ({"a.txt": "ay".encode("utf-16")}, "a.txt", "a.txt: holds a NUL byte, so it is not text"),
         ({"a.txt": b"gr\xfc\xdfe"}, "a.txt", "a.txt: is not UTF-8"),
         ({"a.txt": "ü".encode()[:1]}, "a.txt", "a.txt: is not UTF-8"),
-        ({"a.jsonl": '{"text": "a"}\n{"text": '}, ".", "a.jsonl:2: is no JSON"),
-        ({"a.jsonl": "[" * 100_000}, ".", "a.jsonl:1: is no JSON"),
+        ({"a.jsonl": '{"text": "a"}\n{"text": '}, ".", "a.jsonl:2: is not valid JSON"),
+        ({"a.jsonl": "[" * 100_000}, ".", "a.jsonl:1: is not valid JSON"),
         ({"a.jsonl": '\n{"body": "a"}'}, ".", "a.jsonl:2: no string under data.text_field='text'; found 'body'"),
         ({"a.jsonl": '{"text": 1}'}, ".", "a.jsonl:1: no string under data.text_field='text'; found 'text'"),
         ({"a.jsonl": "{}"}, ".", "a.jsonl:1: no string under data.text_field='text'; found nothing"),
         ({"a.jsonl": '["text"]'}, ".", "a.jsonl:1: no string under data.text_field='text'; found list"),
-        ({"a.jsonl": '{"text": "ü\\ud800"}'}, ".", "a.jsonl:1: half of a surrogate pair"),
+        ({"a.jsonl": '{"text": "ü\\ud800"}'}, ".", "a.jsonl:1: 'text' holds half of a surrogate pair"),
     ],
 )
 def test_bad_input_is_refused_by_name(
@@ -109,11 +109,11 @@ def test_bad_input_is_refused_by_name(
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     """Behavior: a pipe would wait for ever and a dangling link holds nothing."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CorpusError, match="pipe: is no regular file"):
+    with pytest.raises(CorpusError, match="pipe: is not a regular file"):
         read(tmp_path)
     (tmp_path / "pipe").unlink()
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(CorpusError, match="link: is no regular file"):
+    with pytest.raises(CorpusError, match="link: is not a regular file"):
         read(tmp_path)
 
 

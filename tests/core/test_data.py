@@ -14,8 +14,8 @@ from andon.core.config import Config, parse_config
 from andon.core.data import dataset as data
 from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.corpus import CorpusError
-from andon.core.data.dataset import Dataset, Split, batches, divide, epoch_order, pack, validation_batches
-from andon.core.data.shards import Encoded, open_store, write_store
+from andon.core.data.dataset import Dataset, Split, batches, epoch_order, held_out_mask, pack, validation_batches
+from andon.core.data.shards import EncodedDocument, open_store, write_store
 
 pytestmark = pytest.mark.tier2
 END = 0
@@ -35,7 +35,7 @@ def split(folder: Path, *lengths: int) -> Split:
     folder.mkdir()
     stream = iter(range(1, sum(lengths) + 1))
     texts = [[*islice(stream, length - 1), END] for length in lengths]
-    write_store(folder, [Encoded(ids, 3 * len(ids), number) for number, ids in enumerate(texts)], 50, 9999, {})
+    write_store(folder, [EncodedDocument(ids, 3 * len(ids), number) for number, ids in enumerate(texts)], 50, 9999, {})
     store = open_store(folder)
     return data._split(store, np.ones(len(lengths), bool))
 
@@ -227,7 +227,7 @@ def test_equal_documents_are_held_out_together_or_not_at_all() -> None:
     """Behavior: the hash of the content decides, whatever stands around it."""
     hashes = np.array([5, 9, 5, 1, 9, 5, 2, 3], np.uint64)
     for seed in range(20):
-        held_out = divide(hashes, np.full(8, 100), seed, 0.3)
+        held_out = held_out_mask(hashes, np.full(8, 100), seed, 0.3)
         assert {False, True} == set(held_out.tolist())
         assert set(hashes[held_out].tolist()).isdisjoint(hashes[~held_out].tolist())
 
@@ -235,16 +235,16 @@ def test_equal_documents_are_held_out_together_or_not_at_all() -> None:
 def test_the_share_held_out_is_of_bytes_and_drawn_by_the_seed() -> None:
     """Behavior: close to the fraction where documents are small; another seed holds out others."""
     hashes, sizes = np.arange(10_000, dtype=np.uint64), np.arange(10_000) % 100 + 1
-    seen = [divide(hashes, sizes, seed, 0.05) for seed in (0, 1)]
+    seen = [held_out_mask(hashes, sizes, seed, 0.05) for seed in (0, 1)]
     assert pytest.approx([0.05, 0.05], rel=0.01) == [sizes[one].sum() / sizes.sum() for one in seen]
     assert (seen[0] & seen[1]).sum() < 50
-    assert (seen[0] == divide(hashes, sizes, 0, 0.05)).all()
+    assert (seen[0] == held_out_mask(hashes, sizes, 0, 0.05)).all()
 
 
 @pytest.mark.parametrize(("sizes", "fraction"), [([1, 1000], 0.01), ([1000, 1], 0.5), ([1, 1, 1], 0.01)])
 def test_each_side_gets_a_document(sizes: list[int], fraction: float) -> None:
     """Behavior: with few documents the fraction gives way."""
-    held_out = divide(np.arange(len(sizes), dtype=np.uint64), np.array(sizes), 0, fraction)
+    held_out = held_out_mask(np.arange(len(sizes), dtype=np.uint64), np.array(sizes), 0, fraction)
     assert 1 == held_out.sum()
 
 
@@ -252,7 +252,7 @@ def test_each_side_gets_a_document(sizes: list[int], fraction: float) -> None:
 def test_a_corpus_of_one_document_is_refused(hashes: list[int]) -> None:
     """Behavior: what would be held out is what was trained on."""
     with pytest.raises(CorpusError, match=f"has {len(set(hashes))} different documents"):
-        divide(np.array(hashes, np.uint64), np.ones(len(hashes)), 0, 0.1)
+        held_out_mask(np.array(hashes, np.uint64), np.ones(len(hashes)), 0, 0.1)
 
 
 def flat(step: tuple[list[Batch], DataState]) -> tuple[Any, ...]:

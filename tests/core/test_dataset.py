@@ -19,10 +19,17 @@ from andon.core.data import dataset as data
 from andon.core.data import shards
 from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.corpus import CorpusError, documents, find_sources
-from andon.core.data.dataset import Dataset, Split, batches, divide, epoch_order, open_dataset
-from andon.core.data.shards import Encoded, open_store, read_tokens, write_store
+from andon.core.data.dataset import Dataset, Split, batches, epoch_order, held_out_mask, open_dataset
+from andon.core.data.shards import EncodedDocument, open_store, read_tokens, write_store
 from andon.core.data.tokenizer import TokenizerError, encode, load_tokenizer, train_tokenizer
-from andon.core.data.windows import batches_per_epoch, following, micro_batch_sizes, run_steps, shard_pieces, spread
+from andon.core.data.windows import (
+    batches_per_epoch,
+    evenly_spaced,
+    micro_batch_sizes,
+    next_position,
+    run_steps,
+    shard_pieces,
+)
 
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=8)
 TRAINED = train_tokenizer([Path(__file__).read_text(encoding="utf-8")], 400)
@@ -42,7 +49,7 @@ def stored(lengths: list[int], shard_tokens: int = 16) -> Generator[Split]:
     with tempfile.TemporaryDirectory() as folder:
         ends = np.cumsum(lengths)
         texts = [list(range(end - length, end)) for end, length in zip(ends.tolist(), lengths, strict=True)]
-        write_store(Path(folder), [Encoded(ids, 1, 1) for ids in texts], shard_tokens, 9999, {})
+        write_store(Path(folder), [EncodedDocument(ids, 1, 1) for ids in texts], shard_tokens, 9999, {})
         yield data._split(open_store(Path(folder)), np.ones(len(lengths), bool))
 
 
@@ -89,13 +96,13 @@ def test_tokens_are_used_again_until_something_changes(tmp_path: Path) -> None:
     def note(changed: dict[str, Any] | None = None, **tables: dict[str, Any]) -> str:
         return open_dataset(config(data={**table, **(changed or {})}, **tables), tmp_path / "cache").note
 
-    assert ["tokens written", "tokens re-used"] == [note(), note()]
-    assert "tokens re-used" == note({"sequence_length": 4}, training={"seed": 3}, validation={"fraction": 0.4})
+    assert ["tokens written", "tokens reused"] == [note(), note()]
+    assert "tokens reused" == note({"sequence_length": 4}, training={"seed": 3}, validation={"fraction": 0.4})
     assert "tokens written" == note({"shard_tokens": 50})
     (tmp_path / "a.txt").write_text(lines("ape"))
     assert "tokens written" == note()
     (tmp_path / "tokenizer.json").write_text(train_tokenizer([lines("dog")], 290).to_str())
-    assert ["tokens written", "tokens re-used"] == [note({"tokenizer": str(tmp_path / "tokenizer.json")}) for _ in "ab"]
+    assert ["tokens written", "tokens reused"] == [note({"tokenizer": str(tmp_path / "tokenizer.json")}) for _ in "ab"]
 
 
 @pytest.mark.tier2
@@ -121,7 +128,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused_before_anything_is_w
         open_dataset(config(data={**table, "tokenizer": str(path)}), tmp_path / "cache")
     path.write_text(path.read_text().replace("<|endoftext|>", "<|pad|>"))
     wide = config(data={**table, "tokenizer": str(path)}, model={"vocab_size": 310})
-    with pytest.raises(TokenizerError, match="has no end of document"):
+    with pytest.raises(TokenizerError, match="has no end-of-document token"):
         open_dataset(wide, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -141,7 +148,7 @@ def test_many_small_documents_are_encoded_in_several_calls(tmp_path: Path, monke
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     table = {"paths": [str(tmp_path / "a.jsonl")]}
     one = open_dataset(config(data=table), tmp_path / "one")
-    monkeypatch.setattr(data, "CHARACTERS_TOGETHER", 100)
+    monkeypatch.setattr(data, "CHARACTERS_PER_CALL", 100)
     several = open_dataset(config(data=table), tmp_path / "several")
     hashes = [json.loads((found.train.store.folder / shards.MANIFEST).read_text())["files"] for found in (one, several)]
     assert hashes[0] == hashes[1]
@@ -211,9 +218,9 @@ def test_no_document_is_on_both_sides(rows: list[tuple[int, int]], seed: int, fr
     hashes, sizes = (np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), "Qq", strict=True))
     if len(set(hashes.tolist())) == 1:
         with pytest.raises(CorpusError):
-            divide(hashes, sizes, seed, fraction)
+            held_out_mask(hashes, sizes, seed, fraction)
         return
-    held_out = divide(hashes, sizes, seed, fraction)
+    held_out = held_out_mask(hashes, sizes, seed, fraction)
     assert held_out.any()
     assert not held_out.all()
     assert set(hashes[held_out].tolist()).isdisjoint(hashes[~held_out].tolist())
@@ -281,14 +288,14 @@ def test_positions_count_the_steps_of_a_run(windows: int, batch_size: int, epoch
     assert steps <= per_epoch * epochs
     for step in range(steps):
         assert divmod(step, per_epoch) == position
-        position = following(*position, per_epoch)
+        position = next_position(*position, per_epoch)
 
 
 @pytest.mark.tier2
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_a_spread_is_in_order_and_within(count: int, limit: int) -> None:
     """Behavior: as many as asked for, or all; none twice."""
-    chosen = spread(count, limit)
+    chosen = evenly_spaced(count, limit)
     assert min(count, limit or count) == len(chosen)
     assert chosen == sorted(set(chosen))
     assert not chosen or 0 == chosen[0] <= chosen[-1] < count

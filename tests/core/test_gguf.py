@@ -12,7 +12,7 @@ import torch
 from andon.core.data.tokenizer import EOS, train_tokenizer
 from andon.core.formats.gguf_header import GgufError, parse_header
 from andon.core.formats.gguf_tokenizer import read_tokenizer
-from andon.core.formats.gguf_weights import halves_from_pairs
+from andon.core.formats.gguf_weights import unpermute_rope
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
 from tests.core.foreign import assert_refused, logits, new_model
@@ -98,7 +98,7 @@ def write_gguf(
 def test_permutes_pairs_into_halves() -> None:
     """Reference: two heads of four rows, by hand: the first of each pair, then the second of each."""
     rows = torch.arange(8.0)[:, None] * torch.ones(8, 3)
-    assert [0, 2, 1, 3, 4, 6, 5, 7] == halves_from_pairs(rows, heads=2)[:, 0].int().tolist()
+    assert [0, 2, 1, 3, 4, 6, 5, 7] == unpermute_rope(rows, heads=2)[:, 0].int().tolist()
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -163,9 +163,9 @@ def test_refuses_a_cut_or_foreign_gguf(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for sixteenth in range(16):
         path.write_bytes(whole[: len(whole) * sixteenth // 16])
-        assert_refused(path, f"{path}: is no whole GGUF file")
+        assert_refused(path, f"{path}: is not a complete GGUF file")
     path.write_bytes(b"GGML" + whole[4:])
-    assert_refused(path, "is no whole GGUF file")
+    assert_refused(path, "is not a complete GGUF file")
     path.unlink()
     assert_refused(path, "cannot be read")
 
@@ -213,7 +213,7 @@ def test_a_tokenizer_that_would_cut_differently_is_left_out(fields: dict[str, An
         (struct.pack("<IIQ", 9, 9, 1), "an array holds values of type 9"),
         (struct.pack("<I", 77), "a value has type 77"),
         (struct.pack("<IQs", 8, 1, b"\xff"), "is not UTF-8"),
-        (struct.pack("<IB", 0, 1) + struct.pack("<Qs", 1, b"k") + struct.pack("<IB", 0, 1), "'k' stands twice"),
+        (struct.pack("<IB", 0, 1) + struct.pack("<Qs", 1, b"k") + struct.pack("<IB", 0, 1), "'k' occurs twice"),
     ],
 )
 def test_believes_no_count_or_type_in_a_gguf_header(value: bytes, complaint: str) -> None:
@@ -225,9 +225,9 @@ def test_believes_no_count_or_type_in_a_gguf_header(value: bytes, complaint: str
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("tokens", None, "tokens is missing, or no list of str"),
+        ("tokens", None, "tokens is missing, or not a list of str"),
         ("token_type", [1], "token_type has 1 entries for 260 tokens"),
-        ("merges", ["1 nothing"], "merges do not fit the tokens"),
+        ("merges", ["1 nothing"], "merges do not match the tokens"),
     ],
 )
 def test_refuses_a_tokenizer_whose_parts_do_not_fit(key: str, value: Any, complaint: str) -> None:
@@ -243,8 +243,8 @@ TENSOR = struct.pack("<Qs", 1, b"t")
     ("counts", "table", "complaint"),
     [
         ((1, 0, 0), b"", "version 1 is not read, only 2 and 3 are"),
-        ((3, 2, 0), 2 * (TENSOR + struct.pack("<IQIQ", 1, 8, 0, 0)), "'t' stands twice"),
-        ((3, 1, 0), TENSOR + struct.pack("<I", 5), "'t' has 5 dimensions; 4 is the most there is"),
+        ((3, 2, 0), 2 * (TENSOR + struct.pack("<IQIQ", 1, 8, 0, 0)), "'t' occurs twice"),
+        ((3, 1, 0), TENSOR + struct.pack("<I", 5), "'t' has 5 dimensions; 4 is the maximum"),
     ],
 )
 def test_believes_no_version_or_tensor_in_a_gguf_header(
@@ -259,4 +259,4 @@ def test_names_the_file_whose_tokenizer_does_not_fit(tmp_path: Path) -> None:
     """Behavior: what is wrong with the tokens is said of the file, with the next step."""
     fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
     path = write_gguf(tmp_path / "m.gguf", new_model(), fields)
-    assert_refused(path, f"{path}: tokenizer.ggml.tokens is missing, or no list of str; fetch the file again")
+    assert_refused(path, f"{path}: tokenizer.ggml.tokens is missing, or not a list of str; fetch the file again")

@@ -101,7 +101,12 @@ def test_refuses_what_this_model_is_not(tmp_path: Path, keys: dict[str, Any], co
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("[]", "no JSON object"), ("{", "is no JSON"), ("[" * 100_000, "is no JSON"), (None, "cannot be read")],
+    [
+        ("[]", "not a JSON object"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        (None, "cannot be read"),
+    ],
 )
 def test_refuses_an_unreadable_config(tmp_path: Path, text: str | None, complaint: str) -> None:
     """Behavior: a missing or broken config.json is named."""

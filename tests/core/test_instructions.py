@@ -16,8 +16,15 @@ from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.chat import ChatTemplate, Turn
 from andon.core.data.corpus import CorpusError, find_sources
 from andon.core.data.dataset import Dataset, batches, validation_batches
-from andon.core.data.instructions import Encoded, Samples, cut, encode_turns, open_instructions, pack_samples
-from andon.core.data.sample_lines import InstructionError, has_instructions
+from andon.core.data.instruction_records import InstructionError, has_instructions
+from andon.core.data.instructions import (
+    EncodedSample,
+    PackedSamples,
+    encode_turns,
+    open_instructions,
+    pack_samples,
+    split_sample,
+)
 from andon.core.data.tokenizer import TokenizerError, find_eos_id, train_tokenizer
 from andon.core.data.windows import fill_rows
 from andon.core.training.loss import loss
@@ -68,12 +75,12 @@ def config(paths: list[str], length: int = 48, **training: Any) -> Config:
 
 def opened(
     paths: list[str], tokenizer: Tokenizer, template: ChatTemplate | None = None, length: int = 48
-) -> Dataset[Samples]:
+) -> Dataset[PackedSamples]:
     """The samples of these files."""
     return open_instructions(config(paths, length), find_sources(paths), tokenizer, Path("t.json"), template)
 
 
-def learned(sample: Encoded) -> list[int]:
+def learned(sample: EncodedSample) -> list[int]:
     """The tokens that count."""
     return [int(label) for label in sample.labels if label != IGNORE]
 
@@ -156,10 +163,10 @@ def test_no_token_is_lost_in_packing(data: st.DataObject) -> None:
     assert (batch.labels_BT != IGNORE).any(dim=1).all()  # no row without anything to learn
 
 
-def numbered(first: int, prompt: int, answer: int) -> Encoded:
+def numbered(first: int, prompt: int, answer: int) -> EncodedSample:
     """A sample whose tokens count up from `first`: so many of a prompt, and of an answer with its end."""
     ids = np.arange(first, first + prompt + answer)
-    return Encoded(ids[:-1], np.where(np.arange(1, len(ids)) >= prompt, ids[1:], IGNORE), answer, first)
+    return EncodedSample(ids[:-1], np.where(np.arange(1, len(ids)) >= prompt, ids[1:], IGNORE), answer, first)
 
 
 @pytest.mark.tier3
@@ -167,7 +174,7 @@ def numbered(first: int, prompt: int, answer: int) -> Encoded:
 def test_a_long_sample_is_cut_with_a_prompt_before_its_answer(prompt: int, answer: int, length: int) -> None:
     """Behavior: pieces fit and follow each other, each with something to learn, the first with a prompt's half."""
     sample = numbered(0, prompt, answer)
-    pieces = cut(sample, length)
+    pieces = split_sample(sample, length)
     assert all(0 < len(tokens) <= length and (labels != IGNORE).any() for tokens, labels in pieces)
     joined = np.concatenate([tokens for tokens, _ in pieces])
     assert sample.tokens[-len(joined) :].tolist() == joined.tolist()
@@ -179,8 +186,8 @@ def test_a_long_sample_is_cut_with_a_prompt_before_its_answer(prompt: int, answe
 def test_a_piece_that_is_only_read_is_left_out() -> None:
     """Behavior: of a long turn between two answers, the pieces without an answer's token go, as nothing sees them."""
     ids = np.arange(40)
-    sample = Encoded(ids[:-1], np.where((ids[1:] < 4) | (ids[1:] > 35), ids[1:], IGNORE), 8, 0)
-    kept = [tokens.tolist() for tokens, _ in cut(sample, 8)]
+    sample = EncodedSample(ids[:-1], np.where((ids[1:] < 4) | (ids[1:] > 35), ids[1:], IGNORE), 8, 0)
+    kept = [tokens.tolist() for tokens, _ in split_sample(sample, 8)]
     assert [list(range(8)), list(range(32, 39))] == kept
 
 
@@ -235,7 +242,7 @@ def test_the_note_says_what_was_done(tokenizer: Tokenizer, tmp_path: Path) -> No
     long = {"prompt": "what is one and one? " * 20, "completion": "two " * 40}
     note = opened(write(tmp_path, long, *[pair(n) for n in range(4)]), tokenizer, length=16).note
     assert note.startswith("5 samples in ")
-    assert "samples are longer than a row and were cut" in note
+    assert "samples are longer than a row and were split" in note
     assert "longer" not in opened(write(tmp_path, *[pair(n) for n in range(4)]), tokenizer).note
 
 
@@ -254,16 +261,16 @@ def test_rows_hold_everything_once(lengths: list[int]) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ('{"prompt": "a", "completion": ', "is no JSON"),
+        ('{"prompt": "a", "completion": ', "is not valid JSON"),
         ('{"prompt": "a"}', "expected 'prompt' and 'completion', or 'messages'; found 'prompt'"),
         ('{"messages": [], "prompt": "a", "completion": "b"}', "expected 'prompt' and 'completion', or 'messages'"),
         ('["a"]', "found list"),
-        ('{"prompt": 3, "completion": "b"}', "prompt=3: expected a text"),
+        ('{"prompt": 3, "completion": "b"}', "prompt=3: expected a string"),
         ('{"prompt": "a", "completion": ""}', "completion is empty"),
-        ('{"prompt": "a", "completion": "\\ud800"}', "half of a surrogate pair in 'completion'"),
+        ('{"prompt": "a", "completion": "\\ud800"}', "'completion' holds half of a surrogate pair"),
         ('{"messages": []}', "messages=[]: expected a list of objects"),
         ('{"messages": ["a"]}', "messages[0]='a': expected an object"),
-        ('{"messages": [{"role": "assistant", "content": null}]}', "messages[0].content=None: expected a text"),
+        ('{"messages": [{"role": "assistant", "content": null}]}', "messages[0].content=None: expected a string"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "holds messages and the model has no chat template"),
     ],
 )
@@ -282,7 +289,7 @@ def test_text_beside_samples_is_refused(tokenizer: Tokenizer, tmp_path: Path) ->
     """Behavior: a text file among instructions is named; plain text alone is recognized as such."""
     paths = write(tmp_path, pair(1), pair(2))
     (tmp_path / "notes.txt").write_text("words")
-    with pytest.raises(InstructionError, match=r"notes\.txt: is no .jsonl and stands beside instructions"):
+    with pytest.raises(InstructionError, match=r"notes\.txt: is not a .jsonl file, among files of instructions"):
         opened([*paths, str(tmp_path / "notes.txt")], tokenizer)
     assert has_instructions(find_sources(paths))
     assert not has_instructions(find_sources([str(tmp_path / "notes.txt")]))

@@ -633,7 +633,7 @@ def test_half_a_linear_module_is_refused() -> None:
     half = nn.Module()
     setattr(half, "in_features", 4)  # noqa: B010 - torch types a module's attributes as tensors
     model = nn.ModuleDict({"inputs": half, "layer": nn.Linear(4, 4)})
-    with pytest.raises(LoraError, match="inputs is no linear module"):
+    with pytest.raises(LoraError, match="inputs is not a linear module"):
         add_lora(model, LoraConfig(rank=2, target_modules=["inputs"]), seeded())
 
 

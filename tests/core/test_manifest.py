@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from andon.core.files.folders import (
+    atomic_folder,
     best_checkpoint,
     checkpoint_folder,
     checkpoint_step,
     checkpoints,
-    expired,
     latest_checkpoint,
-    published,
+    remove_leftovers,
     rotate,
-    sweep,
+    steps_to_delete,
 )
 from andon.core.files.manifest import (
     ADAPTER_FILES,
@@ -156,7 +156,7 @@ def test_refuses_a_file_that_the_manifest_does_not_list(tmp_path: Path) -> None:
     write_manifest(folder, manifest(folder, 3))
     check_files(folder, read_manifest(folder))
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not in manifest\.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not listed in manifest\.json"):
         check_files(folder, read_manifest(folder))
 
 
@@ -176,7 +176,7 @@ def test_publishes_only_after_everything_is_on_disk(tmp_path: Path, monkeypatch:
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
-    with published(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "a").write_text("a")
         (partial / "b").write_text("b")
         inner = {path.stat().st_ino for path in (partial / "a", partial / "b")}
@@ -189,11 +189,11 @@ def test_publishes_only_after_everything_is_on_disk(tmp_path: Path, monkeypatch:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     """Behavior: when filling the new folder fails, the old one stands untouched and nothing else is left."""
     target = tmp_path / "model"
-    with published(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "a").write_text("old")
 
     def interrupted() -> None:
-        with published(target) as partial:
+        with atomic_folder(target) as partial:
             (partial / "a").write_text("new")
             raise KeyboardInterrupt
 
@@ -207,7 +207,7 @@ def test_replaces_a_folder_of_the_same_name(tmp_path: Path) -> None:
     """Behavior: the new content takes the name and the old is gone, also after a replacement cut short."""
     target = checkpoint(tmp_path, 3)
     target.with_name("step-00000003.replaced").mkdir()
-    with published(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "a").write_text("new")
     assert [target] == list(tmp_path.iterdir())
     assert ["a"] == [path.name for path in target.iterdir()]
@@ -223,7 +223,7 @@ def test_a_death_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: 
         return rename(self, to)
 
     def replace() -> None:
-        with published(target):
+        with atomic_folder(target):
             monkeypatch.setattr(Path, "rename", dies)
 
     with pytest.raises(KeyboardInterrupt):
@@ -257,7 +257,7 @@ def test_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
     (tmp_path / ".step-00000004.partial").mkdir()
     (tmp_path / ".step-00000004.partial" / "model.safetensors").write_text("half")
     (tmp_path / ".notes").mkdir()
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert {folder, tmp_path / ".notes"} == set(tmp_path.iterdir())
 
 
@@ -277,7 +277,7 @@ def test_rotation_keeps_the_last_and_the_best(
     metrics: dict[int, float | None], keep_last: int, keep_best: bool, gone: list[int]
 ) -> None:
     """Behavior: the highest steps stay, and the lowest metric, the newest among equals."""
-    assert gone == expired(metrics, keep_last, keep_best)
+    assert gone == steps_to_delete(metrics, keep_last, keep_best)
 
 
 def test_rotation_deletes_neither_too_much_nor_too_little() -> None:
@@ -287,7 +287,7 @@ def test_rotation_deletes_neither_too_much_nor_too_little() -> None:
         lowest = min((metric for metric in metrics.values() if metric is not None), default=None)
         best = {max(step for step in metrics if metrics[step] == lowest)} if lowest else set()
         for keep_last, keep_best in itertools.product((1, 2, 4, 6), (True, False)):
-            kept = metrics.keys() - set(expired(metrics, keep_last, keep_best))
+            kept = metrics.keys() - set(steps_to_delete(metrics, keep_last, keep_best))
             assert set(sorted(metrics)[-keep_last:]) | (best if keep_best else set()) == kept
 
 
@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
 def test_an_adapters_folder_is_listed_and_checked_by_its_own_files(tmp_path: Path, name: str) -> None:
-    """Behavior: its weights, its configuration, its moments and the tokenizer; what a whole model has is not asked."""
+    """Behavior: its weights, its configuration, its moments and the tokenizer; what a full model has is not asked."""
     for each in ADAPTER_FILES:
         (tmp_path / each).write_text(each)
     record = manifest(tmp_path, 3)

@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from andon.core.config import ModelConfig, load_config
 from andon.core.data.batch import Batch
 from andon.core.model import llama
-from andon.core.model.llama import Cache, Llama, build, rotary_angles, rotary_frequencies
+from andon.core.model.llama import KVCache, Llama, build, rotary_angles, rotary_frequencies
 from andon.core.model.ops import at_least_fp32, compute_dtype, rms_norm, rotate, swiglu
 from andon.core.training.loss import loss
 from tests.core.shapes import LLAMA3, SHAPE
@@ -113,7 +113,7 @@ def test_packed_documents_see_only_themselves() -> None:
         for begin, end in itertools.pairwise(cuts):
             alone = by_the_book(model, tokens_BT[row, begin:end])
             assert distance(logits_BTV[row, begin:end], alone.detach()) < EXACT
-    positions_BT, _ = llama._layout(tokens_BT, documents_BT, 0, torch.float64)
+    positions_BT, _ = llama._positions_and_mask(tokens_BT, documents_BT, 0, torch.float64)
     assert [[0, 1, 2, 0, 1, 2, 3, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6, 7]] == positions_BT.tolist()
 
 
@@ -135,7 +135,7 @@ def test_no_token_sees_a_later_one(packed: bool) -> None:
 def test_a_cache_changes_no_logit(pieces: list[int]) -> None:
     """Reference: the forward pass over everything at once, at every position, however the tokens are cut."""
     model, tokens_BT = double(), tokens(2, 9)
-    cache = Cache(model.config, 2, 9, model.lm_head.weight)
+    cache = KVCache(model.config, 2, 9, model.lm_head.weight)
     with torch.no_grad():
         parts = [model(piece, cache=cache) for piece in tokens_BT.split(pieces, 1)]
         assert distance(torch.cat(parts, 1), model(tokens_BT)) < EXACT
@@ -146,10 +146,10 @@ def test_a_cache_changes_no_logit(pieces: list[int]) -> None:
 def test_a_cache_refuses_what_it_cannot_hold() -> None:
     """Behavior: one token too many is a ValueError with both numbers."""
     model = double()
-    cache = Cache(model.config, 1, 4, model.lm_head.weight)
+    cache = KVCache(model.config, 1, 4, model.lm_head.weight)
     with torch.no_grad():
         model(tokens(1, 3), cache=cache)
-        with pytest.raises(ValueError, match="the cache holds 4 tokens and 5 are asked for"):
+        with pytest.raises(ValueError, match="the cache holds 4 tokens and 5 are needed"):
             model(tokens(1, 2), cache=cache)
 
 
@@ -158,7 +158,7 @@ def test_a_cache_refuses_what_it_cannot_hold() -> None:
 def test_a_cache_refuses_documents(past: int) -> None:
     """Behavior: an empty cache too, as what is kept would be seen across documents by the next token."""
     model = double()
-    cache = Cache(model.config, 1, 8, model.lm_head.weight)
+    cache = KVCache(model.config, 1, 8, model.lm_head.weight)
     with torch.no_grad():
         if past:
             model(tokens(1, past), cache=cache)
@@ -253,7 +253,7 @@ def test_frequencies_are_those_of_the_published_formulas() -> None:
 def test_far_positions_keep_their_angles_in_a_bfloat16_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: float64 angles. At position 70,000 a bfloat16 angle would be off by whole turns."""
     model = build(shape(max_position_embeddings=131072), 0, dtype=torch.bfloat16)
-    cache = Cache(model.config, 1, 70_003, model.lm_head.weight)
+    cache = KVCache(model.config, 1, 70_003, model.lm_head.weight)
     cache.keys.zero_(), cache.values.zero_()
     cache.length = 70_000
     seen = []
@@ -385,7 +385,7 @@ def test_a_mask_is_made_only_where_plain_causal_will_not_do() -> None:
     """Behavior: none for a whole row or a single token, which fused kernels are told in a word; else 0 and -inf."""
 
     def mask_of(length: int, past: int, dtype: torch.dtype) -> Tensor | None:
-        return llama._layout(tokens(1, length), None, past, dtype)[1]
+        return llama._positions_and_mask(tokens(1, length), None, past, dtype)[1]
 
     assert mask_of(3, 0, torch.float32) is None
     assert mask_of(1, 5, torch.float32) is None

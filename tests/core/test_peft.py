@@ -13,7 +13,7 @@ from andon.core.adapters.targets import LoraError
 from andon.core.config import LoraConfig, ModelConfig
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.peft import load_adapter, save_adapter
-from andon.core.formats.peft_config import NEUTRAL, NOTES, OURS
+from andon.core.formats.peft_config import ALLOWED_VALUES, INFORMATIONAL_FIELDS, OUR_KEYS
 from andon.core.model.llama import Llama, build
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
@@ -58,7 +58,7 @@ def base(peft: Any, tmp_path: Path) -> Path:
 
 
 def llama() -> Llama:
-    """The same weights each time, larger than `initialize` draws them, so that the layers matter."""
+    """The same weights each time, larger than `init_weights` draws them, so that the layers matter."""
     model = build(ModelConfig.model_validate(SHAPE), 0)
     for parameter in model.parameters():
         if parameter.dim() == 2:
@@ -89,7 +89,7 @@ def logits(model: Any) -> Tensor:
 
 def theirs(config: LoraConfig) -> dict[str, Any]:
     """Our configuration as arguments of PEFT's."""
-    fields = {field: getattr(config, ours) for field, ours in OURS.items()}
+    fields = {field: getattr(config, ours) for field, ours in OUR_KEYS.items()}
     return fields | {"lora_alpha": config.resolved_alpha, "task_type": "CAUSAL_LM"}
 
 
@@ -177,10 +177,10 @@ def test_every_field_of_peft_is_known(peft: Any, tmp_path: Path) -> None:
     peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     fields = set(peft.LoraConfig.__dataclass_fields__)
-    assert {*NEUTRAL, *OURS, *NOTES} == fields
+    assert {*ALLOWED_VALUES, *OUR_KEYS, *INFORMATIONAL_FIELDS} == fields
     assert written.keys() <= fields
     for field, value in written.items():
-        assert field not in NEUTRAL or value in NEUTRAL[field], field
+        assert field not in ALLOWED_VALUES or value in ALLOWED_VALUES[field], field
     defaults = peft.LoraConfig()
     assert (8, 8, 0.0, False) == (defaults.r, defaults.lora_alpha, defaults.lora_dropout, defaults.use_rslora)
 

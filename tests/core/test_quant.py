@@ -82,7 +82,7 @@ def test_nothing_depends_on_the_default_dtype(double: bool) -> None:
     """Behavior: tables and values are those of float32 where torch's default is bfloat16."""
     weight = normal(9, 100)
     expected = dequantize_nf4(quantize_nf4(weight, double=double))
-    tables = nf4_levels, dynamic_levels, quant._pairs
+    tables = nf4_levels, dynamic_levels, quant._level_pairs
     torch.set_default_dtype(torch.bfloat16)
     try:
         for table in tables:
@@ -341,7 +341,7 @@ def test_a_layer_of_any_size_is_moved_whole(double: bool) -> None:
 
 
 @pytest.mark.tier2
-@pytest.mark.parametrize("table", [nf4_levels, dynamic_levels, quant._pairs])
+@pytest.mark.parametrize("table", [nf4_levels, dynamic_levels, quant._level_pairs])
 def test_tables_lie_where_they_are_asked_for(table: Callable[[torch.device], Tensor]) -> None:
     """Behavior: whatever torch's default device is."""
     assert "meta" == table(torch.device("meta")).device.type

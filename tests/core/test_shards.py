@@ -13,7 +13,7 @@ import pytest
 
 from andon.core.data.corpus import CACHE_TAG
 from andon.core.data.shards import (
-    Encoded,
+    EncodedDocument,
     ShardError,
     open_or_build,
     open_store,
@@ -23,7 +23,11 @@ from andon.core.data.shards import (
     write_store,
 )
 
-DOCUMENTS = [Encoded([1, 2, 3, 0], 6, 11), Encoded([4, 0], 1, 22), Encoded([5, 6, 7, 8, 9, 10, 11, 0], 17, 11)]
+DOCUMENTS = [
+    EncodedDocument([1, 2, 3, 0], 6, 11),
+    EncodedDocument([4, 0], 1, 22),
+    EncodedDocument([5, 6, 7, 8, 9, 10, 11, 0], 17, 11),
+]
 STREAM = [1, 2, 3, 0, 4, 0, 5, 6, 7, 8, 9, 10, 11, 0]
 
 
@@ -70,7 +74,7 @@ def test_the_index_says_where_documents_end_and_what_they_are(tmp_path: Path) ->
 @pytest.mark.parametrize(("id_count", "size"), [(65536, 2), (65537, 4)])
 def test_ids_take_two_bytes_where_they_fit(tmp_path: Path, id_count: int, size: int) -> None:
     """Behavior: the largest id that the tokenizer has decides, and that id is read back."""
-    write_store(tmp_path, [Encoded([id_count - 1, 0], 1, 1)], 100, id_count, {})
+    write_store(tmp_path, [EncodedDocument([id_count - 1, 0], 1, 1)], 100, id_count, {})
     assert 2 * size == (tmp_path / "shard-00000.bin").stat().st_size
     assert [id_count - 1, 0] == read_tokens(open_store(tmp_path), np.arange(2)).tolist()
 
@@ -121,7 +125,7 @@ def test_a_whole_store_is_used_again(tmp_path: Path) -> None:
         build(folder)
 
     assert "tokens written" == open_or_build(tmp_path / "new" / "cache", "key", counted)[1]
-    assert "tokens re-used" == open_or_build(tmp_path / "new" / "cache", "key", counted)[1]
+    assert "tokens reused" == open_or_build(tmp_path / "new" / "cache", "key", counted)[1]
     assert 1 == len(built)
     assert (
         (tmp_path / "new" / "cache" / CACHE_TAG).read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
@@ -155,7 +159,7 @@ def test_two_runs_do_not_build_at_once(tmp_path: Path) -> None:
 
     assert "tokens written" == open_or_build(tmp_path, "key", slow)[1]
     waiting.join()
-    assert ["tokens re-used"] == notes
+    assert ["tokens reused"] == notes
 
 
 @pytest.mark.tier2
@@ -195,5 +199,5 @@ def test_a_full_disk_leaves_no_store(tmp_path: Path) -> None:
         "except ShardError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=True, text=True)
-    assert f"{tmp_path}: tokens cannot be written (File too large); make room there\n" == done.stdout
+    assert f"{tmp_path}: tokens cannot be written (File too large); free disk space there\n" == done.stdout
     assert [CACHE_TAG, "key.lock"] == sorted(path.name for path in tmp_path.iterdir())

@@ -61,11 +61,11 @@ def test_targets_are_chosen_as_peft_chooses(targets: list[str] | str, expected: 
         (["query"], "'query' matches no module; the linear ones end in down_proj, gate_proj, k_proj, o_proj, q_proj"),
         (["q_proj", "proj"], "'proj' matches no module"),
         ("q_proj", "'q_proj' matches no module"),
-        (["lm_head"], "lm_head is taken inside the chunked loss and takes no adapter; choose among down_proj"),
-        (".*(head|q_proj)", "lm_head is taken inside the chunked loss"),
-        (["embed_tokens"], "model.embed_tokens is no linear module"),
-        (["input_layernorm"], "model.layers.0.input_layernorm is no linear module"),
-        ([r"self_attn"], "model.layers.0.self_attn is no linear module"),
+        (["lm_head"], "lm_head is computed inside the chunked loss and takes no adapter; choose among down_proj"),
+        (".*(head|q_proj)", "lm_head is computed inside the chunked loss"),
+        (["embed_tokens"], "model.embed_tokens is not a linear module"),
+        (["input_layernorm"], "model.layers.0.input_layernorm is not a linear module"),
+        ([r"self_attn"], "model.layers.0.self_attn is not a linear module"),
     ],
 )
 def test_a_target_that_cannot_be_adapted_is_refused(targets: list[str] | str, said: str) -> None:
@@ -99,7 +99,7 @@ def test_a_pattern_that_describes_no_target_is_refused() -> None:
     """Behavior: a key that would do nothing is a mistake, and named."""
     for key in ("down_proj", "proj", "layers"):
         for pattern in ("rank_pattern", "alpha_pattern"):
-            said = f"pattern '{key}' describes none of the targets, which end in k_proj, o_proj, q_proj, v_proj"
+            said = f"pattern '{key}' matches none of the targets, which end in k_proj, o_proj, q_proj, v_proj"
             assert said == refusal(**{pattern: {key: 2}})
 
 

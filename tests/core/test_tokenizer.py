@@ -18,8 +18,8 @@ from andon.core.data.tokenizer import (
     find_eos_id,
     id_count,
     load_tokenizer,
-    sample,
     train_tokenizer,
+    training_sample,
 )
 
 TEXT = '''def area(width, height):
@@ -115,7 +115,7 @@ def test_the_end_of_a_document_is_known_by_its_published_names() -> None:
     """Behavior: the first of the names in use counts, id 0 too; a tokenizer with none is refused."""
     assert 0 == find_eos_id(words("<|endoftext|>", "</s>"), "t.json")
     assert 1 == find_eos_id(words("<unk>", "</s>"), "t.json")
-    with pytest.raises(TokenizerError, match=r"t\.json: has no end of document"):
+    with pytest.raises(TokenizerError, match=r"t\.json: has no end-of-document token"):
         find_eos_id(words("<unk>", "a"), "t.json")
 
 
@@ -124,9 +124,9 @@ def test_the_end_of_a_document_is_known_by_its_published_names() -> None:
     ("content", "message"),
     [
         (None, r"cannot be read \(No such file or directory\)"),
-        (b"{", "is no tokenizer.json"),
-        (json.dumps({"model_type": "llama"}).encode(), "is no tokenizer.json"),
-        (b"\xff\xfe\0", "is no tokenizer.json"),
+        (b"{", "is not a valid tokenizer.json"),
+        (json.dumps({"model_type": "llama"}).encode(), "is not a valid tokenizer.json"),
+        (b"\xff\xfe\0", "is not a valid tokenizer.json"),
     ],
 )
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -150,12 +150,12 @@ def test_a_saved_tokenizer_is_read_back(tmp_path: Path) -> None:
 def test_a_sample_is_spread_evenly_and_keeps_what_is_small_whole() -> None:
     """Behavior: a kilobyte for each token of the vocabulary, from everywhere in the corpus; the first text always."""
     texts = [f"{number:04}" * 256 for number in range(1000)]
-    chosen = [int(text[:4]) for text in sample(texts, 1024 * 1000, vocab_size=250)]
+    chosen = [int(text[:4]) for text in training_sample(texts, 1024 * 1000, vocab_size=250)]
     assert 0 == chosen[0]
     assert 245 <= len(chosen) <= 255
     assert {4} == {after - before for before, after in itertools.pairwise(chosen)}
-    assert texts == list(sample(texts, 1024 * 1000, vocab_size=1000))
-    assert ["only"] == list(sample(["only"], 10**9, vocab_size=257))
+    assert texts == list(training_sample(texts, 1024 * 1000, vocab_size=1000))
+    assert ["only"] == list(training_sample(["only"], 10**9, vocab_size=257))
 
 
 @pytest.mark.tier3

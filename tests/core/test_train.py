@@ -11,7 +11,16 @@ from andon.core.data.batch import IGNORE, Batch
 from andon.core.data.dataset import Dataset, open_dataset, validation_batches
 from andon.core.model.llama import build
 from andon.core.training import loop as training
-from andon.core.training.loop import NonFiniteError, StepRecord, accumulate, no_span, prepare, start, train, validate
+from andon.core.training.loop import (
+    NonFiniteError,
+    StepRecord,
+    accumulate_gradients,
+    initial_state,
+    initial_state_of,
+    no_span,
+    train,
+    validate,
+)
 from andon.core.training.loss import loss
 from andon.core.training.state import TrainState
 from tests.small_run import small_config, write_corpus
@@ -33,7 +42,7 @@ def plain(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[T
 def finished(paths: list[str], cache: Path, *overrides: tuple[str, Any]) -> tuple[TrainState, list[StepRecord]]:
     """A whole run in memory."""
     config = small_config(paths, *overrides)
-    state = start(config)
+    state = initial_state(config)
     return state, list(train(state, open_dataset(config, cache), config))
 
 
@@ -62,7 +71,7 @@ def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
     """Behavior: records number the steps from 1, count the labels of an epoch once, and time every phase."""
     config = small_config(paths)
     dataset = open_dataset(config, tmp_path)
-    records = list(train(start(config), dataset, config))
+    records = list(train(initial_state(config), dataset, config))
     epoch = [record for record in records if record.epoch == 0]
     documents = len(dataset.train.bounds) - 1
     assert list(range(1, dataset.steps(config) + 1)) == [record.step for record in records]
@@ -75,7 +84,7 @@ def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("bfloat16", 1.0), ("float16", 65536.0)])
 def test_only_float16_begins_with_a_loss_scale(paths: list[str], dtype: str, scale: float) -> None:
     """Behavior: other dtypes reach small gradients by themselves."""
-    assert scale == start(small_config(paths, ("training.dtype", dtype))).loss_scale
+    assert scale == initial_state(small_config(paths, ("training.dtype", dtype))).loss_scale
 
 
 def unequal_rows(config: Any) -> Batch:
@@ -95,11 +104,11 @@ def test_micro_batches_add_up() -> None:
     batch = unequal_rows(config)
     grads, losses = [], []
     for parts in (1, 8):
-        state = prepare(build(config.model, 0, dtype=torch.float64), config)
+        state = initial_state_of(build(config.model, 0, dtype=torch.float64), config)
         rows = zip(*(part.split(8 // parts) for part in batch[:2]), strict=True)
         micro_batches = [Batch(tokens, labels, None) for tokens, labels in rows]
         assert parts == len(micro_batches)
-        total, _ = accumulate(state, micro_batches, config.training, no_span, defaultdict(float))
+        total, _ = accumulate_gradients(state, micro_batches, config.training, no_span, defaultdict(float))
         losses.append(total)
         grads.append([parameter.grad for parameter in state.model.parameters()])
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-10, atol=0)
@@ -112,7 +121,7 @@ def test_micro_batches_add_up() -> None:
 def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behavior: a step with a loss that is not finite changes nothing, is marked, and training goes on."""
     config = small_config(paths)
-    state, calls = start(config), 0
+    state, calls = initial_state(config), 0
 
     def broken(model: Any, batch: Batch, tokens: int) -> torch.Tensor:
         nonlocal calls
@@ -137,7 +146,7 @@ def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path
 def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> None:
     """Behavior: a finite loss with a gradient that is not finite changes no weight."""
     config = small_config(paths)
-    state = start(config)
+    state = initial_state(config)
     state.model.model.norm.weight.register_hook(lambda grad: grad * float("inf"))
     before = weights(state)
     assert next(train(state, open_dataset(config, tmp_path), config)).skipped
@@ -148,13 +157,13 @@ def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> Non
 def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
     """Behavior: the record of the last allowed skip is yielded, and then the run ends with the step in the message."""
     config = small_config(paths, ("training.max_skipped_steps", 3))
-    state = start(config)
+    state = initial_state(config)
     with torch.no_grad():
         state.model.lm_head.weight.fill_(float("nan"))
     records = []
     with pytest.raises(NonFiniteError, match=r"step 3.*3 steps in a row"):
         records.extend(train(state, open_dataset(config, tmp_path), config))
-    steps = train(start(config), open_dataset(config, tmp_path), config)
+    steps = train(initial_state(config), open_dataset(config, tmp_path), config)
     assert not next(steps).skipped
 
 
@@ -162,7 +171,7 @@ def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
 def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Path) -> None:
     """Behavior: a float16 run starts with a large loss scale, and an overflow halves it and skips the step."""
     config = small_config(paths, ("training.dtype", "float16"))
-    state = start(config)
+    state = initial_state(config)
     state.loss_scale = 2.0**40
     record = next(train(state, open_dataset(config, tmp_path), config))
     assert record.skipped
@@ -176,7 +185,7 @@ def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -
     dataset = open_dataset(config, tmp_path)
     results = []
     for scale in (2.0**12, 2.0**16):
-        state = start(config)
+        state = initial_state(config)
         state.loss_scale = scale
         record = next(train(state, dataset, config))
         results.append((record.grad_norm, [moments["exp_avg"] for moments in state.optimizer.state.values()]))
@@ -191,7 +200,7 @@ def test_half_precision_stays_near_float32(
 ) -> None:
     """Behavior: under autocast the weights stay float32 and the first loss is float32's within half precision."""
     config = small_config(paths, ("training.dtype", dtype))
-    state = start(config)
+    state = initial_state(config)
     record = next(train(state, open_dataset(config, tmp_path), config))
     assert {torch.float32} == {parameter.dtype for parameter in state.model.parameters()}
     assert record.loss == pytest.approx(plain[1][0].loss, rel=1e-2)
@@ -212,7 +221,7 @@ def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
     """Behavior: validating changes neither mode, nor gradients, nor random numbers, and weighs tokens equally."""
     config = small_config(paths)
     dataset: Dataset = open_dataset(config, tmp_path)
-    model = start(config).model.train()
+    model = initial_state(config).model.train()
     random_state = torch.get_rng_state()
     mean, tokens = validate(model, validation_batches(dataset, config))
     assert model.training
@@ -230,15 +239,15 @@ def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.tier2
 def test_the_loss_scale_halves_on_overflow_and_doubles_after_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: by hand, with a patience of three clean steps; other dtypes have no scale to change."""
-    monkeypatch.setattr(training, "SCALE_PATIENCE", 3)
+    monkeypatch.setattr(training, "LOSS_SCALE_GROWTH_INTERVAL", 3)
     config = small_config([], ("training.dtype", "float16"))
-    state = prepare(build(config.model, 0), config)
+    state = initial_state_of(build(config.model, 0), config)
     state.loss_scale, scales = 8.0, []
     for finite in (True, False, True, True, True, True, True, True, False):
-        training._adjust_scale(state, finite, config.training)
+        training._update_loss_scale(state, finite, config.training)
         scales.append(state.loss_scale)
     assert [8, 4, 4, 4, 8, 8, 8, 16, 8] == scales
-    training._adjust_scale(state, False, small_config([]).training)
+    training._update_loss_scale(state, False, small_config([]).training)
     assert 8 == state.loss_scale
 
 
@@ -247,7 +256,7 @@ def test_the_loss_scale_halves_on_overflow_and_doubles_after_patience(monkeypatc
 def test_a_batch_is_moved_whole(packed: bool) -> None:
     """Behavior: tokens, labels and, where there are any, documents."""
     batch = Batch(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2) if packed else None)
-    moved = training._moved(batch, torch.device("meta"))
+    moved = training._to_device(batch, torch.device("meta"))
     assert [packed] == [part is not None for part in moved[2:]]
     assert all(part.is_meta for part in moved if part is not None)
 
@@ -274,9 +283,9 @@ def test_gradients_are_scaled_and_the_loss_is_not(scale: float) -> None:
     model = build(config.model, 0, dtype=torch.float64)
     expected = loss(model, batch)
     gradients = torch.autograd.grad(expected, list(model.parameters()))
-    state = prepare(model, config)
+    state = initial_state_of(model, config)
     state.loss_scale = scale
-    total, _ = accumulate(state, [batch], config.training, no_span, defaultdict(float))
+    total, _ = accumulate_gradients(state, [batch], config.training, no_span, defaultdict(float))
     assert float(expected.detach()) == pytest.approx(total, rel=1e-14)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert parameter.grad is not None
@@ -291,7 +300,7 @@ def test_compiling_is_of_what_stops_before_the_head(monkeypatch: pytest.MonkeyPa
         config = small_config([], ("training.compile", asked))
         model = build(config.model, 0)
         plain = model.hidden
-        assert (("compiled", plain) if asked else plain) == prepare(model, config).model.hidden
+        assert (("compiled", plain) if asked else plain) == initial_state_of(model, config).model.hidden
 
 
 @pytest.mark.tier2
@@ -304,7 +313,7 @@ def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path:
         spans.append((name, attributes))
         return no_span(name)
 
-    next(train(start(config), open_dataset(config, tmp_path), config, span=noted))
+    next(train(initial_state(config), open_dataset(config, tmp_path), config, span=noted))
     parts = [("forward", {}), ("backward", {})] * 3
     assert [("train.step", {"step": 1}), ("data", {}), *parts, ("clip", {}), ("optimizer", {})] == spans
 
@@ -313,7 +322,7 @@ def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path:
 def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) -> None:
     """Behavior: they are None, as after any step, and take no memory until the next."""
     config = small_config(paths)
-    state = start(config)
+    state = initial_state(config)
     state.model.model.norm.weight.register_hook(lambda grad: grad * float("nan"))
     assert next(train(state, open_dataset(config, tmp_path), config)).skipped
     assert all(parameter.grad is None for parameter in state.model.parameters())
@@ -323,10 +332,10 @@ def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) ->
 def test_validation_is_where_the_model_lies(paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: every held-out batch is moved there."""
     devices: list[object] = []
-    monkeypatch.setattr(training, "_moved", lambda batch, device: devices.append(device) or batch)
+    monkeypatch.setattr(training, "_to_device", lambda batch, device: devices.append(device) or batch)
     config = small_config(paths)
     held_out = list(validation_batches(open_dataset(config, tmp_path), config))
-    validate(start(config).model, held_out)
+    validate(initial_state(config).model, held_out)
     assert [torch.device("cpu")] * len(held_out) == devices
 
 
@@ -334,7 +343,7 @@ def test_validation_is_where_the_model_lies(paths: list[str], tmp_path: Path, mo
 def test_validation_is_in_the_dtype_of_the_run(paths: list[str], tmp_path: Path) -> None:
     """Behavior: half precision differs from float32, which is the default, within its tolerance."""
     config = small_config(paths)
-    dataset, model = open_dataset(config, tmp_path), start(config).model
+    dataset, model = open_dataset(config, tmp_path), initial_state(config).model
     plain, same, half = (
         validate(model, validation_batches(dataset, config), *dtype)[0] for dtype in ([], ["float32"], ["bfloat16"])
     )
@@ -346,4 +355,7 @@ def test_validation_is_in_the_dtype_of_the_run(paths: list[str], tmp_path: Path)
 def test_the_loss_scale_begins_and_grows_as_torchs() -> None:
     """Reference: torch's own scaler, as it comes."""
     scaler = torch.amp.GradScaler("cpu")
-    assert (scaler.get_scale(), scaler.get_growth_interval()) == (training.FIRST_SCALE, training.SCALE_PATIENCE)
+    assert (scaler.get_scale(), scaler.get_growth_interval()) == (
+        training.INITIAL_LOSS_SCALE,
+        training.LOSS_SCALE_GROWTH_INTERVAL,
+    )

@@ -5,13 +5,13 @@ import pytest
 from andon.core.data.windows import (
     batch_bounds,
     batches_per_epoch,
+    evenly_spaced,
     fill_rows,
-    following,
     micro_batch_sizes,
+    next_position,
     row_pieces,
     run_steps,
     shard_pieces,
-    spread,
     steps_done,
     window_count,
 )
@@ -68,7 +68,7 @@ def test_a_position_moves_on_through_batches_and_epochs() -> None:
     seen, position = [], (0, 0)
     for _ in range(5):
         seen.append(position)
-        position = following(*position, per_epoch=2)
+        position = next_position(*position, per_epoch=2)
     assert [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)] == seen
 
 
@@ -78,7 +78,7 @@ def test_a_position_moves_on_through_batches_and_epochs() -> None:
 )
 def test_a_limit_is_spread_over_all(count: int, limit: int, chosen: list[int]) -> None:
     """Behavior: in order, none twice, from the whole length; without a limit all of them."""
-    assert chosen == spread(count, limit)
+    assert chosen == evenly_spaced(count, limit)
 
 
 @pytest.mark.parametrize(("epoch", "batch", "steps"), [(0, 0, 0), (0, 3, 3), (1, 0, 5), (2, 4, 14)])

@@ -33,12 +33,15 @@ FAULTS = (
         source="espnet/espnet#5722; Baijiong-Lin/LoRA-Torch#10",
         symptom="Nothing notices that an adapter is merged already, and it is added once more.",
         module=LORA,
-        before="    wrappers = _wrappers(model)\n    _check_unmerged(wrappers)\n    owners = _owners(wrappers, name)\n",
+        before=(
+            "    wrappers = _wrappers(model)\n    _check_unmerged(wrappers)\n"
+            "    owners = _adapters_named(wrappers, name)\n"
+        ),
         after=(
             "    wrappers = _wrappers(model)\n"
             "    for wrapper in wrappers.values():\n"
             "        wrapper.unmerged = None\n"
-            "    owners = _owners(wrappers, name)\n"
+            "    owners = _adapters_named(wrappers, name)\n"
         ),
     ),
     Fault(
@@ -70,8 +73,8 @@ FAULTS = (
         source="huggingface/peft#2195",
         symptom="The pattern of ranks is asked for the alpha, too: some modules have another scale than configured.",
         module=TARGETS,
-        before="alpha = config.alpha_pattern.get(_first(config.alpha_pattern, name), config.resolved_alpha)",
-        after="alpha = config.alpha_pattern.get(_first(config.rank_pattern, name), config.resolved_alpha)",
+        before="alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name), config.resolved_alpha)",
+        after="alpha = config.alpha_pattern.get(_first_matching(config.rank_pattern, name), config.resolved_alpha)",
         subjects=("lora",),
     ),
     Fault(

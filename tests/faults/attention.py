@@ -15,8 +15,8 @@ FAULTS = (
         source="huggingface/trl#784; huggingface/nanoVLM#204",
         symptom="Documents packed into one row read each other; the loss is a little worse.",
         module=MODEL,
-        before="mask_BTS = _additive(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
-        after="mask_BTS = _additive((steps_T[:, None] >= steps_T).expand_as(same_BTS), dtype)",
+        before="mask_BTS = _additive_mask(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
+        after="mask_BTS = _additive_mask((steps_T[:, None] >= steps_T).expand_as(same_BTS), dtype)",
         subjects=("llama", "packed"),
     ),
     Fault(
@@ -40,8 +40,8 @@ FAULTS = (
         source="",
         symptom="Each token sees the next one; the loss is implausibly low.",
         module=MODEL,
-        before="mask_BTS = _additive(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
-        after="mask_BTS = _additive(same_BTS & (steps_T[:, None] + 1 >= steps_T), dtype)",
+        before="mask_BTS = _additive_mask(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
+        after="mask_BTS = _additive_mask(same_BTS & (steps_T[:, None] + 1 >= steps_T), dtype)",
         subjects=("packed", "llama"),
     ),
     Fault(

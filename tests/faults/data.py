@@ -44,10 +44,10 @@ FAULTS = (
         source="huggingface/accelerate#1466",
         symptom="The batches that a resume skips are skipped in every later epoch too.",
         module=DATA,
-        before="    return _ahead(prepare, iter(steps), config.data.workers)\n",
+        before="    return _prefetch(prepare, iter(steps), config.data.workers)\n",
         after=(
             "    rest = (step for step in steps if step % per_epoch >= state.batch)\n"
-            "    return _ahead(prepare, rest, config.data.workers)\n"
+            "    return _prefetch(prepare, rest, config.data.workers)\n"
         ),
     ),
     Fault(
@@ -73,8 +73,8 @@ FAULTS = (
         source="pytorch/torchtitan#2865",
         symptom="The position moves on before the batch is handed out: each resume loses one.",
         module=DATA,
-        before="return packed, DataState(*following(epoch, batch, per_epoch))",
-        after="return packed, DataState(*following(*following(epoch, batch, per_epoch), per_epoch))",
+        before="return packed, DataState(*next_position(epoch, batch, per_epoch))",
+        after="return packed, DataState(*next_position(*next_position(epoch, batch, per_epoch), per_epoch))",
     ),
     Fault(
         id="ckpt-alias-not-copy",
@@ -125,8 +125,8 @@ FAULTS = (
         source="unslothai/unsloth-zoo#959",
         symptom="Two parties each put the opening mark, and every document begins with it twice.",
         module=DATA,
-        before="yield Encoded([end, *ids, end], len(text.encode()), text_hash(text))",
-        after="yield Encoded([end, end, *ids, end], len(text.encode()), text_hash(text))",
+        before="yield EncodedDocument([end, *ids, end], len(text.encode()), text_hash(text))",
+        after="yield EncodedDocument([end, end, *ids, end], len(text.encode()), text_hash(text))",
     ),
     Fault(
         id="data-prompt-mask-off-by-one",

@@ -3,7 +3,7 @@
 from andon.verify.faults.inject import Fault
 
 LOSS, TRAIN, OPTIMIZER = "andon.core.training.loss", "andon.core.training.loop", "andon.core.training.optimizer"
-PART = "part = loss(state.model, _moved(batch, device), tokens)"
+PART = "part = loss(state.model, _to_device(batch, device), tokens)"
 BACKWARD = "(part * state.loss_scale if state.loss_scale != 1 else part).backward()\n"
 
 FAULTS = (
@@ -15,8 +15,8 @@ FAULTS = (
         source="Lightning-AI/litgpt#419",
         symptom="Evaluation compares each logit with its own token: only the validation loss is wrong.",
         module=TRAIN,
-        before="total += float(loss(model, _moved(batch, device), tokens=1))",
-        after="total += float(loss(model, _moved(batch._replace(labels_BT=batch.tokens_BT), device), tokens=1))",
+        before="total += float(loss(model, _to_device(batch, device), tokens=1))",
+        after="total += float(loss(model, _to_device(batch._replace(labels_BT=batch.tokens_BT), device), tokens=1))",
     ),
     Fault(
         id="loss-mean-includes-masked",
@@ -112,8 +112,8 @@ FAULTS = (
         source="pytorch/torchtitan#4615; huggingface/nanotron 4cc62ae8",
         symptom="Loaded moments go through half precision: a resumed run drifts from the unbroken one.",
         module="andon.core.checkpoint",
-        before='moment: moments[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in MOMENTS',
-        after='moment: moments[f"{name}.{moment}"].to(torch.bfloat16).to(torch.float32) for moment in MOMENTS',
+        before='moment: moments[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in ADAM_STATE',
+        after='moment: moments[f"{name}.{moment}"].to(torch.bfloat16).to(torch.float32) for moment in ADAM_STATE',
     ),
     # ------------------------------------------------------------------------------------------ accumulation
     Fault(
@@ -124,7 +124,7 @@ FAULTS = (
         symptom="Micro-batches are summed, not averaged: gradients grow with their number, and clipping hides it.",
         module=TRAIN,
         before=PART,
-        after="part = loss(state.model, _moved(batch, device))",
+        after="part = loss(state.model, _to_device(batch, device))",
     ),
     Fault(
         id="accum-mean-of-means",
@@ -134,7 +134,7 @@ FAULTS = (
         symptom="Each micro-batch is averaged over its own tokens: short ones weigh too much.",
         module=TRAIN,
         before=PART,
-        after="part = loss(state.model, _moved(batch, device)) / len(micro_batches)",
+        after="part = loss(state.model, _to_device(batch, device)) / len(micro_batches)",
     ),
     Fault(
         id="accum-zero-grad-missing",

@@ -114,8 +114,8 @@ FAULTS = (
         source="",
         symptom="Beyond the last step the cosine rises again, and a long run diverges late.",
         module=SCHEDULE,
-        before="return min(step - warmup, fall), fall",
-        after="return step - warmup, fall",
+        before="return min(step - warmup, decay_steps), decay_steps",
+        after="return step - warmup, decay_steps",
     ),
     # ------------------------------------------------------------------------------------------ memory
     Fault(
@@ -154,8 +154,8 @@ FAULTS = (
         source="pytorch/torchtune#2172",
         symptom="What is divided by all tokens already is averaged once more over its parts: gradients are too small.",
         module=TRAIN,
-        before="part = loss(state.model, _moved(batch, device), tokens)",
-        after="part = loss(state.model, _moved(batch, device), tokens) / len(micro_batches)",
+        before="part = loss(state.model, _to_device(batch, device), tokens)",
+        after="part = loss(state.model, _to_device(batch, device), tokens) / len(micro_batches)",
     ),
     Fault(
         id="dist-val-mean-of-sums",
@@ -176,10 +176,10 @@ FAULTS = (
         symptom="The validation loss is the mean of batches' means: it depends on how the data is cut.",
         module=TRAIN,
         before=(
-            "                total += float(loss(model, _moved(batch, device), tokens=1))\n"
+            "                total += float(loss(model, _to_device(batch, device), tokens=1))\n"
             "            tokens += int((batch.labels_BT != IGNORE).sum())\n"
         ),
-        after=("                total += float(loss(model, _moved(batch, device)))\n            tokens += 1\n"),
+        after=("                total += float(loss(model, _to_device(batch, device)))\n            tokens += 1\n"),
     ),
     Fault(
         id="metric-tied-params",
@@ -189,13 +189,13 @@ FAULTS = (
         symptom="A tied head is subtracted although it was never counted: too few parameters, and a wrong MFU.",
         module="andon.core.memory.sizes",
         before=(
-            "    return Parameters("
+            "    return ParameterCounts("
             "embedding, attention, mlp, norms, head, embedding + attention + mlp + norms + head)\n"
         ),
         after=(
             "    twice = embedding if shape.tied else 0\n"
             "    total = embedding + attention + mlp + norms + head - twice\n"
-            "    return Parameters(embedding, attention, mlp, norms, head, total)\n"
+            "    return ParameterCounts(embedding, attention, mlp, norms, head, total)\n"
         ),
         test="tests/core/test_sizes.py::test_parameters_by_part_are_those_of_the_built_model",
     ),

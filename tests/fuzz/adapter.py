@@ -13,7 +13,10 @@ PARSER = (
         for name in ("peft_fields", "read_adapter_config", "_explain", "_read_json")
     ),
     "core/formats/huggingface_config.py:read_json",
-    *(f"core/adapters/targets.py:{name}" for name in ("plan", "_targets", "_ends", "_endings", "_describes", "_first")),
+    *(
+        f"core/adapters/targets.py:{name}"
+        for name in ("plan", "_targets", "_ends_with", "_endings", "_matches_pattern", "_first_matching")
+    ),
 )
 MODULES = modules(Shape(vocab=32, hidden=8, ffn=16, layers=2, heads=2, kv_heads=1, head_size=4, tied=False))
 

@@ -10,8 +10,11 @@ from tests.fuzz.files import FOLDER, parts, written
 REFUSALS = (CheckpointError, HeaderError)
 PARSER = (
     *(f"core/files/manifest.py:{name}" for name in ("read_manifest", "check_files", "_record", "seal")),
-    *(f"core/files/headers.py:{name}" for name in ("read_header", "parse_header", "check_tiling", "_without_repeats")),
-    *(f"core/files/headers.py:{name}" for name in ("_entry", "_are_sizes")),
+    *(
+        f"core/files/headers.py:{name}"
+        for name in ("read_header", "parse_header", "check_tiling", "_without_duplicates")
+    ),
+    *(f"core/files/headers.py:{name}" for name in ("_tensor_entry", "_are_sizes")),
 )
 
 

@@ -2,7 +2,7 @@
 
 from andon.core.data.chat import ChatError
 from andon.core.formats.chat_template import load_template
-from andon.core.formats.gguf_header import GgufError, model_config, our_name, read_header
+from andon.core.formats.gguf_header import GgufError, huggingface_name, model_config, read_header
 from andon.core.formats.gguf_tokenizer import read_tokenizer
 from andon.core.formats.huggingface_config import InterchangeError
 from tests.fuzz.files import written
@@ -11,10 +11,10 @@ REFUSALS = (InterchangeError, GgufError, ChatError)
 PARSER = (
     *(
         f"core/formats/gguf_header.py:{name}"
-        for name in ("read_header", "parse_header", "model_config", "our_name", "_value")
+        for name in ("read_header", "parse_header", "model_config", "huggingface_name", "_value")
     ),
     *(f"core/formats/gguf_header.py:{name}" for name in ("_tensor", "Cursor.take", "Cursor.numbers", "Cursor.text")),
-    *(f"core/formats/gguf_tokenizer.py:{name}" for name in ("read_tokenizer", "_listed")),
+    *(f"core/formats/gguf_tokenizer.py:{name}" for name in ("read_tokenizer", "_list_of")),
     "core/formats/chat_template.py:_from_gguf",
 )
 
@@ -27,4 +27,4 @@ def one(data: bytes) -> None:
     read_tokenizer(header.fields)
     model_config(path, header)
     for name in header.shapes:
-        our_name(path, name)
+        huggingface_name(path, name)

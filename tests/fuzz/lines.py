@@ -2,19 +2,22 @@
 
 from andon.core.data.chat import ChatError
 from andon.core.data.corpus import CorpusError, documents, find_sources
-from andon.core.data.sample_lines import InstructionError, has_instructions, read_lines
+from andon.core.data.instruction_records import InstructionError, has_instructions, read_instructions
 from tests.fuzz.files import written
 
 REFUSALS = (CorpusError, InstructionError, ChatError)
 PARSER = (
-    *(f"core/data/sample_lines.py:{name}" for name in ("has_instructions", "read_lines", "_pair", "_messages")),
     *(
-        f"core/data/corpus.py:{name}"
-        for name in ("documents", "records", "check_text", "_inspect", "_lines", "_parsed")
+        f"core/data/instruction_records.py:{name}"
+        for name in ("has_instructions", "read_instructions", "_prompt_and_completion", "_messages")
     ),
     *(
         f"core/data/corpus.py:{name}"
-        for name in ("is_jsonl", "_file", "_names", "_cut", "_no_text", "_check_unchanged")
+        for name in ("documents", "records", "check_text", "_inspect", "_jsonl_documents", "_parse_json")
+    ),
+    *(
+        f"core/data/corpus.py:{name}"
+        for name in ("is_jsonl", "_text_document", "_piece_names", "_split_text", "_not_text", "_check_unchanged")
     ),
 )
 SPECIAL = ("<|im_end|>",)
@@ -25,6 +28,6 @@ def one(data: bytes) -> None:
     name = "text.txt" if data[:1] == b"#" else "lines.jsonl"
     sources = find_sources([str(written(name, data))])
     if has_instructions(sources):
-        list(read_lines(sources[0], SPECIAL))
+        list(read_instructions(sources[0], SPECIAL))
     else:
         list(documents(sources, "text"))

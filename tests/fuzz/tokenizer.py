@@ -2,17 +2,17 @@
 
 import re
 
-from andon.core.data.chat import ChatError, answer
-from andon.core.data.tokenizer import TokenizerError, check_vocabulary, find_eos_id, load_tokenizer, special_names
+from andon.core.data.chat import ChatError, render_requests
+from andon.core.data.tokenizer import TokenizerError, check_vocabulary, find_eos_id, load_tokenizer, special_tokens
 from andon.core.formats.chat_template import load_template
 from tests.fuzz.files import FOLDER, parts, present
 
 REFUSALS = (ChatError, TokenizerError)
 PARSER = (
     *(f"core/formats/chat_template.py:{name}" for name in ("load_template", "_read", "_fields", "_is_utf8", "_token")),
-    *(f"core/data/chat.py:{name}" for name in ("answer", "_bounded", "Generation.parse", "_raise")),
+    *(f"core/data/chat.py:{name}" for name in ("render_requests", "_render_bounded", "Generation.parse", "_raise")),
     *(f"core/data/tokenizer.py:{name}" for name in ("load_tokenizer", "id_count", "check_vocabulary", "find_eos_id")),
-    "core/data/tokenizer.py:special_names",
+    "core/data/tokenizer.py:special_tokens",
 )
 MESSAGES = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two"}]
 # What may take a template hours, or all memory: that is the sandbox's process to stop.
@@ -29,11 +29,11 @@ def one(data: bytes) -> None:
     if alone.exists():
         load_template(alone)
     if template is not None and not UNBOUNDED.search(template.source):
-        answer(
+        render_requests(
             {"template": template.source, "tokens": template.tokens, "requests": [(MESSAGES, True), (MESSAGES, False)]}
         )
     path = FOLDER / "tokenizer.json"
     tokenizer = load_tokenizer(path)
-    special_names(tokenizer)
+    special_tokens(tokenizer)
     check_vocabulary(tokenizer, 300, str(path))
     find_eos_id(tokenizer, str(path))
