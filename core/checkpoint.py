@@ -8,9 +8,7 @@ A resumed run continues bitwise as long as the machine, the versions and the set
 
 import json
 import math
-import platform
 import random
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,6 +45,7 @@ from andon.core.files.manifest import (
 from andon.core.formats.huggingface_config import dump_huggingface_config
 from andon.core.formats.peft import peft_parameters, read_base_digest, write_adapter
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
+from andon.core.machine import cpu_model
 from andon.core.training.state import TrainState
 
 SAFETENSORS_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -282,16 +281,9 @@ def _environment(device: torch.device) -> dict[str, str | int]:
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
-
-
-def _processor() -> str:
-    """The processor's name; `platform.processor()` is empty on many Linux systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _differences(saved: dict[str, dict[str, Any]], config: Config) -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from andon.core.aliases import ADVICE, ALIASES, TABLE_ALIASES
+
 POSITIVE = Field(gt=0)
 NON_NEGATIVE = Field(ge=0, allow_inf_nan=False)
 PositiveInt = Annotated[int, POSITIVE]
@@ -27,55 +29,7 @@ ModuleNames = Annotated[
     ),
 ]
 
-# Other frameworks' spellings, refused with ours: what resemblance would not find. A table where the key alone is two.
-ALIASES = {
-    "num_layers": "num_hidden_layers",
-    "n_layer": "num_hidden_layers",
-    "n_layers": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_heads": "num_attention_heads",
-    "num_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "n_query_groups": "num_key_value_heads",
-    "n_embd": "hidden_size",
-    "dim": "hidden_size",
-    "d_model": "hidden_size",
-    "embed_dim": "hidden_size",
-    "ffn_dim": "intermediate_size",
-    "norm_eps": "rms_norm_eps",
-    "max_seq_len": "sequence_length",
-    "block_size": "sequence_length",
-    "seq_len": "sequence_length",
-    "max_length": "sequence_length",
-    "lr": "learning_rate",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "accumulation_steps",
-    "max_grad_norm": "grad_clip",
-    "clip_grad": "grad_clip",
-    "adam_beta1": "beta1",
-    "adam_beta2": "beta2",
-    "adam_epsilon": "eps",
-    "lr_scheduler_type": "type",
-    "warmup": "warmup_steps",
-    "torch_dtype": "dtype",
-    "precision": "dtype",
-    "gradient_checkpointing": "activation_checkpointing",
-    "save_steps": "checkpoint.every_steps",
-    "eval_steps": "validation.every_steps",
-    "save_total_limit": "keep_last",
-    "r": "rank",
-    "lora_r": "rank",
-    "lora_rank": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "lora_target_modules": "target_modules",
-    "double_quant": "double_quantization",
-    "bnb_4bit_use_double_quant": "double_quantization",
-    "use_double_quant": "double_quantization",
-    "quantize_base": "double_quantization",
-}
+TYPO = 0.8  # difflib's ratio of two keys from which one is a misspelling of the other: `hiden_size`, not `max_norm`
 
 
 class ConfigError(ValueError):
@@ -396,17 +350,21 @@ def _explain(source: str, detail: Any) -> str:
 
 
 def _suggest(location: tuple[str | int, ...]) -> str:
+    """The next step for an unknown key: its name here, a key that it nearly is, or all keys of its table."""
     *parents, key = (str(part) for part in location)
     table = ".".join(parents)
     tables = known_keys() | {"model.rope_scaling": list(RopeScaling.model_fields), "": list(Config.model_fields)}
     homes = [table, *(name for name in tables if name != table)]  # this table first, then the others
-    spelling = ALIASES.get(key, key)
+    if key in ADVICE:
+        return ADVICE[key]
+    if not table and key in TABLE_ALIASES:
+        return f"the right table is {TABLE_ALIASES[key]!r}"
+    only, _, right = ALIASES.get(key, key).rpartition(".")
     for home in homes:
-        name, _, right = spelling.rpartition(".")
-        if right in tables[home] and name in ("", home):
+        if right in tables[home] and only in ("", home):
             return f"the right key is {_join(home, right)!r}"
     for home in homes:
-        close = difflib.get_close_matches(key, tables[home], n=1)
+        close = difflib.get_close_matches(key, tables[home], n=1, cutoff=TYPO)
         if close:
             return f"did you mean {_join(home, close[0])!r}?"
     return f"known here: {', '.join(tables[table])}"

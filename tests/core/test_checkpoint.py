@@ -350,7 +350,7 @@ def test_says_what_bitwise_depends_on_and_differs(tmp_path: Path, monkeypatch: p
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 2)
     monkeypatch.setattr(torch, "__version__", "9.9.0")
-    monkeypatch.setattr(checkpoint, "_processor", lambda: "abacus")
+    monkeypatch.setattr(checkpoint, "cpu_model", lambda: "abacus")
     changed = configuration(
         training={"learning_rate": 0.5, "max_skipped_steps": 3}, data={"workers": 2}, checkpoint={"keep_last": 7}
     )
@@ -434,14 +434,6 @@ def test_a_gpu_gets_its_own_generator_back(monkeypatch: pytest.MonkeyPatch) -> N
     assert {torch.device("cuda", 1): [1, 2, 255]} == given
 
 
-def test_knows_the_processor_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: where there is no /proc/cpuinfo the platform's own name serves."""
-    monkeypatch.setattr(Path, "exists", lambda _: False)
-    monkeypatch.setattr("platform.processor", lambda: "")
-    monkeypatch.setattr("platform.machine", lambda: "abacus64")
-    assert "abacus64" == checkpoint._processor()
-
-
 def test_a_gpus_generator_and_name_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: of the GPU that the model lies on."""
     config = configuration()
@@ -457,15 +449,6 @@ def test_a_gpus_generator_and_name_are_written_down(tmp_path: Path, monkeypatch:
     assert {"torch", "threads", "processor", "device"} == found.environment.keys()
     assert "cpu" == checkpoint._environment(torch.device("cpu"))["device"]
     assert read_manifest(folder).random.cuda is None
-
-
-def test_knows_the_processor_from_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: the first line that says its name."""
-    monkeypatch.setattr(Path, "exists", lambda _: True)
-    monkeypatch.setattr(
-        Path, "read_text", lambda _: "flags\t: a model name : b\nmodel name\t: Abacus 3\nmodel name: c\n"
-    )
-    assert "Abacus 3" == checkpoint._processor()
 
 
 def test_moments_are_those_of_the_checkpoint_and_no_others(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from andon.core.config import ALIASES, Config, ConfigError, dump_config, known_keys, load_config, parse_config
+from andon.core.aliases import ADVICE, ALIASES, TABLE_ALIASES
+from andon.core.config import Config, ConfigError, dump_config, known_keys, load_config, parse_config
 from tests.core.shapes import LLAMA3, SHAPE
 
 pytestmark = pytest.mark.tier1
@@ -293,9 +294,9 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
         ),
         ({"data": {"epochs": 3}}, "data.epochs=3: unknown key; the right key is 'training.epochs'"),
         (
-            {"optimizer": {}},
+            {"zzz": {}},
             (
-                "optimizer={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
+                "zzz={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
                 "cord, lora, qlora"
             ),
         ),
@@ -310,6 +311,51 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
 def test_a_misspelt_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
     """Behavior: the key of the same table first, else its right table, else what the table knows."""
     assert f"run.toml: {message}" == refusal(**tables)
+
+
+# Keys of torchtitan's TOML files in our tables, and the advice for each.
+TORCHTITAN = {
+    ("training", "max_norm"): "the right key is 'training.grad_clip'",
+    ("training", "steps"): "the right key is 'training.max_steps'",
+    ("training", "seq_len"): "the right key is 'data.sequence_length'",
+    ("training", "global_batch_size"): "the right key is 'training.batch_size'",
+    ("training", "local_batch_size"): ADVICE["local_batch_size"],
+    ("training", "mixed_precision_param"): "the right key is 'training.dtype'",
+    ("training", "gc_freq"): "known here: epochs, ",
+    ("schedule", "decay_type"): "the right key is 'schedule.type'",
+    ("schedule", "min_lr_factor"): "the right key is 'schedule.min_ratio'",
+    ("schedule", "decay_ratio"): "known here: type, ",
+    ("checkpoint", "interval"): "the right key is 'checkpoint.every_steps'",
+    ("checkpoint", "keep_latest_k"): "the right key is 'checkpoint.keep_last'",
+    ("checkpoint", "folder"): "known here: every_steps, ",
+    ("model", "dim"): "the right key is 'model.hidden_size'",
+    ("model", "norm_eps"): "the right key is 'model.rms_norm_eps'",
+    ("model", "ffn_dim_multiplier"): ADVICE["ffn_dim_multiplier"],
+}
+
+
+@pytest.mark.parametrize(("place", "advice"), TORCHTITAN.items(), ids=[".".join(place) for place in TORCHTITAN])
+def test_torchtitans_keys_get_the_right_key_or_none(place: tuple[str, str], advice: str) -> None:
+    """Behavior: a key is suggested where it means the same or is nearly the same word, and no other one."""
+    table, key = place
+    base = SHAPE if table == "model" else {}
+    assert refusal(**{table: base | {key: 7}}).startswith(f"run.toml: {table}.{key}=7: unknown key; {advice}")
+
+
+@pytest.mark.parametrize("table", TABLE_ALIASES)
+def test_torchtitans_tables_get_the_right_table(table: str) -> None:
+    """Behavior: another framework's table is refused with the name that it has here."""
+    assert f"run.toml: {table}={{}}: unknown key; the right table is {TABLE_ALIASES[table]!r}" == refusal(**{table: {}})
+
+
+@pytest.mark.parametrize("key", ["quantize_base", "load_in_4bit"])
+@pytest.mark.parametrize("table", ["model", "training", "lora", "qlora"])
+def test_a_key_for_quantizing_the_base_is_answered_with_the_method(table: str, key: str) -> None:
+    """Behavior: whether the base is quantized is the choice of the command, and the message says so."""
+    base = SHAPE if table == "model" else {}
+    message = refusal(**{table: base | {key: True}})
+    assert message.startswith(f"run.toml: {table}.{key}=True: unknown key; there is no key for it: ")
+    assert "`andon finetune qlora` quantizes the base model" in message
 
 
 def test_a_missing_key_or_table_is_named() -> None:
