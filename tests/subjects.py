@@ -155,7 +155,7 @@ def decoded(model: Model, tokens_BT: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------- documents
 @contextmanager
 def split_of(documents: Documents) -> Generator[Split]:
-    """Documents end to end, as the data room reads them from disk."""
+    """Documents end to end, as `core.data` reads them from disk."""
     with TemporaryDirectory() as folder:
         encoded = [EncodedDocument(list(ids), len(ids), number) for number, ids in enumerate(documents)]
         write_store(Path(folder), encoded, 1 << 20, SHAPE["vocab_size"], {})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_house import install_wheel
+from tests.test_layout import install_wheel
 
 pytestmark = pytest.mark.slow
 

@@ -87,7 +87,7 @@ def test_the_list_of_sessions_reads_as_help() -> None:
 
 @pytest.mark.long
 def test_one_environment_is_built_once_and_anew_when_half_built(project: Path) -> None:
-    """Behavior: a warm run installs nothing; changed dependencies do; a half-built environment starts anew."""
+    """Behavior: a warm run installs nothing; changed dependencies do; a half-built environment is rebuilt."""
     built = "installing the shared environment"
     first = nox(project, "-s", "bench", "--", "3")
     assert (3, True) == (first.returncode, built in first.stderr), first.stdout + first.stderr

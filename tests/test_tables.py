@@ -52,7 +52,7 @@ def test_every_table_has_its_place_in_readme() -> None:
 
 
 def test_only_what_stands_between_marks_is_replaced() -> None:
-    """Text around the marks, and the marks, stay; what they hold is made anew, each from its own table. (Behavior)"""
+    """Text around the marks, and the marks, stay; their content is rewritten, each from its own table. (Behavior)"""
     before = "a\n<!-- table: one -->\nold\n\nolder\n<!-- /table -->\nb\n<!-- table: two -->\n<!-- /table -->\nc\n"
     after = "a\n<!-- table: one -->\nnew\n<!-- /table -->\nb\n<!-- table: two -->\nsecond\n<!-- /table -->\nc\n"
     assert after == tables.rewrite(before, PLAIN)
@@ -77,7 +77,7 @@ def test_marks_that_cannot_be_followed_are_refused(text: str, message: str) -> N
 def test_check_is_red_where_readme_differs_and_the_command_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--check` exits 1 on an edited table and writes nothing; without it the table is made anew. (Behavior)"""
+    """`--check` exits 1 on an edited table and writes nothing; without it the table is rewritten. (Behavior)"""
     monkeypatch.chdir(tmp_path)
     Path("README.md").write_text("<!-- table: gpu -->\n1000% faster\n<!-- /table -->\n", encoding="utf-8")
     assert 1 == CliRunner().invoke(tables.main, ["--check"]).exit_code
@@ -97,7 +97,7 @@ def test_a_committed_measurement_changes_its_table(tmp_path: Path, monkeypatch: 
 
 
 def test_tables_hold_the_measured_figures_within_100_columns() -> None:
-    """Phases, tokens a second, ratios and megabytes appear as measured, in at most 100 columns. (Behavior)"""
+    """Phases, tokens per second, ratios and megabytes appear as measured, in at most 100 columns. (Behavior)"""
     speed, memory = tables.speed(BENCH), tables.memory(BENCH)
     row = next(line for line in speed.splitlines() if line.startswith("| Andon"))
     assert ["Andon", "500", "1250", "250", "2000", "256", "1.250"] == [cell.strip() for cell in row.split("|")[1:-1]]

@@ -15,7 +15,7 @@ sources = [{sources}]
 [[tiers]]
 name = "tier1"
 summary = "on every save"
-strict = false # what could not be measured is said, and is red only from tier 2 up
+strict = false # what could not be measured is shown, and is red only from tier 2 up
 
 [[tiers]]
 name = "tier2"
@@ -27,7 +27,7 @@ name = "syntax"
 tier = "tier1"
 lane = "static"
 command = "python -m compileall -q -f {packages}"
-next = "mend the line that it names"
+next = "fix the line that it names"
 """
 TESTS = """
 [[measures]]
@@ -80,9 +80,9 @@ Examples:
 )
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
 def command(root: Path) -> None:
-    """Write andon.toml and noxfile.py for the project in ROOT (here); nothing that is there is overwritten.
+    """Write andon.toml and noxfile.py for the project in ROOT (here); no existing file is overwritten.
 
-    Packages are folders with an __init__.py, there or in src. Where there is a noxfile, its lines are printed instead.
+    Packages are folders with an __init__.py, there or in src. If there is a noxfile, the lines for it are printed.
     """
     config, noxfile = root / "andon.toml", root / "noxfile.py"
     if config.exists():

@@ -1,9 +1,9 @@
-"""What every verb that judges has in common: its options, and a verdict printed or written in the form asked for."""
+"""The options of every verb that judges, and a verdict printed or written in the chosen format."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -11,6 +11,8 @@ from andon.console import console
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from andon.gates import Verdict
 
 COLORS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
 FORMATS = ("text", "markdown", "json", "sarif", "html")
@@ -23,8 +25,8 @@ config_option = click.option(
 OPTIONS = (
     config_option,
     click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True),
-    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict there, too."),
-    click.option("-q", "--quiet", is_flag=True, help="Print the answer and what does not pass, no more."),
+    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write it to this file."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only the answer and what does not pass."),
 )
 
 
@@ -35,8 +37,8 @@ def verdict_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def finish(verdict: Any, config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
-    """Keep a verdict, show it in the form asked for and exit with its code; a file's is shown as text too."""
+def finish(verdict: "Verdict", config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
+    """Add a verdict to the history, show it in the chosen format and exit with its code; with a file, as text too."""
     from andon.gates import render_text
     from andon.gates.report.history import append
 
@@ -51,7 +53,7 @@ def finish(verdict: Any, config: Path, form: str, output: Path | None, *, quiet:
     sys.exit(verdict.exit_code)
 
 
-def rendered(verdict: Any, config: Path, form: str) -> str:
+def rendered(verdict: "Verdict", config: Path, form: str) -> str:
     """A verdict in one of FORMATS."""
     from andon import gates
 
@@ -66,7 +68,7 @@ def rendered(verdict: Any, config: Path, form: str) -> str:
 
 
 def paint(target: "Console", text: str) -> None:
-    """Print lines of a verdict, each in the color of the state that it names."""
+    """Print the lines of a verdict, each in the color of its state."""
     for line in text.splitlines():
         words = line.split()[:2]
         colors = [COLORS[word] for word in words if word in COLORS and line[:1] != "\t"]

@@ -70,7 +70,7 @@ CORPORA: dict[str, tuple[Callable[[Path], str], tuple[str, ...]]] = {
     "glob without match": (lambda home: "corpus/*.md", ("corpus/*.md",)),
     "empty file": (lambda home: written(home / "empty.txt", b""), ("empty",)),
     "empty folder": (lambda home: (home / "none").mkdir() or "none", ("none",)),
-    "binary": (lambda home: written(home / "corpus" / "image.txt", b"\x89PNG\x00\x01"), ("image.txt", "no text")),
+    "binary": (lambda home: written(home / "corpus" / "image.txt", b"\x89PNG\x00\x01"), ("image.txt", "not text")),
     "broken JSONL": (lambda home: written(home / "a.jsonl", b'{"text": "a"}\n{"text": \n'), ("a.jsonl:2",)),
     "JSONL without the field": (lambda home: written(home / "b.jsonl", b'{"body": "a"}\n'), ("b.jsonl:1", "text")),
 }
@@ -176,7 +176,7 @@ def test_nothing_to_resume_is_refused(home: Path) -> None:
     [
         ((), "name a CONFIG"),
         (("small.toml", "--previous"), "--previous needs --resume"),
-        (("--resume", "run", "--out", "other"), "leave --out away"),
+        (("--resume", "run", "--out", "other"), "remove --out"),
     ],
 )
 def test_usage_is_explained(arguments: tuple[str, ...], part: str) -> None:

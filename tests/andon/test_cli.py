@@ -16,7 +16,7 @@ HEAVY = ("torch", "numpy", "pydantic", "rich", "tokenizers", "opentelemetry")
 
 
 class ProbeError(ValueError):
-    """An error as a room would define it."""
+    """An error as a package would define it."""
 
 
 ProbeError.__module__ = "andon.core.probe"
@@ -56,7 +56,7 @@ def test_help_lists_every_verb_on_a_line() -> None:
 
 @pytest.mark.tier1
 def test_a_room_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: what a room refuses ends in its message on stderr, without a traceback."""
+    """Behavior: what a package rejects ends in its message on stderr, without a traceback."""
     plant(monkeypatch, "plan", ProbeError("tiny.toml: lr=1: unknown key"))
     result = CliRunner().invoke(cli, ["plan"])
     assert (2, "andon: tiny.toml: lr=1: unknown key\n", "") == (result.exit_code, result.stderr, result.stdout)
@@ -82,7 +82,7 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", ["andon.core.absent", "andon.absent"])
 def test_a_missing_module_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Behavior: no extra brings a module of the house, so nobody is told to install one."""
+    """Behavior: no extra installs a module of this project, so no message says to install one."""
     error = ModuleNotFoundError(f"No module named {name!r}", name=name)
     plant(monkeypatch, "train", error)
     assert error is CliRunner().invoke(cli, ["train"]).exception
@@ -135,8 +135,8 @@ def test_help_of_a_verb_imports_no_torch(verb: str) -> None:
 
 @pytest.mark.tier2
 def test_runs_as_a_module_from_anywhere(tmp_path: Path) -> None:
-    """Behavior: `python -m andon` answers beside a stranger's `core` package when the checkout is on the path."""
-    (tmp_path / "core.py").write_text("raise SystemExit('a stranger was imported')")
+    """Behavior: `python -m andon` answers beside another project's `core` package when the checkout is on the path."""
+    (tmp_path / "core.py").write_text("raise SystemExit('the other project was imported')")
     checkout = str(Path(__file__).parents[2])
     command = [sys.executable, "-P", "-m", "andon", "gate", "list", "--config", f"{checkout}/configs/gates.toml"]
     done = subprocess.run(

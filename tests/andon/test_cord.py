@@ -11,8 +11,8 @@ import pytest
 from andon.core.config import CordConfig
 from andon.core.training.loop import StepRecord
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
-from andon.runs.cord import BOUNDS, cord
-from andon.runs.run import Beginning, from_scratch, run
+from andon.runs.cord import BOUNDS, make_cord
+from andon.runs.run import RunSetup, from_scratch, run
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
 from tests.tuning import andon
@@ -37,28 +37,29 @@ EDGES = [  # a key, the last value that passes, the first that stops, for window
 def test_each_bound_at_its_edge(key: str, holds: float, breaks: float) -> None:
     """Behavior: a whole window within the bound goes on, one beyond it stops; half a window stops nothing."""
     for value, stops in ((holds, False), (breaks, True)):
-        pull = cord(CordConfig.model_validate({"window_steps": 2, key: value}), None)
-        assert pull(record(1)) is None
-        assert stops == bool(pull(record(2)))
+        cord = make_cord(CordConfig.model_validate({"window_steps": 2, key: value}), None)
+        assert cord(record(1)) is None
+        assert stops == bool(cord(record(2)))
 
 
 @pytest.mark.tier2
 def test_one_spike_stops_nothing_and_early_steps_do_not_count() -> None:
-    """Behavior: the median of the window is compared, and steps up to after_steps are not looked at."""
-    pull = cord(CordConfig(window_steps=3, loss_above=3.0, after_steps=1), None)
+    """Behavior: the median of the window is compared, and steps up to after_steps are ignored."""
+    cord = make_cord(CordConfig(window_steps=3, loss_above=3.0, after_steps=1), None)
     losses = [9.0, 2.0, 9.0, 2.0, 9.0, 9.0]
-    stopped = [step for step, loss in enumerate(losses, start=1) if pull(record(step, loss))]
+    stopped = [step for step, loss in enumerate(losses, start=1) if cord(record(step, loss))]
     assert [5, 6] == stopped
 
 
 @pytest.mark.tier2
 def test_skipped_steps_are_counted_and_hold_no_loss() -> None:
     """Behavior: a skipped step's NaN is in no window; one more skipped step than allowed stops."""
-    pull = cord(CordConfig(window_steps=1, loss_above=3.0, skipped_above=1), None)
-    verdicts = [pull(record(step, float("nan"), float("nan"), skipped=True)) for step in (1, 2)]
-    assert verdicts[0] is None
+    cord = make_cord(CordConfig(window_steps=1, loss_above=3.0, skipped_above=1), None)
+    first, second = (cord(record(step, float("nan"), float("nan"), skipped=True)) for step in (1, 2))
+    assert first is None
+    assert second is not None
     assert [("cord.loss", "not measured"), ("cord.skipped", "red")] == [
-        (check.name, check.state) for check in verdicts[1].checks
+        (check.name, check.state) for check in second.checks
     ]
 
 
@@ -98,12 +99,12 @@ def test_a_planted_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch: p
     config = small_config(write_corpus(tmp_path / "corpus"), ("training.max_steps", 30), *changes.items())
     said: list[str] = []
 
-    def begin(*arguments: Any) -> Beginning:
-        beginning = from_scratch(*arguments)
-        plant(beginning.state)
-        return beginning
+    def prepare(*arguments: Any) -> RunSetup:
+        setup = from_scratch(*arguments)
+        plant(setup.state)
+        return setup
 
-    result = run(config, tmp_path / "run", begin=begin, traced=False, quiet=True, say=said.append)
+    result = run(config, tmp_path / "run", prepare=prepare, traced=False, quiet=True, say=said.append)
     assert (4, True) == (result["exit"], result["steps"] < 30)
     assert f"step-{result['steps']:08}" in {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     verdict = json.loads((tmp_path / "run" / "cord.json").read_text())

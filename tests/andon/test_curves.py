@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from andon.report.curves import curves, kept_rows, smoothed
+from andon.report.curves import curves, downsampled, smoothed
 
 pytestmark = pytest.mark.tier2
 
@@ -49,7 +49,7 @@ def test_thinning_keeps_every_spike() -> None:
     norm: list[float | None] = [1.0] * 100_000
     loss[54_321], norm[77_777], loss[10] = 9.0, 5.0, None
     loss[20_000:30_000] = [None] * 10_000
-    kept = kept_rows(loss, norm, 3_000)
+    kept = downsampled(loss, norm, 3_000)
     assert len(kept) <= 3_000
     assert {0, 54_321, 77_777, 99_999} <= set(kept)
     assert sorted(set(kept)) == kept
@@ -58,7 +58,7 @@ def test_thinning_keeps_every_spike() -> None:
 
 def test_few_rows_are_all_kept() -> None:
     """Behavior: nothing is thinned that fits."""
-    assert list(range(3000)) == kept_rows([1.0] * 3000, [1.0] * 3000, 3000)
+    assert list(range(3000)) == downsampled([1.0] * 3000, [1.0] * 3000, 3000)
 
 
 def test_an_empty_log() -> None:

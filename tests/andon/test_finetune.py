@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from andon.cli import finetune
 from andon.core.adapters.lora import LoRALinear
 from andon.core.config import load_config
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.log import of_kind, read_log
-from andon.runs import run
-from andon.runs.models import load
+from andon.runs import finetune, run
+from andon.runs.models import FinetuneJob, load_any_model, read_job
 from tests.andon.test_bad_input import content, refused, toml
 from tests.small_run import TABLES
 from tests.tuning import andon, tune
@@ -64,7 +63,7 @@ def test_a_fine_tune_is_a_run(method: str, data: str, tuning: Path) -> None:
 def test_the_adapter_starts_as_the_base(method: str, tuning: Path) -> None:
     """Behavior: before the first step the loss is the base's own; QLoRA's is that of the base in 4 bits."""
     assert 0 == tune(method, "--model", "base", "--data", "corpus", "--out", "run").exit_code
-    (job,) = [finetune.read_job(tuning / "run" / "finetune.json")]
+    (job,) = [read_job(tuning / "run" / "finetune.json")]
     plain, tokenizer = load_model(job.base)
     config = load_config(tuning / "run" / "config.json")
     dataset = finetune.open_data(job, config, tokenizer, tuning / "run")
@@ -82,13 +81,13 @@ def test_a_stopped_fine_tune_resumes_bitwise(method: str, tuning: Path, monkeypa
     """Behavior: stopped after its second step and resumed, with dropout, it logs the losses of the one left alone."""
     arguments = ("--model", "base", "--data", "samples.jsonl", "--dropout", "0.2")
     assert 0 == tune(method, *arguments, "--out", "whole").exit_code
-    noted = run._stop_signals
+    noted = run.stop_signals
     steps_done = iter(range(100))
-    monkeypatch.setattr(run, "_stop_signals", lambda: fake(lambda: signal.SIGTERM if next(steps_done) == 1 else 0))
+    monkeypatch.setattr(run, "stop_signals", lambda: fake(lambda: signal.SIGTERM if next(steps_done) == 1 else 0))
     stopped = tune(method, *arguments, "--out", "run")
     assert 128 + signal.SIGTERM == stopped.exit_code, stopped.output
     assert f"andon finetune {method} --resume run" in stopped.output
-    monkeypatch.setattr(run, "_stop_signals", noted)
+    monkeypatch.setattr(run, "stop_signals", noted)
     resumed = andon("finetune", method, "--no-trace", "--resume", "run")
     assert 0 == resumed.exit_code, resumed.output
     assert steps(tuning / "whole") == steps(tuning / "run")
@@ -120,10 +119,10 @@ def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.Monk
         state.optimizer.register_step_post_hook(lambda *_: weight.data[0].mul_(1.0000001).add_(1e-7))
         return state
 
-    monkeypatch.setattr("andon.core.training.loop.prepare", leaky)
+    monkeypatch.setattr("andon.core.training.loop.initial_state_of", leaky)
     result = tune("lora", "--model", "base", "--data", "corpus", "--out", "run")
     assert 1 == result.exit_code
-    assert "the frozen model is no longer what it was" in result.output
+    assert "the frozen model has changed" in result.output
     assert result_of(tuning / "run")["finetune"]["base_unchanged"] is False
     assert 1 == result_of(tuning / "run")["exit"]
 
@@ -133,7 +132,7 @@ def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.Monk
 def test_model_takes_a_fine_tune(method: str) -> None:
     """Behavior: `--model` reads a fine-tune as base with adapter, QLoRA's in 4 bits, and continues a prompt."""
     assert 0 == tune(method, "--model", "base", "--data", "corpus", "--out", "run").exit_code
-    model, _ = load(Path("run"))
+    model, _ = load_any_model(Path("run"))
     wrapped = [module for module in model.modules() if isinstance(module, LoRALinear)]
     assert 8 == len(wrapped)
     assert {method == "qlora"} == {hasattr(module.base, "dequantize") for module in wrapped}
@@ -178,7 +177,10 @@ BROKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "nothing to adapt": (("--model", "base", "--data", "corpus", "--target", "query"), ("query", "q_proj")),
     "the head": (("--model", "base", "--data", "corpus", "--target", "lm_head"), ("lm_head",)),
     "rank too large": (("--model", "base", "--data", "corpus", "--rank", "999"), ("999",)),
-    "another shape": (("--model", "base", "--data", "corpus", "--set", "model.hidden_size=8"), ("leave it out",)),
+    "another shape": (
+        ("--model", "base", "--data", "corpus", "--set", "model.hidden_size=8"),
+        ("remove the override",),
+    ),
     "unknown key": (("--model", "base", "--data", "corpus", "--set", "lora.r=8"), ("lora.rank",)),
     "broken sample": (("--model", "base", "--data", "broken.jsonl"), ("broken.jsonl:2", "is not valid JSON")),
     "no template there": (("--model", "base", "--data", "corpus", "--chat-template", "no.jinja"), ("no.jinja",)),
@@ -211,7 +213,7 @@ def test_a_base_with_nan_is_refused(tuning: Path) -> None:
 
 def test_a_base_without_tokenizer_is_refused(tmp_path: Path) -> None:
     """Behavior: the message names the base and the file that it lacks."""
-    job: Any = finetune.Job("lora", tmp_path, None, False, None)
+    job: Any = FinetuneJob("lora", tmp_path, None, False, None)
     with pytest.raises(finetune.FinetuneError, match=r"has no tokenizer; put its tokenizer\.json there"):
         finetune.open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
 
@@ -237,7 +239,7 @@ def test_another_base_under_a_resumed_run_is_refused(tuning: Path) -> None:
     (tuning / "mine").rmdir()
     export_huggingface(model, tuning / "mine", tokenizer)
     before = content(tuning / "run" / "checkpoints")
-    refused(tune("lora", "--resume", "run", "--epochs", "5"), "of a base with SHA-256")
+    refused(tune("lora", "--resume", "run", "--epochs", "5"), "was trained on a base with SHA-256")
     assert before == content(tuning / "run" / "checkpoints")
     refused(andon("merge", "--model", "run", "--out", "merged"), "was trained on a base with SHA-256")
     assert not (tuning / "merged").exists()

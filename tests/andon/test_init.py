@@ -1,4 +1,4 @@
-"""`andon init` in a stranger's project: the gates run there, go red there, and overwrite nothing."""
+"""`andon init` in another project: the gates run there, go red there, and overwrite nothing."""
 
 import os
 import subprocess

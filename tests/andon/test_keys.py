@@ -23,7 +23,8 @@ from andon.core.model import llama as model
 from andon.core.training.loop import initial_state_of
 from andon.core.training.loss import loss
 from andon.log import read_log
-from andon.runs.run import CACHE, run
+from andon.runs.folder import CACHE
+from andon.runs.run import run
 from tests.small_run import small_config, write_corpus
 
 pytestmark = pytest.mark.long

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
-from andon.runs.models import load
+from andon.runs.models import load_any_model
 from tests.andon.test_bad_input import content, refused
 from tests.tuning import andon, tune
 
@@ -44,9 +44,9 @@ def test_the_merged_model_says_what_the_adapted_one_does(tuned: Path) -> None:
     """Behavior: a full model in float32 with the adapted one's logits; what it went into is printed."""
     result = andon("merge", "--model", "run", "--out", "merged")
     assert 0 == result.exit_code, result.output
-    adapted, (merged, tokenizer) = load(tuned / "run")[0], load_model(tuned / "merged")
+    adapted, (merged, tokenizer) = load_any_model(tuned / "run")[0], load_model(tuned / "merged")
     assert difference(logits(adapted), logits(merged)) < 1e-5
-    assert difference(logits(load(tuned / "base")[0]), logits(merged)) > 1e-3
+    assert difference(logits(load_any_model(tuned / "base")[0]), logits(merged)) > 1e-3
     assert tokenizer is not None
     assert "quantization_config" not in json.loads((tuned / "merged" / "config.json").read_text())
     in_4_bits = json.loads((tuned / "run" / "finetune.json").read_text())["method"] == "qlora"
@@ -61,7 +61,7 @@ def test_the_exported_adapter_is_the_run_s(tuned: Path) -> None:
     assert 0 == result.exit_code, result.output
     names = {"adapter_model.safetensors", "adapter_config.json", "finetune.json"}
     assert names == {path.name for path in (tuned / "adapter").iterdir()}
-    assert torch.equal(logits(load(tuned / "run")[0]), logits(load(tuned / "adapter")[0]))
+    assert torch.equal(logits(load_any_model(tuned / "run")[0]), logits(load_any_model(tuned / "adapter")[0]))
     assert 0 == andon("export", "--model", "base", "--out", "elsewhere").exit_code
     result = andon("merge", "--model", "adapter", "--base", "elsewhere", "--out", "merged", "--dtype", "bfloat16")
     assert 0 == result.exit_code, result.output
@@ -79,7 +79,7 @@ def test_a_stranger_s_adapter_is_read(tuned: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "meta/llama"}))
     refused(andon("merge", "--model", "theirs", "--out", "merged"), "'meta/llama' is not on this machine", "--base")
     assert 0 == andon("merge", "--model", "theirs", "--base", "base", "--out", "merged").exit_code
-    assert difference(logits(load(tuned / "run")[0]), logits(load_model(tuned / "merged")[0])) < 1e-5
+    assert difference(logits(load_any_model(tuned / "run")[0]), logits(load_model(tuned / "merged")[0])) < 1e-5
 
 
 @pytest.mark.parametrize("tuned", ["lora"], indirect=True)

@@ -66,7 +66,7 @@ def test_json_holds_every_size_in_bytes(small: Path) -> None:
     }
     loss["total"] = sum(size for size in loss.values() if isinstance(size, int))
     found = json.loads(result.stdout)
-    when = [moment["when"] for moment in found.pop("moments")]
+    when = [snapshot["when"] for snapshot in found.pop("snapshots")]
     assert ["loss", "backward, last block", "backward, first block", "backward, embedding", "optimizer"] == when
     working = 2 * tokens * 24 * 4 + tokens * 8 * 4
     assert {

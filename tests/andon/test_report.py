@@ -119,7 +119,7 @@ def test_it_shows_the_run(run: Path) -> None:
         "validation loss 2.664 0.44 below Kneser-Ney trigram",
         "training loss 2.610",
         "bits per byte 1.132",
-        "tokens a second 45.5 k",
+        "tokens per second 45.5 k",
         "parameters 7.31 M",
         "duration 2 min 41 s",
         "steps 6 1 skipped",
@@ -151,7 +151,7 @@ def test_it_shows_what_was_fine_tuned(run: Path) -> None:
     assert f"QLoRA, in 4 bits, rank 8 3 {where} 1,000 2.00% not measured 3.500 not measured CHANGED" in text
     assert "Training the whole model" not in text
     (run / "result.json").write_text(json.dumps(RESULT | {"finetunes": [row], "peak_bytes": 59_000_000}))
-    assert "Training the whole model took 59.0 MB." in Page(render_report(run, None)).text
+    assert "Training the full model took 59.0 MB." in Page(render_report(run, None)).text
     (run / "result.json").write_text(json.dumps(RESULT | row))
     assert f"60 {where}" in Page(render_report(run, None)).text
     (run / "result.json").write_text(json.dumps(RESULT))
@@ -164,7 +164,7 @@ def test_what_was_not_measured_is_never_a_number(run: Path) -> None:
     for name in ("result.json", "config.json", "trace.jsonl"):
         (run / name).unlink()
     page = Page(render_report(run, None))
-    for label in ("validation loss", "training loss", "bits per byte", "tokens a second", "parameters", "duration"):
+    for label in ("validation loss", "training loss", "bits per byte", "tokens per second", "parameters", "duration"):
         assert f"{label} not measured" in page.text
     assert 8 == tags(page).count("dt") - 3 == page.text.split("Loss")[0].count("not measured")
     assert "Not judged No gate has judged this run. There is no result.json" in page.text

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from andon.core.files.folders import latest_checkpoint
+from andon.core.files.manifest import read_manifest
+from andon.core.machine import cpu_model
 from andon.core.training import loop as training
 from andon.log import of_kind, read_log
-from andon.runs.run import RunError, run
+from andon.runs.folder import RunError
+from andon.runs.run import run
 from andon.tracing.read import read_spans
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
@@ -82,10 +85,21 @@ def test_non_finite_run_ends_with_code_5(paths: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.tier3
+def test_result_and_checkpoint_name_the_same_cpu(paths: list[str], tmp_path: Path) -> None:
+    """Behavior: both name the CPU's model, which the architecture alone is not."""
+    result = run(small_config(paths), tmp_path / "run", traced=False, quiet=True)
+    folder = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert folder
+    named = str(read_manifest(folder).environment["processor"])
+    assert named.partition(", ")[0] == result["processor"] == cpu_model()
+
+
+@pytest.mark.tier3
 def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behavior: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("opentelemetry", "tracing")]:
+    for name in [name for name in sys.modules if name.startswith(("opentelemetry", "andon.tracing"))]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("andon.tracing", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     said: list[str] = []
     assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, say=said.append)["exit"]
@@ -147,7 +161,7 @@ def test_nothing_to_resume_is_refused(paths: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
     for previous, said in ((False, "no checkpoint yet"), (True, "no checkpoint before the last one")):
-        with pytest.raises(RunError, match=f"run: {said}; start anew with another --out"):
+        with pytest.raises(RunError, match=f"run: {said}; start a new run with another --out"):
             run(config, tmp_path / "run", resume=True, previous=previous, traced=False, quiet=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from andon.report.timeline import Bar, Beside, Column, Row, read_timeline, shares
+from andon.report.timeline import Bar, Column, OtherSpans, Row, read_timeline, shares
 
 pytestmark = pytest.mark.tier1
 MS = 1_000_000
@@ -64,7 +64,7 @@ def test_the_typical_step_and_what_is_beside(tmp_path: Path) -> None:
         Row("backward", [Bar(10, 10), Bar(30, 10)], 20.0, 20.0),
         Row("other", [], 60.0, 60.0),
     ] == typical.rows
-    assert [Beside("validation", 2, 3.0), Beside("checkpoint", 1, 0.5)] == beside
+    assert [OtherSpans("validation", 2, 3.0), OtherSpans("checkpoint", 1, 0.5)] == beside
 
 
 def test_a_trace_without_steps(tmp_path: Path) -> None:

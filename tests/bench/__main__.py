@@ -1,8 +1,8 @@
 """`python -m tests.bench [core|adapters]...`: our training steps beside other libraries', in ratios; both by default.
 
 `core`: full training beside Hugging Face and LitGPT. `adapters`: LoRA and QLoRA beside PEFT and bitsandbytes, and NF4
-on SmolLM2-135M. Each part leaves a baseline and evidence of its own, and README's tables are made anew. Exit code: 0
-every figure reached, 1 one missed, 2 README, gates or configuration must be mended first, 3 could not measure.
+on SmolLM2-135M. Each part leaves a baseline and evidence of its own, and README's tables are rewritten. Exit code: 0
+every figure reached, 1 one missed, 2 README, gates or configuration must be fixed first, 3 could not measure.
 """
 
 import sys

@@ -52,7 +52,7 @@ class TableError(ValueError):
 
 
 def speed(bench: dict[str, Any]) -> str:
-    """Milliseconds by phase, tokens a second, and the ratio to the matrix products, an implementation a row."""
+    """Milliseconds by phase, tokens per second, and the ratio to the matrix products, an implementation a row."""
     tokens = bench["workload"]["rows"] * bench["workload"]["length"]
     rows = []
     for name, seconds in bench["seconds"].items():
@@ -236,7 +236,7 @@ def mutants(content: dict[str, Any]) -> str:
         rows.append([name, *_killed(counts)])
     header = ["file", "mutants", "killed", "alive", "of these excused", "score"]
     table = _table(header, [*rows, ["all", *_killed(total)]])
-    return f"{table}\n\nEvery survivor with its diff: `andon dev mutation`; all asked anew: `nox -s mutation`."
+    return f"{table}\n\nEvery survivor with its diff: `andon dev mutation`; run all again: `nox -s mutation`."
 
 
 def fuzz(content: dict[str, Any]) -> str:
@@ -380,7 +380,7 @@ def tables() -> dict[str, Callable[[], str]]:
 
 
 def rewrite(text: str, known: dict[str, Callable[[], str]]) -> str:
-    """The text with each table made anew.
+    """The text with each table rewritten.
 
     Raises:
         TableError: a mark that is not closed, or of an unknown table.
@@ -411,7 +411,7 @@ def is_current() -> bool:
 
 
 def rewrite_readme() -> None:
-    """Make README's tables anew.
+    """Rewrite README's tables.
 
     Raises:
         TableError: see `rewrite`; README is left as it is.

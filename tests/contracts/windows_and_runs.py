@@ -134,7 +134,7 @@ def rows_hold_each_item_once(one: int, two: int, three: int) -> None:
 
 
 def rows_are_never_too_full(one: int, two: int, three: int) -> None:
-    """No sample is cut for want of room."""
+    """No sample is split if it fits into a row."""
     assert 1 <= one <= 10
     assert 1 <= two <= 10
     assert 1 <= three <= 10

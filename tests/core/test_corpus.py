@@ -35,7 +35,7 @@ def test_files_keep_the_order_in_which_they_are_named_and_come_once(tmp_path: Pa
 
 @pytest.mark.tier1
 def test_a_folder_is_read_in_sorted_order_without_what_is_hidden_or_cached(tmp_path: Path) -> None:
-    """Behavior: folders give every file below them, sorted by path; hidden ones and caches are not looked at."""
+    """Behavior: folders give every file below them, sorted by path; hidden ones and caches are ignored."""
     write(tmp_path, {"b/2.txt": "two", "b/1.md": "one", "a.txt": "ay", ".hidden": b"\0", ".git/x": b"\0"})
     write(tmp_path, {f"tokens/{CACHE_TAG}": "", "tokens/manifest.json": "{}", "tokens/deep/x": b"\0"})
     write(tmp_path, {"__pycache__/x.pyc": b"\0"})

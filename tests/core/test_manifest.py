@@ -150,7 +150,7 @@ def test_names_the_file_that_changed(tmp_path: Path, name: str) -> None:
 
 
 def test_refuses_a_file_that_the_manifest_does_not_list(tmp_path: Path) -> None:
-    """Behavior: a tokenizer may be absent from both; one that was put there afterwards is foreign."""
+    """Behavior: a tokenizer may be absent from both; one that was added afterwards belongs to another checkpoint."""
     folder = checkpoint(tmp_path, 3)
     (folder / "tokenizer.json").unlink()
     write_manifest(folder, manifest(folder, 3))

@@ -104,7 +104,7 @@ def test_logits_and_gradients_follow_the_papers_equations(name: str) -> None:
 
 @pytest.mark.tier1
 def test_packed_documents_see_only_themselves() -> None:
-    """Reference: each document alone. Positions start anew, and ids that return are the same document only by place."""
+    """Reference: each document alone. Positions restart, and ids that return are the same document only by place."""
     model, tokens_BT = double(), tokens(2, 9)
     documents_BT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [4, 5, 5, 5, 5, 5, 5, 5, 5]])
     with torch.no_grad():

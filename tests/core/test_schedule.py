@@ -42,16 +42,16 @@ def test_linear_is_a_line_down_to_its_floor() -> None:
 
 
 def test_constant_stays_at_the_peak() -> None:
-    """Behavior: after the warm-up nothing changes, whatever the floor."""
+    """Behavior: after the warm-up nothing changes, whatever the minimum."""
     assert [PEAK] * 6 == rates(8, type="constant", warmup_steps=2, min_ratio=0.0)[2:]
 
 
-@pytest.mark.parametrize(("kind", "floor"), [("cosine", 0.0), ("linear", 0.5), ("cosine", 1.0)])
-def test_no_warm_up_starts_at_the_peak(kind: str, floor: float) -> None:
-    """Behavior: the first step has the full rate, the last the floor."""
-    run = rates(7, type=kind, warmup_steps=0, min_ratio=floor)
+@pytest.mark.parametrize(("kind", "minimum"), [("cosine", 0.0), ("linear", 0.5), ("cosine", 1.0)])
+def test_no_warm_up_starts_at_the_peak(kind: str, minimum: float) -> None:
+    """Behavior: the first step has the full rate, the last the minimum."""
+    run = rates(7, type=kind, warmup_steps=0, min_ratio=minimum)
     assert PEAK == run[0]
-    assert pytest.approx(PEAK * floor, abs=1e-18) == run[-1]
+    assert pytest.approx(PEAK * minimum, abs=1e-18) == run[-1]
     assert sorted(run, reverse=True) == run
 
 

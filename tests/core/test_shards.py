@@ -1,4 +1,4 @@
-"""Stores of tokens: written once, read back exactly, re-used while whole, and built anew where they are not."""
+"""Stores of tokens: written once, read back exactly, reused while intact, and rebuilt where they are not."""
 
 import errno
 import json

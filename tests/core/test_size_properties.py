@@ -102,7 +102,7 @@ def tying_saves_one_matrix(shape: Shape, _step: Step) -> None:
 def grows(shape: Shape, step: Step) -> None:
     """More of anything is never less, in parameters or bytes; of what adds a parameter it is more.
 
-    But for one row of a chunk of the loss: a chunk is whole rows, of which a larger vocabulary leaves room for fewer.
+    But for one row of a chunk of the loss: a chunk is whole rows, of which a larger vocabulary has fewer.
     """
     base = sizes.count_parameters(shape).total
     bytes_ = sizes.peak_memory(shape, step).total
@@ -233,12 +233,12 @@ def counted(**changes: Callable[[Shape], int]) -> Callable[[Any], None]:
     return plant
 
 
-def replaced(room: Any, name: str, change: Callable[..., Any]) -> Callable[[Any], None]:
+def replaced(module: Any, name: str, change: Callable[..., Any]) -> Callable[[Any], None]:
     """A plant: a function whose result is changed; the change sees its arguments, too."""
 
     def plant(patch: Any) -> None:
-        right = getattr(room, name)
-        patch.setattr(room, name, lambda *given: change(right(*given), *given))
+        right = getattr(module, name)
+        patch.setattr(module, name, lambda *given: change(right(*given), *given))
 
     return plant
 

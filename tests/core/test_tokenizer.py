@@ -66,7 +66,7 @@ def test_digits_stand_alone() -> None:
 
 @pytest.mark.tier1
 def test_the_vocabulary_is_at_most_what_was_asked_for() -> None:
-    """Behavior: bytes and the end of a document are always in it; a small corpus leaves room."""
+    """Behavior: bytes and the end of a document are always in it; a small corpus needs fewer."""
     assert 280 == id_count(train_tokenizer([TEXT], 280))
     assert 257 == id_count(train_tokenizer([TEXT], 257))
     assert 257 == id_count(train_tokenizer(["a"], 5000))

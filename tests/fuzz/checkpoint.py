@@ -1,4 +1,4 @@
-"""A checkpoint's manifest, sealed anew so that its fields are reached, and the header of its tensors."""
+"""A checkpoint's manifest, sealed again so that its fields are reached, and the header of its tensors."""
 
 import json
 from contextlib import suppress

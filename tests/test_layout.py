@@ -1,4 +1,4 @@
-"""The layout: contracts hold, every package lies in the wheel, and the wheel lives beside a stranger's `core`."""
+"""The layout: contracts hold, every package lies in the wheel, and the wheel lives beside another project's `core`."""
 
 import ast
 import os
