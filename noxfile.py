@@ -379,7 +379,8 @@ def prepare(session: nox.Session, venv: Path = VENV, group: str = "", *options: 
     wanted = [] if group else list(project["dependencies"])
     wanted += [line for extra in groups for line in project["optional-dependencies"][extra]]
     locked = "" if group else LOCK.read_text(encoding="utf-8")
-    digest = hashlib.sha256(json.dumps([project, wanted, options, locked, str(ROOT)]).encode()).hexdigest()
+    entries = [project.get("scripts"), project.get("entry-points")]  # what an editable install copies
+    digest = hashlib.sha256(json.dumps([entries, wanted, options, locked, str(ROOT)]).encode()).hexdigest()
     stamp = venv / f"andon-{group or 'shared'}.stamp"
     if is_current(stamp, digest):
         return

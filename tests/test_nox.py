@@ -1,5 +1,7 @@
 """The sessions: one environment, built once, rebuilt when half-built, and exit codes that pass through."""
 
+import os
+import select
 import shutil
 import signal
 import subprocess
@@ -47,7 +49,21 @@ SESSIONS = (
     "bench_gpu",
     "learn",
 )
-PROJECT = '[project]\nname = "p"\ndependencies = [{wheel!r}]\n[project.optional-dependencies]\n'
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "p"
+dependencies = [{wheel!r}]
+[project.optional-dependencies]
+"""
+BACKEND = """
+import shutil
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    return shutil.copy("p-0-py3-none-any.whl", folder).rpartition("/")[2]
+"""
 
 
 def nox(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,16 +72,25 @@ def nox(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
 
 
+def write_wheel(folder: Path, name: str, version: str, entry_points: str = "") -> Path:
+    """A package of one empty module, with these scripts."""
+    wheel, about = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+        archive.writestr(f"{about}/entry_points.txt", entry_points)
+    return wheel
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with our noxfile, a dependency that needs no network, and a bench that exits as its argument says."""
     folder = tmp_path_factory.mktemp("project")
-    wheel = folder / "stub-1-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("stub.py", "")
-        archive.writestr("stub-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: stub\nVersion: 1\n")
-        archive.writestr("stub-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr("stub-1.dist-info/RECORD", "")
+    wheel = write_wheel(folder, "stub", "1")
+    write_wheel(folder, "p", "0", "[console_scripts]\nandon = stub:main\n")
+    (folder / "backend.py").write_text(BACKEND)
     shutil.copy(ROOT / "noxfile.py", folder)
     (folder / "requirements-dev.txt").touch()
     extras = "".join(f"{extra} = []\n" for extra in ("train", "verify", "trace", "dev"))
@@ -121,7 +146,8 @@ def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path
         "signal.pause()\n"
     )
     with subprocess.Popen([sys.executable, "-m", "nox", "-s", "bench"], cwd=project) as process:
-        assert "x" == fifo.read_text()
+        alive = os.open(fifo, os.O_RDWR)  # both ends, so that a command which never starts is no endless wait
+        assert select.select([alive], [], [], 60)[0]
         process.send_signal(signal.SIGTERM)
         assert 7 == process.wait(60)
 

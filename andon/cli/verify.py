@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -30,7 +31,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("target", required=False, metavar="[PACKAGE.MODULE:SUBJECT]")
 @click.option("--list", "listing", is_flag=True, help="Show all checks, a line each, and what each needs.")
-@click.option("--explain", metavar="CHECK", help="Say what a check holds, why its faults are silent, where to look.")
+@click.option("--explain", metavar="CHECK", help="Explain a check, with an example of what it finds.")
 @click.option("--only", multiple=True, metavar="CHECK", help="Run this check, or all of an area; may be repeated.")
 @click.option("--ignore", multiple=True, metavar="CHECK", help="Leave a check out; each needs a --reason.")
 @click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
@@ -162,14 +163,19 @@ def table() -> str:
 
 
 def explained(name: str) -> str:
-    """A check's own words."""
+    """A check's own words, its example indented as code."""
     from andon.verify.run import runner
     from andon.verify.run.report import wrap
 
     check = runner.named(name)
     needs = ", ".join(("model", "batch", "loss", *check.needs))
-    paragraphs = [f"{check.name}: {runner.explain(check).title}", *runner.explain(check)[1:], f"Needs {needs}."]
-    return "\n\n".join("\n".join(wrap(part)) for part in paragraphs if part) + "\n"
+    about = runner.explain(check)
+    before = [f"{check.name}: {about.title}", about.detail, about.silent, about.look]
+    example = ["Example:\n" + textwrap.indent(about.example, "    ")] if about.example else []
+    after = [f"Reference: {about.reference}"] if about.reference else []
+    blocks = ["\n".join(wrap(part)) for part in before if part]
+    blocks += [*example, *("\n".join(wrap(part)) for part in (*after, f"Needs {needs}."))]
+    return "\n\n".join(blocks) + "\n"
 
 
 @contextmanager

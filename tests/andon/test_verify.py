@@ -183,6 +183,8 @@ def test_the_list_and_the_explanation() -> None:
     assert max(map(len, lines)) <= 100
     text = run("--explain", "attention.causality").stdout
     assert text.startswith("attention.causality: No logit depends on a later token.")
+    assert "\n\nExample:\n    # wrong: the mask lets position t see position t + 1\n    mask_TT = " in text
+    assert "\n\nReference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.\n\n" in text
     assert "Needs model, batch, loss." in text
     result = run("--explain", "attention.causalty")
     assert (2, True) == (result.exit_code, "closest: attention.causality" in result.stderr)

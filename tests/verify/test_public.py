@@ -31,7 +31,7 @@ def test_the_public_surface_is_frozen() -> None:
     assert SURFACE == set(verify.__all__)
     for name in SURFACE:
         assert getattr(verify, name).__doc__, name
-    with pytest.raises(AttributeError, match="'andon.verify' has no attribute 'chek'; it has CHECKS"):
+    with pytest.raises(AttributeError, match=r"'andon\.verify' has no attribute 'chek'; it has CHECKS"):
         _ = verify.chek
 
 

@@ -1,9 +1,13 @@
 """All checks, in the order in which they run: a table in three parts, by what they ask of a subject.
 
 A check is a function `Subject -> None` that raises `CheckFailed` with the numbers in it, or `NotApplicable`; what a
-pass rests on (a dtype that fell back) it may return as a sentence. Its docstring's first line is what is true of any
-correct implementation; the paragraphs after it are what `--explain` shows: why the fault stays silent in training, and
-what to look at (that paragraph begins with "Look").
+pass rests on (a dtype that fell back) it may return as a sentence.
+
+Its docstring is what `--explain` shows. The first line is what is true of any correct implementation. Of the paragraphs
+after it, one begins with "Silent" and says why training does not show a fault, and one begins with "Look" and says
+where to look for it; any other is more about the first line. A section "Example:" then holds code with a fault that the
+check finds, from a line "# wrong: " on, and the same code mended, from a line "# right" on. A last paragraph
+"Reference:" may name the source.
 """
 
 from andon.verify.checks.of_models import OF_MODELS

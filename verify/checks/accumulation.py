@@ -22,22 +22,56 @@ EXCESS = 50.0  # of a gradient over the threshold
 
 
 def check_gradient(subject: Subject) -> None:
-    """The gradient of several micro-batches is that of one batch with all their rows: counted tokens weigh the same.
+    """Several micro-batches give the gradient of one batch with all their rows: every counted token weighs the same.
 
-    Silent because each micro-batch's mean is a good loss: short ones only weigh too much, or the whole N times.
+    Silent because each micro-batch's mean is a plausible loss: short micro-batches merely weigh too much, or the
+    whole gradient is as many times too large as there are micro-batches.
 
-    Look at what each loss is divided by: the counted tokens of the whole step, not its own, and not the parts' number.
+    Look at what each loss is divided by: it should be the counted tokens of the whole step, neither the
+    micro-batch's own tokens nor the number of micro-batches.
+
+    Example:
+        # wrong: each micro-batch is averaged over its own tokens, so tokens of short ones weigh more
+        for batch in micro_batches:
+            logits = model(batch["input_ids"])
+            loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+            (loss / len(micro_batches)).backward()
+
+        # right: divided by the counted tokens of the whole step
+        total = sum((batch["labels"] != -100).sum() for batch in micro_batches)
+        for batch in micro_batches:
+            logits = model(batch["input_ids"])
+            loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+            (loss / total).backward()
+
+    Reference: huggingface/transformers#34191.
     """
     run, batches = step_run(subject), _parts(subject)
     compare_gradient(subject, run, run.step(batches), batches, "the update")
 
 
 def check_clipped(subject: Subject) -> None:
-    """The same with a gradient far above the threshold: it is clipped once, when all micro-batches are in.
+    """A large accumulated gradient is clipped once, after all micro-batches have been added.
 
-    Silent because clipped parts add up to something of the right size that points elsewhere.
+    Silent because gradients that were clipped one by one add up to something of the right size that points
+    elsewhere.
 
-    Look at clipping inside the loop over micro-batches, and before the division by tokens.
+    Look at clipping inside the loop over micro-batches, and at clipping before the division by tokens.
+
+    Example:
+        # wrong: clips what has been added so far after every micro-batch
+        for batch in micro_batches:
+            (summed_loss(model, batch) / total_tokens).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+        # right
+        for batch in micro_batches:
+            (summed_loss(model, batch) / total_tokens).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    Reference: huggingface/accelerate#641.
     """
     if not subject.settings.get("grad_clip"):
         raise NotApplicable("settings['grad_clip']")
@@ -51,11 +85,27 @@ def check_clipped(subject: Subject) -> None:
 
 
 def check_many(subject: Subject) -> None:
-    """64 micro-batches of one row add up as exactly as float32 does.
+    """The gradient of 64 micro-batches of one row each is as exact as accumulation in float32 makes it.
 
-    Silent because what a sum in half precision loses is small: each further part below half a unit of its last digit.
+    Silent because what a half-precision sum drops is small: each further gradient may be below half a unit of the
+    sum's last digit.
 
-    Look at the dtype that gradients are accumulated and reduced in.
+    Look at the dtype in which gradients are accumulated and reduced.
+
+    Example:
+        # wrong: gradients add up in .grad, which has the model's dtype, bfloat16
+        model = model.bfloat16()
+        for batch in micro_batches:
+            (summed_loss(model, batch) / total_tokens).backward()
+
+        # right: float32 weights keep .grad in float32
+        model = model.float()
+        for batch in micro_batches:
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                loss = summed_loss(model, batch) / total_tokens
+            loss.backward()
+
+    Reference: huggingface/trl#2175.
     """
     run, batches = step_run(subject), single_rows(subject, MANY)
     require_alike(subject, batches)
@@ -72,11 +122,26 @@ def check_many(subject: Subject) -> None:
 
 
 def check_reported_loss(subject: Subject) -> None:
-    """A step of several micro-batches reports their loss over all counted tokens together.
+    """The loss reported for a step of several micro-batches is the mean over all their counted tokens together.
 
     Silent because the curve still falls: a mean of means, a sum, or the last micro-batch's loss looks like a loss.
 
     Look at what is summed, detached and divided for the log.
+
+    Example:
+        # wrong: logs the last micro-batch's share alone
+        for batch in micro_batches:
+            loss = summed_loss(model, batch) / total_tokens
+            loss.backward()
+        wandb.log({"loss": loss.item()})
+
+        # right
+        step_loss = 0.0
+        for batch in micro_batches:
+            loss = summed_loss(model, batch) / total_tokens
+            loss.backward()
+            step_loss += loss.item()
+        wandb.log({"loss": step_loss})
     """
     run, batches = step_run(subject), _parts(subject)
     sharpened(run.model)
@@ -87,11 +152,23 @@ def check_reported_loss(subject: Subject) -> None:
 
 
 def check_tokens(subject: Subject) -> None:
-    """A step that reports tokens reports those of all its micro-batches.
+    """A step that reports tokens reports those of all its micro-batches: the counted ones, or all.
 
-    Silent because rates and budgets in tokens are believed, and the batch that was meant is not the one that was used.
+    Silent because throughput and token budgets are taken on trust, and the batch size in use is not the one
+    intended.
 
     Look at which micro-batches are counted, and whether padding is.
+
+    Example:
+        # wrong: counts the last micro-batch only
+        for batch in micro_batches:
+            (summed_loss(model, batch) / total_tokens).backward()
+        wandb.log({"tokens": batch["input_ids"].numel()})
+
+        # right
+        for batch in micro_batches:
+            (summed_loss(model, batch) / total_tokens).backward()
+        wandb.log({"tokens": sum(batch["input_ids"].numel() for batch in micro_batches)})
     """
     run, batches = step_run(subject), _parts(subject)
     reported = run.step(batches).logged.get("tokens")

@@ -27,11 +27,22 @@ MODULES = 16  # at most, that are looked at one by one
 
 
 def check_identity(subject: Subject) -> None:
-    """A fresh adapter changes nothing: the logits are the base's.
+    """A freshly added adapter changes nothing: the logits are those of the base model.
 
     Silent because a few steps of training repair most of what a random change does.
 
-    Look at which side begins at zero, and at what else is touched when a module is wrapped.
+    Look at which of the two matrices starts at zero, and at what else is touched when a module is wrapped.
+
+    Example:
+        # wrong: both matrices are random, so wrapping a layer changes its output at once
+        self.lora_A = nn.Parameter(torch.randn(r, in_features) / r)
+        self.lora_B = nn.Parameter(torch.randn(out_features, r) / r)
+
+        # right
+        self.lora_A = nn.Parameter(torch.randn(r, in_features) / r)
+        self.lora_B = nn.Parameter(torch.zeros(out_features, r))
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     batch, base = new_batch(subject), _base(subject)
     before = _logits(subject, base, batch)
@@ -44,11 +55,26 @@ def check_identity(subject: Subject) -> None:
 
 
 def check_frozen(subject: Subject) -> None:
-    """With an adapter added only the adapter learns: the base's tensors are frozen, and steps leave them bit-equal.
+    """With an adapter added, only the adapter learns: the base's tensors are frozen, and steps leave them as they are.
 
-    Silent because more parameters fit better: only the adapter, put on the base it belongs to, is another model then.
+    Silent because more trainable parameters fit even better; only when the saved adapter is put on the original
+    base does it turn out to belong to another model.
 
-    Look at embeddings, norms and biases, at who calls `requires_grad_` last, and at what replaces a base's tensor.
+    Look at embeddings, norms and biases, at which call of `requires_grad_` comes last, and at code that replaces a
+    tensor of the base.
+
+    Example:
+        # wrong: freezes the linear layers only; embeddings and norms go on learning
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.requires_grad_(False)
+        add_lora(model, r=8)
+
+        # right
+        model.requires_grad_(False)
+        add_lora(model, r=8)
+
+    Reference: pytorch/torchtitan#3456.
     """
     base = _base(subject)
     known = {id(parameter): name for name, parameter in base.named_parameters()}
@@ -72,12 +98,24 @@ def check_frozen(subject: Subject) -> None:
 
 
 def check_learning(subject: Subject) -> None:
-    """Every tensor of an adapter learns: it gets a gradient and moves within three steps.
+    """Every tensor of an adapter learns: it changes within three optimizer steps, with gradient checkpointing too.
 
-    Silent because the others learn: with none at all the loss stays, and the base's output is good enough to miss it.
+    Silent because the other tensors learn, and where none does, the base model's output is good enough for nobody
+    to notice.
 
-    Look at what freezes after adapters were added, at checkpointing with inputs that need no gradient, at modules that
-    are wrapped and not called, and at the dtype of the adapter.
+    Look at code that freezes parameters after the adapter was added, at checkpointing with inputs that need no
+    gradient, at wrapped modules that are never called, and at the adapter's dtype.
+
+    Example:
+        # wrong: the preparation freezes every parameter, those of the new adapter as well
+        model = get_peft_model(model, lora_config)
+        model = prepare_model_for_kbit_training(model)
+
+        # right: freeze first, then add the adapter
+        model = prepare_model_for_kbit_training(model)
+        model = get_peft_model(model, lora_config)
+
+    Reference: huggingface/trl#4081.
     """
     for checkpointing in (False, True):
         base = _base(subject)
@@ -98,11 +136,24 @@ def check_learning(subject: Subject) -> None:
 
 
 def check_recomputation(subject: Subject) -> None:
-    """Computing activations again in the backward pass changes no gradient of an adapter.
+    """Gradient checkpointing (computing activations again in the backward pass) changes no gradient of an adapter.
 
-    Silent because an adapter without a gradient leaves the base, which is a good model.
+    Silent because an adapter that gets no gradient leaves the base model, which is a good one.
 
-    Look at reentrant checkpointing over inputs that need no gradient.
+    Look at reentrant checkpointing of inputs that need no gradient, as behind a frozen embedding.
+
+    Example:
+        # wrong: behind a frozen embedding x needs no gradient, so a reentrant checkpoint gives none
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=True)
+
+        # right
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False)
+
+    Reference: PyTorch documentation, torch.utils.checkpoint; huggingface/transformers#26221.
     """
     batch, base = new_batch(subject), _base(subject)
     if not recompute(base):
@@ -119,11 +170,22 @@ def check_recomputation(subject: Subject) -> None:
 
 
 def check_scale(subject: Subject) -> None:
-    """Alpha and rank enter as declared: twice the alpha is twice the change, and ranks of one scale are alike.
+    """Alpha and rank act as declared: twice the alpha is twice the change, and ranks of equal scale give equal changes.
 
-    Silent because the learning rate makes up for it, until the adapter is merged or loaded by other code.
+    Silent because the learning rate makes up for a wrong scale, until other code merges or loads the adapter.
 
-    Look at alpha, alpha / rank and alpha / sqrt(rank), and at which of them each code path divides by.
+    Look at alpha, alpha / rank and alpha / sqrt(rank), and at which of them each code path multiplies by.
+
+    Example:
+        # wrong: multiplies by alpha, where the adapter's scale is alpha / r
+        def forward(self, x):
+            return self.base(x) + self.alpha * (x @ self.lora_A.T @ self.lora_B.T)
+
+        # right
+        def forward(self, x):
+            return self.base(x) + self.alpha / self.r * (x @ self.lora_A.T @ self.lora_B.T)
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1; Blaizzy/mlx-vlm#841.
     """
     scale, batch = _method(subject, "scale"), new_batch(subject)
     plain = _filled(_add(subject, _base(subject), RANK, ALPHA))
@@ -154,11 +216,22 @@ def check_scale(subject: Subject) -> None:
 
 
 def check_merge(subject: Subject) -> None:
-    """The merged model gives the adapted model's logits, and an adapter that was trained changes them.
+    """The merged model gives the adapted model's logits, and an adapter with values other than zero changes the base's.
 
     Silent because the merged model works: like the base, like a stronger or weaker adapter, or like another base.
 
-    Look at the scale, at transposed weights, at tied ones, at dtypes, and at what a quantised base is merged into.
+    Look at the scale, at transposed and tied weights, at dtypes, and at what a quantized base is merged into.
+
+    Example:
+        # wrong: the merge leaves out the scale that the forward pass applies
+        for layer in lora_layers:
+            layer.base.weight.data += layer.lora_B @ layer.lora_A
+
+        # right
+        for layer in lora_layers:
+            layer.base.weight.data += layer.scaling * (layer.lora_B @ layer.lora_A)
+
+    Reference: hao-ai-lab/FastVideo#870.
     """
     merge, batch = _method(subject, "merge"), new_batch(subject)
     base = _logits(subject, _base(subject), batch)
@@ -172,11 +245,23 @@ def check_merge(subject: Subject) -> None:
 
 
 def check_merged_weights(subject: Subject) -> None:
-    """Merging adds scale x B A to the weights that have an adapter, of the adapter's rank, and nothing anywhere else.
+    """Merging changes a weight by scale x B A; where A and B cannot be told, by a matrix of the adapter's rank at most.
 
-    Silent because a change of the right size in the wrong place is repaired by more training.
+    Silent because a change of the right size in the wrong direction is repaired by more training.
 
-    Look at the scale, at rows that belong to another projection, and at weights that are shared.
+    Look at the scale, at transposed products, at rows that belong to another projection, and at weights that are
+    shared.
+
+    Example:
+        # wrong: multiplies by alpha, where the adapter's scale is alpha / r
+        delta = layer.lora_B @ layer.lora_A
+        layer.base.weight.data += layer.alpha * delta
+
+        # right
+        delta = layer.lora_B @ layer.lora_A
+        layer.base.weight.data += layer.alpha / layer.r * delta
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     merge, scale = _method(subject, "merge"), _method(subject, "scale")(RANK, ALPHA)
     base, model = _tensors(_base(subject)), _filled(_added(subject))
@@ -197,11 +282,22 @@ def check_merged_weights(subject: Subject) -> None:
 
 
 def check_merge_again(subject: Subject) -> None:
-    """Merging what is merged changes nothing, or is refused.
+    """Merging a model that is already merged changes nothing, or is refused.
 
-    Silent because the doubled change looks like one that was trained harder.
+    Silent because the doubled change looks like an adapter that was trained harder.
 
     Look at the flag that says merged, and at whether loading or saving merges by itself.
+
+    Example:
+        # wrong: nothing remembers that the weight holds the adapter already
+        def merge(self):
+            self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+
+        # right
+        def merge(self):
+            if not self.merged:
+                self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+                self.merged = True
     """
     merge, batch = _method(subject, "merge"), new_batch(subject)
     once = merge(_filled(_added(subject)))
@@ -214,11 +310,26 @@ def check_merge_again(subject: Subject) -> None:
 
 
 def check_unmerge(subject: Subject) -> None:
-    """Unmerging gives back the adapted model, its adapter bit by bit and its base within rounding.
+    """Unmerging gives back the adapted model: its adapter bit by bit, and its base within rounding.
 
-    Silent because what is left over is small, and grows with each round.
+    Silent because what is left over is small, and grows with each round of merging and unmerging.
 
-    Look at what the merge subtracts, in which dtype, and at copies of the adapter that it writes back.
+    Look at what unmerging subtracts, in which dtype, and at copies of the adapter that merging writes back.
+
+    Example:
+        # wrong: merging adds the scaled product, unmerging subtracts the bare one
+        def merge(self):
+            self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+        def unmerge(self):
+            self.weight.data -= self.lora_B @ self.lora_A
+
+        # right
+        def merge(self):
+            self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
+        def unmerge(self):
+            self.weight.data -= self.scaling * (self.lora_B @ self.lora_A)
+
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1 (no additional inference latency).
     """
     merge, unmerge, batch = _method(subject, "merge"), _method(subject, "unmerge"), new_batch(subject)
     model = _filled(_added(subject))
@@ -241,9 +352,22 @@ def check_unmerge(subject: Subject) -> None:
 def check_file(subject: Subject) -> None:
     """An adapter that is saved, and loaded onto a fresh base, gives the same logits; and saving changes nothing.
 
-    Silent because keys that do not match are skipped: a fresh adapter, which changes nothing, is kept.
+    Silent because names that do not match are skipped: a fresh adapter, which changes nothing, stays in place.
 
-    Look at prefixes of names, at `strict=False`, and at the scale that is or is not in the file.
+    Look at prefixes of names, at `strict=False`, and at whether the scale is in the file.
+
+    Example:
+        # wrong: names in the file begin with "base_model.", so strict=False skips every one of them
+        state = torch.load("adapter.pt")
+        model.load_state_dict(state, strict=False)
+
+        # right
+        state = torch.load("adapter.pt")
+        state = {name.removeprefix("base_model."): tensor for name, tensor in state.items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        assert not unexpected and not any("lora_" in name for name in missing)
+
+    Reference: pytorch/torchtune#2537.
     """
     save, load, batch = _method(subject, "save"), _method(subject, "load"), new_batch(subject)
     model = _filled(_added(subject))
@@ -258,9 +382,18 @@ def check_file(subject: Subject) -> None:
 def check_file_of_merged(subject: Subject) -> None:
     """An adapter saved from a merged model is refused, or is applied once when it is loaded.
 
-    Silent because the doubled change looks like one that was trained harder.
+    Silent because the doubled change looks like an adapter that was trained harder.
 
-    Look at whether the file says merged, and at merging by `eval()` before saving.
+    Look at whether the file says merged, and at an `eval()` that merges before saving.
+
+    Example:
+        # wrong: the file holds the merged weights and the adapter, which is applied to them once more
+        model.merge_adapter()
+        torch.save(model.state_dict(), "adapter.pt")
+
+        # right: the adapter alone, of an unmerged model
+        model.unmerge_adapter()
+        torch.save(get_peft_model_state_dict(model), "adapter.pt")
     """
     merge, save, load = (_method(subject, what) for what in ("merge", "save", "load"))
     model, batch = _filled(_added(subject)), new_batch(subject)
@@ -279,11 +412,25 @@ def check_file_of_merged(subject: Subject) -> None:
 
 
 def check_two(subject: Subject) -> None:
-    """Of two adapters on one base the active one alone acts and learns, and each is as it is alone.
+    """Of two adapters on one base only the active one acts and learns, and each behaves as it would alone.
 
-    Silent because two that add up, or share a tensor, train well; what is served after a switch is neither.
+    Silent because two adapters that add up, or share a tensor, train well; what is served after a switch is
+    neither.
 
-    Look at what switching changes and what it forgets, at what freezes the other, and at state kept for all of them.
+    Look at what switching changes and what it forgets, at what freezes the other adapter, and at state kept for
+    both.
+
+    Example:
+        # wrong: a new adapter is not active by itself: the first one goes on learning
+        model.add_adapter("french", lora_config)
+        train(model, french_data)
+
+        # right
+        model.add_adapter("french", lora_config)
+        model.set_adapter("french")
+        train(model, french_data)
+
+    Reference: PEFT documentation, PeftModel.add_adapter.
     """
     second, switch, batch = _method(subject, "second"), _method(subject, "switch"), new_batch(subject)
     model = _filled(_added(subject))
@@ -307,11 +454,22 @@ def check_two(subject: Subject) -> None:
 
 
 def check_dropout(subject: Subject) -> None:
-    """The adapters' dropout reaches every one of them in training, and none in evaluation.
+    """The declared dropout of the adapters acts in each of them in training, and in none in evaluation.
 
     Silent because an adapter without dropout trains well, and overfits a little sooner.
 
-    Look at which builders pass the setting on, and at functional dropout without `training`.
+    Look at which constructors pass the setting on, and at functional dropout without `training=self.training`.
+
+    Example:
+        # wrong: the MLP's adapter is built without the setting, so its dropout is 0
+        self.attn = LoRALinear(dim, dim, r=8, dropout=config.lora_dropout)
+        self.mlp = LoRALinear(dim, 4 * dim, r=8)
+
+        # right
+        self.attn = LoRALinear(dim, dim, r=8, dropout=config.lora_dropout)
+        self.mlp = LoRALinear(dim, 4 * dim, r=8, dropout=config.lora_dropout)
+
+    Reference: pytorch/torchtune#995.
     """
     share, batch = setting(subject, "lora_dropout"), new_batch(subject)
     base = _base(subject).train()

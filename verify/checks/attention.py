@@ -28,6 +28,17 @@ def check_causality(subject: Subject) -> None:
     Silent because the loss falls faster, not slower: the model reads the answer. Text generated later is nonsense.
 
     Look at the mask's diagonal, at `is_causal`, and at shifts of labels or keys.
+
+    Example:
+        # wrong: the mask lets position t see position t + 1
+        mask_TT = torch.ones(T, T, dtype=torch.bool).tril(1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_TT)
+
+        # right
+        mask_TT = torch.ones(T, T, dtype=torch.bool).tril()
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_TT)
+
+    Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
     """
     if not subject.causal:
         raise NotApplicable("a causal model")
@@ -52,11 +63,26 @@ def check_causality(subject: Subject) -> None:
 
 
 def check_influence(subject: Subject) -> None:
-    """Every token influences the logits at its own position, the next one, and all up to where its influence ends.
+    """Every token influences the logits at its own position and at its neighbors', and its reach has no gaps.
+
+    The neighbors are the next position and, in a model that is not causal, the previous one too. No token's
+    influence ends before that of an earlier token.
 
     Silent because a model that misses some tokens still learns from the others, only worse.
 
-    Look at masks that hide the diagonal or the previous token, at windows off by one, and at sequences cut short.
+    Look at a causal mask in a model that should see both sides, at masks that hide the previous token, at windows
+    whose bounds are reversed, and at sequences that are cut short.
+
+    Example:
+        # wrong: an encoder that predicts masked words sees nothing to the right of them
+        q, k, v = self.project(x)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        # right
+        q, k, v = self.project(x)
+        out = F.scaled_dot_product_attention(q, k, v)
+
+    Reference: Devlin et al. 2019, arXiv:1810.04805, section 3.1.
     """
     model, batch = awake(subject), cut(subject, new_batch(subject), SHORT)
     reach, possible = _reach(subject, model, batch)
@@ -85,11 +111,23 @@ def check_influence(subject: Subject) -> None:
 
 
 def check_rows(subject: Subject) -> None:
-    """The logits of a row depend on that row alone: on no other row, no order of rows, and no number of rows.
+    """A row's logits depend on that row alone: not on the other rows, their order or their number.
 
     Silent because the other rows are as good a text as any; evaluation and generation see other rows, or none.
 
-    Look at reshapes that mix batch and heads, at statistics over the batch, at `squeeze`, and at shared masks.
+    Look at reshapes that mix batch and heads, at `batch_first`, at statistics over the batch, at `squeeze`, and at
+    masks that rows share.
+
+    Example:
+        # wrong: expects (T, B, D), so that each row attends to the other rows of the batch
+        self.attn = nn.MultiheadAttention(dim, heads)
+        out, _ = self.attn(x_BTD, x_BTD, x_BTD)
+
+        # right
+        self.attn = nn.MultiheadAttention(dim, heads, batch_first=True)
+        out, _ = self.attn(x_BTD, x_BTD, x_BTD)
+
+    Reference: PyTorch documentation, torch.nn.MultiheadAttention.
     """
     if subject.mixture:
         raise NotApplicable("a model without a mixture of experts, whose capacity rows may share")
@@ -112,11 +150,22 @@ def check_rows(subject: Subject) -> None:
 
 
 def check_padding(subject: Subject) -> None:
-    """What stands where the mask says padding changes no logits of real tokens, and no loss.
+    """Tokens that the mask marks as padding change neither the logits of real tokens nor the loss.
 
-    Silent because each run sees one kind of padding; results depend on which rows were batched together.
+    Silent because each run sees one kind of padding; results then depend on which rows were batched together.
 
-    Look at whether the mask reaches attention on every path, its polarity, and labels at padding.
+    Look at whether the mask reaches attention on every path, at its polarity, and at labels at padding.
+
+    Example:
+        # wrong: the mask stays behind, so real tokens attend to the padding on their left
+        batch = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        outputs = model(input_ids=batch["input_ids"], labels=labels)
+
+        # right
+        batch = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        outputs = model(**batch, labels=labels)
+
+    Reference: Alpha-VLLM/LLaMA2-Accessory#43.
     """
     batch = few(subject)
     mask_BT = part(batch, "mask", subject.roles)
@@ -147,9 +196,23 @@ def check_padding(subject: Subject) -> None:
 def check_documents(subject: Subject) -> None:
     """In a packed row no document's logits depend on another document.
 
-    Silent because the other document is harmless noise to the loss: a little worse, and leaking between texts.
+    Silent because the other document is harmless noise to the loss, which is only a little worse, while one text
+    leaks into the next.
 
-    Look at whether document numbers or restarting positions reach the mask, and at which document a separator is in.
+    Look at whether document numbers or restarting positions reach the mask, and at which document a separator is
+    in.
+
+    Example:
+        # wrong: under a plain causal mask the documents of a packed row see those before them
+        q, k, v = self.project(packed)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        # right
+        q, k, v = self.project(packed)
+        mask_BTT = (document_ids[:, :, None] == document_ids[:, None, :]).tril()
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_BTT[:, None])
+
+    Reference: huggingface/trl#784.
     """
     batch = packed_batch(subject)
     model = awake(subject)

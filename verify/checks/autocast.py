@@ -15,11 +15,24 @@ TOKENS = 6  # a float32 lies on bfloat16's grid once in 65,536 times
 
 
 def check_loss(subject: Subject) -> None:
-    """The loss of a single token is a number of at least float32, not one of the few that half precision has.
+    """The loss of a single token has float32's resolution: it is not always one of the few values of half precision.
 
-    Silent because the loss is cast up at the end: it comes as float32, and the mean over many tokens hides the grid.
+    Silent because the loss is cast up at the end: it arrives as float32, and the mean over many tokens hides the
+    coarse steps.
 
-    Look for the cast of the logits to float32: it stands before the softmax, and what follows stays there.
+    Look for the cast of the logits to float32: it should come before the softmax, and what follows should stay in
+    float32.
+
+    Example:
+        # wrong: the softmax runs in bfloat16, and only its result is cast up
+        logits = model(input_ids)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten()).float()
+
+        # right
+        logits = model(input_ids).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    Reference: PyTorch documentation, Automatic Mixed Precision package (torch.amp), ops that autocast to float32.
     """
     model, batch = new_model(subject).eval(), new_batch(subject)
     targets_BT = targets_of(subject, batch)
@@ -42,9 +55,24 @@ def check_loss(subject: Subject) -> None:
 def check_scope(subject: Subject, make: Make) -> None:
     """The backward pass and the update run outside autocast, which is meant for the forward pass and the loss.
 
-    Silent because the backward pass takes most dtypes from the forward one; what does not is rounded, and sums with it.
+    Silent because the backward pass takes most dtypes from the forward pass; the rest, sums among them, is rounded.
 
     Look at what the `with torch.autocast(...)` encloses: `backward()` and `step()` belong after it.
+
+    Example:
+        # wrong: backward and update run under autocast, too
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+
+        # right
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+
+    Reference: PyTorch documentation, Automatic Mixed Precision package (torch.amp), Autocasting.
     """
     run = make()
     watched, seen = next(iter(trainable(run.model).values())), {"the backward pass": False, "the update": False}

@@ -30,11 +30,25 @@ POISONED = 6  # consecutive updates with a gradient that is not finite
 
 @each_run
 def check_bound(subject: Subject, make: Make) -> None:
-    """However large the gradient, the one that an update sees has at most the norm that the settings name.
+    """However large the gradient, the update sees one whose norm is at most the declared `grad_clip`.
 
     Silent because most gradients are small: it shows as a spike of the loss, some day, that the data is blamed for.
 
-    Look at generators of parameters that the norm has used up, and at clipping before backward or after the step.
+    Look at a generator of parameters that computing the norm has used up, and at clipping before backward or after
+    the step.
+
+    Example:
+        # wrong: the norm uses up the generator, so that nothing is left to clip
+        parameters = model.parameters()
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+
+        # right
+        parameters = list(model.parameters())
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+
+    Reference: pytorch/pytorch#148259.
     """
     clip = _threshold(subject)
     _, raw = _first(subject, make, SMALL)
@@ -48,11 +62,23 @@ def check_bound(subject: Subject, make: Make) -> None:
 
 @each_run
 def check_all_alike(subject: Subject, make: Make) -> None:
-    """Clipping multiplies the gradients of all parameters by one factor: their direction stays.
+    """Clipping treats all parameters alike: one factor for all gradients, or one bound on all entries.
 
     Silent because each part still points downhill.
 
-    Look at which parameters are clipped (one group, one block, each alone), and at how often in a step.
+    Look at which parameters are clipped (one group, one block, each by itself), and at how often in a step.
+
+    Example:
+        # wrong: each tensor is clipped to its own norm, which turns the whole gradient
+        for p in model.parameters():
+            torch.nn.utils.clip_grad_norm_(p, 1.0)
+        optimizer.step()
+
+        # right
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    Reference: Pascanu et al. 2013, arXiv:1211.5063, section 3.2.
     """
     step, raw = _first(subject, make, SMALL)
     _, actual = _first(subject, make, 1 / SMALL)
@@ -72,9 +98,26 @@ def check_all_alike(subject: Subject, make: Make) -> None:
 def check_small_ones_pass(subject: Subject, make: Make) -> None:
     """A gradient below the threshold reaches the update unchanged.
 
-    Silent because adaptive optimizers hide a constant factor; decay, momentum and the threshold then mean other things.
+    Silent because adaptive optimizers hide a constant factor; weight decay, momentum and the threshold then mean
+    something else.
 
     Look at clipping before the division by tokens or by the loss scale, and at a factor that may exceed 1.
+
+    Example:
+        # wrong: the gradients still hold the loss scale, so that almost every one is clipped
+        scaler.scale(loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+
+        # right
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+
+    Reference: PyTorch documentation, Automatic Mixed Precision examples, Gradient clipping.
     """
     clip = _threshold(subject)
     step, raw = _first(subject, make, SMALL)
@@ -93,9 +136,22 @@ def check_small_ones_pass(subject: Subject, make: Make) -> None:
 def check_reported_norm(subject: Subject, make: Make) -> None:
     """The gradient norm that a step reports is that of all gradients together, before clipping.
 
-    Silent because nothing else reads it: reported after clipping it hides every spike.
+    Silent because nothing else reads it: a norm taken after clipping hides every spike.
 
-    Look at when it is taken (before clipping, after unscaling, once all micro-batches are in), and over what.
+    Look at when it is taken (before clipping, after unscaling, once all micro-batches are in), and over which
+    parameters.
+
+    Example:
+        # wrong: taken after clipping, it never exceeds 1.0
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+        wandb.log({"grad_norm": norm.item()})
+
+        # right: clip_grad_norm_ returns the norm before clipping
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        wandb.log({"grad_norm": norm.item()})
+
+    Reference: PyTorch documentation, torch.nn.utils.clip_grad_norm_.
     """
     step, raw = _first(subject, make, SMALL)
     if "grad_norm" not in step.logged:
@@ -113,13 +169,30 @@ def check_reported_norm(subject: Subject, make: Make) -> None:
 
 @each_run
 def check_non_finite(subject: Subject, make: Make) -> None:
-    """A step whose gradient is not finite is refused whenever it comes: weights and moments stay, or an error comes.
+    """A step whose gradient is not finite is refused, whichever step it is: nothing changes, or an error is raised.
 
-    Asked of every step where the settings say `skips_nonfinite`; else only whether one is refused and another is not.
+    "Nothing" means weights and optimizer moments. Asked of every step where the settings say `skips_nonfinite`;
+    otherwise only whether the code refuses some such steps and lets others through.
 
     Silent because weights that are not finite are noticed hours later, in the loss of some other step.
 
-    Look at checks that run only every so many steps, at norms over some of the parameters, and at comparisons with NaN.
+    Look at tests that run only every so many steps, at norms over some of the parameters, and at comparisons with
+    NaN.
+
+    Example:
+        # wrong: looks at every hundredth step and applies all others unseen
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if step % 100 != 0 or torch.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad()
+
+        # right
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad()
+
+    Reference: pytorch/torchtitan#4226.
     """
     run = make()
     vectors = [name for name, parameter in trainable(run.model).items() if parameter.dim() < 2]

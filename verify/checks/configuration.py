@@ -24,11 +24,24 @@ EDGE = 0.9  # of a uniform distribution's bound
 
 
 def check_sensitivity(subject: Subject) -> None:
-    """Each setting changes the parameters' shapes or first values, the logits of the same weights, or the dropout.
+    """Every setting has an effect: on parameter shapes, first values, logits of equal weights, or the training loss.
 
     Silent because a setting that is accepted and not used leaves the default in its place.
 
-    Look at what the constructor hands on, and at constants where the setting should stand.
+    Look at what the constructor passes on, and at constants where the setting should stand.
+
+    Example:
+        # wrong: rope_theta is accepted and never used; the default is
+        def __init__(self, config):
+            super().__init__()
+            self.rope = RotaryEmbedding(config.head_dim)
+
+        # right
+        def __init__(self, config):
+            super().__init__()
+            self.rope = RotaryEmbedding(config.head_dim, base=config.rope_theta)
+
+    Reference: Lightning-AI/litgpt#2218.
     """
     configure, settings = needed(subject, "configure"), needed(subject, "configuration")
     batch = new_batch(subject)
@@ -48,9 +61,20 @@ def check_sensitivity(subject: Subject) -> None:
 def check_norms(subject: Subject) -> None:
     """A setting that changes one norm changes all norms of its kind and width.
 
-    Silent because an epsilon that one norm lacks costs a fraction of a percent.
+    Silent because an epsilon that one norm does not get costs a fraction of a percent.
 
-    Look at each place where a norm is made, and which epsilon it is given.
+    Look at each place where a norm is made, and at the epsilon that it is given.
+
+    Example:
+        # wrong: the second norm keeps PyTorch's epsilon
+        self.norm_1 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm_2 = nn.RMSNorm(config.dim)
+
+        # right
+        self.norm_1 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm_2 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+    Reference: meta-llama/llama#771.
     """
     configure, settings = needed(subject, "configure"), needed(subject, "configuration")
     base = _made(configure)
@@ -79,11 +103,22 @@ def check_norms(subject: Subject) -> None:
 
 
 def check_caps(subject: Subject) -> None:
-    """A setting that bounds the logits leaves small ones as they are.
+    """A setting that bounds the logits leaves small logits as they are.
 
     Silent because logits of another scale are learned just as well: training starts from another temperature.
 
-    Look at `cap * tanh(logits / cap)`: both the product and the quotient.
+    Look at `cap * tanh(logits / cap)`: it needs both the product and the quotient.
+
+    Example:
+        # wrong: without the division, small logits grow by the factor cap
+        logits = self.lm_head(x)
+        logits = cap * torch.tanh(logits)
+
+        # right
+        logits = self.lm_head(x)
+        logits = cap * torch.tanh(logits / cap)
+
+    Reference: Gemma Team 2024, "Gemma 2", arXiv:2408.00118, section 2 (logit soft-capping).
     """
     caps = {key: value for key, value in needed(subject, "configuration").items() if _is_cap(subject, key, value)}
     if not caps:
@@ -99,11 +134,24 @@ def check_caps(subject: Subject) -> None:
 
 
 def check_spread(subject: Subject) -> None:
-    """A setting that scales first weights reaches every linear layer: none keeps what torch draws by itself.
+    """A setting that scales first weights reaches every linear layer: none keeps the values PyTorch draws by default.
 
-    Silent because those train as well, from a scale that differs by layer and that nobody chose.
+    Silent because such layers train as well, from a scale that differs by layer and that nobody chose.
 
-    Look at whether the initialisation runs, at the types and names that it picks, and at what is made after it.
+    Look at whether the initialization runs, at the types and names that it picks, and at layers made after it.
+
+    Example:
+        # wrong: the head is made after the initialization and keeps PyTorch's default
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.apply(self._init_weights)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+        # right
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.apply(self._init_weights)
+
+    Reference: Lightning-AI/litgpt#1162.
     """
     configure, settings = needed(subject, "configure"), needed(subject, "configuration")
     base, asked = _made(configure), False

@@ -26,13 +26,24 @@ Row = tuple[int, ...]
 
 
 def check_targets(subject: Subject) -> None:
-    """Each counted target is the token one ahead, of its own row and document; in an epoch's batches as in any other.
+    """Each counted target is the token that follows in its row, in an epoch's and in held-out batches as in any other.
 
-    A model that sees both sides is not shown what it is to predict: most counted tokens of an epoch stand hidden.
+    A model that sees both sides is not shown what it is to predict: most counted tokens of an epoch are hidden.
 
-    Silent because copying the input, or guessing two ahead, also has a loss that falls.
+    Silent because guessing two tokens ahead, or copying the input, also has a loss that falls.
 
-    Look at where the labels' window begins, at shifts that happen twice or never, and at the window's last position.
+    Look at where the labels' window begins, and at shifts that happen twice.
+
+    Example:
+        # wrong: labels are shifted already, and their window begins one later once more
+        inputs, labels = tokens[:-1], tokens[1:]
+        x = inputs[i : i + T]
+        y = labels[i + 1 : i + 1 + T]
+
+        # right
+        inputs, labels = tokens[:-1], tokens[1:]
+        x = inputs[i : i + T]
+        y = labels[i : i + T]
     """
     if not subject.causal:
         _require_hidden(subject)
@@ -122,11 +133,26 @@ def _require_one_place(subject: Subject) -> None:
 
 
 def check_padding(subject: Subject) -> None:
-    """Padding is no target, and every real token that has one before it in its document may be.
+    """Padding is never a target, and every real token after a document's first is one, the end of text among them.
 
-    Silent because predicting padding is easy and lowers the loss; an end that is never trained never comes.
+    Silent because predicting padding is easy and lowers the loss, and because a model that was never trained to end
+    goes on only when it generates.
 
-    Look at padding and end of text with one id, at an id of 0 that counts as none, and at masks against ids.
+    Look at padding and end of text that share one id, at a padding id of 0 that is taken for none, and at masks
+    made from ids.
+
+    Example:
+        # wrong: padding has the id of end of text, which is then ignored everywhere
+        tokenizer.pad_token = tokenizer.eos_token
+        labels = batch["input_ids"].clone()
+        labels[labels == tokenizer.pad_token_id] = -100
+
+        # right
+        tokenizer.pad_token = tokenizer.eos_token
+        labels = batch["input_ids"].clone()
+        labels[batch["attention_mask"] == 0] = -100
+
+    Reference: huggingface/transformers#23530.
     """
     for seed in range(BATCHES):
         batch = new_batch(subject, seed)
@@ -159,13 +185,30 @@ def check_padding(subject: Subject) -> None:
 
 
 def check_epochs(subject: Subject) -> None:
-    """Epochs hold the same windows, each once, in different orders that depend on the epoch's number alone.
+    """Epochs hold the same rows, most of them once, in different orders that depend on the epoch's number alone.
 
-    Where all batches are full, each epoch may leave out what does not fill one more. Augmented examples are others.
+    Where all batches are full, an epoch may leave out what does not fill one more. Examples that are augmented at
+    random need only differ from one epoch to the next.
 
-    Silent because the loss of one order is like another's; windows that are never seen are never missed.
+    Silent because the loss of one order is like that of another, and rows that are never seen are never missed.
 
-    Look at what seeds the order, at shuffles of shuffled lists, and at the last batch.
+    Look at what seeds the order, at shuffling what is shuffled already, and at the last batch.
+
+    Example:
+        # wrong: without set_epoch the sampler gives every epoch the same order
+        sampler = DistributedSampler(dataset, shuffle=True)
+        loader = DataLoader(dataset, batch_size=8, sampler=sampler)
+        for epoch in range(epochs):
+            train_one_epoch(model, loader)
+
+        # right
+        sampler = DistributedSampler(dataset, shuffle=True)
+        loader = DataLoader(dataset, batch_size=8, sampler=sampler)
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            train_one_epoch(model, loader)
+
+    Reference: PyTorch documentation, torch.utils.data.distributed.DistributedSampler.
     """
     epoch = needed(subject, "epoch")
     if subject.augmented:
@@ -192,11 +235,22 @@ def check_epochs(subject: Subject) -> None:
 
 
 def check_held_out(subject: Subject) -> None:
-    """What is held out is not trained on.
+    """Held-out text is not trained on: at most a few of its windows also stand in the training batches.
 
-    Silent because it flatters: the validation loss is the training loss.
+    Silent because it flatters: the validation loss is a training loss.
 
     Look at how the split is cut, before or after shuffling, and at which files both sides read.
+
+    Example:
+        # wrong: the training set still holds the rows that are held out
+        valid = dataset.select(range(1000))
+        train = dataset
+
+        # right
+        valid = dataset.select(range(1000))
+        train = dataset.select(range(1000, len(dataset)))
+
+    Reference: axolotl-ai-cloud/axolotl#3627.
     """
     train, held_out = _rows(subject, needed(subject, "epoch")(0)), _rows(subject, needed(subject, "held_out")())
     if not train or not held_out:

@@ -13,11 +13,24 @@ from andon.verify.subject import Batch, Subject
 
 
 def check_eval(subject: Subject) -> None:
-    """In eval mode nothing is drawn: other random numbers give the same logits and loss, and none are used up.
+    """In eval mode nothing is random: another seed gives the same logits and loss, and no random numbers are drawn.
 
-    Silent because dropout in evaluation only makes its loss a little worse, and drawing shifts later batches.
+    Silent because dropout in evaluation only makes its loss a little worse, and drawing numbers changes later
+    batches.
 
-    Look at functional dropout without `self.training`, and at attention's `dropout_p`.
+    Look at functional dropout without `training=self.training`, and at attention's `dropout_p`.
+
+    Example:
+        # wrong: dropout_p acts in eval mode as well
+        q, k, v = self.project(x)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout)
+
+        # right
+        q, k, v = self.project(x)
+        dropout_p = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout_p)
+
+    Reference: PyTorch documentation, torch.nn.functional.scaled_dot_product_attention; pytorch/torchtune#1803.
     """
     model, batch = awake(subject), few(subject)
     results = []
@@ -32,12 +45,24 @@ def check_eval(subject: Subject) -> None:
 
 
 def check_train(subject: Subject) -> None:
-    """In train mode a seed decides the loss: one seed gives one, and with dropout another gives another.
+    """In train mode the seed decides the loss: the same seed repeats it, and with dropout another seed changes it.
 
-    Silent because runs cannot be compared anyway; resuming and debugging then cannot be exact.
+    Silent because runs are not compared number by number anyway; resuming and debugging then cannot be exact.
 
-    Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout that
-    is asked for and not done.
+    Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout
+    that is asked for and not applied.
+
+    Example:
+        # wrong: torch.manual_seed does not reach this generator
+        rng = np.random.default_rng()
+        masked = torch.from_numpy(rng.random(input_ids.shape) < 0.15)
+        input_ids = input_ids.masked_fill(masked, mask_id)
+
+        # right
+        masked = torch.rand(input_ids.shape) < 0.15
+        input_ids = input_ids.masked_fill(masked, mask_id)
+
+    Reference: PyTorch documentation, Reproducibility.
     """
     model, batch = awake(subject).train(), few(subject)
     losses = []
@@ -60,7 +85,21 @@ def check_modes(subject: Subject) -> None:
 
     Silent because the two are never compared: one is trained and the other measured.
 
-    Look at what asks `self.training`: shifts, masks, norms, scales, and a loss of its own for evaluation.
+    Look at whatever asks `self.training`: shifts, masks, norms, scales, and a separate loss for evaluation.
+
+    Example:
+        # wrong: in eval mode each position is scored on its own token
+        def loss(self, logits, labels):
+            if self.training:
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+        # right
+        def loss(self, logits, labels):
+            logits, labels = logits[:, :-1], labels[:, 1:]
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    Reference: Lightning-AI/litgpt#419.
     """
     batch = few(subject)
     model = without_dropout(awake(subject))
@@ -73,11 +112,24 @@ def check_modes(subject: Subject) -> None:
 
 
 def check_purity(subject: Subject) -> None:
-    """A pass forward and back changes no parameter, no mode, no default and nothing in the batch.
+    """A forward and backward pass changes no parameter, no mode, no default of torch's and nothing in the batch.
+
+    In eval mode it changes no buffer either.
 
     Silent because nothing fails: the next pass is simply given something else.
 
     Look at in-place operations, at `eval()` without `train()`, and at global settings that are not put back.
+
+    Example:
+        # wrong: writes the masks into the batch itself, which the next epoch reads again
+        input_ids = batch["input_ids"]
+        input_ids[torch.rand(input_ids.shape) < 0.15] = mask_id
+        logits = model(input_ids)
+
+        # right
+        input_ids = batch["input_ids"]
+        input_ids = input_ids.masked_fill(torch.rand(input_ids.shape) < 0.15, mask_id)
+        logits = model(input_ids)
     """
     for training in (True, False):
         model, batch = new_model(subject).train(training), few(subject)
@@ -104,11 +156,24 @@ def check_purity(subject: Subject) -> None:
 
 
 def check_history(subject: Subject) -> None:
-    """Logits do not depend on what the model was given before: shorter, longer, narrower, in either mode.
+    """Logits do not depend on earlier inputs: not on shorter, longer or narrower batches, in either mode.
 
-    Silent because batches of a run are alike; the first odd one, evaluation or generation is computed with old state.
+    Silent because the batches of a run are alike; the first odd one, evaluation or generation is computed with old
+    state.
 
-    Look at masks, rotations and positions kept from the first call, and at caches that are not emptied.
+    Look at masks, rotations and positions kept from an earlier call, and at caches that are not emptied.
+
+    Example:
+        # wrong: positions go on counting where the last batch ended
+        def forward(self, tokens):
+            positions = self.seen + torch.arange(tokens.shape[1])
+            self.seen += tokens.shape[1]
+            return self.blocks(self.wte(tokens) + self.wpe(positions))
+
+        # right
+        def forward(self, tokens):
+            positions = torch.arange(tokens.shape[1])
+            return self.blocks(self.wte(tokens) + self.wpe(positions))
     """
     batch = few(subject)
     rows, time = tokens_of(subject, batch).shape

@@ -19,11 +19,20 @@ NEAR_GRADIENT = {torch.bfloat16: 0.6, torch.float16: 0.12}  # of queries and key
 
 
 def check_smooth(subject: Subject) -> None:
-    """A float32 model responds smoothly to small changes of its weights: nothing inside is rounded to less.
+    """A float32 model responds smoothly to small changes of its weights: nothing inside is rounded to half precision.
 
-    Silent because the rounding is noise of some tenths of a percent, in each step anew.
+    Silent because the rounding is noise of some tenths of a percent, different in each step.
 
     Look for casts to bfloat16 or float16 inside a float32 model, of activations, angles, scores or logits.
+
+    Example:
+        # wrong: a float32 model's scores pass through bfloat16
+        scores = (q @ k.transpose(-2, -1) / math.sqrt(head_dim)).bfloat16()
+        out = scores.softmax(-1).float() @ v
+
+        # right
+        scores = q @ k.transpose(-2, -1) / math.sqrt(head_dim)
+        out = scores.softmax(-1) @ v
     """
     if subject.mixture:
         raise NotApplicable("a model that routes no tokens, as small changes reroute some")
@@ -57,11 +66,25 @@ def check_smooth(subject: Subject) -> None:
 
 
 def check_logits(subject: Subject) -> None:
-    """In half precision logits are those of float32 but for rounding, and finite.
+    """In half precision the logits are finite, and those of float32 up to rounding.
 
-    Silent because each step is a little off in another way, and the loss still falls.
+    Silent because each step is off a little differently, and the loss still falls.
 
-    Look at softmax, norms, sums over many terms and residuals that are kept in half precision.
+    Look at softmax, norms, sums over many terms and residuals that are computed in half precision.
+
+    Example:
+        # wrong: the square of an activation above 255 overflows float16
+        def forward(self, x):
+            rms = (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+            return x / rms * self.weight
+
+        # right
+        def forward(self, x):
+            wide = x.float()
+            rms = (wide.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+            return (wide / rms).to(x.dtype) * self.weight
+
+    Reference: meta-llama/llama#1048.
     """
     low = low_dtype(subject)
     model, exact, batch = _pair(subject, low)
@@ -74,11 +97,29 @@ def check_logits(subject: Subject) -> None:
 
 
 def check_gradients(subject: Subject) -> None:
-    """In half precision gradients are those of float32 but for rounding, for every parameter.
+    """In half precision the gradient of every parameter is that of float32 up to rounding.
 
     Silent because the direction is roughly right; small gradients vanish or are summed too coarsely.
 
-    Look at custom backward functions that sum in half precision, and at float16 without a loss scale.
+    Look at custom backward functions that compute or sum in half precision, and at products that overflow or vanish
+    in float16.
+
+    Example:
+        # wrong: mean_square**-1.5 overflows float16 where the mean square is below 6e-4
+        @staticmethod
+        def backward(ctx, grad_output):
+            x, mean_square = ctx.saved_tensors
+            inner = (grad_output * x).mean(-1, keepdim=True)
+            return grad_output * mean_square**-0.5 - x * mean_square**-1.5 * inner
+
+        # right
+        @staticmethod
+        def backward(ctx, grad_output):
+            x, mean_square = (saved.float() for saved in ctx.saved_tensors)
+            grad = grad_output.float()
+            inner = (grad * x).mean(-1, keepdim=True)
+            grad_x = grad * mean_square**-0.5 - x * mean_square**-1.5 * inner
+            return grad_x.to(grad_output.dtype)
     """
     low = low_dtype(subject)
     model, exact, batch = _pair(subject, low)
@@ -97,9 +138,18 @@ def check_gradients(subject: Subject) -> None:
 def check_loss(subject: Subject) -> None:
     """In half precision the loss is that of float32 to two digits.
 
-    Silent because a loss that is computed in half precision is off by less than a batch's noise.
+    Silent because a loss that is computed in half precision is usually off by less than a batch's noise.
 
     Look at the softmax's dtype and at sums over the vocabulary.
+
+    Example:
+        # wrong: exp overflows float16 for logits above 11, and its sum does so earlier
+        log_z = logits.exp().sum(-1).log()
+        loss = (log_z - logits.gather(-1, labels[..., None])[..., 0]).mean()
+
+        # right
+        log_probs = logits.float().log_softmax(-1)
+        loss = -log_probs.gather(-1, labels[..., None])[..., 0].mean()
     """
     low = low_dtype(subject)
     model, exact, batch = _pair(subject, low)

@@ -27,6 +27,21 @@ def check_mean(subject: Subject) -> None:
     Silent because a mean of batch means, an unshifted loss, or dropout left on give a number of the right size.
 
     Look at what is summed and what it is divided by, at the last batch, which is smaller, and at `eval()`.
+
+    Example:
+        # wrong: a mean of means, in which a small last batch weighs as much as a full one
+        losses = [model(**batch).loss.item() for batch in loader]
+        val_loss = sum(losses) / len(losses)
+
+        # right
+        total, count = 0.0, 0
+        for batch in loader:
+            tokens = (batch["labels"][:, 1:] != -100).sum().item()
+            total += model(**batch).loss.item() * tokens
+            count += tokens
+        val_loss = total / count
+
+    Reference: huggingface/transformers#41898.
     """
     validate = needed(subject, "validate")
     batches = _batches(subject)
@@ -37,11 +52,31 @@ def check_mean(subject: Subject) -> None:
 
 
 def check_cut(subject: Subject) -> None:
-    """The evaluated loss does not depend on how the examples are cut into batches, nor on their order.
+    """The evaluated loss does not depend on how the examples are cut into batches, nor on the batches' order.
 
     Silent because two runs are compared at one batch size, until one day they are not.
 
-    Look at means of batch means, at last batches that are dropped, and at anything that a batch leaves behind.
+    Look at means of batch means, at weights by rows, at batches that are dropped, and at anything that one batch
+    leaves to the next.
+
+    Example:
+        # wrong: weighted by rows, the result depends on which rows share a batch
+        total, count = 0.0, 0
+        for batch in loader:
+            rows = len(batch["input_ids"])
+            total += model(**batch).loss.item() * rows
+            count += rows
+        val_loss = total / count
+
+        # right: weighted by what each batch's loss is the mean of
+        total, count = 0.0, 0
+        for batch in loader:
+            tokens = (batch["labels"][:, 1:] != -100).sum().item()
+            total += model(**batch).loss.item() * tokens
+            count += tokens
+        val_loss = total / count
+
+    Reference: huggingface/transformers#41898.
     """
     validate = needed(subject, "validate")
     if subject.mixture:
@@ -62,13 +97,23 @@ def check_cut(subject: Subject) -> None:
 
 
 def check_traces(subject: Subject) -> None:
-    """Evaluation leaves the model in training mode, its weights, buffers, gradients and random numbers as they were.
+    """Evaluation leaves the mode, weights, buffers, gradients and random numbers of training as they were.
 
-    Silent because a run whose dropout ends at the first evaluation, or whose trajectory depends on how often it is
+    Silent because a run whose dropout ends at the first evaluation, or whose course depends on how often it is
     evaluated, trains all the same.
 
-    Look at `train()` after `eval()`, at generators that evaluation shares with training, at running statistics, and at
-    a missing `no_grad`.
+    Look at `train()` after `eval()`, at generators that evaluation shares with training, at running statistics, and
+    at a missing `no_grad`.
+
+    Example:
+        # wrong: sampling a text for the log uses up random numbers of training
+        probs = model(input_ids).logits[:, -1].softmax(-1)
+        next_id = torch.multinomial(probs, 1)
+
+        # right: a generator of its own
+        generator = torch.Generator(probs.device).manual_seed(0)
+        probs = model(input_ids).logits[:, -1].softmax(-1)
+        next_id = torch.multinomial(probs, 1, generator=generator)
     """
     for name, model, validate, step in _validators(subject):
         if step is not None:
@@ -97,11 +142,27 @@ def check_traces(subject: Subject) -> None:
 
 
 def check_mode(subject: Subject) -> None:
-    """Evaluation returns a model that trained in training mode, and a model with dropout is evaluated without.
+    """Evaluation runs a model with dropout in eval mode, and returns a model that trained in training mode.
 
-    Silent because a run without dropout after its first evaluation even looks better, and evaluation with it worse.
+    Silent because a run without dropout after its first evaluation even looks better, and evaluation with it only a
+    little worse.
 
     Look at `eval()` before and `train()` after, on the same module, on every way out.
+
+    Example:
+        # wrong: after the first evaluation the run goes on without dropout
+        def validate(model, loader):
+            model.eval()
+            return mean_loss(model, loader)
+
+        # right
+        def validate(model, loader):
+            model.eval()
+            loss = mean_loss(model, loader)
+            model.train()
+            return loss
+
+    Reference: PyTorch documentation, torch.nn.Module.eval.
     """
     for name, model, validate, step in _validators(subject):
         modes = _modes_during(validate, model)
@@ -114,12 +175,24 @@ def check_mode(subject: Subject) -> None:
 
 
 def check_trajectory(subject: Subject) -> None:
-    """A run that is evaluated between its steps trains as the run that is not, bit by bit.
+    """A run that is evaluated between its steps trains bit by bit like the run that is not.
 
-    Silent because both are plausible runs: the trajectory only depends on how often one looks.
+    Silent because both are plausible runs: the course of training merely depends on how often one looks.
 
-    Look at random generators that evaluation or sampling shares with training, at the model's mode, at gradients that
-    evaluation leaves, and at an iterator that both advance.
+    Look at random generators that evaluation or sampling shares with training, at the model's mode, at gradients
+    that evaluation leaves, and at an iterator that both advance.
+
+    Example:
+        # wrong: choosing the batches to evaluate draws from the generator of training
+        def validate(model, valid):
+            chosen = torch.randperm(len(valid))[:100]
+            return mean_loss(model, [valid[i] for i in chosen])
+
+        # right
+        def validate(model, valid):
+            generator = torch.Generator().manual_seed(0)
+            chosen = torch.randperm(len(valid), generator=generator)[:100]
+            return mean_loss(model, [valid[i] for i in chosen])
     """
     runs, steps = [], min(LONGEST, max(STEPS, int(subject.settings.get("epoch_steps", 0)) + 1))
     for _ in range(2):  # one after the other: both draw from torch's random numbers
@@ -151,6 +224,17 @@ def check_held_out(subject: Subject) -> None:
     Silent because a mean of batch means, or over some of the batches, is a number of the right size.
 
     Look at what is summed and divided, at the last batch, and at which split is read.
+
+    Example:
+        # wrong: drop_last leaves out the rows that do not fill a batch
+        valid_loader = DataLoader(valid, batch_size=32, drop_last=True)
+        val_loss = mean_loss(model, valid_loader)
+
+        # right
+        valid_loader = DataLoader(valid, batch_size=32)
+        val_loss = mean_loss(model, valid_loader)
+
+    Reference: PyTorch documentation, torch.utils.data.DataLoader.
     """
     held_out, loop = list(needed(subject, "held_out")()), needed(subject, "loop")()
     sharpened(loop.model)

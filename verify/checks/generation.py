@@ -22,9 +22,22 @@ STEPWISE = 4  # times the rounding of one pass: every product has another shape,
 def check_decode(subject: Subject) -> None:
     """Decoding with a cache, token by token, gives the logits of one pass over the whole, at every position.
 
-    Silent in training, which has no cache: evaluation by generation and everything that users see is wrong.
+    Silent in training, which has no cache: evaluation by generation, and everything that users see, is wrong.
 
     Look at positions that start from 0 again, at masks of one query against many keys, and at the cache's order.
+
+    Example:
+        # wrong: with one query, is_causal shows it the first of the cached keys alone
+        k = torch.cat([cached_k, k], dim=2)
+        v = torch.cat([cached_v, v], dim=2)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        # right: a single new token sees all of the cache
+        k = torch.cat([cached_k, k], dim=2)
+        v = torch.cat([cached_v, v], dim=2)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+
+    Reference: pytorch/pytorch#108108.
     """
     decode, model, batch = needed(subject, "decode"), awake(subject), _plain(subject, LONGEST)
     time = tokens_of(subject, batch).shape[1]
@@ -44,11 +57,24 @@ def check_decode(subject: Subject) -> None:
 
 
 def check_greedy(subject: Subject) -> None:
-    """Greedy generation returns the prompt and, at each step, the word with the largest logit of one whole pass.
+    """Greedy generation returns the prompt and, at each step, the token with the largest logit of one full pass.
 
     Silent because generated text is read, not compared.
 
     Look at which position's logits are taken, at the cache, at rows that end early, and at the prompt's end.
+
+    Example:
+        # wrong: with a cache, every new token is rotated as if it stood at position 0
+        T = x.shape[1]
+        cos, sin = self.cos[:T], self.sin[:T]
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+
+        # right
+        start, T = cache.length, x.shape[1]
+        cos, sin = self.cos[start : start + T], self.sin[start : start + T]
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+
+    Reference: thunlp/Seq1F1B#6.
     """
     generate, model, batch = needed(subject, "generate"), awake(subject), _plain(subject, LONGEST // 2)
     for length in (1, tokens_of(subject, batch).shape[1] // 2 | 1):

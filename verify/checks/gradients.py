@@ -13,19 +13,51 @@ def check_parameters(subject: Subject) -> str:
 
     Silent because a wrong gradient still points downhill more often than not: training is slower and ends worse.
 
-    Look at the custom backward, `detach`, `no_grad`, in-place change or recomputation on the way from the loss to the
-    parameter that is named; a ratio of 0.5 or 2 is a lost or doubled branch, one near 1 a constant or an epsilon.
+    Look at the custom backward, `detach`, `no_grad`, in-place change or recomputation on the way from the loss to
+    the parameter that is named; a ratio of 0.5 or 2 is a lost or doubled branch, one near 1 a constant or an
+    epsilon.
+
+    Example:
+        # wrong: the derivative of relu(x) ** 2 is 2 * relu(x)
+        @staticmethod
+        def backward(ctx, grad_output):
+            (x,) = ctx.saved_tensors
+            return grad_output * x.relu()
+
+        # right
+        @staticmethod
+        def backward(ctx, grad_output):
+            (x,) = ctx.saved_tensors
+            return grad_output * 2 * x.relu()
+
+    Reference: PyTorch documentation, torch.autograd.gradcheck.
     """
     place = prepared(subject, training=True)
     return _compare(place, place.parameters)
 
 
 def check_inputs(subject: Subject) -> str:
-    """The gradient that reaches what the first layers are given is the slope of the loss.
+    """The gradient of what embedding layers return, and of features in the batch, is the slope of the loss.
 
     Silent because the parameters of the upper layers still learn; what lies before the fault learns something else.
 
     Look at residual connections, at the backward of norms and attention, and at anything detached on the way down.
+
+    Example:
+        # wrong: leaves out that the norm itself depends on x
+        @staticmethod
+        def backward(ctx, grad_output):
+            x, rms = ctx.saved_tensors
+            return grad_output / rms
+
+        # right
+        @staticmethod
+        def backward(ctx, grad_output):
+            x, rms = ctx.saved_tensors
+            x_hat = x / rms
+            return (grad_output - x_hat * (grad_output * x_hat).mean(-1, keepdim=True)) / rms
+
+    Reference: PyTorch documentation, torch.autograd.gradcheck.
     """
     place = prepared(subject, training=True)
     leaves = inputs_of(place)

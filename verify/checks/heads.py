@@ -21,11 +21,22 @@ MOST = 32  # heads that are looked at
 
 
 def check_groups(subject: Subject) -> None:
-    """Neighbouring query heads share a key head: head n of N reads key head n // (N / K), and query head n.
+    """Neighboring query heads share a key head: head n of N reads key head n // (N / K), and query head n.
 
-    Silent because any pairing can be learned; weights from elsewhere, and caches, are paired by this rule.
+    Silent because any pairing can be learned; pretrained weights, and caches, are paired by this rule.
 
-    Look at `repeat` where `repeat_interleave` is meant, and at reshapes of the heads (Ainslie et al. 2023).
+    Look at `repeat` where `repeat_interleave` is meant, and at reshapes of the heads.
+
+    Example:
+        # wrong: of two key heads, repeat makes 0 1 0 1, where the query heads need 0 0 1 1
+        k = k.repeat(1, n_rep, 1, 1)
+        v = v.repeat(1, n_rep, 1, 1)
+
+        # right
+        k = k.repeat_interleave(n_rep, dim=1)
+        v = v.repeat_interleave(n_rep, dim=1)
+
+    Reference: Ainslie et al. 2023, arXiv:2305.13245, section 2.2; onnx/onnx#7274.
     """
     model, batch = awake(subject), rows_of(subject, new_batch(subject), [0])
     query, pair, result_A = _asked(subject, model, batch)
@@ -53,11 +64,25 @@ def check_groups(subject: Subject) -> None:
 
 
 def check_normed(subject: Subject) -> None:
-    """Where queries are normed, so are keys: then neither's matrix may be scaled to any effect.
+    """Where queries are normalized, so are keys: scaling the matrix of either one then has no effect.
 
-    Silent because attention that norms one side alone is learned with; its sharpness is then bounded on one side only.
+    Silent because attention that normalizes only one of the two is learned with; its scores are then bounded on one
+    side only.
 
     Look at which of the two the norm is called on, and at which result goes on.
+
+    Example:
+        # wrong: the result of k_norm is thrown away
+        q = self.q_norm(q)
+        self.k_norm(k)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        # right
+        q = self.q_norm(q)
+        k = self.k_norm(k)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    Reference: Henry et al. 2020, arXiv:2010.04245.
     """
     model, batch = awake(subject), rows_of(subject, new_batch(subject), [0])
     query, pair, result_A = _asked(subject, model, batch)

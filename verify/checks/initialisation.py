@@ -30,7 +30,19 @@ def check_seed(subject: Subject) -> None:
 
     Silent because each run alone looks right; none can be repeated.
 
-    Look at generators that torch.manual_seed does not reach, and at memory that nothing initialises.
+    Look at generators that torch.manual_seed does not reach, and at memory that nothing initializes.
+
+    Example:
+        # wrong: torch.manual_seed does not reach this generator
+        rng = np.random.default_rng()
+        weight = torch.from_numpy(rng.normal(0.0, 0.02, (vocab_size, dim))).float()
+        self.embed = nn.Embedding.from_pretrained(weight, freeze=False)
+
+        # right
+        weight = torch.empty(vocab_size, dim).normal_(0.0, 0.02)
+        self.embed = nn.Embedding.from_pretrained(weight, freeze=False)
+
+    Reference: PyTorch documentation, Reproducibility.
     """
     first, second = new_model(subject), new_model(subject)
     for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
@@ -39,11 +51,25 @@ def check_seed(subject: Subject) -> None:
 
 
 def check_finite(subject: Subject) -> None:
-    """All parameters and buffers are finite numbers of usual size.
+    """All parameters and buffers hold numbers: parameters finite ones of usual size, buffers no NaN.
 
-    Silent because memory that nobody initialised often holds small numbers or zeros, and trains.
+    Silent because memory that nobody initialized often holds small numbers or zeros, and trains.
 
     Look at `torch.empty`, at models built on the meta device, and at buffers made there that are never filled.
+
+    Example:
+        # wrong: to_empty allocates memory and leaves in it whatever was there
+        with torch.device("meta"):
+            model = Transformer(config)
+        model.to_empty(device="cuda")
+
+        # right
+        with torch.device("meta"):
+            model = Transformer(config)
+        model.to_empty(device="cuda")
+        model.init_weights()
+
+    Reference: PyTorch documentation, Meta device; Lightning-AI/litgpt#887.
     """
     model = new_model(subject)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -62,11 +88,25 @@ def check_finite(subject: Subject) -> None:
 
 
 def check_layers(subject: Subject) -> None:
-    """Tensors of one role have one std in all layers, or one that changes steadily with depth; no two are equal.
+    """Matrices of one role have one std in all layers, or one that changes steadily with depth; neighbors differ.
 
-    Silent because training repairs most initialisations, at a price that no one sees.
+    Silent because training repairs most initializations, at a price that no one sees.
 
-    Look at the order in which initialisations run, at names or types that they pick, and at copied layers.
+    Look at the order in which initializations run, at the names or types that they pick, and at copied layers.
+
+    Example:
+        # wrong: TransformerEncoder copies the layer, weights included
+        layer = nn.TransformerEncoderLayer(dim, heads, batch_first=True)
+        encoder = nn.TransformerEncoder(layer, num_layers=12)
+
+        # right
+        layer = nn.TransformerEncoderLayer(dim, heads, batch_first=True)
+        encoder = nn.TransformerEncoder(layer, num_layers=12)
+        for parameter in encoder.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    Reference: PyTorch documentation, torch.nn.TransformerEncoder.
     """
     model = precise(subject, new_model(subject))
     roles = _roles(model)
@@ -90,7 +130,18 @@ def check_scale(subject: Subject) -> None:
 
     Silent because norms hide it: the model trains, slowly, from saturated attention.
 
-    Look at initialisations that were meant and never run, and at torch.randn as a weight.
+    Look at initializations that were meant to run and never do, and at torch.randn as a weight.
+
+    Example:
+        # wrong: entries of std 1 make sums over 1024 inputs 32 times as large as the inputs
+        weight = torch.randn(1024, 1024)
+        self.weight = nn.Parameter(weight)
+
+        # right
+        weight = torch.randn(1024, 1024) / math.sqrt(1024)
+        self.weight = nn.Parameter(weight)
+
+    Reference: LeCun et al. 1998, "Efficient BackProp", section 4.6.
     """
     require_fresh(subject)
     model, batch = precise(subject, new_model(subject)), new_batch(subject)
@@ -106,11 +157,28 @@ def check_scale(subject: Subject) -> None:
 
 
 def check_first_loss(subject: Subject) -> None:
-    """The first loss is ln V plus half the variance of the logits, and that variance is small.
+    """The first loss is near ln V: at most 2 nats above, and below it by no more than chance.
 
-    Silent because the first hundred steps mend it, and because a model that sees the answer begins too well.
+    Nor are the first logits all the same number.
+
+    Silent because the first hundred steps repair a bad start, and because a model that sees the answer begins too
+    well.
 
     Look at the scale of embedding and head, at which of them decides when they are tied, and at what labels reveal.
+
+    Example:
+        # wrong: the tied head gets nn.Embedding's std of 1, so logits begin with std sqrt(dim)
+        self.embed = nn.Embedding(vocab_size, dim)
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        self.head.weight = self.embed.weight
+
+        # right
+        self.embed = nn.Embedding(vocab_size, dim)
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        self.head.weight = self.embed.weight
+        nn.init.normal_(self.embed.weight, std=0.02)
+
+    Reference: Karpathy 2019, "A Recipe for Training Neural Networks" (verify loss at init).
     """
     require_fresh(subject)
     model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)

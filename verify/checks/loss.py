@@ -36,12 +36,23 @@ NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 def check_definition(subject: Subject) -> None:
     """The loss is the mean over counted labels of -log softmax(logits)[label], in at least float32.
 
-    Of a mixture of experts, up to what its router adds: that is the same whatever the labels.
+    A mixture of experts may add its router's part, which is the same whatever the labels.
 
     Silent because any such number falls: labels that are not shifted, labels that must not count, a mean of means,
     chunks that are left out, and logits in half precision all give smooth curves of something else.
 
     Look at the shift, at `ignore_index`, at what the sum is divided by, and at the logits' dtype.
+
+    Example:
+        # wrong: nothing shifts the labels, so that each position predicts its own token
+        logits, labels = model(input_ids), input_ids
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+        # right
+        logits, labels = model(input_ids)[:, :-1], input_ids[:, 1:]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    Reference: PyTorch documentation, torch.nn.CrossEntropyLoss.
     """
     model = awake(subject)
     for seed in range(2):
@@ -50,11 +61,26 @@ def check_definition(subject: Subject) -> None:
 
 
 def check_shapes(subject: Subject) -> None:
-    """The loss is that mean for batches of any size: one row, odd lengths, what no chunk divides.
+    """The loss is the mean cross-entropy for batches of any size: one row, odd lengths, sizes that no chunk divides.
 
-    Silent because sizes in training are round; the last rows of others are left out, or count twice.
+    Silent because sizes in training are round; at any other size the last tokens are left out, or count twice.
 
     Look at chunks and their remainder, at reshapes, and at sizes that are kept from the first batch.
+
+    Example:
+        # wrong: what is left after the last full chunk is never read
+        total = 0.0
+        for start in range(0, len(labels) // size * size, size):
+            part = slice(start, start + size)
+            total += F.cross_entropy(head(hidden[part]), labels[part], reduction="sum")
+        loss = total / len(labels)
+
+        # right
+        total = 0.0
+        for start in range(0, len(labels), size):
+            part = slice(start, start + size)
+            total += F.cross_entropy(head(hidden[part]), labels[part], reduction="sum")
+        loss = total / len(labels)
     """
     model, batch = awake(subject), few(subject)
     coarse = _coarse(subject, model, batch)
@@ -68,11 +94,22 @@ def check_shapes(subject: Subject) -> None:
 
 
 def check_ignored(subject: Subject) -> None:
-    """The loss is that mean whatever labels are left out: rows with many and few, one label alone, other labels.
+    """The loss is the mean over the counted labels, whichever those are: many or few of a row, one alone, other labels.
 
     Silent because losses of such batches are of the usual size; short rows or padding count too much or too little.
 
     Look at `ignore_index`, at the divisor (counted labels, not rows or positions), and at means of rows.
+
+    Example:
+        # wrong: mean() divides by all positions, ignored ones too
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        loss = losses.mean()
+
+        # right
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        loss = losses.sum() / (labels != -100).sum()
+
+    Reference: Lightning-AI/litgpt#751.
     """
     model, batch = awake(subject), few(subject)
     coarse = _coarse(subject, model, batch)
@@ -83,9 +120,24 @@ def check_ignored(subject: Subject) -> None:
 def check_gradient(subject: Subject) -> None:
     """The loss's gradient is that of the cross-entropy of the logits, for every parameter.
 
-    Silent because a wrong gradient still points downhill: a part twice, a part detached, a part scaled.
+    Silent because a wrong gradient still points downhill: a part counted twice, a part detached, a part scaled.
 
     Look at custom backward functions, at `detach` and `no_grad`, and at chunks whose gradients are added up.
+
+    Example:
+        # wrong: the forward pass divides by the number of labels, the backward pass does not
+        @staticmethod
+        def backward(ctx, grad_output):
+            probs, one_hot = ctx.saved_tensors
+            return grad_output * (probs - one_hot), None
+
+        # right
+        @staticmethod
+        def backward(ctx, grad_output):
+            probs, one_hot = ctx.saved_tensors
+            return grad_output * (probs - one_hot) / len(probs), None
+
+    Reference: PyTorch documentation, Extending PyTorch (torch.autograd.Function).
     """
     if subject.mixture:
         raise NotApplicable("a loss without a router's part")
@@ -98,11 +150,33 @@ def check_gradient(subject: Subject) -> None:
 
 
 def check_backward(subject: Subject) -> None:
-    """`loss.backward()` leaves in `.grad` what `autograd.grad` returns, once; a second batch adds its own.
+    """`loss.backward()` adds to `.grad` what `autograd.grad` returns, once; a second batch adds its own.
 
     Silent because a gradient that is counted twice, or left over, only looks like a larger learning rate.
 
     Look at custom functions that call backward inside backward, at hooks on parameters, and at state they keep.
+
+    Example:
+        # wrong: backward() inside fills weight.grad, and what is returned is added to it again
+        @staticmethod
+        def backward(ctx, grad_output):
+            hidden, weight, labels = ctx.saved_tensors
+            with torch.enable_grad():
+                hidden = hidden.detach().requires_grad_()
+                F.cross_entropy(hidden @ weight.T, labels).backward()
+            return grad_output * hidden.grad, grad_output * weight.grad, None
+
+        # right
+        @staticmethod
+        def backward(ctx, grad_output):
+            hidden, weight, labels = ctx.saved_tensors
+            with torch.enable_grad():
+                hidden = hidden.detach().requires_grad_()
+                loss = F.cross_entropy(hidden @ weight.T, labels)
+            d_hidden, d_weight = torch.autograd.grad(loss, (hidden, weight))
+            return grad_output * d_hidden, grad_output * d_weight, None
+
+    Reference: unslothai/unsloth-zoo#892.
     """
     model, batch = new_model(subject).eval(), few(subject)
     returned = gradients(subject, model, batch)
@@ -126,11 +200,26 @@ def check_backward(subject: Subject) -> None:
 
 
 def check_scale(subject: Subject) -> None:
-    """Scaling the loss scales every gradient by as much, as loss scales and accumulation need.
+    """Scaling the loss scales every gradient by as much, as loss scaling and accumulation need.
 
-    Silent because without a scale, or with one optimizer that ignores it, all is well.
+    Silent because without a scale, or with an optimizer that ignores it, all is well.
 
     Look at custom backward functions that leave out the gradient that comes in.
+
+    Example:
+        # wrong: leaves out grad_output, which carries any factor on the loss
+        @staticmethod
+        def backward(ctx, grad_output):
+            probs, one_hot = ctx.saved_tensors
+            return (probs - one_hot) / len(probs), None
+
+        # right
+        @staticmethod
+        def backward(ctx, grad_output):
+            probs, one_hot = ctx.saved_tensors
+            return grad_output * (probs - one_hot) / len(probs), None
+
+    Reference: PyTorch documentation, Extending PyTorch (torch.autograd.Function).
     """
     model, batch = new_model(subject).eval(), few(subject)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -158,6 +247,17 @@ def check_precision(subject: Subject) -> None:
     Silent because bfloat16 keeps three digits: the curve looks like noise, and small improvements vanish.
 
     Look for the cast of the logits to float32 before the softmax, and at what autocast encloses.
+
+    Example:
+        # wrong: a bfloat16 model's logits make a bfloat16 loss
+        logits = model(input_ids)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+        # right
+        logits = model(input_ids).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    Reference: huggingface/transformers#29285.
     """
     loss = loss_of(subject, new_model(subject), few(subject))
     if loss.dtype.itemsize < 4:

@@ -22,12 +22,25 @@ LARGE = 16  # elements of a tensor that is no logged number
 
 @each_run
 def check_growth(subject: Subject, make: Make) -> None:
-    """Neither the autograd graphs that are alive after a step grow from step to step, nor the bytes of tensors.
+    """Neither the live autograd graph nor the memory that tensors hold grows from step to step.
 
     Silent until the memory is full, hours later; then the batch size is blamed.
 
     Look for sums of losses, or outputs kept for a metric, without `detach()` or `item()`; and for lists and caches of
     batches, outputs or gradients that nothing empties.
+
+    Example:
+        # wrong: the running sum keeps the graph of every step
+        loss = model(**batch).loss
+        loss.backward()
+        self.running_loss += loss
+
+        # right
+        loss = model(**batch).loss
+        loss.backward()
+        self.running_loss += loss.item()
+
+    Reference: PyTorch documentation, Frequently Asked Questions.
     """
     run = make()
     batches = [new_batch(subject, number) for number in range(STEPS)]
@@ -44,11 +57,28 @@ def check_growth(subject: Subject, make: Make) -> None:
 
 @each_run
 def check_detached(subject: Subject, make: Make) -> None:
-    """What a step reports holds no graph.
+    """No tensor that a training step reports still carries an autograd graph.
 
-    Silent until the memory is full: a loss that is kept keeps its whole forward pass.
+    Silent until the memory is full: whoever keeps such a loss keeps the graph of its forward pass.
 
     Look for losses that are returned as they are; return `loss.detach()` or `loss.item()`.
+
+    Example:
+        # wrong: the reported loss holds the step's graph
+        def training_step(model, optimizer, batch):
+            loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            return {"loss": loss}
+
+        # right
+        def training_step(model, optimizer, batch):
+            loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            return {"loss": loss.detach()}
+
+    Reference: PyTorch documentation, Frequently Asked Questions.
     """
     run = make()
     logged = run.step([new_batch(subject)]).logged
@@ -58,11 +88,23 @@ def check_detached(subject: Subject, make: Make) -> None:
 
 
 def check_recomputation(subject: Subject) -> None:
-    """Computing activations again in the backward pass changes no gradient.
+    """Activation checkpointing, which computes activations again in the backward pass, changes no gradient.
 
-    Silent because a gradient that is lost or differs, by other random numbers, still leaves a loss that falls.
+    Silent because a gradient that is lost, or that differs because other random numbers were drawn, still leaves a loss
+    that falls.
 
     Look at inputs that need no gradient, at random states, and at what a block changes outside itself.
+
+    Example:
+        # wrong: dropout draws another mask when the layer is computed again
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
+
+        # right
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False)
+
+    Reference: PyTorch documentation, torch.utils.checkpoint.
     """
     batch, plain, again = new_batch(subject), new_model(subject).train(), new_model(subject).train()
     if not recompute(again):

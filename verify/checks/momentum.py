@@ -17,11 +17,23 @@ FADES = ("beta", "alpha", "rho")  # in the names of other rates at which somethi
 
 @each_optimizer
 def check_memory(_: Subject, held_by: Held) -> None:
-    """What an optimizer keeps of past gradients fades at the rate that its group calls momentum, and moves weights.
+    """The momentum buffer decays at a rate its group names, and moves the weights even in a step with zero gradients.
 
     Silent because steps along each gradient alone, or along a mean that forgets at once, go downhill as well.
 
-    Look at the weights of old and new in a running mean (`lerp_`), and at which of the two tensors the update is of.
+    Look at the weights of old and new in the running mean (`lerp_`), and at whether the update is made from the buffer
+    or from the gradient.
+
+    Example:
+        # wrong: old and new have changed places, so a momentum of 0.95 keeps 5 % of the past
+        buffer.lerp_(p.grad, group["momentum"])
+        p.add_(buffer, alpha=-group["lr"])
+
+        # right
+        buffer.lerp_(p.grad, 1 - group["momentum"])
+        p.add_(buffer, alpha=-group["lr"])
+
+    Reference: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", section 2.
     """
     name, model, optimizer = held_by
     groups = {id(p): group for group in optimizer.param_groups if _has_momentum(group) for p in group["params"]}

@@ -31,11 +31,23 @@ class Norm(NamedTuple):
 
 
 def check_unit(subject: Subject) -> None:
-    """A norm's output, its gain aside, has rms 1, whatever its input's scale, offset and width.
+    """Before its gain, a norm's output has rms 1 (or length 1, in an L2 norm), whatever its input's scale and offset.
 
-    Silent because the gain, and the next layer, make up for a constant; padded widths and large inputs differ.
+    Silent because the gain, and the next layer, make up for a constant factor; padded widths and large inputs differ.
 
-    Look at what the sum of squares is divided by, at the mean, and at an epsilon as large as the variance.
+    Look at what the sum of squares is divided by, at whether the mean is subtracted, and at an epsilon as large as the
+    variance.
+
+    Example:
+        # wrong: var() subtracts the mean first, which RMSNorm does not
+        variance = x.var(-1, keepdim=True)
+        return self.weight * x * torch.rsqrt(variance + self.eps)
+
+        # right
+        variance = x.pow(2).mean(-1, keepdim=True)
+        return self.weight * x * torch.rsqrt(variance + self.eps)
+
+    Reference: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
     model = precise(subject, new_model(subject)).eval()
     for name, module, width in norms_of(subject, model):
@@ -58,11 +70,23 @@ def check_unit(subject: Subject) -> None:
 
 
 def check_precision(subject: Subject) -> None:
-    """A norm's statistics are taken in float32: a row as a whole is not rounded, and large inputs do not overflow.
+    """A norm computes its statistics in float32: rounding makes no row as a whole too large or too small.
 
-    Silent because half a percent too much or too little, for each token anew, looks like noise.
+    Silent because half a percent too much or too little, different for each token, looks like noise.
 
-    Look for the cast to float32 before squares are taken, and where the cast back stands.
+    Look for the cast to float32 before squares are taken, and at where the cast back stands.
+
+    Example:
+        # wrong: for bfloat16 activations the variance is rounded to 8 bits
+        variance = x.square().mean(-1, keepdim=True)
+        return self.weight * x * torch.rsqrt(variance + self.eps)
+
+        # right
+        x_32 = x.float()
+        variance = x_32.square().mean(-1, keepdim=True)
+        return self.weight * (x_32 * torch.rsqrt(variance + self.eps)).to(x.dtype)
+
+    Reference: meta-llama/llama#1048.
     """
     low = low_dtype(subject)
     model = new_model(subject).eval()

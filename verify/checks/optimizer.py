@@ -36,11 +36,22 @@ class _Moments(NamedTuple):
 def check_membership(_: Subject, held_by: Held) -> None:
     """The optimizer holds each of the model's trainable parameters exactly once.
 
-    Silent because what it lacks keeps its first values, what it holds twice takes double steps, and tensors that the
-    model has since replaced are updated for nobody.
+    Silent because a parameter the optimizer lacks keeps its first values, one it holds twice takes double steps, and a
+    tensor that the model has since replaced is updated in vain.
 
     Look at what happens between building the optimizer and the first step: wrapping, moving, tying, adding adapters; at
     filters by name or type; and at generators that something else has used up.
+
+    Example:
+        # wrong: the adapters are added after the optimizer has taken its parameters
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        model = get_peft_model(model, lora_config)
+
+        # right
+        model = get_peft_model(model, lora_config)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    Reference: PyTorch documentation, torch.optim, "Constructing it".
     """
     name, model, optimizer = held_by
     tensors, learning = held(optimizer), trainable(model)
@@ -59,11 +70,24 @@ def check_membership(_: Subject, held_by: Held) -> None:
 
 @each_optimizer
 def check_groups(_: Subject, held_by: Held) -> None:
-    """No group of the optimizer that sets a rate, or anything but the decay, of its own is empty.
+    """No optimizer group that sets a learning rate of its own, or another option but weight decay, is empty.
 
-    Silent because a setting made for nobody raises no error: the parameters meant are trained like the others.
+    Silent because an option set for no parameter raises no error: the parameters meant are trained like the others.
 
     Look at how the group's parameters are picked: by name, by module type, by identity after a wrap.
+
+    Example:
+        # wrong: a head tied to the embedding is listed under the embedding's name only
+        head = [p for name, p in model.named_parameters() if "lm_head" in name]
+        rest = [p for name, p in model.named_parameters() if "lm_head" not in name]
+        optimizer = torch.optim.AdamW([{"params": rest}, {"params": head, "lr": 1e-5}], lr=1e-4)
+
+        # right
+        head = [model.lm_head.weight]
+        rest = [p for p in model.parameters() if p is not model.lm_head.weight]
+        optimizer = torch.optim.AdamW([{"params": rest}, {"params": head, "lr": 1e-5}], lr=1e-4)
+
+    Reference: huggingface/peft#3503.
     """
     name, groups = held_by.name, held_by.optimizer.param_groups
     for number, group in enumerate(groups):
@@ -77,11 +101,20 @@ def check_groups(_: Subject, held_by: Held) -> None:
 
 @each_optimizer
 def check_settings(subject: Subject, held_by: Held) -> None:
-    """Rates are numbers from 0 to the peak, beta1 is not above beta2, decay lies between 0 and 1, and eps is small.
+    """Learning rates are numbers from 0 to the peak, beta1 is at most beta2, weight decay is below 1 and eps is small.
 
-    Silent because settings in each other's place, or read as text, are settings.
+    Silent because settings in each other's place are accepted as readily as the right ones.
 
     Look at the order of arguments, at `1e-4` in YAML (text, there), and at defaults that stand in for a setting.
+
+    Example:
+        # wrong: the fourth argument is eps, not weight_decay
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-4, (0.9, 0.95), 0.1)
+
+        # right
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
+
+    Reference: PyTorch documentation, torch.optim.AdamW.
     """
     name, _, optimizer = held_by
     peak = subject.settings.get("learning_rate", float("inf"))
@@ -96,13 +129,27 @@ def check_settings(subject: Subject, held_by: Held) -> None:
 
 @each_optimizer
 def check_decay(subject: Subject, held_by: Held) -> None:
-    """With gradients of 0, matrices shrink by rate x decay in a step, all by the same; norms and biases do not.
+    """A step with zero gradients shrinks every matrix by learning rate x weight decay, and no norm or bias.
 
-    Asked where the settings name the decay of matrices, or where groups of different decay show that it is meant.
+    Asked where the settings name the weight decay, or where groups with different weight decay show that it is meant.
+    Embeddings may be left out.
 
-    Silent because a gain that decays is learned anew in every step, at a cost that no curve shows alone.
+    Silent because a gain that decays is learned again in every step, at a cost that no curve shows by itself.
 
     Look at the filter that picks what decays: names or types that miss RMSNorm; and at decay added to the gradient.
+
+    Example:
+        # wrong: Llama's norms are called "input_layernorm" and "norm", so they decay
+        decay = [p for name, p in model.named_parameters() if "LayerNorm" not in name]
+        other = [p for name, p in model.named_parameters() if "LayerNorm" in name]
+        optimizer = torch.optim.AdamW([{"params": decay}, {"params": other, "weight_decay": 0.0}], weight_decay=0.1)
+
+        # right
+        decay = [p for p in model.parameters() if p.dim() >= 2]
+        other = [p for p in model.parameters() if p.dim() < 2]
+        optimizer = torch.optim.AdamW([{"params": decay}, {"params": other, "weight_decay": 0.0}], weight_decay=0.1)
+
+    Reference: huggingface/transformers#35927.
     """
     name, model, optimizer = held_by
     due = _decay_due(subject, model, optimizer)
@@ -124,12 +171,26 @@ def check_decay(subject: Subject, held_by: Held) -> None:
 def check_parity(_: Subject, held_by: Held) -> None:
     """An optimizer that calls itself Adam or AdamW moves weights as the paper says, for gradients of all magnitudes.
 
-    Compared with Adam in float64 (Kingma & Ba 2015, algorithm 1) over four steps, for gradients from 1e-9 to 100.
+    Compared with Adam in float64 over four steps, for gradients from 1e-9 to 100, with weight decay set to 0.
 
     Silent because any step downhill learns something: a missing bias correction, or eps in the wrong place, is a
     learning rate that is wrong for some weights at some times.
 
     Look at the step count, at 1 - beta ** t, and at eps: outside the root, after the correction.
+
+    Example:
+        # wrong: averages that start at 0 are used without bias correction
+        exp_avg.lerp_(p.grad, 1 - beta1)
+        exp_avg_sq.lerp_(p.grad.square(), 1 - beta2)
+        p.addcdiv_(exp_avg, exp_avg_sq.sqrt() + eps, value=-lr)
+
+        # right
+        exp_avg.lerp_(p.grad, 1 - beta1)
+        exp_avg_sq.lerp_(p.grad.square(), 1 - beta2)
+        denominator = (exp_avg_sq / (1 - beta2**step)).sqrt() + eps
+        p.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))
+
+    Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = held_by
     if not adams(optimizer):
@@ -145,11 +206,24 @@ def check_parity(_: Subject, held_by: Held) -> None:
 
 @each_optimizer
 def check_moments(_: Subject, held_by: Held) -> None:
-    """Adam's running mean of squares forgets at the rate that beta2 says.
+    """Adam's running mean of squared gradients decays at the rate beta2.
 
-    Silent because a mean that cannot shrink, being rounded back to itself, only makes steps smaller and smaller.
+    Silent because a mean that cannot shrink, since each product rounds back to what it was, only makes steps ever
+    smaller.
 
-    Look at the dtype of the moments: with bfloat16 and beta2 = 0.999 each update of the mean is rounded away.
+    Look at the dtype of the moments: in bfloat16 with beta2 = 0.999 each decay of the mean is rounded away.
+
+    Example:
+        # wrong: moments take the dtype of the weights, and in bfloat16 0.999 * v rounds back to v
+        model = model.to(torch.bfloat16)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999))
+
+        # right: weights and moments in float32, matrix products in bfloat16
+        optimizer = torch.optim.AdamW(model.float().parameters(), lr=1e-4, betas=(0.9, 0.999))
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+
+    Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = held_by
     group = next((group for group in optimizer.param_groups if group["params"] and "betas" in group), {})
@@ -173,9 +247,22 @@ def check_moments(_: Subject, held_by: Held) -> None:
 def check_survival(subject: Subject, make: Make) -> None:
     """Updates too small for a half-precision weight add up all the same: in a master copy, or by stochastic rounding.
 
-    Silent because large updates still pass: training stalls as the rate falls, weight by weight.
+    Silent because large updates still take effect: as the learning rate falls, training stalls weight by weight.
 
     Look for weights in bfloat16 or float16 that the optimizer updates in place; keep them in float32 under autocast.
+
+    Example:
+        # wrong: an update of 1e-5 to a bfloat16 weight of 0.02 is rounded away
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+        # right: weights in float32, matrix products in bfloat16
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+
+    Reference: Micikevicius et al. 2018, arXiv:1710.03740, section 3.1.
     """
     run = make()
     halves = _losable(run.model, run.optimizer)

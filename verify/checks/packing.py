@@ -21,31 +21,69 @@ GRADIENT = 1e-3
 
 
 def check_packed(subject: Subject) -> None:
-    """A packed row is its documents side by side: the same logits at every position, loss and gradient.
+    """A packed row is its documents side by side: each has the logits, loss and gradient that it has alone.
 
     Silent because documents that see each other, or targets across their border, only add a little noise.
 
-    Look at the mask's borders, at positions that start anew, and at the last and first token of each document.
+    Look at the mask's borders, at positions that start again at 0, and at the last and first token of each document.
+
+    Example:
+        # wrong: a token sees all documents that stand before its own
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        # right
+        same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+        causal = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=same & causal)
+
+    Reference: Krell et al. 2021, arXiv:2107.02027.
     """
     _compare(subject, needed(subject, "pack"), "packed")
 
 
 def check_padded(subject: Subject) -> None:
-    """A padded batch is its rows: the same logits at every real position, loss and gradient as one by one.
+    """Padding changes nothing: each row of a padded batch has the logits, loss and gradient that it has alone.
 
-    Silent because padding is mostly alike; a loss that counts it, or attention that sees it, only shifts a little.
+    Silent because padding is mostly alike; a loss that counts it, or attention that sees it, is only a little off.
 
     Look at the mask, at positions under left padding, at labels at padding, and at the divisor of the loss.
+
+    Example:
+        # wrong: without the mask, tokens see the padding on their left
+        tokenizer.padding_side = "left"
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        logits = model(batch["input_ids"]).logits
+
+        # right (absolute positions need position_ids that start at the first real token, too)
+        tokenizer.padding_side = "left"
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+    Reference: Alpha-VLLM/LLaMA2-Accessory#43.
     """
     _compare(subject, needed(subject, "pad"), "padded")
 
 
 def check_conservation(subject: Subject) -> None:
-    """Packing and padding keep every token of every document and, but for its first, make each a target once.
+    """Packing and padding keep every document whole and once, and make each of its tokens but the first a target.
 
-    Silent because tokens that are dropped, or doubled, are not missed.
+    Silent because nobody misses tokens that are dropped, or notices those that are doubled.
 
-    Look at documents that fit exactly, are longer than a row, or come last.
+    Look at documents that fill a row exactly, that do not fit beside others, or that come last.
+
+    Example:
+        # wrong: what does not fit in the row is cut off
+        row = [token for document in documents for token in document]
+        rows = [row[:max_length]]
+
+        # right: a document that does not fit starts a new row
+        rows = [[]]
+        for document in documents:
+            if rows[-1] and len(rows[-1]) + len(document) > max_length:
+                rows.append([])
+            rows[-1].extend(document)
+
+    Reference: pytorch/torchtune#1697.
     """
     makers = [maker for maker in (subject.pack, subject.pad) if maker is not None]
     if not makers:
@@ -75,11 +113,24 @@ def check_conservation(subject: Subject) -> None:
 
 
 def check_borders(subject: Subject) -> None:
-    """No target crosses from one document of a packed row to the next.
+    """In a packed row the last token of a document is not trained to predict the first token of the next one.
 
     Silent because one label in a document is noise; it teaches that any text may follow any other.
 
     Look at when labels are shifted: after packing, the last position of each document must be left out.
+
+    Example:
+        # wrong: the shift makes each document's last token predict the next document
+        ids = torch.cat(documents)
+        inputs, labels = ids[:-1], ids[1:]
+
+        # right
+        ids = torch.cat(documents)
+        inputs, labels = ids[:-1], ids[1:].clone()
+        ends = torch.tensor([len(document) for document in documents]).cumsum(0)
+        labels[ends[:-1] - 1] = -100
+
+    Reference: pytorch/torchtune#2613.
     """
     checked = 0
     batches = [new_batch(subject, seed) for seed in range(4)]

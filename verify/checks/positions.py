@@ -28,12 +28,25 @@ GROWTH = 2.0  # of the rounding error from early to late positions; attention's 
 
 
 def check_shift(subject: Subject) -> None:
-    """A block's output depends on the distances between positions: the same states a few positions later give the same.
+    """A block depends on distances between positions only: the same states, some positions later, give the same.
 
-    Silent because any function of positions can be learned with; it fails at lengths and places not trained on.
+    Silent because a model can learn with any function of positions; it fails at lengths and places not trained on.
 
-    Look at the sign and layout of rotations (halves or pairs), at whether queries and keys are turned alike, and at
+    Look at the sign and layout of rotations (halves or pairs), at whether queries and keys are rotated alike, and at
     positions that wrap, restart or are rounded.
+
+    Example:
+        # wrong: without the minus sign this is no rotation
+        def rotate_half(x):
+            x1, x2 = x.chunk(2, dim=-1)
+            return torch.cat((x2, x1), dim=-1)
+
+        # right
+        def rotate_half(x):
+            x1, x2 = x.chunk(2, dim=-1)
+            return torch.cat((-x2, x1), dim=-1)
+
+    Reference: Su et al. 2021, arXiv:2104.09864, section 3.
     """
     model, batch, time = _single_documents(subject, awake(subject))
     block = blocks_of(model)[0]
@@ -53,11 +66,23 @@ def check_shift(subject: Subject) -> None:
 
 
 def check_average(subject: Subject) -> None:
-    """Attention averages: a block adds the same to each of several equal states, whatever their positions.
+    """Attention is an average: where several positions hold the same state, a block adds the same to each of them.
 
-    Silent because any other weighting can be learned with; outputs then depend on how much could be seen.
+    Silent because a model can learn with any other weighting; its outputs then depend on how many tokens could be seen.
 
     Look at masks that multiply after the softmax, at a softmax over masked or empty places, and at its divisor.
+
+    Example:
+        # wrong: masked after the softmax, the weights of a row no longer add up to 1
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(head_dim)).softmax(-1)
+        out = (weights * causal_mask) @ v
+
+        # right
+        scores = q @ k.transpose(-2, -1) / math.sqrt(head_dim)
+        weights = scores.masked_fill(~causal_mask, float("-inf")).softmax(-1)
+        out = weights @ v
+
+    Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
     """
     if subject.recurrent:
         raise NotApplicable("a model whose first block averages: a recurrence adds up")
@@ -78,11 +103,22 @@ def check_average(subject: Subject) -> None:
 
 
 def check_order(subject: Subject) -> None:
-    """The order of earlier tokens matters: in the first block already, exchanging two of them changes what follows.
+    """The order of earlier tokens matters: swapping two of them changes what the first block outputs after them.
 
-    Silent because a bag of words predicts well for a while, and the causal mask alone lets later layers guess order.
+    Silent because a bag of words predicts well for a while, and the causal mask lets later layers guess the order.
 
     Look at whether positions reach queries and keys, or the embedding; a model without positions by design has none.
+
+    Example:
+        # wrong: the rotated queries and keys are not used
+        q_rotated, k_rotated = apply_rotary_pos_emb(q, k, cos, sin)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        # right
+        q, k = apply_rotary_pos_emb(q, k, cos, sin)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
     """
     model, batch, _ = _single_documents(subject, awake(subject))
     block = blocks_of(model)[0]
@@ -103,14 +139,26 @@ def check_order(subject: Subject) -> None:
 
 
 def check_precision(subject: Subject) -> None:
-    """Rounding costs as much at late positions as at early ones: positions and angles are not kept in half precision.
+    """Rounding costs no more at late positions than at early ones: positions and angles are not in half precision.
 
-    Where attention is sharp more keys mean more error, positions or not: what rounding the layers' outputs alone costs
-    in float32 says how much more.
+    Where attention is sharp, more keys mean more error, whatever the positions are: rounding only the layers' outputs,
+    in a float32 model, shows how much more.
 
-    Silent because short sequences are right; in bfloat16 positions above 256 fall together.
+    Silent because short sequences come out right; in bfloat16 positions above 256 become equal to their neighbors.
 
     Look at the dtype of positions, frequencies and angles, under autocast too.
+
+    Example:
+        # wrong: in a bfloat16 model positions and angles are rounded to 8 bits
+        positions = torch.arange(T, device=x.device, dtype=x.dtype)
+        angles = torch.outer(positions, self.inv_freq.to(x.dtype))
+
+        # right
+        positions = torch.arange(T, device=x.device, dtype=torch.float32)
+        angles = torch.outer(positions, self.inv_freq.float())
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+    Reference: huggingface/transformers#29285.
     """
     low = low_dtype(subject)
     model, exact = new_model(subject).eval(), new_model(subject).eval().float()

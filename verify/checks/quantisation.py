@@ -17,11 +17,21 @@ OUTLIER = 10.0  # times the largest weight
 
 
 def check_noise(subject: Subject) -> None:
-    """Weights come back with the signal to noise that the quantiser promises, in their shape and dtype.
+    """Weights come back with the signal-to-noise ratio that the quantizer promises, in their own shape and dtype.
 
-    Silent because adapters learn around a base that is a little wrong.
+    Silent because adapters learn around base weights that are a little wrong.
 
-    Look at the level table, its dtype, the scale of each block, and scales that are themselves quantised.
+    Look at the level table, its dtype, the scale of each block, and scales that are themselves quantized.
+
+    Example:
+        # wrong: the scales are still the codes of their own quantization
+        weights = levels[codes] * state.absmax[:, None]
+
+        # right
+        absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
+        weights = levels[codes] * absmax[:, None]
+
+    Reference: bitsandbytes-foundation/bitsandbytes#1549.
     """
     quantiser = _quantiser(subject)
     for dtype in (torch.float32, torch.bfloat16):
@@ -33,11 +43,24 @@ def check_noise(subject: Subject) -> None:
 
 
 def check_ragged(subject: Subject) -> None:
-    """Shapes that do not fill the last block come back as well as others, to the last value.
+    """Weights that do not fill the last block come back as well as others, to the last value.
 
-    Silent because few weights are there, and the shapes that are tried first divide evenly.
+    Silent because few weights are affected, and the shapes that are tried first divide evenly.
 
     Look at padding and trimming, at odd numbers of codes in a byte, and at the scale of the last block.
+
+    Example:
+        # wrong: a last block of fewer than 64 weights is left at 0
+        out = torch.zeros_like(flat)
+        for start in range(0, flat.numel() // 64 * 64, 64):
+            out[start : start + 64] = quantize_block(flat[start : start + 64])
+
+        # right
+        out = torch.zeros_like(flat)
+        for start in range(0, flat.numel(), 64):
+            out[start : start + 64] = quantize_block(flat[start : start + 64])
+
+    Reference: bitsandbytes-foundation/bitsandbytes#1884.
     """
     quantiser = _quantiser(subject)
     block, asked = quantiser.block_size, False
@@ -63,11 +86,20 @@ def check_ragged(subject: Subject) -> None:
 
 
 def check_zeros(subject: Subject) -> None:
-    """Zeros come back as zeros: alone, in a block of zeros, and beside others.
+    """A block or a matrix of zeros comes back as zeros, and the blocks beside it come back as well as others.
 
     Silent because padding and pruned weights are rare in what is tried first.
 
     Look at the division by a block's largest value, and at whether 0 is among the levels.
+
+    Example:
+        # wrong: in a block of zeros 0 / 0 gives NaN
+        scale = blocks.abs().amax(1, keepdim=True) / 7
+        blocks = (blocks / scale).round() * scale
+
+        # right
+        scale = (blocks.abs().amax(1, keepdim=True) / 7).clamp(min=1e-12)
+        blocks = (blocks / scale).round() * scale
     """
     quantiser = _quantiser(subject)
     block = quantiser.block_size
@@ -82,11 +114,23 @@ def check_zeros(subject: Subject) -> None:
 
 
 def check_outlier(subject: Subject) -> None:
-    """One large value coarsens its own block of values and no other.
+    """One large value makes its own block of values coarser, and no other block.
 
     Silent because most matrices have no such value; those that do lose all their small ones.
 
-    Look at what a scale is taken over: a block of neighbours, not a row, a column or the matrix.
+    Look at what a scale is taken over: a block of neighbors, not a row, a column or the matrix.
+
+    Example:
+        # wrong: one outlier sets the scale of the whole matrix
+        scale = weights.abs().max() / 7
+        codes = (weights / scale).round().to(torch.int8)
+
+        # right: a scale for each block of 64 weights
+        blocks = weights.view(-1, 64)
+        scale = blocks.abs().amax(1, keepdim=True) / 7
+        codes = (blocks / scale).round().to(torch.int8)
+
+    Reference: Dettmers et al. 2022, arXiv:2110.02861.
     """
     quantiser = _quantiser(subject)
     weights = _normal(BLOCKS, quantiser.block_size)
@@ -100,11 +144,20 @@ def check_outlier(subject: Subject) -> None:
 
 
 def check_levels(subject: Subject) -> None:
-    """The values that the quantiser can represent come back exactly, each in its place, and others as the nearest one.
+    """The values that the quantizer can represent come back exactly, each in its place, and others as the nearest one.
 
-    Silent because swapped neighbours and a shifted threshold keep the histogram of the weights.
+    Silent because swapped neighbors and a shifted threshold keep the histogram of the weights.
 
     Look at the order of the two codes in a byte, at rounding against thresholds, and at the table itself.
+
+    Example:
+        # wrong: packed with the first code in the high half, read with the first code in the low half
+        packed = codes[0::2] << 4 | codes[1::2]
+        codes = torch.stack((packed & 0xF, packed >> 4), dim=1).flatten()
+
+        # right
+        packed = codes[0::2] << 4 | codes[1::2]
+        codes = torch.stack((packed >> 4, packed & 0xF), dim=1).flatten()
     """
     quantiser = _quantiser(subject)
     if quantiser.levels is None:
@@ -134,9 +187,19 @@ def check_levels(subject: Subject) -> None:
 def check_order(subject: Subject) -> None:
     """Within a block a larger value never comes back as a smaller one.
 
-    Silent because the histogram of the weights stays the same.
+    Silent because the histogram of the weights stays the same when neighbors change places.
 
-    Look at the order of codes in a byte, at thresholds, and at transposed or strided inputs.
+    Look at the order of codes in a byte, at the sign of codes, at thresholds, and at transposed or strided inputs.
+
+    Example:
+        # wrong: of a signed 4-bit code, -1 is read as 15
+        codes = packed & 0xF
+        weights = codes * scale
+
+        # right
+        codes = (packed & 0xF).to(torch.int8)
+        codes = torch.where(codes > 7, codes - 16, codes)
+        weights = codes * scale
     """
     quantiser = _quantiser(subject)
     weights = _normal(BLOCKS, quantiser.block_size)
@@ -148,11 +211,20 @@ def check_order(subject: Subject) -> None:
 
 
 def check_scale(subject: Subject) -> None:
-    """Twice the weights come back as exactly twice what the weights come back as.
+    """Weights times a power of two come back as that power of two times what the weights come back as.
 
-    Silent because the table is tried on weights of one size.
+    Silent because the level table is tried on weights of one size only.
 
     Look for absolute thresholds, an epsilon beside a scale, and scales in a narrow dtype.
+
+    Example:
+        # wrong: the epsilon is as large as the scale of small weights
+        scale = blocks.abs().amax(1, keepdim=True) + 1e-3
+        codes = (blocks / scale * 7).round()
+
+        # right
+        scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-12)
+        codes = (blocks / scale * 7).round()
     """
     quantiser = _quantiser(subject)
     weights = _normal(BLOCKS, quantiser.block_size)
@@ -167,11 +239,20 @@ def check_scale(subject: Subject) -> None:
 
 
 def check_again(subject: Subject) -> None:
-    """What came back is represented: quantised again, it stays within a fraction of the first error.
+    """Quantizing what came back changes it by only a fraction of the first error.
 
-    Silent because a model is quantised once; saved and loaded again, it drifts.
+    Silent because a model is quantized once; saved and loaded again, it drifts.
 
-    Look at levels that are no fixed points: a table read in another dtype, or codes shifted by half a step.
+    Look at levels that do not map to themselves: a table read in another dtype, or codes shifted by half a step.
+
+    Example:
+        # wrong: the cast cuts off instead of rounding, so a level can fall to the one below it
+        codes = ((blocks / scale + 1) * 7.5).to(torch.uint8)
+        blocks = (codes / 7.5 - 1) * scale
+
+        # right
+        codes = ((blocks / scale + 1) * 7.5).round().to(torch.uint8)
+        blocks = (codes / 7.5 - 1) * scale
     """
     quantiser = _quantiser(subject)
     once = _back(quantiser, _normal(BLOCKS, quantiser.block_size))
@@ -185,9 +266,20 @@ def check_again(subject: Subject) -> None:
 def check_circumstances(subject: Subject) -> None:
     """The same weights come back the same: twice, under another default dtype, from a strided view, and left untouched.
 
-    Silent because nothing changes in the run where it was written.
+    Silent because nothing changes in the run for which the code was written.
 
     Look for tables made without a dtype, for `view` and pointers on strided tensors, and for in-place scaling.
+
+    Example:
+        # wrong: the table takes the default dtype, and bfloat16 rounds its levels
+        levels = torch.tensor(NF4_LEVELS)
+        codes = ((blocks / scale)[..., None] - levels).abs().argmin(-1)
+
+        # right
+        levels = torch.tensor(NF4_LEVELS, dtype=torch.float32)
+        codes = ((blocks / scale)[..., None] - levels).abs().argmin(-1)
+
+    Reference: pytorch/ao#2286.
     """
     quantiser = _quantiser(subject)
     weights = _normal(BLOCKS, quantiser.block_size)

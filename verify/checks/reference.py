@@ -14,11 +14,24 @@ GRADIENT = 1e-3
 
 
 def check_logits(subject: Subject) -> None:
-    """Logits are the reference's.
+    """With the same weights, the logits are those of the reference implementation.
 
     Silent because a model that differs from its architecture still learns.
 
-    Look at what differs from the paper: layouts of rotations, order of heads, epsilons, activations.
+    Look at what differs from the paper: layout of rotations, order of heads, epsilons, activations.
+
+    Example:
+        # wrong: rotates neighboring pairs; Hugging Face's Llama weights are made for halves
+        def rotate(x):
+            x1, x2 = x[..., 0::2], x[..., 1::2]
+            return torch.stack((-x2, x1), dim=-1).flatten(-2)
+
+        # right
+        def rotate(x):
+            x1, x2 = x.chunk(2, dim=-1)
+            return torch.cat((-x2, x1), dim=-1)
+
+    Reference: huggingface/transformers#25199.
     """
     reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
     with torch.no_grad():
@@ -29,11 +42,22 @@ def check_logits(subject: Subject) -> None:
 
 
 def check_loss(subject: Subject) -> None:
-    """The loss is the cross-entropy of the reference's logits.
+    """The loss is the cross-entropy of the reference implementation's logits.
 
-    Silent for the same reason.
+    Silent because a loss with another divisor or other labels falls as well.
 
     Look at labels, shift and divisor.
+
+    Example:
+        # wrong: the mean counts ignored positions, whose loss is 0
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+        loss = losses.mean()
+
+        # right
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+        loss = losses.sum() / (labels != -100).sum()
+
+    Reference: Lightning-AI/litgpt#751.
     """
     reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
     with torch.no_grad():
@@ -48,6 +72,22 @@ def check_gradients(subject: Subject) -> None:
     Silent because a wrong gradient points downhill too.
 
     Look at custom backward functions.
+
+    Example:
+        # wrong: the derivative of x * sigmoid(x) lacks its second term
+        @staticmethod
+        def backward(ctx, grad_output):
+            (x,) = ctx.saved_tensors
+            return grad_output * torch.sigmoid(x)
+
+        # right
+        @staticmethod
+        def backward(ctx, grad_output):
+            (x,) = ctx.saved_tensors
+            s = torch.sigmoid(x)
+            return grad_output * s * (1 + x * (1 - s))
+
+    Reference: PyTorch documentation, Extending PyTorch.
     """
     reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
     value = cross_entropy(reference(model, batch), targets_of(subject, batch))

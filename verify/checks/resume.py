@@ -39,11 +39,23 @@ class Record(NamedTuple):
 
 
 def check_determinism(subject: Subject) -> None:
-    """Two new runs are the same, bit by bit: data, rates and weights.
+    """Two new runs are the same, bit by bit: data, learning rates, weights and optimizer state.
 
-    Silent because every run is plausible; only no result can be had again, and no fault be narrowed down.
+    Silent because every run looks plausible; but no result can be reproduced, and no fault narrowed down.
 
-    Look for seeds that are not set, sets that are iterated, and workers that race.
+    Look for seeds that are not set, sets that are iterated over, and workers that race.
+
+    Example:
+        # wrong: no seed, so every run has other weights and another order of the data
+        model = GPT(config)
+        loader = DataLoader(dataset, batch_size=8, shuffle=True)
+
+        # right
+        torch.manual_seed(1337)
+        model = GPT(config)
+        loader = DataLoader(dataset, batch_size=8, shuffle=True)
+
+    Reference: PyTorch documentation, Reproducibility.
     """
     first = _records(loop_run(subject), SHORT)
     second = _records(loop_run(subject), SHORT)
@@ -53,12 +65,28 @@ def check_determinism(subject: Subject) -> None:
 def check_continuation(subject: Subject) -> None:
     """A run that is saved and resumed goes on as the run that was not, bit by bit, wherever it was saved.
 
-    Saved after the first step, around the end of an epoch and in the middle of the second one; each runs on to the end.
+    Saved after the first step, around the end of an epoch and in the middle of the second one, where an epoch is short
+    enough; each resumed run is followed for a few steps beyond the last of these places.
 
-    Silent because the resumed run trains: on data it has seen, at another rate, with fresh moments or random numbers.
+    Silent because the resumed run trains: on data it has seen, at another learning rate, with new moments or random
+    numbers.
 
     Look at what the checkpoint leaves out: position in the data, epoch, order, schedule, moments, their dtype,
     scaler, random states; and at the order in which they are restored.
+
+    Example:
+        # wrong: moments, schedule, position in the data and random state are lost
+        torch.save({"model": model.state_dict(), "step": step}, path)
+
+        # right
+        state = {"model": model.state_dict(), "step": step}
+        state["optimizer"] = optimizer.state_dict()
+        state["scheduler"] = scheduler.state_dict()
+        state["loader"] = loader.state_dict()  # a torchdata StatefulDataLoader
+        state["rng"] = torch.get_rng_state()
+        torch.save(state, path)
+
+    Reference: PyTorch tutorials, Saving and Loading Models.
     """
     whole = _whole(subject)
     for saved in _places(subject):
@@ -71,11 +99,22 @@ def check_continuation(subject: Subject) -> None:
 
 
 def check_twice(subject: Subject) -> None:
-    """A run that is resumed, saved and resumed again is still the same.
+    """A run that is saved and resumed twice goes on as one that never was.
 
-    Silent because a first resume can be right by what the process still remembered.
+    Silent because a first resume can come out right thanks to what only the first process set up or counted.
 
     Look at counters that are restored relative to the resumed run, and at what only a new run sets up.
+
+    Example:
+        # wrong: a resumed run counts from 0, and its checkpoints say so
+        for step, batch in enumerate(loader):
+            train_step(batch, learning_rate(first_step + step))
+            save_checkpoint(path, step=step + 1)
+
+        # right
+        for step, batch in enumerate(loader, start=first_step):
+            train_step(batch, learning_rate(step))
+            save_checkpoint(path, step=step + 1)
     """
     whole, first = _whole(subject), _places(subject)[0]
     twice = [first, first + 1]
@@ -85,11 +124,23 @@ def check_twice(subject: Subject) -> None:
 
 
 def check_saving(subject: Subject) -> None:
-    """Saving changes nothing in the run that goes on.
+    """Saving a checkpoint changes nothing in the run that goes on.
 
     Silent because the run that goes on trains as well.
 
-    Look at models that are moved, merged or put into eval mode to be saved, and at random numbers drawn for it.
+    Look at models that are moved, cast, merged or put into eval mode to be saved, and at random numbers drawn for it.
+
+    Example:
+        # wrong: after its first checkpoint the run goes on in eval mode, without dropout
+        model.eval()
+        sample = model.generate(prompt_ids, do_sample=False, max_new_tokens=64)
+        torch.save({"model": model.state_dict(), "sample": sample}, path)
+
+        # right
+        model.eval()
+        sample = model.generate(prompt_ids, do_sample=False, max_new_tokens=64)
+        torch.save({"model": model.state_dict(), "sample": sample}, path)
+        model.train()
     """
     plain = _records(loop_run(subject), SHORT)
     saved = _records(_saveable(subject), SHORT, save_each=True)
@@ -97,11 +148,19 @@ def check_saving(subject: Subject) -> None:
 
 
 def check_checkpoint_stays(subject: Subject) -> None:
-    """What was saved is not changed by later training.
+    """The files of a checkpoint do not change while training goes on.
 
-    Silent until the checkpoint is wanted: the best weights turn out to be the last.
+    Silent until the checkpoint is wanted: the weights in it turn out to be later ones, or a mixture of several steps.
 
     Look for references kept where copies were meant, and for files that are mapped or written late.
+
+    Example:
+        # wrong: the thread writes tensors that the next steps change
+        state = model.state_dict()
+        threading.Thread(target=torch.save, args=(state, path)).start()
+
+        # right: written before training goes on
+        torch.save(model.state_dict(), path)
     """
     run = _saveable(subject)
     run.step()
@@ -119,11 +178,22 @@ def check_checkpoint_stays(subject: Subject) -> None:
 
 
 def check_progress(subject: Subject) -> None:
-    """A run goes on through its data: steps in a row are not shown the same rows.
+    """A run moves on through its data: steps in a row are not shown the same rows.
 
-    Silent because the loss falls faster: one batch is learned by heart.
+    Silent because the loss falls even faster: one batch is learned by heart.
 
     Look for an iterator or a shuffle that is made anew in each step, and for a seed that is set there.
+
+    Example:
+        # wrong: each step starts a new iterator, which begins with the first batch
+        loader = DataLoader(dataset, batch_size=8)
+        for step in range(max_steps):
+            train_step(next(iter(loader)))
+
+        # right
+        batches = iter(DataLoader(dataset, batch_size=8))
+        for step in range(max_steps):
+            train_step(next(batches))
     """
     if subject.settings.get("epoch_steps", 0) <= 1:
         raise NotApplicable("settings['epoch_steps'] above 1")
@@ -134,11 +204,25 @@ def check_progress(subject: Subject) -> None:
 
 
 def check_epochs(subject: Subject) -> None:
-    """Each epoch shows every example once, in an order of its own.
+    """The second epoch shows the same examples as the first, none of them lost or repeated, in another order.
 
     Silent because a part of the data teaches as well; the same order each time is learned as if it meant something.
 
     Look at the seed of the shuffle, at `set_epoch`, at batches skipped to resume, and at how an epoch's end is counted.
+
+    Example:
+        # wrong: without set_epoch() every epoch has the same order
+        loader = DataLoader(dataset, batch_size=8, sampler=DistributedSampler(dataset))
+        for epoch in range(epochs):
+            train_epoch(model, loader)
+
+        # right
+        loader = DataLoader(dataset, batch_size=8, sampler=DistributedSampler(dataset))
+        for epoch in range(epochs):
+            loader.sampler.set_epoch(epoch)
+            train_epoch(model, loader)
+
+    Reference: PyTorch documentation, torch.utils.data.distributed.DistributedSampler.
     """
     if subject.augmented:
         raise NotApplicable("a run whose examples stay as they are")

@@ -21,11 +21,22 @@ WASTED = "its batch is not learned from; where that is meant, say settings={'war
 
 
 def check_start(subject: Subject) -> None:
-    """The first update has a rate above 0, or is said to have none, and in a warm-up one below the peak.
+    """The first update has a learning rate above 0, unless declared otherwise, and in a warm-up one below the peak.
 
-    Silent because one step without effect costs one batch, and one at full rate only a worse start.
+    Silent because a step without effect costs only one batch, and one at the full rate only a worse start.
 
-    Look at step counts from 0 and from 1, and at when the schedule is stepped.
+    Look at whether steps are counted from 0 or from 1, and at when the schedule is stepped.
+
+    Example:
+        # wrong: step 0 has a learning rate of 0, and its batch is wasted
+        def learning_rate(step):
+            return max_lr * min(1.0, step / warmup_steps)
+
+        # right
+        def learning_rate(step):
+            return max_lr * min(1.0, (step + 1) / warmup_steps)
+
+    Reference: karpathy/nanoGPT#578.
     """
     for name, rate in _rates(subject):
         first = rate(0)
@@ -39,11 +50,22 @@ def check_start(subject: Subject) -> None:
 
 
 def check_warmup(subject: Subject) -> None:
-    """In the warm-up the rate rises steadily to the peak, which it reaches at its end.
+    """In the warm-up the learning rate rises steadily to the peak, which it reaches at its end.
 
     Silent because a warm-up that is too short, too long or missing is a worse start and no error.
 
-    Look at the units of warm-up (steps, micro-batches, tokens, epochs) and at the division.
+    Look at the units of the warm-up (steps, micro-batches, tokens, epochs) and at the division.
+
+    Example:
+        # wrong: len(loader) counts micro-batches, so the warm-up is accumulation_steps times too long
+        steps = epochs * len(loader)
+        scheduler = get_cosine_schedule_with_warmup(optimizer, int(0.03 * steps), steps)
+
+        # right
+        steps = epochs * len(loader) // accumulation_steps
+        scheduler = get_cosine_schedule_with_warmup(optimizer, int(0.03 * steps), steps)
+
+    Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.2.
     """
     peak, warmup = setting(subject, "learning_rate"), int(setting(subject, "warmup_steps"))
     for name, rate in _rates(subject):
@@ -64,11 +86,20 @@ def check_warmup(subject: Subject) -> None:
 
 
 def check_peak(subject: Subject) -> None:
-    """The rate is never above the peak, never negative, and always a finite number.
+    """The learning rate is never above the peak, never negative, and always a finite number.
 
     Silent because a run survives a few updates that are too large, and ends worse.
 
-    Look at formulas that are left to run past the step they were made for.
+    Look at formulas that are evaluated beyond the step they were made for.
+
+    Example:
+        # wrong: after total_steps the learning rate is negative
+        def learning_rate(step):
+            return max_lr * (1 - step / total_steps)
+
+        # right
+        def learning_rate(step):
+            return max_lr * max(0.0, 1 - step / total_steps)
     """
     for name, rate in _rates(subject):
         peak = subject.settings.get("learning_rate", math.inf)
@@ -79,13 +110,24 @@ def check_peak(subject: Subject) -> None:
 
 
 def check_decline(subject: Subject) -> None:
-    """After the warm-up the rate does not rise, ends at the share of the peak that the settings name, and stays there.
+    """After the warm-up the learning rate never rises, ends at the share of the peak that the settings name, and stays.
 
-    A rate that falls steadily does not begin to with a jump; stairs are flat between theirs.
+    A rate that falls steadily has no sudden drop in it; a rate that falls in stairs is flat between them.
 
     Silent because a rate that ends too high, or rises once more, only leaves a worse loss than there might have been.
 
-    Look at the clamp behind the last step, at the total that the schedule was given, and at `min_ratio`.
+    Look at the clamp beyond the last step, at the total that the schedule was given, and at `min_ratio`.
+
+    Example:
+        # wrong: after total_steps the cosine rises again
+        progress = (step - warmup_steps) / (total_steps - warmup_steps)
+        lr = min_lr + 0.5 * (max_lr - min_lr) * (1 + math.cos(math.pi * progress))
+
+        # right
+        progress = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
+        lr = min_lr + 0.5 * (max_lr - min_lr) * (1 + math.cos(math.pi * progress))
+
+    Reference: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5.
     """
     peak, steps = setting(subject, "learning_rate"), int(setting(subject, "steps"))
     warmup, least = int(subject.settings.get("warmup_steps", 0)), subject.settings.get("min_ratio")
@@ -104,11 +146,23 @@ def check_decline(subject: Subject) -> None:
 
 
 def check_pure(subject: Subject) -> None:
-    """The rate of a step depends on the step alone: asked again, or in another order, it is the same.
+    """The learning rate of a step depends on the step alone: asked again, or in another order, it is the same.
 
     Silent because a rate that is computed from the one before looks right in the run it was tried in.
 
     Look for a rate that is multiplied in place, and for counters inside the schedule.
+
+    Example:
+        # wrong: decays whatever the rate is now, so each call decays it once more
+        def learning_rate(step):
+            group["lr"] *= 0.999
+            return group["lr"]
+
+        # right
+        def learning_rate(step):
+            return base_lr * 0.999**step
+
+    Reference: Lightning-AI/litgpt#1435.
     """
     rate = needed(subject, "rate")
     steps = _sampled(subject)[:50]
@@ -120,11 +174,19 @@ def check_pure(subject: Subject) -> None:
 
 
 def check_applied(subject: Subject) -> None:
-    """The updates of a run are made with the rates of its schedule, which are those it reports.
+    """Each update of a run is made at the learning rate of its schedule, in every group, and that is what it reports.
 
-    Silent because every rate trains: a schedule that is computed and not used, used twice, or a step late, is a curve.
+    Silent because every rate trains: a schedule that is not used, used twice, or a step late gives a loss curve, too.
 
     Look at who writes the optimizer's rates, in which groups, and before or after the update.
+
+    Example:
+        # wrong: the other groups keep the learning rate they began with
+        optimizer.param_groups[0]["lr"] = learning_rate(step)
+
+        # right
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
     """
     run = loop_run(subject)
     steps = [run.step() for _ in range(_few(subject))]
@@ -148,11 +210,27 @@ def check_applied(subject: Subject) -> None:
 
 
 def check_run(subject: Subject) -> None:
-    """A run's own rates are above 0 from its first update on, rise through the warm-up, and never exceed the peak.
+    """A run's learning rates are above 0 from the first update on, and rise through the warm-up to the peak, not above.
 
-    Silent because every rate trains.
+    Silent because a model learns at almost any rate, only worse.
 
     Look at who writes the optimizer's rates, and whether anything does.
+
+    Example:
+        # wrong: the scheduler is never stepped, so the rate stays at the first one of the warm-up
+        for batch in loader:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        # right
+        for batch in loader:
+            model(**batch).loss.backward()
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+
+    Reference: PyTorch documentation, torch.optim, "How to adjust learning rate".
     """
     run = loop_run(subject)
     seen = [step.updates[0].rates for step in (run.step() for _ in range(_few(subject))) if step.updates]
@@ -172,9 +250,20 @@ def check_run(subject: Subject) -> None:
 def check_state(subject: Subject) -> None:
     """A schedule that is saved and loaded goes on where it stood.
 
-    Silent because a schedule that begins anew gives a second warm-up: a bump in the curve, laid to the resumed data.
+    Silent because a schedule that begins again gives a second warm-up: a bump in the curve, blamed on the resumed data.
 
     Look at what its `state_dict` holds, and at `last_epoch`, `initial_lr` and a first rate set on construction.
+
+    Example:
+        # wrong: the step is not in the state, so a resumed run warms up again
+        def state_dict(self):
+            return {"base_lr": self.base_lr, "warmup_steps": self.warmup_steps}
+
+        # right
+        def state_dict(self):
+            return {"base_lr": self.base_lr, "warmup_steps": self.warmup_steps, "step": self.step_count}
+
+    Reference: pytorch/torchtitan#275.
     """
     needed(subject, "schedule")
     whole = _trace(subject, 2 * APPLIED)

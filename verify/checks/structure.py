@@ -30,11 +30,24 @@ FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying")
 
 
 def check_parameters(subject: Subject) -> None:
-    """Every trainable parameter influences the loss, each row and column of it.
+    """Every trainable parameter gets a gradient from the loss, in all but a few rows and columns of a matrix.
 
-    Silent because the rest of the model learns; a skipped layer, an unused head or a detached branch only cost quality.
+    Silent because the rest of the model learns: a skipped layer, unused head or detached branch only costs quality.
 
     Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
+
+    Example:
+        # wrong: the trainable projector is computed without a graph, too
+        with torch.no_grad():
+            features = self.vision_encoder(images)
+            prefix = self.projector(features)
+
+        # right
+        with torch.no_grad():
+            features = self.vision_encoder(images)
+        prefix = self.projector(features)
+
+    Reference: PyTorch documentation, torch.no_grad.
     """
     model = awake(subject)
     found = trainable(model)
@@ -61,11 +74,18 @@ def check_parameters(subject: Subject) -> None:
 
 
 def check_blocks(subject: Subject) -> None:
-    """Each of the repeated blocks is used, and as often as the others.
+    """The repeated blocks are different modules, each used as often as the others and given what the last one returned.
 
-    Silent because a model with a layer less, or one twice, trains well.
+    Silent because a model with a layer less, or with one layer used twice, trains well.
 
     Look at the loop over layers: its bounds, its index, and what it hands on.
+
+    Example:
+        # wrong: one block, n_layers times over
+        self.blocks = nn.ModuleList([Block(config)] * config.n_layers)
+
+        # right
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
     """
     model, batch = new_model(subject).eval(), few(subject)
     blocks = blocks_of(model)
@@ -89,11 +109,24 @@ def check_blocks(subject: Subject) -> None:
 
 
 def check_residual(subject: Subject) -> None:
-    """A block without its matrices and biases passes its input on: as it is, or normed where norms come last.
+    """A block whose matrices and biases are zero passes its input on: as it is, or normed where norms come last.
 
     Silent because the loss falls all the same: added twice, states grow with depth; not added, depth is lost.
 
     Look at each `x + f(x)`: what is added, how often, and to what.
+
+    Example:
+        # wrong: the residual carries the normed states
+        x = self.norm1(x)
+        x = x + self.attention(x)
+        x = self.norm2(x)
+        x = x + self.mlp(x)
+
+        # right
+        x = x + self.attention(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+
+    Reference: He et al. 2016, arXiv:1603.05027.
     """
     model, batch = precise(subject, new_model(subject)).eval(), few(subject)
     blocks = blocks_of(model)
@@ -121,6 +154,15 @@ def check_state(subject: Subject) -> None:
     Silent because nothing is missing until a run resumes or a model is exported.
 
     Look at weights in plain lists or attributes, at buffers that are not persistent, and at tied weights.
+
+    Example:
+        # wrong: modules in a plain list are not in state_dict() (nor in parameters())
+        self.heads = [nn.Linear(dim, vocab_size) for _ in range(n_heads)]
+
+        # right
+        self.heads = nn.ModuleList([nn.Linear(dim, vocab_size) for _ in range(n_heads)])
+
+    Reference: PyTorch documentation, torch.nn.ModuleList.
     """
     model, batch = awake(subject), few(subject)
     before = logits_eval(subject, model, batch)
@@ -149,7 +191,18 @@ def check_tying(subject: Subject) -> None:
 
     Silent because an untied head trains too, and is missing from the checkpoint.
 
-    Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialisation.
+    Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialization.
+
+    Example:
+        # wrong: a copy, which goes its own way from the first update on
+        if config.tie_word_embeddings:
+            self.lm_head.weight = nn.Parameter(self.embed_tokens.weight.clone())
+
+        # right
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    Reference: Press and Wolf 2017, arXiv:1608.05859.
     """
     model, batch = new_model(subject), few(subject)
     config = getattr(model, "config", None)

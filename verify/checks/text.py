@@ -17,12 +17,20 @@ PAIRS = (("What is two and two?", "Four, of course."), ("Hi", "Hello there!"), (
 
 
 def check_round_trip(subject: Subject) -> None:
-    """Text that is encoded and decoded is the text, the whole of it, however long.
+    """Text that is encoded and decoded is the same text, the whole of it, however long.
 
-    Silent because a missing space or character is a rare token less, and the end of a long document is not missed.
+    Silent because a missing space or character is only a rare token less, and nobody misses the end of a long document.
 
-    Look at normalisation, at spaces that are stripped or added, at bytes that no token holds, and at where long
+    Look at normalization, at spaces that are stripped or added, at bytes that no token holds, and at where long
     documents are cut: what is left after the first cut, or the second, may be lost.
+
+    Example:
+        # wrong: everything after the first 512 tokens is lost
+        ids = tokenizer(text, truncation=True, max_length=512)["input_ids"]
+
+        # right: the whole document, in pieces of 512 tokens
+        ids = tokenizer(text)["input_ids"]
+        pieces = [ids[start : start + 512] for start in range(0, len(ids), 512)]
     """
     encode, text = needed(subject, "encode"), needed(subject, "text")
     for sample in (*TEXTS, LONG):
@@ -36,11 +44,22 @@ def check_round_trip(subject: Subject) -> None:
 
 
 def check_marks(subject: Subject) -> None:
-    """A document has its begin mark once, and its end mark once, last.
+    """A document has no second begin token, and ends with exactly one end token.
 
-    Silent because a second begin mark is a token like any; without an end the model never stops.
+    Silent because a second begin token is a token like any other; without an end token the model never learns to stop.
 
-    Look at a tokeniser that adds marks and a template that adds them too.
+    Look at a tokenizer that adds these tokens and a template that adds them too.
+
+    Example:
+        # wrong: the tokenizer adds another BOS token in front of this one
+        text = tokenizer.bos_token + document + tokenizer.eos_token
+        ids = tokenizer(text)["input_ids"]
+
+        # right
+        text = tokenizer.bos_token + document + tokenizer.eos_token
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    Reference: unslothai/unsloth-zoo#959.
     """
     encode = needed(subject, "encode")
     documents = [list(encode(sample)) for sample in TEXTS]
@@ -58,11 +77,23 @@ def check_marks(subject: Subject) -> None:
 
 
 def check_instruction(subject: Subject) -> None:
-    """The trained tokens of an instruction are the answer, from its first token through its end, and nothing else.
+    """An instruction's trained tokens are the answer, from its first token through its end token, and nothing else.
 
-    Silent because one token more or less is a small share; without the end the model never stops.
+    Silent because one token more or less is a small share; without the end token the model never learns to stop.
 
-    Look at the shift between tokens and labels at the answer's first token, at the end mark, and at the template.
+    Look at the shift between tokens and labels at the answer's first token, at the end token, and at the template.
+
+    Example:
+        # wrong: the pad token is the EOS token, so the answer's end is masked like padding
+        tokenizer.pad_token = tokenizer.eos_token
+        labels = [-100] * len(prompt_ids) + answer_ids + [tokenizer.eos_token_id]
+        labels = [-100 if label == tokenizer.pad_token_id else label for label in labels]
+
+        # right: labels are padded by length, not masked by token
+        labels = [-100] * len(prompt_ids) + answer_ids + [tokenizer.eos_token_id]
+        labels = labels + [-100] * (max_length - len(labels))
+
+    Reference: huggingface/transformers#23530.
     """
     instruct = needed(subject, "instruct")
     for prompt, answer in PAIRS:

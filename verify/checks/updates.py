@@ -50,6 +50,17 @@ def check_movement(subject: Subject, make: Make) -> None:
 
     Look at which tensors the optimizer was built with (before or after they were replaced, wrapped or moved), at layers
     that the forward pass leaves out, at `detach` and `no_grad`, and at a learning rate of 0.
+
+    Example:
+        # wrong: the optimizer holds the old head, and the new one is never updated
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        model.lm_head = nn.Linear(model.config.hidden_size, vocab_size, bias=False)
+
+        # right
+        model.lm_head = nn.Linear(model.config.hidden_size, vocab_size, bias=False)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    Reference: huggingface/accelerate#2665.
     """
     run = make()
     learning = set(trainable(run.model))
@@ -75,6 +86,19 @@ def check_frozen(subject: Subject) -> None:
     Silent because a frozen part that drifts, by decay or by momentum, still fits its run and no other.
 
     Look at the optimizer's own loop over parameters without a gradient, and at calls of `requires_grad_`.
+
+    Example:
+        # wrong: weights decay even where there is no gradient
+        for p in group["params"]:
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            if p.grad is not None:
+                p.add_(p.grad, alpha=-group["lr"])
+
+        # right
+        for p in group["params"]:
+            if p.grad is not None:
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(p.grad, alpha=-group["lr"])
     """
     model = new_model(subject).train()
     names = [name for name, parameter in trainable(model).items() if parameter.dim() > 1]
@@ -99,11 +123,26 @@ def check_frozen(subject: Subject) -> None:
 
 @each_run
 def check_single(subject: Subject, make: Make) -> None:
-    """One step is one update of the weights.
+    """One training step makes exactly one update of the weights, however many micro-batches it has.
 
-    Silent because two small updates look like one large one, and none like a slow start.
+    Silent because two small updates look like one large one, and a step without an update like a slow start.
 
     Look at where `optimizer.step()` stands relative to the loop over micro-batches.
+
+    Example:
+        # wrong: the weights are updated after every micro-batch
+        for micro_batch in micro_batches:
+            (model(**micro_batch).loss / len(micro_batches)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        # right
+        for micro_batch in micro_batches:
+            (model(**micro_batch).loss / len(micro_batches)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    Reference: PyTorch documentation, Automatic Mixed Precision examples, "Gradient accumulation".
     """
     run = make()
     steps = [run.step(micro_batches(subject, 2, seed=2 * number)) for number in range(STEPS)]
@@ -115,12 +154,24 @@ def check_single(subject: Subject, make: Make) -> None:
 
 @each_run
 def check_gradient(subject: Subject, make: Make) -> None:
-    """The first update sees the gradient of its batch's loss, as autograd gives it independently, or that clipped.
+    """The first update sees the gradient of its batch's loss, as autograd computes it independently, or that clipped.
 
     Silent because adaptive optimizers hide any constant factor, and a gradient that is partly wrong still descends.
 
     Look at scaling and unscaling, at hooks, at the order of zeroing, backward, clipping and step, and at what is
-    detached or computed without gradients in the step alone.
+    detached or computed without gradients only in the step.
+
+    Example:
+        # wrong: the update sees the gradient times the loss scale, which Adam hides
+        scaler.scale(loss).backward()
+        optimizer.step()
+
+        # right
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    Reference: PyTorch documentation, Automatic Mixed Precision examples.
     """
     run, batches = make(), [new_batch(subject)]
     compare_gradient(subject, run, run.step(batches), batches, "the first update")
@@ -133,6 +184,20 @@ def check_fresh(subject: Subject, make: Make) -> None:
     Silent because a sum over past gradients is a kind of momentum: the loss falls, then does not settle.
 
     Look at `zero_grad`: whether it is called, on all parameters, on the right optimizer, in every branch.
+
+    Example:
+        # wrong: every batch's gradient is added to those before
+        for batch in loader:
+            model(**batch).loss.backward()
+            optimizer.step()
+
+        # right
+        for batch in loader:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    Reference: PyTorch documentation, torch.optim.Optimizer.zero_grad.
     """
     run = make()
     run.act([new_batch(subject)])
@@ -148,6 +213,21 @@ def check_logged_loss(subject: Subject, make: Make) -> None:
     Silent because nothing else reads this number: a curve of something else is believed.
 
     Look at the mean over micro-batches, at loss scales left in, and at whether it is taken before or after the update.
+
+    Example:
+        # wrong: reports the last micro-batch alone, and a fraction of its loss
+        for micro_batch in micro_batches:
+            loss = model(**micro_batch).loss / len(micro_batches)
+            loss.backward()
+        metrics = {"loss": loss.item()}
+
+        # right
+        total = 0.0
+        for micro_batch in micro_batches:
+            loss = model(**micro_batch).loss / len(micro_batches)
+            loss.backward()
+            total += loss.item()
+        metrics = {"loss": total}
     """
     run, batches = make(), [new_batch(subject)]
     step = run.step(batches)
@@ -160,7 +240,20 @@ def check_descent(subject: Subject) -> None:
 
     Silent because the other tensors outweigh one that climbs.
 
-    Look at signs, at `maximize`, and at updates that are written to another tensor than their gradient's.
+    Look at signs, at `maximize`, and at updates that are written to another tensor than the gradient belongs to.
+
+    Example:
+        # wrong: vectors are moved along their gradient
+        if p.dim() == 2:
+            p.add_(orthogonalize(p.grad), alpha=-lr)
+        else:
+            p.add_(p.grad, alpha=lr)
+
+        # right
+        if p.dim() == 2:
+            p.add_(orthogonalize(p.grad), alpha=-lr)
+        else:
+            p.add_(p.grad, alpha=-lr)
     """
     run = own_run(subject)
     step = run.step([new_batch(subject)])
@@ -181,11 +274,25 @@ def check_descent(subject: Subject) -> None:
 
 @each_run_or_plain
 def check_momentum(subject: Subject, make: Make) -> None:
-    """After each step, Adam's running mean is beta1 of the one before, and the rest of the gradient that was seen.
+    """After each step Adam's running mean is beta1 x the mean before + (1 - beta1) x the gradient of that step.
 
-    Silent because steps from moments that are forgotten are steps downhill, each about as long as the rate.
+    Silent because steps from moments that are forgotten are steps downhill, each about as long as the learning rate.
 
     Look for an optimizer that is built anew, or whose state is cleared or restored, between steps.
+
+    Example:
+        # wrong: a new optimizer for each learning rate forgets the moments
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate(step))
+        loss.backward()
+        self.optimizer.step()
+
+        # right
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step)
+        loss.backward()
+        self.optimizer.step()
+
+    Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     run = make()
     before: dict[str, Tensor] = {}
@@ -215,11 +322,25 @@ def check_momentum(subject: Subject, make: Make) -> None:
 
 @each_run_or_plain
 def check_arithmetic(subject: Subject, make: Make) -> None:
-    """The weights after a step are those that the optimizer makes of the gradient it sees; nothing changes them more.
+    """The weights after a step are what the optimizer makes of the gradient it sees; nothing else changes them.
 
-    Silent because a little more decay, or rounding once a step, is a run like another.
+    Silent because a little more decay, or rounding once a step, looks like any other run.
 
     Look for decay by hand beside the optimizer's own, weights that are cast, clamped or averaged, and second updates.
+
+    Example:
+        # wrong: AdamW has its own weight decay, so the weights decay twice
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
+        optimizer.step()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 - lr * 0.1)
+
+        # right
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
+        optimizer.step()
+
+    Reference: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
     run = make()
     for number in range(STEPS):
@@ -250,9 +371,21 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
 def check_overfit(subject: Subject) -> None:
     """A dozen updates on one batch lower its loss.
 
-    Silent only where nobody looks: a model that cannot learn one batch by heart learns nothing.
+    Silent because a loss that hovers is read as a hard task or a bad learning rate; yet a model that cannot learn one
+    batch by heart learns nothing.
 
     Look at the sign and size of updates, at what is detached, and at labels that change between calls.
+
+    Example:
+        # wrong: the gradient is cleared before the optimizer sees it
+        loss.backward()
+        optimizer.zero_grad()
+        optimizer.step()
+
+        # right
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     """
     run, batch = own_run(subject), new_batch(subject)
     before = _evaluated(subject, run, batch)
@@ -271,6 +404,19 @@ def check_mode(subject: Subject, make: Make) -> None:
     Silent because without dropout the loss even looks better.
 
     Look at `eval()` without `train()` after it: in validation, sampling, saving, or before the first step.
+
+    Example:
+        # wrong: from_pretrained() returns a model in eval mode, without dropout
+        model = AutoModelForCausalLM.from_pretrained(name)
+        for batch in loader:
+            train_step(model, batch)
+
+        # right
+        model = AutoModelForCausalLM.from_pretrained(name).train()
+        for batch in loader:
+            train_step(model, batch)
+
+    Reference: transformers documentation, PreTrainedModel.from_pretrained.
     """
     run = make()
     steps = [run.step([new_batch(subject, number)]) for number in range(STEPS)]

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,11 +29,14 @@ UNASKABLE = "the subject could not be asked"
 
 
 class Explanation(NamedTuple):
-    """A check's docstring in its three parts."""
+    """A check's docstring in its parts; what it does not have is empty."""
 
-    title: str
-    silent: str
-    look: str
+    title: str  # what is true of any correct implementation
+    detail: str  # what more is to be said of that
+    silent: str  # why training does not show a fault
+    look: str  # where to look for it
+    example: str  # code with the fault, from "# wrong: " on, and the same mended, from "# right" on
+    reference: str  # the source
 
 
 class Task(NamedTuple):
@@ -118,11 +122,14 @@ def check(
 
 
 def explain(check: Check) -> Explanation:
-    """What a check's docstring says: what is true, why a fault stays silent, what to look at."""
-    paragraphs = [" ".join(part.split()) for part in (inspect.getdoc(check.function) or "").split("\n\n")]
-    look = [part for part in paragraphs[1:] if part.startswith("Look")]
-    silent = [part for part in paragraphs[1:] if part not in look]
-    return Explanation(paragraphs[0], " ".join(silent), " ".join(look))
+    """What a check's docstring says: paragraphs are told by their first word, the rest is detail."""
+    text, _, reference = (inspect.getdoc(check.function) or "").partition("\n\nReference:")
+    text, _, example = text.partition("\n\nExample:\n")
+    title, *paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+    silent = " ".join(part for part in paragraphs if part.startswith("Silent"))
+    look = " ".join(part for part in paragraphs if part.startswith("Look"))
+    detail = " ".join(part for part in paragraphs if not part.startswith(("Silent", "Look")))
+    return Explanation(title, detail, silent, look, textwrap.dedent(example).strip(), " ".join(reference.split()))
 
 
 def named(name: str) -> Check:
@@ -217,8 +224,9 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
             outcome = lack
         except Exception as error:  # noqa: BLE001 - a stranger's code raises what it likes; it is explained
             about, wrong = explain(task.check), isinstance(error, CheckFailed)
-            message = str(error) if wrong else why(error)
-            outcome = Finding(task.name, message, *about, time.monotonic() - begun, mistake=not wrong)
+            message, seconds = str(error) if wrong else why(error), time.monotonic() - begun
+            silent = f"{about.detail} {about.silent}".strip()
+            outcome = Finding(task.name, message, about.title, silent, about.look, seconds, mistake=not wrong)
     return outcome, time.monotonic() - begun
 
 

@@ -1,0 +1,60 @@
+"""The docstrings of the checks, which `--explain` prints and pages are made of."""
+
+import ast
+
+import pytest
+
+from andon.verify import runner
+from andon.verify.checks import CHECKS, Check
+
+pytestmark = pytest.mark.tier2
+
+
+def told(_: object) -> None:
+    """It holds.
+
+    It holds of rows, too.
+
+    Silent because nobody
+    looks.
+
+    Look here.
+
+    Example:
+        # wrong: one short
+        for i in range(n - 1):
+            total += x[i]
+
+        # right
+        for i in range(n):
+            total += x[i]
+
+    Reference: Somebody 2020, section 1,
+    and a page.
+    """
+
+
+def test_a_docstring_is_taken_apart() -> None:
+    """Behaviour: paragraphs become one line each, and the example keeps its lines and loses its indentation."""
+    wrong = "# wrong: one short\nfor i in range(n - 1):\n    total += x[i]"
+    right = "# right\nfor i in range(n):\n    total += x[i]"
+    assert (
+        "It holds.",
+        "It holds of rows, too.",
+        "Silent because nobody looks.",
+        "Look here.",
+        f"{wrong}\n\n{right}",
+        "Somebody 2020, section 1, and a page.",
+    ) == runner.explain(Check("a.told", told))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_a_docstring_has_its_parts(check: Check) -> None:
+    """Behaviour: a check says what is true, why a fault is silent and where to look, and shows one, and it mended."""
+    about = runner.explain(check)
+    assert all((about.title, about.silent, about.look, about.example))
+    wrong, found, right = about.example.partition("\n\n# right")
+    assert wrong.startswith("# wrong: ")
+    assert found
+    for half in (wrong, f"# right{right}"):
+        assert ast.parse(half).body, half
