@@ -77,9 +77,9 @@ class Split(NamedTuple):
         """Number of windows of `length` inputs."""
         return window_count(self.tokens, length)
 
-    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
+    def batch(self, indices: np.ndarray, length: int, pad_id: int) -> Batch:
         """The windows with these indices."""
-        return pack(self, indices, length, padding)
+        return pack(self, indices, length, pad_id)
 
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The tokens at these positions and the index of each one's document, in the same shape (int64)."""
@@ -94,7 +94,7 @@ class BatchSource(Protocol):
         """Number of windows of `length` inputs."""
         ...
 
-    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
+    def batch(self, indices: np.ndarray, length: int, pad_id: int) -> Batch:
         """The windows with these indices."""
         ...
 
@@ -219,12 +219,12 @@ def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
 
 
-def pack(split: Split, indices: np.ndarray, length: int, padding: int) -> Batch:
+def pack(split: Split, indices: np.ndarray, length: int, pad_id: int) -> Batch:
     """The windows `indices` of a split: inputs from `i * length` on, each with the next token as its label."""
     positions = np.asarray(indices)[:, None] * length + np.arange(length + 1)
     outside = positions >= split.tokens
     tokens, owners = split.read(np.minimum(positions, split.tokens - 1))
-    tokens[outside] = padding
+    tokens[outside] = pad_id
     labels = np.where((owners[:, 1:] != owners[:, :-1]) | outside[:, 1:], IGNORE, tokens[:, 1:])
     within = owners[:, :-1] - owners[:, :1]
     documents_BT = torch.from_numpy(within) if within.any() else None
@@ -253,22 +253,22 @@ def _build_store(config: Config, sources: list[Source], given: Tokenizer | None,
 
 
 def _encode_all(tokenizer: Tokenizer, texts: Iterator[str]) -> Iterator[EncodedDocument]:
-    end = find_eos_id(tokenizer, TOKENIZER)
+    eos_id = find_eos_id(tokenizer, TOKENIZER)
     waiting: list[str] = []
     characters = 0
     for text in texts:
         waiting.append(text)
         characters += len(text)
         if characters >= CHARACTERS_PER_CALL:
-            yield from _encode_documents(tokenizer, waiting, end)
+            yield from _encode_documents(tokenizer, waiting, eos_id)
             waiting, characters = [], 0
-    yield from _encode_documents(tokenizer, waiting, end)
+    yield from _encode_documents(tokenizer, waiting, eos_id)
 
 
-def _encode_documents(tokenizer: Tokenizer, texts: list[str], end: int) -> Iterator[EncodedDocument]:
+def _encode_documents(tokenizer: Tokenizer, texts: list[str], eos_id: int) -> Iterator[EncodedDocument]:
     for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
         # The token is at both ends, so that the first token is predicted too, and with it how a document begins.
-        yield EncodedDocument([end, *ids, end], len(text.encode()), text_hash(text))
+        yield EncodedDocument([eos_id, *ids, eos_id], len(text.encode()), text_hash(text))
 
 
 def _splitmix64(words: np.ndarray) -> np.ndarray:

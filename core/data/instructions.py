@@ -48,10 +48,10 @@ class PackedSamples(NamedTuple):
         assert length == self.length, f"packed into rows of {self.length}, not of {length}"
         return len(self.bounds_R) - 1
 
-    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
+    def batch(self, indices: np.ndarray, length: int, pad_id: int) -> Batch:
         """The rows with these indices; the rest of each is padding without labels."""
         assert length == self.length, f"packed into rows of {self.length}, not of {length}"
-        tokens, labels, documents = (np.full((len(indices), length), fill) for fill in (padding, IGNORE, 0))
+        tokens, labels, documents = (np.full((len(indices), length), fill) for fill in (pad_id, IGNORE, 0))
         for row, index in enumerate(indices):
             begin, end = self.bounds_R[index], self.bounds_R[index + 1]
             tokens[row, : end - begin] = self.tokens_P[begin:end]
@@ -81,11 +81,11 @@ def open_instructions(
         TokenizerError: a tokenizer that does not match the model, or has no end-of-document token.
     """
     check_vocabulary(tokenizer, config.model.vocab_size, str(file))
-    end = find_eos_id(tokenizer, str(file))
+    eos_id = find_eos_id(tokenizer, str(file))
     special = special_tokens(tokenizer)
     records = [record for source in sources for record in read_instructions(source, special)]
     encoded = [
-        encode_turns(tokenizer, found, end, chat=chat) for found, chat in _sample_turns(records, template, special)
+        encode_turns(tokenizer, turns, eos_id, chat=chat) for turns, chat in _sample_turns(records, template, special)
     ]
     hashes_D = np.array([sample.hash for sample in encoded], np.uint64)
     bytes_D = np.array([sample.bytes for sample in encoded])
@@ -96,27 +96,27 @@ def open_instructions(
         for side in (False, True)
     ]
     train, validation = (pack_samples(side, length) for side in sides)
-    return Dataset(train, validation, file, end, _note(encoded, train, validation, length))
+    return Dataset(train, validation, file, eos_id, _note(encoded, train, validation, length))
 
 
-def encode_turns(tokenizer: Tokenizer, found: list[Turn], end: int, *, chat: bool) -> EncodedSample:
+def encode_turns(tokenizer: Tokenizer, turns: list[Turn], eos_id: int, *, chat: bool) -> EncodedSample:
     """A sample's tokens, encoded turn by turn, as in generation, where a prompt is encoded alone and an answer follows.
 
-    The end token is added unless the last answer ends with a special token. Without a prompt, the end token is put
-    first, as in generation from an empty prompt.
+    `eos_id` is added unless the last answer ends with a special token. Without a prompt it is also put first, as in
+    generation from an empty prompt.
     """
-    parts = encode(tokenizer, [text for text, _ in found], parse_special=chat)
+    parts = encode(tokenizer, [text for text, _ in turns], parse_special=chat)
     tokens = [token for part in parts for token in part]
-    learned = [turn.learned for turn, part in zip(found, parts, strict=True) for _ in part]
-    if not (chat and found[-1].text.endswith(special_tokens(tokenizer))):
-        tokens, learned = [*tokens, end], [*learned, True]
+    learned = [turn.learned for turn, part in zip(turns, parts, strict=True) for _ in part]
+    if not (chat and turns[-1].text.endswith(special_tokens(tokenizer))):
+        tokens, learned = [*tokens, eos_id], [*learned, True]
     if learned[0]:
-        tokens, learned = [end, *tokens], [False, *learned]
+        tokens, learned = [eos_id, *tokens], [False, *learned]
     return EncodedSample(
         np.array(tokens[:-1]),
         np.where(learned[1:], tokens[1:], IGNORE),
-        sum(len(text.encode()) for text, learned in found if learned),
-        text_hash("\0".join(text for text, _ in found)),
+        sum(len(text.encode()) for text, learned in turns if learned),
+        text_hash("\0".join(text for text, _ in turns)),
     )
 
 
@@ -183,11 +183,11 @@ def _sample_turns(
             yield record.turns, False
 
 
-def _end_at_special_token(found: list[Turn], special: tuple[str, ...]) -> list[Turn]:
+def _end_at_special_token(turns: list[Turn], special: tuple[str, ...]) -> list[Turn]:
     """Each answer up to its closing token: white space after it, before the next turn, is not part of the answer."""
-    turned, rest = [], ""
-    for text, learned in found:
+    ended, rest = [], ""
+    for text, learned in turns:
         body = text.rstrip() if learned and text.rstrip().endswith(special) else text
-        turned.append(Turn(rest + body, learned))
+        ended.append(Turn(rest + body, learned))
         rest = text[len(body) :]
-    return turned
+    return ended

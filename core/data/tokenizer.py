@@ -103,12 +103,12 @@ def find_eos_id(tokenizer: Tokenizer, source: str) -> int:
         TokenizerError: the tokenizer has none of the usual names.
     """
     found = (tokenizer.token_to_id(name) for name in EOS_NAMES)
-    end = next((token for token in found if token is not None), None)
-    if end is None:
+    eos_id = next((token for token in found if token is not None), None)
+    if eos_id is None:
         raise TokenizerError(
             f"{source}: has no end-of-document token; add one of {', '.join(EOS_NAMES)} as a special token"
         )
-    return end
+    return eos_id
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], *, parse_special: bool = False) -> list[list[int]]:

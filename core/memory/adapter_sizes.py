@@ -1,4 +1,4 @@
-"""Parameters and bytes of LoRA and QLoRA, as `sizes` has those of full fine-tuning: arithmetic alone.
+"""Parameters and bytes of LoRA and QLoRA, as `sizes` has those of full fine-adapter: arithmetic alone.
 
 The frozen base is in the dtype of the matrix products, under QLoRA with its blocks' matrices in NF4; adapters, their
 gradients and Adam's moments are float32. A frozen matrix needs neither its input nor a gradient, and nothing is saved
@@ -91,9 +91,9 @@ def adapter_shape_of(config: Config, method: str) -> AdapterShape:
     return AdapterShape(ranks, table.dropout > 0, quantized, quantized and config.qlora.double_quantization)
 
 
-def trainable_parameters(shape: Shape, tuning: AdapterShape) -> int:
+def trainable_parameters(shape: Shape, adapter: AdapterShape) -> int:
     """r (inputs + outputs) for each adapted matrix."""
-    return sum(_adapter_parameters(shape, ranks) for ranks in tuning.ranks)
+    return sum(_adapter_parameters(shape, ranks) for ranks in adapter.ranks)
 
 
 def nf4_bytes(elements: int, double: bool) -> int:
@@ -102,44 +102,44 @@ def nf4_bytes(elements: int, double: bool) -> int:
     return codes + (blocks + FP32 * block_count(blocks, NESTED_BLOCK) + FP32 if double else FP32 * blocks)
 
 
-def base_bytes(shape: Shape, step: Step, tuning: AdapterShape) -> int:
+def base_bytes(shape: Shape, step: Step, adapter: AdapterShape) -> int:
     """The frozen weights."""
     count = count_parameters(shape)
-    if not tuning.quantized:
+    if not adapter.quantized:
         return step.width * count.total
-    matrices = sum(nf4_bytes(math.prod(sides), tuning.double) for sides in projections(shape).values())
+    matrices = sum(nf4_bytes(math.prod(sides), adapter.double) for sides in projections(shape).values())
     rest = step.width * (count.total - count.attention - count.mlp)
-    return shape.layers * matrices + rest + FP32 * ABSMAX_LEVELS * tuning.double
+    return shape.layers * matrices + rest + FP32 * ABSMAX_LEVELS * adapter.double
 
 
-def adapter_saved_bytes(shape: Shape, step: Step, tuning: AdapterShape) -> tuple[SavedActivations, ...]:
+def adapter_saved_bytes(shape: Shape, step: Step, adapter: AdapterShape) -> tuple[SavedActivations, ...]:
     """What each block saves in the forward pass, without activation checkpointing."""
 
     def above(below: SavedActivations, ranks: dict[str, int]) -> SavedActivations:
-        return _block(shape, step, tuning, ranks, flows=below.needs_grad)
+        return _block(shape, step, adapter, ranks, flows=below.needs_grad)
 
-    return tuple(accumulate(tuning.ranks, above, initial=SavedActivations(0, needs_grad=False)))[1:]
+    return tuple(accumulate(adapter.ranks, above, initial=SavedActivations(0, needs_grad=False)))[1:]
 
 
-def adapter_memory_snapshots(shape: Shape, step: Step, tuning: AdapterShape) -> tuple[MemorySnapshot, ...]:
+def adapter_memory_snapshots(shape: Shape, step: Step, adapter: AdapterShape) -> tuple[MemorySnapshot, ...]:
     """As `sizes.memory_snapshots`: memory at the points of a step where it can peak, in order."""
     tokens, width = step.rows * step.length, step.width
-    trainable = trainable_parameters(shape, tuning)
-    adapted = sum(len(ranks) for ranks in tuning.ranks)
+    trainable = trainable_parameters(shape, adapter)
+    adapted = sum(len(ranks) for ranks in adapter.ranks)
     optimizer = 2 * FP32 * trainable + 2 * FP32 * adapted  # two moments each; a step count for each of two factors
-    weights = base_bytes(shape, step, tuning) + FP32 * trainable
+    weights = base_bytes(shape, step, adapter) + FP32 * trainable
     residual, inner = width * tokens * shape.hidden, width * tokens * shape.ffn
-    blocks = adapter_saved_bytes(shape, step, tuning)
-    held = [min(kept.bytes, residual) if step.checkpointing else kept.bytes for kept in blocks]
-    first = next(index for index, ranks in enumerate(tuning.ranks) if ranks)
+    blocks = adapter_saved_bytes(shape, step, adapter)
+    saved_by_block = [min(saved.bytes, residual) if step.checkpointing else saved.bytes for saved in blocks]
+    first = next(index for index, ranks in enumerate(adapter.ranks) if ranks)
     layout = rope_and_mask_bytes(shape, step)
 
     def working(layer: int) -> int:
-        again = blocks[layer].bytes - held[layer]
-        product = inner * (DOWN_PROJECTION[0] in tuning.ranks[layer])
+        again = blocks[layer].bytes - saved_by_block[layer]
+        product = inner * (DOWN_PROJECTION[0] in adapter.ranks[layer])
         elements = shape.hidden * shape.ffn
-        multiplied = width * elements * tuning.quantized + inner  # what the matrix was made from is freed by then
-        matrix = max(dequantized_bytes(elements, width, tuning), multiplied)
+        multiplied = width * elements * adapter.quantized + inner  # what the matrix was made from is freed by then
+        matrix = max(dequantized_bytes(elements, width, adapter), multiplied)
         return again + residual + max(3 * inner - product, matrix)
 
     def snapshot(when: str, fresh: int, activations: int, head: int = 0, layout: int = 0) -> MemorySnapshot:
@@ -147,13 +147,13 @@ def adapter_memory_snapshots(shape: Shape, step: Step, tuning: AdapterShape) -> 
         parts = (weights, gradients, optimizer, activations, head, 3 * INT64 * tokens + layout)
         return MemorySnapshot(when, *parts, total=sum(parts))
 
-    begun = _adapter_parameters(shape, tuning.ranks[first])
+    begun = _adapter_parameters(shape, adapter.ranks[first])
     norm = FP32 * tokens * shape.hidden * (4 + 2 * (width < FP32))  # four intermediates; half precision is copied
     return (
-        snapshot("loss", 0, sum(held) + residual, frozen_head_bytes(shape, step), layout),
-        snapshot("backward, last norm", 0, sum(held) + 2 * residual + norm, 0, layout),
-        snapshot("backward, last block", 0, sum(held) + working(-1), 0, layout),
-        snapshot("backward, first block", trainable - begun, held[first] + working(first), 0, layout),
+        snapshot("loss", 0, sum(saved_by_block) + residual, frozen_head_bytes(shape, step), layout),
+        snapshot("backward, last norm", 0, sum(saved_by_block) + 2 * residual + norm, 0, layout),
+        snapshot("backward, last block", 0, sum(saved_by_block) + working(-1), 0, layout),
+        snapshot("backward, first block", trainable - begun, saved_by_block[first] + working(first), 0, layout),
         snapshot("optimizer", trainable, 0),
     )
 
@@ -165,12 +165,12 @@ def frozen_head_bytes(shape: Shape, step: Step) -> int:
     return chunk + tokens * (shape.hidden * (2 * step.width + FP32) + INT64)
 
 
-def dequantized_bytes(elements: int, width: int, tuning: AdapterShape) -> int:
+def dequantized_bytes(elements: int, width: int, adapter: AdapterShape) -> int:
     """Memory to dequantize a matrix: the result, a slab's indices, its float32 values unless in place, absmaxes."""
-    if not tuning.quantized:
+    if not adapter.quantized:
         return 0
     slab = min(elements, SLAB) * (INT64 // 2 + FP32 * (width < FP32))
-    return width * elements + slab + FP32 * block_count(elements, BLOCK) * tuning.double
+    return width * elements + slab + FP32 * block_count(elements, BLOCK) * adapter.double
 
 
 def snapshots_for(config: Config, method: str) -> Callable[[Step], tuple[MemorySnapshot, ...]]:
@@ -182,11 +182,11 @@ def snapshots_for(config: Config, method: str) -> Callable[[Step], tuple[MemoryS
     shape = shape_of(config)
     if method == "full":
         return lambda step: memory_snapshots(shape, step)
-    tuning = adapter_shape_of(config, method)
-    return lambda step: adapter_memory_snapshots(shape, step, tuning)
+    adapter = adapter_shape_of(config, method)
+    return lambda step: adapter_memory_snapshots(shape, step, adapter)
 
 
-def _block(shape: Shape, step: Step, tuning: AdapterShape, ranks: dict[str, int], flows: bool) -> SavedActivations:
+def _block(shape: Shape, step: Step, adapter: AdapterShape, ranks: dict[str, int], flows: bool) -> SavedActivations:
     """One block's saved activations. `flows`: its input needs a gradient, as there is an adapter in an earlier block.
 
     Norms save their input (D), attention q, k, v, its result (2 Q + 2 K) and one log-sum-exp per head, SwiGLU gate and
@@ -197,7 +197,7 @@ def _block(shape: Shape, step: Step, tuning: AdapterShape, ranks: dict[str, int]
 
     def adapters(parts: tuple[str, ...], flows: bool, shared: bool = False) -> int:
         widths = [sides[part][0] for part in parts if part in ranks]
-        inputs = sum(widths) * (1 + flows) if tuning.dropout else max(widths, default=0) * (not shared)
+        inputs = sum(widths) * (1 + flows) if adapter.dropout else max(widths, default=0) * (not shared)
         return inputs + sum(ranks.get(part, 0) for part in parts)
 
     attended = flows or not ranks.keys().isdisjoint(QKV_PROJECTIONS)
@@ -211,8 +211,8 @@ def _block(shape: Shape, step: Step, tuning: AdapterShape, ranks: dict[str, int]
         + (2 * shape.ffn * inner + adapters(DOWN_PROJECTION, inner))
     )
     tokens = step.rows * step.length
-    kept = tokens * (step.width * elements + FP32 * shape.heads * attended)
-    return SavedActivations(kept, inner or not ranks.keys().isdisjoint(DOWN_PROJECTION))
+    saved = tokens * (step.width * elements + FP32 * shape.heads * attended)
+    return SavedActivations(saved, inner or not ranks.keys().isdisjoint(DOWN_PROJECTION))
 
 
 def _adapter_parameters(shape: Shape, ranks: dict[str, int]) -> int:

@@ -168,8 +168,8 @@ def memory_snapshots(shape: Shape, step: Step) -> tuple[MemorySnapshot, ...]:
     waiting = head * shape.tied
     tokens = step.rows * step.length
     residual, inner = FP32 * tokens * shape.hidden, step.width * tokens * shape.ffn
-    kept = saved_bytes(shape, step)
-    working = block_bytes(shape, step) - kept + 2 * inner + residual  # of SwiGLU's backward pass
+    saved = saved_bytes(shape, step)
+    working = block_bytes(shape, step) - saved + 2 * inner + residual  # of SwiGLU's backward pass
 
     def snapshot(when: str, fresh: int, earlier: int, activations: int, head: int, beside: int) -> MemorySnapshot:
         gradients = every + earlier if step.accumulating else fresh
@@ -181,9 +181,9 @@ def memory_snapshots(shape: Shape, step: Step) -> tuple[MemorySnapshot, ...]:
     first = begun + (shape.layers - 1) * block
     summed = head + 2 * waiting
     return (
-        snapshot("loss", head, head, shape.layers * kept + residual, head_bytes(shape, step), casts + layout),
-        snapshot("backward, last block", begun, waiting, shape.layers * kept + working, 0, casts_last + layout),
-        snapshot("backward, first block", first, waiting, kept + working, 0, casts // shape.layers + layout),
+        snapshot("loss", head, head, shape.layers * saved + residual, head_bytes(shape, step), casts + layout),
+        snapshot("backward, last block", begun, waiting, shape.layers * saved + working, 0, casts_last + layout),
+        snapshot("backward, first block", first, waiting, saved + working, 0, casts // shape.layers + layout),
         snapshot("backward, embedding", every + 2 * waiting, summed, 0, 0, 0),
         snapshot("optimizer", every, 0, 0, 0, 0),
     )

@@ -125,8 +125,8 @@ FAULTS = (
         source="unslothai/unsloth-zoo#959",
         symptom="Two parties each put the opening mark, and every document begins with it twice.",
         module=DATA,
-        before="yield EncodedDocument([end, *ids, end], len(text.encode()), text_hash(text))",
-        after="yield EncodedDocument([end, end, *ids, end], len(text.encode()), text_hash(text))",
+        before="yield EncodedDocument([eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
+        after="yield EncodedDocument([eos_id, eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
     ),
     Fault(
         id="data-prompt-mask-off-by-one",
