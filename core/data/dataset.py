@@ -1,6 +1,6 @@
 """Batches of packed windows from a corpus, in an order that the seed, the epoch and the batch determine.
 
-Documents lie end to end, each closed by the end-of-document token, and are cut into windows of `sequence_length`.
+Documents are concatenated, each ending with the end-of-document token, and cut into windows of `sequence_length`.
 Legend: B rows, T positions, D documents.
 """
 

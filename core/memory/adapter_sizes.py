@@ -1,4 +1,4 @@
-"""Parameters and bytes of LoRA and QLoRA, as `sizes` has those of full fine-adapter: arithmetic alone.
+"""Parameters and bytes of LoRA and QLoRA, as `sizes` has those of full fine-tuning: arithmetic alone.
 
 The frozen base is in the dtype of the matrix products, under QLoRA with its blocks' matrices in NF4; adapters, their
 gradients and Adam's moments are float32. A frozen matrix needs neither its input nor a gradient, and nothing is saved

@@ -174,7 +174,7 @@ def memory_snapshots(shape: Shape, step: Step) -> tuple[MemorySnapshot, ...]:
     def snapshot(when: str, fresh: int, earlier: int, activations: int, head: int, beside: int) -> MemorySnapshot:
         gradients = every + earlier if step.accumulating else fresh
         added = max(0, gradients - every)  # not yet summed into the gradient it belongs to
-        other = 3 * INT64 * tokens + beside + added  # the batch is three int64 a token
+        other = 3 * INT64 * tokens + beside + added  # the batch is three int64 per token
         parts = (every, gradients - added, optimizer_bytes(shape), activations, head, other)
         return MemorySnapshot(when, *parts, total=sum(parts))
 

@@ -55,7 +55,7 @@ def test_help_lists_every_verb_on_a_line() -> None:
 
 
 @pytest.mark.tier1
-def test_a_room_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: what a package rejects ends in its message on stderr, without a traceback."""
     plant(monkeypatch, "plan", ProbeError("tiny.toml: lr=1: unknown key"))
     result = CliRunner().invoke(cli, ["plan"])

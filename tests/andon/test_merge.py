@@ -69,7 +69,7 @@ def test_the_exported_adapter_is_the_run_s(tuned: Path) -> None:
 
 
 @pytest.mark.parametrize("tuned", ["lora"], indirect=True)
-def test_a_stranger_s_adapter_is_read(tuned: Path) -> None:
+def test_a_peft_adapter_from_elsewhere_is_read(tuned: Path) -> None:
     """Behavior: PEFT's two files alone, naming a base that lies elsewhere, merge into the base that is given."""
     source = max((tuned / "run" / "checkpoints").iterdir())
     (tuned / "theirs").mkdir()

@@ -59,7 +59,7 @@ def test_an_error_before_the_end_is_an_error(middle: str) -> None:
     assert tokenizes(START + middle) is False
 
 
-def test_an_error_in_the_last_line_that_is_no_open_string_is_an_error() -> None:
+def test_an_error_in_the_last_line_is_an_error_unless_an_open_string() -> None:
     """Behavior: being last excuses nothing but what goes on."""
     assert tokenizes(START + "x = $2") is False
     assert tokenizes(START + "if x:\n    a\n  b") is False

@@ -79,7 +79,7 @@ def a_batch_is_full_but_for_the_last(batch: int, batch_size: int, count: int) ->
 
 
 def a_run_ends_at_its_first_limit(per_epoch: int, epochs: int, max_steps: int) -> None:
-    """Whole epochs, unless max_steps is less; 0 is no limit."""
+    """Whole epochs, unless max_steps is less; 0 means no limit."""
     assert 1 <= per_epoch <= 1 << 30
     assert 1 <= epochs <= 16
     assert 0 <= max_steps <= 1 << 40
@@ -107,7 +107,7 @@ def a_step_knows_its_epoch_and_batch(epoch: int, batch: int, per_epoch: int) -> 
 
 
 def even_spacing_takes_as_many_as_the_limit(count: int, limit: int) -> None:
-    """All where there is no limit or the limit is above."""
+    """All where there means no limit or the limit is above."""
     assert 1 <= count <= 5
     assert 0 <= limit <= 6
     chosen = windows.evenly_spaced(count, limit)
@@ -181,7 +181,7 @@ def the_last_step_is_at_the_end_of_the_decay(steps: int, warmup: int) -> None:
 
 
 def rotation_keeps_the_latest(keep_last: int) -> None:
-    """What is deleted is older than what is kept, and as many stay as were asked for."""
+    """What is deleted is older than what is kept, and as many stay as configured."""
     assert 1 <= keep_last <= 1 << 20
     gone = folders.steps_to_delete({10: None, 20: 1.0, 30: None, 40: None}, keep_last, keep_best=False)
     assert gone == [10, 20, 30, 40][: max(0, 4 - keep_last)]

@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_of_an_adapter_is_refused(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"rank": 3}, "adapter_config.json: r=2 in the checkpoint and 3 in this run"),
         ({"alpha": 2}, "adapter_config.json: lora_alpha=4 in the checkpoint and 2 in this run"),
@@ -112,12 +112,12 @@ def test_a_damaged_checkpoint_of_an_adapter_is_refused(tmp_path: Path, name: str
     ],
 )
 @pytest.mark.tier2
-def test_refuses_another_adapter(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+def test_refuses_another_adapter(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     """Behavior: the field and both values are named, by PEFT's name, even where the tensors would fit."""
     config = configuration(lora=LORA)
     folder = save_checkpoint(tmp_path, new_adapted(config), config)
     other = configuration(lora=LORA | changed)
-    assert_refused(folder, other, told, new_adapted(other))
+    assert_refused(folder, other, message, new_adapted(other))
 
 
 @pytest.mark.tier2

@@ -34,7 +34,7 @@ PATTERNS = {"target_modules": ["q_proj", "mlp.down_proj"], "rank_pattern": {"lay
 
 
 def config(case: Case, lora: dict[str, Any] | None = None, **training: Any) -> Config:
-    """A small run that adapts with rank 4 unless told otherwise."""
+    """A small run that adapts with rank 4 by default."""
     tables = steps.config(case, **training).model_dump()
     adapter = {"rank": 4} | (lora or {})
     double = adapter.pop("double_quantization", True)

@@ -288,7 +288,7 @@ def test_a_field_that_breaks_a_rule_is_refused(tmp_path: Path, fields: dict[str,
     ],
 )
 def test_a_config_for_other_modules_is_refused(folder: Path, fields: dict[str, Any], said: str) -> None:
-    """Behavior: what the model cannot be is told of the file that asks for it."""
+    """Behavior: an adapter that does not fit the model is an error that names the file."""
     written(folder, **fields)
     assert refusal(folder).startswith(f"{folder / CONFIG}: {said}")
 

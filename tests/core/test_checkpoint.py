@@ -203,7 +203,7 @@ def test_the_folder_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", [math.nan, math.inf, -math.inf])
-def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path, metric: float) -> None:
+def test_a_metric_that_is_not_a_number_is_never_the_best(tmp_path: Path, metric: float) -> None:
     """Behavior: a loss that is not finite is recorded as not measured."""
     config = configuration()
     folder = save_checkpoint(tmp_path, new_state(config), config, metric=metric)
@@ -300,14 +300,14 @@ def test_refuses_tensors_that_do_not_fit(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (drop_a_tensor, "is absent in the file and ('F32', (16,)) in this run"),
         (add_a_tensor, "model.norm.bias is ('F32', (1,)) in the file and absent in this run"),
     ],
 )
 def test_says_on_which_side_a_tensor_is_missing(
-    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], told: str
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], message: str
 ) -> None:
     """Behavior: the message shows what the other side has in its place."""
     config = configuration()
@@ -316,10 +316,10 @@ def test_says_on_which_side_a_tensor_is_missing(
     change(tensors)
     save_file(tensors, folder / MODEL)
     write_manifest(folder, read_manifest(folder).model_copy(update={"files": record_files(folder)}))
-    assert_refused(folder, config, told)
+    assert_refused(folder, config, message)
 
 
-def test_refuses_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
+def test_refuses_a_file_that_is_not_safetensors(tmp_path: Path) -> None:
     """Behavior: with hashes that match, the header is still checked before anything is mapped."""
     config, state = configuration(), new_state(configuration())
     folder = save_checkpoint(tmp_path, state, config)
@@ -329,18 +329,18 @@ def test_refuses_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("hidden_size", 32, "model.hidden_size=16 in the checkpoint and 32 in this run"),
         ("tie_word_embeddings", True, "model.tie_word_embeddings=False in the checkpoint and True in this run"),
         ("rope_theta", 500.0, "model.rope_theta=10000.0 in the checkpoint and 500.0 in this run"),
     ],
 )
-def test_refuses_another_model(tmp_path: Path, key: str, value: object, told: str) -> None:
+def test_refuses_another_model(tmp_path: Path, key: str, value: object, message: str) -> None:
     """Behavior: `--resume` with another model names the key and both values, even where the tensors would fit."""
     config = configuration()
     folder = save_checkpoint(tmp_path, new_state(config), config)
-    assert_refused(folder, configuration(model={key: value}), told)
+    assert_refused(folder, configuration(model={key: value}), message)
 
 
 def test_says_what_bitwise_depends_on_and_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_whole(tmp_path: Path) -> None:
     assert saved == fingerprint(state)
 
 
-def test_a_missing_tokenizer_is_told_before_anything_is_lost(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_reported_before_anything_is_lost(tmp_path: Path) -> None:
     """Behavior: what cannot be copied is named, and the folder does not appear."""
     config = configuration()
     with pytest.raises(CheckpointError, match=r"nowhere\.json"):
@@ -385,7 +385,7 @@ def test_a_missing_tokenizer_is_told_before_anything_is_lost(tmp_path: Path) -> 
 
 
 def test_a_killed_save_is_ignored_and_swept(tmp_path: Path) -> None:
-    """Behavior: half a folder of an earlier process is no checkpoint, and the next save removes it."""
+    """Behavior: half a folder of an earlier process is not a checkpoint, and the next save removes it."""
     config, state = configuration(), new_state(configuration())
     half = tmp_path / ".step-00000002.partial"
     half.mkdir()

@@ -263,7 +263,7 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
     """Behavior: in whichever table it is written, the message names the key that this project has."""
     only, _, right = ALIASES[spelling].rpartition(".")
     homes = [table for table, keys in known_keys().items() if right in keys and only in ("", table)]
-    assert homes, f"{right} is no key"
+    assert homes, f"{right} is not a key"
     assert spelling not in {key for keys in known_keys().values() for key in keys}
     for table in homes:
         base = SHAPE if table == "model" else {}
@@ -359,7 +359,7 @@ def test_a_key_for_quantizing_the_base_is_answered_with_the_method(table: str, k
 
 
 def test_a_missing_key_or_table_is_named() -> None:
-    """Behavior: keys without a default are asked for, each on a line of its own."""
+    """Behavior: missing keys without a default are named, one per line."""
     partial = {key: value for key, value in SHAPE.items() if key not in ("hidden_size", "num_attention_heads")}
     rule = "missing; this key has no default, so give it a value"
     assert refusal(model=partial).splitlines() == [
@@ -440,7 +440,7 @@ def test_an_override_obeys_the_rules() -> None:
         (b"model = 3\n", "model=3: input should be a valid dictionary"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
     """Behavior: missing, broken, binary, empty, or of another kind: one ConfigError that begins with the file."""
     path = tmp_path / "run.toml"
     if content is not None:

@@ -67,7 +67,7 @@ def test_each_line_of_jsonl_is_a_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.tier1
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     """Behavior: the mark at a file's start is dropped."""
     write(tmp_path, {"a.txt": b"\xef\xbb\xbfay", "b.jsonl": b'\xef\xbb\xbf{"text": "bee"}'})
     assert [("a.txt", "ay"), ("b.jsonl:1", "bee")] == read(tmp_path)
@@ -106,7 +106,7 @@ def test_bad_input_is_refused_by_name(
 
 
 @pytest.mark.tier1
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     """Behavior: a pipe would wait for ever and a dangling link holds nothing."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CorpusError, match="pipe: is not a regular file"):
@@ -181,7 +181,7 @@ def test_without_paths_the_standard_library_is_read(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.tier1
-def test_a_python_without_sources_is_told_to_name_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_sources_needs_text_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: an interpreter that carries only compiled files has no default corpus."""
     monkeypatch.setattr(corpus.sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(

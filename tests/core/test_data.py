@@ -131,7 +131,7 @@ def test_a_state_of_other_data_is_refused(dataset: Dataset) -> None:
         batches(dataset, config(), DataState(1, 4))
 
 
-def test_micro_batches_divide_a_batch_without_loss(dataset: Dataset) -> None:
+def test_micro_batches_split_a_batch_without_loss(dataset: Dataset) -> None:
     """Behavior: one batch of 4 and four of 1 hold the same rows in the same order; a small last batch has fewer."""
     whole = list(batches(dataset, config(), DataState()))
     parts = list(batches(dataset, config(training={"accumulation_steps": 4}), DataState()))
@@ -158,7 +158,7 @@ def test_the_order_is_philoxs() -> None:
 
 
 def test_workers_are_threads_that_end_with_the_iterator(dataset: Dataset) -> None:
-    """Behavior: none before the first batch, as many as asked for, none left after a consumer stops early."""
+    """Behavior: none before the first batch, as many as requested, none left after a consumer stops early."""
     before = set(threading.enumerate())
     upcoming = batches(dataset, config(data={"workers": 2}), DataState())
     assert before == set(threading.enumerate())
@@ -212,7 +212,7 @@ def test_validation_is_the_same_each_time_and_counts_every_label(dataset: Datase
     assert flat((held_out, DataState())) == flat((again, DataState()))
 
 
-def test_a_limited_validation_is_spread_over_the_split(dataset: Dataset) -> None:
+def test_a_limited_validation_is_evenly_spaced_over_the_split(dataset: Dataset) -> None:
     """Behavior: `max_sequences` of the windows, from all over."""
     held_out = list(validation_batches(dataset, config(validation={"max_sequences": 2})))
     assert [1, 17] == torch.cat([batch.tokens_BT[:, 0] for batch in held_out]).tolist()

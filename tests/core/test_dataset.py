@@ -293,8 +293,8 @@ def test_positions_count_the_steps_of_a_run(windows: int, batch_size: int, epoch
 
 @pytest.mark.tier2
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_a_spread_is_in_order_and_within(count: int, limit: int) -> None:
-    """Behavior: as many as asked for, or all; none twice."""
+def test_even_spacing_is_in_order_and_within(count: int, limit: int) -> None:
+    """Behavior: as many as requested, or all; none twice."""
     chosen = evenly_spaced(count, limit)
     assert min(count, limit or count) == len(chosen)
     assert chosen == sorted(set(chosen))

@@ -151,7 +151,7 @@ def test_refuses_a_gguf_tensor_that_a_plain_llama_lacks(tmp_path: Path) -> None:
         assert_refused(path, f"{name} is unexpected in a plain Llama")
 
 
-def test_refuses_numbers_that_are_no_weights(tmp_path: Path) -> None:
+def test_refuses_numbers_that_are_not_weights(tmp_path: Path) -> None:
     """Behavior: a tensor of integers cannot be dequantized, and is named with its type."""
     path = write_gguf(tmp_path / "m.gguf", new_model(), extra={"model.norm.weight": torch.ones(16, dtype=torch.int8)})
     assert_refused(path, "output_norm.weight is I8, which is not read")
@@ -217,7 +217,7 @@ def test_a_tokenizer_that_would_cut_differently_is_left_out(fields: dict[str, An
     ],
 )
 def test_believes_no_count_or_type_in_a_gguf_header(value: bytes, complaint: str) -> None:
-    """Behavior: what is not there, or not known, is refused before memory is asked for it."""
+    """Behavior: what is not there, or not known, is refused before memory is allocated for it."""
     with pytest.raises(GgufError, match=re.escape(complaint)):
         parse_header(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + struct.pack("<Qs", 1, b"k") + value)
 

@@ -74,7 +74,7 @@ def test_refuses_what_the_format_forbids(header: Any, complaint: str) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff{}", b'{"a": 1, "a": 2}', b"[" * 100_000])
-def test_refuses_what_is_no_json_object(text: bytes) -> None:
+def test_refuses_what_is_not_a_json_object(text: bytes) -> None:
     """Behavior: broken JSON, broken UTF-8, a name that occurs twice and endless nesting are all one clear error."""
     with pytest.raises(HeaderError, match="not a JSON object"):
         parse_header(text, 0)

@@ -97,7 +97,7 @@ def test_a_tied_head_that_is_stored_must_be_the_embedding(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_keeps_the_declared_dtype_or_casts(tmp_path: Path, dtype: torch.dtype) -> None:
-    """Behavior: weights come in the dtype that the file declares, or in the one asked for."""
+    """Behavior: weights come in the dtype that the file declares, or in the requested one."""
     export_huggingface(new_model().to(dtype), tmp_path / "hf")
     assert {dtype} == {parameter.dtype for parameter in load_model(tmp_path / "hf")[0].parameters()}
     cast, _ = load_model(tmp_path / "hf", torch.bfloat16)
@@ -188,7 +188,7 @@ def test_ignores_stored_rope_frequencies(tmp_path: Path) -> None:
     assert torch.equal(logits(new_model()), logits(load_model(folder)[0]))
 
 
-def test_refuses_a_torn_file_and_a_folder_without_weights(tmp_path: Path) -> None:
+def test_refuses_a_truncated_file_and_a_folder_without_weights(tmp_path: Path) -> None:
     """Behavior: truncated weights are named, and pickled ones are not read."""
     folder = exported(tmp_path)
     content = (folder / "model.safetensors").read_bytes()

@@ -358,7 +358,7 @@ def test_a_name_that_cannot_be_is_refused(name: str) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("use", [set_adapter, merge_lora, unmerge_lora, lora_parameters])
 def test_an_adapter_that_is_not_there_is_refused(use: Callable[[nn.Module, str], object]) -> None:
-    """Behavior: the name is told, and the model stays as it was."""
+    """Behavior: the name is given, and the model stays as it was."""
     model = adapted()
     before = state(model)
     with pytest.raises(LoraError, match="'other'"):
@@ -554,7 +554,7 @@ def test_gradients_through_a_quantized_base_are_those_of_central_differences() -
 
 @pytest.mark.tier2
 def test_a_weight_that_is_shared_is_not_merged_into() -> None:
-    """Behavior: both names are told, and nothing is merged."""
+    """Behavior: both names are given, and nothing is merged."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     add_lora(model, LoraConfig(rank=2, target_modules=["1"]), seeded())
@@ -629,7 +629,7 @@ def test_a_second_adapter_goes_to_the_same_modules() -> None:
 
 @pytest.mark.tier2
 def test_half_a_linear_module_is_refused() -> None:
-    """Behavior: a module that names its inputs and not its outputs is no linear one."""
+    """Behavior: a module that names its inputs and not its outputs is not linear."""
     half = nn.Module()
     setattr(half, "in_features", 4)  # noqa: B010 - torch types a module's attributes as tensors
     model = nn.ModuleDict({"inputs": half, "layer": nn.Linear(4, 4)})
@@ -683,7 +683,7 @@ def test_an_adapter_works_in_the_dtype_that_its_base_gives(kind: type[nn.Linear]
 @pytest.mark.tier2
 @pytest.mark.parametrize("frozen", ["x", "lora_A"])
 def test_what_is_frozen_costs_no_product(frozen: str) -> None:
-    """Behavior: the adapter's own backward makes no gradient that nobody asked for."""
+    """Behavior: the adapter's own backward makes no gradient that is not needed."""
     layer, x = wrapped(), random(6, 5).requires_grad_()
     leaf = x if frozen == "x" else factors(layer)[0]
     leaf.requires_grad_(False)

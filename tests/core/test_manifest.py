@@ -131,7 +131,7 @@ def test_refuses_a_sealed_manifest_that_breaks_the_rules(
 
 @pytest.mark.parametrize("name", FILES)
 def test_names_the_file_that_changed(tmp_path: Path, name: str) -> None:
-    """Behavior: a file that is torn, flipped, swapped with another checkpoint's, or gone is named."""
+    """Behavior: a file that is truncated, flipped, swapped with another checkpoint's, or gone is named."""
     folder, other = checkpoint(tmp_path, 3), checkpoint(tmp_path, 4)
     whole, record = (folder / name).read_bytes(), read_manifest(folder)
     for content, complaint in [
@@ -160,7 +160,7 @@ def test_refuses_a_file_that_the_manifest_does_not_list(tmp_path: Path) -> None:
         check_files(folder, read_manifest(folder))
 
 
-def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
     """Behavior: the message names the file that is missing."""
     with pytest.raises(CheckpointError, match=r"manifest\.json: cannot be read"):
         read_manifest(tmp_path)
@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
 def test_an_adapters_folder_is_listed_and_checked_by_its_own_files(tmp_path: Path, name: str) -> None:
-    """Behavior: its weights, its configuration, its moments and the tokenizer; what a full model has is not asked."""
+    """Behavior: its weights, its configuration, its moments and the tokenizer; those of a full model are not required."""
     for each in ADAPTER_FILES:
         (tmp_path / each).write_text(each)
     record = manifest(tmp_path, 3)

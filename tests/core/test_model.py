@@ -300,7 +300,7 @@ def test_weights_are_drawn_from_the_seed() -> None:
 
 
 @pytest.mark.tier1
-def test_weights_have_their_spreads() -> None:
+def test_weights_have_their_standard_deviations() -> None:
     """Reference: 0.02; / sqrt(2 x layers) where the residual stream is written; x sqrt(256 / width) for the head."""
     config = shape(hidden_size=1024, head_dim=16, vocab_size=300, num_hidden_layers=2)
     spreads = {name: float(weight.std()) for name, weight in build(config, 0).state_dict().items() if weight.dim() == 2}
@@ -382,7 +382,7 @@ def test_each_weight_is_drawn_once_in_the_order_of_names() -> None:
 
 @pytest.mark.tier2
 def test_a_mask_is_made_only_where_plain_causal_will_not_do() -> None:
-    """Behavior: none for a whole row or a single token, which fused kernels are told in a word; else 0 and -inf."""
+    """Behavior: none for a whole row or a single token, for which fused kernels take a flag; else 0 and -inf."""
 
     def mask_of(length: int, past: int, dtype: torch.dtype) -> Tensor | None:
         return llama._positions_and_mask(tokens(1, length), None, past, dtype)[1]

@@ -153,7 +153,7 @@ def test_training_agrees_with_peft(peft: Any, base: Path, tmp_path: Path) -> Non
     assert 2 * 7 * 2 == len(grads)
 
 
-def test_initial_values_are_spread_as_pefts(peft: Any, base: Path) -> None:
+def test_initial_values_are_distributed_as_pefts(peft: Any, base: Path) -> None:
     """Reference: `peft`'s own initial A: the same bound and, within a few percent, the same deviation; B zero."""
     config = LoraConfig(rank=16, target_modules=["q_proj", "down_proj"])
     adapted = peft.get_peft_model(reference(base), peft.LoraConfig(**theirs(config)))

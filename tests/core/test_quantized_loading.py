@@ -30,7 +30,7 @@ def written(model: Llama, kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("kind", ["directory", "gguf"])
 def test_loading_quantized_is_quantizing_what_was_loaded(kind: str, double: bool, tmp_path: Path) -> None:
-    """Behavior: the same codes and values, whatever holds the weights, in the dtype asked for."""
+    """Behavior: the same codes and values, whatever holds the weights, in the requested dtype."""
     path = written(new_model(), kind, tmp_path)
     expected, _ = load_model(path, torch.bfloat16)
     quantize_model(expected, double)
@@ -43,7 +43,7 @@ def test_loading_quantized_is_quantizing_what_was_loaded(kind: str, double: bool
 
 @pytest.mark.tier3
 @pytest.mark.parametrize("kind", ["directory", "gguf"])
-def test_loading_quantized_never_holds_the_whole_model(kind: str, tmp_path: Path) -> None:
+def test_loading_quantized_never_holds_the_full_model(kind: str, tmp_path: Path) -> None:
     """Behavior: the most tensor bytes alive while loading are well below those of the unquantized model."""
     shape: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6, "vocab_size": 100}
     model = build(new_model(**shape).config, 0)

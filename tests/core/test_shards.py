@@ -93,10 +93,10 @@ def test_the_manifest_says_what_the_store_holds(tmp_path: Path) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
 @pytest.mark.parametrize("name", ["shard-00001.bin", "documents.bin", "tokenizer.json", "manifest.json"])
-def test_a_damaged_store_is_refused_by_name_and_built_anew(
+def test_a_damaged_store_is_refused_by_name_and_rebuilt(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    """Behavior: a lost, torn or flipped file is named in the refusal and in the note about the new store."""
+    """Behavior: a lost, truncated or flipped file is named in the refusal and in the note about the new store."""
     open_or_build(tmp_path, "key", build)
     damage(tmp_path / "key" / name)
     with pytest.raises(ShardError, match=name):
@@ -108,7 +108,7 @@ def test_a_damaged_store_is_refused_by_name_and_built_anew(
 
 @pytest.mark.tier2
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"files": {}}', b'{"sha256": "00"}'])
-def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_a_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     """Behavior: whatever JSON it is, it lacks the hash of itself."""
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(ShardError, match="does not match its own SHA-256"):
@@ -116,7 +116,7 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.tier2
-def test_a_whole_store_is_used_again(tmp_path: Path) -> None:
+def test_an_intact_store_is_reused(tmp_path: Path) -> None:
     """Behavior: built once, and marked as a cache that backups and corpora leave out."""
     built: list[Path] = []
 
@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_no_store(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys\nfrom pathlib import Path\nfrom andon.core.data.shards import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "fill = lambda folder: write_store(folder, [Encoded([1] * 5000, 1, 1)], 10**6, 2, {})\n"
+        "fill = lambda folder: write_store(folder, [EncodedDocument([1] * 5000, 1, 1)], 10**6, 2, {})\n"
         "try: open_or_build(Path(sys.argv[1]), 'key', fill)\n"
         "except ShardError as error: print(error)\n"
     )

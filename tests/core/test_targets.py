@@ -112,7 +112,7 @@ def test_a_rank_above_a_matrix_is_refused() -> None:
 
 
 def test_any_linear_module_counts_wherever_it_lies() -> None:
-    """Behavior: what has two widths is linear, also outside a Llama; the model itself is no target."""
+    """Behavior: what has two widths is linear, also outside a Llama; the model itself is not a target."""
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.LayerNorm(5), nn.Sequential(nn.Linear(5, 4, bias=False)))
     config = LoraConfig(rank=2, target_modules="all-linear")
     assert {"0": Factors(2, 3, 5, 2.0), "3.0": Factors(2, 5, 4, 2.0)} == plan_lora(model, config)

@@ -65,7 +65,7 @@ def test_digits_stand_alone() -> None:
 
 
 @pytest.mark.tier1
-def test_the_vocabulary_is_at_most_what_was_asked_for() -> None:
+def test_the_vocabulary_is_at_most_of_the_given_size() -> None:
     """Behavior: bytes and the end of a document are always in it; a small corpus needs fewer."""
     assert 280 == id_count(train_tokenizer([TEXT], 280))
     assert 257 == id_count(train_tokenizer([TEXT], 257))
@@ -73,7 +73,7 @@ def test_the_vocabulary_is_at_most_what_was_asked_for() -> None:
 
 
 @pytest.mark.tier1
-def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:
+def test_a_vocabulary_too_small_for_the_bytes_is_refused() -> None:
     """Behavior: the message names key, value and the least that works."""
     with pytest.raises(TokenizerError, match=r"model\.vocab_size=256: .* need 257"):
         train_tokenizer([TEXT], 256)
@@ -129,8 +129,8 @@ def test_the_end_of_a_document_is_known_by_its_published_names() -> None:
         (b"\xff\xfe\0", "is not a valid tokenizer.json"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
-    """Behavior: missing, torn, another program's JSON, and binary files each give one error with the path."""
+def test_what_is_not_a_tokenizer_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    """Behavior: missing, truncated, another program's JSON, and binary files each give one error with the path."""
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_bytes(content)

@@ -294,13 +294,13 @@ def test_gradients_are_scaled_and_the_loss_is_not(scale: float) -> None:
 
 @pytest.mark.tier2
 def test_compiling_is_of_what_stops_before_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: only where it is asked for."""
+    """Behavior: only where it is requested."""
     monkeypatch.setattr(torch, "compile", lambda function: ("compiled", function))
-    for asked in (True, False):
-        config = small_config([], ("training.compile", asked))
+    for requested in (True, False):
+        config = small_config([], ("training.compile", requested))
         model = build(config.model, 0)
         plain = model.hidden
-        assert (("compiled", plain) if asked else plain) == initial_state_of(model, config).model.hidden
+        assert (("compiled", plain) if requested else plain) == initial_state_of(model, config).model.hidden
 
 
 @pytest.mark.tier2

@@ -36,7 +36,7 @@ def test_windows_cover_every_label(tokens: int, length: int, count: int) -> None
         (10, 31, [(1, 0, 10), (2, 0, 10), (3, 0, 1)]),
     ],
 )
-def test_a_range_is_divided_at_shard_ends(start: int, stop: int, pieces: list[tuple[int, int, int]]) -> None:
+def test_a_range_is_split_at_shard_ends(start: int, stop: int, pieces: list[tuple[int, int, int]]) -> None:
     """Behavior: pieces come in order and meet exactly at multiples of the shard's size (here 10)."""
     assert pieces == list(shard_pieces(start, stop, 10))
 

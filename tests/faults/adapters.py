@@ -71,7 +71,7 @@ FAULTS = (
         area="lora",
         status="historical",
         source="huggingface/peft#2195",
-        symptom="The pattern of ranks is asked for the alpha, too: some modules have another scale than configured.",
+        symptom="The pattern of ranks is used for the alpha, too: some modules have another scale than configured.",
         module=TARGETS,
         before="alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name), config.resolved_alpha)",
         after="alpha = config.alpha_pattern.get(_first_matching(config.rank_pattern, name), config.resolved_alpha)",

@@ -99,7 +99,7 @@ FAULTS = (
         area="rope",
         status="historical",
         source="huggingface/transformers#29285, #29496; EleutherAI/gpt-neox#1016; KellerJordan/modded-nanogpt#39",
-        symptom="Frequencies are cast with the model, and positions beyond 256 cannot be told apart.",
+        symptom="Frequencies are cast with the model, and positions beyond 256 cannot be distinguished.",
         module=MODEL,
         before=LAYOUT,
         after=(
@@ -284,6 +284,6 @@ FAULTS = (
         module=MODEL,
         before="            if parameter is self.lm_head.weight:\n",
         after="            std = base\n            if parameter is self.lm_head.weight:\n",
-        test="tests/core/test_model.py::test_weights_have_their_spreads",
+        test="tests/core/test_model.py::test_weights_have_their_standard_deviations",
     ),
 )
