@@ -18,6 +18,7 @@ from filelock import FileLock  # comes with nox, by way of virtualenv
 ROOT = Path(__file__).parent.resolve()
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements-dev.txt"  # the shared environment, but torch, by the hashes of its files
+SITE = ROOT / ".nox" / "docs"  # the site's builder needs nothing of ours
 ORACLES = ROOT / ".nox" / "slow"  # other libraries would change what the shared environment resolves to
 EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip installs the first torch that is required
 AUDITOR = "python3"  # looks up known vulnerabilities if it has pip-audit; "not measured" otherwise
@@ -182,6 +183,15 @@ def lock(session: nox.Session) -> None:
         "pyproject.toml", external=True, silent=True,
     )  # fmt: skip
     LOCK.write_text(f"{header}\n{done}", encoding="utf-8")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into build/docs/site; a broken link or a request elsewhere fails it (seconds)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    install(session, SITE, project["optional-dependencies"]["docs"])
+    (SITE / "building").unlink()
+    session.run(str(SITE / "bin" / "python"), "docs/build.py", *session.posargs, external=True)
 
 
 @nox.session

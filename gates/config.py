@@ -149,7 +149,7 @@ class Plants(Table):
 
 
 class Claim(Table):
-    """A sentence of README, the command that proves it, and the bound that its metric must keep."""
+    """A sentence of README or docs, the command that proves it, and the bound that its metric must keep."""
 
     says: Annotated[str, Field(min_length=1)]
     command: Annotated[str, Field(min_length=1)]

@@ -1,6 +1,6 @@
 """Grade ten well-known packages: `python -m tests.calibration` writes reports/baselines/debt_calibration.json.
 
-Their order by reputation stands in reports/decisions/debt.md and was written down before any of them was graded. Each
+Their order by reputation stands in docs/decisions/debt.md and was written down before any of them was graded. Each
 is the wheel that pip finds on PyPI, at the version of the last run where there was one, so that a changed formula is
 seen and a new release is not.
 """

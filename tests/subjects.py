@@ -36,7 +36,7 @@ from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from andon.core.training.schedule import learning_rate
 from andon.core.training.state import TrainState
-from andon.verify.subject import Adapters, Documents, Quantiser, Subject
+from andon.verify.subject import Adapters, Documents, Quantizer, Subject
 from tests import plain
 
 SHAPE: dict[str, Any] = {
@@ -129,7 +129,7 @@ def logits(model: Model, batch: Batch) -> Tensor:
     return model(batch.tokens_BT, batch.documents_BT)
 
 
-def reference(model: Model, batch: Batch) -> Tensor:
+def reference_logits(model: Model, batch: Batch) -> Tensor:
     """The same, by the plain equations."""
     return plain.logits(model, batch.tokens_BT, batch.documents_BT)
 
@@ -208,7 +208,7 @@ def dataset_of(config: Config) -> Dataset:
     return open_dataset(config, workplace() / "cache")
 
 
-def epoch(index: int) -> Iterator[Batch]:
+def epoch_batches(index: int) -> Iterator[Batch]:
     """The micro-batches of one epoch."""
     config = config_of()
     for micro_batches, after in batches(dataset_of(config), config, DataState(index, 0)):
@@ -217,7 +217,7 @@ def epoch(index: int) -> Iterator[Batch]:
             return
 
 
-def held_out() -> Iterator[Batch]:
+def held_out_batches() -> Iterator[Batch]:
     """The validation split."""
     config = config_of()
     return validation_batches(dataset_of(config), config)
@@ -236,13 +236,13 @@ def encode(text: str) -> list[int]:
         return read_tokens(store, np.arange(end)).tolist()
 
 
-def text(ids: Sequence[int]) -> str:
+def decode(ids: Sequence[int]) -> str:
     """Tokens as text, marks left out."""
     tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
     return tokenizer.decode([token for token in ids if token != END], skip_special_tokens=False)
 
 
-def instruct(prompt: str, answer: str) -> tuple[list[int], list[int]]:
+def encode_instruction(prompt: str, answer: str) -> tuple[list[int], list[int]]:
     """A sample's tokens as they lie in a row, a place of padding behind them; for each the one to predict after it."""
     tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
     turns = [Turn(prompt, learned=False), Turn(answer, learned=True)]
@@ -355,7 +355,7 @@ ADAPTERS = Adapters(
     second=lambda model, rank, alpha: adapt(model, rank, alpha, SECOND),
     switch=lambda model, number: then(set_adapter, (NAME, SECOND)[number])(model),
 )
-QUANTISER = Quantiser(
+QUANTIZER = Quantizer(
     round_trip=lambda tensor: dequantize_nf4(quantize_nf4(tensor)),
     levels=lambda: nf4_levels(torch.device("cpu")),
 )
@@ -367,8 +367,8 @@ def answering(
 ) -> Subject:
     """What every model can be asked."""
     return Subject(
-        name=name, model=make, batch=batch, loss=plain_loss, logits=logits, pad=padded, pack=packed, generate=continued,
-        decode=decoded, end=END, padding=END,
+        name=name, model=make, batch=batch, loss=plain_loss, logits=logits, collate_padded=padded,
+        collate_packed=packed, generate=continued, cached_logits=decoded, eos_id=END, pad_id=END,
     )  # fmt: skip
 
 
@@ -380,12 +380,12 @@ def trained(subject: Subject, **changes: Mapping[str, Any]) -> Subject:
     return replace(
         subject,
         optimizer=lambda model: build_optimizer(model, training),
-        step=stepped(config),
-        rate=lambda number: learning_rate(number, STEPS, training.learning_rate, config.schedule),
+        train_step=stepped(config),
+        lr_at=lambda number: learning_rate(number, STEPS, training.learning_rate, config.schedule),
         validate=lambda model, held_out: validate(model, held_out, training.dtype)[0],
         loop=started,
         resume=started,
-        settings={
+        hyperparameters={
             "learning_rate": training.learning_rate,
             "weight_decay": training.weight_decay,
             "grad_clip": training.grad_clip,
@@ -403,20 +403,23 @@ def llama() -> Subject:
     """A small LLaMA with grouped queries, and all that core has around it."""
     return replace(
         trained(answering("llama", new_model)),
-        configure=new_model, configuration=OTHER_SETTINGS, reference=reference, epoch=epoch, held_out=held_out,
-        encode=encode, text=text, instruct=instruct, adapters=ADAPTERS, quantiser=QUANTISER,
+        configure=new_model, config_alternatives=OTHER_SETTINGS, reference_logits=reference_logits,
+        epoch_batches=epoch_batches, validation_batches=held_out_batches, encode=encode, decode=decode,
+        encode_instruction=encode_instruction, adapters=ADAPTERS, quantizer=QUANTIZER,
     )  # fmt: skip
 
 
 def packed_rows() -> Subject:
     """The same on rows of several documents."""
-    return replace(trained(answering("packed", new_model, packed_batch)), reference=reference)
+    return replace(trained(answering("packed", new_model, packed_batch)), reference_logits=reference_logits)
 
 
 def tied() -> Subject:
     """The embedding is the head."""
     make = functools.partial(new_model, tie_word_embeddings=True)
-    return replace(trained(answering("tied", make), model={"tie_word_embeddings": True}), reference=reference)
+    return replace(
+        trained(answering("tied", make), model={"tie_word_embeddings": True}), reference_logits=reference_logits
+    )
 
 
 def half() -> Subject:
@@ -442,7 +445,7 @@ def mixed_late() -> Subject:
 
 def lora() -> Subject:
     """Adapters with dropout are trained, and nothing else."""
-    return replace(trained(answering("lora", adapted)), configure=adapted, configuration=OTHER_ADAPTERS)
+    return replace(trained(answering("lora", adapted)), configure=adapted, config_alternatives=OTHER_ADAPTERS)
 
 
 def half_lora() -> Subject:
@@ -454,7 +457,7 @@ def half_lora() -> Subject:
 
 def qlora() -> Subject:
     """Adapters on a base of four bits."""
-    return replace(trained(answering("qlora", lambda: adapt(quantized(), 4, 8.0))), quantiser=QUANTISER)
+    return replace(trained(answering("qlora", lambda: adapt(quantized(), 4, 8.0))), quantizer=QUANTIZER)
 
 
 def recomputed() -> Subject:
@@ -470,7 +473,7 @@ def recomputed() -> Subject:
 
 def four_bits() -> Subject:
     """The base of four bits by itself."""
-    return replace(answering("four bits", quantized), adapters=ADAPTERS, quantiser=QUANTISER)
+    return replace(answering("four bits", quantized), adapters=ADAPTERS, quantizer=QUANTIZER)
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {

@@ -1,16 +1,15 @@
-"""Every command that README or a verb's `--help` shows is run, in order, in a folder such as a user would have.
+"""Every command that a page or a verb's `--help` shows is run, in order, in a folder such as a user would have.
 
-Runs are made short by changing keys; `nox` lines are compared with the sessions there are, since CI runs those; Docker
-lines cannot run here: what they start is compared with what the other lines expect of it.
+Runs are made short by changing keys. Lines that are not `andon`'s are the business of tests/test_documents.py. Lines
+that say that they are not run here have their options checked.
 """
 
-import ast
 import json
 import re
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import split
 from typing import Any
@@ -24,26 +23,41 @@ from click.testing import CliRunner
 from tokenizers import pre_tokenizers
 
 from andon.cli.main import VERBS, cli
+from tests.documents import NOT_RUN, ROOT, blocks, pages, shell_lines, text_of
 from tests.otlp import endpoint
 from tests.small_run import TABLES, write_corpus
 
 pytestmark = pytest.mark.tier3
 
-ROOT = Path(__file__).parents[1]
 SHORT = {"training.max_steps": "2", "schedule.warmup_steps": "1", "validation.max_sequences": "1"}
-# CI runs these whole, through nox or on a clone with its history; here their options are checked.
-LARGE = ("demo", "faults", "gate claims", "gate compare", "gate run", "gate selftest", "init", "mutation", "zoo")
+# CI runs these whole, through nox or on a clone with its history; here their options are checked. What needs
+# transformers is run by tests/test_newcomer.py.
+LARGE = (
+    "demo",
+    "dev",
+    "gate claims",
+    "gate compare",
+    "gate run",
+    "gate selftest",
+    "init",
+    "verify hf_checks:",
+    "verify power",
+    "zoo",
+)
+ELSEWHERE = "from andon.verify.subjects import"  # such a block needs other libraries
+NUMBER = re.compile(r"(?<![\w.])\d[\d.]*(?:e-?\d+)?")
 
 
-def from_readme() -> list[str]:
-    """The lines of README's shell blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+def is_large(line: str) -> bool:
+    """Whether a line is too large for a test, or says that it is not run here."""
+    return line.removeprefix("andon ").startswith(LARGE) or NOT_RUN in line
 
 
-def python_blocks() -> list[str]:
-    """README's blocks of Python."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def python_blocks(page: Path) -> list[str]:
+    """A page's blocks of Python but those that stand in an example's file, or need other libraries."""
+    examples = [text_of(path) for path in sorted((ROOT / "docs" / "examples").glob("*.py"))]
+    found = [block for block in blocks(page, "python") if ELSEWHERE not in block]
+    return [block for block in found if not any(block in example for example in examples)]
 
 
 def from_help() -> list[str]:
@@ -64,7 +78,7 @@ def _examples(command: click.Command | None) -> Iterator[str]:
 
 def andon_lines() -> list[str]:
     """Each shown `andon` line once; those that make what others read come first."""
-    lines = list(dict.fromkeys(line for line in [*from_readme(), *from_help()] if line.startswith("andon ")))
+    lines = list(dict.fromkeys(line for line in [*shell_lines(), *from_help()] if line.startswith("andon ")))
     return sorted(lines, key=lambda line: "--resume" in line or not line.startswith("andon train"))
 
 
@@ -74,7 +88,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(ROOT / "configs", home / "configs")
     shutil.copy(ROOT / "tests" / "my_project.py", home)
-    (home / "my_checks.py").write_text(python_blocks()[0])
+    (home / "my_checks.py").write_text(python_blocks(ROOT / "README.md")[0] + '\nSUBJECTS = {"small": subject}\n')
     write_corpus(home / "notes", documents=40)
     write_gguf(home / "smollm2.gguf")
     shutil.copy(home / "smollm2.gguf", home / "SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -134,7 +148,7 @@ def write_gguf(path: Path) -> None:
 
 def shortened(line: str, otlp: str) -> list[str]:
     """The line's arguments, with a short run and the loopback endpoint of this test in place of Jaeger's."""
-    arguments = [otlp if urlsplit(word).port == 4318 else word for word in split(line)[1:]]
+    arguments = [otlp if urlsplit(word).port == 4318 else word for word in split(line, comments=True)[1:]]
     if arguments[0] == "train" and "--data" not in arguments and "--resume" not in arguments:
         arguments += ["--data", "notes"]
     if arguments[0] in ("train", "finetune"):
@@ -154,22 +168,46 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
+def test_the_five_lines_are_five() -> None:
+    """Behavior: README's first block that stands in no file has the five lines that it says."""
+    assert 5 == len(python_blocks(ROOT / "README.md")[0].splitlines())
+
+
+GUIDES = [page for page in pages() if page.parent.name != "checks" and python_blocks(page)]
+
+
 @pytest.mark.usefixtures("at_home")
-def test_shown_python_works() -> None:
-    """Behavior: README's Python runs as it stands, and its first block has the five lines that it says."""
-    first, *others = python_blocks()
-    assert 5 == len(first.splitlines())
-    names = runpy.run_path("my_project.py") | runpy.run_path("my_checks.py")
-    for block in others:
-        exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own README
-    names["test_training"](lambda: None)
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_shown_python_works(page: Path) -> None:
+    """Behavior: a page's Python runs as it stands, block after block, beside a user's own module."""
+    names = runpy.run_path("my_project.py")
+    for block in python_blocks(page):
+        exec(compile(block, str(page), "exec"), names)  # noqa: S102 - our own page
+    if "test_training" in names:
+        names["test_training"](lambda: None)
+
+
+def test_the_shown_finding_is_what_the_example_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: the command of README's first screen prints those words; numbers agree to a part in a thousand."""
+    monkeypatch.chdir(ROOT / "docs" / "examples")
+    monkeypatch.setattr(sys, "path", [str(ROOT / "docs" / "examples"), *sys.path])
+    line, shown = blocks(ROOT / "README.md", "console")[0].split("\n", 1)
+    result = CliRunner().invoke(cli, split(line)[2:])
+    assert 1 == result.exit_code
+    without_seconds = re.compile(r"\(\d+\.\d s\)")
+    shown, said = (without_seconds.sub("", text).strip() for text in (shown, result.output))
+    assert NUMBER.sub("#", shown) == NUMBER.sub("#", said), f"paste into README:\n{result.output}"
+    numbers = [[float(each) for each in NUMBER.findall(text)] for text in (shown, said)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+    (loss, *_) = blocks(ROOT / "README.md", "python")
+    assert loss in text_of(ROOT / "docs" / "examples" / "wrong_loss.py")
 
 
 @pytest.mark.usefixtures("at_home")
 def test_shown_commands_work() -> None:
     """Behavior: every `andon` line that is shown works on a user's folder; a tier not yet measured is judged so."""
     lines = ["andon train configs/tiny.toml --out reports/runs/demo", *andon_lines()]
-    lines = [line for line in lines if not line.removeprefix("andon ").startswith(LARGE)]
+    lines = [line for line in lines if not is_large(line)]
     with endpoint() as server:
         for line in lines:
             result = CliRunner().invoke(cli, shortened(line, server.url))
@@ -178,57 +216,16 @@ def test_shown_commands_work() -> None:
     assert len(lines) > 15
 
 
-@pytest.mark.parametrize("line", [line for line in andon_lines() if line.removeprefix("andon ").startswith(LARGE)])
+@pytest.mark.parametrize("line", [line for line in andon_lines() if is_large(line)])
 def test_large_commands_are_spelt_right(line: str) -> None:
     """Behavior: the options of a line too large for a test are ones its verb has, and its files are shipped."""
     command: click.Command | None = cli
-    words = split(line)[1:]
+    words = split(line, comments=True)[1:]
     while isinstance(command, click.Group):
-        command = command.get_command(click.Context(command), words.pop(0))
+        context = click.Context(command)
+        known = words[0] in command.list_commands(context)
+        command = command.get_command(context, words.pop(0) if known else "run")  # `andon verify SUBJECT`
     assert command
     context = command.make_context(command.name, words)
     read = {name: value for name, value in context.params.items() if name != "output"}
     assert all((ROOT / value).exists() for value in read.values() if isinstance(value, Path))
-
-
-def test_nox_lines_name_sessions() -> None:
-    """Behavior: every `nox -s` that README shows is a session of the noxfile, with a line for `nox -l`."""
-    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
-    sessions = {
-        function.name: ast.get_docstring(function)
-        for function in tree.body
-        if isinstance(function, ast.FunctionDef) and any("session" in ast.unparse(d) for d in function.decorator_list)
-    }
-    shown = set(re.findall(r"nox -s (\w+)", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert {"demo", "tests", "tier1", "tier2", "tier3", "bench"} <= shown
-    assert shown <= set(sessions)
-    assert all(line and "\n" not in line for line in sessions.values())
-
-
-def test_docker_line_starts_what_the_replay_expects() -> None:
-    """Behavior: compose.yaml pins Jaeger 2 and opens, to this machine only, the port that README sends a run to."""
-    lines = from_readme()
-    assert "docker compose up -d" in lines  # not run here
-    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
-    port = urlsplit(next(word for line in lines for word in line.split() if word.startswith("http://"))).port
-    assert re.search(r"image: jaegertracing/jaeger:2\.\d+\.\d+\n", text)
-    assert f'"127.0.0.1:{port}:{port}"' in text
-    assert len(re.findall(r'- "127\.0\.0\.1:', text)) == len(re.findall(r'^ +- "', text, re.MULTILINE))
-
-
-def test_every_readme_line_is_of_a_known_kind() -> None:
-    """Behavior: README's shell blocks hold andon, nox and docker lines and nothing that no test looks at."""
-    kinds: dict[str, Callable[[str], bool]] = {
-        "andon": lambda line: line.startswith("andon "),
-        "nox": lambda line: "nox -s" in line,
-        "docker": lambda line: line.startswith("docker compose "),
-    }
-    assert not [line for line in from_readme() if not any(is_kind(line) for is_kind in kinds.values())]
-
-
-def test_files_that_readme_links_exist() -> None:
-    """Behavior: every picture and file that README links to, the web aside, lies in the repository."""
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    local = [link for link in links if "://" not in link]
-    assert len(local) >= 3
-    assert [] == [link for link in local if not (ROOT / link).exists()]

@@ -91,7 +91,7 @@ def test_every_dependency_has_a_reason() -> None:
     """Behavior: each package that pyproject.toml asks for is explained in the decision record."""
     content = project()["project"]
     lines = [*content["dependencies"], *(line for lines in content["optional-dependencies"].values() for line in lines)]
-    reasons = (ROOT / "reports" / "decisions" / "dependencies.md").read_text(encoding="utf-8")
+    reasons = (ROOT / "docs" / "decisions" / "dependencies.md").read_text(encoding="utf-8")
     names = {line.split(";")[0].split("=")[0].split("<")[0].split(">")[0].strip() for line in lines}
     assert [] == sorted(name for name in names if f"| `{name}` |" not in reasons)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import ROOT, blocks
 from tests.test_layout import install_wheel
 
 pytestmark = pytest.mark.slow
@@ -36,3 +37,25 @@ def test_five_lines_beside_somebody_s_libraries_show_a_red_line(tmp_path: Path) 
     assert 1 == len(red), done.stdout
     after = [sys.executable, "-c", VERSIONS]
     assert before == subprocess.run(after, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+MODEL = """\
+from transformers import LlamaConfig, LlamaForCausalLM
+
+sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained("my-model")
+"""
+
+
+@pytest.mark.parametrize(("page", "names"), [("README.md", ("model", "run")), ("docs/subject.md", ("run", "lora"))])
+def test_shown_subjects_of_libraries_can_be_checked(tmp_path: Path, page: str, names: tuple[str, ...]) -> None:
+    """Behavior: the block of a page that presents other libraries runs on a folder of weights, and checks apply."""
+    (shown,) = [block for block in blocks(ROOT / page, "python") if "verify.subjects import" in block]
+    (tmp_path / "hf_checks.py").write_text(shown)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", MODEL], cwd=tmp_path, check=True, env=environment)
+    for name in names:
+        only = ("--only", "accumulation", "--only", "adapters.merge", "--only", "attention.causality")
+        verify = [sys.executable, "-W", "ignore", "-m", "andon", "verify", f"hf_checks:{name}", *only]
+        done = subprocess.run(verify, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
+        assert 0 == done.returncode, done.stdout + done.stderr

@@ -33,6 +33,7 @@ SESSIONS = (
     "surface",
     "supply",
     "lock",
+    "docs",
     "debt",
     "debt_calibration",
     "vacuous",

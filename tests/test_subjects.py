@@ -28,15 +28,15 @@ def test_logits_are_those_of_the_plain_equations(name: str) -> None:
         for parameter in model.parameters():
             parameter.mul_(5)
         assert subject.logits
-        assert subject.reference
-        found = distance(subject.logits(model, batch), subject.reference(model, batch))
+        assert subject.reference_logits
+        found = distance(subject.logits(model, batch), subject.reference_logits(model, batch))
     assert found < TOLERANCE[torch.float64]
 
 
 def test_a_run_has_the_epochs_that_the_settings_say() -> None:
     """Behavior: an epoch's micro-batches are those of EPOCH_STEPS steps, and a run ends after STEPS."""
     config = subjects.config_of()
-    batches = list(subjects.epoch(0))
+    batches = list(subjects.epoch_batches(0))
     assert subjects.EPOCH_STEPS * config.training.accumulation_steps == len(batches)
     assert subjects.STEPS == subjects.dataset_of(config).steps(config)
 
@@ -44,4 +44,4 @@ def test_a_run_has_the_epochs_that_the_settings_say() -> None:
 def test_text_comes_back_from_its_tokens() -> None:
     """Behavior: a text longer than any document, and a short one, are read back whole."""
     for text in ("Short.", "A longer text of many words, and\n\n some lines. " * 40):
-        assert text == subjects.text(subjects.encode(text))
+        assert text == subjects.decode(subjects.encode(text))

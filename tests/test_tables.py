@@ -1,4 +1,4 @@
-"""README's tables are made from committed measurements, and a table that says something else is found."""
+"""Tables of README and docs are made from committed measurements, and one that says something else is found."""
 
 import json
 from collections.abc import Callable
@@ -37,15 +37,16 @@ BENCH: dict[str, Any] = {
 PLAIN: dict[str, Callable[[], str]] = {"one": lambda: "new", "two": lambda: "second"}
 
 
-def test_readme_says_what_the_measurements_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every table between marks in README equals what its command makes of the committed measurements. (Behavior)"""
+def test_pages_say_what_the_measurements_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every table between marks in a page equals what its command makes of the committed measurements. (Behavior)"""
     monkeypatch.chdir(ROOT)
-    assert tables.is_current(), "run `python -m tests.bench.tables`"
+    assert {} == tables.rewritten(), "run `python -m tests.bench.tables`"
 
 
-def test_every_table_has_its_place_in_readme() -> None:
-    """Each table that can be made stands in README once. (Behavior)"""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_table_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table that can be made stands on one page, once. (Behavior)"""
+    monkeypatch.chdir(ROOT)
+    text = "".join(page.read_text(encoding="utf-8") for page in tables.pages())
     assert dict.fromkeys(tables.tables(), 1) == {
         name: text.count(f"<!-- table: {name} -->") for name in tables.tables()
     }
@@ -74,17 +75,33 @@ def test_marks_that_cannot_be_followed_are_refused(text: str, message: str) -> N
         tables.rewrite(text, PLAIN)
 
 
-def test_check_is_red_where_readme_differs_and_the_command_mends_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["README.md", "docs/measured/speed.md"])
+def test_check_is_red_where_a_page_differs_and_the_command_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """`--check` exits 1 on an edited table and writes nothing; without it the table is rewritten. (Behavior)"""
+    """`--check` names an edited page, exits 1 and writes nothing; without it the table is rewritten. (Behavior)"""
     monkeypatch.chdir(tmp_path)
-    Path("README.md").write_text("<!-- table: gpu -->\n1000% faster\n<!-- /table -->\n", encoding="utf-8")
-    assert 1 == CliRunner().invoke(tables.main, ["--check"]).exit_code
-    assert "1000% faster" in Path("README.md").read_text(encoding="utf-8")
+    Path("docs/measured").mkdir(parents=True)
+    Path("README.md").touch()
+    page = Path(place)
+    page.write_text("<!-- table: gpu -->\n1000% faster\n<!-- /table -->\n", encoding="utf-8")
+    red = CliRunner().invoke(tables.main, ["--check"])
+    assert (1, True) == (red.exit_code, f"{place}: a table differs" in red.stderr)
+    assert "1000% faster" in page.read_text(encoding="utf-8")
     assert 0 == CliRunner().invoke(tables.main, []).exit_code
-    assert "Not measured yet: `nox -s bench_gpu`." in Path("README.md").read_text(encoding="utf-8")
+    assert "Not measured yet: `nox -s bench_gpu`." in page.read_text(encoding="utf-8")
     assert 0 == CliRunner().invoke(tables.main, ["--check"]).exit_code
+
+
+def test_a_mark_that_cannot_be_followed_is_named_with_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2, the page and the mark, and no page is changed. (Behavior)"""
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    Path("README.md").write_text("<!-- table: gpu -->\nold\n<!-- /table -->\n", encoding="utf-8")
+    Path("docs/a.md").write_text("<!-- table: gpuu -->\n<!-- /table -->\n", encoding="utf-8")
+    refused = CliRunner().invoke(tables.main, [])
+    assert (2, True) == (refused.exit_code, "docs/a.md: <!-- table: gpuu -->: no such table" in refused.stderr)
+    assert "old" in Path("README.md").read_text(encoding="utf-8")
 
 
 def test_a_committed_measurement_changes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
-from andon.verify.faults.inject import each
+from andon.verify.faults.jobs import run_jobs
 from tests.bench.environments import BenchError
 from tests.bench.tables import NIGHTLY, write_baseline
 from tests.clean import MANUAL, ours
-from tests.strangers.ask import ask
+from tests.strangers.job import run_checks
 from tests.strangers.run import run
 from tests.strangers.subjects import unknown
 from tests.strangers.worker import LIMIT, describe
@@ -42,7 +42,7 @@ def jobs(names: Iterable[str]) -> list[dict[str, Any]]:
 def at_home(chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Jobs that this interpreter can do."""
     results = []
-    for outcome in each([(None, (job["subject"], job["seed"])) for job in chosen], ask, limit=LIMIT):
+    for outcome in run_jobs([(None, (job["subject"], job["seed"])) for job in chosen], run_checks, limit=LIMIT):
         results.append(
             chosen[outcome.place] | {"error": outcome.error} | (outcome.value or {"seconds": outcome.seconds})
         )

@@ -1,4 +1,4 @@
-"""Checks on anybody's model, training loop or text: this room knows nothing of ours.
+"""Checks on anybody's model, training loop or text: nothing here knows our own model.
 
     check_gradients(loss, model, batch)                  # one function, no new concept
     check(Subject(model=..., batch=..., loss=...))       # the whole suite
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from andon.verify.gradients.compare import check_function_gradients, check_gradients
     from andon.verify.pytest_plugin import parametrize
     from andon.verify.run.runner import check
-    from andon.verify.subject import Adapters, Loop, Quantiser, Subject
+    from andon.verify.subject import Adapters, Loop, Quantizer, Subject
     from andon.verify.watcher import watch
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "CheckFailed",
     "Loop",
     "NotApplicable",
-    "Quantiser",
+    "Quantizer",
     "Subject",
     "SubjectError",
     "check",
@@ -43,7 +43,7 @@ _HOMES = {
     "CheckFailed": "errors",
     "Loop": "subject",
     "NotApplicable": "errors",
-    "Quantiser": "subject",
+    "Quantizer": "subject",
     "Subject": "subject",
     "SubjectError": "errors",
     "check": "run.runner",

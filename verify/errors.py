@@ -1,4 +1,4 @@
-"""What a check raises: the subject is wrong, cannot be asked, or was described wrongly."""
+"""What a check raises: the subject is wrong, cannot be run, or was described wrongly."""
 
 
 class CheckFailed(AssertionError):  # noqa: N818 - a failure, in the words of assertions
@@ -6,7 +6,7 @@ class CheckFailed(AssertionError):  # noqa: N818 - a failure, in the words of as
 
 
 class NotApplicable(Exception):  # noqa: N818 - no error: nothing is wrong
-    """The check cannot be asked of this subject; the message says what it would need."""
+    """The check does not apply to this subject; the message says what it would need."""
 
 
 class SubjectError(ValueError):
@@ -15,3 +15,8 @@ class SubjectError(ValueError):
 
 class UnknownCheckError(ValueError):
     """A name that no check has; the message lists the closest."""
+
+
+def listed(names: list[str]) -> str:
+    """A few names, and how many more, for a message."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

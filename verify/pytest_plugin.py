@@ -5,9 +5,9 @@ def test_training(check):
     check()
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,19 +19,25 @@ _reports: "list[Report]" = []  # of this session, for its last lines
 
 
 def parametrize(
-    subject: Any, *, only: tuple[str, ...] = (), ignore: Mapping[str, str] | None = None, tier: int = 3
+    subject: "Subject | Callable[[], Subject] | Mapping[str, Subject | Callable[[], Subject]] | str",
+    *,
+    only: tuple[str, ...] = (),
+    ignore: Mapping[str, str] | None = None,
+    tier: int = 3,
 ) -> pytest.MarkDecorator:
     """Give a test each check in turn, as the argument `check`: a function that passes, fails or skips.
 
-    `subject` is a Subject, a function that returns one, a dict of subjects, or "package.module:subject". A check that
-    needs what the subject lacks is skipped and says what that is.
+    `subject` is a Subject, a function that returns one, a dict of subjects, or "package.module:subject". `only` names
+    checks or whole areas; `ignore` maps them to the reason. A check that needs what the subject lacks is skipped and
+    says what that is.
 
     Raises:
         SubjectError, UnknownCheckError: as `check`.
     """
-    from andon.verify.run.runner import chosen
+    from andon.verify.run.runner import chosen, ignored
     from andon.verify.run.target import subjects
 
+    ignored(ignore or {})  # refuses what is no check, before any runs
     found = subjects(subject)
     parameters = []
     for name, each in found.items():
@@ -41,12 +47,12 @@ def parametrize(
     return pytest.mark.parametrize("check", parameters)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how much applied."""
     if _reports:
-        from andon.verify.run.report import merged
+        from andon.verify.run.report import headline
 
-        terminalreporter.write_line(f"andon: {merged(_reports).headline}")
+        terminalreporter.write_line(f"andon: {headline(_reports)}")
 
 
 def _run(subject: "Subject", name: str, ignore: Mapping[str, str]) -> None:
@@ -55,7 +61,7 @@ def _run(subject: "Subject", name: str, ignore: Mapping[str, str]) -> None:
     from andon.verify.run.runner import check
 
     __tracebackhide__ = True
-    report = check(subject, only=(name,), ignore={key: why for key, why in ignore.items() if key == name})
+    report = check(subject, only=(name,), ignore=ignore)
     _reports.append(report)
     if report.found:
         pytest.fail(render_text(report, quiet=True), pytrace=False)

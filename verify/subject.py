@@ -2,9 +2,14 @@
 
 Three are enough: `model`, `batch` and `loss`. Each further one lets more checks apply; a check whose factory is absent
 is reported as not applicable, never as passed. Checks reach a subject only through the functions of `access`.
+What each field is given and returns is said once, in its metadata; `documented` reads it.
 Legend: B batch, T time, V vocab.
 """
 
+import difflib
+import functools
+import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -15,7 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from andon.verify.documentation import (
+    ADAPTATION,
+    DATA,
+    MODEL,
+    NEEDED,
+    TRAINING,
+    TRAITS,
+    Documented,
+    as_text,
+    of_field,
+    says,
+)
 from andon.verify.errors import SubjectError
+from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES
 
 Batch = Any  # a mapping, a named tuple, a dataclass, a tuple (tokens, labels) or a tensor of tokens
 Documents = Sequence[Sequence[int]]  # token ids
@@ -28,7 +46,7 @@ class Loop(Protocol):
     optimizer: Optimizer
 
     def step(self) -> Mapping[str, float]:
-        """One optimizer step. Returns what the loop logs: `loss`, and `grad_norm`, `learning_rate` where it does."""
+        """One optimizer step. Returns what the loop logs, as far as it does: the keys are those of `LOGGED`."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -53,88 +71,228 @@ class Adapters(NamedTuple):
     switch: Callable[[nn.Module, int], nn.Module] | None = None  # to the one of `add`, 0, or that of `second`, 1
 
 
-class Quantiser(NamedTuple):
-    """A weight quantiser: `round_trip` quantises and dequantises a tensor."""
+class Quantizer(NamedTuple):
+    """A weight quantizer: `round_trip` quantizes and dequantizes a tensor."""
 
     round_trip: Callable[[Tensor], Tensor]
-    floor_db: float = 18.0  # signal to quantisation noise that it must reach on normal weights (NF4: about 20.6 dB)
+    floor_db: float = 18.0  # signal to quantization noise that it must reach on normal weights (NF4: about 20.6 dB)
     levels: Callable[[], Tensor] | None = None  # values it represents exactly in a block whose largest is 1
     block_size: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What to check. Factories are called anew for each check, so none may hand out the same module twice.
+    """What to check: a model, its batches, its loss, and as much of its training code as you like to give.
 
-    `model` and `batch` may also be a module and a batch: each check then gets a copy, and yours stay as they are.
-    What each part is given and returns stands beside it in this file, verify/subject.py; so do the names of settings
-    (`SETTINGS`) and the keys of a batch that are known (`ROLES`).
+    Factories are called anew for each check, so none may hand out the same module twice. `model` and `batch` may also
+    be a module and a batch: each check then gets a copy, and yours stay as they are.
 
     Raises:
-        SubjectError: a part is of a type that no check can use, or an unknown setting or role is named.
+        SubjectError: a field is of a type that no check can use; a field, hyperparameter or role is unknown or renamed.
     """
 
-    # ------------------------------------------------------------------------------------------ always
-    model: Callable[[], nn.Module]  # a new model each time, with the same weights where torch's seed is the same
-    batch: Callable[[torch.Generator], Batch] | Batch  # a typical training batch, on the model's device
-    loss: Callable[[nn.Module, Batch], Tensor]  # a scalar: mean nats a counted token, as the training loop takes it
-    name: str = "subject"
+    model: Callable[[], nn.Module] = field(
+        metadata=says(
+            NEEDED, "model() -> torch.nn.Module",
+            "A new model each time, with the same weights where torch's seed is the same. Or a module, to be copied.",
+        )
+    )  # fmt: skip
+    batch: Callable[[torch.Generator], Batch] | Batch = field(
+        metadata=says(
+            NEEDED, "batch(generator: torch.Generator) -> batch",
+            "A typical training batch on the model's device: a mapping, named tuple, dataclass, tuple (tokens, labels) "
+            "or tensor of token ids (B, T). Or such a batch itself, to be copied.",
+        )
+    )  # fmt: skip
+    loss: Callable[[nn.Module, Batch], Tensor] = field(
+        metadata=says(
+            NEEDED, "loss(model, batch) -> scalar tensor",
+            "The mean cross-entropy in nats per counted token, as the training loop takes it backward.",
+        )
+    )  # fmt: skip
+    name: str = field(default="subject", metadata=says(NEEDED, "a string", "How reports call it."))
 
-    # ----------------------------------------------------------------------------------- of the model
-    logits: Callable[[nn.Module, Batch], Tensor] | None = None  # (B, T, V); by default what the model returns
-    roles: Mapping[str, str | int] = field(default_factory=dict)  # role to key or position: see `ROLES`
-    pad: Callable[[Documents], Batch] | None = None  # the collator: one document a row, padded
-    pack: Callable[[Documents], Batch] | None = None  # documents end to end in one row, isolated from each other
-    generate: Callable[[nn.Module, Tensor, int], Tensor] | None = None  # greedy: (B, T) and n to (B, T + n)
-    decode: Callable[[nn.Module, Tensor], Tensor] | None = None  # (B, T) to logits (B, T, V), token by token, cached
-    configure: Callable[..., nn.Module] | None = None  # a model with some settings changed: configure(rope_theta=1e3)
-    configuration: Mapping[str, Any] = field(default_factory=dict)  # setting to another valid value, for `configure`
-    reference: Callable[[nn.Module, Batch], Tensor] | None = None  # logits of an independent one with these weights
-    variants: Mapping[str, "Subject"] = field(default_factory=dict)  # other shapes of the same code
+    logits: Callable[[nn.Module, Batch], Tensor] | None = field(
+        default=None,
+        metadata=says(MODEL, "logits(model, batch) -> (B, T, V)", "By default what the model returns for the batch."),
+    )
+    roles: Mapping[str, str | int] = field(
+        default_factory=dict,
+        metadata=says(
+            MODEL, 'a mapping: {"tokens": "my_key"}',
+            "Which key or position of a batch plays which role, where its name does not tell.",
+        ),
+    )  # fmt: skip
+    collate_padded: Callable[[Documents], Batch] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document a row, padded."
+        ),
+    )  # fmt: skip
+    collate_packed: Callable[[Documents], Batch] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "collate_packed(documents: list of lists of token ids) -> batch",
+            "Documents end to end in one row, isolated from each other.",
+        ),
+    )  # fmt: skip
+    generate: Callable[[nn.Module, Tensor, int], Tensor] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "generate(model, tokens (B, T), n) -> tokens (B, T + n)", "Greedy generation, the prompt included."
+        ),
+    )  # fmt: skip
+    cached_logits: Callable[[nn.Module, Tensor], Tensor] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "cached_logits(model, tokens (B, T)) -> (B, T, V)",
+            "Logits of decoding through the key-value cache, token by token.",
+        ),
+    )  # fmt: skip
+    configure: Callable[..., nn.Module] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "configure(**changes) -> torch.nn.Module", "A new model with these settings changed."
+        ),
+    )  # fmt: skip
+    config_alternatives: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata=says(
+            MODEL, 'a mapping: {"rope_theta": 1e3}', "For settings that `configure` takes, another valid value of each."
+        ),
+    )  # fmt: skip
+    reference_logits: Callable[[nn.Module, Batch], Tensor] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "reference_logits(model, batch) -> (B, T, V)",
+            "Logits of an independent implementation with the weights of this model.",
+        ),
+    )  # fmt: skip
+    variants: Mapping[str, "Subject"] = field(
+        default_factory=dict,
+        metadata=says(MODEL, "a mapping of names to subjects", "Other shapes of the same code, checked as well."),
+    )
 
-    # -------------------------------------------------------------------------------- of the training
-    optimizer: Callable[[nn.Module], Optimizer] | None = None  # a new one for this model
-    step: Callable[[nn.Module, Optimizer, list[Batch]], Mapping[str, float] | None] | None = None  # one update
-    rate: Callable[[int], float] | None = None  # learning rate of step 0, 1, ...
-    schedule: Callable[[Optimizer], Any] | None = None  # torch's kind: `.step()` changes the groups' lr
-    validate: Callable[[nn.Module, list[Batch]], float] | None = None  # mean loss over all batches together
-    loop: Callable[[], Loop] | None = None  # a new run, seeded
-    resume: Callable[[Path], Loop] | None = None  # a new process's run, from what `Loop.save` wrote
-    epoch: Callable[[int], Iterable[Batch]] | None = None  # all batches of epoch 0, 1, ...
-    held_out: Callable[[], Iterable[Batch]] | None = None  # all validation batches
-    instruct: Callable[[str, str], tuple[Sequence[int], Sequence[int]]] | None = None  # prompt, answer: ids, labels
-    encode: Callable[[str], Sequence[int]] | None = None  # one whole document, marks included
-    text: Callable[[Sequence[int]], str] | None = None  # decode, marks left out
-    end: int | None = None  # id of the mark that ends a document or an answer
-    padding: int | None = None  # id of padding
-    settings: Mapping[str, float] = field(default_factory=dict)  # see `SETTINGS`
+    optimizer: Callable[[nn.Module], Optimizer] | None = field(
+        default=None,
+        metadata=says(TRAINING, "optimizer(model) -> torch.optim.Optimizer", "A new optimizer for this model."),
+    )
+    train_step: Callable[[nn.Module, Optimizer, list[Batch]], Mapping[str, float] | None] | None = field(
+        default=None,
+        metadata=says(
+            TRAINING, "train_step(model, optimizer, micro_batches: list of batches) -> mapping or None",
+            "One update of the weights over these micro-batches; what it logs, if anything.",
+        ),
+    )  # fmt: skip
+    lr_at: Callable[[int], float] | None = field(
+        default=None, metadata=says(TRAINING, "lr_at(step) -> float", "The learning rate of update 0, 1, ...")
+    )
+    lr_scheduler: Callable[[Optimizer], Any] | None = field(
+        default=None,
+        metadata=says(
+            TRAINING, "lr_scheduler(optimizer) -> scheduler",
+            "A scheduler of torch's kind: its `step()` changes the `lr` of the optimizer's groups.",
+        ),
+    )  # fmt: skip
+    validate: Callable[[nn.Module, list[Batch]], float] | None = field(
+        default=None,
+        metadata=says(
+            TRAINING, "validate(model, batches: list of batches) -> float",
+            "The mean loss in nats over the counted tokens of all batches together.",
+        ),
+    )  # fmt: skip
+    loop: Callable[[], Loop] | None = field(
+        default=None,
+        metadata=says(
+            TRAINING, "loop() -> verify.Loop",
+            "A new seeded training run: `model`, `optimizer`, `step()`, `save(folder)`, `validate()`.",
+        ),
+    )  # fmt: skip
+    resume: Callable[[Path], Loop] | None = field(
+        default=None,
+        metadata=says(
+            TRAINING, "resume(folder: Path) -> verify.Loop",
+            "The run as a new process takes it up, from what `Loop.save` wrote.",
+        ),
+    )  # fmt: skip
+    hyperparameters: Mapping[str, float] = field(
+        default_factory=dict,
+        metadata=says(
+            TRAINING, 'a mapping: {"learning_rate": 3e-4}', "What the training says of itself; checks compare it."
+        ),
+    )  # fmt: skip
 
-    # ---------------------------------------------------------------------------- adapters, quantisation
-    adapters: Adapters | None = None  # how LoRA or another is added, merged, saved: see `Adapters`
-    quantiser: Quantiser | None = None  # what a tensor is after a round trip: see `Quantiser`
+    epoch_batches: Callable[[int], Iterable[Batch]] | None = field(
+        default=None, metadata=says(DATA, "epoch_batches(epoch) -> iterable of batches", "All of epoch 0, 1, ...")
+    )
+    validation_batches: Callable[[], Iterable[Batch]] | None = field(
+        default=None, metadata=says(DATA, "validation_batches() -> iterable of batches", "All that is held out.")
+    )
+    encode: Callable[[str], Sequence[int]] | None = field(
+        default=None,
+        metadata=says(DATA, "encode(text) -> token ids", "One whole document, begin and end tokens included."),
+    )
+    decode: Callable[[Sequence[int]], str] | None = field(
+        default=None, metadata=says(DATA, "decode(token ids) -> text", "Text without begin, end and padding tokens.")
+    )
+    encode_instruction: Callable[[str, str], tuple[Sequence[int], Sequence[int]]] | None = field(
+        default=None,
+        metadata=says(
+            DATA, "encode_instruction(prompt, answer) -> (token ids, labels)",
+            "An instruction as it is trained on, with a label of -100 where nothing is to be predicted.",
+        ),
+    )  # fmt: skip
+    eos_id: int | None = field(
+        default=None, metadata=says(DATA, "a token id", "The token that ends a document or an answer.")
+    )
+    pad_id: int | None = field(default=None, metadata=says(DATA, "a token id", "The token that pads."))
 
-    # ------------------------------------------------------------------------------------------ traits
-    causal: bool = True
-    mixture: bool = False  # of experts: capacity may be shared, and the loss has a router's part that logs may lack
-    recurrent: bool = False  # states are summed up by a recurrence, where attention would average them
-    augmented: bool = False  # an example is changed at random each time that it is read
-    dtype: torch.dtype | None = None  # where the code runs in this one only
+    adapters: Adapters | None = field(
+        default=None,
+        metadata=says(
+            ADAPTATION, "a verify.Adapters", "How LoRA or another adapter is added, merged, saved and loaded."
+        ),
+    )
+    quantizer: Quantizer | None = field(
+        default=None, metadata=says(ADAPTATION, "a verify.Quantizer", "What a tensor is after quantizing and back.")
+    )
+
+    causal: bool = field(default=True, metadata=says(TRAITS, "True or False", "No position sees a later one."))
+    mixture_of_experts: bool = field(
+        default=False,
+        metadata=says(
+            TRAITS, "True or False",
+            "Tokens are routed to experts: capacity may be shared, and the loss may hold a router's part.",
+        ),
+    )  # fmt: skip
+    recurrent: bool = field(
+        default=False,
+        metadata=says(TRAITS, "True or False", "A recurrence sums states up, where attention would average them."),
+    )
+    random_augmentation: bool = field(
+        default=False,
+        metadata=says(TRAITS, "True or False", "An example is changed at random each time that it is read."),
+    )
+    dtype: torch.dtype | None = field(
+        default=None, metadata=says(TRAITS, "a torch.dtype", "The only one that the code runs in, where it is so.")
+    )
 
     def __post_init__(self) -> None:
-        """Turn instances into factories and refuse what is misspelt."""
+        """Turn instances into factories and refuse what is misspelled."""
         if isinstance(self.model, nn.Module):
             object.__setattr__(self, "model", _copies(self.model))
         if self.batch is not None and not callable(self.batch):
             object.__setattr__(self, "batch", _copies(self.batch))
-        for part in fields(self):
-            value = getattr(self, part.name)
-            optional = value is None and part.default is None
-            if "Callable[" in str(part.type) and not optional and not callable(value):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            optional = value is None and each.default is None
+            if "Callable[" in str(each.type) and not optional and not callable(value):
                 raise SubjectError(
-                    f"Subject.{part.name} is {type(value).__name__}, not a function; give the function that makes it"
+                    f"Subject.{each.name} is {type(value).__name__}, not a function; give the function that makes it"
                 )
-        _known("settings", self.settings, SETTINGS)
-        _known("roles", self.roles, ROLES)
+        _require_known("hyperparameters", self.hyperparameters, HYPERPARAMETERS)
+        _require_known("roles", self.roles, ROLES)
+        _require_text_decoder(self.decode)
 
 
 def _copies(instance: Any) -> Callable[..., Any]:
@@ -149,32 +307,52 @@ def _copies(instance: Any) -> Callable[..., Any]:
     return copied
 
 
-def _known(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def _require_known(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for key in given:
         if key not in known:
             raise SubjectError(f"Subject.{part} has an unknown key {key!r}; known are {', '.join(known)}")
 
 
-# What the training says it does; a check compares it with what happens. Unknown keys are refused.
-SETTINGS = {
-    "learning_rate": "peak rate",
-    "weight_decay": "of matrices",
-    "grad_clip": "largest norm of the gradient that an update sees",
-    "skips_nonfinite": "1 where a step whose gradient is not finite changes nothing",
-    "warmup_steps": "steps of rising rate",
-    "warmup_from": "first rate of the warm-up over the peak; 0 has to be said, as that batch is not learned from",
-    "steps": "of the whole run, after which the rate stays",
-    "min_ratio": "last rate over the peak",
-    "epoch_steps": "optimizer steps of an epoch of `loop`",
-    "lora_dropout": "of the adapters that `adapters.add` makes",
-}
+def _require_text_decoder(decode: Callable[..., Any] | None) -> None:
+    """Refuse a decoder of logits, which went by this name."""
+    try:
+        if decode is not None:
+            inspect.signature(decode).bind([0])
+    except TypeError as error:
+        raise SubjectError(
+            f"Subject.decode takes token ids alone and returns their text ({error}); a function of (model, tokens) "
+            "that returns logits is Subject.cached_logits"
+        ) from error
+    except ValueError:  # a builtin that shows no signature
+        pass
 
-# Part of a batch to the names that it goes by; `Subject.roles` says where no name does.
-ROLES = {
-    "tokens": ("input_ids", "tokens", "inputs", "input", "idx", "x"),
-    "labels": ("labels", "targets", "target", "label", "y"),
-    "mask": ("attention_mask", "padding_mask", "pad_mask"),  # 1 where a token is real
-    "counted": ("loss_mask", "loss_masks", "label_mask", "target_mask", "completion_mask"),  # 1 where a label counts
-    "positions": ("position_ids", "positions", "input_pos"),
-    "documents": ("documents", "document_ids", "doc_ids", "segment_ids", "sequence_ids", "seq_idx"),
-}
+
+def documented() -> list[Documented]:
+    """The fields of `Subject` in their order: group, name, how each is called, what it is."""
+    return [of_field(each) for each in fields(Subject)]
+
+
+def _by_current_names(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, which takes a field by its name before 0.1 with a warning, and refuses what is misspelled."""
+    known = [each.name for each in fields(Subject)]
+
+    @functools.wraps(init)
+    def checked(self: Subject, **given: Any) -> None:
+        parts: dict[str, Any] = {}
+        for name, value in given.items():
+            current = RENAMED.get(name, name)
+            if current not in known:
+                close = difflib.get_close_matches(name, known, 3) or known
+                raise SubjectError(f"Subject has no field {name!r}; closest: {', '.join(close)}")
+            if current in parts:
+                raise SubjectError(f"Subject is given {current!r} twice, once by its old name; give it once")
+            if current != name:
+                warnings.warn(f"Subject.{name} is {current!r} now; the old name goes in 0.2", FutureWarning, 2)
+            parts[current] = value
+        init(self, **parts)
+
+    return checked
+
+
+setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
+Subject.__doc__ = f"{inspect.cleandoc(Subject.__doc__ or '')}\n{as_text(documented())}"

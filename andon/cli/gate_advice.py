@@ -1,4 +1,4 @@
-"""`andon gate explain` and `claims`: what a red check means, and what README says beside today's evidence."""
+"""`andon gate explain` and `claims`: what a red check means, and what README and docs say beside today's evidence."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def explain_command(check: str, config: Path | None) -> None:
 @click.command("claims")
 @config_option
 def claims_command(config: Path | None) -> None:
-    """Show every claim of README with the command that proves it and how it stands by today's evidence.
+    """Show every claim of README and docs with the command that proves it and how it stands by today's evidence.
 
     Exit codes: 0 all are met, 1 one is not, 3 one is not measured or its evidence is stale.
 

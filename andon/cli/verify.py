@@ -1,4 +1,4 @@
-"""`andon verify`: run the checks on anybody's model and training loop."""
+"""`andon verify`: run the checks on anybody's model and training loop; list them, explain one."""
 
 import os
 import shlex
@@ -9,44 +9,90 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
 from andon.console import console
 
+if TYPE_CHECKING:
+    from andon.verify.checks import Check
+    from andon.verify.run.report import Report
+    from andon.verify.subject import Subject
+
 BAR_AFTER_SECONDS = 2.0
 SEVEREST = (1, 2, 3, 0)  # of several subjects' exit codes the first of these is the command's
-COLOURS = {"FOUND": "red", "CANNOT": "yellow"}
+COLORS = {"FOUND": "red", "ERROR": "yellow"}
+NAMES, TIERS = 30, 6  # columns of a check's name and of its tier in a list
 EXAMPLES = """\b
 Examples:
-  andon verify --list
-  andon verify --explain attention.causality
   andon verify my_checks:subject
   andon verify my_checks:subject --only attention --only gradients.parameters
+  andon verify 'my_checks:SUBJECTS[small]' --tier 1
   andon verify my_checks:subject --ignore attention.causality --reason "a prefix model" --budget 60
+  andon verify list attention
+  andon verify explain attention.causality
 """
 
 
-@click.command(epilog=EXAMPLES)
-@click.argument("target", required=False, metavar="[PACKAGE.MODULE:SUBJECT]")
-@click.option("--list", "listing", is_flag=True, help="Show all checks, a line each, and what each needs.")
-@click.option("--explain", metavar="CHECK", help="Explain a check, with an example of what it finds.")
+class Options(TypedDict):
+    """What of `check` the command line sets."""
+
+    only: tuple[str, ...]
+    ignore: dict[str, str]
+    tier: int
+    budget: float | None
+
+
+class Verify(click.Group):
+    """A group whose first argument may also be a subject: then its checks are run."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the verb `run` before what is no verb."""
+        if not (args and (args[0] in self.commands or args[0] in ctx.help_option_names)):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Both forms."""
+        formatter.write_usage(ctx.command_path, "[OPTIONS] PACKAGE.MODULE:SUBJECT")
+        formatter.write_usage(ctx.command_path, "list [AREA] | explain CHECK | power")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of a run, and the other verbs."""
+        run.format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(cls=Verify, epilog=EXAMPLES)
+def command() -> None:
+    """Find the silent bugs in a model and its training loop.
+
+    A subject is what you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
+    that this folder or your environment can import; MODULE:DICT[KEY] is one of a dict. Exit codes: 0 nothing found,
+    1 found, 2 the subject could not be run, 3 not all was measured.
+    """
+
+
+@command.command(hidden=True, epilog="Example: andon verify run my_checks:subject")
+@click.argument("target", required=False, metavar="PACKAGE.MODULE:SUBJECT")
 @click.option("--only", multiple=True, metavar="CHECK", help="Run this check, or all of an area; may be repeated.")
-@click.option("--ignore", multiple=True, metavar="CHECK", help="Leave a check out; each needs a --reason.")
+@click.option("--ignore", multiple=True, metavar="CHECK", help="Leave out a check or an area; each needs a --reason.")
 @click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
-@click.option("--tier", type=click.IntRange(1, 3), default=3, show_default=True, help="Leave out what takes longer.")
 @click.option(
-    "--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin and go on with no check after this long."
+    "--tier",
+    type=click.IntRange(1, 3),
+    default=3,
+    show_default=True,
+    help="Run checks up to this tier: 1 takes milliseconds a check, 2 seconds, 3 longer.",
 )
-@click.option("--evidence", metavar="NAME", help="Leave the counts in reports/evidence/NAME.json, for a gate to judge.")
+@click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop checking after this long.")
+@click.option("--evidence", metavar="NAME", help="Write the counts to reports/evidence/NAME.json, for a gate to judge.")
 @click.option("--source", "sources", multiple=True, metavar="PATH", help="What that evidence is of; may be repeated.")
-@click.option("--power", is_flag=True, help="Measure how much the gradient check sees: 200 plants of each fault.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
-def command(
+def run(
     target: str | None,
-    explain: str | None,
     only: tuple[str, ...],
     ignore: tuple[str, ...],
     reasons: tuple[str, ...],
@@ -55,54 +101,64 @@ def command(
     *,
     evidence: str | None,
     sources: tuple[str, ...],
-    listing: bool,
-    power: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Find the silent bugs in a model and its training loop.
-
-    A subject is what you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
-    that this folder or your environment can import. Exit codes: 0 nothing found, 1 found, 2 the subject cannot be
-    asked, 3 not all was measured.
-    """
+    """Run the checks on a subject."""
+    if not target:
+        raise click.UsageError("name a subject, package.module:subject; `andon verify list` shows the checks")
+    if len(ignore) != len(reasons):
+        raise click.UsageError(f"{len(ignore)} --ignore and {len(reasons)} --reason: each check left out needs its own")
     from andon.gates import digests
     from andon.verify.run.target import load
 
-    if len(ignore) != len(reasons):
-        raise click.UsageError(f"{len(ignore)} --ignore and {len(reasons)} --reason: each check left out needs its own")
-    if listing:
-        click.echo(table(), nl=False)
-    elif explain:
-        click.echo(explained(explain), nl=False)
-    elif power:
-        measure_power()
-    elif target:
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a path as Python's own entries are
-        options: dict[str, Any] = {
-            "only": only,
-            "ignore": dict(zip(ignore, reasons, strict=True)),
-            "tier": tier,
-            "budget": budget,
-        }
-        measured = digests(sources)
-        reports = run(load(target), options, as_json=as_json, quiet=quiet)
-        if evidence:
-            keep(evidence, reports, measured)
-        codes = {each.exit_code for each in reports}
-        sys.exit(next((code for code in SEVEREST if code in codes), 3))
-    else:
-        raise click.UsageError("name a subject, package.module:subject; `andon verify --list` shows the checks")
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a path as Python's own entries are
+    options = Options(only=only, ignore=dict(zip(ignore, reasons, strict=True)), tier=tier, budget=budget)
+    measured = digests(sources)
+    reports = run_each(load(target), options, as_json=as_json, quiet=quiet)
+    if evidence:
+        keep(evidence, reports, measured)
+    codes = {each.exit_code for each in reports}
+    sys.exit(next((code for code in SEVEREST if code in codes), 3))
 
 
-def run(subjects: Mapping[str, Any], options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> list[Any]:
+@command.command("list", epilog="Example: andon verify list attention")
+@click.argument("area", required=False)
+def list_checks(area: str | None) -> None:
+    """List the checks, or an area's."""
+    from andon.verify.run.runner import chosen
+
+    found = chosen([area] if area else [])
+    heading = f"{'check':<{NAMES}}{'tier':<{TIERS}}what is true of any correct implementation\n"
+    needs = fields({need for check in found for need in check.needs})
+    click.echo("".join([heading, *map(row, found), *needs]), nl=False)
+
+
+@command.command(epilog="Example: andon verify explain attention.causality")
+@click.argument("check")
+def explain(check: str) -> None:
+    """Explain a check, with an example of what it finds."""
+    click.echo(explained(check), nl=False)
+
+
+@command.command(epilog="Example: andon verify power")
+def power() -> None:
+    """Measure which wrong gradients are found (minutes)."""
+    from andon.verify.gradients import power as gradient_power
+
+    with bar() as progress:
+        rows = gradient_power.measure(progress=progress)
+    click.echo(gradient_power.render(rows), nl=False)
+
+
+def run_each(subjects: "Mapping[str, Subject]", options: Options, *, as_json: bool, quiet: bool) -> "list[Report]":
     """Check each subject and print what came of it; a budget is for all of them together."""
     from andon.verify.run import report
     from andon.verify.run.runner import check
 
     begun, reports = time.monotonic(), []
     for name, subject in subjects.items():
-        left: dict[str, Any] = {**options, "budget": _left(options["budget"], begun)}
+        left = Options(**{**options, "budget": _left(options["budget"], begun)})
         with bar() as progress:
             found = check(subject, **left, progress=progress)
         reports.append(replace(found, subject=name))
@@ -113,7 +169,7 @@ def run(subjects: Mapping[str, Any], options: Mapping[str, Any], *, as_json: boo
     return reports
 
 
-def keep(name: str, reports: Sequence[Any], digests: dict[str, str]) -> None:
+def keep(name: str, reports: "Sequence[Report]", digests: dict[str, str]) -> None:
     """Leave the counts as evidence."""
     from andon.gates import evidence
 
@@ -134,32 +190,34 @@ def _left(budget: float | None, begun: float) -> float | None:
     return None if budget is None else max(0.0, budget - (time.monotonic() - begun))
 
 
-def measure_power() -> None:
-    """Plant faults into backward passes, and print how many were found."""
-    from andon.verify.gradients import power
-
-    with bar() as progress:
-        rows = power.measure(progress=progress)
-    click.echo(power.render(rows), nl=False)
-
-
 def paint(text: str) -> None:
-    """Print a report; on a terminal its findings in colour."""
+    """Print a report; on a terminal its findings in color."""
     target = console()
     for line in text.splitlines():
-        target.print(line, style=COLOURS.get(line.partition(" ")[0]))
+        target.print(line, style=COLORS.get(line.partition(" ")[0]))
 
 
-def table() -> str:
-    """All checks: name, tier, what is true, and what they need beyond model, batch and loss."""
-    from andon.verify.checks import CHECKS
+def row(check: "Check") -> str:
+    """A check in a list: its name, its tier, what is true of any correct implementation, and what it needs."""
     from andon.verify.run import runner
+    from andon.verify.run.report import wrap
 
-    lines = []
-    for check in CHECKS:
-        needs = f" [{', '.join(check.needs)}]" if check.needs else ""
-        lines.append(f"{check.name:<28} {check.tier}  {runner.explain(check).title}{needs}")
-    return "\n".join(line if len(line) <= 100 else line[:97] + "..." for line in lines) + "\n"
+    needs = f" Needs {', '.join(check.needs)}." if check.needs else ""
+    lines = wrap(f"{runner.explain(check).title}{needs}", NAMES + TIERS)
+    heads = [f"{check.name:<{NAMES}}{check.tier:<{TIERS}}", *[" " * (NAMES + TIERS)] * (len(lines) - 1)]
+    return "".join(f"{head}{line}\n" for head, line in zip(heads, lines, strict=True))
+
+
+def fields(names: set[str]) -> list[str]:
+    """What these fields of a subject are, as lines; a heading before them where there are any."""
+    from andon.verify.run.report import wrap
+    from andon.verify.subject import documented
+
+    lines = ["\nFields of verify.Subject that they need, beyond model, batch and loss:\n"] if names else []
+    for each in documented():
+        if each.name in names:
+            lines += [f"  {each.heading}\n", *(f"      {line}\n" for line in wrap(each.what, 6))]
+    return lines
 
 
 def explained(name: str) -> str:

@@ -40,14 +40,14 @@ class PeakMemory:
 
         @contextmanager
         def measuring(name: str, **attributes: object) -> Generator[object]:
-            from andon.verify.observation.tensor_memory import LiveBytes
+            from andon.verify.observation.tensor_memory import TensorMemory
 
             with span(name, **attributes) as inner:
                 if name != "train.step" or not self._first:
                     yield inner
                     return
                 self._first = False
-                with LiveBytes(self._tensors()) as live:
+                with TensorMemory(self._tensors()) as live:
                     yield inner
                 self._peak = live.peak
 

@@ -1,4 +1,4 @@
-"""`andon dev faults`: plant known bugs, one at a time, and see which check finds each."""
+"""`andon dev faults`: inject known bugs, one at a time, and see which check finds each."""
 
 import functools
 import hashlib
@@ -32,7 +32,7 @@ BASELINE = Path("reports/baselines/faults.json")
 SOURCES = ["andon/workshop/faults.py", "core", "tests/faults", "tests/plain.py", "tests/subjects.py", "verify"]
 WARM = ("numpy", "pydantic", "safetensors.torch", "tokenizers", "torch", "torch.optim", "torch._dynamo")
 TOGETHER = 4  # faults of a sample between two looks at the clock
-SHARE = 0.7  # of a sample's seconds in which faults are planted; the rest judges the judges
+SHARE = 0.7  # of a sample's seconds in which faults are injected; the rest judges the judges
 LINE_EVERY_SECONDS = 10.0
 EXAMPLES = """\b
 Examples:
@@ -44,7 +44,7 @@ Examples:
 
 
 class FaultsError(ValueError):
-    """Faults that cannot be planted here; the message says what is missing and the next step."""
+    """Faults that cannot be injected here; the message says what is missing and the next step."""
 
 
 @click.command(epilog=EXAMPLES)
@@ -52,7 +52,7 @@ class FaultsError(ValueError):
 @click.option("--all", "every", is_flag=True, help="Run every check on every fault; else stop at the first finding.")
 @click.option("--only", multiple=True, metavar="FAULT", help="A fault, or an area, or how its name begins; repeatable.")
 @click.option("--sample", type=float, metavar="SECONDS", help="As many as fit, chosen by the commit.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Faults planted at a time.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Faults injected at a time.")
 @click.option("--limit", type=float, default=90.0, show_default=True, help="Seconds after which one fault is given up.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Draw the matrix as a picture, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, no more.")
@@ -69,13 +69,13 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Plant known bugs, one at a time, and print which check finds each, in which tier and after how long.
+    """Inject known bugs, one at a time, and print which check finds each, in which tier and after how long.
 
-    Without an argument: the catalogue, planted into this checkout's own core (in memory; no file is touched). With a
+    Without an argument: the catalogue, injected into this checkout's own core (in memory; no file is touched). With a
     subject of yours: faults that fit around any subject, to measure your own checks by. Exit codes: 0 all found,
     1 some were not, 2 usage.
     """
-    from andon.verify.faults.inject import each
+    from andon.verify.faults.jobs import run_jobs
 
     begun = time.monotonic()
     sys.path.insert(0, str(Path.cwd()))
@@ -86,17 +86,17 @@ def command(
     if sample:
         faults = shuffled(faults)
     show = screen(len(faults), quiet=quiet, silent=as_json, sample=sample)
-    asked, whole = target or OURS, not (target or only or sample)
+    chosen_target, whole = target or OURS, not (target or only or sample)
     with show as note:
         deadline = begun + sample * SHARE if sample else None
-        each = functools.partial(each, workers=workers, limit=limit)
-        rows = measure(asked, faults, each, every=every, deadline=deadline, note=note)
+        in_processes = functools.partial(run_jobs, workers=workers, limit=limit)
+        rows = measure(chosen_target, faults, in_processes, every=every, deadline=deadline, note=note)
     if not target:
         keep(rows, digests, time.monotonic() - begun, whole=whole)
     if html:
         html.write_text(matrix.picture(rows), encoding="utf-8")
     if as_json:
-        click.echo(matrix.as_json(rows, {"target": asked}), nl=False)
+        click.echo(matrix.as_json(rows, {"target": chosen_target}), nl=False)
     else:
         click.echo(_told(rows, _checkout(CATALOGUE).ELSEWHERE if whole else {}))
         click.echo(f"{time.monotonic() - begun:.0f} s")
@@ -104,15 +104,15 @@ def command(
 
 
 def chosen(target: str | None, only: Sequence[str]) -> list[Any]:
-    """The catalogue's faults, or for a user's subject the black-box ones, that `only` names; all where it is empty.
+    """The catalogue's faults, or for a user's subject the generic ones, that `only` names; all where it is empty.
 
     Raises:
-        FaultsError: this is no checkout, or `only` names nothing.
+        FaultsError: this is not a checkout, or `only` names nothing.
     """
-    from andon.verify.faults.generic import BLACKBOX
+    from andon.verify.faults.generic import GENERIC_FAULTS
 
     if target:
-        faults: list[Any] = list(BLACKBOX)
+        faults: list[Any] = list(GENERIC_FAULTS)
     else:
         faults = list(_checkout(CATALOGUE).FAULTS)
     areas = dict.fromkeys(fault.area for fault in faults)
@@ -122,66 +122,66 @@ def chosen(target: str | None, only: Sequence[str]) -> list[Any]:
         if not only or any(fault.area == word if word in areas else fault.id.startswith(word) for word in only)
     ]
     if not picked:
-        raise FaultsError(f"--only {' '.join(only)} names no fault; areas are {', '.join(areas)}")
+        raise FaultsError(f"--only {' '.join(only)} does not name a fault; areas are {', '.join(areas)}")
     return picked
 
 
 def shuffled(faults: Sequence[Any]) -> list[Any]:
     """In an order that the commit decides, so that samples go through all of them."""
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], check=False, capture_output=True, text=True)
-    return sorted(faults, key=lambda fault: hashlib.sha256(f"{asked.stdout}{fault.id}".encode()).digest())
+    head = subprocess.run(["git", "rev-parse", "HEAD"], check=False, capture_output=True, text=True)
+    return sorted(faults, key=lambda fault: hashlib.sha256(f"{head.stdout}{fault.id}".encode()).digest())
 
 
 def measure(
     target: str,
     faults: Sequence[Any],
-    each: Any,
+    in_processes: Any,
     *,
     every: bool,
     deadline: float | None,
     note: "Callable[[Row], None]",
 ) -> list[Row]:
     """A row a fault. Findings count only where the same check is silent on the same subject without the fault."""
-    from andon.verify.faults import detect as hunt
+    from andon.verify.faults import detect
 
     rows: dict[int, Row] = {}
 
     def run(work: Any, jobs: list[tuple[Any, Any]]) -> Generator[Any]:
-        return each(jobs, work, warm=[*WARM, hunt.__name__])
+        return in_processes(jobs, work, warm=[*WARM, detect.__name__])
 
-    for place, outcome in hunted(
-        target, faults, run, hunt, every=every, together=TOGETHER if deadline else len(faults)
+    for place, outcome in detected(
+        target, faults, run, detect, every=every, together=TOGETHER if deadline else len(faults)
     ):
-        rows[place] = judged(blank(faults[place]), outcome, parity=hunt.PARITY)
+        rows[place] = judged(blank(faults[place]), outcome, parity=detect.PARITY)
         if rows[place].state == FOUND or not getattr(faults[place], "test", ""):
             note(rows[place])
         if deadline and time.monotonic() > deadline:
             break
-    tested(rows, faults, run, hunt.unit_test, note)
-    distrusted(rows, target, run, hunt, note)
+    tested(rows, faults, run, detect.unit_test, note)
+    distrusted(rows, target, run, detect, note)
     return [rows[place] for place in sorted(rows)]
 
 
-def hunted(
-    target: str, faults: Sequence[Any], run: Any, hunt: Any, *, every: bool, together: int
+def detected(
+    target: str, faults: Sequence[Any], run: Any, detect: Any, *, every: bool, together: int
 ) -> Iterator[tuple[int, Any]]:
-    """Place and outcome of each hunt, so many faults together; a subject is looked at before the first that asks it."""
+    """Place and outcome of each detection, so many faults together; subjects' fingerprints are taken first."""
     clean: dict[str, Any] = {}
     for start in range(0, len(faults), together):
         some = faults[start : start + together]
         names = subjects_of(target, some)
         new = [name for name in names if name not in clean]
-        for outcome in run(hunt.look, [(None, hunt.Task(target, (name,), {})) for name in new]):
+        for outcome in run(detect.fingerprints, [(None, detect.Task(target, (name,), {})) for name in new]):
             if outcome.error:
-                raise FaultsError(f"{target}: {new[outcome.place]} cannot be asked: {outcome.error}")
+                raise FaultsError(f"{target}: {new[outcome.place]} cannot be run: {outcome.error}")
             clean |= outcome.value
         jobs = [_job(fault, target, names, clean, every=every) for fault in some]
-        for outcome in run(hunt.hunt, jobs):
+        for outcome in run(detect.detect, jobs):
             yield start + outcome.place, outcome
 
 
 def subjects_of(target: str, faults: Sequence[Any]) -> tuple[str, ...]:
-    """The subjects that these faults are asked by; all of a user's."""
+    """The subjects that the checks run on for these faults; all of a user's."""
     from andon.verify.run.target import load
 
     if target == OURS:
@@ -197,7 +197,7 @@ def blank(fault: Any) -> Row:
 
 
 def judged(row: Row, outcome: Any, *, parity: str) -> Row:
-    """The row with what came of the hunt."""
+    """The row with what came of it."""
     if outcome.error:
         return replace(row, state=ERROR, detail=outcome.error, seconds=outcome.seconds)
     result: Result = outcome.value
@@ -222,11 +222,11 @@ def tested(rows: dict[int, Row], faults: Sequence[Any], run: Any, work: Any, not
     """Faults that no check sees, by their unit test: live and found where it is red with them and green without."""
     unseen = [place for place, row in rows.items() if row.state in (UNFOUND, ERROR)]
     names = {place: faults[place].test for place in unseen if getattr(faults[place], "test", "")}
-    planted = [(faults[place], name) for place, name in names.items()]
+    injected = [(faults[place], name) for place, name in names.items()]
     clean = list(dict.fromkeys(names.values()))
-    outcomes = {outcome.place: outcome for outcome in run(work, [*planted, *((None, name) for name in clean)])}
+    outcomes = {outcome.place: outcome for outcome in run(work, [*injected, *((None, name) for name in clean)])}
     for number, (place, name) in enumerate(names.items()):
-        without = outcomes[len(planted) + clean.index(name)]
+        without = outcomes[len(injected) + clean.index(name)]
         rows[place] = _judged_by_test(rows[place], name, outcomes[number], without)
         note(rows[place])
 
@@ -241,14 +241,14 @@ def _judged_by_test(row: Row, name: str, outcome: Any, clean: Any) -> Row:
     return row
 
 
-def distrusted(rows: dict[int, Row], target: str, run: Any, hunt: Any, note: "Callable[[Row], None]") -> None:
+def distrusted(rows: dict[int, Row], target: str, run: Any, detect: Any, note: "Callable[[Row], None]") -> None:
     """A check that also alarms without the fault has found nothing."""
     finders: dict[str, set[str]] = {}
     for row in rows.values():
         if row.state == FOUND and row.way != TEST:
             finders.setdefault(row.subject, set()).update(f"{row.subject}/{check}" for check in row.checks)
-    jobs = [(None, hunt.Task(target, tuple(sorted(pairs)), {})) for pairs in finders.values()]
-    for outcome in run(hunt.alarms, jobs):
+    jobs = [(None, detect.Task(target, tuple(sorted(pairs)), {})) for pairs in finders.values()]
+    for outcome in run(detect.alarms, jobs):
         subject = list(finders)[outcome.place]
         for place, row in rows.items():
             if why := _false_alarm(row, subject, outcome):
@@ -266,12 +266,12 @@ def _false_alarm(row: Row, subject: str, outcome: Any) -> str:
 
 
 def _told(rows: Sequence[Row], elsewhere: "Mapping[str, str]") -> str:
-    """The counts, and what is not planted and why."""
-    return "\n".join([matrix.summary(rows), *(f"  {name:<33} not planted: {why}" for name, why in elsewhere.items())])
+    """The counts, and what is not injected and why."""
+    return "\n".join([matrix.summary(rows), *(f"  {name:<33} not injected: {why}" for name, why in elsewhere.items())])
 
 
 def keep(rows: list[Row], digests: dict[str, str], seconds: float, *, whole: bool) -> None:
-    """Evidence always; the committed matrix and README's table after the whole catalogue."""
+    """Evidence always; the committed matrix and the table of docs after the whole catalogue."""
     from andon.gates import evidence
 
     if whole:
@@ -279,7 +279,7 @@ def keep(rows: list[Row], digests: dict[str, str], seconds: float, *, whole: boo
         ordered = {"command": "andon dev faults", "seconds": round(seconds), "sources": digests, "elsewhere": elsewhere}
         BASELINE.parent.mkdir(parents=True, exist_ok=True)
         BASELINE.write_text(matrix.as_json(rows, ordered), encoding="utf-8")
-        _checkout(TABLES).rewrite_readme()
+        _checkout(TABLES).rewrite_pages()
     found = matrix.counts(rows)
     committed = matrix.from_json(json.loads(BASELINE.read_text(encoding="utf-8"))) if BASELINE.exists() else []
     known = {row.fault: row.state for row in committed}
@@ -328,8 +328,8 @@ def _job(fault: Any, target: str, names: tuple[str, ...], clean: dict[str, Any],
 
     task = Task
     if target == OURS:
-        mine = {name: clean[name] for name in fault.subjects}
-        return fault, task(target, fault.subjects, mine, every)
+        own = {name: clean[name] for name in fault.subjects}
+        return fault, task(target, fault.subjects, own, every)
     return None, task(target, names, clean, every, fault.id)
 
 
@@ -340,6 +340,6 @@ def _checkout(module: str) -> Any:
         if not (error.name or "").startswith("tests"):
             raise
         raise FaultsError(
-            "the catalogue is planted into a checkout's core: run this in a clone of the repository, "
+            "the catalogue is injected into a checkout's core: run this in a clone of the repository, "
             "or name a subject of yours: andon dev faults package.module:subject"
         ) from error

@@ -1,4 +1,4 @@
-"""The matrix of planted faults: who found which, counted, and shown in a terminal, as JSON and as a picture."""
+"""The matrix of injected faults: who found which, counted, and shown in a terminal, as JSON and as a picture."""
 
 import html
 import json
@@ -40,7 +40,7 @@ class Row:
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:
-    """How many faults were planted, live, found, and by what."""
+    """How many faults were injected, live, found, and by what."""
     live = [row for row in rows if row.state in (FOUND, UNFOUND)]
     return {
         "planted": sum(row.state != ABSENT for row in rows),
@@ -74,7 +74,7 @@ def summary(rows: Sequence[Row]) -> str:
     found = counts(rows)
     share = f", {found['found_by_check'] / found['live']:.0%} of the live by checks alone" if found["live"] else ""
     first = (
-        f"{found['planted']} planted, {found['live']} live, {found['found']} found: "
+        f"{found['planted']} injected, {found['live']} live, {found['found']} found: "
         f"{found['found_by_check']} by checks, {found['found_by_parity']} only by parity with a reference, "
         f"{found['found_by_unit_test']} only by a unit test{share}"
     )
@@ -97,7 +97,7 @@ def from_json(content: dict[str, Any]) -> list[Row]:
 
 
 def by_area(rows: Sequence[Row]) -> list[list[str]]:
-    """A line an area for README: planted live, found by checks, by parity, by a unit test, unfound."""
+    """A line an area for README: injected live, found by checks, by parity, by a unit test, unfound."""
     areas = dict.fromkeys(row.area for row in rows)
     lines = [[area, *_numbers([row for row in rows if row.area == area])] for area in areas]
     by_status = [[f"all {status}", *_numbers([row for row in rows if row.status == status])] for status in STATUSES]

@@ -141,13 +141,13 @@ def current(plan: Any, module: Any, source: str, file: Any, before: Any, name: s
 def coverings(plan: Any, kept: Any, workers: int) -> "dict[str, tuple[str, tuple[Covering, ...]]]":
     """By file the digest of it and its tests, and what each test covers: run again where that changed."""
     from andon.gates.measures.mutation import keys
-    from andon.verify.faults.inject import each
+    from andon.verify.faults.jobs import run_jobs
 
     digests = {module.file: keys.tests_digest(module, plan) for module in plan.modules}
     found = {name: (digest, kept[name].covered) for name, digest in digests.items() if name in kept}
     found = {name: pair for name, pair in found.items() if pair[0] == kept[name].digest}
     jobs = [(None, (each.file, each.tests, plan.marks)) for each in plan.modules if each.file not in found]
-    for outcome in each(jobs, asking.covering, workers=workers, limit=600.0, warm=WARM):
+    for outcome in run_jobs(jobs, asking.covering, workers=workers, limit=600.0, warm=WARM):
         name = jobs[outcome.place][1][0]
         if outcome.error:
             raise PlanError(f"the tests of {name} cannot be asked: {outcome.error}; run them with pytest first")
@@ -158,15 +158,17 @@ def coverings(plan: Any, kept: Any, workers: int) -> "dict[str, tuple[str, tuple
 def answers(jobs: Sequence[Job], limit: float, workers: int, deadline: float | None) -> Iterator[tuple[Job, Any]]:
     """Each job with its row, until the deadline."""
     from andon.gates.measures.mutation.results import Row
-    from andon.verify.faults import inject as plant
+    from andon.verify.faults import jobs as processes
 
     row = Row
     untested = [job for job in jobs if not job.tests]
     for job in untested:
         yield job, row(job.mutant.id, job.mutant.operator, job.mutant.line, "untested", "", job.mutant.diff)
     tested = [job for job in jobs if job.tests]
-    planted = [(fault(job.mutant), job.tests) for job in tested]
-    with contextlib.closing(plant.each(planted, asking.killer, workers=workers, limit=limit, warm=WARM)) as outcomes:
+    injected = [(fault(job.mutant), job.tests) for job in tested]
+    with contextlib.closing(
+        processes.run_jobs(injected, asking.killer, workers=workers, limit=limit, warm=WARM)
+    ) as outcomes:
         for outcome in outcomes:
             job = tested[outcome.place]
             yield job, row(job.mutant.id, job.mutant.operator, job.mutant.line, *verdict(job, outcome))
@@ -176,7 +178,7 @@ def answers(jobs: Sequence[Job], limit: float, workers: int, deadline: float | N
 
 def verdict(job: Job, outcome: Any) -> tuple[str, str, str]:
     """State, by what, and the diff of a mutant that lives: a test that hangs has noticed nothing, a crash is loud."""
-    if outcome.end == "late":
+    if outcome.end == "timed out":
         return "late", outcome.error, job.mutant.diff
     if outcome.end == "died":
         return "killed", outcome.error, ""

@@ -1,4 +1,4 @@
-"""Claims: what README says, met by today's evidence and never by a tick."""
+"""Claims: what README and docs say, met by today's evidence and never by a tick."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from andon.gates.judge import judge
 from andon.gates.report.render import bound
 from andon.gates.verdict import Verdict
 
-TIER = Tier(name="claims", summary="what README says", strict=False)
+TIER = Tier(name="claims", summary="what README and docs say", strict=False)
 
 
 def read_claims(gates: Gates) -> Claims:

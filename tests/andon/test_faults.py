@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from andon.gates.evidence import read_evidence
 from andon.verify.faults.detect import Found, Result
-from andon.verify.faults.generic import BLACKBOX
-from andon.verify.faults.inject import Outcome
+from andon.verify.faults.generic import GENERIC_FAULTS
+from andon.verify.faults.jobs import Outcome
 from andon.workshop import faults, matrix
 from andon.workshop.matrix import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
 
@@ -56,18 +56,18 @@ ROWS = [
     ids=["by a check", "by parity", "unfound", "not live", "not applicable", "killed"],
 )
 def test_a_fault_is_judged_by_what_its_process_sent(outcome: Outcome, state: str, way: str) -> None:
-    """Behavior: found counts only where the fault is live, and parity with a reference is told apart."""
+    """Behaviour: found counts only where the fault is live, and parity with a reference is told apart."""
     row = faults.judged(BLANK, outcome, parity="reference")
     assert (state, way) == (row.state, row.way)
 
 
 @pytest.mark.tier1
 def test_a_check_that_alarms_without_the_fault_has_found_nothing() -> None:
-    """Behavior: a finding that the clean subject gives too becomes an error that names the check."""
+    """Behaviour: a finding that the clean subject gives too becomes an error that names the check."""
     row = Row("a", "rooms", "historical", "x", state=FOUND, way=CHECK, checks=("rooms.count",), subject="llama")
     rows = {0: row}
-    hunt = SimpleNamespace(alarms=None, Task=lambda *fields: fields)
-    faults.distrusted(rows, "t:S", lambda work, jobs: [Outcome(0, [SEEN], "", 1.0)], hunt, lambda row: None)
+    detect = SimpleNamespace(alarms=None, Task=lambda *fields: fields)
+    faults.distrusted(rows, "t:S", lambda work, jobs: [Outcome(0, [SEEN], "", 1.0)], detect, lambda row: None)
     assert (ERROR, "rooms.count alarms without the fault, too") == (rows[0].state, rows[0].detail)
 
 
@@ -78,7 +78,7 @@ def test_a_check_that_alarms_without_the_fault_has_found_nothing() -> None:
     ids=["red with the fault", "green with the fault", "red without"],
 )
 def test_a_unit_test_finds_what_it_is_red_with_and_green_without(planted: bool, clean: bool, state: str) -> None:
-    """Behavior: the test runs with and without the fault; red without it, it says nothing."""
+    """Behaviour: the test runs with and without the fault; red without it, it says nothing."""
     rows = {0: BLANK}
     outcomes = [Outcome(0, planted, "", 1.0), Outcome(1, clean, "", 1.0)]
     fault = SimpleNamespace(test="tests/x.py::test_y")
@@ -90,7 +90,7 @@ def test_a_unit_test_finds_what_it_is_red_with_and_green_without(planted: bool, 
 
 @pytest.mark.tier1
 def test_counts_tell_apart_who_found_it() -> None:
-    """Behavior: found by checks, by parity alone and by a unit test alone are counted apart; errors are not live."""
+    """Behaviour: found by checks, by parity alone and by a unit test alone are counted apart; errors are not live."""
     found = matrix.counts(ROWS)
     assert (5, 4, 3, 1, 1, 1, 1, 1) == tuple(
         found[key]
@@ -112,7 +112,7 @@ def test_counts_tell_apart_who_found_it() -> None:
 
 @pytest.mark.tier1
 def test_lines_fit_a_terminal_and_unfound_ones_say_what_differs() -> None:
-    """Behavior: at most 100 columns; more checks than one are counted."""
+    """Behaviour: at most 100 columns; more checks than one are counted."""
     lines = [line for row in ROWS for line in matrix.line(row).splitlines()]
     assert 100 >= max(map(len, lines))
     assert "rooms.count +1" in lines[0]
@@ -121,7 +121,7 @@ def test_lines_fit_a_terminal_and_unfound_ones_say_what_differs() -> None:
 
 @pytest.mark.tier1
 def test_the_picture_escapes_what_it_shows() -> None:
-    """Behavior: the page holds every fault, no script, and no text as markup."""
+    """Behaviour: the page holds every fault, no script, and no text as markup."""
     page = matrix.picture(ROWS)
     assert page.count("<svg viewBox") == 1
     drawn = page[page.index("<svg viewBox") :]
@@ -134,23 +134,23 @@ def test_the_picture_escapes_what_it_shows() -> None:
 
 @pytest.mark.tier1
 def test_faults_are_chosen_by_name_and_area() -> None:
-    """Behavior: --only takes a fault, an area, or how names begin, and refuses what is neither."""
+    """Behaviour: --only takes a fault, an area, or how names begin, and refuses what is neither."""
     assert ["future-leak"] == [fault.id for fault in faults.chosen("x:y", ["future-leak"])]
     assert {"gradients"} == {fault.area for fault in faults.chosen("x:y", ["gradients"])}
-    with pytest.raises(faults.FaultsError, match="names no fault; areas are loss"):
+    with pytest.raises(faults.FaultsError, match="does not name a fault; areas are loss"):
         faults.chosen("x:y", ["no-such"])
 
 
 @pytest.mark.tier1
 def test_black_box_faults_have_names_of_their_own() -> None:
-    """Behavior: at least 25, none twice, each with an area and what it does."""
-    assert 25 <= len(BLACKBOX) == len({fault.id for fault in BLACKBOX})
-    assert all(fault.area and fault.what for fault in BLACKBOX)
+    """Behaviour: at least 25, none twice, each with an area and what it does."""
+    assert 25 <= len(GENERIC_FAULTS) == len({fault.id for fault in GENERIC_FAULTS})
+    assert all(fault.area and fault.what for fault in GENERIC_FAULTS)
 
 
 @pytest.mark.tier3
 def test_two_faults_are_planted_and_found(tmp_path: Path) -> None:
-    """Behavior: a doubled residual and a skipped layer are live and found; evidence is left, and no baseline."""
+    """Behaviour: a doubled residual and a skipped layer are live and found; evidence is left, and no baseline."""
     command = [sys.executable, "-m", "andon", "dev", "faults", "--only", "block", "--json", "--html", "faults.html"]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment())
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -173,7 +173,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.long
 def test_a_users_subject_is_asked_by_the_faults_that_fit_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: the found one is a line, one without its factory is absent and quiet, and the counts end it."""
+    """Behaviour: the found one is a line, one without its factory is absent and quiet, and the counts end it."""
     monkeypatch.chdir(tmp_path)
     told = ["tests.verify.small:small", "--only", "future-leak", "--only", "resume-one-late", "--workers", "1"]
     done = CliRunner().invoke(faults.command, [*told, "--quiet"])
@@ -188,10 +188,10 @@ def test_a_users_subject_is_asked_by_the_faults_that_fit_it(tmp_path: Path, monk
 
 @pytest.mark.tier2
 def test_the_whole_catalogue_is_kept_beside_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: a whole run writes the baseline, with what is not planted, and README's table; a part compares."""
+    """Behaviour: a whole run writes the baseline, with what is not planted, and the table of docs; a part compares."""
     monkeypatch.chdir(tmp_path)
     rewritten: list[bool] = []
-    house = SimpleNamespace(ELSEWHERE={"z": "no home"}, rewrite_readme=lambda: rewritten.append(True))
+    house = SimpleNamespace(ELSEWHERE={"z": "no home"}, rewrite_pages=lambda: rewritten.append(True))
     monkeypatch.setattr(faults, "_checkout", lambda module: house)
     faults.keep(ROWS, {}, 5.0, whole=True)
     assert {"z": "no home"} == json.loads(faults.BASELINE.read_text(encoding="utf-8"))["elsewhere"]
@@ -207,7 +207,7 @@ def test_the_whole_catalogue_is_kept_beside_evidence(tmp_path: Path, monkeypatch
 def test_a_long_run_says_how_much_time_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Behavior: every so often one line to stderr, none at the end; quiet, only what was not found is printed."""
+    """Behaviour: every so often one line to stderr, none at the end; quiet, only what was not found is printed."""
     monkeypatch.setattr(faults, "LINE_EVERY_SECONDS", 0.0)
     with faults.screen(2, quiet=True, silent=False, sample=None) as note:
         note(ROWS[0])
@@ -221,21 +221,26 @@ def test_a_long_run_says_how_much_time_is_left(
 
 
 @pytest.mark.tier2
-def test_a_subject_that_cannot_be_asked_ends_the_hunt() -> None:
-    """Behavior: the message names the target, the subject and what its process said."""
-    hunt = SimpleNamespace(look=None, Task=lambda *fields: fields)
+def test_a_subject_that_cannot_be_run_ends_the_detection() -> None:
+    """Behaviour: the message names the target, the subject and what its process said."""
+    detect = SimpleNamespace(fingerprints=None, Task=lambda *fields: fields)
     dead = [Outcome(0, None, "killed: longer than 90 s", 90.0)]
-    with pytest.raises(faults.FaultsError, match=r"small cannot be asked: killed: longer"):
+    with pytest.raises(faults.FaultsError, match=r"small cannot be run: killed: longer"):
         list(
-            faults.hunted(
-                "tests.verify.small:small", [BLACKBOX[0]], lambda work, jobs: dead, hunt, every=False, together=1
+            faults.detected(
+                "tests.verify.small:small",
+                [GENERIC_FAULTS[0]],
+                lambda work, jobs: dead,
+                detect,
+                every=False,
+                together=1,
             )
         )
 
 
 @pytest.mark.tier2
 def test_the_catalogue_needs_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: elsewhere the message says so; a module missing within the checkout is no such case."""
+    """Behaviour: elsewhere the message says so; a module missing within the checkout is no such case."""
     absent = ModuleNotFoundError("no tests", name="tests.faults")
 
     def refuse(_module: str) -> None:
@@ -251,7 +256,7 @@ def test_the_catalogue_needs_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.tier2
 def test_samples_follow_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: the same order for the same commit, another for another, and nothing is lost."""
+    """Behaviour: the same order for the same commit, another for another, and nothing is lost."""
     named = [SimpleNamespace(id=str(number)) for number in range(9)]
 
     def order(commit: str) -> list[str]:

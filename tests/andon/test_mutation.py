@@ -12,7 +12,7 @@ import pytest
 
 from andon.gates.measures.mutation.plan import Excuse, read_plan
 from andon.gates.measures.mutation.results import metrics
-from andon.verify.faults.inject import Outcome
+from andon.verify.faults.jobs import Outcome
 from andon.workshop import asking, mutants
 from andon.workshop.mutation import PARTS, ShardError, parsed, parts, summary
 
@@ -188,7 +188,7 @@ def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
 @pytest.mark.parametrize(
     ("outcome", "state", "by"),
     [
-        (Outcome(0, None, "killed: longer than 6 s", 6.0, "late"), "late", "killed: longer than 6 s"),
+        (Outcome(0, None, "killed: longer than 6 s", 6.0, "timed out"), "late", "killed: longer than 6 s"),
         (Outcome(0, None, "ended with -11", 1.0, "died"), "killed", "ended with -11"),
         (Outcome(0, None, "AskError: pytest ends with 3", 1.0), "error", "AskError: pytest ends with 3"),
         (Outcome(0, "test_sums.py::test_add", "", 1.0), "killed", "test_sums.py::test_add"),

@@ -37,7 +37,7 @@ def broken():
     raise RuntimeError("no data here")
 class Wrong:
     loss = lambda self, model, batch: 3.5
-unaskable = Subject(model=Small, batch=batch, loss=lambda model, batch: 3.5)
+bad_loss = Subject(model=Small, batch=batch, loss=lambda model, batch: 3.5)
 """
 ONE = ("--only", "attention.causality")
 
@@ -62,7 +62,7 @@ def run(*arguments: str) -> Result:
 
 
 def test_a_correct_subject_passes() -> None:
-    """Behavior: exit code 0, and the first line says how much applied."""
+    """Behaviour: exit code 0, and the first line says how much applied."""
     result = run("my_checks:subject", *ONE)
     assert (0, "1 checked", "subject: pass") == (
         result.exit_code,
@@ -72,7 +72,7 @@ def test_a_correct_subject_passes() -> None:
 
 
 def test_a_fault_is_found_and_explained() -> None:
-    """Behavior: exit code 1, with the numbers, why it is silent and where to look."""
+    """Behaviour: exit code 1, with the numbers, why it is silent and where to look."""
     result = run("my_checks:leaks", *ONE, "--quiet")
     assert 1 == result.exit_code, result.output
     assert "FOUND attention.causality: No logit depends on a later token." in result.stdout
@@ -81,7 +81,7 @@ def test_a_fault_is_found_and_explained() -> None:
 
 
 def test_a_dict_is_all_its_subjects_and_the_severest_code() -> None:
-    """Behavior: each subject is reported by name; JSON holds a list of reports and nothing else is printed."""
+    """Behaviour: each subject is reported by name; JSON holds a list of reports and nothing else is printed."""
     result = run("my_checks:both", *ONE, "--json")
     reports = json.loads(result.stdout)
     assert [("good", 0), ("bad", 1)] == [(report["subject"], report["exit_code"]) for report in reports]
@@ -89,13 +89,13 @@ def test_a_dict_is_all_its_subjects_and_the_severest_code() -> None:
 
 
 def test_what_the_budget_leaves_out_is_no_pass() -> None:
-    """Behavior: exit code 3 where nothing could be checked in time."""
+    """Behaviour: exit code 3 where nothing could be checked in time."""
     result = run("my_checks:subject", *ONE, "--budget", "0")
     assert (3, "0 checked, 1 not run (budget)") == (result.exit_code, result.stdout.splitlines()[0])
 
 
 def test_counts_are_left_as_evidence(home: Path) -> None:
-    """Behavior: checks, findings, what does not apply and what had no time, of all subjects, and what they are of."""
+    """Behaviour: checks, findings, what does not apply and what had no time, of all subjects, and what they are of."""
     both = ("--only", "attention.causality", "--only", "resume.twice")
     run("my_checks:both", *both, "--evidence", "mine", "--source", "my_checks.py")
     found = read_evidence("mine")
@@ -105,11 +105,11 @@ def test_counts_are_left_as_evidence(home: Path) -> None:
     (home / "my_checks.py").write_text("")
     assert ["my_checks.py"] == changed_sources(found)
     run("my_checks:both", *both, "--budget", "0", "--evidence", "mine")
-    assert 4 == read_evidence("mine").metrics["not_finished"].value  # nothing was asked, of either
+    assert 4 == read_evidence("mine").metrics["not_finished"].value  # nothing was run, of either
 
 
 def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: the bar is drawn after so many seconds, stopped in the end, and never drawn into a file."""
+    """Behaviour: the bar is drawn after so many seconds, stopped in the end, and never drawn into a file."""
     drawn, shown, start = threading.Event(), [], Progress.start
 
     def started(progress: Progress) -> None:
@@ -135,7 +135,7 @@ def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_ignored_check_needs_its_reason() -> None:
-    """Behavior: the reason is printed; without one, it is a usage error."""
+    """Behaviour: the reason is printed; without one, it is a usage error."""
     both = ("--only", "attention.causality", "--only", "gradients.parameters")
     result = run("my_checks:leaks", *both, "--ignore", "attention.causality", "--reason", "a prefix model")
     assert 0 == result.exit_code, result.output
@@ -147,13 +147,13 @@ def test_an_ignored_check_needs_its_reason() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("my_checks", "names no subject; write package.module:subject"),
-        ("my_checks.py:subject", "names no subject; write package.module:subject"),
+        ("my_checks", "does not name a subject; write package.module:subject"),
+        ("my_checks.py:subject", "does not name a subject; write package.module:subject"),
         ("absent:subject", "there is no module 'absent'"),
-        ("my_checks:subjct", "my_checks has no 'subjct'; it has subject, leaks, unaskable"),
+        ("my_checks:subjct", "my_checks has no 'subjct'; it has subject, leaks, bad_loss"),
         ("my_checks:model", "Small is a model; checks also need a batch and a loss: Subject(model=model"),
         ("my_checks:needs_one", "is to return a Subject when called without arguments: missing a required argument"),
-        ("my_checks:three", "three: int is no Subject; give Subject(model="),
+        ("my_checks:three", "three: int is not a Subject; give Subject(model="),
         ("my_checks:broken", "raised RuntimeError: no data here"),
         ("half:subject", "it needs absent_package, which is not installed: pip install absent_package"),
         ("script:subject", "put what runs below `if __name__ == '__main__':`"),
@@ -161,45 +161,78 @@ def test_an_ignored_check_needs_its_reason() -> None:
     ],
 )
 def test_what_is_no_subject_is_one_message(target: str, message: str) -> None:
-    """Behavior: exit code 2, one message on stderr, no traceback."""
+    """Behaviour: exit code 2, one message on stderr, no traceback."""
     result = run(target)
     assert (2, "") == (result.exit_code, result.stdout)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_subject_that_cannot_be_asked_exits_2() -> None:
-    """Behavior: a factory's mistake is explained once."""
-    result = run("my_checks:unaskable")
+def test_a_subject_that_cannot_be_run_exits_2() -> None:
+    """Behaviour: a factory's mistake is explained once."""
+    result = run("my_checks:bad_loss")
     assert 2 == result.exit_code
-    assert 1 == result.stdout.count("CANNOT ASK subject")
+    assert 1 == result.stdout.count("ERROR subject: the subject could not be run")
     assert "returned float, not a tensor" in result.stdout
+    assert "attention." not in result.stdout  # and no list of the checks that it stopped
 
 
-def test_the_list_and_the_explanation() -> None:
-    """Behavior: each check is a line of at most 100 columns; one is explained in full; a misspelled one is refused."""
-    lines = run("--list").stdout.splitlines()
-    assert any(line.startswith("attention.causality ") for line in lines)
-    assert max(map(len, lines)) <= 100
-    text = run("--explain", "attention.causality").stdout
+def test_the_list_says_every_word() -> None:
+    """Behaviour: lines wrap at 100 columns and nothing is cut; an area is listed alone, with the fields it needs."""
+    from andon.verify import CHECKS
+    from andon.verify.run.runner import explain
+
+    text = run("list").stdout
+    assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    for each in CHECKS:
+        assert f"{each.name} {each.tier} {explain(each).title}" in words, each.name
+    packing = run("list", "packing").stdout
+    assert "attention.causality" not in packing
+    assert "collate_packed(documents: list of lists of token ids) -> batch" in packing
+    assert "lr_at" not in packing
+    assert "Fields of verify.Subject" not in run("list", "norms").stdout
+    result = run("list", "packin")
+    assert (2, True) == (result.exit_code, "closest: packing." in result.stderr)
+
+
+def test_an_explanation() -> None:
+    """Behaviour: a check is explained in full; a misspelled one is refused."""
+    text = run("explain", "attention.causality").stdout
     assert text.startswith("attention.causality: No logit depends on a later token.")
     assert "\n\nExample:\n    # wrong: the mask lets position t see position t + 1\n    mask_TT = " in text
     assert "\n\nReference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.\n\n" in text
     assert "Needs model, batch, loss." in text
-    result = run("--explain", "attention.causalty")
+    result = run("explain", "attention.causalty")
     assert (2, True) == (result.exit_code, "closest: attention.causality" in result.stderr)
 
 
+def test_help_shows_a_runs_options_and_the_verbs() -> None:
+    """Behaviour: the shortest help has all of it; an option may stand before the subject."""
+    text = run("--help").stdout
+    for word in ("PACKAGE.MODULE:SUBJECT", "--only", "--budget", "list", "explain", "power", "Examples:"):
+        assert word in text, word
+    assert 0 == run(*ONE, "my_checks:subject").exit_code
+
+
+def test_one_of_a_dict_is_run_by_its_key() -> None:
+    """Behaviour: the key picks the subject; a wrong one is refused with those that are there."""
+    assert 1 == run("my_checks:both[bad]", *ONE).exit_code
+    assert 0 == run("my_checks:both[good]", *ONE).exit_code
+    result = run("my_checks:both[ugly]")
+    assert (2, True) == (result.exit_code, "there is no 'ugly'; there are good, bad" in result.stderr)
+
+
 def test_nothing_named_is_a_usage_error() -> None:
-    """Behavior: without a subject the message says how one is named."""
+    """Behaviour: without a subject the message says how one is named."""
     result = run()
     assert 2 == result.exit_code
     assert "package.module:subject" in result.stderr
 
 
 def test_power_is_a_table_of_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: --power prints a row for each kind of planted gradient."""
+    """Behaviour: a row for each kind of wrong gradient."""
     monkeypatch.setattr(power, "measure", lambda progress: [power.Row("wrong sign", 200, 150, 3)])
-    result = run("--power")
+    result = run("power")
     assert 0 == result.exit_code, result.output
     assert ["wrong sign", "200", "150", "75.0%", "1.5%"] == re.split(r"  +", result.output.splitlines()[2])

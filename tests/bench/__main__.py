@@ -1,8 +1,8 @@
 """`python -m tests.bench [core|adapters]...`: our training steps beside other libraries', in ratios; both by default.
 
 `core`: full training beside Hugging Face and LitGPT. `adapters`: LoRA and QLoRA beside PEFT and bitsandbytes, and NF4
-on SmolLM2-135M. Each part leaves a baseline and evidence of its own, and README's tables are rewritten. Exit code: 0
-every figure reached, 1 one missed, 2 README, gates or configuration must be fixed first, 3 could not measure.
+on SmolLM2-135M. Each part leaves a baseline and evidence of its own, and the tables of docs are rewritten. Exit code: 0
+every figure reached, 1 one missed, 2 a page, gates or configuration must be fixed first, 3 could not measure.
 """
 
 import sys
@@ -76,7 +76,7 @@ def main(parts: tuple[str, ...], quick: bool) -> None:
         gates, workload = load_gates(), measure.shipped_workload()
         for part in chosen:
             gates.tier(part.name)
-        tables.is_current()  # what would fail in half an hour fails now
+        tables.rewritten()  # what would fail in half an hour fails now
     except (GateError, ConfigError, tables.TableError, OSError) as error:
         click.echo(str(error), err=True)
         sys.exit(2)
@@ -112,7 +112,7 @@ def run(part: Part, gates: Gates, workload: Workload, *, quick: bool) -> int:
         click.echo("Quick: not for publication, and nothing is written.")
     else:
         tables.write_baseline(part.baseline, content)
-        tables.rewrite_readme()
+        tables.rewrite_pages()
     return verdict.exit_code
 
 

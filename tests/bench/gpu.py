@@ -1,7 +1,7 @@
 """`python -m tests.bench.gpu`: our step on a GPU, beside Hugging Face's under torch.compile, and QLoRA of 7B.
 
 `124m`: bfloat16 autocast, 16 x 1024. `7b`: NF4, adapters of rank 64, 1 x 512, activation checkpointing. Writes
-reports/baselines/bench_gpu.json, evidence and README's table. Without a CUDA device every figure is "not measured".
+reports/baselines/bench_gpu.json, evidence and its table in docs. Without a CUDA device every figure is "not measured".
 Hugging Face is measured where transformers can be imported. Exit code: 0 every figure reached, 1 one missed, 3 could
 not measure.
 """
@@ -58,7 +58,7 @@ def main() -> int:
         click.echo("not measured" if device else "not measured: no CUDA device")
         return 3
     tables.write_baseline(tables.BENCH_GPU, content | {"sources": sources})
-    tables.rewrite_readme()
+    tables.rewrite_pages()
     click.echo(tables.gpu(content))
     return judge(found)
 

@@ -1,6 +1,6 @@
-"""`python -m tests.bench.power`: how much the gradient check sees, by 200 plants of each fault (about 8 minutes).
+"""`python -m tests.bench.power`: how much the gradient check sees, by 200 trials of each fault (about 8 minutes).
 
-Leaves reports/evidence/power.json, the committed figures and README's table of them, and judges by configs/gates.toml.
+Leaves reports/evidence/power.json, the committed figures and their table in docs, and judges by configs/gates.toml.
 """
 
 import sys
@@ -17,7 +17,7 @@ from andon.verify.gradients import power
 from tests.bench import tables
 
 COMMAND = "python -m tests.bench.power"
-SOURCES = ["tests/bench/power.py", *(f"verify/{name}.py" for name in ("differences", "gradients", "power", "slope"))]
+SOURCES = ["tests/bench/power.py", "verify/gradients"]
 
 
 @click.command(help=__doc__)
@@ -27,11 +27,11 @@ def main() -> None:
     with bar() as progress:
         rows = power.measure(progress=progress)
     click.echo(power.render(rows), nl=False)
-    metrics = {row.fault: Metric(row.found / row.plants, "share") for row in rows}
+    metrics = {row.fault: Metric(row.found / row.trials, "share") for row in rows}
     write_evidence(Evidence("power", COMMAND, time.monotonic() - begun, sources, metrics))
     content = {"command": COMMAND, "sources": sources, "rows": [row._asdict() for row in rows]}
     tables.write_baseline(tables.POWER, content)
-    tables.rewrite_readme()
+    tables.rewrite_pages()
     verdict = judge("power", gates)
     click.echo(render_text(verdict), nl=False)
     sys.exit(verdict.exit_code)

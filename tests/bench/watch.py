@@ -58,8 +58,8 @@ def main() -> None:
         p.grad = torch.full_like(p, 1e-3)
     optimizer = Still(list(model.parameters()))
     with watch(model, optimizer, raises=False) as watching:
-        assert watching.probe
-        probe = watching.probe[1]
+        assert watching.fresh.probe
+        probe = watching.fresh.probe[1]
         watched = seconds_a_step(optimizer, probe, torch.randn_like(probe))
     share = (watched - seconds_a_step(optimizer, probe, probe)) / STEP_SECONDS
     click.echo(f"verify.watch adds {share * STEP_SECONDS * 1e3:.2f} ms: {share:.2%} of a step of 100 ms")

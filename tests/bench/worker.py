@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch._dynamo  # building an optimizer imports it: it belongs to the imports, not to the step
 
-from andon.verify.observation.tensor_memory import LiveBytes
+from andon.verify.observation.tensor_memory import TensorMemory
 from tests.bench.run import Run
 from tests.bench.workload import Workload
 from tests.bench.yardstick import build_yardstick
@@ -61,7 +61,7 @@ def measure_memory(run: Run) -> dict[str, Any]:
 
 def measure_live(run: Run) -> dict[str, Any]:
     """Bytes of all tensors at once, at the most, from what is alive before the first step on."""
-    with LiveBytes(found for found in gc.get_objects() if isinstance(found, torch.Tensor)) as live:
+    with TensorMemory(found for found in gc.get_objects() if isinstance(found, torch.Tensor)) as live:
         losses = [next(run.steps).loss for _ in range(MEMORY_STEPS)]
     return {"losses": losses, "live": live.peak}
 

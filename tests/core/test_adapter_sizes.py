@@ -23,7 +23,7 @@ from andon.core.memory.sizes import largest_micro_batch, shape_of, step_of
 from andon.core.model.llama import Llama, build
 from andon.core.training import loss
 from andon.core.training.loop import AUTOCAST_DTYPES, initial_state_of
-from andon.verify.observation.tensor_memory import LiveBytes
+from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core import steps
 from tests.core.steps import BLOCKS, CASES, TIED, WIDE, Case, nbytes, optimizer_step
 
@@ -196,6 +196,6 @@ def assert_measured(run: Config, method: str) -> None:
     assert expected[-1].optimizer == nbytes(moments_kept)
     storages = {tensor.untyped_storage()._cdata: tensor.nbytes for tensor in base}
     assert base_bytes(shape, step, tuning) == sum(storages.values())
-    with LiveBytes([*base, *adapters, *moments_kept]) as measured:
+    with TensorMemory([*base, *adapters, *moments_kept]) as measured:
         optimizer_step(state, run)
     assert pytest.approx(measured.peak, rel=0.02) == max(moment.total for moment in expected)

@@ -13,7 +13,7 @@ from andon.core.data.batch import IGNORE, Batch
 from andon.core.model.llama import build
 from andon.core.training import loss as module
 from andon.core.training.loss import cross_entropy, loss
-from andon.verify.observation.tensor_memory import LiveBytes
+from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
 
@@ -83,7 +83,7 @@ def test_without_gradients_only_the_value_is_computed() -> None:
     x, weight, labels = inputs()
     expected = cross_entropy(x, weight, labels).detach()
     x, weight = x.detach()[:1, :2], weight.detach()
-    with torch.no_grad(), LiveBytes([x, weight, labels]) as live:
+    with torch.no_grad(), TensorMemory([x, weight, labels]) as live:
         cross_entropy(x, weight, labels[:1, :2])
     assert live.largest < weight.nbytes
     x, weight, labels = inputs()
@@ -99,12 +99,12 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, rows, width, requires_grad=True)
     weight = torch.randn(vocab, width, requires_grad=True)
     labels = torch.randint(0, vocab, (1, rows))
-    with LiveBytes([x, weight, labels]) as live:
+    with TensorMemory([x, weight, labels]) as live:
         cross_entropy(x, weight, labels).backward()
     chunk = 16 * vocab * 4
     assert max(chunk, x.nbytes) == live.largest
     assert live.peak < 6 * chunk + 4 * x.nbytes
-    with LiveBytes([x, weight, labels]) as plain:
+    with TensorMemory([x, weight, labels]) as plain:
         reference(x, weight, labels).backward()
     assert plain.largest == rows * vocab * 4  # the measure does see them where they exist
 

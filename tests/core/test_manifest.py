@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
 def test_an_adapters_folder_is_listed_and_checked_by_its_own_files(tmp_path: Path, name: str) -> None:
-    """Behavior: its weights, its configuration, its moments and the tokenizer; those of a full model are not required."""
+    """Behavior: its weights, its configuration, its optimizer state and tokenizer; not those of a full model."""
     for each in ADAPTER_FILES:
         (tmp_path / each).write_text(each)
     record = manifest(tmp_path, 3)

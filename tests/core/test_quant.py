@@ -28,7 +28,7 @@ from andon.core.adapters.nf4 import (
 from andon.core.adapters.nf4_blocks import BLOCK, NESTED_BLOCK
 from andon.core.config import LoraConfig, ModelConfig
 from andon.core.model.llama import Llama, build
-from andon.verify.observation.tensor_memory import LiveBytes
+from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core.shapes import SHAPE
 from tests.core.stored import normal
 from tests.tolerances import TOLERANCE, distance
@@ -237,7 +237,7 @@ def test_the_backward_pass_keeps_codes_only() -> None:
     """Behavior: no tensor is saved, and no floating-point matrix outlives the forward pass."""
     layer = NF4Linear(quantize_nf4(normal(64, 64)))
     x, saved = normal(2, 64).requires_grad_(), []
-    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda kept: kept), LiveBytes([x]) as live:
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda kept: kept), TensorMemory([x]) as live:
         y = layer(x)
     assert [] == saved
     assert live.live - x.nbytes - y.nbytes < 2 * 64 * 64  # codes and tables; half precision would take more
@@ -371,7 +371,7 @@ def test_the_gradient_has_the_inputs_dtype_under_autocast() -> None:
 def test_quantizing_takes_little_memory_on_the_way() -> None:
     """Behavior: nothing wider than float32 is made, and 14 bytes a weight are the most at once."""
     weight = normal(256, 256)
-    with LiveBytes([weight]) as live:
+    with TensorMemory([weight]) as live:
         quantize_nf4(weight)
     assert live.largest <= weight.nbytes
     assert 0 < live.peak - weight.nbytes < 14 * weight.numel()

@@ -12,7 +12,7 @@ from andon.core.config import QloraConfig
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama, build
-from andon.verify.observation.tensor_memory import LiveBytes
+from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core.foreign import logits, new_model
 from tests.core.test_gguf import write_gguf
 
@@ -49,7 +49,7 @@ def test_loading_quantized_never_holds_the_full_model(kind: str, tmp_path: Path)
     model = build(new_model(**shape).config, 0)
     path = written(model, kind, tmp_path)
     full = sum(parameter.nbytes for parameter in model.parameters())
-    with LiveBytes() as loading:
+    with TensorMemory() as loading:
         quantized, _ = load_model(path, quantize=QloraConfig())
     assert loading.peak < full / 2
     assert loading.live < full / 5

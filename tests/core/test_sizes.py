@@ -19,7 +19,7 @@ from andon.core.memory.sizes import (
 from andon.core.model.llama import Llama, build
 from andon.core.training import loss
 from andon.core.training.loop import initial_state_of
-from andon.verify.observation.tensor_memory import LiveBytes
+from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core.steps import BLOCKS, CASES, TIED, WIDE, Case, config, nbytes, optimizer_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -114,7 +114,7 @@ def test_bytes_are_those_of_a_measured_step(
     weights = list(state.model.parameters())
     assert expected[-1].optimizer == nbytes(moments_kept)
     assert expected[-1].weights == nbytes(weights)
-    with LiveBytes([*weights, *moments_kept]) as measured:
+    with TensorMemory([*weights, *moments_kept]) as measured:
         optimizer_step(state, run)
     state_bytes = expected[-1].weights + expected[-1].optimizer
     highest = max(moment.total for moment in expected)

@@ -172,7 +172,7 @@ FAULTS = (
     # ------------------------------------------------------------------------------------------ four bits
     Fault(
         id="quant-nested-absmax-unused",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1549",
         symptom="Weights are scaled by the codes of the absmaxes instead of by these.",
@@ -182,7 +182,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-nibble-order",
-        area="quantisation",
+        area="quantization",
         status="transposed",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="The two halves of a byte are packed one way and read the other: neighbors change places.",
@@ -192,7 +192,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-ragged-tail",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="A last, shorter block takes the scale of the one before it.",
@@ -202,7 +202,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-codebook-default-dtype",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="pytorch/ao#2286",
         symptom="The levels are made in torch's default dtype, and rounded where that is bfloat16.",
@@ -213,7 +213,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-merge-wrong-base",
-        area="quantisation",
+        area="quantization",
         status="historical",
         source="unslothai/unsloth-zoo#810; artidoro/qlora#254; axolotl-ai-cloud/axolotl#3771",
         symptom="The adapter is merged into the weights from before quantization, on which it was not trained.",
@@ -229,7 +229,7 @@ FAULTS = (
     ),
     Fault(
         id="quant-module-allowlist",
-        area="quantisation",
+        area="quantization",
         status="transposed",
         source="pytorch/ao 757d89648; artidoro/qlora",
         symptom="A list of modules is compared with the wrong part of their names: half of them stay as they were.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from andon.verify.faults.inject import PlantError, patched
+from andon.verify.faults.inject import InjectionError, patched
 from tests.faults.catalogue import ELSEWHERE, FAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def test_every_fault_still_applies() -> None:
         text = source(fault.module)
         try:
             changes = fault.after in patched(fault, text).replace(text, "")
-        except PlantError as error:
+        except InjectionError as error:
             broken.append(str(error))
         else:
             broken += [] if changes else [f"{fault.id} changes nothing"]

@@ -60,7 +60,7 @@ def publish(results: list[dict[str, Any]], seconds: float, sources: dict[str, st
 @click.option("--clean", is_flag=True, help="The packages as they are, no faults.")
 @click.option("--in", "environments", multiple=True, type=click.Choice(list(ENVIRONMENTS)), help="Not all of them.")
 def main(only: tuple[str, ...], clean: bool, environments: tuple[str, ...]) -> None:
-    """Ask, print, write."""
+    """Run, print, write."""
     begun, sources, results = time.monotonic(), digests(SOURCES), []
     for environment in environments or ENVIRONMENTS:
         jobs = [{"fault": None, "subject": name, "seed": 0} for name in ENVIRONMENTS[environment]]
@@ -93,7 +93,7 @@ def caught(result: dict[str, Any]) -> bool:
 
 
 def table(as_they_are: list[dict[str, Any]], planted: list[dict[str, Any]]) -> str:
-    """A line a job: what was asked, and the first check that said something, with its numbers."""
+    """A line a job: what was run, and the first check that said something, with its numbers."""
     lines = []
     for result in [*as_they_are, *planted]:
         findings = unknown(result)

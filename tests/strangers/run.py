@@ -20,10 +20,10 @@ def run(environment: str, jobs: Sequence[dict[str, Any]], say: Callable[[str], N
     """
     python = interpreter(environment, say, HOMES[environment])
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answered = Path(scratch, "jobs.json"), Path(scratch, "results.json")
-        asked.write_text(json.dumps(list(jobs)), encoding="utf-8")
-        command = [str(python), "-m", "tests.strangers.worker", environment, str(asked), str(answered)]
+        jobs_file, results_file = Path(scratch, "jobs.json"), Path(scratch, "results.json")
+        jobs_file.write_text(json.dumps(list(jobs)), encoding="utf-8")
+        command = [str(python), "-m", "tests.strangers.worker", environment, str(jobs_file), str(results_file)]
         done = subprocess.run(command, check=False, env=worker_variables(1))
-        if done.returncode or not answered.exists():
+        if done.returncode or not results_file.exists():
             raise BenchError(f"{environment}: `{' '.join(command)}` ended with {done.returncode}")
-        return json.loads(answered.read_text(encoding="utf-8"))
+        return json.loads(results_file.read_text(encoding="utf-8"))

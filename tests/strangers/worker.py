@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from andon.verify.faults.inject import each
+from andon.verify.faults.jobs import run_jobs
 from tests.faults.strangers import FAULTS
-from tests.strangers.ask import ask
+from tests.strangers.job import run_checks
 
 LIMIT = 600.0  # seconds of one job
 
@@ -18,9 +18,9 @@ def main(environment: str, jobs_file: str, results_file: str) -> None:
     """Run the jobs two at a time; a line to stderr for each as it ends."""
     faults = {fault.id: fault for fault in FAULTS[environment]}
     jobs = json.loads(Path(jobs_file).read_text(encoding="utf-8"))
-    planted = [(faults.get(job["fault"]), (job["subject"], job["seed"])) for job in jobs]
+    jobs_with_faults = [(faults.get(job["fault"]), (job["subject"], job["seed"])) for job in jobs]
     results = []
-    for outcome in each(planted, ask, workers=2, limit=LIMIT):
+    for outcome in run_jobs(jobs_with_faults, run_checks, workers=2, limit=LIMIT):
         job = jobs[outcome.place]
         results.append(job | {"error": outcome.error} | (outcome.value or {"seconds": outcome.seconds}))
         print(f"{len(results)}/{len(jobs)} {describe(results[-1])}", file=sys.stderr, flush=True)  # noqa: T201 - a command

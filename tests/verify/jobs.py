@@ -1,4 +1,4 @@
-"""Jobs for the planting engine's own tests: each runs in a process of its own."""
+"""Jobs for the injection engine's own tests: each runs in a process of its own."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from andon.verify.faults.inject import Fault
 
 
 def answer(fault: Fault | None, wish: str) -> object:
-    """What the house's rooms answer; otherwise this process dies, hangs, raises, plants late, or leaves a file."""
+    """What the house's rooms answer; otherwise this process dies, hangs, raises, injects too late, or leaves a file."""
     del fault
     if wish == "die":
         os._exit(7)
@@ -22,6 +22,6 @@ def answer(fault: Fault | None, wish: str) -> object:
         raise ValueError("as planned")
     if wish == "twice":
         importlib.import_module("andon.verify.observation.tolerances")
-        plant = importlib.import_module("andon.verify.faults.inject").plant
-        plant(Fault("late", "area", "pattern", "", "", "andon.verify.observation.tolerances", "0.0", "1.0"))
+        inject = importlib.import_module("andon.verify.faults.inject").inject
+        inject(Fault("late", "area", "pattern", "", "", "andon.verify.observation.tolerances", "0.0", "1.0"))
     return importlib.import_module("house.rooms").answer()

@@ -1,7 +1,7 @@
 """Clean training code of several habits, for checks to pass and for bugs to be planted into by exchange of text.
 
 A script in the manner of nanoGPT, a trainer class in Hugging Face's, a loop that accumulates in Lightning's, a LoRA and
-a block quantiser. Legend: B batch, T time, D width, V vocab.
+a block quantizer. Legend: B batch, T time, D width, V vocab.
 """
 
 # ruff: noqa: D102 - methods of modules and loops, whose names say it
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from andon.verify.subject import Adapters, Quantiser, Subject
+from andon.verify.subject import Adapters, Quantizer, Subject
 
 VOCAB, WIDTH, HEADS, LENGTH, IGNORE = 23, 16, 2, 12, -100
 EXAMPLES, ROWS, HELD_OUT = 24, 4, 10  # rows of training data, of a batch, of validation data
@@ -232,14 +232,14 @@ def script() -> Subject:
         batch=lambda generator: corpus(ROWS, generator.initial_seed(), ragged=True),
         loss=mean_loss,
         optimizer=script_optimizer,
-        step=script_step,
-        rate=script_rate,
+        train_step=script_step,
+        lr_at=script_rate,
         validate=script_validate,
-        held_out=held_out,
+        validation_batches=held_out,
         loop=Script,
         resume=script_resume,
-        epoch=lambda number: [batch for place in range(3) for batch in Script().batches(3 * number + place)],
-        settings={
+        epoch_batches=lambda number: [batch for place in range(3) for batch in Script().batches(3 * number + place)],
+        hyperparameters={
             "learning_rate": PEAK, "weight_decay": DECAY, "grad_clip": CLIP, "warmup_steps": WARMUP, "steps": STEPS,
             "min_ratio": LEAST, "epoch_steps": EXAMPLES // (2 * ROWS), "skips_nonfinite": 1,
         },
@@ -355,10 +355,10 @@ def trainer() -> Subject:
         loss=lambda model, batch: model(**batch)["loss"],
         logits=lambda model, batch: model(batch["input_ids"])["logits"],
         optimizer=trainer_optimizer,
-        schedule=trainer_schedule,
+        lr_scheduler=trainer_schedule,
         loop=Trainer,
         resume=trainer_resume,
-        settings={"learning_rate": 3e-3, "grad_clip": 1.0, "epoch_steps": EXAMPLES // (2 * ROWS)},
+        hyperparameters={"learning_rate": 3e-3, "grad_clip": 1.0, "epoch_steps": EXAMPLES // (2 * ROWS)},
     )
 
 
@@ -430,7 +430,7 @@ def accumulating() -> Subject:
         optimizer=Accumulating.configure_optimizers,
         loop=Accumulating,
         resume=accumulating_resume,
-        epoch=lambda number: [corpus(ROWS, 50 + index, ragged=False) for index in range(30)],
+        epoch_batches=lambda number: [corpus(ROWS, 50 + index, ragged=False) for index in range(30)],
     )
 
 
@@ -616,11 +616,11 @@ def lora() -> Subject:
         adapters=Adapters(
             lora_add, lora_merge, lora_unmerge, lora_save, lora_load, second=lora_second, switch=lora_switch
         ),
-        settings={"lora_dropout": 0.2},
+        hyperparameters={"lora_dropout": 0.2},
     )
 
 
-# -------------------------------------------------------------------------------------------------------- quantiser
+# -------------------------------------------------------------------------------------------------------- quantizer
 SIZE = 32
 
 
@@ -632,7 +632,7 @@ def levels() -> Tensor:
     )
 
 
-def quantise(weights: Tensor) -> tuple[Tensor, Tensor]:
+def quantize(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Two codes a byte, and the largest value of each block."""
     flat = weights.flatten().float()
     flat = torch.cat([flat, flat.new_zeros(-len(flat) % SIZE)])
@@ -643,7 +643,7 @@ def quantise(weights: Tensor) -> tuple[Tensor, Tensor]:
     return codes[0::2] << 4 | codes[1::2], largest
 
 
-def dequantise(packed: Tensor, largest: Tensor) -> Tensor:
+def dequantize(packed: Tensor, largest: Tensor) -> Tensor:
     """Values, padding included."""
     codes = torch.stack([packed >> 4, packed & 15], 1).flatten().long()
     return (levels()[codes].view(-1, SIZE) * largest[:, None]).flatten()
@@ -651,17 +651,17 @@ def dequantise(packed: Tensor, largest: Tensor) -> Tensor:
 
 def round_trip(weights: Tensor) -> Tensor:
     """There and back."""
-    return dequantise(*quantise(weights))[: weights.numel()].view(weights.shape).to(weights.dtype)
+    return dequantize(*quantize(weights))[: weights.numel()].view(weights.shape).to(weights.dtype)
 
 
-def quantised() -> Subject:
-    """A quantiser, with a model it is not used on."""
+def quantized() -> Subject:
+    """A quantizer, with a model it is not used on."""
     return Subject(
-        name="quantised",
+        name="quantized",
         model=Net,
         batch=lambda generator: corpus(ROWS, generator.initial_seed(), ragged=False),
         loss=mean_loss,
-        quantiser=Quantiser(round_trip, floor_db=17.0, levels=levels, block_size=SIZE),
+        quantizer=Quantizer(round_trip, floor_db=17.0, levels=levels, block_size=SIZE),
     )
 
 
@@ -672,5 +672,5 @@ SUBJECTS = {
     "own": own,
     "half": half,
     "lora": lora,
-    "quantised": quantised,
+    "quantized": quantized,
 }

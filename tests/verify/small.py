@@ -47,7 +47,7 @@ def small(**parts: Any) -> Subject:
 
 
 def said(report: Report) -> str:
-    """What came of the one check that was asked: its finding's message, that it passed, or what it needs."""
+    """What came of the one check that was run: its finding's message, that it passed, or what it needs."""
     if report.findings:
         return report.findings[0].message
     return "passed" if report.passed else "; ".join(report.not_applicable.values())

@@ -178,7 +178,7 @@ class Rms(nn.Module):
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate neighbouring pairs; x is (B, heads, T, H)."""
+    """Rotate neighboring pairs; x is (B, heads, T, H)."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
@@ -302,9 +302,9 @@ def library(**changes: Any) -> Subject:
         model=lambda: Library(Settings(**changes)),
         batch=dictionary,
         loss=lambda model, batch: model(**batch).loss,
-        pad=padded,
+        collate_padded=padded,
         configure=lambda **settings: Library(Settings(**(changes | settings))),
-        configuration={
+        config_alternatives={
             "theta": 500.0,
             "eps": 1e-3,
             "groups": 4,
@@ -312,8 +312,8 @@ def library(**changes: Any) -> Subject:
             "scale": 0.05,
             "tie_word_embeddings": not changes.get("tie_word_embeddings"),
         },
-        padding=PAD,
-        end=END,
+        pad_id=PAD,
+        eos_id=END,
         name="library",
     )
 
@@ -420,17 +420,17 @@ def packing() -> Subject:
         batch=rows_of_documents,
         loss=chunked,
         logits=lambda model, batch: model(batch.tokens, document_ids=batch.document_ids).logits,
-        pack=packed,
+        collate_packed=packed,
         generate=generated,
-        decode=lambda model, tokens: torch.cat(
+        cached_logits=lambda model, tokens: torch.cat(
             [model(tokens[:, : i + 1]).logits[:, -1:] for i in range(tokens.shape[1])], 1
         ),
-        epoch=epoch,
-        held_out=held_out,
-        instruct=instructed,
+        epoch_batches=epoch,
+        validation_batches=held_out,
+        encode_instruction=instructed,
         encode=lambda text: [2, *(ord(c) for c in text), END],
-        text=lambda ids: "".join(chr(i) for i in ids if i > 2),
-        end=END,
+        decode=lambda ids: "".join(chr(i) for i in ids if i > 2),
+        eos_id=END,
         name="packing",
     )
 
@@ -497,7 +497,7 @@ def tied() -> Subject:
 def capped() -> Subject:
     """The library with queries and keys of size 1, and bounded logits."""
     subject = library(unit=True, cap=20.0)
-    return replace(subject, configuration={**subject.configuration, "cap": 2.0}, name="capped")
+    return replace(subject, config_alternatives={**subject.config_alternatives, "cap": 2.0}, name="capped")
 
 
 def dropping() -> Subject:

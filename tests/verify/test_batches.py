@@ -5,26 +5,29 @@ import sys
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import cut, documents_in, few, one_document, other_tokens, real_in, rows_of, spread
-from andon.verify.access.calls import (
-    ignored_label,
-    logits_of,
-    needed,
-    new_batch,
-    new_model,
-    seeded,
-    targets_of,
-    with_targets,
+from andon.verify import check
+from andon.verify.access.batches import (
+    documents_in,
+    evenly_spaced,
+    first_positions,
+    one_document,
+    other_tokens,
+    real_in,
+    rows_of,
+    small_batch,
 )
+from andon.verify.access.calls import needed, new_batch, new_model, seeded
+from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import IGNORE, fields, replaced
+from andon.verify.access.targets import ignored_label, targets_of, with_targets
 from andon.verify.errors import NotApplicable
-from andon.verify.observation.perturb import awake, dropout_rates, without_dropout
+from andon.verify.observation.perturb import dropout_rates, perturbed_model, without_dropout
 from andon.verify.observation.protect import protected
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
@@ -38,7 +41,7 @@ def test_a_shorter_batch_is_shorter_in_every_part() -> None:
     """Behaviour: (B, T) and (B, 1, T, T) are cut, what has no such dimension is kept."""
     subject = strangers.library()
     batch = {"input_ids": torch.ones(2, 6).long(), "bias": torch.ones(2, 1, 6, 6), "temperature": torch.ones(2)}
-    shorter = cut(subject, batch | {"places": torch.arange(6)}, 4)
+    shorter = first_positions(subject, batch | {"places": torch.arange(6)}, 4)
     assert [(2, 4), (2, 1, 4, 4), (2,), (4,)] == [tuple(part.shape) for part in shorter.values()]
     assert [3, 3, 3] == [len(part) for part in rows_of(subject, batch, [1, 0, 1]).values()]
 
@@ -60,14 +63,14 @@ def test_positions_that_start_anew_begin_documents() -> None:
 
 
 def test_a_large_batch_is_made_small() -> None:
-    """Behaviour: large models are asked about some rows and their beginning."""
+    """Behaviour: large models are run on some rows and their beginning."""
 
     def batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.randint(0, 9, (16, 1025), generator=generator)
         return ids[:, :-1], ids[:, 1:]
 
     subject = Subject(model=nn.Identity, batch=batch, loss=lambda model, batch: batch[0].sum())
-    assert [(4, 128), (4, 128)] == [tuple(part.shape) for part in few(subject)]
+    assert [(4, 128), (4, 128)] == [tuple(part.shape) for part in small_batch(subject)]
 
 
 def test_logits_and_the_ignored_label_are_found() -> None:
@@ -91,7 +94,7 @@ def test_targets_are_put_back_where_the_loss_looks() -> None:
 
 def test_an_awake_model_has_wide_matrices_and_no_dropout_when_asked() -> None:
     """Behaviour: matrices grow to std 1/sqrt(inputs); dropout rates become 0."""
-    model = awake(strangers.gpt())
+    model = perturbed_model(strangers.gpt())
     assert all(float(p.detach().std()) > 0.9 * p.shape[1] ** -0.5 for p in model.parameters() if p.dim() == 2)
     assert max(dropout_rates(model)) == pytest.approx(0.1)
     assert max(dropout_rates(without_dropout(model))) == 0
@@ -99,8 +102,8 @@ def test_an_awake_model_has_wide_matrices_and_no_dropout_when_asked() -> None:
 
 def test_what_is_looked_at_is_spread_evenly() -> None:
     """Behaviour: the first and the last are among them."""
-    assert [0, 1, 2] == spread(3, 5)
-    assert [0, 3, 6, 9] == spread(10, 4)
+    assert [0, 1, 2] == evenly_spaced(3, 5)
+    assert [0, 3, 6, 9] == evenly_spaced(10, 4)
 
 
 def test_rows_of_parts_that_have_none_are_nobodys() -> None:
@@ -118,7 +121,7 @@ def test_a_large_batch_whose_labels_say_nothing_is_made_small_all_the_same() -> 
         return {"input_ids": ids, "labels": (3 * ids + 1) % 9}
 
     subject = Subject(model=nn.Identity, batch=batch, loss=lambda model, batch: batch["input_ids"].sum())
-    assert [(4, 128), (4, 128)] == [tuple(part.shape) for part in few(subject).values()]
+    assert [(4, 128), (4, 128)] == [tuple(part.shape) for part in small_batch(subject).values()]
 
 
 def test_parts_of_other_shapes_say_nothing_of_positions() -> None:
@@ -147,17 +150,17 @@ def test_what_a_part_says_is_counted_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "need"),
+    ("call", "need"),
     [
         (lambda tokens: with_targets(small(), {"tokens": tokens}, tokens), "labels in the batch"),
-        (lambda _: needed(small(), "rate"), "rate"),
+        (lambda _: needed(small(), "lr_at"), "lr_at"),
     ],
     ids=["labels", "factory"],
 )
-def test_what_is_lacking_is_not_applicable(ask: Callable[[Tensor], Any], need: str) -> None:
+def test_what_is_lacking_is_not_applicable(call: Callable[[Tensor], Any], need: str) -> None:
     """Behaviour: targets for a batch without labels, and a factory that the subject has not, are refused by name."""
     with pytest.raises(NotApplicable, match=need):
-        ask(torch.ones(1, 3).long())
+        call(torch.ones(1, 3).long())
 
 
 @pytest.mark.parametrize("make", [strangers.packing, loops.trainer], ids=["packing", "trainer"])
@@ -227,3 +230,37 @@ def test_threads_are_put_back() -> None:
 def test_nothing_is_no_distance_from_nothing() -> None:
     """Behaviour: empty tensors are alike."""
     assert 0.0 == distance(torch.ones(0), torch.ones(0))
+
+
+@dataclass
+class Keyed:
+    """A batch with a field that a mapping's method is called like."""
+
+    tokens: Tensor
+    labels: Tensor
+    keys: Tensor
+
+
+class KeyedTuple(NamedTuple):
+    """The same as a named tuple."""
+
+    tokens: Tensor
+    labels: Tensor
+    keys: Tensor
+
+
+@pytest.mark.parametrize("kind", [Keyed, KeyedTuple])
+def test_a_field_called_keys_makes_no_mapping(kind: type[Keyed] | type[KeyedTuple]) -> None:
+    """Behaviour: the fields are read and exchanged by name, and the whole suite runs on such a batch."""
+
+    def made(generator: torch.Generator) -> Keyed | KeyedTuple:
+        given = small().batch(generator)
+        return kind(given["tokens"], given["labels"], torch.zeros_like(given["tokens"]))
+
+    one = made(torch.Generator())
+    assert ["tokens", "labels", "keys"] == list(fields(one))
+    assert 7 == int(replaced(one, {"keys": torch.tensor(7)}).keys)
+    subject = small(
+        batch=made, loss=lambda model, given: small().loss(model, {"tokens": given.tokens, "labels": given.labels})
+    )
+    assert ("loss.definition",) == check(subject, only=["loss.definition"]).passed

@@ -1,11 +1,11 @@
-"""The docstrings of the checks, which `--explain` prints and pages are made of."""
+"""The docstrings of the checks, which `andon verify explain` prints and pages are made of."""
 
 import ast
 
 import pytest
 
-from andon.verify import runner
 from andon.verify.checks import CHECKS, Check
+from andon.verify.run import runner
 
 pytestmark = pytest.mark.tier2
 

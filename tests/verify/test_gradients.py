@@ -319,7 +319,7 @@ def test_the_checks_of_the_table() -> None:
 
 @pytest.mark.tier3
 def test_the_power_that_is_published() -> None:
-    """Behaviour: a few plants of each kind are found, correct code is not, and the weaker check sees none of these."""
+    """Behaviour: a few injections of each kind are found, correct code is not, and the weaker one sees none."""
     for seed in range(3):
         assert sees(*product(one_entry(seed), seed), seed)
         assert sees(*product(lambda g: g * (1 + 1e-5), seed), seed)
@@ -332,7 +332,7 @@ def test_the_power_that_is_published() -> None:
 
 @pytest.mark.long
 def test_power_is_a_row_for_each_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: each fault is planted so often, both checks are counted, and the table says their shares."""
+    """Behaviour: each fault is injected so often, both checks are counted, and the table says their shares."""
     chosen = {name: power.FAULTS[name] for name in ("scale off by 1e-01", "none (product)")}
     loud = lambda seed: product(lambda g: g * 1e6, seed)  # noqa: E731 - as the table's own
     monkeypatch.setattr(power, "FAULTS", {**chosen, "loud": loud})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from andon.verify.observation.perturb import coarsest, grain
+from andon.verify.observation.perturb import coarsest_eps, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING
 from tests.verify.small import Small, batch, small
 
@@ -32,5 +32,5 @@ class Deep(Small):
 def test_rounding_adds_up_over_blocks(blocks: int, times: float, dtype: torch.dtype) -> None:
     """Behaviour: shallow models have the dtype's tolerance, deeper ones one that grows as the root of their blocks."""
     data, model = batch(torch.Generator()), Deep(blocks, dtype)
-    assert ROUNDING[dtype] == coarsest(small(), model, data)
-    assert times * ROUNDING[dtype] == pytest.approx(grain(small(), model, data))
+    assert ROUNDING[dtype] == coarsest_eps(small(), model, data)
+    assert times * ROUNDING[dtype] == pytest.approx(rounding_tolerance(small(), model, data))

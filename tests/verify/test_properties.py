@@ -14,17 +14,17 @@ from andon.core.training.optimizer import build_optimizer
 from andon.verify.checks import CHECKS
 from andon.verify.run.runner import check
 from andon.verify.subject import Subject
-from tests.subjects import answering, config_of, new_model, reference, stepped
+from tests.subjects import answering, config_of, new_model, reference_logits, stepped
 from tests.verify.checks.test_every_check import finders
 
 pytestmark = [pytest.mark.long, pytest.mark.hypothesis]
 
 EXAMPLES = max(1, settings().max_examples // 3)
 SECONDS = 2  # the tier of checks that take no longer
-OFFERED = {"pack", "pad", "decode", "generate", "reference", "step"}
+OFFERED = {"collate_packed", "collate_padded", "cached_logits", "generate", "reference_logits", "train_step"}
 SETTINGS = {"learning_rate": 5e-3, "weight_decay": 0.1, "grad_clip": 0.7}
 AREAS = (
-    "loss", "attention", "positions", "norms", "structure", "initialisation", "determinism", "dtypes", "packing",
+    "loss", "attention", "positions", "norms", "structure", "initialization", "determinism", "dtypes", "packing",
     "generation", "reference", "data", "updates", "optimizer", "accumulation", "clipping",
 )  # fmt: skip
 NEED_MORE = {  # than a model, a batch of whole rows, an optimizer and a step
@@ -78,10 +78,10 @@ def subjects(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...], tied: bool | None
     config = config_of()
     return replace(
         answering(", ".join(f"{key} {value}" for key, value in shape.items()), making(shape), batch),
-        reference=reference,
+        reference_logits=reference_logits,
         optimizer=lambda model: build_optimizer(model, config.training),
-        step=stepped(config),
-        settings=SETTINGS,
+        train_step=stepped(config),
+        hyperparameters=SETTINGS,
     )
 
 
@@ -92,7 +92,7 @@ def making(shape: dict[str, Any]) -> Callable[[], Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_property_holds(name: str) -> None:
-    """Behaviour: the check finds nothing on any shape, and could be asked of some."""
+    """Behaviour: the check finds nothing on any shape, and applied to some."""
     passed = []
     dtypes = (torch.bfloat16,) if name in HALVES else (torch.float32, torch.float64)
 

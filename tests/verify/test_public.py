@@ -14,7 +14,7 @@ SURFACE = {
     "CheckFailed",
     "Loop",
     "NotApplicable",
-    "Quantiser",
+    "Quantizer",
     "Subject",
     "SubjectError",
     "check",

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from andon.verify import parametrize
+from andon.verify.errors import UnknownCheckError
+from tests.verify.small import small
+
 TESTS = """
 import torch
 from andon.verify import Subject, parametrize
@@ -29,8 +33,13 @@ def test_training(check):
     check()
 
 
-@parametrize(LEAKS, only=ONLY, ignore={"attention.causality": "a prefix model"})
+@parametrize(LEAKS, only=ONLY, ignore={"attention": "a prefix model"})
 def test_ignored(check):
+    check()
+
+
+@parametrize({"good": GOOD, "leaks": LEAKS}, only=("resume.twice",))
+def test_lacking(check):
     check()
 """
 
@@ -48,5 +57,13 @@ def test_each_check_is_a_test(tmp_path: Path) -> None:
     assert "FOUND attention.causality" in done.stdout
     assert "Traceback" not in done.stdout
     assert "ignored: a prefix model" in done.stdout
-    assert "1 failed, 4 passed, 1 skipped" in done.stdout
-    assert "andon: 5 checked" in done.stdout
+    assert "1 failed, 4 passed, 3 skipped" in done.stdout
+    assert "andon: 5 checked, 1 not run (ignored), 2 need: loop, resume" in done.stdout
+
+
+@pytest.mark.tier2
+def test_a_misspelled_name_is_refused_where_the_test_is_made() -> None:
+    """Behaviour: what is to be ignored, or alone to be run, is a check or an area; as for `check`."""
+    for wrong in ({"ignore": {"atention": "why"}}, {"only": ("atention",)}):
+        with pytest.raises(UnknownCheckError, match="'atention' is not a check; closest: "):
+            parametrize(small(), **wrong)  # ty: ignore[invalid-argument-type]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from andon.verify.errors import CheckFailed
-from andon.verify.run.report import BUDGET, Finding, Report, merged, render_json, render_text
+from andon.verify.run.report import BUDGET, CANNOT_RUN, Finding, Report, headline, render_json, render_text
 
 pytestmark = pytest.mark.tier1
 
@@ -62,10 +62,10 @@ def test_quiet_leaves_out_what_is_well() -> None:
 
 
 def test_a_mistake_is_no_finding_about_the_code() -> None:
-    """Behaviour: a subject that cannot be asked is said so, with exit code 2."""
+    """Behaviour: a subject that cannot be run is said so, with exit code 2."""
     report = Report("llama", (Finding("subject", "Subject.loss returned float", mistake=True),))
     assert ("0 checked", 2, True) == (report.headline, report.exit_code, report.found)
-    assert "CANNOT ASK subject\n  why       Subject.loss returned float" in render_text(report)
+    assert "ERROR subject: the subject could not be run\n  why       Subject.loss returned float" in render_text(report)
 
 
 def test_json_holds_everything() -> None:
@@ -77,11 +77,23 @@ def test_json_holds_everything() -> None:
     assert 20 == len(content["passed"])
 
 
-def test_reports_of_one_subject_merge() -> None:
-    """Behaviour: nothing is lost when single checks' reports become one."""
-    parts = [Report("llama", passed=("a.one",), seconds=1.0), Report("llama", not_applicable={"a.two": "loop"})]
-    both = merged(parts)
-    assert ("1 checked, 1 need: loop", 1.0) == (both.headline, both.seconds)
+def test_several_reports_have_one_headline() -> None:
+    """Behaviour: each verdict and each lack counts once for each subject, also where subjects have one name."""
+    one = Report("llama", passed=("a.one",), not_applicable={"a.two": "loop"}, not_run={"a.three": "ignored: known"})
+    assert "1 checked, 1 not run (ignored), 1 need: loop" == headline([one])
+    assert "2 checked, 2 not run (ignored), 2 need: loop" == headline([one, one])
+
+
+def test_a_mistake_is_one_message() -> None:
+    """Behaviour: checks that a broken subject leaves out are counted, not listed; one reason of several stands once."""
+    broken = Report("s", (Finding("subject", "loss returned float", mistake=True),), not_run={"a.one": CANNOT_RUN})
+    text = render_text(broken)
+    assert "0 checked, 1 not run (the subject could not be run)" == text.splitlines()[0]
+    assert "a.one" not in text
+    names = ("a.one", "a.two", "a.three", "a.four", "a.five")
+    text = render_text(Report("s", tuple(Finding(name, "optimizer raised TypeError", mistake=True) for name in names)))
+    assert 1 == text.count("optimizer raised TypeError")
+    assert "ERROR a.one, a.two, a.three and 2 more: the subject could not be run" in text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from andon.verify.checks import CHECKS, Check
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
 from andon.verify.run import runner
 from andon.verify.run.report import BUDGET, UNFINISHED, Report
-from andon.verify.run.target import subjects
+from andon.verify.run.target import load_one, subjects
 from andon.verify.subject import Subject
 from tests.verify.small import Small, batch, loss, small
 
@@ -45,7 +45,7 @@ def fails(_: Subject) -> None:
 
 
 def declines(_: Subject) -> None:
-    """It cannot be asked."""
+    """It cannot be run."""
     raise NotApplicable("labels in the batch: name them")
 
 
@@ -141,14 +141,14 @@ def test_the_first_finding_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_names_checks_or_areas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an area stands for its checks; what is misspelt is refused with what is close; tiers leave out."""
+    """Behaviour: an area stands for its checks; what is misspelled is refused with what is close; tiers leave out."""
     checks = Check("a.one", passes), Check("a.two", passes, tier=2), Check("b.three", passes)
     assert ("a.one", "a.two") == run(monkeypatch, small(), *checks, only=("a",)).passed
     assert ("b.three",) == run(monkeypatch, small(), *checks, only="b.three").passed
     assert ("a.one", "b.three") == run(monkeypatch, small(), *checks, tier=1).passed
-    with pytest.raises(UnknownCheckError, match=r"'b\.thre' is no check; closest: b\.three"):
+    with pytest.raises(UnknownCheckError, match=r"'b\.thre' is not a check; closest: b\.three"):
         run(monkeypatch, small(), *checks, only=("b.thre",))
-    with pytest.raises(UnknownCheckError, match="no check"):
+    with pytest.raises(UnknownCheckError, match="not a check"):
         run(monkeypatch, small(), *checks, ignore={"xyz": "never"})
 
 
@@ -271,7 +271,7 @@ def test_the_line_of_the_users_own_code_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what no seed makes repeat is a finding of its own, and no other check is asked."""
+    """Behaviour: what no seed makes repeat is a finding of its own, and no other check is run."""
     report = run(monkeypatch, small(model=Counts), Check("a.passes", passes))
     assert ["subject.repeats"] == [finding.check for finding in report.findings]
     assert (1, ()) == (report.exit_code, report.passed)
@@ -280,7 +280,7 @@ def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"settings": {"lr": 1.0}}, "settings has an unknown key 'lr'"),
+        ({"hyperparameters": {"lr": 1.0}}, "hyperparameters has an unknown key 'lr'"),
         ({"roles": {"token": "x"}}, "roles has an unknown key 'token'"),
         ({"optimizer": torch.nn.Linear}, ""),
         ({"optimizer": 3}, "optimizer is int, not a function"),
@@ -288,7 +288,7 @@ def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_subject_refuses_what_no_check_can_use(parts: Mapping[str, Any], message: str) -> None:
-    """Behaviour: misspelt keys and values in place of functions are refused where they are written."""
+    """Behaviour: misspelled keys and values in place of functions are refused where they are written."""
     if not message:
         small(**parts)
         return
@@ -314,7 +314,7 @@ def test_a_variant_that_is_no_subject_is_named() -> None:
     [
         (lambda: small, r"subject\(\) returned function; return a Subject"),
         (lambda: 1 / 0, r"subject\(\) gave no subject: .*ZeroDivisionError"),
-        ("tests.verify.small", "names no subject; write package.module:subject"),
+        ("tests.verify.small", "does not name a subject; write package.module:subject"),
         ("tests.verify.small:smal", "has no 'smal'; it has .*small"),
     ],
     ids=["function", "failure", "no attribute", "another attribute"],
@@ -330,6 +330,37 @@ def test_a_subject_is_found_by_its_name() -> None:
     assert ["one small"] == [
         f"{name} {each.name}" for name, each in subjects({"one": "tests.verify.small:small"}).items()
     ]
+
+
+FAMILY = {"x": {"one": small, "two": small(name="other")}, "y": small, 3: {"alone": small}}
+
+
+def test_a_dict_of_dicts_is_all_their_subjects() -> None:
+    """Behaviour: each is named by its keys, and each can be had alone, by its name or by a target with keys."""
+    assert ["x.one", "x.two", "y", "3"] == list(subjects(FAMILY))
+    here = f"{__name__}:FAMILY"
+    assert {"x.one": "small", "x.two": "other", "y": "small", "3": "small"} == {
+        name: load_one(here, name).name for name in subjects(FAMILY)
+    }
+    assert ["one", "two"] == list(subjects(f"{here}[x]"))
+    assert [["other"], ["small"], ["small"]] == [
+        list(subjects(f"{here}{keys}")) for keys in ("[x][two]", "[y]", "[3][alone]")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("[z]", r"FAMILY\[z\]: there is no 'z'; there are x, y, 3"),
+        ("[x][three]", "there is no 'three'; there are one, two"),
+        ("[y][one]", r"FAMILY\[y\]\[one\]: \[one\] is one of a dict, and this is Subject"),
+        ("[x", "does not name a subject; write package.module:subject"),
+    ],
+)
+def test_a_key_that_is_not_there_is_refused_with_those_that_are(keys: str, message: str) -> None:
+    """Behaviour: a wrong key, a key of what is not a dict, and a bracket that is not closed, each in a sentence."""
+    with pytest.raises(SubjectError, match=message):
+        subjects(f"{__name__}:FAMILY{keys}")
 
 
 def test_every_check_explains_itself() -> None:

@@ -1,4 +1,4 @@
-"""The small model that libraries without one are asked with, and what a check says of an adapter on it."""
+"""The small model that libraries without one are checked with, and what a check says of an adapter on it."""
 
 import copy
 

@@ -13,7 +13,8 @@ from torch.nn.functional import mse_loss
 
 from andon import verify
 from andon.verify import subjects
-from andon.verify.access.calls import logits_of, loss_of, new_batch, new_model
+from andon.verify.access.calls import loss_of, new_batch, new_model
+from andon.verify.access.logits import logits_of
 from andon.verify.errors import SubjectError
 from andon.verify.run.runner import check
 from tests.clean import Manual, pair, pair_loss, reseeded

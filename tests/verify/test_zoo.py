@@ -39,7 +39,7 @@ def rows() -> dict[str, sweep.Row]:
 
 
 @pytest.mark.long
-def test_each_animal_has_a_row(rows: dict[str, sweep.Row]) -> None:
+def test_each_model_has_a_row(rows: dict[str, sweep.Row]) -> None:
     """Behaviour: the right one is green, the wrong one red, and what cannot be built or takes too long says why."""
     assert {"right", "ahead", "broken", "slow"} == set(rows)
     assert ({}, "green") == (rows["right"].red, rows["right"].areas["attention"])
@@ -70,7 +70,7 @@ def test_a_red_cell_s_script_shows_the_fault_and_is_quiet_without_it(
 
 @pytest.mark.long
 def test_a_sweep_is_resumed_and_told_as_json(rows: dict[str, sweep.Row], tmp_path: Path) -> None:
-    """Behaviour: what an earlier sweep has is not asked again; rows come as JSON lines; red ends with exit code 1."""
+    """Behaviour: what an earlier sweep has is not run again; rows come as JSON lines; red ends with exit code 1."""
     file = tmp_path / "reports" / "zoo" / sweep.release(STUB) / "rows.jsonl"
     for row in rows.values():
         sweep.write(file, row)
@@ -101,19 +101,19 @@ def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypat
     ("parts", "reason", "state"),
     [
         ({"loss": lambda *_: 3}, "returned int, not a tensor", ""),
-        ({"logits": lambda *_: 1 / 0}, "", sweep.UNASKED),
+        ({"logits": lambda *_: 1 / 0}, "", sweep.NOT_RUN),
         ({}, "", sweep.GREEN),
     ],
     ids=["no loss", "no logits", "whole"],
 )
-def test_an_animal_that_cannot_be_asked_is_not_red(
+def test_a_model_that_cannot_be_run_is_not_red(
     parts: dict[str, Any], reason: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behaviour: a subject that fails says why; a check that fails on it has no verdict; one that passes is green."""
     stub: Any = ModuleType("stub_of_one")
     stub.CHECKS, stub.subject = ("loss.definition",), lambda _: small(**parts)
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
-    row = sweep.ask(None, sweep.Job(stub.__name__, "one", 60.0, 2))
+    row = sweep.run_checks(None, sweep.Job(stub.__name__, "one", 60.0, 2))
     assert reason in row.reason
     assert bool(reason) == bool(row.reason)
     assert [state] * bool(state) == [cell.state for cell in row.cells.values()]

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from tests.bench.tables import WILD, write_baseline
-from tests.wild.ask import Result, as_json, ask, from_json
+from tests.wild.answers import Result, as_json, compare, from_json
 from tests.wild.releases import Release, WildError, releases, sharded
 
 RESULTS = Path("reports/wild")
@@ -23,7 +23,7 @@ RESULTS = Path("reports/wild")
 @click.option("--resume", is_flag=True, help="Keep what an earlier run has.")
 @click.option("--list", "listing", is_flag=True, help="Print the ids and what they stand for.")
 def main(only: tuple[str, ...], shard: str, *, resume: bool, listing: bool) -> None:
-    """Install, ask, compare, print."""
+    """Install, run, compare, print."""
     try:
         chosen = sharded(releases(), shard)
     except ValueError as error:
@@ -39,7 +39,7 @@ def main(only: tuple[str, ...], shard: str, *, resume: bool, listing: bool) -> N
             if resume and file.exists():
                 result = from_json(json.loads(file.read_text(encoding="utf-8")))
             else:
-                result = ask(release, lambda line: click.echo(line, err=True))
+                result = compare(release, lambda line: click.echo(line, err=True))
                 write_baseline(file, as_json(result))
         except WildError as error:
             click.echo(f"{release.id}: could not be measured: {error}")

@@ -1,4 +1,4 @@
-"""Subjects of released libraries, by the release that they are asked of. No check, and nothing that knows a fault.
+"""Subjects of released libraries, by the release that they are of. No check, and nothing that knows a fault.
 
 Each is what a user of that library would name: its model, adapter, loop or loader at a small size.
 """

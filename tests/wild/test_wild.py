@@ -7,7 +7,7 @@ import pytest
 
 from tests.wild import subjects
 from tests.wild.__main__ import line, row
-from tests.wild.ask import Answer, Result, as_json, from_json, read
+from tests.wild.answers import Answer, Result, as_json, from_json, read
 from tests.wild.releases import Release, WildError, releases, sharded
 
 
@@ -51,13 +51,13 @@ def test_shards_are_all_of_it_once() -> None:
 
 @pytest.mark.tier2
 def test_a_bug_is_what_the_other_release_does_not_show() -> None:
-    """Behaviour: a finding counts where the right release was asked the same and is clean; the rest is reported."""
+    """Behaviour: a finding counts where the right release ran the same check and is clean; the rest is reported."""
     both = Result("a", answer(loss_scale="2", norms_unit="3"), answer(norms_unit="3"))
     assert {"loss.scale": "2"} == both.found(release())
     assert {} == both.found(release(shows=("loss.precision", "norms.unit")))
     assert {"norms.unit": "3"} == both.others(release())
-    unasked = answer()._replace(mistakes={"loss.scale": "raised"})
-    assert {} == Result("a", answer(loss_scale="2"), unasked).found(release())
+    unrun = answer()._replace(mistakes={"loss.scale": "raised"})
+    assert {} == Result("a", answer(loss_scale="2"), unrun).found(release())
     assert "NOT FOUND" in line(release(), Result("a", answer(), answer()))
     assert both == from_json(as_json(both))
     assert {"loss.scale": "2"} == row(release(), both)["found"]
@@ -73,7 +73,7 @@ def test_a_living_bug_is_what_the_list_says_of_it() -> None:
 
 @pytest.mark.tier2
 def test_an_answer_without_a_verdict_is_none() -> None:
-    """Behaviour: a subject that could not be asked is not measured, which is no pass."""
+    """Behaviour: a subject that could not be run is not measured, which is no pass."""
     finding = {"check": "subject", "message": "no module peft", "mistake": True}
     with pytest.raises(WildError, match="no module peft"):
         read("1.0", [{"subject": "a", "findings": [finding], "passed": []}], 1.0)

@@ -1,7 +1,7 @@
 """`python -m tests.zoo`: sweep current transformers, PEFT and bitsandbytes, and keep what came of it.
 
 Writes the committed reports/baselines/zoo.json, and of each red cell a script below reports/zoo. Exit code: 0 each red
-cell is judged in reports/decisions/wild.md, 1 one is not, 3 could not measure.
+cell is judged in docs/measured/zoo.md, 1 one is not, 3 could not measure.
 """
 
 import json
@@ -26,7 +26,7 @@ FOUND = (0, 1)  # exit codes of `andon zoo` that come with rows
 @click.option("--resume", is_flag=True, help="Keep what an earlier sweep has.")
 @click.option("--workers", default=2, show_default=True, help="Processes at a time.")
 def main(*, resume: bool, workers: int) -> None:
-    """Ask, keep, judge."""
+    """Run, keep, judge."""
     try:
         content = {library: counted(library, swept(library, workers, resume=resume)) for library in LIBRARIES}
     except BenchError as error:
@@ -57,13 +57,13 @@ def swept(library: str, workers: int, *, resume: bool) -> list[dict[str, Any]]:
 
 
 def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What is kept of a library: counts, each red cell, and why something could not be built or asked."""
+    """What is kept of a library: counts, each red cell, and why something could not be built or run."""
     cells = [(row["name"], check, cell) for row in rows for check, cell in row["cells"].items()]
     pins = dict(line.split("==") for line in PEERS[ENVIRONMENT] if "==" in line)
     return {
         "version": pins[library],
         "seconds": round(sum(row["seconds"] for row in rows)),
-        "animals": len(rows),
+        "models": len(rows),
         "built": sum(not row["reason"] for row in rows),
         "states": dict(sorted(Counter(cell["state"] for _, _, cell in cells).items())),
         "red": [
@@ -74,14 +74,14 @@ def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "not_asked": [
             {"name": name, "check": check, "message": cell["message"]}
             for name, check, cell in cells
-            if cell["state"] == "not asked"
+            if cell["state"] == "not run"
         ],
         "could_not_build": {row["name"]: " ".join(row["reason"].split()) for row in rows if row["reason"]},
     }
 
 
 def open_cells(content: dict[str, Any], text: str) -> list[tuple[str, str, str]]:
-    """Package, animal and check of each red cell that no row of the text's tables covers."""
+    """Package, model and check of each red cell that no row of the text's tables covers."""
     known = verdicts(text)
     return [
         (package, cell["name"], cell["check"])

@@ -1,4 +1,4 @@
-"""Every red cell of the committed sweep is judged, and every judgement is of a red cell."""
+"""Every red cell of the committed sweep is judged, and every judgment is of a red cell."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_each_red_cell_of_the_committed_sweep_is_judged() -> None:
 
 
 @pytest.mark.tier2
-def test_each_judgement_is_of_red_cells_and_is_argued() -> None:
+def test_each_judgment_is_of_red_cells_and_is_argued() -> None:
     """Behaviour: each name and each check of a row is red in the baseline; "by design" quotes the library."""
     content = json.loads(ZOO.read_text(encoding="utf-8"))
     for row in verdicts((ROOT / FILE).read_text(encoding="utf-8")):

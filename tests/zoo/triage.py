@@ -1,4 +1,4 @@
-"""What red cells of the zoo are held to be: tables of `reports/decisions/wild.md` under `## Zoo: PACKAGE VERSION`.
+"""What red cells of the zoo are held to be: tables of `docs/measured/zoo.md` under `## Zoo: PACKAGE VERSION`.
 
 A row is one cause: the checks that it turns red, and the animals, or patterns of their names, in which it does.
 """
@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-FILE = Path("reports/decisions/wild.md")
+FILE = Path("docs/measured/zoo.md")
 NEW = "bug, no report known"
 LABELS = (
     NEW,

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.verify.access.calls import new_batch, targets_of, tokens_of
+from andon.verify.access.calls import new_batch
 from andon.verify.access.roles import IGNORE, fields, find, part, replaced
+from andon.verify.access.targets import targets_of, tokens_of
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch, Subject
 
@@ -31,7 +32,7 @@ def rows_of(subject: Subject, batch: Batch, chosen: Sequence[int] | Tensor) -> B
     return replaced(batch, {key: value[index.to(value.device)] for key, value in parts.items() if len(value) == count})
 
 
-def cut(subject: Subject, batch: Batch, length: int) -> Batch:
+def first_positions(subject: Subject, batch: Batch, length: int) -> Batch:
     """The batch's first `length` positions: (B, T, ...) in the second dimension, (..., T, T) in the last two."""
     time = tokens_of(subject, batch).shape[1]
     if length >= time:
@@ -49,7 +50,7 @@ def cut(subject: Subject, batch: Batch, length: int) -> Batch:
     return replaced(batch, changes)
 
 
-def few(subject: Subject, seed: int = 0) -> Batch:
+def small_batch(subject: Subject, seed: int = 0) -> Batch:
     """A batch of the subject's, of a large one some rows and their beginning, so that large models take seconds.
 
     Rows whose beginning has no counted target are left whole.
@@ -59,7 +60,7 @@ def few(subject: Subject, seed: int = 0) -> Batch:
     if rows * time <= MOST:
         return batch
     batch = rows_of(subject, batch, range(min(rows, ROWS)))
-    shorter = cut(subject, batch, MOST // min(rows, ROWS))
+    shorter = first_positions(subject, batch, MOST // min(rows, ROWS))
     try:
         return shorter if bool((targets_of(subject, shorter) != IGNORE).any()) else batch
     except NotApplicable:
@@ -80,7 +81,7 @@ def other_tokens(tokens: Tensor, seed: int = 0) -> Tensor:
 
 
 def real_in(subject: Subject, batch: Batch) -> Tensor:
-    """(B, T): whether a token is no padding, by the batch's mask; all are where there is none."""
+    """(B, T): whether a token is real, not padding, by the batch's mask; all are where there is none."""
     tokens_BT = tokens_of(subject, batch)
     if "mask" in find(batch, subject.roles):
         mask_BT = part(batch, "mask", subject.roles)
@@ -125,7 +126,7 @@ def _start_anew(subject: Subject, batch: Batch) -> bool:
     return several and part(batch, "positions", subject.roles).shape == tokens_of(subject, batch).shape
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, evenly, the first and the last among them."""
     if count <= most:
         return list(range(count))

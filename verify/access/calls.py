@@ -1,11 +1,8 @@
-"""How checks ask a subject: seeded, validated, and with what can be inferred inferred.
-
-Legend: B batch, T time, V vocab.
-"""
+"""How checks call a subject: seeded, validated, and never twice on one model."""
 
 import random
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
@@ -15,14 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.verify.access.roles import IGNORE, fields, find, part, replaced
 from andon.verify.errors import NotApplicable, SubjectError
 from andon.verify.subject import Batch, Subject
 
-HALF = 0.5
 _HANDED_OUT = WeakIdKeyDictionary()  # models and their first parameters, while they live
-_IGNORED = WeakIdKeyDictionary()  # a subject's label that is not counted
-_CAPTURED = WeakIdKeyDictionary()  # subjects whose logits are only seen while the loss is taken
 
 
 @contextmanager
@@ -81,7 +74,7 @@ def loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     """The subject's loss, a scalar.
 
     Raises:
-        SubjectError: the loss is no scalar tensor.
+        SubjectError: the loss is not a scalar tensor.
     """
     loss = subject.loss(model, batch)
     if not isinstance(loss, Tensor):
@@ -97,133 +90,6 @@ def loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     return loss.reshape(())
 
 
-def tokens_of(subject: Subject, batch: Batch) -> Tensor:
-    """Token ids (B, T)."""
-    return part(batch, "tokens", subject.roles)
-
-
-def with_tokens(subject: Subject, batch: Batch, tokens_BT: Tensor) -> Batch:
-    """The batch with other tokens, all else as it is."""
-    return replaced(batch, {find(batch, subject.roles)["tokens"]: tokens_BT})
-
-
-def is_shifted_inside(subject: Subject, batch: Batch) -> bool:
-    """Whether labels stand under their own tokens, and the loss shifts them (Hugging Face), or one to the left.
-
-    Told from the batch itself: its labels repeat its tokens, or run ahead of them. No labels: the loss shifts.
-    """
-    found = find(batch, subject.roles)
-    if "labels" not in found:
-        return True
-    tokens_BT, labels_BT = tokens_of(subject, batch), part(batch, "labels", subject.roles)
-    if tokens_BT.shape != labels_BT.shape:
-        raise NotApplicable("labels of the tokens' shape")
-    if not subject.causal:
-        return False
-    under = _agreement(tokens_BT, labels_BT)
-    ahead = _agreement(tokens_BT[:, 1:], labels_BT[:, :-1])
-    if max(under, ahead) < HALF:
-        if isinstance(found["labels"], int):  # a pair (x, y) of random numbers, as tests have them
-            return False
-        raise NotApplicable("labels that are the batch's own tokens, at their place or one ahead")
-    return under > ahead
-
-
-def targets_of(subject: Subject, batch: Batch) -> Tensor:
-    """(B, T): what the logits at each position are to predict, IGNORE where nothing is counted."""
-    tokens_BT = tokens_of(subject, batch)
-    inside = is_shifted_inside(subject, batch)
-    found = find(batch, subject.roles)
-    labels_BT = part(batch, "labels", subject.roles) if "labels" in found else tokens_BT
-    labels_BT = labels_BT.masked_fill(labels_BT < 0, IGNORE)
-    if "counted" in found:
-        labels_BT = labels_BT.masked_fill(part(batch, "counted", subject.roles) == 0, IGNORE)
-    elif "labels" not in found and "mask" in found:
-        labels_BT = labels_BT.masked_fill(part(batch, "mask", subject.roles) == 0, IGNORE)
-    if not inside:
-        return labels_BT
-    targets_BT = torch.full_like(labels_BT, IGNORE)
-    targets_BT[:, :-1] = labels_BT[:, 1:]
-    return targets_BT
-
-
-def with_targets(subject: Subject, batch: Batch, targets_BT: Tensor) -> Batch:
-    """The batch with other targets; where the loss shifts, the last column's cannot be said and is left out.
-
-    Raises:
-        NotApplicable: the batch has no labels.
-    """
-    found = find(batch, subject.roles)
-    if "labels" not in found:
-        raise NotApplicable("labels in the batch")
-    labels_BT = targets_BT
-    if is_shifted_inside(subject, batch):
-        labels_BT = torch.full_like(targets_BT, IGNORE)
-        labels_BT[:, 1:] = targets_BT[:, :-1]
-    ignored_BT = labels_BT == IGNORE
-    labels_BT = labels_BT.masked_fill(ignored_BT, ignored_label(subject, batch))
-    changes = {found["labels"]: labels_BT}
-    if "counted" in found:
-        counted_BT = part(batch, "counted", subject.roles)
-        changes[found["counted"]] = (~ignored_BT).to(counted_BT.dtype)
-        changes[found["labels"]] = labels_BT.clamp_min(0)
-    return replaced(batch, changes)
-
-
-def ignored_label(subject: Subject, batch: Batch) -> int:
-    """The label that the loss does not count: the negative one in the batch, else what the loss takes.
-
-    Told by asking on the CPU alone: a label out of range would end a GPU's process.
-    """
-    labels_BT = part(batch, "labels", subject.roles)
-    negative = labels_BT[labels_BT < 0]
-    if len(negative) or labels_BT.device.type != "cpu":
-        return int(negative.min()) if len(negative) else IGNORE
-    if subject not in _IGNORED:
-        _IGNORED[subject] = next((label for label in (IGNORE, -1) if _is_taken(subject, batch, label)), IGNORE)
-    return _IGNORED[subject]
-
-
-def _is_taken(subject: Subject, batch: Batch, label: int) -> bool:
-    changed_BT = part(batch, "labels", subject.roles).clone()
-    changed_BT[:, 1] = label
-    try:
-        with torch.no_grad():
-            loss_of(subject, new_model(subject), replaced(batch, {find(batch, subject.roles)["labels"]: changed_BT}))
-    except (IndexError, RuntimeError, ValueError):
-        return False
-    return True
-
-
-def logits_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, T, V) of a batch's tokens: `Subject.logits`, or what the model returns for the batch's inputs.
-
-    Where the model cannot be called so, they are taken from what its head returns while the loss is computed.
-
-    Raises:
-        NotApplicable: there are none of this shape.
-    """
-    tokens_BT = tokens_of(subject, batch)
-    if subject.logits is not None:
-        logits = subject.logits(model, batch)
-    elif subject in _CAPTURED:
-        logits = _captured(subject, model, batch)
-    else:
-        logits = _called(subject, model, batch)
-        if not _are_logits(logits, tokens_BT):
-            returned, logits = logits, _captured(subject, model, batch)
-            if logits is None:
-                logits = returned
-            else:
-                _CAPTURED[subject] = True
-    if not isinstance(logits, Tensor) or not _are_logits(logits, tokens_BT):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise NotApplicable(
-            f"logits (B, T, V) for tokens {tuple(tokens_BT.shape)}, not {shape}: give Subject(logits=...)"
-        )
-    return logits
-
-
 def needed(subject: Subject, factory: str) -> Any:
     """An optional factory.
 
@@ -236,15 +102,15 @@ def needed(subject: Subject, factory: str) -> Any:
     return value
 
 
-def setting(subject: Subject, name: str) -> float:
+def hyperparameter(subject: Subject, name: str) -> float:
     """What the subject says of its training.
 
     Raises:
         NotApplicable: it does not say.
     """
-    if name not in subject.settings:
-        raise NotApplicable(f"settings[{name!r}]")
-    return subject.settings[name]
+    if name not in subject.hyperparameters:
+        raise NotApplicable(f"hyperparameters[{name!r}]")
+    return subject.hyperparameters[name]
 
 
 def gradients(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -256,58 +122,3 @@ def gradients(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Ten
         name: torch.zeros_like(p) if gradient is None else gradient
         for (name, p), gradient in zip(parameters.items(), found, strict=True)
     }
-
-
-def _agreement(tokens_BT: Tensor, labels_BT: Tensor) -> float:
-    counted = labels_BT >= 0
-    return float((tokens_BT[counted] == labels_BT[counted]).double().mean()) if bool(counted.any()) else 0.0
-
-
-def _called(subject: Subject, model: nn.Module, batch: Batch) -> Any:
-    """What the model returns for the batch's inputs; None where it cannot be called so."""
-    parts, found = fields(batch), find(batch, subject.roles)
-    left_out = {found.get("labels"), found.get("counted")}
-    inputs = {key: value for key, value in parts.items() if key not in left_out and value is not None}
-    named = hasattr(batch, "keys") and all(isinstance(key, str) for key in inputs)
-    if not named and set(inputs) != {found["tokens"]}:
-        return None
-    try:
-        named_inputs = {str(key): value for key, value in inputs.items()}
-        output = model(**named_inputs) if named else model(inputs[found["tokens"]])
-    except TypeError:
-        return None
-    return _logits_in(output)
-
-
-def _logits_in(output: Any) -> Any:
-    if isinstance(output, Mapping) and "logits" in output:
-        return output["logits"]
-    output = getattr(output, "logits", output)
-    if isinstance(output, tuple | list):
-        return next((each for each in output if isinstance(each, Tensor) and each.dim() == 3), None)
-    return output
-
-
-def _captured(subject: Subject, model: nn.Module, batch: Batch) -> Tensor | None:
-    """The last output of shape (B, T, V) of the model, or of a module with a matrix of V rows, while it is trained."""
-    tokens_BT = tokens_of(subject, batch)
-    seen: list[Tensor] = []
-
-    def note(module: nn.Module, _args: object, output: Any) -> None:
-        logits = _logits_in(output)
-        heads = [w for w in module.parameters(recurse=False) if w.dim() == 2]
-        if _are_logits(logits, tokens_BT) and (module is model or any(len(w) == logits.shape[-1] for w in heads)):
-            seen.append(logits)
-
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
-    try:
-        loss_of(subject, model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen[-1] if seen else None
-
-
-def _are_logits(value: Any, tokens_BT: Tensor) -> bool:
-    fits = isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == tokens_BT.shape
-    return fits and value.is_floating_point() and value.shape[-1] > int(tokens_BT.max())

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from andon.verify.errors import NotApplicable
-from andon.verify.subject import ROLES, Batch
+from andon.verify.subject import Batch
+from andon.verify.vocabulary import ROLES
 
 IGNORE = -100  # the label that torch's cross_entropy does not count
 SUFFIX = re.compile(r"_[A-Z][A-Z0-9]*$")  # of a shape: tokens_BT
@@ -24,21 +25,31 @@ def fields(batch: Batch) -> dict[str | int, Any]:
     """A batch's parts by key, field name or position; a bare tensor is part 0."""
     if isinstance(batch, Tensor):
         return {0: batch}
-    if isinstance(batch, Mapping) or hasattr(batch, "keys"):
-        return {key: batch[key] for key in batch.keys()}  # noqa: SIM118 - Hugging Face's are no mappings
+    if isinstance(batch, Mapping):
+        return dict(batch)
     if dataclasses.is_dataclass(batch):
         return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     if hasattr(batch, "_fields"):
         return dict(zip(batch._fields, batch, strict=True))
+    if is_keyed(batch):
+        return {key: batch[key] for key in batch.keys()}  # noqa: SIM118 - not every one of them iterates over its keys
     return dict(enumerate(batch))
+
+
+def is_keyed(batch: Batch) -> bool:
+    """Whether a batch is indexed by key: a mapping, or what acts as one; a field called `keys` makes it none."""
+    if isinstance(batch, Mapping):
+        return True
+    has_fields = dataclasses.is_dataclass(batch) or hasattr(batch, "_fields")
+    return not has_fields and callable(getattr(batch, "keys", None))
 
 
 def find(batch: Batch, given: Mapping[str, str | int]) -> dict[str, str | int]:
     """Role to key, for the roles that hold a tensor in this batch; `given` comes first, then names, then positions."""
     parts = _tensors(batch)
     found = {role: key for role, key in given.items() if key in parts}
-    for role, names in ROLES.items():
-        if named := [key for key in parts if _plain(key) in names]:
+    for role, known in ROLES.items():
+        if named := [key for key in parts if _plain(key) in known.names]:
             found.setdefault(role, named[0])
     places = [key for key, value in parts.items() if isinstance(key, int) and is_index(value)]
     for role in ("tokens", "labels"):  # an unnamed pair
@@ -68,7 +79,7 @@ def replaced(batch: Batch, changes: Mapping[str | int, Any]) -> Batch:
     """The batch with some parts exchanged, by key; of the same type."""
     if isinstance(batch, Tensor):
         return changes.get(0, batch)
-    if isinstance(batch, Mapping) or hasattr(batch, "keys"):
+    if is_keyed(batch):
         return _with_items(batch, changes)
     by_name = {str(key): value for key, value in changes.items()}
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):

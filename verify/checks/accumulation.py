@@ -1,8 +1,9 @@
 """Accumulation: however a batch is cut into micro-batches, one update is the same."""
 
-from andon.verify.access.calls import tokens_of
-from andon.verify.checks.updates import compare_gradient, compare_loss, gradient_error, require_alike
+from andon.verify.access.targets import tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.parameters import gradients_times, norm
 from andon.verify.observation.runs import (
     SAME,
     counted,
@@ -13,7 +14,7 @@ from andon.verify.observation.runs import (
     step_run,
     tolerance,
 )
-from andon.verify.observation.step_trace import gradients_times, norm
+from andon.verify.observation.step_comparison import compare_gradient, compare_loss, gradient_error, require_alike
 from andon.verify.subject import Batch, Subject
 
 PARTS = 4
@@ -73,11 +74,11 @@ def check_clipped(subject: Subject) -> None:
 
     Reference: huggingface/accelerate#641.
     """
-    if not subject.settings.get("grad_clip"):
-        raise NotApplicable("settings['grad_clip']")
+    if not subject.hyperparameters.get("grad_clip"):
+        raise NotApplicable("hyperparameters['grad_clip']")
     run, batches = step_run(subject), _parts(subject)
     step = run.step(batches)
-    factor = EXCESS * subject.settings["grad_clip"] / norm(expected(subject, run.model, step, batches)[1])
+    factor = EXCESS * subject.hyperparameters["grad_clip"] / norm(expected(subject, run.model, step, batches)[1])
     run = step_run(subject)
     with gradients_times(run.model, factor):
         step = run.step(batches)
@@ -186,3 +187,12 @@ def _parts(subject: Subject) -> list[Batch]:
     batches = micro_batches(subject, PARTS)
     require_alike(subject, batches)
     return batches
+
+
+CHECKS = (
+    Check("accumulation.gradient", check_gradient, ("train_step",), tier=2),
+    Check("accumulation.clipped", check_clipped, ("train_step",), tier=2),
+    Check("accumulation.reported_loss", check_reported_loss, ("train_step",), tier=2),
+    Check("accumulation.tokens", check_tokens, ("train_step",), tier=2),
+    Check("accumulation.many", check_many, ("train_step",), tier=3),
+)

@@ -1,19 +1,28 @@
-"""Adapters: nothing at first, then a low-rank change of the scale asked for, wherever it is merged or stored."""
+"""Adapters: nothing at first, then a low-rank change of the declared scale, wherever it is merged or stored."""
 
-import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import logits_of, loss_of, needed, new_batch, new_model, seeded, setting
-from andon.verify.checks.memory import gradient, recompute
-from andon.verify.checks.updates import listed
-from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.step_trace import State, mismatch, parameters, trainable
+from andon.verify.access.calls import hyperparameter, loss_of, needed, new_batch, new_model, seeded
+from andon.verify.access.logits import logits_of
+from andon.verify.checks.table import Check
+from andon.verify.errors import CheckFailed, NotApplicable, listed
+from andon.verify.observation.adapter_tensors import (
+    frozen,
+    is_one_of,
+    namesake,
+    product_of,
+    rank_of,
+    sites_of,
+    tensors_of,
+)
+from andon.verify.observation.parameters import mismatch, parameters, trainable
+from andon.verify.observation.recomputation import gradient, recompute
 from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.subject import Adapters, Batch, Subject
 
@@ -82,14 +91,14 @@ def check_frozen(subject: Subject) -> None:
     model = _add(subject, base, RANK, ALPHA)
     learning = trainable(model)
     own = [known[id(p)] for p in learning.values() if id(p) in known]
-    own += [name for name, p in learning.items() if id(p) not in known and _is_one_of(p, values)]
+    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, values)]
     if own:
         raise CheckFailed(
             f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
         )
-    before = _frozen(model)
+    before = frozen(model)
     _train(subject, model)
-    after = _tensors(model)
+    after = tensors_of(model)
     moved = [name for name, value in before.items() if not torch.equal(after[name], value)]
     if moved:
         raise CheckFailed(
@@ -129,7 +138,7 @@ def check_learning(subject: Subject) -> None:
         before = parameters(model)
         _train(subject, model)
         still = [name for name, parameter in learning.items() if torch.equal(parameter, before[name])]
-        if still and not subject.mixture:
+        if still and not subject.mixture_of_experts:
             raise CheckFailed(
                 f"{len(still)} of {len(learning)} adapter tensors do not change in {STEPS} steps{how}: {listed(still)}"
             )
@@ -264,20 +273,20 @@ def check_merged_weights(subject: Subject) -> None:
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     merge, scale = _method(subject, "merge"), _method(subject, "scale")(RANK, ALPHA)
-    base, model = _tensors(_base(subject)), _filled(_added(subject))
+    base, model = tensors_of(_base(subject)), _filled(_added(subject))
     sides = {name: tensor.detach().clone() for name, tensor in trainable(model).items()}
-    merged, asked = _tensors(merge(model)), False
+    merged, compared = tensors_of(merge(model)), False
     for name, weight in base.items():
-        after = _namesake(name, weight, merged)
+        after = namesake(name, weight, merged)
         if after is None or not weight.is_floating_point() or weight.dim() != 2 or torch.equal(after, weight):
             continue
-        asked, change = True, after.double() - weight.double()
+        compared, change = True, after.double() - weight.double()
         noise = 4 * float(torch.finfo(after.dtype).eps) * float(after.double().norm())
-        _require_rank(name, change, noise, _rank(name, change, sides))
-        product = _product(name, change, sides)
+        _require_rank(name, change, noise, rank_of(name, change, sides, RANK))
+        product = product_of(name, change, sides, RANK)
         if product is not None:
             _require_scale(name, change, noise, product, scale)
-    if not asked:
+    if not compared:
         raise NotApplicable("a merged model that has the base's parameters by name")
 
 
@@ -337,7 +346,7 @@ def check_unmerge(subject: Subject) -> None:
     learning = set(trainable(model))
     back = unmerge(merge(model))
     _same(_logits(subject, back, batch), due, "a model merged and unmerged differs from the adapted one")
-    after = _tensors(back)
+    after = tensors_of(back)
     for name, before in sides.items():
         if name not in after or after[name].shape != before.shape:
             continue
@@ -471,7 +480,7 @@ def check_dropout(subject: Subject) -> None:
 
     Reference: pytorch/torchtune#995.
     """
-    share, batch = setting(subject, "lora_dropout"), new_batch(subject)
+    share, batch = hyperparameter(subject, "lora_dropout"), new_batch(subject)
     base = _base(subject).train()
     if not torch.equal(_logits(subject, base, batch, 0), _logits(subject, base, batch, 1)):
         raise NotApplicable("a base without dropout of its own")
@@ -480,7 +489,7 @@ def check_dropout(subject: Subject) -> None:
     if not torch.equal(first, second):
         raise CheckFailed(f"in eval mode two passes of an adapted model differ by {distance(second, first):.2g}")
     values = parameters(model)
-    sites = _sites(trainable(model))
+    sites = sites_of(trainable(model))
     for site in list(sites)[:: max(1, len(sites) // MODULES)]:
         with torch.no_grad():
             for name, parameter in trainable(model).items():
@@ -551,24 +560,6 @@ def _train(subject: Subject, model: nn.Module) -> None:
         optimizer.step()
 
 
-def _tensors(model: nn.Module) -> State:
-    """Copies of parameters and buffers."""
-    return {name: t.detach().clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
-
-
-def _frozen(model: nn.Module) -> State:
-    """Copies of parameters and buffers that do not learn."""
-    learning = trainable(model)
-    return {name: value for name, value in _tensors(model).items() if name not in learning}
-
-
-def _is_one_of(parameter: Tensor, values: State) -> bool:
-    """Whether a tensor is a copy of one of these; constants, as fresh sides, biases and gains are, are nobody's."""
-    if len(parameter.unique()) == 1:
-        return False
-    return any(parameter.shape == value.shape and torch.equal(parameter, value) for value in values.values())
-
-
 def _require_rank(name: str, change: Tensor, noise: float, most: int) -> None:
     """Fail where a merge changes a weight by a matrix of a higher rank than `most`."""
     sizes = torch.linalg.svdvals(change)
@@ -589,50 +580,24 @@ def _require_scale(name: str, change: Tensor, noise: float, product: Tensor, sca
         )
 
 
-def _namesake(name: str, weight: Tensor, tensors: State) -> Tensor | None:
-    """The tensor that a base's has become: of its shape, with all parts of its name in order."""
-    pattern = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split("."))))
-    found = [key for key, tensor in tensors.items() if tensor.shape == weight.shape and pattern.fullmatch(key)]
-    return tensors[min(found, key=len)] if found else None
-
-
-def _rank(name: str, change: Tensor, sides: State) -> int:
-    """The rank that a change of this weight may have: the adapter's, or that of several that share a weight."""
-    inner = [len(side) for side in _own(name, sides) if side.shape[1] == change.shape[1] and not len(side) % RANK]
-    return max(RANK, sum(inner))
-
-
-def _own(name: str, sides: State) -> list[Tensor]:
-    """The matrices of the adapter on this weight, told by name."""
-    path = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split(".")[:-1])) + r"\..*")
-    return [tensor.double() for key, tensor in sides.items() if path.fullmatch(key) and tensor.dim() == 2]
-
-
-def _product(name: str, change: Tensor, sides: State) -> Tensor | None:
-    """B A of the adapter on this weight, where its two matrices can be told by shape."""
-    own = _own(name, sides)
-    pairs = [
-        up @ down for down in own for up in own
-        if down is not up and down.shape == (RANK, change.shape[1]) and up.shape == (change.shape[0], RANK)
-    ]  # fmt: skip
-    return pairs[0] if len(pairs) == 1 and len(own) == 2 else None  # a third matrix stands between or beside the two
-
-
-def _sites(learning: dict[str, nn.Parameter]) -> dict[str, list[str]]:
-    """Adapter tensors by the module they sit on: names are the same up to the part that tells the two sides apart."""
-    names, found = list(learning), {}
-    for one, other in _neighbours(names):
-        first, second = one.split("."), other.split(".")
-        common = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
-        found.setdefault(".".join(first[:common]), [one, other])
-    return found
-
-
-def _neighbours(names: list[str]) -> Iterator[tuple[str, str]]:
-    yield from zip(names[::2], names[1::2], strict=False)
-
-
 def _same(found: Tensor, due: Tensor, what: str) -> None:
     moved, allowed = distance(found, due), (8 if due.dtype in HALVES else 2) * rounding(due)  # a merge rounds twice
     if not moved <= allowed:
         raise CheckFailed(f"{what} by {moved:.2g} of the logits' rms; rounding explains {allowed:.0e}")
+
+
+CHECKS = (
+    Check("adapters.identity", check_identity, ("adapters",)),
+    Check("adapters.merge", check_merge, ("adapters",)),
+    Check("adapters.merged_weights", check_merged_weights, ("adapters",)),
+    Check("adapters.merge_again", check_merge_again, ("adapters",)),
+    Check("adapters.unmerge", check_unmerge, ("adapters",)),
+    Check("adapters.scale", check_scale, ("adapters",)),
+    Check("adapters.file", check_file, ("adapters",)),
+    Check("adapters.file_of_merged", check_file_of_merged, ("adapters",)),
+    Check("adapters.two", check_two, ("adapters",), tier=2),
+    Check("adapters.dropout", check_dropout, ("adapters",), tier=2),
+    Check("adapters.frozen", check_frozen, ("adapters",), tier=2),
+    Check("adapters.learning", check_learning, ("adapters",), tier=2),
+    Check("adapters.recomputation", check_recomputation, ("adapters",), tier=2),
+)

@@ -1,16 +1,27 @@
 """Who may see whom: attention masks, as any correct implementation keeps them.
 
-Legend: B batch, T time, P positions that are changed, V vocab.
+Legend: B batch, T time, P positions that are changed, V vocab, A width of all query heads.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from andon.verify.access.batches import cut, documents_in, few, other_tokens, real_in, rows_of, spread
-from andon.verify.access.calls import loss_of, new_batch, targets_of, tokens_of, with_targets, with_tokens
+from andon.verify.access.batches import (
+    documents_in,
+    evenly_spaced,
+    first_positions,
+    other_tokens,
+    real_in,
+    rows_of,
+    small_batch,
+)
+from andon.verify.access.calls import loss_of, new_batch
 from andon.verify.access.roles import IGNORE, find, part, replaced
+from andon.verify.access.targets import targets_of, tokens_of, with_targets, with_tokens
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.heads import heads_of, rows_reached
+from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Batch, Subject
 
@@ -18,6 +29,8 @@ TOKENS = 1024  # of one forward pass: a large model takes seconds for them
 LONGEST = 256
 SHORT = 16
 SAME_KERNEL = 0.1  # of rounding: the same kernels on the same shapes, so that what is hidden adds exact zeros
+NORMED = 1e-3  # of heads' results: an epsilon in the norm
+HEADS = 32  # heads that are looked at
 FAINT = 1e-7  # of the logits' rms: what no influence at all may leave
 SEEDS = range(4)
 
@@ -42,17 +55,17 @@ def check_causality(subject: Subject) -> None:
     """
     if not subject.causal:
         raise NotApplicable("a causal model")
-    model, batch = awake(subject), cut(subject, new_batch(subject), LONGEST)
+    model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
     time = tokens_of(subject, batch).shape[1]
-    positions = [1 + index for index in spread(time - 1, max(4, TOKENS // time))]
-    for chosen in [[position] for position in positions[:8]] if subject.mixture else [positions]:
+    positions = [1 + index for index in evenly_spaced(time - 1, max(4, TOKENS // time))]
+    for chosen in [[position] for position in positions[:8]] if subject.mixture_of_experts else [positions]:
         many = rows_of(subject, batch, [0] * len(chosen))
         tokens_PT = tokens_of(subject, many)
         later_PT = torch.arange(time) >= torch.tensor(chosen)[:, None]
         changed_PT = torch.where(later_PT.to(tokens_PT.device), other_tokens(tokens_PT), tokens_PT)
         before = logits_eval(subject, model, many)
         after = logits_eval(subject, model, with_tokens(subject, many, changed_PT))
-        tolerance = SAME_KERNEL * grain(subject, model, many)
+        tolerance = SAME_KERNEL * rounding_tolerance(subject, model, many)
         for index, position in enumerate(chosen):
             moved = distance(after[index, :position], before[index, :position])
             if not moved <= tolerance:
@@ -84,7 +97,7 @@ def check_influence(subject: Subject) -> None:
 
     Reference: Devlin et al. 2019, arXiv:1810.04805, section 3.1.
     """
-    model, batch = awake(subject), cut(subject, new_batch(subject), SHORT)
+    model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), SHORT)
     reach, possible = _reach(subject, model, batch)
     reach |= ~possible
     time = len(reach)
@@ -129,14 +142,14 @@ def check_rows(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.MultiheadAttention.
     """
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a model without a mixture of experts, whose capacity rows may share")
-    model, batch = awake(subject), cut(subject, new_batch(subject), LONGEST)
+    model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
     batch = rows_of(subject, batch, [index % len(tokens_of(subject, batch)) for index in range(3)])
     tokens_BT = tokens_of(subject, batch)
     tokens_BT = torch.stack([tokens_BT[0], other_tokens(tokens_BT)[1], other_tokens(tokens_BT, 1)[2]])
     batch = with_tokens(subject, batch, tokens_BT)
-    together, tolerance = logits_eval(subject, model, batch), grain(subject, model, batch)
+    together, tolerance = logits_eval(subject, model, batch), rounding_tolerance(subject, model, batch)
     real_BT = real_in(subject, batch)
 
     def compare(other: Batch, rows: list[int], what: str) -> None:
@@ -167,12 +180,12 @@ def check_padding(subject: Subject) -> None:
 
     Reference: Alpha-VLLM/LLaMA2-Accessory#43.
     """
-    batch = few(subject)
+    batch = small_batch(subject)
     mask_BT = part(batch, "mask", subject.roles)
     tokens_BT = tokens_of(subject, batch)
     if mask_BT.shape != tokens_BT.shape:
         raise NotApplicable("a mask (B, T)")
-    model, key = awake(subject), find(batch, subject.roles)["mask"]
+    model, key = perturbed_model(subject), find(batch, subject.roles)["mask"]
     time = tokens_BT.shape[1]
     for side in ("right", "left"):
         hidden = torch.zeros_like(mask_BT, dtype=torch.bool)
@@ -185,7 +198,7 @@ def check_padding(subject: Subject) -> None:
             padded = with_targets(subject, padded, targets_BT)
         changed = with_tokens(subject, padded, torch.where(hidden, other_tokens(tokens_BT), tokens_BT))
         before, after = (logits_eval(subject, model, each) for each in (padded, changed))
-        tolerance = grain(subject, model, padded)
+        tolerance = rounding_tolerance(subject, model, padded)
         require_close(after[real], before[real], tolerance, f"real tokens' logits with other {side} padding")
         if bool((targets_of(subject, padded) != IGNORE).any()):
             with torch.no_grad():
@@ -215,17 +228,17 @@ def check_documents(subject: Subject) -> None:
     Reference: huggingface/trl#784.
     """
     batch = packed_batch(subject)
-    model = awake(subject)
+    model = perturbed_model(subject)
     documents_BT = documents_in(subject, batch)
     row = int((documents_BT != documents_BT[:, :1]).any(1).nonzero()[0])
     numbers = documents_BT[row].unique_consecutive()
-    chosen = [numbers[index] for index in spread(len(numbers), 6)]
+    chosen = [numbers[index] for index in evenly_spaced(len(numbers), 6)]
     many = rows_of(subject, batch, [row] * len(chosen))
     tokens = tokens_of(subject, many)
     inside = documents_BT[row] == torch.stack(chosen)[:, None]
     before = logits_eval(subject, model, many)
     after = logits_eval(subject, model, with_tokens(subject, many, torch.where(inside, other_tokens(tokens), tokens)))
-    tolerance = SAME_KERNEL * grain(subject, model, many)
+    tolerance = SAME_KERNEL * rounding_tolerance(subject, model, many)
     real_T = real_in(subject, many)[0]
     for index, number in enumerate(chosen):
         others = ~inside[index] & real_T
@@ -235,6 +248,83 @@ def check_documents(subject: Subject) -> None:
                 f"changing document {int(number)} of a packed row moves the logits of the row's other documents by "
                 f"{moved:.2g} of their rms, and rounding explains {tolerance:.0e}"
             )
+
+
+def check_groups(subject: Subject) -> None:
+    """Neighboring query heads share a key head: head n of N reads key head n // (N / K), and query head n.
+
+    Silent because any pairing can be learned; pretrained weights, and caches, are paired by this rule.
+
+    Look at `repeat` where `repeat_interleave` is meant, and at reshapes of the heads.
+
+    Example:
+        # wrong: of two key heads, repeat makes 0 1 0 1, where the query heads need 0 0 1 1
+        k = k.repeat(1, n_rep, 1, 1)
+        v = v.repeat(1, n_rep, 1, 1)
+
+        # right
+        k = k.repeat_interleave(n_rep, dim=1)
+        v = v.repeat_interleave(n_rep, dim=1)
+
+    Reference: Ainslie et al. 2023, arXiv:2305.13245, section 2.2; onnx/onnx#7274.
+    """
+    model, batch = perturbed_model(subject), rows_of(subject, new_batch(subject), [0])
+    query, pair, result_A = heads_of(subject, model, batch)
+    width = len(query)
+    size = len(rows_reached(result_A[0], (query,)))
+    if not size or width % size or len(pair[0]) % size:
+        raise NotApplicable("attention whose queries are a matrix each, with heads one after another")
+    heads, groups = width // size, len(pair[0]) // size
+    if groups in (1, heads):
+        raise NotApplicable("grouped queries: more than one key head, and fewer than query heads")
+    for head in range(min(heads, HEADS)):
+        reached = {row // size for row in rows_reached(result_A[head * size], (query,))}
+        if reached != {head}:
+            raise CheckFailed(
+                f"what the output takes for head {head} of {heads} reads query head "
+                f"{', '.join(map(str, sorted(reached)))}"
+            )
+        found = {row // size for row in rows_reached(result_A[head * size], pair)}
+        expected = head // (heads // groups)
+        if found != {expected}:
+            raise CheckFailed(
+                f"query head {head} of {heads} reads key head {', '.join(map(str, sorted(found)))} of {groups}; "
+                f"by the rule it is {expected}"
+            )
+
+
+def check_normed(subject: Subject) -> None:
+    """Where queries are normalized, so are keys: scaling the matrix of either one then has no effect.
+
+    Silent because attention that normalizes only one of the two is learned with; its scores are then bounded on one
+    side only.
+
+    Look at which of the two the norm is called on, and at which result goes on.
+
+    Example:
+        # wrong: the result of k_norm is thrown away
+        q = self.q_norm(q)
+        self.k_norm(k)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        # right
+        q = self.q_norm(q)
+        k = self.k_norm(k)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    Reference: Henry et al. 2020, arXiv:2010.04245.
+    """
+    model, batch = perturbed_model(subject), rows_of(subject, new_batch(subject), [0])
+    query, pair, result_A = heads_of(subject, model, batch)
+    deaf = [_is_deaf(subject, model, batch, weight, result_A) for weight in (query, *pair)]
+    if not any(deaf):
+        raise NotApplicable("attention that norms its queries or keys")
+    if sum(deaf) != 2 or not deaf[0]:
+        one, other = ("queries", "keys") if deaf[0] else ("keys", "queries")
+        raise CheckFailed(
+            f"{one} of twice the size change nothing, {other} of twice the size change what heads return: 1 of the 2 "
+            "is normed"
+        )
 
 
 def packed_batch(subject: Subject) -> Batch:
@@ -258,7 +348,7 @@ def _reach(subject: Subject, model: torch.nn.Module, batch: Batch) -> tuple[Tens
     time = tokens_BT.shape[1]
     reach = torch.zeros(time, time, dtype=torch.bool, device=tokens_BT.device)
     possible = reach.clone()
-    for row in spread(len(tokens_BT), 2):
+    for row in evenly_spaced(len(tokens_BT), 2):
         many = rows_of(subject, batch, [row] * time)
         tokens = tokens_of(subject, many)
         changed = torch.where(torch.eye(time, dtype=torch.bool, device=tokens.device), other_tokens(tokens), tokens)
@@ -269,3 +359,22 @@ def _reach(subject: Subject, model: torch.nn.Module, batch: Batch) -> tuple[Tens
         reach |= ((after - before).abs().nan_to_num(0.0).amax(-1) > threshold) & could
         possible |= could
     return reach, possible
+
+
+def _is_deaf(subject: Subject, model: nn.Module, batch: Batch, weight: Tensor, result_A: Tensor) -> bool:
+    """Whether heads return the same with this matrix twice as large."""
+    weight.data.mul_(2)
+    _, _, again_A = heads_of(subject, model, batch)
+    weight.data.div_(2)
+    return distance(again_A, result_A) < NORMED
+
+
+CHECKS = (
+    Check("attention.causality", check_causality),
+    Check("attention.influence", check_influence),
+    Check("attention.rows", check_rows),
+    Check("attention.padding", check_padding),
+    Check("attention.documents", check_documents),
+    Check("attention.groups", check_groups),
+    Check("attention.normed", check_normed),
+)

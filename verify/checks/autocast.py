@@ -2,12 +2,15 @@
 
 import torch
 
-from andon.verify.access.batches import spread
-from andon.verify.access.calls import loss_of, new_batch, new_model, targets_of, with_targets
+from andon.verify.access.batches import evenly_spaced
+from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.roles import IGNORE
+from andon.verify.access.targets import targets_of, with_targets
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.optimizers import innermost
+from andon.verify.observation.parameters import trainable
 from andon.verify.observation.runs import Make, each_run
-from andon.verify.observation.step_trace import innermost, trainable
 from andon.verify.subject import Subject
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -38,7 +41,7 @@ def check_loss(subject: Subject) -> None:
     targets_BT = targets_of(subject, batch)
     places = (targets_BT != IGNORE).nonzero().tolist()
     losses = []
-    for row, position in (places[index] for index in spread(len(places), TOKENS)):
+    for row, position in (places[index] for index in evenly_spaced(len(places), TOKENS)):
         one_BT = torch.full_like(targets_BT, IGNORE)
         one_BT[row, position] = targets_BT[row, position]
         with torch.no_grad():
@@ -95,3 +98,9 @@ def check_scope(subject: Subject, make: Make) -> None:
         raise CheckFailed(
             f"{run.name}: {' and '.join(inside)} ran under autocast to {torch.get_autocast_dtype(device)}"
         )
+
+
+CHECKS = (
+    Check("autocast.loss", check_loss),
+    Check("autocast.scope", check_scope, tier=2),
+)

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.verify.access.calls import new_batch, seeded, setting
+from andon.verify.access.calls import hyperparameter, new_batch, seeded
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.runs import SAME, Make, Run, each_run, the_update
-from andon.verify.observation.step_trace import (
+from andon.verify.observation.parameters import (
     State,
-    Step,
     fill,
     fitted,
     gradients_times,
@@ -21,6 +20,8 @@ from andon.verify.observation.step_trace import (
     parameters,
     trainable,
 )
+from andon.verify.observation.runs import SAME, Make, Run, each_run, the_update
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Subject
 
 SMALL = 1e-4  # times a gradient: below any sensible threshold
@@ -95,7 +96,7 @@ def check_all_alike(subject: Subject, make: Make) -> None:
 
 
 @each_run
-def check_small_ones_pass(subject: Subject, make: Make) -> None:
+def check_small_ones(subject: Subject, make: Make) -> None:
     """A gradient below the threshold reaches the update unchanged.
 
     Silent because adaptive optimizers hide a constant factor; weight decay, momentum and the threshold then mean
@@ -157,7 +158,7 @@ def check_reported_norm(subject: Subject, make: Make) -> None:
     if "grad_norm" not in step.logged:
         raise NotApplicable("grad_norm among what step or loop reports")
     size = norm(raw) / SMALL
-    for factor in (SMALL, 1.0, EXCESS * subject.settings.get("grad_clip", 1.0) / max(size, 1e-300)):
+    for factor in (SMALL, 1.0, EXCESS * subject.hyperparameters.get("grad_clip", 1.0) / max(size, 1e-300)):
         seen, _ = _first(subject, make, factor)
         reported, due = float(seen.logged["grad_norm"]), factor * size
         if not abs(reported - due) <= max(SAME, tolerance_of(step)) * due:
@@ -171,7 +172,7 @@ def check_reported_norm(subject: Subject, make: Make) -> None:
 def check_non_finite(subject: Subject, make: Make) -> None:
     """A step whose gradient is not finite is refused, whichever step it is: nothing changes, or an error is raised.
 
-    "Nothing" means weights and optimizer moments. Asked of every step where the settings say `skips_nonfinite`;
+    "Nothing" means weights and optimizer moments. Required of every step where `hyperparameters` has `skips_nonfinite`;
     otherwise only whether the code refuses some such steps and lets others through.
 
     Silent because weights that are not finite are noticed hours later, in the loss of some other step.
@@ -205,8 +206,8 @@ def check_non_finite(subject: Subject, make: Make) -> None:
             break
     let_through = [number for number, outcome in enumerate(outcomes) if outcome == "changed"]
     whole = run.name == "Subject.loop" or subject.loop is None  # a step may leave the refusal to its loop
-    if not {"unchanged", "raised"} & set(outcomes) and not (whole and subject.settings.get("skips_nonfinite")):
-        raise NotApplicable("settings['skips_nonfinite'], or a step that refuses gradients that are not finite")
+    if not {"unchanged", "raised"} & set(outcomes) and not (whole and subject.hyperparameters.get("skips_nonfinite")):
+        raise NotApplicable("hyperparameters['skips_nonfinite'], or a step that refuses gradients that are not finite")
     if let_through:
         name, bad = chosen[let_through[0] % len(chosen)], (math.inf, math.nan)[let_through[0] % 2]
         raise CheckFailed(
@@ -215,20 +216,20 @@ def check_non_finite(subject: Subject, make: Make) -> None:
         )
 
 
-def tolerance_of(step: Step) -> float:
+def tolerance_of(step: StepTrace) -> float:
     """What rounding explains between two runs of one step, of which one has its gradients scaled."""
     halves = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in step.before.values())
     return 2e-2 if step.autocast or halves else SAME
 
 
 def _threshold(subject: Subject) -> float:
-    clip = setting(subject, "grad_clip")
+    clip = hyperparameter(subject, "grad_clip")
     if not clip:
-        raise NotApplicable("settings['grad_clip'] above 0")
+        raise NotApplicable("hyperparameters['grad_clip'] above 0")
     return clip
 
 
-def _first(subject: Subject, make: Make, factor: float) -> tuple[Step, State]:
+def _first(subject: Subject, make: Make, factor: float) -> tuple[StepTrace, State]:
     """A new run's first step with all gradients multiplied, and the gradients that its update saw."""
     with seeded():  # the same dropout each time
         run = make()
@@ -269,10 +270,19 @@ def _poisoned(subject: Subject, run: Run, name: str, bad: float, number: int) ->
 
 def _equal(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether the moments are the same, bit by bit, or still zero where there were none; counters may move on."""
-    for index, held in after["state"].items():
-        for name, value in held.items():
+    for index, moments in after["state"].items():
+        for name, value in moments.items():
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1:
                 known = before["state"].get(index, {}).get(name, torch.zeros_like(value))
                 if not torch.equal(known, value):
                     return False
     return True
+
+
+CHECKS = (
+    Check("clipping.bound", check_bound, tier=2),
+    Check("clipping.all_alike", check_all_alike, tier=2),
+    Check("clipping.small_ones", check_small_ones, tier=2),
+    Check("clipping.reported_norm", check_reported_norm, tier=2),
+    Check("clipping.non_finite", check_non_finite, tier=2),
+)

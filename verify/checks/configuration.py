@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, needed, new_batch, seeded
-from andon.verify.checks.norms import norms_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import enliven, logits_eval, precise
+from andon.verify.observation.norms import norms_of
+from andon.verify.observation.perturb import logits_eval, precise, rescale
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
@@ -43,17 +44,17 @@ def check_sensitivity(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#2218.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     batch = new_batch(subject)
     idle = [
         key
-        for key, value in settings.items()
+        for key, value in alternatives.items()
         if (changed := _taken(configure, key, value)) and not _differs(subject, _made(configure), changed, batch)
     ]
     if idle:
-        value = settings[idle[0]]
+        value = alternatives[idle[0]]
         raise CheckFailed(
-            f"{len(idle)} of {len(settings)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
+            f"{len(idle)} of {len(alternatives)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
             "shapes, first weights, logits of equal weights and dropout are as without"
         )
 
@@ -76,9 +77,9 @@ def check_norms(subject: Subject) -> None:
 
     Reference: meta-llama/llama#771.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base = _made(configure)
-    for key, value in settings.items():
+    for key, value in alternatives.items():
         changed = _taken(configure, key, value)
         if changed is None or not isinstance(value, float) or _shapes(base) != _shapes(changed):
             continue
@@ -120,9 +121,9 @@ def check_caps(subject: Subject) -> None:
 
     Reference: Gemma Team 2024, "Gemma 2", arXiv:2408.00118, section 2 (logit soft-capping).
     """
-    caps = {key: value for key, value in needed(subject, "configuration").items() if _is_cap(subject, key, value)}
+    caps = {key: value for key, value in needed(subject, "config_alternatives").items() if _is_cap(subject, key, value)}
     if not caps:
-        raise NotApplicable("a setting that bounds the logits in `configuration`")
+        raise NotApplicable("a setting that bounds the logits in `config_alternatives`")
     for key, value in caps.items():
         small, due = (_logits_with(subject, key, bound, FAINT) for bound in (value, BOUNDLESS * value))
         apart = distance(small, due)
@@ -153,16 +154,16 @@ def check_spread(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#1162.
     """
-    configure, settings = needed(subject, "configure"), needed(subject, "configuration")
-    base, asked = _made(configure), False
-    for key, value in settings.items():
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
+    base, compared = _made(configure), False
+    for key, value in alternatives.items():
         changed = _taken(configure, key, value)
         if changed is None or _shapes(base) != _shapes(changed):
             continue
         pairs = {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
         if not any(_is_scaled(first, second) for first, second in pairs.values()):
             continue
-        asked = True
+        compared = True
         linear = [f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)]
         kept = [name for name in linear if name in pairs and torch.equal(*pairs[name]) and _is_torchs(pairs[name][0])]
         if kept:
@@ -170,8 +171,8 @@ def check_spread(subject: Subject) -> None:
                 f"{key}={value!r} scales first weights, but not those of {len(kept)} of {len(linear)} linear layers: "
                 f"{', '.join(kept[:3])} begin as torch draws them, uniform below 1/sqrt({pairs[kept[0]][0].shape[1]})"
             )
-    if not asked:
-        raise NotApplicable("a setting that scales first weights in `configuration`")
+    if not compared:
+        raise NotApplicable("a setting that scales first weights in `config_alternatives`")
 
 
 def _is_cap(subject: Subject, key: str, value: Any) -> bool:
@@ -197,7 +198,7 @@ def _logits_with(subject: Subject, key: str, value: Any, scale: float) -> Tensor
 
 def _logits_of(subject: Subject, model: nn.Module, scale: float) -> Tensor:
     """Logits of the model with weights of usual size, times `scale`."""
-    enliven(precise(subject, model))
+    rescale(precise(subject, model))
     _scale(model, scale)
     return logits_eval(subject, model, new_batch(subject))
 
@@ -244,7 +245,7 @@ def _differs(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) 
     try:
         for scale in (TINY, 1.0):  # the last is what a loss is taken of
             for model in (base, other):
-                enliven(model)
+                rescale(model)
                 _scale(model, scale)
             if not torch.equal(logits_eval(subject, base, batch), logits_eval(subject, other, batch)):
                 return True
@@ -268,3 +269,11 @@ def _scale(model: nn.Module, scale: float) -> None:
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+CHECKS = (
+    Check("configuration.sensitivity", check_sensitivity, ("configure", "config_alternatives")),
+    Check("configuration.norms", check_norms, ("configure", "config_alternatives")),
+    Check("configuration.caps", check_caps, ("configure", "config_alternatives")),
+    Check("configuration.spread", check_spread, ("configure", "config_alternatives")),
+)

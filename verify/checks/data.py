@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from andon.verify.access.batches import real_in
-from andon.verify.access.calls import is_shifted_inside, needed, new_batch, targets_of, tokens_of
+from andon.verify.access.calls import needed, new_batch
 from andon.verify.access.roles import IGNORE, find, part
+from andon.verify.access.targets import is_shifted_inside, targets_of, tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.subject import Batch, Subject
 
@@ -86,20 +88,20 @@ def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
 
 def _trained_on(subject: Subject) -> list[Batch]:
     """The first batches of an epoch, and of what is held out, that hold labels."""
-    sources = [] if subject.epoch is None else [subject.epoch(0)]
-    sources += [] if subject.held_out is None else [subject.held_out()]
+    sources = [] if subject.epoch_batches is None else [subject.epoch_batches(0)]
+    sources += [] if subject.validation_batches is None else [subject.validation_batches()]
     first = [batch for source in sources for batch in islice(_singly(source), BATCHES)]
     return [batch for batch in first if "labels" in find(batch, subject.roles)]
 
 
 def _require_hidden(subject: Subject) -> None:
-    """Fail where most of what an epoch's batches ask for stands in them.
+    """Fail where most targets of an epoch's batches stand in their inputs.
 
     Raises:
         NotApplicable: there is no epoch, or it has no labels of the tokens' shape.
     """
     counted = shown = 0
-    for batch in _singly(needed(subject, "epoch")(0)):
+    for batch in _singly(needed(subject, "epoch_batches")(0)):
         if "labels" not in find(batch, subject.roles):
             raise NotApplicable("labels in an epoch's batches")
         tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
@@ -109,7 +111,7 @@ def _require_hidden(subject: Subject) -> None:
         raise NotApplicable("a batch with counted labels")
     if shown > HALF * counted:
         raise CheckFailed(
-            f"{shown} of the {counted} tokens that an epoch asks for stand at their place in its batches, and the "
+            f"{shown} of the {counted} tokens that are an epoch's targets stand at their place in its batches, and the "
             "model sees both sides: it has nothing to guess"
         )
 
@@ -117,10 +119,10 @@ def _require_hidden(subject: Subject) -> None:
 def _require_one_place(subject: Subject) -> None:
     """One loss takes the batches of `Subject.batch`, of an epoch and of what is held out: their labels stand alike."""
     sources: dict[str, Iterable[Any]] = {"batch": [new_batch(subject)]}
-    if subject.epoch is not None:
-        sources["epoch"] = subject.epoch(0)
-    if subject.held_out is not None:
-        sources["held_out"] = subject.held_out()
+    if subject.epoch_batches is not None:
+        sources["epoch_batches"] = subject.epoch_batches(0)
+    if subject.validation_batches is not None:
+        sources["validation_batches"] = subject.validation_batches()
     places = {}
     for name, batches in sources.items():
         first = next(_singly(batches), None)
@@ -163,13 +165,13 @@ def check_padding(subject: Subject) -> None:
             wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
             if bool(wrong.any()):
                 raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
-    if subject.pad is None:
+    if subject.collate_padded is None:
         return
     words = [int(word) for word in tokens_of(subject, new_batch(subject)).unique()]
-    words = [word for word in words if word not in (subject.end, subject.padding)]
-    ends = [] if subject.end is None else [subject.end]
+    words = [word for word in words if word not in (subject.eos_id, subject.pad_id)]
+    ends = [] if subject.eos_id is None else [subject.eos_id]
     documents = [words[:3] + ends, (words * 9)[:9] + ends]
-    batch = subject.pad(documents)
+    batch = subject.collate_padded(documents)
     tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
     counted = int((targets_BT != IGNORE).sum())
     fewest = sum(len(document) - 1 for document in documents)
@@ -210,14 +212,14 @@ def check_epochs(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.utils.data.distributed.DistributedSampler.
     """
-    epoch = needed(subject, "epoch")
-    if subject.augmented:
+    epoch = needed(subject, "epoch_batches")
+    if subject.random_augmentation:
         _require_drawn_anew(_rows(subject, epoch(0)), _rows(subject, epoch(1)))
         return
     orders = {number: _rows(subject, epoch(number)) for number in (1, 0, 2)}
     again = _rows(subject, epoch(1))
     if orders[1] != again:
-        raise CheckFailed(f"epoch 1 asked for twice differs in {_moved(orders[1], again)} of {len(again)} rows")
+        raise CheckFailed(f"epoch 1 differs, read twice, in {_moved(orders[1], again)} of {len(again)} rows")
     spare = _left_out(subject, epoch(0))
     for number in (1, 2):
         missing, added = _content(orders[0]) - _content(orders[number]), _content(orders[number]) - _content(orders[0])
@@ -252,7 +254,10 @@ def check_held_out(subject: Subject) -> None:
 
     Reference: axolotl-ai-cloud/axolotl#3627.
     """
-    train, held_out = _rows(subject, needed(subject, "epoch")(0)), _rows(subject, needed(subject, "held_out")())
+    train, held_out = (
+        _rows(subject, needed(subject, "epoch_batches")(0)),
+        _rows(subject, needed(subject, "validation_batches")()),
+    )
     if not train or not held_out:
         raise NotApplicable("batches to train on and held-out ones")
     length = min(LONGEST, *map(len, held_out), *map(len, train))
@@ -273,11 +278,11 @@ def _refuse_other_shifts(tokens_BT: Tensor, targets_BT: Tensor) -> None:
         there = slice(max(0, shift), time + min(0, shift))
         counted = targets_BT[:, here] != IGNORE
         same = counted & (targets_BT[:, here] == tokens_BT[:, there])
-        following = (targets_BT[:, :-1] == tokens_BT[:, 1:]) & (targets_BT[:, :-1] != IGNORE)
-        if int(same.sum()) > ALIKE * int(counted.sum()) and int(following.sum()) < HALF * int(counted.sum()):
+        is_next = (targets_BT[:, :-1] == tokens_BT[:, 1:]) & (targets_BT[:, :-1] != IGNORE)
+        if int(same.sum()) > ALIKE * int(counted.sum()) and int(is_next.sum()) < HALF * int(counted.sum()):
             raise CheckFailed(
                 f"{int(same.sum())} of {int(counted.sum())} targets are the token {shift} ahead, and "
-                f"{int(following.sum())} the one that follows"
+                f"{int(is_next.sum())} the one that follows"
             )
 
 
@@ -304,8 +309,8 @@ def _require_drawn_anew(first: list[Row], second: list[Row]) -> None:
     """Fail where examples that are said to change at random are the same in the second epoch, and in the same order."""
     if len(first) > 3 and first == second:
         raise CheckFailed(
-            f"the {len(first)} rows of epoch 1 are those of epoch 0 in their order; Subject(augmented=True) says that "
-            "each is drawn anew"
+            f"the {len(first)} rows of epoch 1 are those of epoch 0 in their order; Subject(random_augmentation=True) "
+            "says that each is drawn anew"
         )
 
 
@@ -321,3 +326,11 @@ def _content(rows: list[Row]) -> Counter[Row]:
 
 def _moved(first: list[Row], second: list[Row]) -> int:
     return sum(a != b for a, b in zip(first, second, strict=False)) + abs(len(first) - len(second))
+
+
+CHECKS = (
+    Check("data.targets", check_targets),
+    Check("data.padding", check_padding),
+    Check("data.epochs", check_epochs, ("epoch_batches",)),
+    Check("data.held_out", check_held_out, ("epoch_batches", "validation_batches")),
+)

@@ -3,11 +3,22 @@
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import cut, few, rows_of
-from andon.verify.access.calls import logits_of, loss_of, new_model, seeded, tokens_of
+from andon.verify.access.batches import first_positions, rows_of, small_batch
+from andon.verify.access.calls import loss_of, new_model, seeded
+from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import fields
+from andon.verify.access.targets import tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, dropout_rates, enliven, grain, logits_eval, precise, without_dropout
+from andon.verify.observation.perturb import (
+    dropout_rates,
+    logits_eval,
+    perturbed_model,
+    precise,
+    rescale,
+    rounding_tolerance,
+    without_dropout,
+)
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Batch, Subject
 
@@ -32,7 +43,7 @@ def check_eval(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.functional.scaled_dot_product_attention; pytorch/torchtune#1803.
     """
-    model, batch = awake(subject), few(subject)
+    model, batch = perturbed_model(subject), small_batch(subject)
     results = []
     for seed in (1, 2):
         with seeded(seed), torch.no_grad():
@@ -64,7 +75,7 @@ def check_train(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Reproducibility.
     """
-    model, batch = awake(subject).train(), few(subject)
+    model, batch = perturbed_model(subject).train(), small_batch(subject)
     losses = []
     for _ in range(2):
         with seeded(3), torch.no_grad():
@@ -101,9 +112,9 @@ def check_modes(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#419.
     """
-    batch = few(subject)
-    model = without_dropout(awake(subject))
-    evaluated, tolerance = _loss_and_logits(subject, model.eval(), batch), grain(subject, model, batch)
+    batch = small_batch(subject)
+    model = without_dropout(perturbed_model(subject))
+    evaluated, tolerance = _loss_and_logits(subject, model.eval(), batch), rounding_tolerance(subject, model, batch)
     trained = [_loss_and_logits(subject, model.train(), batch, seed) for seed in (1, 2)]
     if distance(trained[1][0], trained[0][0]) > tolerance:
         raise NotApplicable("a model whose dropout can be set to 0")
@@ -132,7 +143,7 @@ def check_purity(subject: Subject) -> None:
         logits = model(input_ids)
     """
     for training in (True, False):
-        model, batch = new_model(subject).train(training), few(subject)
+        model, batch = new_model(subject).train(training), small_batch(subject)
         modes = {name: module.training for name, module in model.named_modules()}
         before = {name: tensor.detach().clone() for name, tensor in _state(model, training)}
         parts = {key: value.clone() for key, value in fields(batch).items() if isinstance(value, Tensor)}
@@ -175,12 +186,12 @@ def check_history(subject: Subject) -> None:
             positions = torch.arange(tokens.shape[1])
             return self.blocks(self.wte(tokens) + self.wpe(positions))
     """
-    batch = few(subject)
+    batch = small_batch(subject)
     rows, time = tokens_of(subject, batch).shape
-    short = cut(subject, rows_of(subject, batch, [rows - 1]), max(2, time // 2))
-    model = awake(subject)
+    short = first_positions(subject, rows_of(subject, batch, [rows - 1]), max(2, time // 2))
+    model = perturbed_model(subject)
     first = logits_eval(subject, model, batch)
-    tolerance = grain(subject, model, batch)
+    tolerance = rounding_tolerance(subject, model, batch)
     with seeded(4), torch.no_grad():
         loss_of(subject, model.train(), short)
     require_close(
@@ -188,7 +199,7 @@ def check_history(subject: Subject) -> None:
     )
     after = logits_eval(subject, model, short)
     other = precise(subject, new_model(subject)).eval()
-    enliven(other)
+    rescale(other)
     require_close(after, logits_eval(subject, other, short), tolerance, "a short batch's logits after a long and first")
     require_close(logits_eval(subject, other, batch), first, tolerance, "a long batch's logits after a short and first")
 
@@ -216,3 +227,12 @@ def _world() -> tuple[object, ...]:
 
 def _mode(training: bool) -> str:
     return "train" if training else "eval"
+
+
+CHECKS = (
+    Check("determinism.eval", check_eval),
+    Check("determinism.train", check_train),
+    Check("determinism.modes", check_modes),
+    Check("determinism.purity", check_purity),
+    Check("determinism.history", check_history),
+)

@@ -2,11 +2,12 @@
 
 import torch
 
-from andon.verify.access.batches import few
+from andon.verify.access.batches import small_batch
 from andon.verify.access.calls import gradients, loss_of, new_model
-from andon.verify.checks.positions import low_dtype
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, coarsest, enliven, logits_eval
+from andon.verify.observation.half_precision import device_of, is_wide, low_dtype
+from andon.verify.observation.perturb import coarsest_eps, logits_eval, perturbed_model, rescale
 from andon.verify.observation.tolerances import ROUNDING, rms
 from andon.verify.subject import Subject
 
@@ -34,17 +35,17 @@ def check_smooth(subject: Subject) -> None:
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_dim)
         out = scores.softmax(-1) @ v
     """
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a model that routes no tokens, as small changes reroute some")
-    model, batch = awake(subject), few(subject)
-    if coarsest(subject, model, batch) > ROUNDING[torch.float32]:
+    model, batch = perturbed_model(subject), small_batch(subject)
+    if coarsest_eps(subject, model, batch) > ROUNDING[torch.float32]:
         raise NotApplicable("a model that works in float32")
     step, curved = FINE
     try:
         model = model.double()
         results = [logits_eval(subject, model, batch)]
     except (RuntimeError, TypeError):
-        (step, curved), model = COARSE, awake(subject)
+        (step, curved), model = COARSE, perturbed_model(subject)
         results = [logits_eval(subject, model, batch)]
     generator = torch.Generator().manual_seed(1)
     directions = [torch.randn(p.shape, generator=generator).to(p) * p.detach().abs() for p in model.parameters()]
@@ -88,7 +89,7 @@ def check_logits(subject: Subject) -> None:
     """
     low = low_dtype(subject)
     model, exact, batch = _pair(subject, low)
-    with torch.autocast(_device(model), dtype=low, enabled=_is_wide(model)):
+    with torch.autocast(device_of(model), dtype=low, enabled=is_wide(model)):
         rounded = logits_eval(subject, model, batch).double()
     reference = logits_eval(subject, exact, batch).double()
     error = rms(rounded - reference) / max(rms(reference), 1e-300)
@@ -162,17 +163,17 @@ def check_loss(subject: Subject) -> None:
 def _pair(subject: Subject, low: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module, object]:
     """The model as it is, and one in float32 with the same weights; and a batch."""
     model, exact = new_model(subject).eval(), new_model(subject).eval().float()
-    enliven(model)
+    rescale(model)
     with torch.no_grad():
         for target, source in zip(exact.parameters(), model.parameters(), strict=True):
             target.copy_(source)
     assert low.itemsize == 2
-    return model, exact, few(subject)
+    return model, exact, small_batch(subject)
 
 
-def _device(model: torch.nn.Module) -> str:
-    return next(model.parameters()).device.type
-
-
-def _is_wide(model: torch.nn.Module) -> bool:
-    return all(p.dtype.itemsize >= 4 for p in model.parameters() if p.is_floating_point())
+CHECKS = (
+    Check("dtypes.smooth", check_smooth),
+    Check("dtypes.logits", check_logits),
+    Check("dtypes.loss", check_loss),
+    Check("dtypes.gradients", check_gradients),
+)

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.batches import rows_of
-from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded, tokens_of
-from andon.verify.checks.loss import told
+from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
+from andon.verify.access.targets import tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.cross_entropy import loss_alternatives
+from andon.verify.observation.parameters import parameters
 from andon.verify.observation.runs import LOOSE, counted, is_ragged, loop_run, micro_batches, of_loop, sharpened
-from andon.verify.observation.step_trace import parameters
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
 
 PARTS = 4
@@ -79,7 +82,7 @@ def check_cut(subject: Subject) -> None:
     Reference: huggingface/transformers#41898.
     """
     validate = needed(subject, "validate")
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a model whose tokens do not share experts")
     batches = _batches(subject)
     whole = float(validate(sharpened(new_model(subject)).train(), batches))
@@ -89,9 +92,9 @@ def check_cut(subject: Subject) -> None:
             row for batch in batches for index in range(len(tokens_of(subject, batch)))
             if counted(subject, row := rows_of(subject, batch, [index]))
         ]  # fmt: skip
-    for how, cut in cuts.items():
+    for how, parts in cuts.items():
         model = sharpened(new_model(subject)).train()
-        found = float(validate(model, cut))
+        found = float(validate(model, parts))
         if not abs(found - whole) <= _allowed(model) * abs(whole):
             raise CheckFailed(f"Subject.validate gives {whole:.6g}, and {found:.6g} for the same examples {how}")
 
@@ -194,7 +197,7 @@ def check_trajectory(subject: Subject) -> None:
             chosen = torch.randperm(len(valid), generator=generator)[:100]
             return mean_loss(model, [valid[i] for i in chosen])
     """
-    runs, steps = [], min(LONGEST, max(STEPS, int(subject.settings.get("epoch_steps", 0)) + 1))
+    runs, steps = [], min(LONGEST, max(STEPS, int(subject.hyperparameters.get("epoch_steps", 0)) + 1))
     for _ in range(2):  # one after the other: both draw from torch's random numbers
         run = loop_run(subject)
         runs.append(([_rows(run.step()) for _ in range(steps)], parameters(run.model)))
@@ -236,7 +239,7 @@ def check_held_out(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.utils.data.DataLoader.
     """
-    held_out, loop = list(needed(subject, "held_out")()), needed(subject, "loop")()
+    held_out, loop = list(needed(subject, "validation_batches")()), needed(subject, "loop")()
     sharpened(loop.model)
     found = float(loop.validate())
     _compare(subject, loop.model, held_out, found, f"Subject.loop's evaluation, of {len(held_out)} held-out batches,")
@@ -252,7 +255,7 @@ def _batches(subject: Subject) -> list[Batch]:
 def _compare(subject: Subject, model: torch.nn.Module, batches: list[Batch], found: float, what: str) -> None:
     """Fail where a value is not the mean loss of these batches."""
     due = []
-    for each in told(subject):
+    for each in loss_alternatives(subject):
         due.append(_mean(each, model, batches))
         if abs(found - due[-1]) <= _allowed(model) * abs(due[-1]):
             return
@@ -277,8 +280,8 @@ class Validator(NamedTuple):
 
     name: str
     model: torch.nn.Module
-    validate: Callable[[], Any]
-    step: Callable[[], Any] | None  # of the loop that it belongs to
+    validate: Callable[[], float | Tensor]
+    step: Callable[[], object] | None  # of the loop that it belongs to
 
 
 def _validators(subject: Subject) -> list[Validator]:
@@ -296,7 +299,7 @@ def _validators(subject: Subject) -> list[Validator]:
     return found
 
 
-def _modes_during(validate: Callable[[], Any], model: torch.nn.Module) -> list[bool]:
+def _modes_during(validate: Callable[[], float | Tensor], model: torch.nn.Module) -> list[bool]:
     """The modes in which the model's modules are called."""
     modes: list[bool] = []
     handles = [
@@ -308,7 +311,7 @@ def _modes_during(validate: Callable[[], Any], model: torch.nn.Module) -> list[b
     return modes
 
 
-def _left_training(name: str, model: torch.nn.Module, step: Callable[[], Any] | None = None) -> None:
+def _left_training(name: str, model: torch.nn.Module, step: Callable[[], object] | None = None) -> None:
     """Whether the model is in training mode; of a loop, which may set it as a step begins, in the next step."""
     if step is not None:
         modes: list[bool] = []
@@ -341,5 +344,15 @@ def _random_states() -> dict[str, Any]:
     return {"torch's": torch.get_rng_state().numpy().tobytes(), "Python's": random.getstate()}
 
 
-def _rows(step: Any) -> list[dict[str, list[Any]]]:
+def _rows(step: StepTrace) -> list[dict[str, list[Any]]]:
     return [{name: value.tolist() for name, value in call.inputs.items()} for call in step.calls]
+
+
+CHECKS = (
+    Check("evaluation.mean", check_mean, ("validate",), tier=2),
+    Check("evaluation.cut", check_cut, ("validate",), tier=2),
+    Check("evaluation.traces", check_traces, tier=2),
+    Check("evaluation.mode", check_mode, tier=2),
+    Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),
+    Check("evaluation.trajectory", check_trajectory, ("loop",), tier=2),
+)

@@ -6,10 +6,13 @@ Legend: B batch, T time, V vocab.
 import torch
 from torch import nn
 
-from andon.verify.access.batches import cut, one_document, rows_of
-from andon.verify.access.calls import logits_of, needed, new_batch, tokens_of, with_tokens
+from andon.verify.access.batches import first_positions, one_document, rows_of
+from andon.verify.access.calls import needed, new_batch
+from andon.verify.access.logits import logits_of
+from andon.verify.access.targets import tokens_of, with_tokens
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed
-from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
@@ -39,14 +42,14 @@ def check_decode(subject: Subject) -> None:
 
     Reference: pytorch/pytorch#108108.
     """
-    decode, model, batch = needed(subject, "decode"), awake(subject), _plain(subject, LONGEST)
+    cached_logits, model, batch = needed(subject, "cached_logits"), perturbed_model(subject), _plain(subject, LONGEST)
     time = tokens_of(subject, batch).shape[1]
-    tolerance = STEPWISE * grain(subject, model, batch)
+    tolerance = STEPWISE * rounding_tolerance(subject, model, batch)
     for length in sorted({1, 2, time // 2 | 1, time}):
-        shorter = cut(subject, batch, length)
+        shorter = first_positions(subject, batch, length)
         tokens_BT = tokens_of(subject, shorter)
         with torch.no_grad():
-            decoded, expected = decode(model, tokens_BT), logits_eval(subject, model, shorter)
+            decoded, expected = cached_logits(model, tokens_BT), logits_eval(subject, model, shorter)
         for position in range(length):
             apart = distance(decoded[:, position], expected[:, position])
             if not apart <= tolerance:
@@ -76,9 +79,9 @@ def check_greedy(subject: Subject) -> None:
 
     Reference: thunlp/Seq1F1B#6.
     """
-    generate, model, batch = needed(subject, "generate"), awake(subject), _plain(subject, LONGEST // 2)
+    generate, model, batch = needed(subject, "generate"), perturbed_model(subject), _plain(subject, LONGEST // 2)
     for length in (1, tokens_of(subject, batch).shape[1] // 2 | 1):
-        prompt_BT = tokens_of(subject, cut(subject, batch, length))
+        prompt_BT = tokens_of(subject, first_positions(subject, batch, length))
         training = model.training
         with torch.no_grad():
             out = generate(model, prompt_BT.clone(), NEW)
@@ -94,7 +97,7 @@ def _compare(subject: Subject, model: nn.Module, batch: Batch, out: torch.Tensor
     ended = torch.zeros(len(out), dtype=torch.bool, device=out.device)
     for position in range(length, out.shape[1]):
         logits = _next(subject, model, batch, out[:, :position])
-        spare = grain(subject, model, batch) * float(logits.float().std())
+        spare = rounding_tolerance(subject, model, batch) * float(logits.float().std())
         gap = logits.max(-1).values - logits.gather(-1, out[:, position, None])[:, 0]
         wrong = (gap > spare) & ~ended
         if bool(wrong.any()):
@@ -104,15 +107,15 @@ def _compare(subject: Subject, model: nn.Module, batch: Batch, out: torch.Tensor
                 f"{int(out[row, position])}, whose logit is {float(gap[row]):.3g} below that of "
                 f"{int(logits[row].argmax())}"
             )
-        if subject.end is not None:
-            ended |= out[:, position] == subject.end
+        if subject.eos_id is not None:
+            ended |= out[:, position] == subject.eos_id
 
 
 def _next(subject: Subject, model: nn.Module, batch: Batch, tokens_BT: torch.Tensor) -> torch.Tensor:
     """Logits (B, V) that follow these tokens; what else the batch has is cut to their length."""
     time = tokens_of(subject, batch).shape[1]
     if tokens_BT.shape[1] <= time:
-        shorter = cut(subject, batch, tokens_BT.shape[1])
+        shorter = first_positions(subject, batch, tokens_BT.shape[1])
         return logits_eval(subject, model, with_tokens(subject, shorter, tokens_BT))[:, -1]
     with torch.no_grad():
         return logits_of(subject, model, with_tokens(subject, batch, tokens_BT))[:, -1]
@@ -123,4 +126,10 @@ def _plain(subject: Subject, longest: int) -> Batch:
     batch = new_batch(subject)
     rows = len(tokens_of(subject, batch))
     chosen = rows_of(subject, batch, [index % rows for index in range(ROWS)])
-    return one_document(subject, cut(subject, chosen, longest))
+    return one_document(subject, first_positions(subject, chosen, longest))
+
+
+CHECKS = (
+    Check("generation.decode", check_decode, ("cached_logits",)),
+    Check("generation.greedy", check_greedy, ("generate",)),
+)

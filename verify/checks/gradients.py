@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from andon.verify.checks.table import Check
 from andon.verify.errors import NotApplicable
 from andon.verify.gradients.compare import Place, compare_all, inputs_of, prepared
-from andon.verify.observation.perturb import unzeroed
+from andon.verify.observation.perturb import fill_zero_parameters
 from andon.verify.subject import Subject
 
 
@@ -70,6 +71,12 @@ def _compare(place: Place, leaves: dict[str, Tensor]) -> str:
     """As the model begins; where it begins with a matrix of zeros, which hides what is behind, once more without."""
     note = compare_all(place.function, leaves, rtol=place.rtol, note=place.note).note
     if any(parameter.dim() > 1 and not parameter.any() for parameter in place.model.parameters()):
-        unzeroed(place.model)
+        fill_zero_parameters(place.model)
         compare_all(place.function, leaves, rtol=place.rtol)
     return note
+
+
+CHECKS = (
+    Check("gradients.parameters", check_parameters, tier=2),
+    Check("gradients.inputs", check_inputs, tier=2),
+)

@@ -5,31 +5,24 @@ Legend: B batch, T time, V vocab.
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import cut, few, other_tokens, rows_of, spread
-from andon.verify.access.calls import (
-    gradients,
-    logits_of,
-    loss_of,
-    new_batch,
-    new_model,
-    targets_of,
-    tokens_of,
-    with_targets,
-)
+from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
+from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
+from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import IGNORE, fields, find
+from andon.verify.access.targets import targets_of, tokens_of, with_targets
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, coarsest, grain
+from andon.verify.observation.cross_entropy import cross_entropy
+from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
 from andon.verify.subject import Batch, Subject
 
 FEWEST = 4  # positions
 EXACT = 2e-5  # of the larger of the loss and 1: float32's, summed over many rows
-PIECE = 256  # rows whose logits are float64 at a time
 NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 
 
@@ -54,7 +47,7 @@ def check_definition(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.CrossEntropyLoss.
     """
-    model = awake(subject)
+    model = perturbed_model(subject)
     for seed in range(2):
         batch = new_batch(subject, seed)
         _compare(subject, model, batch, f"of batch {seed}", _coarse(subject, model, batch))
@@ -82,12 +75,18 @@ def check_shapes(subject: Subject) -> None:
             total += F.cross_entropy(head(hidden[part]), labels[part], reduction="sum")
         loss = total / len(labels)
     """
-    model, batch = awake(subject), few(subject)
+    model, batch = perturbed_model(subject), small_batch(subject)
     coarse = _coarse(subject, model, batch)
     rows, time = tokens_of(subject, batch).shape
     for length in sorted({time - 1, time - 2, time // 2 | 1, FEWEST + 1}):
         if FEWEST < length < time:
-            _compare(subject, model, cut(subject, batch, length), f"of the batch's first {length} positions", coarse)
+            _compare(
+                subject,
+                model,
+                first_positions(subject, batch, length),
+                f"of the batch's first {length} positions",
+                coarse,
+            )
     _compare(subject, model, rows_of(subject, batch, [rows - 1]), "of its last row alone", coarse)
     odd = rows_of(subject, batch, [index % rows for index in range(rows + 1)])
     _compare(subject, model, odd, f"of {rows + 1} rows", coarse)
@@ -111,7 +110,7 @@ def check_ignored(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#751.
     """
-    model, batch = awake(subject), few(subject)
+    model, batch = perturbed_model(subject), small_batch(subject)
     coarse = _coarse(subject, model, batch)
     for targets_BT, what in _choices(subject, batch):
         _compare(subject, model, batch, what, coarse, targets_BT)
@@ -139,9 +138,9 @@ def check_gradient(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Extending PyTorch (torch.autograd.Function).
     """
-    if subject.mixture:
+    if subject.mixture_of_experts:
         raise NotApplicable("a loss without a router's part")
-    model, batch = awake(subject), few(subject)
+    model, batch = perturbed_model(subject), small_batch(subject)
     targets_BT = targets_of(subject, batch)
     _compare_gradients(subject, model, batch, targets_BT)
     if "labels" in find(batch, subject.roles):
@@ -178,24 +177,24 @@ def check_backward(subject: Subject) -> None:
 
     Reference: unslothai/unsloth-zoo#892.
     """
-    model, batch = new_model(subject).eval(), few(subject)
+    model, batch = new_model(subject).eval(), small_batch(subject)
     returned = gradients(subject, model, batch)
     left = [name for name, p in model.named_parameters() if p.grad is not None]
     if left:
         raise CheckFailed(f"taking the loss leaves a gradient in {left[0]} and {len(left) - 1} others without backward")
-    tolerance = 10 * grain(subject, model, batch, loss_of)
+    tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(returned.values())
     for times in (1, 2):
         loss_of(subject, model, batch).backward()
         for name, parameter in model.named_parameters():
             if name not in returned:
                 continue
-            held = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            error = norm_of([held.double() - times * returned[name].double()])
+            accumulated = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            error = norm_of([accumulated.double() - times * returned[name].double()])
             if not error <= tolerance * max(norm_of([returned[name]]), NEGLIGIBLE * total):
                 raise CheckFailed(
-                    f"after {times} backward passes {name}.grad has norm {norm_of([held]):.4g}; {times} times what "
-                    f"autograd.grad returns has {times * norm_of([returned[name]]):.4g}"
+                    f"after {times} backward passes {name}.grad has norm {norm_of([accumulated]):.4g}; {times} times "
+                    f"what autograd.grad returns has {times * norm_of([returned[name]]):.4g}"
                 )
 
 
@@ -221,14 +220,14 @@ def check_scale(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Extending PyTorch (torch.autograd.Function).
     """
-    model, batch = new_model(subject).eval(), few(subject)
+    model, batch = new_model(subject).eval(), small_batch(subject)
     parameters = [p for p in model.parameters() if p.requires_grad]
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     taken = []
     for scale in (1.0, 0.125):
         loss = loss_of(subject, model, batch) * scale
         taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
-    tolerance = 10 * grain(subject, model, batch, loss_of)
+    tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(g for g in taken[0] if g is not None)
     for name, whole, part in zip(names, *taken, strict=True):
         if whole is None or part is None:
@@ -259,29 +258,9 @@ def check_precision(subject: Subject) -> None:
 
     Reference: huggingface/transformers#29285.
     """
-    loss = loss_of(subject, new_model(subject), few(subject))
+    loss = loss_of(subject, new_model(subject), small_batch(subject))
     if loss.dtype.itemsize < 4:
-        raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbours below 0.4%")
-
-
-def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """The independent reference: mean over counted targets, in float64."""
-    counted_BT = targets_BT != IGNORE
-    logits_RV, targets_R1 = logits_BTV[counted_BT], targets_BT[counted_BT][:, None]
-    pieces = zip(logits_RV.split(PIECE), targets_R1.split(PIECE), strict=True)  # a large vocabulary fills the memory
-    total = torch.stack([logits.double().log_softmax(-1).gather(-1, words).sum() for logits, words in pieces]).sum()
-    return -total / len(targets_R1)
-
-
-def told(subject: Subject) -> Iterator[Subject]:
-    """The subject, and of a mixture one whose loss leaves the router's part out: what is reported may be either."""
-    yield subject
-    if subject.mixture:
-        yield replace(subject, loss=lambda model, batch: _without_router(subject, model, batch))
-
-
-def _without_router(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
-    return cross_entropy(logits_of(subject, model, batch), targets_of(subject, batch))
+        raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbors below 0.4%")
 
 
 def _compare(
@@ -309,7 +288,7 @@ def _compare(
 
 def _of_router(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     """What a mixture's loss has beside the cross-entropy, told with other labels; nothing where there is no mixture."""
-    if not subject.mixture:
+    if not subject.mixture_of_experts:
         return torch.zeros(())
     targets_BT = targets_of(subject, batch)
     others_BT = torch.where(targets_BT != IGNORE, other_tokens(tokens_of(subject, batch), seed=1), IGNORE)
@@ -327,7 +306,7 @@ def _compare_gradients(subject: Subject, model: nn.Module, batch: Batch, targets
     expected = {
         name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(parameters.items(), found, strict=True)
     }
-    tolerance = max(10 * grain(subject, model, batch, loss_of), 1e-3)
+    tolerance = max(10 * rounding_tolerance(subject, model, batch, loss_of), 1e-3)
     total = norm_of(expected.values())
     for name, gradient in ours.items():
         error, size = norm_of([gradient.double() - expected[name].double()]), norm_of([expected[name]])
@@ -343,7 +322,7 @@ def _choices(subject: Subject, batch: Batch) -> Iterator[tuple[Tensor, str]]:
     targets_BT = targets_of(subject, batch)
     yield _ragged(targets_BT), "with rows of few and many counted labels"
     usable = (targets_BT != IGNORE).nonzero()
-    for index in spread(len(usable), 4):
+    for index in evenly_spaced(len(usable), 4):
         row, position = usable[index].tolist()
         one_BT = torch.full_like(targets_BT, IGNORE)
         one_BT[row, position] = targets_BT[row, position]
@@ -373,4 +352,15 @@ def _explain_unknown(subject: Subject, batch: Batch) -> None:
 
 def _coarse(subject: Subject, model: nn.Module, batch: Batch) -> float:
     """The coarsest rounding on the way to logits or loss."""
-    return max(coarsest(subject, model, batch), coarsest(subject, model, batch, loss_of))
+    return max(coarsest_eps(subject, model, batch), coarsest_eps(subject, model, batch, loss_of))
+
+
+CHECKS = (
+    Check("loss.precision", check_precision),
+    Check("loss.definition", check_definition),
+    Check("loss.shapes", check_shapes),
+    Check("loss.ignored", check_ignored),
+    Check("loss.gradient", check_gradient),
+    Check("loss.backward", check_backward),
+    Check("loss.scale", check_scale),
+)

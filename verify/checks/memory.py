@@ -5,15 +5,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.access.calls import new_batch, new_model
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.parameters import mismatch
+from andon.verify.observation.recomputation import gradient, recompute
 from andon.verify.observation.runs import Make, each_run
-from andon.verify.observation.step_trace import State, mismatch, trainable
 from andon.verify.observation.tolerances import rounding
-from andon.verify.subject import Batch, Subject
+from andon.verify.subject import Subject
 
 STEPS = 6
 SETTLED = 5  # measurements, of the last steps, that are compared: the first one allocates moments and caches
@@ -119,29 +120,6 @@ def check_recomputation(subject: Subject) -> None:
         )
 
 
-def recompute(model: nn.Module) -> bool:
-    """Switch activation checkpointing on, in place; False where the model has no switch."""
-    if hasattr(model, "activation_checkpointing"):
-        setattr(model, "activation_checkpointing", True)  # noqa: B010 - no attribute that types know
-    elif hasattr(model, "gradient_checkpointing_enable"):
-        model.gradient_checkpointing_enable()
-    else:
-        return False
-    return True
-
-
-def gradient(subject: Subject, model: nn.Module, batch: Batch) -> State:
-    """Gradients by `backward`, with which every kind of checkpointing works; zero where there is none."""
-    model.zero_grad(set_to_none=True)
-    with seeded():
-        loss = loss_of(subject, model, batch)
-        if loss.requires_grad:
-            loss.backward()
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for name, p in trainable(model).items()
-    }
-
-
 @contextmanager
 def _only_what_is_new() -> Generator[None]:
     """Python's collector lists only objects made from here on."""
@@ -175,3 +153,10 @@ def _bytes() -> int:
     """How many bytes the tensors that are more than a logged number take; shared ones once."""
     large = [tensor for tensor in _tensors() if tensor.numel() > LARGE and tensor.device.type != "meta"]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in large}.values())
+
+
+CHECKS = (
+    Check("memory.detached", check_detached, tier=2),
+    Check("memory.recomputation", check_recomputation, tier=2),
+    Check("memory.growth", check_growth, tier=3),
+)

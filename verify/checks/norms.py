@@ -1,33 +1,21 @@
-"""Normalisation, found by what it does: scaling its input changes nothing.
+"""Normalization, found by what it does: scaling its input changes nothing.
 
 Legend: R rows, D width.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import few
-from andon.verify.access.calls import logits_of, loss_of, new_model
-from andon.verify.checks.positions import low_dtype
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.access.calls import new_model
+from andon.verify.checks.table import Check
+from andon.verify.errors import CheckFailed
+from andon.verify.observation.half_precision import device_of, low_dtype
+from andon.verify.observation.norms import INVARIANT, norms_of, random_rows
 from andon.verify.observation.perturb import precise
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Subject
 
-ROWS = 64
-SCALE = 16.0
-INVARIANT = 1e-2
 EVEN = 1e-2  # spread of the rows' sizes
-
-
-class Norm(NamedTuple):
-    """A module that divides rows of its input by their size."""
-
-    name: str
-    module: nn.Module
-    width: int
 
 
 def check_unit(subject: Subject) -> None:
@@ -52,7 +40,7 @@ def check_unit(subject: Subject) -> None:
     model = precise(subject, new_model(subject)).eval()
     for name, module, width in norms_of(subject, model):
         for scale in (1.0, 300.0):
-            output = _neutral(module, _rows(width, module, offset=2.0) * scale)
+            output = _neutral(module, random_rows(width, module, offset=2.0) * scale)
             sizes = output.double().square().mean(-1).sqrt()
             if not _is_even(sizes):
                 if _is_elsewhere(module, output, width, scale):
@@ -92,9 +80,9 @@ def check_precision(subject: Subject) -> None:
     model = new_model(subject).eval()
     for name, module, width in norms_of(subject, precise(subject, new_model(subject)).eval()):
         own = model.get_submodule(name)
-        exact = _neutral(module, _rows(width, module).to(low).float()).double()
-        with torch.no_grad(), torch.autocast(_device(model), dtype=low):
-            rounded = _neutral(own, _rows(width, own).to(low)).double()
+        exact = _neutral(module, random_rows(width, module).to(low).float()).double()
+        with torch.no_grad(), torch.autocast(device_of(model), dtype=low):
+            rounded = _neutral(own, random_rows(width, own).to(low)).double()
         if rounded.shape != exact.shape:
             continue
         factor_R = (rounded * exact).sum(-1) / exact.square().sum(-1)
@@ -108,59 +96,13 @@ def check_precision(subject: Subject) -> None:
             )
 
 
-def norms_of(subject: Subject, model: nn.Module) -> list[Norm]:
-    """The modules without children whose output does not follow the scale of their input.
-
-    Raises:
-        NotApplicable: there are none.
-    """
-    batch = few(subject)
-    widths: dict[str, int] = {}
-
-    def note(name: str, arguments: tuple[object, ...], output: object) -> None:
-        if len(arguments) == 1 and isinstance(output, Tensor) and output.is_floating_point():
-            given = arguments[0]
-            if isinstance(given, Tensor) and given.shape == output.shape and given.is_floating_point():
-                widths[name] = given.shape[-1]
-
-    hooks = [
-        module.register_forward_hook(lambda _, arguments, output, name=name: note(name, arguments, output))
-        for name, module in model.named_modules()
-        if name and not list(module.children())
-    ]
-    try:
-        with torch.no_grad():
-            try:
-                logits_of(subject, model, batch)
-            except NotApplicable:
-                loss_of(subject, model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found = [Norm(name, model.get_submodule(name), width) for name, width in widths.items() if width > 1]
-    found = [norm for norm in found if _is_norm(norm)]
-    if not found:
-        raise NotApplicable("norms that are modules")
-    return found
-
-
-@torch.no_grad()
-def _is_norm(norm: Norm) -> bool:
-    rows = _rows(norm.width, norm.module, offset=0.5)
-    try:
-        small, large = norm.module(rows), norm.module(SCALE * rows)
-    except (RuntimeError, ValueError, IndexError):
-        return False
-    return distance(large, small) < INVARIANT and float(small.float().std()) > 0
-
-
 def _is_even(sizes: Tensor) -> bool:
     return float(sizes.std()) <= EVEN * float(sizes.mean())
 
 
 def _is_elsewhere(module: nn.Module, output: Tensor, width: int, scale: float) -> bool:
-    """Whether it normalises along other dimensions, as a row alone shows, or to another measure than the rms."""
-    alone = _neutral(module, (_rows(width, module, offset=2.0) * scale)[:1])
+    """Whether it normalizes along other dimensions, as a row alone shows, or to another measure than the rms."""
+    alone = _neutral(module, (random_rows(width, module, offset=2.0) * scale)[:1])
     sizes = output.double().abs()
     return distance(alone, output[:1]) > INVARIANT or _is_even(sizes.mean(-1)) or _is_even(sizes.amax(-1))
 
@@ -186,11 +128,7 @@ def _neutral(module: nn.Module, rows: Tensor) -> Tensor:
             parameter.copy_(value)
 
 
-def _rows(width: int, module: nn.Module, offset: float = 0.0) -> Tensor:
-    rows = torch.randn(ROWS, width, generator=torch.Generator().manual_seed(0)) + offset
-    like = next(module.parameters(), None)
-    return rows if like is None else rows.to(like)
-
-
-def _device(model: nn.Module) -> str:
-    return next(model.parameters()).device.type
+CHECKS = (
+    Check("norms.unit", check_unit),
+    Check("norms.precision", check_precision),
+)

@@ -1,39 +1,42 @@
 """The optimizer itself: what it holds, what it decays, and whether its arithmetic is what it claims to be."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from andon.verify.access.calls import new_batch
-from andon.verify.checks.updates import listed
-from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.runs import Held, Make, each_optimizer, each_run_or_plain
-from andon.verify.observation.step_trace import State, adams, claims_adam, held, parameters, trainable
+from andon.verify.checks.table import Check
+from andon.verify.errors import CheckFailed, NotApplicable, listed
+from andon.verify.observation.adam import worst_parity
+from andon.verify.observation.optimizers import (
+    FADED,
+    adams,
+    claims_adam,
+    fading_rates,
+    give_gradients,
+    has_momentum,
+    kept_of,
+    remaining_shares,
+    tensors_of,
+)
+from andon.verify.observation.parameters import parameters, trainable
+from andon.verify.observation.runs import RATE as DEFAULT_RATE
+from andon.verify.observation.runs import Make, NamedOptimizer, each_optimizer, each_run_or_plain
 from andon.verify.subject import Subject
 
 HALVES = (torch.bfloat16, torch.float16)
 RATE = 0.1  # at which decay is measured: far above rounding
 ADDED = 24  # updates, each too small for half precision, that together are not
 LARGEST_EPS = 1e-3
+PARITY = {torch.float64: 1e-6, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 QUIET = 8  # steps without a gradient, in which moments fade
 LOSABLE = "half-precision weights that an optimizer of Adam's kind updates, at rates below their rounding"
-MAGNITUDES = (-9.0, 2.0)  # powers of ten of the gradients that parity is measured on: both sides of eps
-FACTORS = (1.0, -0.3, 2.0, 0.5)  # of those gradients, step by step
-PARITY = {torch.float64: 1e-6, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
-
-
-class _Moments(NamedTuple):
-    """Where Adam stands with one weight, in float64."""
-
-    mean: Tensor
-    square: Tensor
-    weight: Tensor
 
 
 @each_optimizer
-def check_membership(_: Subject, held_by: Held) -> None:
+def check_membership(_: Subject, named: NamedOptimizer) -> None:
     """The optimizer holds each of the model's trainable parameters exactly once.
 
     Silent because a parameter the optimizer lacks keeps its first values, one it holds twice takes double steps, and a
@@ -53,8 +56,8 @@ def check_membership(_: Subject, held_by: Held) -> None:
 
     Reference: PyTorch documentation, torch.optim, "Constructing it".
     """
-    name, model, optimizer = held_by
-    tensors, learning = held(optimizer), trainable(model)
+    name, model, optimizer = named
+    tensors, learning = tensors_of(optimizer), trainable(model)
     ids = {id(tensor) for tensor in tensors}
     if len(tensors) != len(ids):
         raise CheckFailed(f"{name} lists {len(tensors)} tensors, of which only {len(ids)} are different ones")
@@ -69,7 +72,7 @@ def check_membership(_: Subject, held_by: Held) -> None:
 
 
 @each_optimizer
-def check_groups(_: Subject, held_by: Held) -> None:
+def check_groups(_: Subject, named: NamedOptimizer) -> None:
     """No optimizer group that sets a learning rate of its own, or another option but weight decay, is empty.
 
     Silent because an option set for no parameter raises no error: the parameters meant are trained like the others.
@@ -89,7 +92,7 @@ def check_groups(_: Subject, held_by: Held) -> None:
 
     Reference: huggingface/peft#3503.
     """
-    name, groups = held_by.name, held_by.optimizer.param_groups
+    name, groups = named.name, named.optimizer.param_groups
     for number, group in enumerate(groups):
         others = [other for other in groups if other is not group]
         own = _own_settings(group, others)
@@ -100,7 +103,7 @@ def check_groups(_: Subject, held_by: Held) -> None:
 
 
 @each_optimizer
-def check_settings(subject: Subject, held_by: Held) -> None:
+def check_settings(subject: Subject, named: NamedOptimizer) -> None:
     """Learning rates are numbers from 0 to the peak, beta1 is at most beta2, weight decay is below 1 and eps is small.
 
     Silent because settings in each other's place are accepted as readily as the right ones.
@@ -116,8 +119,8 @@ def check_settings(subject: Subject, held_by: Held) -> None:
 
     Reference: PyTorch documentation, torch.optim.AdamW.
     """
-    name, _, optimizer = held_by
-    peak = subject.settings.get("learning_rate", float("inf"))
+    name, _, optimizer = named
+    peak = subject.hyperparameters.get("learning_rate", float("inf"))
     if len({str(group.get("lr")) for group in optimizer.param_groups}) > 1:
         peak = float("inf")  # rates of each group's own, whose peaks nobody names
     for group in optimizer.param_groups:
@@ -128,10 +131,10 @@ def check_settings(subject: Subject, held_by: Held) -> None:
 
 
 @each_optimizer
-def check_decay(subject: Subject, held_by: Held) -> None:
+def check_decay(subject: Subject, named: NamedOptimizer) -> None:
     """A step with zero gradients shrinks every matrix by learning rate x weight decay, and no norm or bias.
 
-    Asked where the settings name the weight decay, or where groups with different weight decay show that it is meant.
+    Checked where `hyperparameters` names `weight_decay`, or groups with different weight decay show that it is meant.
     Embeddings may be left out.
 
     Silent because a gain that decays is learned again in every step, at a cost that no curve shows by itself.
@@ -151,7 +154,7 @@ def check_decay(subject: Subject, held_by: Held) -> None:
 
     Reference: huggingface/transformers#35927.
     """
-    name, model, optimizer = held_by
+    name, model, optimizer = named
     due = _decay_due(subject, model, optimizer)
     shrunk = _shrunk(model, optimizer)
     vectors = {key: value for key, value in shrunk.items() if model.get_parameter(key).dim() < 2}
@@ -168,7 +171,7 @@ def check_decay(subject: Subject, held_by: Held) -> None:
 
 
 @each_optimizer
-def check_parity(_: Subject, held_by: Held) -> None:
+def check_parity(_: Subject, named: NamedOptimizer) -> None:
     """An optimizer that calls itself Adam or AdamW moves weights as the paper says, for gradients of all magnitudes.
 
     Compared with Adam in float64 over four steps, for gradients from 1e-9 to 100, with weight decay set to 0.
@@ -192,10 +195,10 @@ def check_parity(_: Subject, held_by: Held) -> None:
 
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
-    name, model, optimizer = held_by
+    name, model, optimizer = named
     if not adams(optimizer):
         raise NotApplicable("an optimizer, or a group of one, that is Adam or AdamW")
-    error, key, step, found, due = _worst_parity(model, optimizer)
+    error, key, step, found, due = worst_parity(model, optimizer)
     allowed = max(PARITY[parameter.dtype] for parameter in trainable(model).values())
     if not error <= allowed:
         raise CheckFailed(
@@ -205,7 +208,48 @@ def check_parity(_: Subject, held_by: Held) -> None:
 
 
 @each_optimizer
-def check_moments(_: Subject, held_by: Held) -> None:
+def check_memory(_: Subject, named: NamedOptimizer) -> None:
+    """The momentum buffer decays at a rate its group names, and moves the weights even in a step with zero gradients.
+
+    Silent because steps along each gradient alone, or along a mean that forgets at once, go downhill as well.
+
+    Look at the weights of old and new in the running mean (`lerp_`), and at whether the update is made from the buffer
+    or from the gradient.
+
+    Example:
+        # wrong: old and new have changed places, so a momentum of 0.95 keeps 5 % of the past
+        buffer.lerp_(p.grad, group["momentum"])
+        p.add_(buffer, alpha=-group["lr"])
+
+        # right
+        buffer.lerp_(p.grad, 1 - group["momentum"])
+        p.add_(buffer, alpha=-group["lr"])
+
+    Reference: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", section 2.
+    """
+    name, model, optimizer = named
+    groups = {id(p): group for group in optimizer.param_groups if has_momentum(group) for p in group["params"]}
+    kept = {key: p for key, p in trainable(model).items() if id(p) in groups}
+    if not kept:
+        raise NotApplicable("a group of the optimizer with a momentum")
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+        group["lr"] = float(group["lr"]) or DEFAULT_RATE
+    _step_of_size(model, optimizer, 1.0)
+    before, weights = {key: kept_of(optimizer, p) for key, p in kept.items()}, parameters(model)
+    _step_of_size(model, optimizer, 0.0)
+    for key, parameter in kept.items():
+        shares = remaining_shares(before[key], kept_of(optimizer, parameter))
+        _require_memory(name, key, shares, groups[id(parameter)])
+        if shares and torch.equal(weights[key], parameter):
+            raise CheckFailed(
+                f"{name}: {key} has a running {next(iter(shares))} of past gradients, and a step without a gradient "
+                "moves it by 0"
+            )
+
+
+@each_optimizer
+def check_moments(_: Subject, named: NamedOptimizer) -> None:
     """Adam's running mean of squared gradients decays at the rate beta2.
 
     Silent because a mean that cannot shrink, since each product rounds back to what it was, only makes steps ever
@@ -225,11 +269,11 @@ def check_moments(_: Subject, held_by: Held) -> None:
 
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
-    name, model, optimizer = held_by
+    name, model, optimizer = named
     group = next((group for group in optimizer.param_groups if group["params"] and "betas" in group), {})
     sizes = []
     for gradient in (1.0, *[0.0] * QUIET):
-        _give(model, dict.fromkeys(trainable(model), gradient))
+        give_gradients(model, dict.fromkeys(trainable(model), gradient))
         optimizer.step()
         square = optimizer.state[group["params"][0]].get("exp_avg_sq") if group and not group.get("amsgrad") else None
         if not isinstance(square, Tensor) or not square.is_floating_point():
@@ -299,7 +343,7 @@ def _are_copied(weights: list[nn.Parameter], strangers: list[Tensor]) -> bool:
     return all(weight.dtype in HALVES and weight.numel() in masters for weight in weights)
 
 
-def _own_settings(group: Mapping[str, Any], others: list[Mapping[str, Any]]) -> list[str]:
+def _own_settings(group: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
     """The numbers that a group sets as no other does."""
     numbers = {key: value for key, value in group.items() if isinstance(value, int | float)}
     return [key for key, value in numbers.items() if all(value != other.get(key) for other in others)]
@@ -336,10 +380,10 @@ def _decay_due(subject: Subject, model: nn.Module, optimizer: Any) -> float:
     groups = optimizer.param_groups
     decays = {float(group.get("weight_decay") or 0.0) for group in groups}
     widest = max(decays) if len(decays) > 1 else None
-    named = subject.settings.get("weight_decay", widest)
+    named = subject.hyperparameters.get("weight_decay", widest)
     halved = any(parameter.dtype in HALVES for parameter in trainable(model).values())
     if named is None or halved or any(group.get("lr") is None for group in groups):
-        raise NotApplicable("settings['weight_decay'], or groups of different decay")
+        raise NotApplicable("hyperparameters['weight_decay'], or groups of different decay")
     return named
 
 
@@ -364,7 +408,7 @@ def _losable(model: nn.Module, optimizer: Any) -> list[str]:
     Raises:
         NotApplicable: there are none.
     """
-    ids = {id(tensor) for tensor in held(optimizer)}
+    ids = {id(tensor) for tensor in tensors_of(optimizer)}
     halves = [key for key, p in trainable(model).items() if p.dtype in HALVES and id(p) in ids]
     if not halves or not all("betas" in group for group in optimizer.param_groups):
         raise NotApplicable(LOSABLE)
@@ -373,10 +417,10 @@ def _losable(model: nn.Module, optimizer: Any) -> list[str]:
 
 def _shrunk(model: nn.Module, optimizer: Any) -> dict[str, float]:
     """By parameter: the share that one step without gradients takes away, over the rate."""
-    _give(model, dict.fromkeys(trainable(model), 0.0))
+    give_gradients(model, dict.fromkeys(trainable(model), 0.0))
     for group in optimizer.param_groups:
         group["lr"] = RATE
-    ids = {id(tensor) for tensor in held(optimizer)}
+    ids = {id(tensor) for tensor in tensors_of(optimizer)}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)  # whatever rounding does, it does alike
@@ -388,67 +432,31 @@ def _shrunk(model: nn.Module, optimizer: Any) -> dict[str, float]:
     }
 
 
-def _worst_parity(model: nn.Module, optimizer: Any) -> tuple[float, str, int, float, float]:
-    """Largest relative error over four steps from weights of 0; its parameter and step, and both values."""
-    groups = _groups(model, optimizer)
-    chosen = {key: model.get_parameter(key) for key in groups}
+def _step_of_size(model: nn.Module, optimizer: Any, size: float) -> None:
+    """One step with gradients of this size."""
     generator = torch.Generator().manual_seed(0)
-    first = {key: _of_all_magnitudes(parameter, generator) for key, parameter in chosen.items()}
-    due = {key: _begun(parameter) for key, parameter in chosen.items()}
-    for group in optimizer.param_groups:
-        group["weight_decay"] = 0.0
-        group["lr"] = float(group["lr"]) or RATE  # a warm-up may begin at 0
-    worst = (0.0, "", 0, 0.0, 0.0)
-    for step, factor in enumerate(FACTORS, start=1):
-        gradients = {key: tensor * factor for key, tensor in first.items()}
-        _give(model, gradients)
-        optimizer.step()
-        for key, parameter in chosen.items():
-            due[key] = _adam(due[key], gradients[key].double(), groups[key], step)
-            error, found, wanted = _furthest(parameter.detach(), due[key].weight, float(groups[key]["lr"]))
-            if not error <= worst[0]:
-                worst = (error, key, step, found, wanted)
-    return worst
+    for parameter in trainable(model).values():
+        parameter.grad = size * torch.randn(parameter.shape, generator=generator).to(parameter)
+    optimizer.step()
 
 
-def _groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
-    """The group of each trainable parameter that the optimizer holds as Adam's."""
-    groups = {id(tensor): group for group in adams(optimizer) for tensor in group["params"]}
-    return {key: groups[id(parameter)] for key, parameter in trainable(model).items() if id(parameter) in groups}
+def _require_memory(name: str, key: str, shares: Mapping[str, float], group: Mapping[str, Any]) -> None:
+    """Fail where a running mean fades at a rate that its group does not name."""
+    for kind, share in shares.items():
+        if min(abs(share - rate) for rate in fading_rates(group)) > FADED:
+            raise CheckFailed(
+                f"{name}: of the running {kind} of {key} a step without a gradient leaves {share:.4g}; the group's "
+                f"momentum is {group['momentum']}"
+            )
 
 
-def _of_all_magnitudes(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    powers = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-    signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1
-    size = 10 ** (MAGNITUDES[0] + (MAGNITUDES[1] - MAGNITUDES[0]) * powers)
-    return (size * signs).to(parameter.device, parameter.dtype)
-
-
-def _begun(parameter: nn.Parameter) -> _Moments:
-    """Put a weight at 0, in place, where Adam begins with it."""
-    with torch.no_grad():
-        parameter.zero_()
-    zero = torch.zeros_like(parameter, dtype=torch.float64)
-    return _Moments(zero, zero, zero)
-
-
-def _adam(at: _Moments, gradient: Tensor, group: Mapping[str, Any], step: int) -> _Moments:
-    """One step of Adam, as the paper has it."""
-    beta1, beta2 = (float(beta) for beta in group["betas"])
-    mean = beta1 * at.mean + (1 - beta1) * gradient
-    square = beta2 * at.square + (1 - beta2) * gradient.square()
-    corrected, root = mean / (1 - beta1**step), (square / (1 - beta2**step)).sqrt()
-    return _Moments(mean, square, at.weight - float(group["lr"]) * corrected / (root + group["eps"]))
-
-
-def _furthest(found: Tensor, due: Tensor, rate: float) -> tuple[float, float, float]:
-    """The largest relative error of an entry, and both values there."""
-    errors = (found.double() - due).abs() / (due.abs() + 1e-2 * rate)
-    largest = int(errors.argmax())
-    return float(errors.flatten()[largest]), float(found.flatten()[largest]), float(due.flatten()[largest])
-
-
-def _give(model: nn.Module, gradients: State | dict[str, float]) -> None:
-    for key, parameter in trainable(model).items():
-        value = gradients.get(key, 0.0)
-        parameter.grad = value.clone() if isinstance(value, Tensor) else torch.full_like(parameter, value)
+CHECKS = (
+    Check("optimizer.membership", check_membership, tier=2),
+    Check("optimizer.groups", check_groups, tier=2),
+    Check("optimizer.settings", check_settings, tier=2),
+    Check("optimizer.decay", check_decay, tier=2),
+    Check("optimizer.parity", check_parity, tier=2),
+    Check("optimizer.memory", check_memory, tier=2),
+    Check("optimizer.moments", check_moments, tier=2),
+    Check("optimizer.survival", check_survival, tier=2),
+)

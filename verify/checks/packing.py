@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from andon.verify.access.batches import documents_in
-from andon.verify.access.calls import gradients, loss_of, needed, new_batch, targets_of, tokens_of
+from andon.verify.access.calls import gradients, loss_of, needed, new_batch
 from andon.verify.access.roles import IGNORE
+from andon.verify.access.targets import targets_of, tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import distance, norm_of
 from andon.verify.subject import Batch, Documents, Subject
 
@@ -38,7 +40,7 @@ def check_packed(subject: Subject) -> None:
 
     Reference: Krell et al. 2021, arXiv:2107.02027.
     """
-    _compare(subject, needed(subject, "pack"), "packed")
+    _compare(subject, needed(subject, "collate_packed"), "packed")
 
 
 def check_padded(subject: Subject) -> None:
@@ -61,7 +63,7 @@ def check_padded(subject: Subject) -> None:
 
     Reference: Alpha-VLLM/LLaMA2-Accessory#43.
     """
-    _compare(subject, needed(subject, "pad"), "padded")
+    _compare(subject, needed(subject, "collate_padded"), "padded")
 
 
 def check_conservation(subject: Subject) -> None:
@@ -85,9 +87,9 @@ def check_conservation(subject: Subject) -> None:
 
     Reference: pytorch/torchtune#1697.
     """
-    makers = [maker for maker in (subject.pack, subject.pad) if maker is not None]
+    makers = [maker for maker in (subject.collate_packed, subject.collate_padded) if maker is not None]
     if not makers:
-        raise NotApplicable("pack or pad")
+        raise NotApplicable("collate_packed or collate_padded")
     batch = new_batch(subject)
     time = tokens_of(subject, batch).shape[1]
     for make in makers:
@@ -134,8 +136,8 @@ def check_borders(subject: Subject) -> None:
     """
     checked = 0
     batches = [new_batch(subject, seed) for seed in range(4)]
-    if subject.pack is not None:
-        batches.append(subject.pack(_documents(subject, LENGTHS)))
+    if subject.collate_packed is not None:
+        batches.append(subject.collate_packed(_documents(subject, LENGTHS)))
     for batch in batches:
         documents_BT, targets_BT = documents_in(subject, batch), targets_of(subject, batch)
         last_BT = documents_BT[:, :-1] != documents_BT[:, 1:]
@@ -153,8 +155,8 @@ def check_borders(subject: Subject) -> None:
 
 def _compare(subject: Subject, make: Callable[[Documents], Batch], how: str) -> None:
     documents = _documents(subject, LENGTHS)
-    model, together = awake(subject), make(documents)
-    tolerance = max(grain(subject, model, together), grain(subject, model, together, loss_of))
+    model, together = perturbed_model(subject), make(documents)
+    tolerance = max(rounding_tolerance(subject, model, together), rounding_tolerance(subject, model, together, loss_of))
     singles = [make([document]) for document in documents]
     logits = logits_eval(subject, model, together)
     for document, single in zip(documents, singles, strict=True):
@@ -214,7 +216,7 @@ def _place(subject: Subject, batch: Batch, document: Sequence[int]) -> tuple[int
 def _documents(subject: Subject, lengths: Sequence[int]) -> list[list[int]]:
     """Documents of these lengths of tokens that occur in batches; marks and padding are left out."""
     batch = new_batch(subject)
-    words = [int(word) for word in tokens_of(subject, batch).unique() if word not in (subject.end, subject.padding)]
+    words = [int(word) for word in tokens_of(subject, batch).unique() if word not in (subject.eos_id, subject.pad_id)]
     if len(words) < 2:
         raise NotApplicable("a batch with different tokens in it")
     generator = torch.Generator().manual_seed(0)
@@ -231,3 +233,11 @@ def _longest(make: Callable[[Documents], Batch], document: Sequence[int]) -> int
         if made is not None:
             return length
     raise NotApplicable("a collator that takes documents of 4 tokens")
+
+
+CHECKS = (
+    Check("packing.packed", check_packed, ("collate_packed",)),
+    Check("packing.padded", check_padded, ("collate_padded",)),
+    Check("packing.conservation", check_conservation),
+    Check("packing.borders", check_borders),
+)

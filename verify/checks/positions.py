@@ -9,12 +9,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import cut, one_document, other_tokens, rows_of, tensors_in
-from andon.verify.access.calls import loss_of, new_batch, new_model, tokens_of, with_tokens
+from andon.verify.access.batches import first_positions, one_document, other_tokens, rows_of, tensors_in
+from andon.verify.access.calls import new_batch, new_model
 from andon.verify.access.roles import find, part, replaced
+from andon.verify.access.targets import tokens_of, with_tokens
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
-from andon.verify.observation.perturb import awake, enliven, logits_eval, without_autocast
+from andon.verify.observation.half_precision import is_wide, low_dtype
+from andon.verify.observation.perturb import logits_eval, perturbed_model, rescale, without_autocast
 from andon.verify.observation.tolerances import ROUNDING, distance
 from andon.verify.subject import Batch, Subject
 
@@ -48,7 +51,7 @@ def check_shift(subject: Subject) -> None:
 
     Reference: Su et al. 2021, arXiv:2104.09864, section 3.
     """
-    model, batch, time = _single_documents(subject, awake(subject))
+    model, batch, time = _single_documents(subject, perturbed_model(subject))
     block = blocks_of(model)[0]
     call = _first_call(subject, model, block, batch)
     _require_positions_alone(subject, model, block, batch, call)
@@ -86,7 +89,7 @@ def check_average(subject: Subject) -> None:
     """
     if subject.recurrent:
         raise NotApplicable("a model whose first block averages: a recurrence adds up")
-    model, batch, time = _single_documents(subject, awake(subject))
+    model, batch, time = _single_documents(subject, perturbed_model(subject))
     block = blocks_of(model)[0]
     if any("sink" in name for name, _ in block.named_parameters()):
         raise NotApplicable("attention without sinks, to which some of its weight goes")
@@ -120,7 +123,7 @@ def check_order(subject: Subject) -> None:
 
     Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
     """
-    model, batch, _ = _single_documents(subject, awake(subject))
+    model, batch, _ = _single_documents(subject, perturbed_model(subject))
     block = blocks_of(model)[0]
     tokens_BT = tokens_of(subject, batch).clone()
     tokens_BT[:, 1] = other_tokens(tokens_BT)[:, 0].where(tokens_BT[:, 1] == tokens_BT[:, 0], tokens_BT[:, 1])
@@ -162,12 +165,12 @@ def check_precision(subject: Subject) -> None:
     """
     low = low_dtype(subject)
     model, exact = new_model(subject).eval(), new_model(subject).eval().float()
-    enliven(model)
+    rescale(model)
     with torch.no_grad():
         for target, source in zip(exact.parameters(), model.parameters(), strict=True):
             target.copy_(source)
     batch = _long(subject, model, new_batch(subject))
-    context = torch.autocast(tokens_of(subject, batch).device.type, dtype=low, enabled=_is_wide(model))
+    context = torch.autocast(tokens_of(subject, batch).device.type, dtype=low, enabled=is_wide(model))
     with context:
         rounded = logits_eval(subject, model, batch)
     with without_autocast():
@@ -187,34 +190,6 @@ def check_precision(subject: Subject) -> None:
         )
 
 
-def low_dtype(subject: Subject) -> torch.dtype:
-    """The half precision that the subject works in: of its parameters, or of autocast within its loss.
-
-    Raises:
-        NotApplicable: it works in none, or in no other.
-    """
-    if subject.dtype is not None:
-        raise NotApplicable(f"a model that runs in other dtypes than {subject.dtype}")
-    model, batch = new_model(subject).eval(), new_batch(subject)
-    own = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize == 2}
-    seen: set[torch.dtype] = set(own)
-
-    def note(_module: nn.Module, _args: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point() and output.dtype.itemsize == 2:
-            seen.add(output.dtype)
-
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            loss_of(subject, model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not seen:
-        raise NotApplicable("a model in bfloat16 or float16, or under autocast")
-    return seen.pop()
-
-
 def _single_documents(subject: Subject, model: nn.Module) -> tuple[nn.Module, Batch, int]:
     """The model, a batch of one document a row without padding, and its length: a prime that is no other size."""
     batch = one_document(subject, new_batch(subject))
@@ -223,7 +198,7 @@ def _single_documents(subject: Subject, model: nn.Module) -> tuple[nn.Module, Ba
     time = next((p for p in PRIMES if p <= tokens_BT.shape[1] and p not in sizes), None)
     if time is None:
         raise NotApplicable(f"batches of at least {PRIMES[-1]} positions")
-    return model, cut(subject, rows_of(subject, batch, [0]), time), time
+    return model, first_positions(subject, rows_of(subject, batch, [0]), time), time
 
 
 def _require_mask(
@@ -297,5 +272,9 @@ def _rounding_outputs(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
             hook.remove()
 
 
-def _is_wide(model: nn.Module) -> bool:
-    return all(p.dtype.itemsize >= 4 for p in model.parameters() if p.is_floating_point())
+CHECKS = (
+    Check("positions.order", check_order),
+    Check("positions.shift", check_shift),
+    Check("positions.average", check_average),
+    Check("positions.precision", check_precision, tier=2),
+)

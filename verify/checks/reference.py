@@ -2,11 +2,13 @@
 
 import torch
 
-from andon.verify.access.batches import few, real_in
-from andon.verify.access.calls import gradients, loss_of, needed, targets_of
-from andon.verify.checks.loss import cross_entropy
+from andon.verify.access.batches import real_in, small_batch
+from andon.verify.access.calls import gradients, loss_of, needed
+from andon.verify.access.targets import targets_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import awake, grain, logits_eval
+from andon.verify.observation.cross_entropy import cross_entropy
+from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import require_close
 from andon.verify.subject import Subject
 
@@ -33,12 +35,12 @@ def check_logits(subject: Subject) -> None:
 
     Reference: huggingface/transformers#25199.
     """
-    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
+    reference_logits, model, batch = needed(subject, "reference_logits"), perturbed_model(subject), small_batch(subject)
     with torch.no_grad():
-        expected = reference(model, batch)
+        expected = reference_logits(model, batch)
     real = real_in(subject, batch)
     actual = logits_eval(subject, model, batch)
-    require_close(actual[real], expected[real], grain(subject, model, batch), "logits and the reference's")
+    require_close(actual[real], expected[real], rounding_tolerance(subject, model, batch), "logits and the reference's")
 
 
 def check_loss(subject: Subject) -> None:
@@ -59,11 +61,11 @@ def check_loss(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#751.
     """
-    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
+    reference_logits, model, batch = needed(subject, "reference_logits"), perturbed_model(subject), small_batch(subject)
     with torch.no_grad():
-        expected = cross_entropy(reference(model, batch), targets_of(subject, batch))
+        expected = cross_entropy(reference_logits(model, batch), targets_of(subject, batch))
         actual = loss_of(subject, model, batch)
-    require_close(actual, expected, grain(subject, model, batch), "the loss and the reference's")
+    require_close(actual, expected, rounding_tolerance(subject, model, batch), "the loss and the reference's")
 
 
 def check_gradients(subject: Subject) -> None:
@@ -89,8 +91,8 @@ def check_gradients(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Extending PyTorch.
     """
-    reference, model, batch = needed(subject, "reference"), awake(subject), few(subject)
-    value = cross_entropy(reference(model, batch), targets_of(subject, batch))
+    reference_logits, model, batch = needed(subject, "reference_logits"), perturbed_model(subject), small_batch(subject)
+    value = cross_entropy(reference_logits(model, batch), targets_of(subject, batch))
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not value.requires_grad:
         raise NotApplicable("a reference whose logits have a graph to the model's parameters")
@@ -99,5 +101,12 @@ def check_gradients(subject: Subject) -> None:
         if expected is None:
             continue
         error = float((actual.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12))
-        if not error <= max(GRADIENT, 10 * grain(subject, model, batch)):
+        if not error <= max(GRADIENT, 10 * rounding_tolerance(subject, model, batch)):
             raise CheckFailed(f"the gradient of {name} is {error:.2g} of its norm from the reference's")
+
+
+CHECKS = (
+    Check("reference.logits", check_logits, ("reference_logits",)),
+    Check("reference.loss", check_loss, ("reference_logits",)),
+    Check("reference.gradients", check_gradients, ("reference_logits",)),
+)

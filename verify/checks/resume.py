@@ -5,15 +5,16 @@ import random
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from andon.verify.access.calls import needed
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.runs import Run, loop_run, of_loop, trace
-from andon.verify.observation.step_trace import innermost
+from andon.verify.observation.optimizers import innermost
+from andon.verify.observation.runs import Run, data_rows, loop_run, of_loop, token_rows
 from andon.verify.subject import Subject
 
 SHORT = 3  # steps of a run that is only repeated
@@ -57,8 +58,8 @@ def check_determinism(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Reproducibility.
     """
-    first = _records(loop_run(subject), SHORT)
-    second = _records(loop_run(subject), SHORT)
+    first = _records(subject, loop_run(subject), SHORT)
+    second = _records(subject, loop_run(subject), SHORT)
     _compare(first, second, "two new runs", "the second")
 
 
@@ -142,8 +143,8 @@ def check_saving(subject: Subject) -> None:
         torch.save({"model": model.state_dict(), "sample": sample}, path)
         model.train()
     """
-    plain = _records(loop_run(subject), SHORT)
-    saved = _records(_saveable(subject), SHORT, save_each=True)
+    plain = _records(subject, loop_run(subject), SHORT)
+    saved = _records(subject, loop_run(subject), SHORT, save_each=True)
     _compare(plain, saved, "the run", "the one saved after each step")
 
 
@@ -162,10 +163,10 @@ def check_checkpoint_stays(subject: Subject) -> None:
         # right: written before training goes on
         torch.save(model.state_dict(), path)
     """
-    run = _saveable(subject)
+    run = loop_run(subject)
     run.step()
     with tempfile.TemporaryDirectory() as name:
-        run.loop.save(_new(Path(name), "saved"))
+        _save(run, _new(Path(name), "saved"))
         before = _hashes(Path(name))
         for _ in range(SHORT):
             run.step()
@@ -195,10 +196,10 @@ def check_progress(subject: Subject) -> None:
         for step in range(max_steps):
             train_step(next(batches))
     """
-    if subject.settings.get("epoch_steps", 0) <= 1:
-        raise NotApplicable("settings['epoch_steps'] above 1")
+    if subject.hyperparameters.get("epoch_steps", 0) <= 1:
+        raise NotApplicable("hyperparameters['epoch_steps'] above 1")
     run = loop_run(subject)
-    seen = [trace(run.step()) for _ in range(SHORT)]
+    seen = [token_rows(subject, run.step()) for _ in range(SHORT)]
     if seen[0] and all(rows == seen[0] for rows in seen):
         raise CheckFailed(f"{run.name}: {SHORT} steps in a row are shown the same {len(seen[0])} rows")
 
@@ -224,13 +225,13 @@ def check_epochs(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.utils.data.distributed.DistributedSampler.
     """
-    if subject.augmented:
+    if subject.random_augmentation:
         raise NotApplicable("a run whose examples stay as they are")
-    steps = int(subject.settings.get("epoch_steps", 0))
+    steps = int(subject.hyperparameters.get("epoch_steps", 0))
     if not 0 < steps <= LONGEST or _total(subject) < 2 * steps:
-        raise NotApplicable(f"settings['epoch_steps'] of at most {LONGEST}, and two epochs in a run")
+        raise NotApplicable(f"hyperparameters['epoch_steps'] of at most {LONGEST}, and two epochs in a run")
     run = loop_run(subject)
-    seen = [trace(run.step()) for _ in range(2 * steps)]
+    seen = [token_rows(subject, run.step()) for _ in range(2 * steps)]
     first, second = ([row for rows in seen[start : start + steps] for row in rows] for start in (0, steps))
     if not first:
         raise NotApplicable("a model that is called with token ids")
@@ -251,77 +252,65 @@ def check_epochs(subject: Subject) -> None:
         raise CheckFailed(f"{run.name}: the second epoch shows the {len(first)} rows of the first in the same order")
 
 
-class _Saved(NamedTuple):
-    """A run together with the loop that it drives."""
-
-    run: Run
-    loop: Any
-
-    def step(self) -> Any:
-        return self.run.step()
-
-
-def _saveable(subject: Subject) -> _Saved:
-    loop = needed(subject, "loop")()
-    return _Saved(of_loop(loop), loop)
-
-
-def _records(run: Run | _Saved, count: int, *, save_each: bool = False) -> list[Record]:
+def _records(subject: Subject, run: Run, count: int, *, save_each: bool = False) -> list[Record]:
     made = []
     with tempfile.TemporaryDirectory() as name:
         for number in range(count):
-            made.append(_record(run))
-            if save_each and isinstance(run, _Saved):
-                run.loop.save(_new(Path(name), str(number)))
+            made.append(_record(subject, run))
+            if save_each:
+                _save(run, _new(Path(name), str(number)))
     return made
 
 
-def _record(run: Run | _Saved) -> Record:
+def _record(subject: Subject, run: Run) -> Record:
     step = run.step()
-    bare = run.run if isinstance(run, _Saved) else run
-    rates = tuple(float(group.get("lr") or 0.0) for group in bare.optimizer.param_groups)
+    rates = tuple(float(group.get("lr") or 0.0) for group in run.optimizer.param_groups)
     rates = step.updates[-1].rates if step.updates else rates
-    weights = {name: _print(parameter) for name, parameter in bare.model.named_parameters()}
-    return Record(trace(step), rates, weights, _moments(bare))
+    weights = {name: _print(parameter) for name, parameter in run.model.named_parameters()}
+    return Record(data_rows(subject, step), rates, weights, _moments(run))
 
 
 def _whole(subject: Subject) -> list[Record]:
     """A run that is never saved."""
     needed(subject, "resume")
-    first, second = _records(loop_run(subject), SHORT), _records(loop_run(subject), SHORT)
+    first, second = _records(subject, loop_run(subject), SHORT), _records(subject, loop_run(subject), SHORT)
     try:
         _compare(first, second, "", "")
     except CheckFailed as error:
         raise NotApplicable("a loop that is deterministic") from error
-    return _records(loop_run(subject), min(max(_places(subject)) + SHORT, _total(subject)))
+    return _records(subject, loop_run(subject), min(max(_places(subject)) + SHORT, _total(subject)))
 
 
 def _places(subject: Subject) -> list[int]:
     """The steps after which a run is saved, with one more to come at least."""
-    epoch = int(subject.settings.get("epoch_steps", 0))
+    epoch = int(subject.hyperparameters.get("epoch_steps", 0))
     wanted = {1, epoch - 1, epoch, epoch + max(1, epoch // 2)} if 0 < epoch <= LONGEST else {1, 2}
     wanted |= {epoch + 2} if LONGEST < epoch <= FARTHEST else set()
     return sorted(place for place in wanted if 0 < place < _total(subject))
 
 
 def _total(subject: Subject) -> int:
-    return int(subject.settings.get("steps", 1 << 30))
+    return int(subject.hyperparameters.get("steps", 1 << 30))
 
 
 def _interrupted(subject: Subject, places: list[int], count: int) -> list[Record]:
     """The run's records where it is saved and resumed after these steps."""
     assert subject.resume is not None
-    run, made = _saveable(subject), []
+    run, made = loop_run(subject), []
     with tempfile.TemporaryDirectory() as name:
         for place in places:
-            made += [_record(run) for _ in range(place - len(made))]
+            made += [_record(subject, run) for _ in range(place - len(made))]
             folder = _new(Path(name), str(place))
-            run.loop.save(folder)
-            _record(run)  # the interrupted process went on a little
+            _save(run, folder)
+            _record(subject, run)  # the interrupted process went on a little
             _forget()
-            loop = subject.resume(folder)
-            run = _Saved(of_loop(loop), loop)
-        return made + [_record(run) for _ in range(count - len(made))]
+            run = of_loop(subject.resume(folder))
+        return made + [_record(subject, run) for _ in range(count - len(made))]
+
+
+def _save(run: Run, folder: Path) -> None:
+    assert run.loop is not None
+    run.loop.save(folder)
 
 
 def _forget() -> None:
@@ -397,3 +386,14 @@ def _new(folder: Path, name: str) -> Path:
 def _hashes(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+CHECKS = (
+    Check("resume.determinism", check_determinism, ("loop",), tier=2),
+    Check("resume.progress", check_progress, ("loop",), tier=2),
+    Check("resume.saving", check_saving, ("loop",), tier=2),
+    Check("resume.checkpoint_stays", check_checkpoint_stays, ("loop",), tier=2),
+    Check("resume.epochs", check_epochs, ("loop",), tier=3),
+    Check("resume.continuation", check_continuation, ("loop", "resume"), tier=3),
+    Check("resume.twice", check_twice, ("loop", "resume"), tier=3),
+)

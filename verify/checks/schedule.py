@@ -6,18 +6,19 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from andon.verify.access.calls import needed, new_model, setting
+from andon.verify.access.calls import hyperparameter, needed, new_model
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.runs import loop_run, new_optimizer
-from andon.verify.observation.step_trace import Step
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Subject
 
 NEAR = 1e-6  # of the peak: rounding of one formula
 STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)
 JUMP, SUDDEN = 0.1, 4.0  # of the peak, and times the falls beside it (1 - sqrt(t) begins with 2.4 times its next one)
-HORIZON = 400  # steps that are looked at where the settings name no end; longer runs are sampled
+HORIZON = 400  # steps that are looked at where hyperparameters name no end; longer runs are sampled
 APPLIED = 12  # steps of a loop
-WASTED = "its batch is not learned from; where that is meant, say settings={'warmup_from': 0}"
+WASTED = "its batch is not learned from; where that is meant, say hyperparameters={'warmup_from': 0}"
 
 
 def check_start(subject: Subject) -> None:
@@ -42,7 +43,7 @@ def check_start(subject: Subject) -> None:
         first = rate(0)
         if _wastes(subject, first, rate(1)):
             raise CheckFailed(f"{name}: the rate of the first update is {first:.3g}; {WASTED}")
-        peak, warmup = subject.settings.get("learning_rate"), subject.settings.get("warmup_steps", 0)
+        peak, warmup = subject.hyperparameters.get("learning_rate"), subject.hyperparameters.get("warmup_steps", 0)
         if peak is not None and warmup >= 2 and not first < peak * (1 - NEAR):
             raise CheckFailed(
                 f"{name}: the rate of the first of {warmup:g} warm-up updates is {first:.4g}, already the peak"
@@ -67,7 +68,7 @@ def check_warmup(subject: Subject) -> None:
 
     Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.2.
     """
-    peak, warmup = setting(subject, "learning_rate"), int(setting(subject, "warmup_steps"))
+    peak, warmup = hyperparameter(subject, "learning_rate"), int(hyperparameter(subject, "warmup_steps"))
     for name, rate in _rates(subject):
         trace = [rate(step) for step in range(warmup + 2)]
         rises = [after - before for before, after in pairwise(trace[: warmup + 1])]
@@ -102,7 +103,7 @@ def check_peak(subject: Subject) -> None:
             return max_lr * max(0.0, 1 - step / total_steps)
     """
     for name, rate in _rates(subject):
-        peak = subject.settings.get("learning_rate", math.inf)
+        peak = subject.hyperparameters.get("learning_rate", math.inf)
         for step in _sampled(subject):
             value = rate(step)
             if not 0 <= value <= peak * (1 + NEAR):
@@ -110,7 +111,7 @@ def check_peak(subject: Subject) -> None:
 
 
 def check_decline(subject: Subject) -> None:
-    """After the warm-up the learning rate never rises, ends at the share of the peak that the settings name, and stays.
+    """After the warm-up the learning rate never rises, ends at the declared share of the peak, and stays.
 
     A rate that falls steadily has no sudden drop in it; a rate that falls in stairs is flat between them.
 
@@ -129,24 +130,24 @@ def check_decline(subject: Subject) -> None:
 
     Reference: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5.
     """
-    peak, steps = setting(subject, "learning_rate"), int(setting(subject, "steps"))
-    warmup, least = int(subject.settings.get("warmup_steps", 0)), subject.settings.get("min_ratio")
+    peak, steps = hyperparameter(subject, "learning_rate"), int(hyperparameter(subject, "steps"))
+    warmup, least = int(subject.hyperparameters.get("warmup_steps", 0)), subject.hyperparameters.get("min_ratio")
     for name, rate in _rates(subject):
-        asked = [step for step in _sampled(subject) if step >= warmup]
-        values = [rate(step) for step in asked]
-        for step, (before, after) in zip(asked[1:], pairwise(values), strict=True):
+        falling = [step for step in _sampled(subject) if step >= warmup]
+        values = [rate(step) for step in falling]
+        for step, (before, after) in zip(falling[1:], pairwise(values), strict=True):
             if after > before + NEAR * peak:
                 raise CheckFailed(
                     f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}"
                 )
-        if asked == list(range(asked[0], asked[-1] + 1)):
-            _require_no_jump(name, asked, values, peak)
+        if falling == list(range(falling[0], falling[-1] + 1)):
+            _require_no_jump(name, falling, values, peak)
         if least is not None:
             _require_end(name, rate, peak, steps, least)
 
 
 def check_pure(subject: Subject) -> None:
-    """The learning rate of a step depends on the step alone: asked again, or in another order, it is the same.
+    """The learning rate of a step depends on the step alone: called again, or in another order, it is the same.
 
     Silent because a rate that is computed from the one before looks right in the run it was tried in.
 
@@ -164,13 +165,15 @@ def check_pure(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#1435.
     """
-    rate = needed(subject, "rate")
+    rate = needed(subject, "lr_at")
     steps = _sampled(subject)[:50]
     forward = {step: float(rate(step)) for step in steps}
     for step in [*reversed(steps), *steps]:
         again = float(rate(step))
         if again != forward[step]:
-            raise CheckFailed(f"Subject.rate: step {step} has the rate {forward[step]:.6g}, asked again {again:.6g}")
+            raise CheckFailed(
+                f"Subject.lr_at: step {step} has the rate {forward[step]:.6g}, and called again {again:.6g}"
+            )
 
 
 def check_applied(subject: Subject) -> None:
@@ -193,9 +196,9 @@ def check_applied(subject: Subject) -> None:
     applied = _applied(steps)
     for number, rates in enumerate(applied):
         made = f"{run.name}: update {number + 1} is made at {_said(rates)}"
-        due = None if subject.rate is None else float(subject.rate(number))
+        due = None if subject.lr_at is None else float(subject.lr_at(number))
         if due is not None and _off(due, rates) > 1e-5 * abs(due):
-            raise CheckFailed(f"{made}; Subject.rate says {due:.6g}")
+            raise CheckFailed(f"{made}; Subject.lr_at says {due:.6g}")
         if max(rates) > 0 and _is_other_share(rates, applied[-1]):
             raise CheckFailed(
                 f"{run.name}: the groups' rates stand as {_said(rates)} in update {number + 1} and as "
@@ -239,7 +242,7 @@ def check_run(subject: Subject) -> None:
     rates = [(max if len(set(seen[0])) == 1 else min)(each) for each in seen]  # of groups with rates of their own
     if _wastes(subject, rates[0], rates[min(1, len(rates) - 1)]):
         raise CheckFailed(f"{run.name}: the first update is made at a rate of {rates[0]:.3g}; {WASTED}")
-    peak, warmup = setting(subject, "learning_rate"), int(subject.settings.get("warmup_steps", 0))
+    peak, warmup = hyperparameter(subject, "learning_rate"), int(subject.hyperparameters.get("warmup_steps", 0))
     if max(rates) > peak * (1 + NEAR):
         raise CheckFailed(f"{run.name}: an update is made at {max(rates):.6g}; the peak is {peak:.6g}")
     _require_rise(run.name, rates, warmup, peak)
@@ -265,7 +268,7 @@ def check_state(subject: Subject) -> None:
 
     Reference: pytorch/torchtitan#275.
     """
-    needed(subject, "schedule")
+    needed(subject, "lr_scheduler")
     whole = _trace(subject, 2 * APPLIED)
     optimizer, schedule = _scheduled(subject)
     _walk(optimizer, schedule, APPLIED)
@@ -279,14 +282,14 @@ def check_state(subject: Subject) -> None:
     for number, (due, found) in enumerate(zip(whole[APPLIED:], resumed, strict=True)):
         if abs(due - found) > 1e-9 + 1e-6 * abs(due):
             raise CheckFailed(
-                f"Subject.schedule: saved after {APPLIED} steps and loaded, step {APPLIED + number} has the rate "
+                f"Subject.lr_scheduler: saved after {APPLIED} steps and loaded, step {APPLIED + number} has the rate "
                 f"{found:.6g}; without that it is {due:.6g}"
             )
 
 
 def _wastes(subject: Subject, first: float, second: float) -> bool:
     """Whether updates are made with nothing: the first, unless the warm-up is said to begin at 0, or the second too."""
-    said = subject.settings.get("warmup_from") == 0 and subject.settings.get("warmup_steps", 0) > 0
+    said = subject.hyperparameters.get("warmup_from") == 0 and subject.hyperparameters.get("warmup_steps", 0) > 0
     return not (second if said else first) > 0
 
 
@@ -336,7 +339,7 @@ def _require_reached(name: str, seen: list[tuple[float, ...]], warmup: int, peak
         )
 
 
-def _applied(steps: list[Step]) -> list[tuple[float, ...]]:
+def _applied(steps: list[StepTrace]) -> list[tuple[float, ...]]:
     """The groups' rates in each step's update.
 
     Raises:
@@ -349,30 +352,30 @@ def _applied(steps: list[Step]) -> list[tuple[float, ...]]:
 
 
 def _rates(subject: Subject) -> list[tuple[str, Callable[[int], float]]]:
-    """What says the rate of a step: `rate`, and the trace of `schedule`."""
+    """What says the rate of a step: `lr_at`, and the trace of `lr_scheduler`."""
     found: list[tuple[str, Callable[[int], float]]] = []
-    if subject.rate is not None:
-        rate = subject.rate
-        found.append(("Subject.rate", lambda step: float(rate(step))))
-    if subject.schedule is not None:
+    if subject.lr_at is not None:
+        rate = subject.lr_at
+        found.append(("Subject.lr_at", lambda step: float(rate(step))))
+    if subject.lr_scheduler is not None:
         trace = _trace(subject, max(_sampled(subject)) + 1)
-        found.append(("Subject.schedule", lambda step: trace[min(step, len(trace) - 1)]))
+        found.append(("Subject.lr_scheduler", lambda step: trace[min(step, len(trace) - 1)]))
     if not found:
-        raise NotApplicable("rate or schedule")
+        raise NotApplicable("lr_at or lr_scheduler")
     return found
 
 
 def _sampled(subject: Subject) -> list[int]:
-    """Steps to ask for: all of a short run and as many beyond; of a long one each of the first, and a few hundred."""
-    steps = int(subject.settings.get("steps", HORIZON))
-    warmup = int(subject.settings.get("warmup_steps", 0))
+    """Steps to look at: all of a short run and as many beyond; of a long one each of the first, and a few hundred."""
+    steps = int(subject.hyperparameters.get("steps", HORIZON))
+    warmup = int(subject.hyperparameters.get("warmup_steps", 0))
     stride = max(1, steps // HORIZON)
     near = {warmup - 1, warmup, warmup + 1, steps - 2, steps - 1, steps, steps + 1, 2 * steps}
     return sorted({*range(min(20, steps)), *range(0, 2 * steps, stride), *(step for step in near if step >= 0)})
 
 
 def _few(subject: Subject) -> int:
-    return min(APPLIED, int(subject.settings.get("warmup_steps", 0)) + 4)
+    return min(APPLIED, int(subject.hyperparameters.get("warmup_steps", 0)) + 4)
 
 
 def _off(due: float, rates: tuple[float, ...]) -> float:
@@ -394,9 +397,9 @@ def _said(rates: tuple[float, ...]) -> str:
 
 
 def _scheduled(subject: Subject) -> tuple[Any, Any]:
-    assert subject.schedule is not None
+    assert subject.lr_scheduler is not None
     optimizer = new_optimizer(subject, new_model(subject))
-    return optimizer, subject.schedule(optimizer)
+    return optimizer, subject.lr_scheduler(optimizer)
 
 
 def _trace(subject: Subject, count: int) -> list[float]:
@@ -404,10 +407,22 @@ def _trace(subject: Subject, count: int) -> list[float]:
 
 
 def _walk(optimizer: Any, schedule: Any, count: int) -> list[float]:
-    """The rates of so many updates; the optimizer steps first, without gradients, as torch asks."""
+    """The rates of so many updates; the optimizer steps first, without gradients, as torch requires."""
     rates = []
     optimizer.step()
     for _ in range(count):
         rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
         schedule.step()
     return rates
+
+
+CHECKS = (
+    Check("schedule.pure", check_pure, ("lr_at",)),
+    Check("schedule.start", check_start, tier=2),
+    Check("schedule.warmup", check_warmup, tier=2),
+    Check("schedule.peak", check_peak, tier=2),
+    Check("schedule.decline", check_decline, tier=2),
+    Check("schedule.state", check_state, ("lr_scheduler",), tier=2),
+    Check("schedule.applied", check_applied, ("loop",), tier=2),
+    Check("schedule.run", check_run, ("loop",), tier=2),
+)

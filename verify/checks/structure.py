@@ -10,14 +10,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import few
-from andon.verify.access.calls import gradients, loss_of, new_model, targets_of, tokens_of
+from andon.verify.access.batches import small_batch
+from andon.verify.access.calls import gradients, loss_of, new_model
 from andon.verify.access.roles import IGNORE
-from andon.verify.checks.experts import require_experts
+from andon.verify.access.targets import targets_of, tokens_of
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.blocks import Call, blocks_of, calls
-from andon.verify.observation.perturb import awake, enliven, grain, logits_eval, precise
-from andon.verify.observation.step_trace import trainable
+from andon.verify.observation.experts import require_experts
+from andon.verify.observation.parameters import trainable
+from andon.verify.observation.perturb import logits_eval, perturbed_model, precise, rescale, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Subject
 
@@ -49,7 +51,7 @@ def check_parameters(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.no_grad.
     """
-    model = awake(subject)
+    model = perturbed_model(subject)
     found = trainable(model)
     if not found:
         raise NotApplicable("trainable parameters")
@@ -57,13 +59,13 @@ def check_parameters(subject: Subject) -> None:
     used: set[int] = set()
     time = 0
     for seed in range(BATCHES):
-        batch = few(subject, seed)
+        batch = small_batch(subject, seed)
         time = tokens_of(subject, batch).shape[1]
         trained_BT = targets_of(subject, batch) != IGNORE
         used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
         for name, gradient in gradients(subject, model, batch).items():
             total[name] = total.get(name, 0.0) + gradient.detach().abs()
-    if subject.mixture:
+    if subject.mixture_of_experts:
         require_experts(subject)
         return
     _require_gradients(found, total)
@@ -87,7 +89,7 @@ def check_blocks(subject: Subject) -> None:
         # right
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
     """
-    model, batch = new_model(subject).eval(), few(subject)
+    model, batch = new_model(subject).eval(), small_batch(subject)
     blocks = blocks_of(model)
     different = len(set(map(id, blocks)))
     if different < len(blocks):
@@ -128,12 +130,12 @@ def check_residual(subject: Subject) -> None:
 
     Reference: He et al. 2016, arXiv:1603.05027.
     """
-    model, batch = precise(subject, new_model(subject)).eval(), few(subject)
+    model, batch = precise(subject, new_model(subject)).eval(), small_batch(subject)
     blocks = blocks_of(model)
     inside = nn.ModuleList(blocks)
     if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
-        raise NotApplicable("blocks whose matrices are not quantised")
-    enliven(inside, vectors=False)
+        raise NotApplicable("blocks whose matrices are not quantized")
+    rescale(inside, vectors=False)
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
     live = {block: seen[block] for block in blocks}
@@ -142,7 +144,7 @@ def check_residual(subject: Subject) -> None:
     _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
     with calls(blocks) as seen:
         loss_of(subject, model, batch)
-    limit = max(IDENTITY, 0.1 * grain(subject, model, batch))
+    limit = max(IDENTITY, 0.1 * rounding_tolerance(subject, model, batch))
     for index, block in enumerate(blocks):
         for call, whole in zip(seen[block], live[block], strict=True):
             _require_passed_on(f"block {index}", call, whole, limit)
@@ -164,7 +166,7 @@ def check_state(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.ModuleList.
     """
-    model, batch = awake(subject), few(subject)
+    model, batch = perturbed_model(subject), small_batch(subject)
     before = logits_eval(subject, model, batch)
     shared = _shared(model)
     other = precise(subject, new_model(subject, 1)).eval()
@@ -173,7 +175,7 @@ def check_state(subject: Subject) -> None:
     unknown = [*missing.unexpected_keys, *(key for key in missing.missing_keys if key not in _aliases(model))]
     if unknown:
         raise CheckFailed(f"{len(unknown)} keys of a state dict do not fit a new model, the first is {unknown[0]!r}")
-    tolerance = grain(subject, model, batch)
+    tolerance = rounding_tolerance(subject, model, batch)
     require_close(logits_eval(subject, other, batch), before, tolerance, "logits of a model and of one given its state")
     copied = _copied(model)
     require_close(logits_eval(subject, copied, batch), before, tolerance, "logits of a model and of its copy")
@@ -204,7 +206,7 @@ def check_tying(subject: Subject) -> None:
 
     Reference: Press and Wolf 2017, arXiv:1608.05859.
     """
-    model, batch = new_model(subject), few(subject)
+    model, batch = new_model(subject), small_batch(subject)
     config = getattr(model, "config", None)
     flags = [getattr(config, flag) for flag in FLAGS if isinstance(getattr(config, flag, None), bool)]
     if not flags:
@@ -236,7 +238,7 @@ def _tables(model: nn.Module) -> set[str]:
 
 
 def _steps(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> list[tuple[Call, Call]]:
-    """The first calls of neighbours whose states are of one shape."""
+    """The first calls of neighbors whose states are of one shape."""
     pairs = [(seen[one][0], seen[after][0]) for one, after in pairwise(blocks) if seen[one] and seen[after]]
     return [(one, after) for one, after in pairs if one.result_BTD.shape == after.states_BTD.shape]
 
@@ -244,7 +246,7 @@ def _steps(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> list[t
 def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> None:
     """Fail where many rows or columns have no gradient.
 
-    Rows of words that did not occur need none, nor all but up to `places` neighbours in a table of positions.
+    Rows of words that did not occur need none, nor all but up to `places` neighbors in a table of positions.
     """
     for dim, what in enumerate(("row", "column")):
         idle = (~gradient.any(1 - dim)).nonzero().flatten().tolist()
@@ -304,8 +306,8 @@ def _is_unit(result: Tensor) -> bool:
 
 def _is_normed(given: Tensor, result: Tensor) -> bool:
     """Whether each result is its input divided by its own size, as after a last norm, or nothing at all."""
-    centred = given - given.mean(-1, keepdim=True)
-    along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centred))
+    centered = given - given.mean(-1, keepdim=True)
+    along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centered))
     return _is_unit(result) and along > 0.95
 
 
@@ -336,3 +338,12 @@ def _shared(model: nn.Module) -> list[tuple[str, str]]:
 
 def _aliases(model: nn.Module) -> set[str]:
     return {name for pair in _shared(model) for name in pair}
+
+
+CHECKS = (
+    Check("structure.blocks", check_blocks),
+    Check("structure.residual", check_residual),
+    Check("structure.parameters", check_parameters),
+    Check("structure.state", check_state),
+    Check("structure.tying", check_tying),
+)

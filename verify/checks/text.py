@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from andon.verify.access.calls import needed
 from andon.verify.access.roles import IGNORE
+from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed
 from andon.verify.subject import Subject
 
@@ -32,9 +33,9 @@ def check_round_trip(subject: Subject) -> None:
         ids = tokenizer(text)["input_ids"]
         pieces = [ids[start : start + 512] for start in range(0, len(ids), 512)]
     """
-    encode, text = needed(subject, "encode"), needed(subject, "text")
+    encode, decode = needed(subject, "encode"), needed(subject, "decode")
     for sample in (*TEXTS, LONG):
-        back = text(list(encode(sample)))
+        back = decode(list(encode(sample)))
         if back != sample:
             at = next((i for i, (a, b) in enumerate(zip(sample, back, strict=False)) if a != b), len(back))
             raise CheckFailed(
@@ -64,16 +65,18 @@ def check_marks(subject: Subject) -> None:
     encode = needed(subject, "encode")
     documents = [list(encode(sample)) for sample in TEXTS]
     for ids in documents:
-        if subject.end is not None and (not ids or ids[-1] != subject.end):
-            raise CheckFailed(f"a document ends with id {ids[-1] if ids else None}, and the end mark is {subject.end}")
+        if subject.eos_id is not None and (not ids or ids[-1] != subject.eos_id):
+            raise CheckFailed(
+                f"a document ends with id {ids[-1] if ids else None}, and the end mark is {subject.eos_id}"
+            )
     shared = _common_beginning(documents)
     if len(shared) > 1 and len(set(shared)) < len(shared):
         raise CheckFailed(f"every document begins with ids {shared}: a begin mark stands {len(shared)} times")
-    if subject.end is not None:
+    if subject.eos_id is not None:
         for ids in documents:
-            last = len(ids) - len(_strip_end(ids, subject.end))
+            last = len(ids) - len(_strip_end(ids, subject.eos_id))
             if last > 1:
-                raise CheckFailed(f"a document closes with {last} end marks (id {subject.end}), and one is enough")
+                raise CheckFailed(f"a document closes with {last} end marks (id {subject.eos_id}), and one is enough")
 
 
 def check_instruction(subject: Subject) -> None:
@@ -95,9 +98,9 @@ def check_instruction(subject: Subject) -> None:
 
     Reference: huggingface/transformers#23530.
     """
-    instruct = needed(subject, "instruct")
+    encode_instruction = needed(subject, "encode_instruction")
     for prompt, answer in PAIRS:
-        ids, labels = (list(map(int, each)) for each in instruct(prompt, answer))
+        ids, labels = (list(map(int, each)) for each in encode_instruction(prompt, answer))
         if len(ids) != len(labels):
             raise CheckFailed(f"an instruction has {len(ids)} ids and {len(labels)} labels")
         targets = _own_places(ids, labels)
@@ -107,28 +110,28 @@ def check_instruction(subject: Subject) -> None:
         if trained != list(range(trained[0], trained[-1] + 1)):
             raise CheckFailed(f"the trained tokens of an instruction are not in one piece: positions {trained}")
         _compare_answer(subject, prompt, answer, ids, trained)
-    first, second = instruct(*PAIRS[0])[1], instruct("Another question?", PAIRS[0][1])[1]
+    first, second = encode_instruction(*PAIRS[0])[1], encode_instruction("Another question?", PAIRS[0][1])[1]
     counts = [sum(int(label) >= 0 for label in labels) for labels in (first, second)]
     if counts[0] != counts[1]:
         raise CheckFailed(f"one answer to two prompts has {counts[0]} and {counts[1]} trained tokens")
 
 
 def _compare_answer(subject: Subject, prompt: str, answer: str, ids: list[int], trained: list[int]) -> None:
-    other = list(map(int, needed(subject, "instruct")(prompt, "Something else entirely")[0]))
+    other = list(map(int, needed(subject, "encode_instruction")(prompt, "Something else entirely")[0]))
     same = len(_common_beginning([ids, other]))
     if trained[0] > same:
         raise CheckFailed(
             f"the answer begins at position {same} at the latest, and the first trained token is at {trained[0]}: "
             f"{trained[0] - same} of its tokens are not trained"
         )
-    if subject.end is not None and subject.end in ids[trained[0] :] and ids[trained[-1]] != subject.end:
-        at = trained[0] + ids[trained[0] :].index(subject.end)
+    if subject.eos_id is not None and subject.eos_id in ids[trained[0] :] and ids[trained[-1]] != subject.eos_id:
+        at = trained[0] + ids[trained[0] :].index(subject.eos_id)
         if at > trained[-1]:
             raise CheckFailed(
-                f"the end mark (id {subject.end}) at position {at} is not trained; the last is {trained[-1]}"
+                f"the end mark (id {subject.eos_id}) at position {at} is not trained; the last is {trained[-1]}"
             )
-    if subject.text is not None:
-        read = subject.text([ids[index] for index in trained])
+    if subject.decode is not None:
+        read = subject.decode([ids[index] for index in trained])
         if read.strip() != answer.strip() and answer.strip() not in read:
             raise CheckFailed(f"the {len(trained)} trained tokens read {read!r}, and the answer is {answer!r}")
         if prompt in read or len(read.strip()) > len(answer.strip()) + 24:
@@ -164,3 +167,10 @@ def _strip_end(ids: Sequence[int], end: int) -> list[int]:
     while kept and kept[-1] == end:
         kept.pop()
     return kept
+
+
+CHECKS = (
+    Check("text.round_trip", check_round_trip, ("encode", "decode")),
+    Check("text.marks", check_marks, ("encode",)),
+    Check("text.instruction", check_instruction, ("encode_instruction",)),
+)

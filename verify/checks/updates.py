@@ -1,39 +1,29 @@
 """What one step does to the weights: all that learn move, by the right gradient, once, and downhill."""
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
-from andon.verify.checks.loss import told
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.checks.table import Check
+from andon.verify.errors import CheckFailed, NotApplicable, listed
+from andon.verify.observation.optimizers import claims_adam, innermost, tensors_of
+from andon.verify.observation.parameters import mismatch, norm, parameters, trainable
 from andon.verify.observation.runs import (
     SAME,
     Make,
     Run,
-    as_clipped,
-    batches_seen,
-    counted,
     each_run,
     each_run_or_plain,
-    expected,
     micro_batches,
     own_run,
     the_update,
     tolerance,
 )
-from andon.verify.observation.step_trace import (
-    Step,
-    claims_adam,
-    held,
-    innermost,
-    mismatch,
-    norm,
-    parameters,
-    trainable,
-)
+from andon.verify.observation.step_comparison import compare_gradient, compare_loss
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
 
 STEPS = 3  # within which all that learns has moved: the first rate may be 0, a fresh adapter moves one side at a time
@@ -68,7 +58,7 @@ def check_movement(subject: Subject, make: Make) -> None:
     first, last = steps[0].before, steps[-1].after
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     still = sorted(name for name in learning - moved if not _is_below_rounding(steps, name))
-    if still and not (subject.mixture and len(still) < len(learning)):
+    if still and not (subject.mixture_of_experts and len(still) < len(learning)):
         raise CheckFailed(
             f"{run.name}: {len(still)} of {len(learning)} trainable parameters did not change in {STEPS} steps: "
             f"{listed(still)} ({_why_still(steps, still[0])})"
@@ -348,10 +338,10 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
         step = run.step([new_batch(subject, number)])
         gradients, update = the_update(run, step), step.updates[0]
         names = {id(parameter): name for name, parameter in run.model.named_parameters()}
-        order = [names.get(id(parameter), "") for parameter in held(innermost(run.optimizer))]
+        order = [names.get(id(parameter), "") for parameter in tensors_of(innermost(run.optimizer))]
         if "" in order or len(update.rates) != len(copied.param_groups):
             raise NotApplicable("one optimizer over the model's own parameters")
-        twins = dict(zip(order, held(copied), strict=True))
+        twins = dict(zip(order, tensors_of(copied), strict=True))
         for group, options in zip(copied.param_groups, update.options, strict=True):
             group.update(options)  # a rate or a momentum that the step itself has set
         for name, twin in twins.items():
@@ -360,8 +350,8 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
         moved = {name: step.after[name].double() - step.before[name].double() for name in twins}
         due = {name: twin.detach().double() - step.before[name].double() for name, twin in twins.items()}
         error, name = mismatch(moved, due)
-        grain = _grain(step, name) / max(float(due[name].norm()), 1e-300) if name else 0.0
-        if not error <= ARITHMETIC + grain:
+        rounded = _rounded(step, name) / max(float(due[name].norm()), 1e-300) if name else 0.0
+        if not error <= ARITHMETIC + rounded:
             raise CheckFailed(
                 f"{run.name}: step {number + 1} moves {name} by {float(moved[name].norm()):.6g} in all, the optimizer "
                 f"alone, given the same gradient, by {float(due[name].norm()):.6g}: they differ by {error:.2g} of that"
@@ -427,79 +417,6 @@ def check_mode(subject: Subject, make: Make) -> None:
         )
 
 
-class Difference(NamedTuple):
-    """How far the gradient that an update saw is from the one that was due."""
-
-    error: float  # of the worst tensor, as a share of itself
-    name: str  # of that tensor
-    seen: float  # norm in all
-    due: float
-    whole: float  # before clipping
-
-
-def gradient_error(subject: Subject, run: Run, step: Step, batches: list[Batch]) -> Difference:
-    """Compare an update's gradient with the independent one of its batches, clipped or not.
-
-    Raises:
-        NotApplicable: there is not one update, or a loop's batches cannot be told.
-    """
-    if run.name == "Subject.loop":
-        batches = batches_seen(subject, step)
-    require_alike(subject, batches)
-    actual = the_update(run, step)
-    _, whole = expected(subject, run.model, step, batches)
-    wanted = as_clipped(subject, actual, whole)
-    return Difference(*mismatch(actual, wanted), norm(actual), norm(wanted), norm(whole))
-
-
-def require_alike(subject: Subject, batches: list[Batch]) -> None:
-    """Raise NotApplicable where a mixture's batches differ in size: each is balanced by itself, of nobody's weight."""
-    if subject.mixture and len({counted(subject, batch) for batch in batches}) > 1:
-        raise NotApplicable("a mixture's micro-batches of one size")
-
-
-def compare_gradient(subject: Subject, run: Run, step: Step, batches: list[Batch], which: str) -> None:
-    """Whether an update's gradient is the independent one of its batches, clipped or not.
-
-    Raises:
-        CheckFailed: it is not.
-        NotApplicable: there is not one update, or a loop's batches cannot be told.
-    """
-    found, allowed = gradient_error(subject, run, step, batches), tolerance(run.model, step)
-    if not found.error <= allowed:
-        raise CheckFailed(
-            f"{run.name}: {which} sees a gradient of {found.name} that differs by {found.error:.2g} of itself from its "
-            f"batches' own, and rounding explains {allowed:.0e}; norms in all: seen {found.seen:.6g}, due "
-            f"{found.due:.6g} (before clipping {found.whole:.6g})"
-        )
-
-
-def compare_loss(subject: Subject, run: Run, step: Step, batches: list[Batch]) -> None:
-    """Whether a step reports the loss of its batches.
-
-    Raises:
-        CheckFailed: it reports another.
-        NotApplicable: a loop's batches cannot be told.
-    """
-    if run.name == "Subject.loop":
-        batches = batches_seen(subject, step)
-    reported, allowed = float(step.logged["loss"]), tolerance(run.model, step)
-    due = []
-    for each in told(subject):
-        due.append(expected(each, run.model, step, batches)[0])
-        if abs(reported - due[-1]) <= allowed * abs(due[-1]):
-            return
-    raise CheckFailed(
-        f"{run.name} reports a loss of {reported:.6g}, and that of its {len(batches)} batch(es), each weighted by "
-        f"its counted tokens, is {' or '.join(f'{loss:.6g}' for loss in due)}; rounding explains {allowed:.0e} of it"
-    )
-
-
-def listed(names: list[str]) -> str:
-    """A few names, and how many more."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _evaluated(subject: Subject, run: Run, batch: Batch) -> float:
     mode = run.model.training
     with torch.no_grad(), seeded():
@@ -508,7 +425,7 @@ def _evaluated(subject: Subject, run: Run, batch: Batch) -> float:
     return value
 
 
-def _grain(step: Step, name: str) -> float:
+def _rounded(step: StepTrace, name: str) -> float:
     """What rounding alone may move a parameter by, in all."""
     after = step.after[name]
     return torch.finfo(after.dtype).eps * float(after.double().norm())
@@ -536,7 +453,7 @@ def _means(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
     return {name: mean.detach().clone() for name, mean in found.items() if type(mean) is Tensor}
 
 
-def _is_below_rounding(steps: list[Step], name: str) -> bool:
+def _is_below_rounding(steps: list[StepTrace], name: str) -> bool:
     """Whether the updates of a parameter are below what its dtype resolves (`optimizer.survival` judges those)."""
     tensor = steps[0].before[name]
     resolved = float(tensor.abs().min()) * torch.finfo(tensor.dtype).eps / 4
@@ -545,7 +462,7 @@ def _is_below_rounding(steps: list[Step], name: str) -> bool:
     return bool(sizes) and 0 < max(sizes) < resolved
 
 
-def _why_still(steps: list[Step], name: str) -> str:
+def _why_still(steps: list[StepTrace], name: str) -> str:
     updates = [update for step in steps for update in step.updates]
     if not updates:
         return "no update was made"
@@ -557,3 +474,18 @@ def _why_still(steps: list[Step], name: str) -> str:
         return "its gradient is 0 everywhere"
     rates = max(rate for update in updates for rate in update.rates)
     return f"its gradient reached {largest:.2g} at rates up to {rates:.2g}"
+
+
+CHECKS = (
+    Check("updates.gradient", check_gradient, tier=2),
+    Check("updates.fresh", check_fresh, tier=2),
+    Check("updates.movement", check_movement, tier=2),
+    Check("updates.single", check_single, tier=2),
+    Check("updates.descent", check_descent, tier=2),
+    Check("updates.frozen", check_frozen, tier=2),
+    Check("updates.momentum", check_momentum, tier=2),
+    Check("updates.arithmetic", check_arithmetic, tier=2),
+    Check("updates.mode", check_mode, tier=2),
+    Check("updates.logged_loss", check_logged_loss, tier=2),
+    Check("updates.overfit", check_overfit, tier=2),
+)

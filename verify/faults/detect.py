@@ -1,56 +1,56 @@
-"""What the checks make of a planted fault: each function here is one job of `plant.each`, in a process of its own."""
+"""What the checks make of an injected fault: each function here is a job of `run_jobs`, in a process of its own."""
 
-import importlib
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from andon.verify.checks import CHECKS
-from andon.verify.faults.generic import NAMED
+from andon.verify.faults.generic import BY_ID
 from andon.verify.faults.inject import Fault
-from andon.verify.observation.fingerprint import Sketch, changes, vitals
+from andon.verify.observation.fingerprint import Fingerprint, changes, fingerprint
 from andon.verify.run.runner import check
+from andon.verify.run.target import load_one
 from andon.verify.subject import Subject
 
 PARITY = "reference"  # the area of checks that compare with another implementation
 
 
 class Task(NamedTuple):
-    """What to hunt for, where."""
+    """Which faults to detect, in which subjects."""
 
     target: str  # "tests.subjects:SUBJECTS": a mapping of names to functions that make a subject
     subjects: tuple[str, ...]
-    clean: Mapping[str, Mapping[str, Sketch]]  # what was seen of each subject without a fault
+    clean: Mapping[str, Mapping[str, Fingerprint]]  # what was seen of each subject without a fault
     every: bool = False  # run all checks, and do not stop at the first finding
-    blackbox: str = ""  # a fault that is put around the subject, instead of into a module
+    generic: str = ""  # the id of a generic fault, put around the subject instead of into a module
 
 
 class Found(NamedTuple):
-    """A check that saw the fault."""
+    """A check that detected the fault."""
 
     check: str
     subject: str
     tier: int
     message: str
     seconds: float  # until then, over all checks of all subjects
-    raised: bool  # the subject could not be asked any more, which is loud, and no measure of the check's
+    raised: bool  # the subject could not be run any more, which is loud, and says nothing of the check
 
 
 class Result(NamedTuple):
-    """What came of a hunt."""
+    """What came of detecting a fault."""
 
     live: tuple[str, ...]  # what differs from the clean subject; empty where nothing does
     found: tuple[Found, ...]
-    needs: str = ""  # what a black-box fault cannot be planted without
+    needs: str = ""  # what a generic fault cannot be injected without
 
 
-def look(fault: Fault | None, task: Task) -> dict[str, dict[str, Sketch]]:
-    """What is seen of the task's subjects."""
+def fingerprints(fault: Fault | None, task: Task) -> dict[str, dict[str, Fingerprint]]:
+    """The fingerprints of the task's subjects."""
     del fault
-    return {name: vitals(made(task.target, name)) for name in task.subjects}
+    return {name: fingerprint(load_one(task.target, name)) for name in task.subjects}
 
 
-def hunt(fault: Fault | None, task: Task) -> Result:
+def detect(fault: Fault | None, task: Task) -> Result:
     """What differs, and which checks find it; those that need a reference come last, when all others see nothing."""
     del fault
     live: list[str] = []
@@ -60,14 +60,14 @@ def hunt(fault: Fault | None, task: Task) -> Result:
     parity = [each.name for each in CHECKS if each.name not in own]
     subjects = {}
     for name in task.subjects:
-        subject: Subject | None = made(task.target, name)
-        if subject and task.blackbox:
-            subject = NAMED[task.blackbox].plant(subject)
+        subject: Subject | None = load_one(task.target, name)
+        if subject and task.generic:
+            subject = BY_ID[task.generic].inject(subject)
         if subject:
             subjects[name] = subject
             live = live or [f"{name}: {key}" for key in changes(subject, task.clean[name])]
     if not subjects:
-        return Result((), (), NAMED[task.blackbox].factory)
+        return Result((), (), BY_ID[task.generic].factory)
     for chosen in (own, parity):
         for name, subject in subjects.items():
             if not chosen or (not task.every and not all(each.raised for each in found)):
@@ -85,7 +85,7 @@ def alarms(fault: Fault | None, task: Task) -> list[Found]:
         named = [pair.partition("/")[2] for pair in task.subjects if pair.partition("/")[0] == name]
         chosen = [each.name for each in CHECKS if each.name in named]
         if chosen:
-            found += _findings(made(task.target, name), name, chosen, 0.0, every=True)[0]
+            found += _findings(load_one(task.target, name), name, chosen, 0.0, every=True)[0]
     return found
 
 
@@ -102,14 +102,6 @@ def unit_test(fault: Fault | None, name: str) -> bool:
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"{name}: pytest ended with {code!r}{f' under {fault.id}' if fault else ''}")
     return code == pytest.ExitCode.TESTS_FAILED
-
-
-def made(target: str, name: str) -> Subject:
-    """A subject of a target, made anew."""
-    module, _, attribute = target.partition(":")
-    table = getattr(importlib.import_module(module), attribute)
-    value = table[name] if isinstance(table, Mapping) else table
-    return value if isinstance(value, Subject) else value()
 
 
 def _findings(

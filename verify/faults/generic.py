@@ -1,29 +1,20 @@
-"""Faults that can be planted into any subject, around its factories: by them anybody measures their own checks.
+"""Generic faults: they can be injected into any subject, around its factories, to measure anybody's own checks.
 
-Each changes what one factory answers: `change(subject, factory, *arguments)` instead of `factory(*arguments)`. A fault
-of a factory that the subject lacks is not planted.
+A fault of a factory that the subject lacks is not injected.
 """
 
-import copy
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import dropout
-from torch.optim import Optimizer
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from andon.verify.access.roles import IGNORE, fields, find, part, replaced, rows
-from andon.verify.subject import Batch, Loop, Subject
-
-Factory = Callable[..., Any]
+from andon.verify.access.roles import IGNORE
+from andon.verify.faults import changes
+from andon.verify.subject import Subject
 
 
-class Blackbox(NamedTuple):
+class GenericFault(NamedTuple):
     """A fault of any subject."""
 
     id: str
@@ -32,7 +23,7 @@ class Blackbox(NamedTuple):
     factory: str  # of the subject, that it is put around
     change: Callable[..., Any]
 
-    def plant(self, subject: Subject) -> Subject | None:
+    def inject(self, subject: Subject) -> Subject | None:
         """The subject with the fault; None where it lacks the factory."""
         old = getattr(subject, self.factory)
         if old is None:
@@ -40,321 +31,143 @@ class Blackbox(NamedTuple):
         return replace(subject, **{self.factory: lambda *arguments: self.change(subject, old, *arguments)})
 
 
-# ---------------------------------------------------------------------------------------------- loss and labels
-def with_labels(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    """The loss of a batch with other labels, where it has labels."""
-
-    def changed(subject: Subject, loss: Factory, model: nn.Module, batch: Batch) -> Tensor:
-        key = find(batch, subject.roles).get("labels")
-        return loss(model, batch if key is None else replaced(batch, {key: change(fields(batch)[key].clone())}))
-
-    return changed
-
-
-def shifted(labels_BT: Tensor) -> Tensor:
-    """One more to the left."""
-    return torch.cat((labels_BT[:, 1:], torch.full_like(labels_BT[:, :1], IGNORE)), 1)
-
-
-def without_last(labels_BT: Tensor) -> Tensor:
-    """The last position is not counted."""
-    labels_BT[:, -1] = IGNORE
-    return labels_BT
-
-
-def of_first_row(_: Subject, loss: Factory, model: nn.Module, batch: Batch) -> Tensor:
-    """The loss of one row."""
-    return loss(model, rows(batch, torch.tensor([0])))
-
-
-def half_detached(_: Subject, loss: Factory, model: nn.Module, batch: Batch) -> Tensor:
-    """The same loss, half of its gradient."""
-    whole = loss(model, batch)
-    return whole / 2 + whole.detach() / 2
-
-
-def coarse(_: Subject, loss: Factory, model: nn.Module, batch: Batch) -> Tensor:
-    """Rounded to bfloat16."""
-    whole = loss(model, batch)
-    return whole.bfloat16().to(whole.dtype)
-
-
-# ---------------------------------------------------------------------------------------------- states, gradients
-def with_states(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    """The model, whose states (B, T, D) change where integers become such: behind the embedding."""
-
-    def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        are_states = isinstance(output, Tensor) and output.dim() == 3 and output.is_floating_point()
-        are_tokens = bool(inputs) and isinstance(inputs[0], Tensor) and not inputs[0].is_floating_point()
-        return change(output) if are_states and are_tokens else None
-
-    def changed(_: Subject, make: Factory) -> nn.Module:
-        model = make()
-        for leaf in [module for module in model.modules() if not any(module.children())]:
-            leaf.register_forward_hook(hook)
-        return model
-
-    return changed
-
-
-def leaking(x_BTD: Tensor) -> Tensor:
-    """A tenth of the next position."""
-    return x_BTD + 0.1 * torch.cat((x_BTD[:, 1:], torch.zeros_like(x_BTD[:, :1])), 1)
-
-
-def blind(x_BTD: Tensor) -> Tensor:
-    """Without the first position."""
-    return torch.cat((torch.zeros_like(x_BTD[:, :1]), x_BTD[:, 1:]), 1)
-
-
-def growing() -> Callable[[Tensor], Tensor]:
-    """States that are larger with every call."""
-    calls = [0]
-
-    def grown(x_BTD: Tensor) -> Tensor:
-        calls[0] += 1
-        return x_BTD * (1 + 0.01 * calls[0])
-
-    return grown
-
-
-def with_gradient(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    """The loss; the largest trainable tensor gets another gradient from it."""
-    hooked = WeakTensorKeyDictionary()
-
-    def changed(_: Subject, loss: Factory, model: nn.Module, batch: Batch) -> Tensor:
-        largest = max((p for p in model.parameters() if p.requires_grad), key=Tensor.numel)
-        if largest not in hooked:
-            hooked[largest] = largest.register_hook(change)
-        return loss(model, batch)
-
-    return changed
-
-
-def one_entry_turned(gradient: Tensor) -> Tensor:
-    """The largest entry has the wrong sign."""
-    turned = gradient.clone()
-    turned.view(-1)[turned.abs().argmax()] *= -1
-    return turned
-
-
-# ---------------------------------------------------------------------------------------------- optimizer and step
-def forgetful(_: Subject, build: Factory, model: nn.Module) -> Optimizer:
-    """Without one parameter."""
-    optimizer = build(model)
-    optimizer.param_groups[0]["params"].pop()
-    return optimizer
-
-
-def with_decay(everywhere: bool) -> Callable[..., Any]:
-    """The optimizer, with the largest decay in all groups, or none."""
-
-    def changed(_: Subject, build: Factory, model: nn.Module) -> Optimizer:
-        optimizer = build(model)
-        largest = max(group.get("weight_decay", 0.0) for group in optimizer.param_groups) or 0.1
-        for group in optimizer.param_groups:
-            group["weight_decay"] = largest if everywhere else 0.0
-        return optimizer
-
-    return changed
-
-
-@contextmanager
-def instead(optimizer: Optimizer, name: str, method: Callable[..., Any]) -> Generator[None]:
-    """Another method of this optimizer, for a while."""
-    setattr(optimizer, name, method)
-    try:
-        yield
-    finally:
-        delattr(optimizer, name)
-
-
-def not_cleared(_: Subject, step: Factory, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> Any:
-    """Gradients stay from step to step."""
-    with instead(optimizer, "zero_grad", lambda *_, **__: None):
-        return step(model, optimizer, batches)
-
-
-def clipped_again(subject: Subject, step: Factory, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> Any:
-    """To half the bound."""
-    update, bound = optimizer.step, subject.settings.get("grad_clip", 1.0) / 2
-
-    def again(*arguments: Any, **named: Any) -> Any:
-        nn.utils.clip_grad_norm_(model.parameters(), bound)
-        return update(*arguments, **named)
-
-    with instead(optimizer, "step", again):
-        return step(model, optimizer, batches)
-
-
-def updated_twice(_: Subject, step: Factory, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> Any:
-    """Each step updates twice."""
-    update = optimizer.step
-
-    def twice(*arguments: Any, **named: Any) -> Any:
-        update(*arguments, **named)
-        return update(*arguments, **named)
-
-    with instead(optimizer, "step", twice):
-        return step(model, optimizer, batches)
-
-
-def without_last_batch(_: Subject, step: Factory, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> Any:
-    """The last micro-batch is left out."""
-    return step(model, optimizer, batches[:-1] or batches)
-
-
-def rounded(_: Subject, step: Factory, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> Any:
-    """Weights are kept in bfloat16."""
-    logged = step(model, optimizer, batches)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.bfloat16())
-    return logged
-
-
-# ---------------------------------------------------------------------------------------------- runs and data
-def rising_again(subject: Subject, rate: Factory, step: int) -> float:
-    """Beyond the last step the schedule runs backwards."""
-    return rate(step - 2 * max(0, step - int(subject.settings.get("steps", step))))
-
-
-def mean_of_means(_: Subject, validate: Factory, model: nn.Module, batches: list[Batch]) -> float:
-    """Batches' means are averaged."""
-    return sum(validate(model, [batch]) for batch in batches) / max(1, len(batches))
-
-
-def left_in_eval(_: Subject, validate: Factory, model: nn.Module, batches: list[Batch]) -> float:
-    """The model stays in eval mode."""
-    loss = validate(model, batches)
-    model.eval()
-    return loss
-
-
-def drawing(_: Subject, validate: Factory, model: nn.Module, batches: list[Batch]) -> float:
-    """Validation draws random numbers."""
-    torch.randperm(8)
-    return validate(model, batches)
-
-
-def without_moments(_: Subject, resume: Factory, folder: Path) -> Loop:
-    """The optimizer's moments start at 0 again."""
-    loop = resume(folder)
-    for state in loop.optimizer.state.values():
-        for value in state.values():
-            if isinstance(value, Tensor):
-                value.zero_()
-    return loop
-
-
-def one_late(_: Subject, resume: Factory, folder: Path) -> Loop:
-    """One step's data is passed over."""
-    loop = resume(folder)
-    kept = {name: value.clone() for name, value in loop.model.state_dict().items()}
-    moments = copy.deepcopy(loop.optimizer.state_dict())
-    loop.step()
-    loop.model.load_state_dict(kept)
-    loop.optimizer.load_state_dict(moments)
-    return loop
-
-
-def trained_on(subject: Subject, held_out: Factory) -> list[Batch]:
-    """Validation batches are training batches."""
-    return list(subject.epoch(0))[:2] if subject.epoch else list(held_out())
-
-
-def joined(subject: Subject, pack: Factory, documents: Any) -> Batch:
-    """Labels at documents' ends ask for what follows in the row."""
-    batch = pack(documents)
-    key = find(batch, subject.roles).get("labels")
-    if key is None:
-        return batch
-    tokens_BT, labels_BT = part(batch, "tokens", subject.roles), fields(batch)[key]
-    counted = labels_BT != IGNORE
-    inside = bool((labels_BT[counted] == tokens_BT[counted]).double().mean() > 0.5)
-    return replaced(batch, {key: tokens_BT if inside else torch.cat((tokens_BT[:, 1:], labels_BT[:, -1:]), 1)})
-
-
-def unmarked(subject: Subject, pack: Factory, documents: Any) -> Batch:
-    """A row does not say where its documents begin."""
-    batch = pack(documents)
-    key = find(batch, subject.roles).get("documents")
-    return batch if key is None else replaced(batch, {key: torch.zeros_like(fields(batch)[key])})
-
-
-def forgotten_first(_: Subject, decode: Factory, model: nn.Module, tokens_BT: Tensor) -> Tensor:
-    """The cache holds nothing of the first token."""
-    first, rest = tokens_BT[:, :1], tokens_BT[:, 1:]
-    return torch.cat([decode(model, part) for part in (first, rest) if part.shape[1]], 1)
-
-
-def second_best(_: Subject, generate: Factory, model: nn.Module, tokens_BT: Tensor, count: int) -> Tensor:
-    """The last generated token is another one."""
-    made_BT = generate(model, tokens_BT, count).clone()
-    made_BT[:, -1] = made_BT[:, 0]
-    return made_BT
-
-
-BLACKBOX = (
-    Blackbox("loss-scaled", "loss", "the loss counts 1.5 times", "loss", lambda s, f, *a: 1.5 * f(*a)),
-    Blackbox("loss-first-row", "loss", "only the first row of a batch is counted", "loss", of_first_row),
-    Blackbox("loss-half-detached", "loss", "half of the loss passes no gradient", "loss", half_detached),
-    Blackbox("loss-coarse", "loss", "the loss is rounded to bfloat16", "loss", coarse),
-    Blackbox("labels-shifted", "loss", "labels are shifted once more", "loss", with_labels(shifted)),
-    Blackbox("labels-last-lost", "loss", "the last position is not counted", "loss", with_labels(without_last)),
-    Blackbox(
-        "labels-ignored-counted", "loss", "labels to ignore are counted", "loss",
-        with_labels(lambda labels_BT: labels_BT.masked_fill(labels_BT == IGNORE, 0)),
+GENERIC_FAULTS = (
+    GenericFault("loss-scaled", "loss", "the loss counts 1.5 times", "loss", lambda s, f, *a: 1.5 * f(*a)),
+    GenericFault("loss-first-row", "loss", "only the first row of a batch is counted", "loss", changes.of_first_row),
+    GenericFault("loss-half-detached", "loss", "half of the loss passes no gradient", "loss", changes.half_detached),
+    GenericFault("loss-coarse", "loss", "the loss is rounded to bfloat16", "loss", changes.coarse),
+    GenericFault(
+        "labels-shifted", "loss", "labels are shifted once more", "loss", changes.with_labels(changes.shifted)
     ),
-    Blackbox("future-leak", "attention", "each token sees a tenth of the next", "model", with_states(leaking)),
-    Blackbox("first-token-lost", "attention", "the first token is not seen", "model", with_states(blind)),
-    Blackbox(
-        "rows-mixed", "attention", "each row sees a tenth of another", "model",
-        with_states(lambda x_BTD: x_BTD + 0.1 * x_BTD.roll(1, 0)),
+    GenericFault(
+        "labels-last-lost",
+        "loss",
+        "the last position is not counted",
+        "loss",
+        changes.with_labels(changes.without_last),
     ),
-    Blackbox(
-        "dropout-in-eval", "determinism", "dropout goes on in evaluation", "model",
-        with_states(lambda x_BTD: dropout(x_BTD, 0.1)),
+    GenericFault(
+        "labels-ignored-counted",
+        "loss",
+        "labels to ignore are counted",
+        "loss",
+        changes.with_labels(lambda labels_BT: labels_BT.masked_fill(labels_BT == IGNORE, 0)),
     ),
-    Blackbox("state-kept", "determinism", "states grow with every call", "model", with_states(growing())),
-    Blackbox("gradient-scaled", "gradients", "one gradient is 1% off", "loss", with_gradient(lambda g: 1.01 * g)),
-    Blackbox("gradient-zero", "gradients", "one tensor gets no gradient", "loss", with_gradient(torch.zeros_like)),
-    Blackbox("gradient-entry", "gradients", "one entry has the wrong sign", "loss", with_gradient(one_entry_turned)),
-    Blackbox(
-        "gradient-coarse", "gradients", "one gradient is rounded to bfloat16", "loss",
-        with_gradient(lambda gradient: gradient.bfloat16().to(gradient.dtype)),
+    GenericFault(
+        "future-leak", "attention", "each token sees a tenth of the next", "model", changes.with_states(changes.leaking)
     ),
-    Blackbox("parameter-forgotten", "optimizer", "one parameter is in no group", "optimizer", forgetful),
-    Blackbox("decay-everywhere", "optimizer", "norms and biases decay", "optimizer", with_decay(True)),
-    Blackbox("decay-nowhere", "optimizer", "nothing decays", "optimizer", with_decay(False)),
-    Blackbox("gradients-kept", "accumulation", "gradients are never cleared", "step", not_cleared),
-    Blackbox("last-micro-batch-lost", "accumulation", "the last micro-batch is left out", "step", without_last_batch),
-    Blackbox("clipped-twice", "clipping", "gradients are clipped again, to half the bound", "step", clipped_again),
-    Blackbox("updated-twice", "updates", "each step updates twice", "step", updated_twice),
-    Blackbox("weights-rounded", "updates", "weights are kept in bfloat16", "step", rounded),
-    Blackbox(
-        "rate-late", "schedule", "the rate is the previous step's, and first 0", "rate",
+    GenericFault(
+        "first-token-lost", "attention", "the first token is not seen", "model", changes.with_states(changes.blind)
+    ),
+    GenericFault(
+        "rows-mixed",
+        "attention",
+        "each row sees a tenth of another",
+        "model",
+        changes.with_states(lambda x_BTD: x_BTD + 0.1 * x_BTD.roll(1, 0)),
+    ),
+    GenericFault(
+        "dropout-in-eval",
+        "determinism",
+        "dropout goes on in evaluation",
+        "model",
+        changes.with_states(lambda x_BTD: torch.dropout(x_BTD, 0.1, True)),
+    ),
+    GenericFault(
+        "state-kept", "determinism", "states grow with every call", "model", changes.with_states(changes.growing())
+    ),
+    GenericFault(
+        "gradient-scaled", "gradients", "one gradient is 1% off", "loss", changes.with_gradient(lambda g: 1.01 * g)
+    ),
+    GenericFault(
+        "gradient-zero", "gradients", "one tensor gets no gradient", "loss", changes.with_gradient(torch.zeros_like)
+    ),
+    GenericFault(
+        "gradient-entry",
+        "gradients",
+        "one entry has the wrong sign",
+        "loss",
+        changes.with_gradient(changes.one_entry_turned),
+    ),
+    GenericFault(
+        "gradient-coarse",
+        "gradients",
+        "one gradient is rounded to bfloat16",
+        "loss",
+        changes.with_gradient(lambda gradient: gradient.bfloat16().to(gradient.dtype)),
+    ),
+    GenericFault("parameter-forgotten", "optimizer", "one parameter is in no group", "optimizer", changes.forgetful),
+    GenericFault("decay-everywhere", "optimizer", "norms and biases decay", "optimizer", changes.with_decay(True)),
+    GenericFault("decay-nowhere", "optimizer", "nothing decays", "optimizer", changes.with_decay(False)),
+    GenericFault("gradients-kept", "accumulation", "gradients are never cleared", "train_step", changes.not_cleared),
+    GenericFault(
+        "last-micro-batch-lost",
+        "accumulation",
+        "the last micro-batch is left out",
+        "train_step",
+        changes.without_last_batch,
+    ),
+    GenericFault(
+        "clipped-twice",
+        "clipping",
+        "gradients are clipped again, to half the bound",
+        "train_step",
+        changes.clipped_again,
+    ),
+    GenericFault("updated-twice", "updates", "each step updates twice", "train_step", changes.updated_twice),
+    GenericFault("weights-rounded", "updates", "weights are kept in bfloat16", "train_step", changes.rounded),
+    GenericFault(
+        "rate-late",
+        "schedule",
+        "the rate is the previous step's, and first 0",
+        "lr_at",
         lambda s, rate, step: rate(step - 1) if step else 0.0,
     ),
-    Blackbox(
-        "rate-compounds", "schedule", "the rate falls by 1% a step besides", "rate",
+    GenericFault(
+        "rate-compounds",
+        "schedule",
+        "the rate falls by 1% a step besides",
+        "lr_at",
         lambda s, rate, step: rate(step) * 0.99**step,
     ),
-    Blackbox("rate-rises-again", "schedule", "beyond the last step the rate rises", "rate", rising_again),
-    Blackbox("validation-mean-of-means", "evaluation", "batches' means are averaged", "validate", mean_of_means),
-    Blackbox("validation-left-in-eval", "evaluation", "the model stays in eval mode", "validate", left_in_eval),
-    Blackbox("validation-draws", "evaluation", "validation draws random numbers", "validate", drawing),
-    Blackbox("resume-without-moments", "resume", "moments start at 0 again", "resume", without_moments),
-    Blackbox("resume-one-late", "resume", "a resume loses one step's data", "resume", one_late),
-    Blackbox("epochs-alike", "data", "every epoch has the first's order", "epoch", lambda s, epoch, index: epoch(0)),
-    Blackbox(
-        "last-batch-lost", "data", "an epoch ends a batch early", "epoch",
+    GenericFault("rate-rises-again", "schedule", "beyond the last step the rate rises", "lr_at", changes.rising_again),
+    GenericFault(
+        "validation-mean-of-means", "evaluation", "batches' means are averaged", "validate", changes.mean_of_means
+    ),
+    GenericFault(
+        "validation-left-in-eval", "evaluation", "the model stays in eval mode", "validate", changes.left_in_eval
+    ),
+    GenericFault("validation-draws", "evaluation", "validation draws random numbers", "validate", changes.drawing),
+    GenericFault("resume-without-moments", "resume", "moments start at 0 again", "resume", changes.without_moments),
+    GenericFault("resume-one-late", "resume", "a resume loses one step's data", "resume", changes.one_late),
+    GenericFault(
+        "epochs-alike", "data", "every epoch has the first's order", "epoch_batches", lambda s, epoch, index: epoch(0)
+    ),
+    GenericFault(
+        "last-batch-lost",
+        "data",
+        "an epoch ends a batch early",
+        "epoch_batches",
         lambda s, epoch, index: list(epoch(index))[:-1],
     ),
-    Blackbox("held-out-trained-on", "data", "validation batches are training batches", "held_out", trained_on),
-    Blackbox("documents-joined", "data", "labels cross the ends of packed documents", "pack", joined),
-    Blackbox("documents-unmarked", "attention", "packed documents see each other", "pack", unmarked),
-    Blackbox("cache-forgets", "generation", "cached decoding loses the first token", "decode", forgotten_first),
-    Blackbox("generation-strays", "generation", "the last token is not the likeliest", "generate", second_best),
-)  # fmt: skip
-NAMED = {each.id: each for each in BLACKBOX}
+    GenericFault(
+        "held-out-trained-on",
+        "data",
+        "validation batches are training batches",
+        "validation_batches",
+        changes.trained_on,
+    ),
+    GenericFault(
+        "documents-joined", "data", "labels cross the ends of packed documents", "collate_packed", changes.joined
+    ),
+    GenericFault(
+        "documents-unmarked", "attention", "packed documents see each other", "collate_packed", changes.unmarked
+    ),
+    GenericFault(
+        "cache-forgets", "generation", "cached decoding loses the first token", "cached_logits", changes.forgotten_first
+    ),
+    GenericFault(
+        "generation-strays", "generation", "the last token is not the likeliest", "generate", changes.second_best
+    ),
+)
+BY_ID = {each.id: each for each in GENERIC_FAULTS}

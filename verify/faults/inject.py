@@ -1,31 +1,18 @@
-"""Faults planted one at a time, each into the source of one module as a fresh process imports it; no file is touched.
-
-One server process imports what all runs share and is forked for each job. A job's process loads `Fault.module` with
-`before` replaced by `after`, works, and sends back what it found. Jobs that die or hang are errors of their own line.
-"""
+"""A fault, injected into the source of one module as a fresh process imports it; no file is touched."""
 
 import importlib.util
-import multiprocessing
-import os
 import sys
-import time
-import traceback
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from types import CodeType, ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 STATUS = Literal["historical", "transposed", "pattern"]
-LIMIT = 90.0  # seconds of one job
-ENDING = 5.0  # seconds that its process has to end after its answer: what measures it has then written down what it saw
-END = Literal["whole", "raised", "late", "died"]  # how a job ended: died is a crash, or an exit with nothing sent
 
 
-class PlantError(ValueError):
-    """A fault that cannot be planted; the message names it, its module and the next step."""
+class InjectionError(ValueError):
+    """A fault that cannot be injected; the message names it, its module and the next step."""
 
 
 class Fault(NamedTuple):
@@ -39,18 +26,8 @@ class Fault(NamedTuple):
     module: str  # importable: "andon.core.model.llama", "transformers.models.llama.modeling_llama"
     before: str  # stands in the module's source exactly once
     after: str
-    subjects: tuple[str, ...] = ("llama",)  # by which it is asked, in this order
+    subjects: tuple[str, ...] = ("llama",)  # that the checks run on, in this order
     test: str = ""  # a unit test that finds it, where it lies out of a subject's reach: "tests/core/test_x.py::test_y"
-
-
-class Outcome(NamedTuple):
-    """What came of one job: `value`, or in one sentence why there is none."""
-
-    place: int  # of the job among all
-    value: Any
-    error: str
-    seconds: float
-    end: END = "whole"
 
 
 def patched(fault: Fault, text: str) -> str:
@@ -61,103 +38,32 @@ def patched(fault: Fault, text: str) -> str:
     """
     count = text.count(fault.before)
     if count != 1:
-        raise PlantError(
+        raise InjectionError(
             f"{fault.id} no longer applies: `before` stands {count} times in {fault.module}, and must stand once; "
             "take it anew from the source as it is"
         )
     return text.replace(fault.before, fault.after)
 
 
-def plant(fault: Fault) -> None:
+def inject(fault: Fault) -> None:
     """From here on this process imports the module with the fault in it; for a process that ends after its job.
 
     Raises:
-        PlantError: the module is imported already, or is none that can be found.
+        PlantError: the module is imported already, or cannot be found.
     """
     if fault.module in sys.modules:
-        raise PlantError(f"{fault.id}: {fault.module} is imported already; plant before whatever imports it")
-    sys.meta_path.insert(0, _Planter(fault))
+        raise InjectionError(f"{fault.id}: {fault.module} is imported already; inject before whatever imports it")
+    sys.meta_path.insert(0, _Finder(fault))
     importlib.invalidate_caches()
     try:
         found = importlib.util.find_spec(fault.module)
     except ModuleNotFoundError:  # not even its package
         found = None
     if found is None:
-        raise PlantError(f"{fault.id}: there is no module {fault.module}; name one that can be imported")
+        raise InjectionError(f"{fault.id}: there is no module {fault.module}; name one that can be imported")
 
 
-def each(
-    jobs: Sequence[tuple[Fault | None, Any]],
-    work: Callable[[Fault | None, Any], Any],
-    *,
-    workers: int = 2,
-    limit: float = LIMIT,
-    warm: Iterable[str] = (),
-) -> Generator[Outcome]:
-    """`work(fault, argument)` for each job, in a process of its own with the fault planted, `workers` at a time.
-
-    Outcomes come as they are ready. `work` is a function of an importable module; it and its results are pickled on
-    their way between these processes. `warm` names modules to import once for all; none of them may import what is
-    planted into. A job that takes longer than `limit` seconds is killed.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, work.__module__, *warm])
-    waiting = list(enumerate(jobs))[::-1]
-    running: dict[Connection, tuple[int, BaseProcess, float]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                place, (fault, argument) = waiting.pop()
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_job, args=(theirs, fault, work, argument), daemon=True)
-                process.start()
-                theirs.close()  # or its death would not be noticed
-                running[ours] = place, process, time.monotonic()
-            soonest = min(begun for _, _, begun in running.values()) + limit
-            ready = wait(list(running), timeout=max(0.0, soonest - time.monotonic()))
-            late = [ours for ours, (_, _, begun) in running.items() if time.monotonic() - begun >= limit]
-            for ours in [*ready, *(each for each in late if each not in ready)]:
-                yield _collected(ours, *running.pop(ours), limit)  # ty: ignore[invalid-argument-type]
-    finally:
-        for _, process, _ in running.values():
-            process.kill()
-
-
-def _collected(ours: Connection, place: int, process: BaseProcess, begun: float, limit: float) -> Outcome:
-    try:
-        end: END = "raised" if ours.poll() else "late"
-        value, error = ours.recv() if ours.poll() else (None, f"killed: longer than {limit:g} s")
-    except EOFError:
-        process.join(ENDING)
-        end, value, error = "died", None, f"its process died: exit code {process.exitcode}"
-    finally:
-        ours.close()
-        process.join(0 if end == "late" else ENDING)
-        process.kill()
-        process.join()
-    return Outcome(place, value, error, time.monotonic() - begun, end if error else "whole")
-
-
-def _job(connection: Connection, fault: Fault | None, work: Callable[..., Any], argument: Any) -> None:
-    """In the forked process. What a stranger's code prints there is nobody's business."""
-    import torch
-
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    torch.set_num_threads(1)
-    try:
-        if fault:
-            plant(fault)
-        connection.send((work(fault, argument), ""))
-    except PlantError as error:
-        connection.send((None, str(error)))
-    except BaseException as error:  # noqa: BLE001 - whatever a fault does is an outcome of its own line
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        connection.send((None, f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"))
-
-
-class _Planter(MetaPathFinder):
+class _Finder(MetaPathFinder):
     """Finds one module where everybody else would, and gives it a loader of ours."""
 
     def __init__(self, fault: Fault) -> None:
@@ -166,14 +72,14 @@ class _Planter(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's own spec with a loader that plants; None for every other module."""
+        """The module's own spec with a loader that injects; None for every other module."""
         if fullname != self.fault.module:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None:
             return None
         if not isinstance(spec.loader, SourceFileLoader):
-            raise PlantError(f"{self.fault.id}: {fullname} has no Python source to plant into")
+            raise InjectionError(f"{self.fault.id}: {fullname} has no Python source to inject into")
         spec.loader = _Loader(self.fault, fullname, spec.loader.path)
         return spec
 

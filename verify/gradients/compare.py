@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.access.roles import fields, replaced
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError
-from andon.verify.gradients.slope import Comparison, Direction, Slope
-from andon.verify.observation.float64 import Widened
+from andon.verify.gradients.directional_derivatives import Comparison, Direction, DirectionalDerivatives
+from andon.verify.observation.float64 import Float64Mode
 from andon.verify.observation.tolerances import ROUNDING, norm_of
 from andon.verify.subject import Batch, Subject
 
@@ -50,17 +50,17 @@ class Place(NamedTuple):
     model: nn.Module
     batch: Batch
     note: str  # why not float64
-    widened: bool = False  # the code's own casts to float32, which it has, are float64's
+    in_float64: bool = False  # the code's own casts to float32, which it has, are float64's
 
     def function(self) -> Tensor:
         """The loss, times FACTOR."""
-        with Widened() if self.widened else nullcontext():
+        with Float64Mode() if self.in_float64 else nullcontext():
             return loss_of(self.subject, self.model, self.batch) * FACTOR
 
     @property
     def rtol(self) -> float:
         """Of a derivative along a direction."""
-        return CAST_RTOL if self.widened else RTOL
+        return CAST_RTOL if self.in_float64 else RTOL
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ def check_gradients(
     Raises:
         CheckFailed: they differ; the message names the parameter, the entry, both values, the error and the tolerance.
         NotApplicable: no parameter is trainable, or the loss is too coarse for differences.
-        SubjectError: the loss is no scalar, or does not depend on the model that it is given.
+        SubjectError: the loss is not a scalar, or does not depend on the model that it is given.
     """
     place = prepared(Subject(model=model, batch=batch, loss=loss), training=model.training)
     options = {"order": order, "rtol": max(rtol, place.rtol), "seed": seed, "note": place.note}
@@ -141,27 +141,27 @@ def compare_all(
     """
     if not leaves:
         raise NotApplicable("a trainable parameter")
-    slope = Slope(function, leaves, rtol)
-    _require_slope(slope, seed)
-    joint, worst = _compare_directions(slope, seed)
-    _compare_entries(slope, seed)
+    derivatives = DirectionalDerivatives(function, leaves, rtol)
+    _require_gradient(derivatives, seed)
+    joint, worst = _compare_directions(derivatives, seed)
+    _compare_entries(derivatives, seed)
     if order > 1:
         try:
             compare_all(_second(function, leaves, seed), leaves, order=order - 1, rtol=rtol, seed=seed)
         except RuntimeError as error:
             raise SubjectError(f"there is no second derivative here: {error}") from error
     coarse = joint > SHARP * min(rtol, RTOL) or note
-    told = [f"errors below {joint:.0e} of a gradient are not seen"] if coarse else []
-    told += [extent] if (extent := _extent(slope, seed)) else []
-    note = f"gradients{note}: {'; '.join(told)}" if told else ""
-    return Resolution(slope.value.dtype, worst, joint, slope.evaluations, note)
+    notes = [f"errors below {joint:.0e} of a gradient are not seen"] if coarse else []
+    notes += [extent] if (extent := _extent(derivatives, seed)) else []
+    note = f"gradients{note}: {'; '.join(notes)}" if notes else ""
+    return Resolution(derivatives.value.dtype, worst, joint, derivatives.evaluations, note)
 
 
 def prepared(subject: Subject, *, training: bool) -> Place:
     """The subject's loss, in the widest dtype in which the code runs.
 
     Raises:
-        SubjectError: the loss is no scalar tensor.
+        SubjectError: the loss is not a scalar tensor.
     """
     own = next((each.dtype for each in new_model(subject).parameters() if each.is_floating_point()), torch.float32)
     wide = [subject.dtype] if subject.dtype else list(dict.fromkeys([torch.float64, torch.float32, own]))
@@ -184,12 +184,12 @@ def _placed(subject: Subject, dtype: torch.dtype, *, training: bool) -> Place:
     place = Place(subject, model, _in_dtype(new_batch(subject), dtype), "")
     with seeded(), torch.no_grad():
         place.function()
-    return place._replace(widened=dtype == torch.float64 and _casts(place))
+    return place._replace(in_float64=dtype == torch.float64 and _casts(place))
 
 
 def _casts(place: Place) -> bool:
     """Whether the code casts float64 to float32, and does the same without: code that reads a float's bits does not."""
-    mode, given = Widened(), _gradient(place, nullcontext())
+    mode, given = Float64Mode(), _gradient(place, nullcontext())
     try:
         wide = _gradient(place, mode)
     except (RuntimeError, TypeError):  # a float32 table meets what is no longer cast
@@ -239,30 +239,30 @@ def inputs_of(place: Place) -> dict[str, Tensor]:
     return leaves
 
 
-def _of_entry(slope: Slope) -> float:
+def _of_entry(derivatives: DirectionalDerivatives) -> float:
     """What an entry's derivative may be off by."""
-    return ENTRY * slope.rtol
+    return ENTRY * derivatives.rtol
 
 
-def directions(slope: Slope, seed: int) -> Iterator[Direction]:
-    """Uphill, where a wrong scale shows; random signs, where each entry does; then the same for tensors apart."""
-    names = tuple(slope.leaves)
-    for group in (names, *groups(slope, seed)) if len(names) > 1 else (names,):
-        if any(slope.norms[name] for name in group):
-            yield slope.uphill(group)
-        yield slope.signs(group, seed + 1)
-    if slope.entries <= LARGE:
-        yield slope.signs(names, seed + 2)
+def directions(derivatives: DirectionalDerivatives, seed: int) -> Iterator[Direction]:
+    """Along the gradient, where a wrong scale shows; by random signs, where each entry does; then for tensors apart."""
+    names = tuple(derivatives.leaves)
+    for group in (names, *groups(derivatives, seed)) if len(names) > 1 else (names,):
+        if any(derivatives.norms[name] for name in group):
+            yield derivatives.along_gradient(group)
+        yield derivatives.signs(group, seed + 1)
+    if derivatives.entries <= LARGE:
+        yield derivatives.signs(names, seed + 2)
 
 
-def groups(slope: Slope, seed: int) -> list[tuple[str, ...]]:
+def groups(derivatives: DirectionalDerivatives, seed: int) -> list[tuple[str, ...]]:
     """Each tensor alone; of models above ALONE, tensors of like gradients, so that none drowns another; or some."""
-    if slope.entries <= ALONE:
-        return [(name,) for name in slope.leaves]
-    ordered = sorted(slope.leaves, key=lambda name: slope.norms[name] * slope.scales[name])
+    if derivatives.entries <= ALONE:
+        return [(name,) for name in derivatives.leaves]
+    ordered = sorted(derivatives.leaves, key=lambda name: derivatives.norms[name] * derivatives.scales[name])
     each = -(-len(ordered) // GROUPS)
     found = [tuple(ordered[start : start + each]) for start in range(0, len(ordered), each)]
-    return found if slope.entries <= LARGE else [found[place] for place in _drawn(len(found), DRAWN, seed)]
+    return found if derivatives.entries <= LARGE else [found[place] for place in _drawn(len(found), DRAWN, seed)]
 
 
 def _in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
@@ -275,27 +275,27 @@ def _both(first: Resolution, second: Resolution) -> Resolution:
     return Resolution(first.dtype, worst, tolerance, first.evaluations + second.evaluations, first.note or second.note)
 
 
-def _require_slope(slope: Slope, seed: int) -> None:
-    """Refuse a loss that is no number, or that ignores what it is differentiated for."""
-    if not bool(slope.value.isfinite()):
-        raise NotApplicable(f"a finite loss, not {float(slope.value)}")
-    if any(slope.norms.values()):
+def _require_gradient(derivatives: DirectionalDerivatives, seed: int) -> None:
+    """Refuse a loss that is not a number, or that ignores what it is differentiated for."""
+    if not bool(derivatives.value.isfinite()):
+        raise NotApplicable(f"a finite loss, not {float(derivatives.value)}")
+    if any(derivatives.norms.values()):
         return
-    if slope.compare(slope.signs(tuple(slope.leaves), seed)).differences == 0:
+    if derivatives.compare(derivatives.signs(tuple(derivatives.leaves), seed)).differences == 0:
         raise SubjectError(
             "the loss depends on none of the tensors it is to be differentiated for; use the model and batch that the "
             "loss is called with, not others from outside"
         )
 
 
-def _compare_directions(slope: Slope, seed: int) -> tuple[float, float]:
+def _compare_directions(derivatives: DirectionalDerivatives, seed: int) -> tuple[float, float]:
     """What was allowed for along all tensors at once, and the largest error, as shares of the gradient."""
     joint = worst = 0.0
-    for direction in directions(slope, seed):
-        found = slope.compare(direction)
+    for direction in directions(derivatives, seed):
+        found = derivatives.compare(direction)
         if not found.agrees:
-            raise CheckFailed(_blame(slope, direction, found))
-        if len(direction) == len(slope.leaves):
+            raise CheckFailed(_blame(derivatives, direction, found))
+        if len(direction) == len(derivatives.leaves):
             joint = max(joint, found.tolerance / found.size)
         if joint > COARSE:
             raise NotApplicable(f"a loss in which differences show: they resolve {joint:.0e} of the gradient")
@@ -303,26 +303,34 @@ def _compare_directions(slope: Slope, seed: int) -> tuple[float, float]:
     return joint, worst
 
 
-def _compare_entries(slope: Slope, seed: int) -> None:
-    for name, place in _entries(slope, seed):
-        found = slope.compare(slope.entry(name, place), _of_entry(slope), size=slope.typical(name))
+def _compare_entries(derivatives: DirectionalDerivatives, seed: int) -> None:
+    for name, place in _entries(derivatives, seed):
+        found = derivatives.compare(
+            derivatives.entry(name, place), _of_entry(derivatives), size=derivatives.typical(name)
+        )
         if not found.agrees:
-            raise CheckFailed(_entry_message(slope, name, place, found))
+            raise CheckFailed(_entry_message(derivatives, name, place, found))
 
 
-def _entries(slope: Slope, seed: int) -> Iterator[tuple[str, int]]:
+def _entries(derivatives: DirectionalDerivatives, seed: int) -> Iterator[tuple[str, int]]:
     """The largest gradient of each tensor, the smallest, and a random one."""
     generator = torch.Generator().manual_seed(seed)
-    for name in _with_entries(slope, seed):
-        sizes = slope.gradients[name].abs().flatten()
+    for name in _with_entries(derivatives, seed):
+        sizes = derivatives.gradients[name].abs().flatten()
         random = int(torch.randint(sizes.numel(), (), generator=generator))
         yield from ((name, place) for place in dict.fromkeys((int(sizes.argmax()), int(sizes.argmin()), random)))
 
 
-def _with_entries(slope: Slope, seed: int) -> list[str]:
+def _with_entries(derivatives: DirectionalDerivatives, seed: int) -> list[str]:
     """The tensors of which entries are looked at: of models above ALONE, some."""
-    count = len(slope.leaves) if slope.entries <= ALONE else GROUPS // 2 if slope.entries <= LARGE else DRAWN
-    names = list(slope.leaves)
+    count = (
+        len(derivatives.leaves)
+        if derivatives.entries <= ALONE
+        else GROUPS // 2
+        if derivatives.entries <= LARGE
+        else DRAWN
+    )
+    names = list(derivatives.leaves)
     return [names[place] for place in _drawn(len(names), count, seed)]
 
 
@@ -331,13 +339,13 @@ def _drawn(size: int, count: int, seed: int) -> list[int]:
     return sorted(torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].tolist())
 
 
-def _extent(slope: Slope, seed: int) -> str:
+def _extent(derivatives: DirectionalDerivatives, seed: int) -> str:
     """What of a large model was looked at; empty where that is all."""
-    if slope.entries <= LARGE:
+    if derivatives.entries <= LARGE:
         return ""
-    again, alone = groups(slope, seed), _with_entries(slope, seed)
+    again, alone = groups(derivatives, seed), _with_entries(derivatives, seed)
     return (
-        f"of {slope.entries:,} entries in {len(slope.leaves)} tensors: all together along 2 directions, "
+        f"of {derivatives.entries:,} entries in {len(derivatives.leaves)} tensors: all together along 2 directions, "
         f"{sum(map(len, again))} tensors again in {len(again)} groups, single entries of {len(alone)}"
     )
 
@@ -360,20 +368,24 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
 
 
-def _blame(slope: Slope, direction: Direction, joint: Comparison) -> str:
+def _blame(derivatives: DirectionalDerivatives, direction: Direction, joint: Comparison) -> str:
     """Which tensors, and which entry, are to blame for a disagreement."""
-    wrong = _wrong_tensors(slope, direction, joint)
+    wrong = _wrong_tensors(derivatives, direction, joint)
     name, found = max(wrong, key=lambda each: abs(each[1].error) / each[1].size)
-    place = _wrong_entry(slope, name, direction[name], found.error)
+    place = _wrong_entry(derivatives, name, direction[name], found.error)
     if place is not None:
-        text = _entry_message(slope, name, place, slope.compare(slope.entry(name, place), _of_entry(slope)))
+        text = _entry_message(
+            derivatives, name, place, derivatives.compare(derivatives.entry(name, place), _of_entry(derivatives))
+        )
     else:
         text = f"{name}: along one direction {_values(found)}"
     others = [each for each, _ in wrong if each != name]
     return text + (f"; also wrong: {', '.join(others[:NAMED])}{', ...' * (len(others) > NAMED)}" if others else "")
 
 
-def _wrong_tensors(slope: Slope, direction: Direction, joint: Comparison) -> list[tuple[str, Comparison]]:
+def _wrong_tensors(
+    derivatives: DirectionalDerivatives, direction: Direction, joint: Comparison
+) -> list[tuple[str, Comparison]]:
     """Halve the tensors of a direction until each wrong one stands alone."""
     names = tuple(direction)
     if len(names) == 1:
@@ -381,30 +393,30 @@ def _wrong_tensors(slope: Slope, direction: Direction, joint: Comparison) -> lis
     found = []
     for half in (names[: len(names) // 2], names[len(names) // 2 :]):
         part = {name: direction[name] for name in half}
-        compared = slope.compare(part)
+        compared = derivatives.compare(part)
         if not compared.agrees and len(found) <= NAMED:
-            found += _wrong_tensors(slope, part, compared)
+            found += _wrong_tensors(derivatives, part, compared)
     return found or [(max(names, key=lambda name: float(direction[name].norm())), joint)]
 
 
-def _wrong_entry(slope: Slope, name: str, v: Tensor, error: float) -> int | None:
-    """Halve a tensor towards its largest error; None where that is spread too thin to be seen in one entry."""
+def _wrong_entry(derivatives: DirectionalDerivatives, name: str, v: Tensor, error: float) -> int | None:
+    """Halve a tensor toward its largest error; None where that is spread too thin to be seen in one entry."""
     first, last = 0, v.numel()
     while last - first > 1:
         middle = (first + last) // 2
         part = torch.zeros_like(v)
         part.view(-1)[first:middle] = v.reshape(-1)[first:middle]
-        left = slope.compare({name: part}).error
+        left = derivatives.compare({name: part}).error
         first, last, error = (first, middle, left) if abs(left) >= abs(error - left) else (middle, last, error - left)
-    return None if slope.compare(slope.entry(name, first), _of_entry(slope)).agrees else first
+    return None if derivatives.compare(derivatives.entry(name, first), _of_entry(derivatives)).agrees else first
 
 
-def _entry_message(slope: Slope, name: str, place: int, found: Comparison) -> str:
-    shape, index = slope.base[name].shape, []
+def _entry_message(derivatives: DirectionalDerivatives, name: str, place: int, found: Comparison) -> str:
+    shape, index = derivatives.base[name].shape, []
     for size in reversed(shape):
         place, inner = divmod(place, size)
         index.insert(0, inner)
-    scale = slope.scales[name]
+    scale = derivatives.scales[name]
     of_entry = Comparison(*(value / scale for value in found))
     return f"{name}{index if shape else ''}: {_values(of_entry)}"
 

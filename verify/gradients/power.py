@@ -1,4 +1,4 @@
-"""How much the gradient check sees: faults planted into backward passes, counted, beside a common weaker check.
+"""How much the gradient check sees: faults injected into backward passes, counted, beside a common weaker check.
 
 A fault changes a gradient and no value. The weaker check compares single entries in float32, eps 1e-3, and alarms
 where they differ by 0.2 or more: thresholds that are found in training code.
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from andon.verify.gradients.compare import FACTOR, RTOL, directions
-from andon.verify.gradients.slope import Slope
+from andon.verify.gradients.directional_derivatives import DirectionalDerivatives
 
 WIDE, WIDTH, TIME = 768, 32, 6
-PLANTS = 200
+TRIALS = 200
 EPSILON, THRESHOLD, LOOKED_AT = 1e-3, 0.2, 16  # of the weaker check
 Tamper = Callable[[Tensor], Tensor]
 
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     """One kind of fault."""
 
     fault: str
-    plants: int
+    trials: int
     found: int
     weaker: int  # found by the weaker check
 
@@ -103,8 +103,8 @@ def one_entry(seed: int) -> Tamper:
     return tamper
 
 
-Plant = Callable[[int], tuple[Callable[[], Tensor], dict[str, Tensor]]]
-FAULTS: dict[str, Plant] = {
+Injection = Callable[[int], tuple[Callable[[], Tensor], dict[str, Tensor]]]
+FAULTS: dict[str, Injection] = {
     **{
         f"scale off by {off:.0e}": lambda seed, off=off: product(lambda g: g * (1 + off), seed)
         for off in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -119,23 +119,23 @@ FAULTS: dict[str, Plant] = {
 }
 
 
-def measure(plants: int = PLANTS, progress: Callable[[int, int, str], None] = lambda *_: None) -> list[Row]:
-    """Plant each fault `plants` times, each time into other random numbers, and count who sees it."""
+def measure(trials: int = TRIALS, progress: Callable[[int, int, str], None] = lambda *_: None) -> list[Row]:
+    """Inject each fault `trials` times, each time into other random numbers, and count who sees it."""
     rows = []
-    for done, (fault, plant) in enumerate(FAULTS.items()):
+    for done, (fault, inject) in enumerate(FAULTS.items()):
         found = weaker = 0
-        for seed in range(plants):
-            progress(done * plants + seed, len(FAULTS) * plants, fault)
-            found += sees(*plant(seed), seed)
-            weaker += weaker_sees(*plant(seed), seed)
-        rows.append(Row(fault, plants, found, weaker))
+        for seed in range(trials):
+            progress(done * trials + seed, len(FAULTS) * trials, fault)
+            found += sees(*inject(seed), seed)
+            weaker += weaker_sees(*inject(seed), seed)
+        rows.append(Row(fault, trials, found, weaker))
     return rows
 
 
 def sees(function: Callable[[], Tensor], leaves: dict[str, Tensor], seed: int) -> bool:
     """Whether a directional difference disagrees with autograd."""
-    slope = Slope(function, leaves, RTOL)
-    return any(not slope.compare(direction).agrees for direction in directions(slope, seed))
+    derivatives = DirectionalDerivatives(function, leaves, RTOL)
+    return any(not derivatives.compare(direction).agrees for direction in directions(derivatives, seed))
 
 
 def weaker_sees(function: Callable[[], Tensor], leaves: dict[str, Tensor], seed: int) -> bool:
@@ -163,9 +163,9 @@ def weaker_sees(function: Callable[[], Tensor], leaves: dict[str, Tensor], seed:
 
 def render(rows: list[Row]) -> str:
     """A table of at most 100 columns."""
-    head = f"{'planted into the backward':<36}{'plants':>8}{'found':>8}{'share':>9}{'|difference| >= 0.2':>22}"
+    head = f"{'injected into the backward':<36}{'trials':>8}{'found':>8}{'share':>9}{'|difference| >= 0.2':>22}"
     lines = [
-        f"{row.fault:<36}{row.plants:>8}{row.found:>8}{row.found / row.plants:>9.1%}{row.weaker / row.plants:>22.1%}"
+        f"{row.fault:<36}{row.trials:>8}{row.found:>8}{row.found / row.trials:>9.1%}{row.weaker / row.trials:>22.1%}"
         for row in rows
     ]
     return "\n".join([head, "-" * len(head), *lines]) + "\n"

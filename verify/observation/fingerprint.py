@@ -1,6 +1,6 @@
-"""What can be seen of a subject, as numbers: two subjects that differ nowhere here behave alike.
+"""A subject's fingerprint: all that can be measured of it, as numbers. Two with one fingerprint behave alike.
 
-By this a planted fault is known to be live, whatever the checks make of it.
+By this an injected fault is known to be live, whatever the checks make of it.
 """
 
 import gc
@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import gradients, logits_of, loss_of, new_batch, new_model, seeded, tokens_of
+from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
+from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import fields, rows
+from andon.verify.access.targets import tokens_of
 from andon.verify.observation.protect import protected
 from andon.verify.subject import Batch, Loop, Subject
 
-Sketch = list[float] | str
-Seen = Iterator[tuple[str, Any]]
+Fingerprint = list[float] | str
+Measured = Iterator[tuple[str, Any]]
 TOLERANCE = 1e-6  # of a tensor's norm: what another order of summation leaves
 PROJECTIONS = 2
 LENGTHS = (19, 5, 2, 9)  # of made-up documents
@@ -28,15 +30,15 @@ SENTENCES = ("A short one.", "Ein längerer Satz, mit Umlauten 1234 und\n\n  Ein
 QUESTION = "What is red?"
 
 
-def vitals(subject: Subject) -> dict[str, Sketch]:
-    """Sketches by what was asked; a factory that raises is seen by its error. What the subject lacks is left out."""
-    return {key: sketch for name in ASKED for key, sketch in _asked(subject, name).items()}
+def fingerprint(subject: Subject) -> dict[str, Fingerprint]:
+    """A fingerprint of each quantity, by name; where a factory raises, its error. What is lacking is left out."""
+    return {key: value for name in PROBES for key, value in _probed(subject, name).items()}
 
 
-def changes(subject: Subject, clean: Mapping[str, Sketch]) -> list[str]:
-    """What is seen otherwise than on the clean subject by the first question that shows anything; else nothing."""
-    for name in ASKED:
-        seen = _asked(subject, name)
+def changes(subject: Subject, clean: Mapping[str, Fingerprint]) -> list[str]:
+    """The quantities that differ from the clean subject's, of the first probe that shows any; else none."""
+    for name in PROBES:
+        seen = _probed(subject, name)
         before = {key: sketch for key, sketch in clean.items() if key.startswith(f"{name}.")}
         differing = [key for key in {**before, **seen} if not _equal(seen.get(key, ""), before.get(key, ""))]
         if differing:
@@ -44,19 +46,19 @@ def changes(subject: Subject, clean: Mapping[str, Sketch]) -> list[str]:
     return []
 
 
-def _asked(subject: Subject, name: str) -> dict[str, Sketch]:
-    seen: dict[str, Sketch] = {}
+def _probed(subject: Subject, name: str) -> dict[str, Fingerprint]:
+    seen: dict[str, Fingerprint] = {}
     with protected():
         torch.manual_seed(0)
         try:
-            for key, value in ASKED[name](subject):
-                seen[f"{name}.{key}"] = _sketch(value)
+            for key, value in PROBES[name](subject):
+                seen[f"{name}.{key}"] = _fingerprint_of(value)
         except Exception as error:  # noqa: BLE001 - a fault may raise anything, and that is seen too
             seen[f"{name}.raised"] = type(error).__name__
     return seen
 
 
-def _equal(one: Sketch, other: Sketch) -> bool:
+def _equal(one: Fingerprint, other: Fingerprint) -> bool:
     if isinstance(one, str) or isinstance(other, str) or len(one) != len(other):
         return one == other
     scale = max(one[-1], other[-1])
@@ -64,7 +66,7 @@ def _equal(one: Sketch, other: Sketch) -> bool:
     return all(a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= TOLERANCE * scale for a, b in pairs)
 
 
-def _sketch(value: Any) -> Sketch:
+def _fingerprint_of(value: Any) -> Fingerprint:
     """Count, random projections, norm."""
     if isinstance(value, str):
         return value
@@ -74,13 +76,13 @@ def _sketch(value: Any) -> Sketch:
     return [float(len(flat)), *(random @ flat).tolist(), float(flat.norm())]
 
 
-def _weights(model: nn.Module) -> Seen:
+def _weights(model: nn.Module) -> Measured:
     for name, parameter in model.named_parameters():
         yield name, parameter
         yield f"{name} is", f"{parameter.dtype} {parameter.requires_grad}"
 
 
-def _state(optimizer: torch.optim.Optimizer) -> Seen:
+def _state(optimizer: torch.optim.Optimizer) -> Measured:
     for place, group in enumerate(optimizer.param_groups):
         yield f"{place}.settings", [float(group.get(key, 0)) for key in ("lr", "weight_decay", "eps")]
         for number, parameter in enumerate(group["params"]):
@@ -90,17 +92,17 @@ def _state(optimizer: torch.optim.Optimizer) -> Seen:
                     yield f"{place}.{number}.{key} is", str(value.dtype)
 
 
-def _parts(batch: Batch) -> Seen:
+def _parts(batch: Batch) -> Measured:
     for key, value in fields(batch).items():
         yield str(key), value if isinstance(value, Tensor) else str(value)
 
 
-def _named(name: str, seen: Iterable[tuple[str, Any]]) -> Seen:
+def _named(name: str, seen: Iterable[tuple[str, Any]]) -> Measured:
     for key, value in seen:
         yield f"{name}.{key}", value
 
 
-def _answers(subject: Subject, model: nn.Module, batch: Batch) -> Seen:
+def _answers(subject: Subject, model: nn.Module, batch: Batch) -> Measured:
     yield from _parts(batch)
     with torch.no_grad(), seeded():
         yield "logits", logits_of(subject, model, batch)
@@ -115,7 +117,7 @@ def _answers(subject: Subject, model: nn.Module, batch: Batch) -> Seen:
         yield from _named("gradient of twice the loss", gradients(twice, model, batch).items())
 
 
-def _model(subject: Subject) -> Seen:
+def _model(subject: Subject) -> Measured:
     model = new_model(subject)
     yield from _weights(model)
     for mode in (True, False):
@@ -125,31 +127,31 @@ def _model(subject: Subject) -> Seen:
 
 def _documents(subject: Subject) -> list[list[int]]:
     """Made-up documents of words that the subject's own batch has."""
-    end = [] if subject.end is None else [subject.end]
+    end = [] if subject.eos_id is None else [subject.eos_id]
     words = tokens_of(subject, new_batch(subject)).unique()
-    words = words[words != subject.end] if end else words
+    words = words[words != subject.eos_id] if end else words
     with seeded(1):
         return [words[torch.randint(len(words), (length,))].tolist() + end for length in LENGTHS]
 
 
-def _laid_out(subject: Subject) -> Seen:
-    for name in ("pad", "pack"):
+def _laid_out(subject: Subject) -> Measured:
+    for name in ("collate_padded", "collate_packed"):
         make = getattr(subject, name)
         if make:
             yield from _named(name, _answers(subject, new_model(subject), make(_documents(subject))))
 
 
-def _continued(subject: Subject) -> Seen:
+def _continued(subject: Subject) -> Measured:
     model = new_model(subject).eval()
     tokens_BT = torch.tensor(_documents(subject)[0])[None].repeat(2, 1)
     if subject.generate:
         yield "generate", subject.generate(model, tokens_BT[:, :5], 6)
-    if subject.decode:
-        yield "decode", subject.decode(model, tokens_BT)
+    if subject.cached_logits:
+        yield "cached_logits", subject.cached_logits(model, tokens_BT)
 
 
-def _configured(subject: Subject) -> Seen:
-    for key, value in subject.configuration.items():
+def _configured(subject: Subject) -> Measured:
+    for key, value in subject.config_alternatives.items():
         if subject.configure:
             with seeded():
                 model = subject.configure(**{key: value})
@@ -163,24 +165,24 @@ def _ragged(subject: Subject, seed: int) -> list[Batch]:
     return [rows(batch, torch.tensor([0])), batch]
 
 
-def _stepped(subject: Subject) -> Seen:
-    if not (subject.optimizer and subject.step):
+def _stepped(subject: Subject) -> Measured:
+    if not (subject.optimizer and subject.train_step):
         return
     model = new_model(subject).train()
     optimizer = subject.optimizer(model)
     for step in range(3):
-        logged = subject.step(model, optimizer, _ragged(subject, step)) or {}
+        logged = subject.train_step(model, optimizer, _ragged(subject, step)) or {}
         yield from _named(f"{step}.log", logged.items())
         yield from _named(f"{step}.weight", _weights(model))
         yield from _named(f"{step}.state", _state(optimizer))
 
 
-def _rates(subject: Subject) -> Seen:
-    if subject.rate:
-        yield "all", [subject.rate(step) for step in range(int(subject.settings.get("steps", 20)) * 2)]
+def _rates(subject: Subject) -> Measured:
+    if subject.lr_at:
+        yield "all", [subject.lr_at(step) for step in range(int(subject.hyperparameters.get("steps", 20)) * 2)]
 
 
-def _validated(subject: Subject) -> Seen:
+def _validated(subject: Subject) -> Measured:
     for mode in (True, False):
         if subject.validate:
             model = new_model(subject).train(mode)
@@ -189,10 +191,10 @@ def _validated(subject: Subject) -> Seen:
             yield f"{mode}.random", torch.get_rng_state()
 
 
-def _looped(subject: Subject) -> Seen:
+def _looped(subject: Subject) -> Measured:
     if not subject.loop:
         return
-    loop, epoch = subject.loop(), int(subject.settings.get("epoch_steps", 4))
+    loop, epoch = subject.loop(), int(subject.hyperparameters.get("epoch_steps", 4))
     yield from _ran("begun", loop, 3)
     yield "validation", loop.validate()
     yield from _ran("validated", loop, 1)
@@ -204,10 +206,10 @@ def _looped(subject: Subject) -> Seen:
     handle.remove()
 
 
-def _resumed(subject: Subject) -> Seen:
+def _resumed(subject: Subject) -> Measured:
     if not (subject.loop and subject.resume):
         return
-    epoch = int(subject.settings.get("epoch_steps", 4))
+    epoch = int(subject.hyperparameters.get("epoch_steps", 4))
     for steps in (2, epoch + 2):
         loop = subject.loop()
         for _ in range(steps):
@@ -217,7 +219,7 @@ def _resumed(subject: Subject) -> Seen:
             yield from _ran(f"after {steps}", subject.resume(Path(folder)), epoch + 1)
 
 
-def _ran(name: str, loop: Loop, steps: int) -> Seen:
+def _ran(name: str, loop: Loop, steps: int) -> Measured:
     yield f"{name}.random at first", torch.get_rng_state()
     for step in range(steps):
         yield from _named(f"{name}.{step}", loop.step().items())
@@ -233,21 +235,21 @@ def _alive() -> int:
     return sum(issubclass(type(thing), kinds) for thing in gc.get_objects())  # isinstance would wake lazy modules
 
 
-def _read(subject: Subject) -> Seen:
+def _read(subject: Subject) -> Measured:
     for epoch in range(2):
-        for number, batch in enumerate(subject.epoch(epoch) if subject.epoch else ()):
+        for number, batch in enumerate(subject.epoch_batches(epoch) if subject.epoch_batches else ()):
             yield from _named(f"{epoch}.{number}", _parts(batch))
-    for number, batch in enumerate(subject.held_out() if subject.held_out else ()):
+    for number, batch in enumerate(subject.validation_batches() if subject.validation_batches else ()):
         yield from _named(f"held out.{number}", _parts(batch))
     for number, sentence in enumerate(SENTENCES):
         if subject.encode:
             yield f"encoded.{number}", [float(token) for token in subject.encode(sentence)]
-        if subject.instruct:
-            for key, ids in zip(("ids", "labels"), subject.instruct(QUESTION, sentence), strict=True):
+        if subject.encode_instruction:
+            for key, ids in zip(("ids", "labels"), subject.encode_instruction(QUESTION, sentence), strict=True):
                 yield f"instruction.{number}.{key}", [float(token) for token in ids]
 
 
-def _adapted(subject: Subject) -> Seen:
+def _adapted(subject: Subject) -> Measured:
     if not subject.adapters:
         return
     adapters, batch = subject.adapters, new_batch(subject)
@@ -275,27 +277,27 @@ def _adapted(subject: Subject) -> Seen:
                 yield f"{number} {name}.logits", logits_of(subject, model, batch)
 
 
-def _quantised(subject: Subject) -> Seen:
-    if not subject.quantiser:
+def _quantized(subject: Subject) -> Measured:
+    if not subject.quantizer:
         return
-    if subject.quantiser.levels:
+    if subject.quantizer.levels:
         torch.set_default_dtype(torch.bfloat16)  # `protected` puts it back
-        yield "levels of a bfloat16 house", subject.quantiser.levels()
+        yield "levels under bfloat16", subject.quantizer.levels()
         torch.set_default_dtype(torch.float32)
     for shape in ((64, 64), (3, 50), (7, 13)):
         with seeded(shape[0]):
             weight = torch.randn(shape)
-        yield str(shape), subject.quantiser.round_trip(weight)
+        yield str(shape), subject.quantizer.round_trip(weight)
 
 
-ASKED: dict[str, Callable[[Subject], Seen]] = {
-    "quantiser": _quantised,
+PROBES: dict[str, Callable[[Subject], Measured]] = {
+    "quantizer": _quantized,
     "model": _model,
     "documents": _laid_out,
     "continued": _continued,
     "configured": _configured,
-    "step": _stepped,
-    "rate": _rates,
+    "train_step": _stepped,
+    "lr_at": _rates,
     "validate": _validated,
     "loop": _looped,
     "resume": _resumed,

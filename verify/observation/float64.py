@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class Widened(TorchFunctionMode):
+class Float64Mode(TorchFunctionMode):
     """Within `with`, no cast makes float32 of a float64 tensor: it stays what it is. `casts` counts them."""
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Widened(TorchFunctionMode):
                 self.casts += 1
                 return args[0]
             if func in (Tensor.to, Tensor.type, Tensor.type_as):
-                args = (args[0], *map(self._wide, args[1:]))
-            kwargs = {key: self._wide(value) for key, value in kwargs.items()}
+                args = (args[0], *map(self._as_float64, args[1:]))
+            kwargs = {key: self._as_float64(value) for key, value in kwargs.items()}
         return func(*args, **kwargs)
 
-    def _wide(self, value: Any) -> Any:
-        """What asks for float32, asking for float64."""
+    def _as_float64(self, value: Any) -> Any:
+        """What says float32, saying float64."""
         if isinstance(value, Tensor) and value.dtype == torch.float32:
             self.casts += 1
             return value.double()

@@ -1,7 +1,7 @@
-"""Models made ready for a question: awake, in enough precision, without dropout.
+"""Perturbed models: parameters rescaled so that faults show, in enough precision, without dropout.
 
-A freshly initialised model is nearly blind: its attention is almost uniform and every token costs about ln V, so that
-most faults move its logits by less than rounding. What is true of any weights is therefore asked of larger ones.
+A freshly initialized model is nearly blind: its attention is almost uniform and every token costs about ln V, so that
+most faults move its logits by less than rounding. What is true of any weights is therefore checked at larger ones.
 """
 
 from collections.abc import Callable, Generator
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import tensors_in
-from andon.verify.access.calls import logits_of, new_model
+from andon.verify.access.calls import new_model
+from andon.verify.access.logits import logits_of
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.blocks import blocks_of
 from andon.verify.observation.tolerances import ROUNDING
@@ -20,14 +21,14 @@ from andon.verify.subject import Batch, Subject
 
 LARGEST_GAIN = 1e3
 SHALLOW = 8  # blocks up to which `ROUNDING` holds as it stands
-Ask = Callable[[Subject, nn.Module, Batch], Tensor]
+Evaluate = Callable[[Subject, nn.Module, Batch], Tensor]
 NOISE = 0.1  # added to gains and biases, so that none is neutral
 
 
-def awake(subject: Subject, seed: int = 0) -> nn.Module:
+def perturbed_model(subject: Subject, seed: int = 0) -> nn.Module:
     """A model in eval mode, at least float32 where its code allows, whose matrices have std 1/sqrt(inputs) or more."""
     model = precise(subject, new_model(subject, seed)).eval()
-    enliven(model)
+    rescale(model)
     return model
 
 
@@ -38,8 +39,8 @@ def precise(subject: Subject, model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, *, vectors: bool = True) -> None:
-    """Scale matrices up to std 1/sqrt(inputs), fill those that are zero, and stir gains and biases."""
+def rescale(model: nn.Module, *, vectors: bool = True) -> None:
+    """In place: scale matrices up to std 1/sqrt(inputs), fill zeros, and add noise to gains and biases."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if not parameter.is_floating_point() or parameter.dim() == 0 or parameter.numel() == 0:
@@ -57,7 +58,7 @@ def enliven(model: nn.Module, *, vectors: bool = True) -> None:
 
 
 @torch.no_grad()
-def unzeroed(model: nn.Module) -> nn.Module:
+def fill_zero_parameters(model: nn.Module) -> nn.Module:
     """The model, in place, with small random numbers in what is zero: nothing is learned through a zero at first."""
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -67,12 +68,12 @@ def unzeroed(model: nn.Module) -> nn.Module:
     return model
 
 
-def grain(subject: Subject, model: nn.Module, batch: Batch, ask: Ask = logits_of) -> float:
+def rounding_tolerance(subject: Subject, model: nn.Module, batch: Batch, evaluate: Evaluate = logits_of) -> float:
     """What rounding explains in logits, or the loss: that of the coarsest dtype, more in a deep model.
 
     Roundings of layers are independent of each other, so that their sum grows as the root of their number.
     """
-    return coarsest(subject, model, batch, ask) * max(1.0, depth(model) / SHALLOW) ** 0.5
+    return coarsest_eps(subject, model, batch, evaluate) * max(1.0, depth(model) / SHALLOW) ** 0.5
 
 
 def depth(model: nn.Module) -> int:
@@ -84,7 +85,7 @@ def depth(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def coarsest(subject: Subject, model: nn.Module, batch: Batch, ask: Ask = logits_of) -> float:
+def coarsest_eps(subject: Subject, model: nn.Module, batch: Batch, evaluate: Evaluate = logits_of) -> float:
     """What rounding explains in the coarsest dtype of parameters and outputs."""
     seen = {p.dtype for p in model.parameters() if p.is_floating_point()}
 
@@ -93,7 +94,7 @@ def coarsest(subject: Subject, model: nn.Module, batch: Batch, ask: Ask = logits
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
-        seen.add(ask(subject, model, batch).dtype)
+        seen.add(evaluate(subject, model, batch).dtype)
     finally:
         for hook in hooks:
             hook.remove()
@@ -151,7 +152,7 @@ def logits_eval(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
 
 
 def is_fresh(subject: Subject) -> bool:
-    """Whether the factory initialises anew: another seed gives other weights."""
+    """Whether the factory initializes anew: another seed gives other weights."""
     pairs = zip(new_model(subject, 0).parameters(), new_model(subject, 1).parameters(), strict=True)
     return any(not torch.equal(first, second) for first, second in pairs)
 

@@ -6,40 +6,38 @@ same random numbers, each micro-batch weighted by its counted tokens. Legend: B 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from andon.verify.access.batches import rows_of
-from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded, targets_of, tokens_of, with_targets
+from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
 from andon.verify.access.roles import IGNORE, fields, find, replaced
+from andon.verify.access.targets import targets_of, tokens_of, with_targets
 from andon.verify.errors import NotApplicable
-from andon.verify.observation.step_trace import (
-    State,
-    Step,
-    at_weights,
-    fitted,
-    innermost,
-    mismatch,
-    norm,
-    observe,
-    trainable,
-)
+from andon.verify.observation.optimizers import innermost
+from andon.verify.observation.parameters import State, at_weights, fitted, mismatch, norm, trainable
+from andon.verify.observation.step_trace import StepTrace, trace_step
 from andon.verify.observation.tolerances import ROUNDING
-from andon.verify.subject import ROLES, Batch, Loop, Subject
+from andon.verify.subject import Batch, Loop, Subject
+from andon.verify.vocabulary import ROLES
 
 RATE = 1e-3  # of the optimizer that a subject without one is given
 SAME = 10 * ROUNDING[torch.float32]  # one loss computed by two loops: other kernels, another order of summation
 LOOSE = ROUNDING[torch.bfloat16]
 
 
-class Held(NamedTuple):
+Made = TypeVar("Made")  # a run, or an optimizer with its model
+
+
+class NamedOptimizer(NamedTuple):
     """An optimizer, and the model that it trains."""
 
     name: str  # as a message calls it
     model: nn.Module
-    optimizer: Any
+    optimizer: Optimizer
 
 
 class Run(NamedTuple):
@@ -47,45 +45,45 @@ class Run(NamedTuple):
 
     name: str  # as a message calls it
     model: nn.Module
-    optimizer: Any
+    optimizer: Optimizer
     act: Callable[[list[Batch]], Mapping[str, Any] | None]  # a loop takes its own batches
     loop: Loop | None = None  # where there is one
 
-    def step(self, batches: Sequence[Batch] = ()) -> Step:
-        """One step, watched."""
-        return observe(self.model, lambda: self.act(list(batches)))
+    def step(self, batches: Sequence[Batch] = ()) -> StepTrace:
+        """One step, traced."""
+        return trace_step(self.model, lambda: self.act(list(batches)))
 
 
 Make = Callable[[], Run]
 
 
 def each_run(check: Callable[[Subject, Make], None]) -> Callable[[Subject], None]:
-    """A check of the subject's step and of its loop, whichever it has; not applicable where neither can be asked."""
+    """A check of the subject's train step and of its loop, whichever it has; not applicable where it has neither."""
     return _of_each(check, lambda subject: [*_stepping(subject), *_looping(subject)])
 
 
 def each_run_or_plain(check: Callable[[Subject, Make], None]) -> Callable[[Subject], None]:
-    """The same; a subject without a step of its own takes plain ones."""
+    """The same; a subject without a train step takes plain ones."""
     return _of_each(check, lambda subject: [partial(own_run, subject), *_looping(subject)])
 
 
-def each_optimizer(check: Callable[[Subject, Held], None]) -> Callable[[Subject], None]:
+def each_optimizer(check: Callable[[Subject, NamedOptimizer], None]) -> Callable[[Subject], None]:
     """A check of the optimizer that the subject's factory gives and of its loop's, whichever it has."""
 
     @wraps(check)
-    def of_made(subject: Subject, make: Callable[[], Held]) -> None:
+    def of_made(subject: Subject, make: Callable[[], NamedOptimizer]) -> None:
         check(subject, make())
 
     return _of_each(of_made, _holding)
 
 
-def own_run(subject: Subject, model: nn.Module | None = None, optimizer: Any = None) -> Run:
+def own_run(subject: Subject, model: nn.Module | None = None, optimizer: Optimizer | None = None) -> Run:
     """The subject's step on a new model with a new optimizer, or on these; a plain step where it has none."""
     model = new_model(subject).train() if model is None else model
     optimizer = new_optimizer(subject, model) if optimizer is None else optimizer
-    if subject.step is not None:
-        step = subject.step
-        return Run("Subject.step", model, optimizer, lambda batches: step(model, optimizer, batches))
+    if subject.train_step is not None:
+        step = subject.train_step
+        return Run("Subject.train_step", model, optimizer, lambda batches: step(model, optimizer, batches))
     return Run("a plain step", model, optimizer, lambda batches: _plain(subject, model, optimizer, batches))
 
 
@@ -95,7 +93,7 @@ def step_run(subject: Subject) -> Run:
     Raises:
         NotApplicable: it has none.
     """
-    needed(subject, "step")
+    needed(subject, "train_step")
     return own_run(subject)
 
 
@@ -114,7 +112,7 @@ def of_loop(loop: Loop, name: str = "Subject.loop") -> Run:
     return Run(name, loop.model, loop.optimizer, lambda _: loop.step(), loop)
 
 
-def new_optimizer(subject: Subject, model: nn.Module) -> Any:
+def new_optimizer(subject: Subject, model: nn.Module) -> Optimizer:
     """The subject's optimizer, or AdamW without decay."""
     if subject.optimizer is not None:
         return subject.optimizer(model)
@@ -137,7 +135,7 @@ def counted(subject: Subject, batch: Batch) -> int:
 
 def is_ragged(subject: Subject) -> bool:
     """Whether this subject's batches count unequal numbers of tokens, as its own examples show."""
-    if subject.pad is not None or subject.instruct is not None:
+    if subject.collate_padded is not None or subject.encode_instruction is not None:
         return True
     seen = [new_batch(subject, seed) for seed in range(3)]
     if any("labels" not in find(batch, subject.roles) for batch in seen):
@@ -171,7 +169,7 @@ def single_rows(subject: Subject, count: int) -> list[Batch]:
     return [batch for batch in made if counted(subject, batch)][:count]
 
 
-def expected(subject: Subject, model: nn.Module, step: Step, batches: Sequence[Batch]) -> tuple[float, State]:
+def expected(subject: Subject, model: nn.Module, step: StepTrace, batches: Sequence[Batch]) -> tuple[float, State]:
     """Loss and gradient of these batches together, at the weights that the step found."""
     counts = [counted(subject, batch) for batch in batches]
     matched = len(step.calls) == len(batches)
@@ -193,13 +191,13 @@ def expected(subject: Subject, model: nn.Module, step: Step, batches: Sequence[B
     return total, mean
 
 
-def tolerance(model: nn.Module, *steps: Step) -> float:
+def tolerance(model: nn.Module, *steps: StepTrace) -> float:
     """What rounding explains between two ways to the same gradient."""
     half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
     return LOOSE if half or any(step.autocast for step in steps) else SAME
 
 
-def the_update(run: Run, step: Step) -> State:
+def the_update(run: Run, step: StepTrace) -> State:
     """The gradients of a step's one update.
 
     Raises:
@@ -213,12 +211,12 @@ def the_update(run: Run, step: Step) -> State:
 
 
 def as_clipped(subject: Subject, actual: State, wanted: State) -> State:
-    """What clipping makes of a gradient: to the norm that the settings name; where they name none, as `actual` shows.
+    """What clipping makes of a gradient: to the norm that `hyperparameters` names; else as `actual` shows.
 
-    Then a factor of at most 1, or one largest absolute value, whichever is nearer, are taken for clipping.
+    In that case a factor of at most 1, or one largest absolute value, whichever is nearer, are taken for clipping.
     """
-    if "grad_clip" in subject.settings:
-        clip = subject.settings["grad_clip"]
+    if "grad_clip" in subject.hyperparameters:
+        clip = subject.hyperparameters["grad_clip"]
         factor = min(1.0, clip / max(norm(wanted), 1e-300)) if clip else 1.0
         return {name: tensor * factor for name, tensor in wanted.items()}
     largest = max(float(tensor.double().abs().max()) for tensor in actual.values())
@@ -228,15 +226,15 @@ def as_clipped(subject: Subject, actual: State, wanted: State) -> State:
     return min(by_norm, by_value, key=lambda state: mismatch(actual, state)[0])
 
 
-def batches_seen(subject: Subject, step: Step) -> list[Batch]:
+def batches_seen(subject: Subject, step: StepTrace) -> list[Batch]:
     """The batches that a loop's step used: told from what its model was called with.
 
     Raises:
-        NotApplicable: the model is not called with whole batches, and they are none of `epoch`'s.
+        NotApplicable: the model is not called with whole batches, and they are none of `epoch_batches`.
     """
     example = new_batch(subject)
     keys = [key for key, value in fields(example).items() if isinstance(value, Tensor)]
-    known = _by_tokens(subject) if subject.epoch is not None else {}
+    known = _by_tokens(subject) if subject.epoch_batches is not None else {}
     seen = []
     for call in step.calls:
         inputs = call.inputs
@@ -245,34 +243,64 @@ def batches_seen(subject: Subject, step: Step) -> list[Batch]:
             continue
         found = [known[_key(value)] for value in inputs.values() if _key(value) in known]
         if not found:
-            raise NotApplicable("batches that can be told from the model's inputs (or Subject.epoch)")
+            raise NotApplicable("batches that can be told from the model's inputs (or Subject.epoch_batches)")
         seen.append(found[0])
     if not seen:
         raise NotApplicable("a model that is called with token ids")
     return seen
 
 
-def trace(step: Step) -> list[tuple[int, ...]]:
-    """The rows of token ids that a step's calls were given, in order, without what a mask says is padding."""
-    return [row for call in step.calls for row in _rows(call.inputs)]
+def token_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
+    """The rows of token ids that a step's calls were given, in order, without what a mask says is padding.
+
+    Raises:
+        NotApplicable: among several integer inputs, neither a name nor `Subject.roles` tells which are the token ids.
+    """
+    return [row for call in step.calls for row in _token_rows(call.inputs, subject.roles)]
 
 
-def _rows(inputs: Mapping[str, Tensor]) -> Iterator[tuple[int, ...]]:
-    tokens = _tokens(inputs)
-    masks = [inputs[name] for name in ROLES["mask"] if name in inputs and inputs[name].shape == tokens.shape]
-    real = masks[0] != 0 if masks else torch.ones_like(tokens, dtype=torch.bool)
-    for row, kept in zip(tokens.reshape(-1, _width(inputs)), real.reshape(-1, _width(inputs)), strict=True):
+def data_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
+    """The same; where nothing tells which are the token ids, the rows of all integer inputs, for comparing runs."""
+    try:
+        return token_rows(subject, step)
+    except NotApplicable:
+        inputs = [tensor for call in step.calls for tensor in _different(call.inputs)]
+        return [tuple(row.tolist()) for tensor in inputs for row in tensor.reshape(-1, max(1, tensor.shape[-1]))]
+
+
+def _token_rows(inputs: Mapping[str, Tensor], roles: Mapping[str, str | int]) -> Iterator[tuple[int, ...]]:
+    given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are no arguments'
+    found, different = find(inputs, given), _different(inputs)
+    if "tokens" not in found and len(different) > 1:
+        raise NotApplicable(
+            f"a model whose token ids can be told among its arguments {', '.join(inputs)}: they go by "
+            f"{', '.join(ROLES['tokens'].names)}, or as in Subject(roles=...)"
+        )
+    tokens = inputs[str(found["tokens"])] if "tokens" in found else different[0]
+    mask = inputs[str(found["mask"])] if "mask" in found else torch.ones_like(tokens)
+    real = mask != 0 if mask.shape == tokens.shape else torch.ones_like(tokens, dtype=torch.bool)
+    width = max(1, tokens.shape[-1])
+    for row, kept in zip(tokens.reshape(-1, width), real.reshape(-1, width), strict=True):
         yield tuple(row[kept].tolist())
 
 
+def _different(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """The tensors, each once: what came by position stands under its name, too."""
+    found: list[Tensor] = []
+    for tensor in inputs.values():
+        if not any(tensor.shape == other.shape and torch.equal(tensor, other) for other in found):
+            found.append(tensor)
+    return found
+
+
 def _of_each(
-    check: Callable[[Subject, Any], None], ways: Callable[[Subject], list[Callable[[], Any]]]
+    check: Callable[[Subject, Callable[[], Made]], None], ways: Callable[[Subject], list[Callable[[], Made]]]
 ) -> Callable[[Subject], None]:
-    """The check, asked of each way to make what it looks at; not applicable where it is so for all."""
+    """The check, run for each way to make what it looks at; not applicable where it is so for all."""
 
     @wraps(check)
-    def asked(subject: Subject) -> None:
-        lacks, passed = [NotApplicable("step or loop")], False
+    def run_for_each(subject: Subject) -> None:
+        lacks, passed = [NotApplicable("train_step or loop")], False
         for make in ways(subject):
             try:
                 check(subject, make)
@@ -282,33 +310,33 @@ def _of_each(
         if not passed:
             raise lacks[-1]
 
-    return asked
+    return run_for_each
 
 
 def _stepping(subject: Subject) -> list[Make]:
-    return [] if subject.step is None else [partial(own_run, subject)]
+    return [] if subject.train_step is None else [partial(own_run, subject)]
 
 
 def _looping(subject: Subject) -> list[Make]:
     return [] if subject.loop is None else [partial(loop_run, subject)]
 
 
-def _holding(subject: Subject) -> list[Callable[[], Held]]:
-    given: list[Callable[[], Held]] = [] if subject.optimizer is None else [partial(_given, subject)]
+def _holding(subject: Subject) -> list[Callable[[], NamedOptimizer]]:
+    given: list[Callable[[], NamedOptimizer]] = [] if subject.optimizer is None else [partial(_given, subject)]
     return given if subject.loop is None else [*given, partial(_of_loop, subject)]
 
 
-def _given(subject: Subject) -> Held:
+def _given(subject: Subject) -> NamedOptimizer:
     model = new_model(subject).train()
-    return Held("Subject.optimizer", model, innermost(new_optimizer(subject, model)))
+    return NamedOptimizer("Subject.optimizer", model, innermost(new_optimizer(subject, model)))
 
 
-def _of_loop(subject: Subject) -> Held:
+def _of_loop(subject: Subject) -> NamedOptimizer:
     loop: Loop = needed(subject, "loop")()
-    return Held("Subject.loop's optimizer", loop.model, innermost(loop.optimizer))
+    return NamedOptimizer("Subject.loop's optimizer", loop.model, innermost(loop.optimizer))
 
 
-def _plain(subject: Subject, model: nn.Module, optimizer: Any, batches: list[Batch]) -> dict[str, float]:
+def _plain(subject: Subject, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> dict[str, float]:
     optimizer.zero_grad()
     loss = loss_of(subject, model, batches[0])
     loss.backward()
@@ -317,23 +345,12 @@ def _plain(subject: Subject, model: nn.Module, optimizer: Any, batches: list[Bat
 
 
 def _by_tokens(subject: Subject) -> dict[tuple[Any, ...], Batch]:
-    assert subject.epoch is not None
+    assert subject.epoch_batches is not None
     with seeded():
-        batches = list(subject.epoch(0))
+        batches = list(subject.epoch_batches(0))
     flat = [part for batch in batches for part in (batch if isinstance(batch, list) else [batch])]
     return {_key(tokens_of(subject, batch)): batch for batch in flat}
 
 
 def _key(tokens: Tensor) -> tuple[Any, ...]:
     return tuple(tokens.shape), tuple(tokens.flatten().tolist())
-
-
-def _tokens(inputs: Mapping[str, Tensor]) -> Tensor:
-    for name in ("input_ids", "tokens", "inputs", "input", "idx", "x"):
-        if name in inputs:
-            return inputs[name]
-    return next(iter(inputs.values()))
-
-
-def _width(inputs: Mapping[str, Tensor]) -> int:
-    return max(1, _tokens(inputs).shape[-1])

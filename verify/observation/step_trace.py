@@ -1,23 +1,20 @@
 """What a training run really does: gradients as an update sees them, weights around it, tokens that the model is shown.
 
-Nothing here asks the code under test what it did; hooks of torch's modules and optimizers see it happen.
+Nothing here relies on what the code under test says it did; hooks of torch's modules and optimizers see it happen.
 """
 
 import inspect
-import re
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.observation.tolerances import norm_of
+from andon.verify.observation.optimizers import tensors_of
+from andon.verify.observation.parameters import State, parameters
 
 INTEGERS = (torch.int64, torch.int32)
-ADAM = re.compile(r"_?(torch|fused|cpu|my|own|simple|plain|hand|custom)?_?adamw?", re.IGNORECASE)
-FLOOR = 1e-3  # a tensor whose gradient is below this share of the whole one's rms is judged by that share
-State = dict[str, Tensor]  # by parameter name; a shared parameter once
 
 
 class Update(NamedTuple):
@@ -43,8 +40,8 @@ class Call(NamedTuple):
     training: bool
 
 
-class Step(NamedTuple):
-    """One step of a run."""
+class StepTrace(NamedTuple):
+    """One step of a run: weights before and after, updates, calls of the model, what was logged."""
 
     before: State
     after: State
@@ -54,121 +51,15 @@ class Step(NamedTuple):
     autocast: bool  # half precision was switched on somewhere inside
 
 
-def observe(model: nn.Module, act: Callable[[], Mapping[str, Any] | None]) -> Step:
-    """Watch `act` train this model."""
+def trace_step(model: nn.Module, act: Callable[[], Mapping[str, Any] | None]) -> StepTrace:
+    """Let `act` train this model, and trace what it does."""
     updates: list[Update] = []
     calls: list[Call] = []
     autocast: set[bool] = set()
     before = parameters(model)
     with _updates(model, updates), _calls(model, calls, autocast):
         logged = act()
-    return Step(before, parameters(model), tuple(updates), tuple(calls), dict(logged or {}), True in autocast)
-
-
-def parameters(model: nn.Module) -> State:
-    """Copies of all parameters."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are to learn."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def fill(model: nn.Module, state: State) -> None:
-    """Put these values into the parameters."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[name])
-
-
-@contextmanager
-def at_weights(model: nn.Module, state: State) -> Generator[None]:
-    """The model at other weights for a while; its modes and gradients, too, are afterwards what they were."""
-    kept, modes = parameters(model), {module: module.training for module in model.modules()}
-    grads = {parameter: parameter.grad for parameter in model.parameters()}
-    fill(model, state)
-    try:
-        yield
-    finally:
-        fill(model, kept)
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, grad in grads.items():
-            parameter.grad = grad
-
-
-@contextmanager
-def gradients_times(model: nn.Module, factor: float, names: Iterable[str] | None = None) -> Generator[None]:
-    """Every gradient, or those of some parameters, multiplied as it arrives."""
-    chosen = trainable(model) if names is None else {name: trainable(model)[name] for name in names}
-    handles = [parameter.register_hook(lambda gradient: gradient * factor) for parameter in chosen.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def norm(state: State) -> float:
-    """The 2-norm of all tensors together."""
-    return norm_of(state.values())
-
-
-def mismatch(actual: State, expected: State, factor: float = 1.0) -> tuple[float, str]:
-    """Largest ||actual - factor x expected|| over ||factor x expected|| of a tensor, and the tensor's name.
-
-    What `actual` lacks is zero there. Tensors that vanish beside the others are measured by their share of the whole.
-    """
-    entries = sum(tensor.numel() for tensor in expected.values())
-    rms = factor * norm(expected) / max(1, entries) ** 0.5
-    worst, where = 0.0, ""
-    for name, tensor in expected.items():
-        wanted = tensor.double() * factor
-        found = actual[name].double() if name in actual else torch.zeros_like(wanted)
-        scale = max(float(wanted.norm()), FLOOR * rms * wanted.numel() ** 0.5, 1e-300)
-        error = float((found - wanted).norm()) / scale
-        if not error <= worst:
-            worst, where = error, name
-    return worst, where
-
-
-def fitted(actual: State, expected: State) -> float:
-    """The factor c that brings c x expected closest to actual."""
-    shared = [name for name in expected if name in actual]
-    product = sum(float((actual[name].double() * expected[name].double()).sum()) for name in shared)
-    return product / max(norm(expected) ** 2, 1e-300)
-
-
-def innermost(optimizer: Any) -> Any:
-    """The optimizer that a wrapper (of Accelerate's kind) steps."""
-    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
-
-
-def adams(optimizer: Any) -> list[dict[str, Any]]:
-    """The groups that are Adam's: all of one that is Adam by its name, else those that name it as a word of theirs."""
-    if claims_adam(optimizer):
-        return list(optimizer.param_groups)
-    return [
-        group for group in optimizer.param_groups
-        if "betas" in group and "eps" in group and not group.get("amsgrad") and not group.get("maximize")
-        if any(isinstance(value, str) and ADAM.fullmatch(value) for value in group.values())
-    ]  # fmt: skip
-
-
-def claims_adam(optimizer: Any) -> bool:
-    """Whether the optimizer, by its name, is Adam or AdamW and no relative, in a form that can be compared."""
-    groups = optimizer.param_groups
-    known = all("betas" in group and "eps" in group for group in groups)
-    special = any(group.get("amsgrad") or group.get("maximize") for group in groups)
-    return known and not special and ADAM.fullmatch(type(optimizer).__name__) is not None
-
-
-def held(optimizer: Any) -> list[Tensor]:
-    """All tensors that an optimizer updates, as often as it lists them."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return StepTrace(before, parameters(model), tuple(updates), tuple(calls), dict(logged or {}), True in autocast)
 
 
 @contextmanager
@@ -190,7 +81,7 @@ def _updates(model: nn.Module, seen: list[Update]) -> Generator[None]:
         return (arguments[0], followed), {key: value for key, value in named.items() if key != "closure"}
 
     def note(optimizer: Any) -> None:
-        listed = {id(parameter) for parameter in held(optimizer)}
+        listed = {id(parameter) for parameter in tensors_of(optimizer)}
         own = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in listed]
         overflow = getattr(optimizer, "found_inf", None)
         if not own or (overflow is not None and bool(torch.as_tensor(overflow).any())):
@@ -266,7 +157,7 @@ def _by_name(module: nn.Module, arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch's own checkpoint asks the same way
+    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch's own checkpoint finds out the same way
 
 
 def _integers(arguments: Mapping[Any, Any]) -> Generator[tuple[str, Tensor]]:

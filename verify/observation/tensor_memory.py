@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class TensorMemory(TorchDispatchMode):
     """Within `with`, counts the storages that are alive, `existing` ones included; what kernels hide is not seen."""
 
     def __init__(self, existing: Iterable[Tensor] = ()) -> None:

@@ -26,14 +26,14 @@ def why(error: Exception) -> str:
     return f"{call} raised {said}{place}"
 
 
-def no_subject(value: object) -> str:
+def not_a_subject(value: object) -> str:
     """What is missing where something else stands in a subject's place."""
     if isinstance(value, nn.Module):
         return (
             f"{type(value).__name__} is a model; checks also need a batch and a loss: "
             "Subject(model=model, batch=batch, loss=lambda model, batch: model(**batch).loss)"
         )
-    return f"{type(value).__name__} is no Subject; give Subject(model=..., batch=..., loss=...)"
+    return f"{type(value).__name__} is not a Subject; give Subject(model=..., batch=..., loss=...)"
 
 
 def _blame(trace: TracebackType | None) -> tuple[str, str]:

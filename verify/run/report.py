@@ -15,6 +15,8 @@ LABEL = 10
 SHORT = 24  # letters of a need that is named in the first line
 BUDGET = "budget"
 UNFINISHED = "not finished: budget"  # begun, and stopped within
+CANNOT_RUN = "the subject could not be run"
+SHOWN = 3  # checks that are named where one mistake stops several
 
 
 class Finding(NamedTuple):
@@ -26,7 +28,7 @@ class Finding(NamedTuple):
     silent: str = ""  # why training does not show it
     look: str = ""
     seconds: float = 0.0
-    mistake: bool = False  # the subject could not be asked: no verdict on its code, and no pass
+    mistake: bool = False  # the subject could not be run: no verdict on its code, and no pass
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 something was found, 2 the subject could not be asked, 3 not all was measured, or nothing."""
+        """0 pass, 1 something was found, 2 the subject could not be run, 3 not all was measured, or nothing."""
         if any(not finding.mistake for finding in self.findings):
             return 1
         if self.findings:
@@ -69,50 +71,43 @@ class Report:
     @property
     def headline(self) -> str:
         """How much applied, in a line: "12 checked, 33 need: optimizer, save/load"."""
-        line = f"{self.checked} checked"
-        for reason, count in Counter(map(_head, self.not_run.values())).items():
-            line += f", {count} not run ({reason})"
-        if not self.not_applicable:
-            return line
-        line += f", {len(self.not_applicable)} need: "
-        counts = Counter(need for text in self.not_applicable.values() for need in _needs(text))
-        needs = [need for need, _ in counts.most_common()]
-        shown = ", ".join(need for need in needs if len(need) <= SHORT)
-        return textwrap.shorten(line + (shown or needs[0]), WIDTH, placeholder=" ...")
+        return headline([self])
 
     def raise_if_found(self) -> None:
         """Raise what was found.
 
         Raises:
             CheckFailed: the subject is wrong.
-            SubjectError: the subject could not be asked.
+            SubjectError: the subject could not be run.
         """
         if self.found:
             raise (CheckFailed if self.exit_code == 1 else SubjectError)(render_text(self))
 
 
-def merged(reports: Sequence[Report]) -> Report:
-    """Several reports of one subject as one."""
-    return Report(
-        reports[0].subject,
-        tuple(finding for report in reports for finding in report.findings),
-        tuple(name for report in reports for name in report.passed),
-        {name: need for report in reports for name, need in report.not_applicable.items()},
-        {name: reason for report in reports for name, reason in report.not_run.items()},
-        {name: note for report in reports for name, note in report.notes.items()},
-        sum(report.seconds for report in reports),
-        {name: seconds for report in reports for name, seconds in report.times.items()},
-    )
+def headline(reports: Sequence[Report]) -> str:
+    """How much applied, in a line, of several reports together."""
+    line = f"{sum(report.checked for report in reports)} checked"
+    reasons = Counter(_head(reason) for report in reports for reason in report.not_run.values())
+    for reason, count in reasons.items():
+        line += f", {count} not run ({reason})"
+    lacking = [text for report in reports for text in report.not_applicable.values()]
+    if not lacking:
+        return line
+    needs = [need for need, _ in Counter(need for text in lacking for need in _needs(text)).most_common()]
+    shown = ", ".join(need for need in needs if len(need) <= SHORT)
+    return textwrap.shorten(f"{line}, {len(lacking)} need: {shown or needs[0]}", WIDTH, placeholder=" ...")
 
 
 def render_text(report: Report, *, quiet: bool = False) -> str:
-    """Plain text: how much applied, the answer, all about each finding, then what was not asked and why.
+    """Plain text: how much applied, the answer, all about each finding, then what was not run and why.
 
     `quiet` leaves out what passed and what does not apply.
     """
     blocks = ["\n".join([*wrap(report.headline), _answer(report)])]
-    blocks += [_finding(finding) for finding in report.findings]
-    lists = [_table("not run", report.not_run), _table("note", report.notes)]
+    blocks += [_finding(finding) for finding in report.findings if not finding.mistake]
+    blocks += [_mistake(message, checks) for message, checks in _mistakes(report).items()]
+    left_out = {name: reason for name, reason in report.not_run.items() if reason != CANNOT_RUN}
+    lists = [_table("not run", left_out), _table("note", report.notes)]
     if not quiet:
         lists = [_table("passed", dict.fromkeys(report.passed, "")), _table("needs", report.not_applicable), *lists]
     return "\n\n".join([*blocks, *filter(None, lists)]) + "\n"
@@ -140,21 +135,37 @@ def _answer(report: Report) -> str:
     answer = {
         0: "pass",
         1: f"{count} finding{'s' * (count != 1)}",
-        2: "could not be asked",
+        2: "could not be run",
         3: "not all was measured" if report.checked else "nothing was measured",
     }[code]
     return f"{report.subject}: {answer} ({report.seconds:.1f} s)"
 
 
 def _finding(finding: Finding) -> str:
+    lines = wrap(f"FOUND {finding.check}: {finding.title}".rstrip(": "))
     entries = [("measured", finding.message), ("silent", finding.silent), ("look", finding.look)]
-    if finding.mistake:
-        entries = [("why", finding.message)]
-    lines = wrap(f"{'CANNOT ASK' if finding.mistake else 'FOUND'} {finding.check}: {finding.title}".rstrip(": "))
-    for label, text in entries:
-        for place, line in enumerate(wrap(text, LABEL + 2) if text else []):
-            lines.append(f"  {'' if place else label:<{LABEL - 1}} {line}".rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *(line for label, text in entries for line in _labeled(label, text))])
+
+
+def _mistakes(report: Report) -> dict[str, list[str]]:
+    """Why the subject could not be run, each reason once, and the checks that it stopped."""
+    found: dict[str, list[str]] = {}
+    for finding in report.findings:
+        if finding.mistake:
+            found.setdefault(finding.message, []).append(finding.check)
+    return found
+
+
+def _mistake(message: str, checks: Sequence[str]) -> str:
+    more = f" and {len(checks) - SHOWN} more" if len(checks) > SHOWN else ""
+    heading = wrap(f"ERROR {', '.join(checks[:SHOWN])}{more}: {CANNOT_RUN}")
+    return "\n".join([*heading, *_labeled("why", message)])
+
+
+def _labeled(label: str, text: str) -> list[str]:
+    """Lines of a text behind its label; none where there is no text."""
+    lines = wrap(text, LABEL + 2) if text else []
+    return [f"  {'' if place else label:<{LABEL - 1}} {line}".rstrip() for place, line in enumerate(lines)]
 
 
 def _table(label: str, entries: Mapping[str, str]) -> str:

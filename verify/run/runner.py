@@ -1,4 +1,4 @@
-"""Runs checks on a subject: each alone, explained where it cannot be asked, within a budget, and leaving no trace."""
+"""Runs checks on a subject: each alone, explained where it cannot be run, within a budget, and leaving no trace."""
 
 import difflib
 import inspect
@@ -18,14 +18,13 @@ from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, Unknow
 from andon.verify.observation.protect import protected
 from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.run.deadline import OutOfTime, ending
-from andon.verify.run.explain import no_subject, why
-from andon.verify.run.report import BUDGET, UNFINISHED, Finding, Report
+from andon.verify.run.explain import not_a_subject, why
+from andon.verify.run.report import BUDGET, CANNOT_RUN, UNFINISHED, Finding, Report
 from andon.verify.subject import Subject
 
 Progress = Callable[[int, int, str], None]
 _Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with what it rests on
 DEEPEST_TIER = 3
-UNASKABLE = "the subject could not be asked"
 
 
 class Explanation(NamedTuple):
@@ -84,23 +83,23 @@ def check(
 ) -> Report:
     """Run all checks that apply to a subject, and to its variants, cheapest first.
 
-    `only` names checks or whole areas ("attention"); `ignore` maps checks to the reason; `tier` leaves out what takes
-    longer; checks that are not begun, or not finished, within `budget` seconds are named as such, which is no pass;
-    `first` stops at the first finding; `progress(done, total, name)` is called before each check.
+    `only` names checks or whole areas ("attention"); `ignore` maps such names to the reason; `tier` leaves out what
+    takes longer; checks that are not begun, or not finished, within `budget` seconds are named as such, which is not a
+    pass; `first` stops at the first finding; `progress(done, total, name)` is called before each check.
 
     Raises:
-        UnknownCheckError: `only` or `ignore` names no check.
-        SubjectError: this is no Subject.
+        UnknownCheckError: `only` or `ignore` names something else than a check or an area.
+        SubjectError: this is not a Subject.
     """
     if not isinstance(subject, Subject):
-        raise SubjectError(no_subject(subject))
-    ignored = _ignored(ignore or {})
+        raise SubjectError(not_a_subject(subject))
+    left_out = ignored(ignore or {})
     tasks = list(_tasks(subject, chosen(only, tier)))
     begun = time.monotonic()
     deadline = None if budget is None else begun + budget
     book, mistakes = _Book(), {}
     for done, task in enumerate(tasks):
-        stop = _reason_to_stop(task, ignored, mistakes, deadline, found=first and bool(_real(book.findings)))
+        stop = _reason_to_stop(task, left_out, mistakes, deadline, found=first and bool(_real(book.findings)))
         lacking = _lacking(task)
         if stop:
             book.not_run[task.name] = stop
@@ -110,10 +109,10 @@ def check(
             continue
         progress(done, len(tasks), task.name)
         if id(task.subject) not in mistakes:
-            mistakes[id(task.subject)] = _ask(task.subject, _suffix(task))
+            mistakes[id(task.subject)] = _try_subject(task.subject, _suffix(task))
         if mistake := mistakes[id(task.subject)]:
             book.findings.append(mistake)
-            book.not_run[task.name] = UNASKABLE
+            book.not_run[task.name] = CANNOT_RUN
         else:
             book.enter(task.name, *_run(task, deadline))
     seconds = time.monotonic() - begun
@@ -156,7 +155,12 @@ def chosen(only: Iterable[str] = (), tier: int = DEEPEST_TIER) -> list[Check]:
     )
 
 
-def _ignored(ignore: Mapping[str, str]) -> dict[str, str]:
+def ignored(ignore: Mapping[str, str]) -> dict[str, str]:
+    """The checks that are left out, by name, with the reason; those of an area where one is named.
+
+    Raises:
+        UnknownCheckError: a name is neither a check's nor an area's.
+    """
     return {each.name: f"ignored: {reason}" for name, reason in ignore.items() for each in _matching(name)}
 
 
@@ -166,7 +170,7 @@ def _matching(name: str, *, exact: bool = False) -> list[Check]:
     if not found:
         close = difflib.get_close_matches(name, [each.name for each in CHECKS], 3, 0.3)
         raise UnknownCheckError(
-            f"{name!r} is no check; {'closest: ' + ', '.join(close) if close else '`andon verify --list` shows all'}"
+            f"{name!r} is not a check; {'closest: ' + ', '.join(close) if close else '`andon verify list` shows all'}"
         )
     return found
 
@@ -176,7 +180,7 @@ def _tasks(subject: Subject, checks: list[Check]) -> Iterator[Task]:
         yield Task(each.name, each, subject)
     for variant, other in subject.variants.items():
         if not isinstance(other, Subject):
-            raise SubjectError(f"Subject.variants[{variant!r}]: {no_subject(other)}")
+            raise SubjectError(f"Subject.variants[{variant!r}]: {not_a_subject(other)}")
         for each in checks:
             yield Task(f"{each.name} [{variant}]", each, other)
 
@@ -196,17 +200,17 @@ def _real(findings: list[Finding]) -> list[Finding]:
 
 def _reason_to_stop(
     task: Task,
-    ignored: Mapping[str, str],
+    left_out: Mapping[str, str],
     mistakes: Mapping[int, Finding | None],
     deadline: float | None,
     *,
     found: bool,
 ) -> str:
     """Why a check is not run; empty where it is."""
-    if task.check.name in ignored:
-        return ignored[task.check.name]
+    if task.check.name in left_out:
+        return left_out[task.check.name]
     if mistakes.get(id(task.subject)):
-        return UNASKABLE
+        return CANNOT_RUN
     if found:
         return "stopped at the first finding"
     return BUDGET if deadline is not None and time.monotonic() >= deadline else ""
@@ -230,8 +234,8 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
     return outcome, time.monotonic() - begun
 
 
-def _ask(subject: Subject, suffix: str) -> Finding | None:
-    """Ask for a model, a batch and a loss once, so that one mistake is one message; None where all is well."""
+def _try_subject(subject: Subject, suffix: str) -> Finding | None:
+    """Make a model, a batch and a loss once, so that one mistake is one message; None where all is well."""
     name = f"subject{suffix}"
     with protected():
         try:
@@ -248,7 +252,7 @@ def _ask(subject: Subject, suffix: str) -> Finding | None:
             f"the loss of one model in eval mode on one batch, with one seed, was {float(first):.6g} and then "
             f"{float(second):.6g}",
             "The same weights, batch and seed give the same loss in eval mode.",
-            "Silent because training only sees a little more noise; no other check can be asked of it.",
+            "Silent because training only sees a little more noise; no other check can be run on it.",
             "Look for state that a forward pass keeps, for dropout that eval mode does not end, and for random "
             "generators that torch.manual_seed does not reach.",
         )

@@ -3,38 +3,50 @@
 import difflib
 import importlib
 import inspect
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from andon.verify.errors import SubjectError
-from andon.verify.run.explain import no_subject, why
+from andon.verify.run.explain import not_a_subject, why
 from andon.verify.subject import Subject
+
+KEY = re.compile(r"\[([^\]]*)\]")
+NAMED = re.compile(r"([\w.]+)((?:\[[^\]]*\])*)")  # a name in a module, and keys of dicts in it
 
 
 def load(target: str) -> dict[str, Subject]:
-    """Import what a target names.
+    """Import what a target names: `package.module:subject`, or one of a dict, `package.module:SUBJECTS[key]`.
 
     Raises:
-        SubjectError: there is no such module or name in it, importing it fails, or it is no subject.
+        SubjectError: there is no such module or name in it, importing it fails, or it is not a subject.
     """
-    module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute or module_name.endswith(".py") or "/" in module_name:
-        raise SubjectError(f"{target!r} names no subject; write package.module:subject, such as train.checks:subject")
-    module = _imported(module_name)
-    value: Any = module
-    for part in attribute.split("."):
-        if not hasattr(value, part):
-            raise SubjectError(f"{module_name} has no {attribute!r}; {_offers(module, attribute)}")
-        value = getattr(value, part)
-    return subjects(value, attribute)
+    return subjects(*_resolved(target))
+
+
+def load_one(target: str, name: str) -> Subject:
+    """One of those that `load` finds, by its name there; no other of a dict is made.
+
+    Raises:
+        SubjectError: as `load`, or there is none of this name.
+    """
+    value, own = _resolved(target)
+    while isinstance(value, Mapping):
+        key = next((str(key) for key in value if name == str(key) or name.startswith(f"{key}.")), name)
+        value, own = _item(value, key, target), key
+        if name == key:
+            break
+        name = name.removeprefix(f"{key}.")
+    found = subjects(value, own)
+    return found[name] if name in found else next(iter(found.values()))
 
 
 def subjects(value: Any, name: str = "subject") -> dict[str, Subject]:
-    """A subject, a function that returns one, or a mapping of such: all of them by name.
+    """A subject, a function that returns one, or a mapping of such: all of them by name, those of mappings in it too.
 
     Raises:
         SubjectError: it is something else.
@@ -44,20 +56,62 @@ def subjects(value: Any, name: str = "subject") -> dict[str, Subject]:
     if isinstance(value, str):
         return load(value)
     if isinstance(value, Mapping):
-        return {str(key): subject for key, each in value.items() for subject in subjects(each, str(key)).values()}
+        found = {}
+        for key, each in value.items():
+            own = subjects(each, str(key))
+            found |= {str(key) if len(own) == 1 else f"{key}.{name}": subject for name, subject in own.items()}
+        return found
     if isinstance(value, nn.Module) or not callable(value):
-        raise SubjectError(f"{name}: {no_subject(value)}")
+        raise SubjectError(f"{name}: {not_a_subject(value)}")
+    return subjects(_made(value, name), name)
+
+
+def _resolved(target: str) -> tuple[Any, str]:
+    """What a target names, and what it is called."""
+    module_name, _, attribute = target.partition(":")
+    named = NAMED.fullmatch(attribute)
+    if not module_name or not named or module_name.endswith(".py") or "/" in module_name:
+        raise SubjectError(
+            f"{target!r} does not name a subject; write package.module:subject, such as train.checks:subject, or "
+            "package.module:SUBJECTS[key]"
+        )
+    module = _imported(module_name)
+    value: Any = module
+    for part in named[1].split("."):
+        if not hasattr(value, part):
+            raise SubjectError(f"{module_name} has no {named[1]!r}; {_offers(module, named[1])}")
+        value = getattr(value, part)
+    keys = KEY.findall(named[2])
+    for key in keys:
+        value = _item(value, key, target)
+    return value, keys[-1] if keys else named[1]
+
+
+def _made(factory: Callable[[], Any], name: str) -> Any:
+    """What a function without arguments returns."""
     try:
-        inspect.signature(value).bind()
+        inspect.signature(factory).bind()
     except (TypeError, ValueError) as error:
         raise SubjectError(f"{name} is to return a Subject when called without arguments: {error}") from error
     try:
-        made = value()
+        made = factory()
     except Exception as error:
         raise SubjectError(f"{name}() gave no subject: {why(error)}") from error
     if callable(made) and not isinstance(made, nn.Module):
         raise SubjectError(f"{name}() returned {type(made).__name__}; return a Subject")
-    return subjects(made, name)
+    return made
+
+
+def _item(value: Any, key: str, target: str) -> Any:
+    """One of a dict, or of what a function that returns a dict returns."""
+    if callable(value) and not isinstance(value, Mapping | nn.Module):
+        value = _made(value, target)
+    if not isinstance(value, Mapping):
+        raise SubjectError(f"{target}: [{key}] is one of a dict, and this is {type(value).__name__}")
+    by_name = {str(each): each for each in value}
+    if key not in by_name:
+        raise SubjectError(f"{target}: there is no {key!r}; there are {', '.join(by_name)}")
+    return value[by_name[key]]
 
 
 def _imported(name: str) -> ModuleType:

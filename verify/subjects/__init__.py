@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """A library's subjects, when they are first asked for."""
+    """A library's subjects, on first use."""
     if name not in __all__:
         raise AttributeError(f"no subjects for {name!r}; there are {', '.join(__all__)}")
     return importlib.import_module(f".{name}", __name__)

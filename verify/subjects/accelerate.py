@@ -34,9 +34,9 @@ def loaded(**options: Any) -> Subject:
         small.subject(name="accelerate's loader"),
         loop=lambda: Run(given),
         resume=lambda folder: Run(given, folder),
-        epoch=lambda number: _epoch(given, number),
+        epoch_batches=lambda number: _epoch(given, number),
         optimizer=lambda model: torch.optim.AdamW(model.parameters(), lr=RATE),
-        settings={"epoch_steps": steps, "steps": EPOCHS * steps},
+        hyperparameters={"epoch_steps": steps, "steps": EPOCHS * steps},
     )
 
 

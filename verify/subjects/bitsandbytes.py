@@ -1,4 +1,4 @@
-"""bitsandbytes' optimizers, their overrides for single parameters, and its quantisers.
+"""bitsandbytes' optimizers, their overrides for single parameters, and its quantizers.
 
 Matrices are large enough for states of 8 bits, which smaller ones do not get.
 """
@@ -11,7 +11,7 @@ import torch
 from bitsandbytes import functional
 from torch import Tensor, nn
 
-from andon.verify.subject import Quantiser, Subject
+from andon.verify.subject import Quantizer, Subject
 from andon.verify.subjects import small
 
 library: Any = bitsandbytes  # whose types change from version to version
@@ -56,13 +56,13 @@ def overridden(name: str = "Adam", **overrides: Any) -> Subject:
         model.states = nn.ParameterList([nn.Parameter(value, requires_grad=False) for value in kept])
         return model
 
-    return small.subject(name=f"{name} with overrides", configure=stated, configuration=overrides or OVERRIDES)
+    return small.subject(name=f"{name} with overrides", configure=stated, config_alternatives=overrides or OVERRIDES)
 
 
-def quantised(kind: str = "nf4", block_size: int = 64) -> Subject:
-    """A small language model with one of the library's quantisers: nf4, fp4 or int8."""
+def quantized(kind: str = "nf4", block_size: int = 64) -> Subject:
+    """A small language model with one of the library's quantizers: nf4, fp4 or int8."""
     round_trip = _blockwise(block_size) if kind == "int8" else _four_bits(kind, block_size)
-    return small.subject(name=kind, quantiser=Quantiser(round_trip, FLOORS[kind], block_size=block_size))
+    return small.subject(name=kind, quantizer=Quantizer(round_trip, FLOORS[kind], block_size=block_size))
 
 
 def _four_bits(kind: str, block_size: int) -> Callable[[Tensor], Tensor]:

@@ -101,13 +101,13 @@ def causal_lm(
         batch=lambda generator: random_batch(generator, config, rows, length),
         loss=loss,
         logits=logits,
-        pad=lambda documents: padded(documents, padding, tokenizer),
-        pack=partial(packed, start=_first_position(config)) if "position_ids" in takes else None,
+        collate_padded=lambda documents: padded(documents, padding, tokenizer),
+        collate_packed=partial(packed, start=_first_position(config)) if "position_ids" in takes else None,
         generate=generate if hasattr(_class(source, config), "generate") else None,
-        decode=decode if "past_key_values" in takes else None,
+        cached_logits=decode if "past_key_values" in takes else None,
         configure=None if adapted else lambda **changes: build(_changed(config, changes)),
-        configuration={} if adapted else settings_of(config, trained=not is_config),
-        reference=None if adapted or attention == "eager" else eager,
+        config_alternatives={} if adapted else settings_of(config, trained=not is_config),
+        reference_logits=None if adapted or attention == "eager" else eager,
         recurrent=_recurrent(config),
         **(_spoken(tokenizer) if tokenizer is not None else {}),
     )
@@ -116,7 +116,7 @@ def causal_lm(
 def called(source: Any, **options: Any) -> Subject:
     """The subject of `causal_lm`, and as variants other calls that the library documents as the same."""
     subject = causal_lm(source, **options)
-    pack = subject.pack
+    pack = subject.collate_packed
     if pack is None:
         return subject
 
@@ -127,7 +127,7 @@ def called(source: Any, **options: Any) -> Subject:
     return replace(
         subject,
         variants={
-            "a mask of ones": replace(subject, pack=masked),
+            "a mask of ones": replace(subject, collate_packed=masked),
             "its default cache": replace(subject, loss=cached_loss, logits=cached_logits),
         },
     )
@@ -145,7 +145,7 @@ def router(model_type: str = "mixtral", *, experts: int = 4, top: int = 2) -> Su
             (model(batch["input_ids"]).flatten(0, 1),), experts, top
         ),
         causal=False,
-        mixture=True,
+        mixture_of_experts=True,
     )
 
 
@@ -316,18 +316,18 @@ def _spoken(tokenizer: Any) -> dict[str, Any]:
     """What a tokenizer adds: text to ids and back, its padding, and instructions where it has a chat template."""
     parts = {
         "encode": lambda text: tokenizer(text)["input_ids"],
-        "text": lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
-        "padding": tokenizer.pad_token_id,
+        "decode": lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
+        "pad_id": tokenizer.pad_token_id,
     }
     if getattr(tokenizer, "chat_template", None):
-        parts["instruct"] = lambda prompt, answer: _instruct(tokenizer, prompt, answer)
+        parts["encode_instruction"] = lambda prompt, answer: _instruct(tokenizer, prompt, answer)
     return parts
 
 
 def _instruct(tokenizer: Any, prompt: str, answer: str) -> tuple[Sequence[int], Sequence[int]]:
     """Ids by the chat template; the labels are those after what the template says before an answer."""
-    asked = [{"role": "user", "content": prompt}]
-    said = [*asked, {"role": "assistant", "content": answer}]
-    before = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-    tokens = tokenizer.apply_chat_template(said, return_dict=False)
+    question = [{"role": "user", "content": prompt}]
+    conversation = [*question, {"role": "assistant", "content": answer}]
+    before = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+    tokens = tokenizer.apply_chat_template(conversation, return_dict=False)
     return tokens, [IGNORE] * len(before) + tokens[len(before) :]

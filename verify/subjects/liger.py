@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
     if not hasattr(torch, "hip"):
         vars(torch)["hip"] = types.SimpleNamespace(
             is_available=lambda: False
-        )  # some releases ask it where CUDA is absent
+        )  # some releases read it where CUDA is absent
 
 import triton
 from triton import language

@@ -29,8 +29,8 @@ def accumulated(**arguments: Any) -> Subject:
     return replace(
         small.subject(name="lightning's accumulation"),
         optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=RATE),
-        step=lambda model, optimizer, batches: _step(model, optimizer, batches, arguments),
-        settings={"learning_rate": RATE} | ({"grad_clip": clip} if clip else {}),
+        train_step=lambda model, optimizer, batches: _step(model, optimizer, batches, arguments),
+        hyperparameters={"learning_rate": RATE} | ({"grad_clip": clip} if clip else {}),
     )
 
 

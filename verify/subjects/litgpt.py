@@ -71,11 +71,11 @@ def gpt(config: Config | str | None = None, *, rows: int = 4, length: int = 16, 
         batch=lambda generator: _batch(generator, settled, rows, length),
         loss=lambda model, batch: chunked_cross_entropy(model(batch.tokens), batch.targets),
         logits=lambda model, batch: model(batch.tokens),
-        pad=_padded,
+        collate_padded=_padded,
         generate=_generate,
-        decode=_decode,
+        cached_logits=_decode,
         configure=lambda **new: _model(dataclasses.replace(settled, **new)),
-        configuration={key: ALTERED[key](value) for key, value in given.items() if value},
+        config_alternatives={key: ALTERED[key](value) for key, value in given.items() if value},
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import logits_of
+from andon.verify.access.logits import logits_of
 from andon.verify.subject import Batch, Subject
 
 

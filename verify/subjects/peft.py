@@ -37,7 +37,7 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
             switch=_switched,
             scale=scale if kind.peft_type.value == "LORA" else None,
         ),
-        settings={**base.settings, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
+        hyperparameters={**base.hyperparameters, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
     )
 
 

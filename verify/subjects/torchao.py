@@ -6,23 +6,23 @@ from typing import Any
 
 from torch import Tensor
 
-from andon.verify.subject import Quantiser, Subject
+from andon.verify.subject import Quantizer, Subject
 from andon.verify.subjects import small
 
 HOMES = ("torchao.optim", "torchao.prototype.low_bit_optim")  # newest first
 BLOCK, SCALER_BLOCK = 64, 256
 
 
-def quantised() -> Subject:
+def quantized() -> Subject:
     """A small language model with the library's NF4."""
     nf4: Any = importlib.import_module("torchao.dtypes.nf4tensor")
 
     def round_trip(weight: Tensor) -> Tensor:
-        count = weight.numel() // BLOCK  # blocks, whose scales are quantised in blocks, too
+        count = weight.numel() // BLOCK  # blocks, whose scales are quantized in blocks, too
         scaler = next(size for size in (SCALER_BLOCK, 64, 16, 4, 2, 1) if count % size == 0)
         return nf4.to_nf4(weight, block_size=BLOCK, scaler_block_size=scaler).get_original_weight()
 
-    return replace(small.subject(name="torchao nf4"), quantiser=Quantiser(round_trip, block_size=BLOCK))
+    return replace(small.subject(name="torchao nf4"), quantizer=Quantizer(round_trip, block_size=BLOCK))
 
 
 def trained_by(name: str = "AdamW8bit", **arguments: Any) -> Subject:

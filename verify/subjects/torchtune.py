@@ -44,9 +44,9 @@ def llama(*, rows: int = 4, length: int = 16, **changes: Any) -> Subject:
         batch=lambda generator: _batch(generator, shape["vocab_size"], rows, length),
         loss=loss,
         logits=logits,
-        pack=packed,
+        collate_packed=packed,
         configure=lambda **new: library.llama2(**shape | new),
-        configuration={"attn_dropout": (1 + shape.get("attn_dropout", 0.0)) / 2, "norm_eps": 1e-2},
+        config_alternatives={"attn_dropout": (1 + shape.get("attn_dropout", 0.0)) / 2, "norm_eps": 1e-2},
     )
 
 
@@ -65,7 +65,7 @@ def with_lora(*, dropout: float = 0.0, mlp: bool = True, **changes: Any) -> Subj
         llama(**changes),
         name="torchtune llama2 + LoRA",
         adapters=Adapters(add=add),
-        settings={"lora_dropout": dropout},
+        hyperparameters={"lora_dropout": dropout},
     )
 
 

@@ -57,7 +57,7 @@ def trained(
     config = source if hasattr(source, "to_dict") else subject.model().config
     rows = examples or _examples(config)
     given = ARGUMENTS | arguments
-    gather: Any = collate or subject.pad
+    gather: Any = collate or subject.collate_padded
 
     def made(model: nn.Module | None = None, *, kind: Any = hf.Trainer, **parts: Any) -> Any:
         folder = tempfile.mkdtemp(prefix="andon-trainer-")
@@ -83,16 +83,16 @@ def trained(
     return replace(
         subject,
         name=f"{subject.name} + Trainer",
-        augmented=augment is not None,
+        random_augmentation=augment is not None,
         optimizer=lambda model: made(model).create_optimizer(),
-        step=lambda model, optimizer, batches: _step(made, model, optimizer, batches),
-        schedule=lambda optimizer: made().create_scheduler(arg.max_steps, optimizer),
+        train_step=lambda model, optimizer, batches: _step(made, model, optimizer, batches),
+        lr_scheduler=lambda optimizer: made().create_scheduler(arg.max_steps, optimizer),
         validate=lambda model, batches: _validate(made, model, batches),
         loop=lambda: Run(made(begun())),
         resume=lambda folder: Run(made(begun()), folder),
-        epoch=lambda number: _epoch(made(), number),
-        held_out=lambda: list(made().get_eval_dataloader()),
-        settings={
+        epoch_batches=lambda number: _epoch(made(), number),
+        validation_batches=lambda: list(made().get_eval_dataloader()),
+        hyperparameters={
             "learning_rate": arg.learning_rate,
             "weight_decay": arg.weight_decay,
             "grad_clip": arg.max_grad_norm,
@@ -129,17 +129,17 @@ class Run:
 
     def step(self) -> Mapping[str, float]:
         """One optimizer step; what is logged."""
-        return self._pauses.ask("step")
+        return self._pauses.proceed("step")
 
     def save(self, folder: Path) -> None:
         """Copy the checkpoint that Trainer writes after this step."""
-        self._pauses.ask("save")
+        self._pauses.proceed("save")
         newest = hf.trainer_utils.get_last_checkpoint(self._trainer.args.output_dir)
         shutil.copytree(newest, folder, dirs_exist_ok=True)
 
     def validate(self) -> float:
         """The loss that Trainer's evaluation reports at this point."""
-        return self._pauses.ask("validate")["eval_loss"]
+        return self._pauses.proceed("validate")["eval_loss"]
 
 
 class InOrder(hf.Trainer):
@@ -160,7 +160,7 @@ class Pauses(hf.TrainerCallback):
         self.answers: SimpleQueue[Mapping[str, float] | BaseException] = SimpleQueue()
         self.evaluating = False  # at a point where the loop itself would not
 
-    def ask(self, command: str) -> Mapping[str, float]:
+    def proceed(self, command: str) -> Mapping[str, float]:
         """Let the loop go on, to its next pause; what it says there."""
         self.commands.put(command)
         return self.answer()

@@ -32,10 +32,10 @@ def decoder(*, rows: int = 4, length: int = 16, **changes: Any) -> Subject:
         batch=lambda generator: _batch(generator, rows, length),
         loss=loss,
         logits=logits,
-        pad=padded,
+        collate_padded=padded,
         generate=generate,
         configure=build,
-        configuration={"attn_dropout": 0.5, "ff_mult": 2, "use_rmsnorm": True, "attn_qk_norm": True},
+        config_alternatives={"attn_dropout": 0.5, "ff_mult": 2, "use_rmsnorm": True, "attn_qk_norm": True},
     )
 
 

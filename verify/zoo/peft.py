@@ -7,7 +7,7 @@ from typing import Any
 import peft
 from torch import nn
 
-from andon.verify.observation.perturb import enliven
+from andon.verify.observation.perturb import rescale
 from andon.verify.subject import Subject
 from andon.verify.subjects.peft import adapted
 from andon.verify.zoo import transformers as bases
@@ -112,7 +112,7 @@ def _trained(base: Subject) -> Subject:
 
     def build() -> nn.Module:
         model = base.model()
-        enliven(model)
+        rescale(model)
         return model
 
     return dataclasses.replace(base, model=build)

@@ -159,7 +159,7 @@ print(f"saved and loaded, the adapter's logits are {found:.3g} of their rms apar
 
 
 def script(finding: Finding, preamble: str, module: str, name: str) -> str:
-    """The script of a finding of this animal; `preamble` builds the model in the library's own words."""
+    """The script of a finding of this model; `preamble` builds the model in the library's own words."""
     body = _body(finding)
     said = "\n".join(f"# {line}" for line in textwrap.wrap(f"{finding.check}: {finding.message}", 110))
     if not body:

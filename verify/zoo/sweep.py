@@ -1,4 +1,4 @@
-"""Asks everything in a zoo, each animal in a process of its own that may take so long and no longer."""
+"""Runs the checks on every model of a library, each in a process of its own and within a time limit."""
 
 import importlib
 import json
@@ -8,21 +8,42 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 from andon.verify.checks import CHECKS
 from andon.verify.errors import SubjectError
-from andon.verify.faults.inject import Fault, each
+from andon.verify.faults.inject import Fault
+from andon.verify.faults.jobs import run_jobs
 from andon.verify.run.runner import check
+from andon.verify.subject import Subject
 from andon.verify.zoo.scripts import script
 
-GREEN, RED, ABSENT, UNASKED = "green", "red", "not applicable", "not asked"
+GREEN, RED, ABSENT, NOT_RUN = "green", "red", "not applicable", "not run"
 MARGIN = 0.7  # of the limit, after which no further check is begun: what has been found is kept
 LIBRARIES = ("transformers", "peft", "bitsandbytes")
 
 
+class Zoo(Protocol):
+    """A module that knows the models of one library."""
+
+    PACKAGE: str
+    CHECKS: Sequence[str]  # checks or areas to run; all where it is empty
+
+    def names(self) -> list[str]:
+        """All models, or adapters, or optimizers."""
+        ...
+
+    def subject(self, name: str) -> Subject:
+        """One of them, small."""
+        ...
+
+    def preamble(self, name: str) -> str:
+        """Python that builds it with the library alone."""
+        ...
+
+
 class Job(NamedTuple):
-    """One animal, for a process of its own."""
+    """One model, adapter or optimizer, for a process of its own."""
 
     module: str
     name: str
@@ -33,14 +54,14 @@ class Job(NamedTuple):
 class Cell(NamedTuple):
     """What came of one check."""
 
-    state: str  # GREEN, RED, ABSENT, UNASKED
-    message: str = ""  # what was measured, what it lacks, or why it was not asked
-    script: str = ""  # that shows a red cell without this house
+    state: str  # GREEN, RED, ABSENT, NOT_RUN
+    message: str = ""  # what was measured, what it lacks, or why it was not run
+    script: str = ""  # that shows a red cell without Andon
 
 
 @dataclass(frozen=True)
 class Row:
-    """All that is known of one animal: cells by check, or why it could not be built."""
+    """All that is known of one of them: cells by check, or why it could not be built."""
 
     name: str
     cells: Mapping[str, Cell] = field(default_factory=dict)
@@ -49,12 +70,12 @@ class Row:
 
     @property
     def areas(self) -> dict[str, str]:
-        """The state of each area: red where anything is, green where something was asked and all is well."""
+        """The state of each area: red where anything is, green where something was run and all is well."""
         found: dict[str, list[str]] = {}
         for name, cell in self.cells.items():
             found.setdefault(name.partition(".")[0], []).append(cell.state)
         return {
-            area: next(each for each in (RED, UNASKED, GREEN, ABSENT) if each in states)
+            area: next(each for each in (RED, NOT_RUN, GREEN, ABSENT) if each in states)
             for area, states in found.items()
         }
 
@@ -64,7 +85,7 @@ class Row:
         return {name: cell for name, cell in self.cells.items() if cell.state == RED}
 
 
-def zoo(library: str) -> Any:
+def zoo(library: str) -> Zoo:
     """The module of a library that is known here, or of a dotted name.
 
     Raises:
@@ -72,7 +93,7 @@ def zoo(library: str) -> Any:
     """
     if library not in LIBRARIES and "." not in library:
         raise SubjectError(f"no zoo for {library!r}; there are {', '.join(LIBRARIES)}, and modules of your own: a.b")
-    return importlib.import_module(_module(library))
+    return cast("Zoo", importlib.import_module(_module(library)))
 
 
 def chosen(library: str, patterns: Iterable[str] = ()) -> list[str]:
@@ -88,29 +109,30 @@ def sweep(
     module = _module(library)
     jobs = [(None, Job(module, name, limit, tier)) for name in names]
     warm = [*getattr(zoo(library), "WARM", ()), module]
-    for outcome in each(jobs, ask, workers=workers, limit=limit, warm=warm):
+    for outcome in run_jobs(jobs, run_checks, workers=workers, limit=limit, warm=warm):
         name = names[outcome.place]
         row = outcome.value or Row(name, reason=outcome.error)
         yield replace(row, seconds=outcome.seconds)  # of building it, too
 
 
-def ask(_: Fault | None, job: Job) -> Row:
-    """What the checks say of one animal."""
-    animals, areas = importlib.import_module(job.module), {check.name.partition(".")[0] for check in CHECKS}
+def run_checks(_: Fault | None, job: Job) -> Row:
+    """What the checks say of one of them."""
+    models = cast("Zoo", importlib.import_module(job.module))
+    areas = {check.name.partition(".")[0] for check in CHECKS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own
-        subject = animals.subject(job.name)
-        report = check(subject, only=animals.CHECKS or areas, tier=job.tier, budget=MARGIN * job.limit)
+        subject = models.subject(job.name)
+        report = check(subject, only=models.CHECKS or areas, tier=job.tier, budget=MARGIN * job.limit)
     refused = [finding for finding in report.findings if finding.check == "subject"]
     if refused:
         return Row(job.name, reason=refused[0].message, seconds=report.seconds)
     cells = {name: Cell(GREEN) for name in report.passed}
     cells |= {name: Cell(ABSENT, need) for name, need in report.not_applicable.items()}
-    cells |= {name: Cell(UNASKED, why) for name, why in report.not_run.items()}
-    cells |= {finding.check: Cell(UNASKED, finding.message) for finding in report.findings if finding.mistake}
+    cells |= {name: Cell(NOT_RUN, why) for name, why in report.not_run.items()}
+    cells |= {finding.check: Cell(NOT_RUN, finding.message) for finding in report.findings if finding.mistake}
     for finding in report.findings:
         if not finding.mistake:
-            text = script(finding, animals.preamble(job.name), job.module, job.name)
+            text = script(finding, models.preamble(job.name), job.module, job.name)
             cells[finding.check] = Cell(RED, finding.message, text)
     return Row(job.name, cells, seconds=report.seconds)
 
@@ -143,7 +165,7 @@ def table(rows: Sequence[Row], say: Callable[[str], str] = str) -> str:
     """A line for each row, a column for each area."""
     areas = list(dict.fromkeys(area for row in rows for area in row.areas))
     width = max((len(row.name) for row in rows), default=4)
-    marks = {GREEN: "ok", RED: "RED", ABSENT: "-", UNASKED: "?"}
+    marks = {GREEN: "ok", RED: "RED", ABSENT: "-", NOT_RUN: "?"}
     lines = [" ".join([" " * width, *(f"{area[:7]:<7}" for area in areas)]).rstrip()]
     for row in rows:
         cells = [f"{marks[row.areas[area]]:<7}" if area in row.areas else " " * 7 for area in areas]
@@ -155,7 +177,7 @@ def table(rows: Sequence[Row], say: Callable[[str], str] = str) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """How many were built, and what came of the checks."""
     states = [cell.state for row in rows for cell in row.cells.values()]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in (GREEN, RED, ABSENT, UNASKED))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in (GREEN, RED, ABSENT, NOT_RUN))
     built = sum(not row.reason for row in rows)
     return f"{built} of {len(rows)} built; checks: {counts}; {sum(row.seconds for row in rows):.0f} s"
 

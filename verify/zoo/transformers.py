@@ -22,7 +22,7 @@ CHECKS = (
     "positions",
     "norms",
     "structure",
-    "initialisation",
+    "initialization",
     "determinism",
     "autocast",
     "dtypes",
@@ -156,9 +156,9 @@ def subject(name: str) -> Subject:
     return replace(
         huggingface.causal_lm(made),
         name=name,
-        mixture=experts,
+        mixture_of_experts=experts,
         configure=lambda **changes: hf.AutoModelForCausalLM.from_config(configuration(name, **changes)),
-        configuration=huggingface.settings_of(text, trained=False),
+        config_alternatives=huggingface.settings_of(text, trained=False),
     )
 
 
@@ -238,35 +238,37 @@ def _class(name: str) -> Any:
 
 def _small(kind: Any) -> dict[str, Any]:
     """The settings of a small model of a kind of configuration, by the names that this kind has for them."""
-    held, known = vars(kind()), getattr(kind, "attribute_map", {})
-    sizes = _sizes(held, known) | _marks(held, known)
-    if LATENT in held and "num_key_value_heads" in sizes:
+    defaults, known = vars(kind()), getattr(kind, "attribute_map", {})
+    sizes = _sizes(defaults, known) | _marks(defaults, known)
+    if LATENT in defaults and "num_key_value_heads" in sizes:
         sizes["num_key_value_heads"] = SMALL["num_attention_heads"]
-    sizes |= _layers(held, known)
+    sizes |= _layers(defaults, known)
     parts = getattr(kind, "sub_configs", {}).items()
     sizes |= {part: _small(inner) for part, inner in parts if isinstance(inner, type) and hasattr(inner, "model_type")}
     return sizes | OWN.get(getattr(kind, "model_type", ""), {})
 
 
-def _sizes(held: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
-    own = {key: value for key, value in SMALL.items() if isinstance(held.get(key), bool | int)}
-    return own | {known[key]: value for key, value in SMALL.items() if isinstance(held.get(known.get(key, "")), int)}
+def _sizes(defaults: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    own = {key: value for key, value in SMALL.items() if isinstance(defaults.get(key), bool | int)}
+    return own | {
+        known[key]: value for key, value in SMALL.items() if isinstance(defaults.get(known.get(key, "")), int)
+    }
 
 
-def _marks(held: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, int]:
+def _marks(defaults: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, int]:
     """Numbers for the special tokens that the small vocabulary lacks, or that are several."""
-    if "vocab_size" not in {*held, *known}:
+    if "vocab_size" not in {*defaults, *known}:
         return {}
     marks = {
-        key: (number, held.get(key)) for number, key in enumerate(("pad_token_id", "bos_token_id", "eos_token_id"))
+        key: (number, defaults.get(key)) for number, key in enumerate(("pad_token_id", "bos_token_id", "eos_token_id"))
     }
     beyond = {key for key, (_, value) in marks.items() if isinstance(value, int) and value >= VOCABULARY}
     return {key: number for key, (number, value) in marks.items() if key in beyond or isinstance(value, list)}
 
 
-def _layers(held: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+def _layers(defaults: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
     """A layer of each kind that there is, at least two."""
-    kinds = {key: list(dict.fromkeys(held[key])) for key in KINDS if isinstance(held.get(key), list | tuple)}
+    kinds = {key: list(dict.fromkeys(defaults[key])) for key in KINDS if isinstance(defaults.get(key), list | tuple)}
     if not any(kinds.values()):
         return {}
     count = max(2, *map(len, kinds.values()))

@@ -1,1 +1,1 @@
-"""The technical-debt grade: points lost by file, each at a line; the formula stands in reports/decisions/debt.md."""
+"""The technical-debt grade: points lost by file, each at a line; the formula stands in docs/decisions/debt.md."""

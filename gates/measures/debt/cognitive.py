@@ -1,6 +1,6 @@
 """Cognitive complexity: G. A. Campbell, "Cognitive Complexity", SonarSource, version 1.7, 2023, appendix B.
 
-What Python has and the paper lacks is decided in reports/decisions/debt.md.
+What Python has and the paper lacks is decided in docs/decisions/debt.md.
 """
 
 import ast

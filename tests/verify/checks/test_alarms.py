@@ -1,4 +1,4 @@
-"""What the zoo showed to be false alarms: correct code of those kinds passes or is not asked, a fault is found."""
+"""What the zoo showed to be false alarms: correct code of those kinds passes or is not run, a fault is found."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -84,7 +84,7 @@ def subject(kind: str = "", **shape: Any) -> Subject:
 
 
 def said(report: Report) -> str:
-    """What came of the one check that was asked: its message, that it passed, or that it does not apply."""
+    """What came of the one check that was run: its message, that it passed, or that it does not apply."""
     if report.findings:
         return report.findings[0].message
     return PASSED if report.passed else ABSENT
@@ -100,7 +100,7 @@ def test_attention_that_does_not_average_by_design_is_not_asked(kind: str, outco
 
 @pytest.mark.parametrize(("kind", "outcome"), [("", PASSED), ("outside", ABSENT), ("lost", "0 times its input")])
 def test_a_list_of_attentions_is_no_list_of_blocks(kind: str, outcome: str) -> None:
-    """Behaviour: parts whose residual is added around them are not asked for it; blocks without one are a fault."""
+    """Behaviour: parts whose residual is added around them are not checked for it; blocks without one are a fault."""
     assert outcome in said(check(subject(kind), only=("structure.residual",)))
 
 
@@ -123,7 +123,7 @@ def test_a_setting_that_is_refused_is_not_idle() -> None:
     settings = {"refused": 2.0, "idle": 2.0}
     given = [{key: settings[key]} for key in settings] + [settings]
     refused, idle, both = (
-        said(check(small(configure=configure, configuration=each), only=("configuration.sensitivity",)))
+        said(check(small(configure=configure, config_alternatives=each), only=("configuration.sensitivity",)))
         for each in given
     )
     assert PASSED == refused
@@ -154,7 +154,7 @@ def test_one_average_has_no_faster_one() -> None:
 
 @pytest.mark.parametrize("name", ["adapters.scale", "adapters.merged_weights"])
 def test_adapters_without_a_scale_are_not_held_to_one(name: str) -> None:
-    """Behaviour: an adapter that adds no B A is not asked for alpha / rank; one that does is."""
+    """Behaviour: an adapter that adds no B A is not checked for alpha / rank; one that does is."""
     whole = lora()
     assert whole.adapters is not None
     assert PASSED == said(check(whole, only=(name,)))

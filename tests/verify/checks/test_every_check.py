@@ -1,13 +1,15 @@
 """No check stands in the table that has never found anything."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from andon.verify import checks
 from andon.verify.checks import CHECKS
 from tests.verify.checks import test_model_checks, test_training_checks
-from tests.verify.test_blackbox import PARITY
+from tests.verify.test_generic_faults import PARITY
 
 MATRIX = Path(__file__).parents[3] / "reports" / "baselines" / "faults.json"
 
@@ -23,3 +25,25 @@ def finders() -> set[str]:
 def test_each_check_is_the_finder_of_a_planted_fault() -> None:
     """Behaviour: each check is named by a fault that a test plants, or by the catalogue's committed matrix."""
     assert [] == [each.name for each in CHECKS if each.name not in finders()]
+
+
+@pytest.mark.tier1
+def test_a_check_is_found_by_its_name() -> None:
+    """Behaviour: `area.what` is `check_what` of the area's file, which holds no other area's, and each is run once."""
+    areas = {
+        each.name.partition(".")[0]: import_module(f"andon.verify.checks.{each.name.partition('.')[0]}")
+        for each in CHECKS
+    }
+    for area, module in areas.items():
+        for each in module.CHECKS:
+            assert (area, f"check_{each.name.partition('.')[2]}") == (
+                each.name.partition(".")[0],
+                each.function.__name__,
+            )
+            assert module.__name__ == each.function.__module__
+    assert sorted(each.name for module in areas.values() for each in module.CHECKS) == sorted(
+        each.name for each in CHECKS
+    )
+    assert len(CHECKS) == len({each.name for each in CHECKS})
+    files = {path.stem for path in Path(checks.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "table"} == set(areas)

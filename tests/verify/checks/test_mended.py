@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from andon.verify import subjects
 from andon.verify.observation.perturb import without_autocast
 from andon.verify.run.runner import check
-from andon.verify.subject import Adapters, Quantiser, Subject
+from andon.verify.subject import Adapters, Quantizer, Subject
 from andon.verify.subjects import small as plain
 from tests.clean import reseeded
 from tests.subjects import SUBJECTS
@@ -44,14 +44,14 @@ def wrapped(under_autocast: bool) -> Subject:
             optimizer.optimizer.step()
         return {"loss": float(total)}
 
-    return small(optimizer=lambda model: Wrapped(torch.optim.AdamW(model.parameters(), lr=1e-3)), step=step)
+    return small(optimizer=lambda model: Wrapped(torch.optim.AdamW(model.parameters(), lr=1e-3)), train_step=step)
 
 
 def test_a_wrapped_optimizer_is_seen() -> None:
     """Behaviour: the update of the optimizer inside a wrapper counts, and outside autocast it passes."""
     clean, planted = (check(wrapped(under), only=("autocast.scope",)) for under in (False, True))
     assert ((), ("autocast.scope",)) == (clean.findings, clean.passed)
-    assert ["Subject.step: the update ran under autocast to torch.bfloat16"] == [
+    assert ["Subject.train_step: the update ran under autocast to torch.bfloat16"] == [
         finding.message for finding in planted.findings
     ]
 
@@ -62,13 +62,15 @@ def test_an_epoch_whose_labels_stand_elsewhere_is_found() -> None:
     def shifted(steps: int) -> Subject:
         ids = torch.arange(3)[:, None] + torch.arange(7) * 2 % 11 % 8
         parts = {"tokens": ids[:, :-1], "labels": ids[:, steps : steps + 6]}
-        return small(batch=lambda _: {"tokens": ids[:, :-1], "labels": ids[:, 1:]}, epoch=lambda _: [parts])
+        return small(batch=lambda _: {"tokens": ids[:, :-1], "labels": ids[:, 1:]}, epoch_batches=lambda _: [parts])
 
     planted, clean = (check(shifted(steps), only=("data.targets",)) for steps in (0, 1))
     assert ((), ("data.targets",)) == (clean.findings, clean.passed)
-    assert [
-        "labels stand in Subject.batch one ahead, in Subject.epoch under their own tokens: one loss cannot take both"
-    ] == [finding.message for finding in planted.findings]
+    due = (
+        "labels stand in Subject.batch one ahead, in Subject.epoch_batches under their own tokens: "
+        "one loss cannot take both"
+    )
+    assert [due] == [finding.message for finding in planted.findings]
 
 
 @pytest.mark.parametrize("seed", [2, 7])
@@ -163,7 +165,7 @@ class Deep(nn.Module):
 
 
 def test_a_block_whose_mask_is_no_part_of_its_arguments_is_not_asked() -> None:
-    """Behaviour: at a few positions a wider mask shows later states, which is no fault; one that fits is asked."""
+    """Behaviour: at a few positions a wider mask shows later states, which is no fault; one that fits is checked."""
 
     def batch(generator: torch.Generator) -> dict[str, Tensor]:
         ids = torch.randint(0, 11, (3, 14), generator=generator)
@@ -184,7 +186,7 @@ def test_zeros_are_not_scaled_weights() -> None:
         model.state = nn.Parameter(torch.zeros(4, 4))
         return model
 
-    report = check(small(configure=configure, configuration={"bits": 8}), only=("configuration.spread",))
+    report = check(small(configure=configure, config_alternatives={"bits": 8}), only=("configuration.spread",))
     assert ((), ()) == (report.findings, report.passed)
 
 
@@ -198,8 +200,8 @@ def test_tensors_of_other_shapes_have_another_role() -> None:
         )
         return made
 
-    report = check(small(model=model), only=("initialisation.layers",))
-    assert ((), ("initialisation.layers",)) == (report.findings, report.passed)
+    report = check(small(model=model), only=("initialization.layers",))
+    assert ((), ("initialization.layers",)) == (report.findings, report.passed)
 
 
 class Third(nn.Module):
@@ -221,7 +223,7 @@ class Third(nn.Module):
 
 
 def test_a_matrix_between_the_two_is_no_fault_of_the_scale() -> None:
-    """Behaviour: B A is asked for where an adapter is two matrices, and nothing where no scale of it is claimed."""
+    """Behaviour: B A is checked where an adapter is two matrices, and nothing where no scale of it is claimed."""
 
     def add(model: Any, rank: int, alpha: float) -> nn.Module:
         model.requires_grad_(False)
@@ -252,7 +254,9 @@ def test_examples_that_are_drawn_anew_are_no_other_examples() -> None:
         ids = torch.randint(0, 11, (6, 7), generator=torch.Generator().manual_seed(number))
         return [{"tokens": row[None, :-1], "labels": row[None, 1:]} for row in ids]
 
-    found, told = (check(small(epoch=epoch, augmented=told), only=("data.epochs",)) for told in (False, True))
+    found, told = (
+        check(small(epoch_batches=epoch, random_augmentation=told), only=("data.epochs",)) for told in (False, True)
+    )
     assert ["epoch 1 lacks 6 of epoch 0's 6 rows and has 6 others"] == [each.message for each in found.findings]
     assert ((), ("data.epochs",)) == (told.findings, told.passed)
 
@@ -271,7 +275,7 @@ def in_closure(share: float) -> Subject:
 
         return {"loss": float(optimizer.step(closure))}
 
-    return small(optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1e-2), step=step)
+    return small(optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1e-2), train_step=step)
 
 
 def test_a_gradient_made_in_a_closure_is_seen() -> None:
@@ -282,14 +286,14 @@ def test_a_gradient_made_in_a_closure_is_seen() -> None:
 
 
 def test_shapes_that_are_refused_are_no_wrong_values() -> None:
-    """Behaviour: a quantiser that takes whole blocks alone, and says so, is not asked for others."""
+    """Behaviour: a quantizer that takes whole blocks alone, and says so, is not tried on others."""
 
     def whole(weight: Tensor) -> Tensor:
         if weight.numel() % 64:
             raise AssertionError(f"{weight.numel()} is no multiple of 64")
         return weight
 
-    report = check(small(quantiser=Quantiser(whole)), only=("quantisation.ragged",))
+    report = check(small(quantizer=Quantizer(whole)), only=("quantization.ragged",))
     assert ((), ()) == (report.findings, report.passed)
 
 

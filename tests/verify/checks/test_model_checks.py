@@ -14,7 +14,7 @@ from tests.verify import strangers
 
 SOURCE = Path(strangers.__file__).read_text(encoding="utf-8")
 AREAS = {
-    "attention", "configuration", "data", "determinism", "dtypes", "generation", "initialisation", "loss", "norms",
+    "attention", "configuration", "data", "determinism", "dtypes", "generation", "initialization", "loss", "norms",
     "packing", "positions", "reference", "structure", "text",
 }  # fmt: skip
 OURS = tuple(each.name for each in CHECKS if each.name.partition(".")[0] in AREAS)
@@ -91,24 +91,24 @@ FAULTS = (
           "[Layer(s) for _ in range(s.layers)]", "library", "structure.state"),
     Fault("tied by value", "self.head.weight = self.embed.weight", "self.head.weight.data = self.embed.weight.data",
           "tied", "structure.tying"),
-    # ------------------------------------------------------------------------------------- initialisation
+    # ------------------------------------------------------------------------------------- initialization
     Fault("large embedding", "nn.init.normal_(module.weight, std=0.02)", "nn.init.normal_(module.weight, std=1.0)",
-          "gpt", "initialisation.loss"),
+          "gpt", "initialization.loss"),
     Fault("layers alike", "                nn.init.normal_(p, std=s.scale)",
           "                nn.init.normal_(p, std=s.scale, generator=torch.Generator().manual_seed(p.shape[0]))",
-          "library", "initialisation.layers"),
+          "library", "initialization.layers"),
     Fault("one layer's own scale", "nn.init.normal_(p, std=s.scale)",
           "nn.init.normal_(p, std=s.scale * (3 if p is self.layers[1].down.weight else 1))", "library",
-          "initialisation.layers"),
+          "initialization.layers"),
     Fault("memory as it was", "self.last = Rms(s.width, s.eps)",
           "self.last = Rms(s.width, s.eps)\n        self.last.gain.data[3] = float('nan')", "library",
-          "initialisation.finite"),
+          "initialization.finite"),
     Fault("numbers of its own", "nn.init.normal_(p, std=s.scale)",
           "nn.init.normal_(p, std=s.scale, generator=torch.Generator().manual_seed(torch.Generator().seed()))",
-          "library", "initialisation.seed"),
+          "library", "initialization.seed"),
     Fault("matrices of std 1", "nn.init.normal_(p, std=s.scale)",
           "nn.init.normal_(p, std=s.scale if p is self.embed.weight or p is self.head.weight else 1.0)", "library",
-          "initialisation.scale"),
+          "initialization.scale"),
     # ------------------------------------------------------------------------------------------------ loss
     Fault("not shifted", "logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()",
           "logits.flatten(0, 1).float(), labels.flatten()", "library", "loss.definition"),

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from andon.verify.access.roles import IGNORE
-from andon.verify.checks.quantisation import STD
+from andon.verify.checks.quantization import STD
 from andon.verify.run.runner import check
-from andon.verify.subject import Documents, Quantiser, Subject
+from andon.verify.subject import Documents, Quantizer, Subject
 from tests.verify import strangers
 from tests.verify.small import LENGTH, ROWS, VOCAB, WIDTH, Small, batch, loss, said, small
 
@@ -152,7 +152,7 @@ def shifting(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
     return cross_entropy(model(tokens_BT)[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten())
 
 
-def unlabelled(**parts: Any) -> Subject:
+def unlabeled(**parts: Any) -> Subject:
     """A subject without labels."""
     return small(**{"batch": ids, "loss": shifting, **parts})
 
@@ -302,7 +302,7 @@ def chosen(*, drop: Callable[[list[int], int], int]) -> Callable[[list[int], int
 
 def texts(labels: Callable[[list[int], int], list[int]], **parts: Any) -> Subject:
     """A subject of instructions."""
-    return small(**{"instruct": instructed(labels), "text": read, "end": 2, **parts})
+    return small(**{"encode_instruction": instructed(labels), "decode": read, "eos_id": 2, **parts})
 
 
 # ---------------------------------------------------------------------------------------------- generation and others
@@ -339,9 +339,9 @@ def rounding(weight: Tensor) -> Tensor:
     return (torch.round(blocks / largest * 32) / 32 * largest).reshape(weight.shape)
 
 
-def quantised(round_trip: Callable[[Tensor], Tensor], **parts: Any) -> Subject:
-    """A subject of a quantiser."""
-    return small(quantiser=Quantiser(round_trip, **parts))
+def quantized(round_trip: Callable[[Tensor], Tensor], **parts: Any) -> Subject:
+    """A subject of a quantizer."""
+    return small(quantizer=Quantizer(round_trip, **parts))
 
 
 def spoiled_after_zeros(weight: Tensor) -> Tensor:
@@ -593,12 +593,14 @@ def featured_loss(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
 ODD = {
     "mask with a hole": Odd("attention.influence", lambda: bent(through(hole)), "but not those at"),
     "token that ends early": Odd("attention.influence", lambda: bent(through(short)), "only, and an earlier one does"),
-    "mixture's rows": Odd("attention.rows", lambda: small(mixture=True), "a model without a mixture of experts"),
+    "mixture's rows": Odd(
+        "attention.rows", lambda: small(mixture_of_experts=True), "a model without a mixture of experts"
+    ),
     "mask a row and column": Odd(
-        "attention.padding", lambda: unlabelled(batch=with_mask(ROWS, 1, LENGTH, LENGTH)), "a mask (B, T)"
+        "attention.padding", lambda: unlabeled(batch=with_mask(ROWS, 1, LENGTH, LENGTH)), "a mask (B, T)"
     ),
     "padding without labels": Odd(
-        "attention.padding", lambda: unlabelled(batch=with_mask(ROWS, LENGTH)), "losses with other right padding"
+        "attention.padding", lambda: unlabeled(batch=with_mask(ROWS, LENGTH)), "losses with other right padding"
     ),
     "one loss for all": Odd(
         "autocast.loss", lambda: small(loss=lambda model, _: 0 * model.head.weight.sum() + 1), "with different losses"
@@ -608,11 +610,11 @@ ODD = {
     ),
     # ------------------------------------------------------------------------------------------ configuration
     "norm of another name": Odd(
-        "configuration.norms", lambda: small(configure=renormed, configuration={"eps": 1e-3}), PASSED
+        "configuration.norms", lambda: small(configure=renormed, config_alternatives={"eps": 1e-3}), PASSED
     ),
     "setting that fails": Odd(
         "configuration.sensitivity",
-        lambda: small(configure=lambda **given: Small() if not given else {}["deep"], configuration={"depth": 2}),
+        lambda: small(configure=lambda **given: Small() if not given else {}["deep"], config_alternatives={"depth": 2}),
         "KeyError",
     ),
     "settings without logits": Odd(
@@ -621,12 +623,12 @@ ODD = {
             loss=lambda model, given: pooled(model, given["tokens"]).square().mean(),
             model=lambda: Bent(pooled),
             configure=lambda **_: Bent(pooled),
-            configuration={"idle": 2},
+            config_alternatives={"idle": 2},
         ),
         "settings change nothing: idle",
     ),
     # ------------------------------------------------------------------------------------------ data
-    "targets without labels": Odd("data.targets", unlabelled, "labels in the batch"),
+    "targets without labels": Odd("data.targets", unlabeled, "labels in the batch"),
     "other labels": Odd(
         "data.targets", lambda: pairs(lambda tokens, _: (tokens * 3 + 1) % VOCAB), "the batch's own tokens"
     ),
@@ -649,27 +651,35 @@ ODD = {
         lambda: pairs(lambda _, ahead_BT: torch.full_like(ahead_BT, IGNORE), loss=lambda m, b: m(b[0]).square().mean()),
         "a batch with counted labels",
     ),
-    "epoch without labels": Odd("data.targets", lambda: small(epoch=lambda _: [ids(torch.Generator())]), PASSED),
+    "epoch without labels": Odd(
+        "data.targets", lambda: small(epoch_batches=lambda _: [ids(torch.Generator())]), PASSED
+    ),
     "ends that are no targets": Odd(
-        "data.padding", lambda: small(pad=lambda documents: rows(documents, end=9, begin=10), end=9), "ends of text"
+        "data.padding",
+        lambda: small(collate_padded=lambda documents: rows(documents, end=9, begin=10), eos_id=9),
+        "ends of text",
     ),
     "order of its own": Odd(
         "data.epochs",
         lambda: small(
-            epoch=lambda _: [{"tokens": row[None]} for row in torch.arange(60).view(10, 6)[torch.randperm(10)]]
+            epoch_batches=lambda _: [{"tokens": row[None]} for row in torch.arange(60).view(10, 6)[torch.randperm(10)]]
         ),
-        "asked for twice differs",
+        "differs, read twice,",
     ),
     "one row again": Odd(
-        "data.epochs", lambda: small(epoch=lambda _: [{"tokens": torch.ones(3, 6).long()}]), "are repetitions of others"
+        "data.epochs",
+        lambda: small(epoch_batches=lambda _: [{"tokens": torch.ones(3, 6).long()}]),
+        "are repetitions of others",
     ),
     "long epoch": Odd(
         "data.epochs",
-        lambda: small(epoch=lambda _: [{"tokens": torch.ones(1, 1).long().expand(1100, 2000)}]),
+        lambda: small(epoch_batches=lambda _: [{"tokens": torch.ones(1, 1).long().expand(1100, 2000)}]),
         "epochs of at most 2,000,000 tokens",
     ),
     "nothing held out": Odd(
-        "data.held_out", lambda: small(epoch=lambda _: [batch(torch.Generator())], held_out=list), "and held-out ones"
+        "data.held_out",
+        lambda: small(epoch_batches=lambda _: [batch(torch.Generator())], validation_batches=list),
+        "and held-out ones",
     ),
     # ------------------------------------------------------------------------------------------ determinism, dtypes
     "dropout that is not called": Odd("determinism.train", lambda: built(idle_dropout), "for 2 seeds"),
@@ -681,7 +691,7 @@ ODD = {
         lambda: bent(pooled, loss=lambda model, given: model(given["tokens"]).square().mean()),
         PASSED,
     ),
-    "mixture's steps": Odd("dtypes.smooth", lambda: small(mixture=True), "routes no tokens"),
+    "mixture's steps": Odd("dtypes.smooth", lambda: small(mixture_of_experts=True), "routes no tokens"),
     "float32 alone": Odd("dtypes.smooth", lambda: bent(single), PASSED),
     "weights without a part": Odd("dtypes.smooth", lambda: bent(constant), "changes the logits by 0"),
     "another gradient in half": Odd(
@@ -705,29 +715,29 @@ ODD = {
         lambda: bent(lambda model, tokens: model.head(model.embed(tokens) + model.embed(tokens))),
         "a layer that turns ids into vectors",
     ),
-    # ------------------------------------------------------------------------------------------ initialisation
+    # ------------------------------------------------------------------------------------------ initialization
     "nothing behind a buffer": Odd(
-        "initialisation.finite",
+        "initialization.finite",
         lambda: built(lambda model: model.register_buffer("rest", torch.empty(3, device="meta"))),
         "still on the meta device",
     ),
     "buffer of integers": Odd(
-        "initialisation.finite", lambda: built(lambda model: model.register_buffer("count", torch.arange(3))), PASSED
+        "initialization.finite", lambda: built(lambda model: model.register_buffer("count", torch.arange(3))), PASSED
     ),
     "huge weight": Odd(
-        "initialisation.finite", lambda: built(lambda model: model.mix.bias.data.fill_(1e4)), "usual ones are below"
+        "initialization.finite", lambda: built(lambda model: model.mix.bias.data.fill_(1e4)), "usual ones are below"
     ),
-    "router's part": Odd("initialisation.loss", lambda: small(mixture=True), PASSED),
+    "router's part": Odd("initialization.loss", lambda: small(mixture_of_experts=True), PASSED),
     "known answers": Odd(
-        "initialisation.loss",
+        "initialization.loss",
         lambda: built(lambda model: model.head.weight.data.mul_(0.01), loss=lambda *given: 0.01 * loss(*given)),
         "knows the answers",
     ),
     "nothing at the head": Odd(
-        "initialisation.loss", lambda: built(lambda model: model.head.weight.data.zero_()), "nothing reaches the head"
+        "initialization.loss", lambda: built(lambda model: model.head.weight.data.zero_()), "nothing reaches the head"
     ),
     # ------------------------------------------------------------------------------------------ loss
-    "gradient without labels": Odd("loss.gradient", unlabelled, PASSED),
+    "gradient without labels": Odd("loss.gradient", unlabeled, PASSED),
     "frozen part": Odd("loss.backward", lambda: built(lambda model: model.mix.requires_grad_(False)), PASSED),
     "doubled when kept": Odd("loss.backward", lambda: built(twice_kept), "after 1 backward passes mix.weight.grad"),
     "gradient that ignores": Odd("loss.scale", lambda: bent(unit), "an eighth of the loss gives"),
@@ -740,41 +750,53 @@ ODD = {
     "unknown weights": Odd(
         "loss.definition", lambda: small(batch=weighted, loss=weighted_loss), "what the batch's part 'share' is"
     ),
-    "mixture's loss": Odd("loss.gradient", lambda: small(mixture=True), "a loss without a router's part"),
+    "mixture's loss": Odd("loss.gradient", lambda: small(mixture_of_experts=True), "a loss without a router's part"),
     # ------------------------------------------------------------------------------------------ packing
-    "targets lost together": Odd("packing.conservation", lambda: small(pad=without_last), "targets together and"),
-    "collator of short ones": Odd("packing.conservation", lambda: small(pad=refusing(5, silent=False)), PASSED),
-    "collator that skips": Odd("packing.conservation", lambda: small(pad=refusing(5, silent=True)), PASSED),
+    "targets lost together": Odd(
+        "packing.conservation", lambda: small(collate_padded=without_last), "targets together and"
+    ),
+    "collator of short ones": Odd(
+        "packing.conservation", lambda: small(collate_padded=refusing(5, silent=False)), PASSED
+    ),
+    "collator that skips": Odd("packing.conservation", lambda: small(collate_padded=refusing(5, silent=True)), PASSED),
     "collator of nothing": Odd(
         "packing.conservation",
-        lambda: small(pad=refusing(3, silent=False)),
+        lambda: small(collate_padded=refusing(3, silent=False)),
         "a collator that takes documents of 4 tokens",
     ),
     "one word": Odd(
         "packing.conservation",
-        lambda: small(pad=rows, batch=lambda _: {key: torch.ones(ROWS, LENGTH).long() for key in ("tokens", "labels")}),
+        lambda: small(
+            collate_padded=rows, batch=lambda _: {key: torch.ones(ROWS, LENGTH).long() for key in ("tokens", "labels")}
+        ),
         "a batch with different tokens in it",
     ),
-    "target across a border": Odd("packing.packed", lambda: bent(alone, pack=in_one), "targets; one by one they have"),
-    "document turned": Odd("packing.padded", lambda: bent(alone, pad=backwards), "is not in what was made of it"),
+    "target across a border": Odd(
+        "packing.packed", lambda: bent(alone, collate_packed=in_one), "targets; one by one they have"
+    ),
+    "document turned": Odd(
+        "packing.padded", lambda: bent(alone, collate_padded=backwards), "is not in what was made of it"
+    ),
     "gradient of several": Odd(
-        "packing.padded", lambda: bent(alone, pad=rows, loss=half_of_several), "is not in the documents' own"
+        "packing.padded", lambda: bent(alone, collate_padded=rows, loss=half_of_several), "is not in the documents' own"
     ),
     # ------------------------------------------------------------------------------------------ others
     "recurrence": Odd("positions.average", lambda: library(recurrent=True), "a recurrence adds up"),
-    "levels not said": Odd("quantisation.levels", lambda: quantised(rounding), "quantiser.levels"),
+    "levels not said": Odd("quantization.levels", lambda: quantized(rounding), "quantizer.levels"),
     "nearest level missed": Odd(
-        "quantisation.levels", lambda: quantised(coarse, levels=lambda: torch.arange(-32, 33) / 32), "its nearest level"
+        "quantization.levels", lambda: quantized(coarse, levels=lambda: torch.arange(-32, 33) / 32), "its nearest level"
     ),
-    "zeros that spread": Odd("quantisation.zeros", lambda: quantised(spoiled_after_zeros), "after a block of zeros"),
-    "input scaled": Odd("quantisation.circumstances", lambda: quantised(scaled_in_place), "changes its input by"),
-    "another dtype": Odd("quantisation.noise", lambda: quantised(lambda w: rounding(w).float()), "in torch.float32"),
-    "reference without a graph": Odd("reference.gradients", lambda: small(reference=no_graph), "have a graph to"),
+    "zeros that spread": Odd("quantization.zeros", lambda: quantized(spoiled_after_zeros), "after a block of zeros"),
+    "input scaled": Odd("quantization.circumstances", lambda: quantized(scaled_in_place), "changes its input by"),
+    "another dtype": Odd("quantization.noise", lambda: quantized(lambda w: rounding(w).float()), "in torch.float32"),
+    "reference without a graph": Odd(
+        "reference.gradients", lambda: small(reference_logits=no_graph), "have a graph to"
+    ),
     "part that is not used": Odd(
         "reference.gradients",
         lambda: built(
             lambda model: model.register_parameter("rest", nn.Parameter(torch.ones(2))),
-            reference=lambda model, given: model(given["tokens"]),
+            reference_logits=lambda model, given: model(given["tokens"]),
         ),
         PASSED,
     ),
@@ -791,7 +813,7 @@ ODD = {
         "structure.blocks", lambda: stacked(added, side_by_side), "block 1 is given what block 0 was given"
     ),
     "blocks of other lengths": Odd("structure.blocks", lambda: stacked(added, halved), PASSED),
-    "blocks of codes": Odd("structure.residual", lambda: stacked(added, model=with_codes), "are not quantised"),
+    "blocks of codes": Odd("structure.residual", lambda: stacked(added, model=with_codes), "are not quantized"),
     "nothing finite": Odd("structure.residual", lambda: stacked(divided), "and finite ones"),
     "state that comes late": Odd("structure.state", lambda: small(model=lambda: Late(noted)), "do not fit a new model"),
     "copy without ties": Odd("structure.state", lambda: small(model=Tied), "shares 1 pairs of parameters and a copy 0"),
@@ -818,9 +840,9 @@ ODD = {
     "refused in training": Odd("gradients.parameters", lambda: bent(in_training), "no backend for training"),
     "features in the batch": Odd("gradients.inputs", lambda: small(batch=featured, loss=featured_loss), PASSED),
     "loss of torch's own": Odd("loss.precision", lambda: small(loss=torch.dot), "Subject.loss raised TypeError"),
-    "parts of a mixture": Odd("structure.parameters", lambda: small(mixture=True), PASSED),
+    "parts of a mixture": Odd("structure.parameters", lambda: small(mixture_of_experts=True), PASSED),
     # ------------------------------------------------------------------------------------------ text
-    "two ends": Odd("text.marks", lambda: small(encode=marked(end=2), end=2), "closes with 2 end marks"),
+    "two ends": Odd("text.marks", lambda: small(encode=marked(end=2), eos_id=2), "closes with 2 end marks"),
     "no end known": Odd("text.marks", lambda: small(encode=marked()), PASSED),
     "labels of another length": Odd("text.instruction", lambda: texts(lambda ids, at: under(ids, at)[:-1]), "labels"),
     "nothing trained": Odd("text.instruction", lambda: texts(lambda ids, _: [IGNORE] * len(ids)), "none of an"),
@@ -829,7 +851,7 @@ ODD = {
     ),
     "prompts that differ": Odd(
         "text.instruction",
-        lambda: texts(lambda ids, at: under(ids, at - (at > 18)), text=None),
+        lambda: texts(lambda ids, at: under(ids, at - (at > 18)), decode=None),
         "one answer to two prompts has",
     ),
     "labels ahead": Odd("text.instruction", lambda: texts(ahead), PASSED),
@@ -838,9 +860,9 @@ ODD = {
         lambda: texts(lambda ids, at: [IGNORE] * at + [7] * (len(ids) - at)),
         "must be one or the other",
     ),
-    "no decoder": Odd("text.instruction", lambda: texts(under, text=None), PASSED),
+    "no decoder": Odd("text.instruction", lambda: texts(under, decode=None), PASSED),
     "answer that reads otherwise": Odd(
-        "text.instruction", lambda: texts(under, text=lambda token_ids: read(token_ids).upper()), "and the answer is"
+        "text.instruction", lambda: texts(under, decode=lambda token_ids: read(token_ids).upper()), "and the answer is"
     ),
 }
 

@@ -16,7 +16,7 @@ from andon.verify.access.roles import IGNORE
 from andon.verify.run.runner import check
 from andon.verify.subject import Adapters, Subject
 from tests.verify import loops
-from tests.verify.checks.test_odd_models import PASSED, Odd, built, unlabelled
+from tests.verify.checks.test_odd_models import PASSED, Odd, built, unlabeled
 from tests.verify.small import VOCAB, WIDTH, Small, batch, loss, said, small
 
 pytestmark = pytest.mark.long
@@ -152,7 +152,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 def stepping(act: Act, **parts: Any) -> Subject:
     """The small subject with a step."""
-    return small(**{"step": act, "optimizer": adamw, **parts})
+    return small(**{"train_step": act, "optimizer": adamw, **parts})
 
 
 # ---------------------------------------------------------------------------------------------- optimizers
@@ -317,7 +317,7 @@ def with_graph(model: nn.Module, batches: list[Any]) -> Tensor:
 
 def by_ids(model: nn.Module, batches: list[Any]) -> float:
     """The mean of what has no labels."""
-    mean = unlabelled().loss
+    mean = unlabeled().loss
     with torch.no_grad():
         return sum(float(mean(model, each)) for each in batches) / len(batches)
 
@@ -335,7 +335,7 @@ class Ticking:
 
 def rated(rate: Callable[[int], float], **settings: float) -> Subject:
     """A subject of a rate with a peak of 1."""
-    return small(rate=rate, settings={"learning_rate": 1.0, **settings})
+    return small(lr_at=rate, hyperparameters={"learning_rate": 1.0, **settings})
 
 
 # ---------------------------------------------------------------------------------------------- adapters
@@ -449,7 +449,7 @@ def save_unmerged(model: Any, _: Path) -> None:
 
 def adapted(*parts: Any, model: Callable[[], nn.Module] = Small, **settings: float) -> Subject:
     """The small subject with adapters."""
-    return small(adapters=Adapters(*parts), model=model, settings=settings)
+    return small(adapters=Adapters(*parts), model=model, hyperparameters=settings)
 
 
 def spare(model: Any) -> None:
@@ -516,9 +516,9 @@ def taken(model: nn.Module, given: Any) -> Tensor:
 
 ODD = {
     # ------------------------------------------------------------------------------------------ accumulation
-    "many rows of a mixture": Odd("accumulation.many", lambda: stepping(plainly, mixture=True), PASSED),
-    "parts of a mixture": Odd("accumulation.gradient", lambda: stepping(plainly, mixture=True), PASSED),
-    "loop of a mixture": Odd("updates.gradient", lambda: script(mixture=True, step=None), MIXTURE),
+    "many rows of a mixture": Odd("accumulation.many", lambda: stepping(plainly, mixture_of_experts=True), PASSED),
+    "parts of a mixture": Odd("accumulation.gradient", lambda: stepping(plainly, mixture_of_experts=True), PASSED),
+    "loop of a mixture": Odd("updates.gradient", lambda: script(mixture_of_experts=True, train_step=None), MIXTURE),
     "nothing reported": Odd("accumulation.reported_loss", lambda: stepping(quietly), "loss among what the step"),
     "first step that reports nothing": Odd("updates.logged_loss", lambda: stepping(quietly), PASSED),
     "optimizer without hooks": Odd(
@@ -526,24 +526,28 @@ ODD = {
     ),
     # ------------------------------------------------------------------------------------------ clipping
     "threshold of 0": Odd(
-        "clipping.bound", lambda: stepping(plainly, settings={"grad_clip": 0.0}), "settings['grad_clip'] above 0"
+        "clipping.bound",
+        lambda: stepping(plainly, hyperparameters={"grad_clip": 0.0}),
+        "hyperparameters['grad_clip'] above 0",
     ),
     "step that raises": Odd("clipping.non_finite", lambda: stepping(refusing), PASSED),
     "gradient emptied": Odd("clipping.non_finite", lambda: stepping(emptied), PASSED),
     "moments not put back": Odd(
-        "clipping.non_finite", lambda: stepping(put_back, settings={"skips_nonfinite": 1}), "6 of 6 steps with"
+        "clipping.non_finite", lambda: stepping(put_back, hyperparameters={"skips_nonfinite": 1}), "6 of 6 steps with"
     ),
     "parameter without a gradient": Odd(
         "clipping.non_finite",
-        lambda: stepping(plainly, model=built(rest).model, settings={"skips_nonfinite": 1}),
+        lambda: stepping(plainly, model=built(rest).model, hyperparameters={"skips_nonfinite": 1}),
         "2 of 6 steps with",
     ),
     # ------------------------------------------------------------------------------------------ evaluation
     "evaluation of a mixture": Odd(
-        "evaluation.cut", lambda: small(validate=validated, mixture=True), "whose tokens do not share experts"
+        "evaluation.cut",
+        lambda: small(validate=validated, mixture_of_experts=True),
+        "whose tokens do not share experts",
     ),
     "batches of one size": Odd("evaluation.cut", lambda: small(validate=validated), PASSED),
-    "batches without labels": Odd("evaluation.mean", lambda: unlabelled(validate=by_ids), PASSED),
+    "batches without labels": Odd("evaluation.mean", lambda: unlabeled(validate=by_ids), PASSED),
     "evaluation that writes": Odd(
         "evaluation.traces", lambda: small(validate=counting), "changes 1 tensors of the model: mix.bias"
     ),
@@ -588,7 +592,7 @@ ODD = {
     # ------------------------------------------------------------------------------------------ optimizers
     "listed twice": Odd("optimizer.membership", lambda: small(optimizer=listed_twice), "of which only 4 are different"),
     "rates of its own": Odd(
-        "optimizer.settings", lambda: small(optimizer=two_rates, settings={"learning_rate": 0.1}), PASSED
+        "optimizer.settings", lambda: small(optimizer=two_rates, hyperparameters={"learning_rate": 0.1}), PASSED
     ),
     "decay beyond 1": Odd(
         "optimizer.settings",
@@ -603,12 +607,16 @@ ODD = {
     "halves without updates": Odd("optimizer.survival", lambda: halves(1e-5, idly), "at rates below their rounding"),
     "halves at a large rate": Odd("optimizer.survival", lambda: halves(1.0), "at rates below their rounding"),
     # ------------------------------------------------------------------------------------------ runs
-    "augmented run": Odd("resume.epochs", lambda: script(augmented=True), "whose examples stay as they are"),
+    "augmented run": Odd("resume.epochs", lambda: script(random_augmentation=True), "whose examples stay as they are"),
     "run on vectors": Odd(
-        "resume.epochs", lambda: looping(on_vectors, settings={"epoch_steps": 2}), "that is called with token ids"
+        "resume.epochs",
+        lambda: looping(on_vectors, hyperparameters={"epoch_steps": 2}),
+        "that is called with token ids",
     ),
     "step on vectors": Odd("updates.gradient", lambda: looping(on_vectors), "that is called with token ids"),
-    "run without epochs": Odd("resume.epochs", lambda: looping(settings={"epoch_steps": 2}), "of them are not in both"),
+    "run without epochs": Odd(
+        "resume.epochs", lambda: looping(hyperparameters={"epoch_steps": 2}), "of them are not in both"
+    ),
     "resumed run that wanders": Odd("resume.continuation", lambda: script(loop=Wandering), "that is deterministic"),
     "resumed in double": Odd(
         "resume.continuation", lambda: looping(resume=in_double), "is torch.float32 and torch.float64"
@@ -630,22 +638,24 @@ ODD = {
         lambda: rated(lambda step: max(0.0, 1 - 0.009 * step), steps=100, min_ratio=0.1),
         "beyond the last step the rate goes on",
     ),
-    "run without updates": Odd("schedule.run", lambda: looping(idly, settings={"learning_rate": 1e-3}), ONCE),
+    "run without updates": Odd("schedule.run", lambda: looping(idly, hyperparameters={"learning_rate": 1e-3}), ONCE),
     "rates of no updates": Odd("schedule.applied", lambda: looping(idly), ONCE),
     "below the peak": Odd(
-        "schedule.run", lambda: looping(settings={"learning_rate": 1e-2}), "the rate is 0.001 at most"
+        "schedule.run", lambda: looping(hyperparameters={"learning_rate": 1e-2}), "the rate is 0.001 at most"
     ),
     "run that dips": Odd(
         "schedule.run",
-        lambda: looping(rates=(0.2, 0.1, 0.5, 1.0), settings={"learning_rate": 1.0, "warmup_steps": 3}),
+        lambda: looping(rates=(0.2, 0.1, 0.5, 1.0), hyperparameters={"learning_rate": 1.0, "warmup_steps": 3}),
         "in the warm-up of 3 updates the rate falls from 0.2 to 0.1",
     ),
     "run that begins at its peak": Odd(
         "schedule.run",
-        lambda: looping(rates=(1.0, 1.0, 1.0), settings={"learning_rate": 1.0, "warmup_steps": 3}),
+        lambda: looping(rates=(1.0, 1.0, 1.0), hyperparameters={"learning_rate": 1.0, "warmup_steps": 3}),
         "the first of 3 warm-up updates is made at 1, the peak",
     ),
-    "schedule without a state": Odd("schedule.state", lambda: small(schedule=Ticking), "a schedule with state_dict"),
+    "schedule without a state": Odd(
+        "schedule.state", lambda: small(lr_scheduler=Ticking), "a schedule with state_dict"
+    ),
     # ------------------------------------------------------------------------------------------ updates
     "frozen part that moves": Odd(
         "updates.movement",
@@ -678,11 +688,11 @@ ODD = {
     "no copy can step": Odd(
         "updates.arithmetic", lambda: stepping(plainly, optimizer=Bound), "an optimizer of which a copy can step"
     ),
-    "two updates": Odd("updates.gradient", lambda: stepping(twice), "(Subject.step made 2)"),
+    "two updates": Odd("updates.gradient", lambda: stepping(twice), "(Subject.train_step made 2)"),
     "update without a gradient": Odd("updates.gradient", lambda: stepping(emptily), "over the model's own parameters"),
     "part that gets no gradient": Odd("updates.gradient", lambda: stepping(plainly, model=built(rest).model), PASSED),
     "few labels and a collator": Odd(
-        "accumulation.gradient", lambda: stepping(plainly, batch=beginning, pad=list), PASSED
+        "accumulation.gradient", lambda: stepping(plainly, batch=beginning, collate_padded=list), PASSED
     ),
     "another model beside it": Odd("updates.single", lambda: stepping(beside), PASSED),
     "two optimizers": Odd("updates.single", lambda: stepping(plainly, optimizer=Both), PASSED),

@@ -18,7 +18,7 @@ from andon.verify.subject import Subject
 from tests.verify import loops
 
 AREAS = (
-    "accumulation", "adapters", "clipping", "evaluation", "memory", "optimizer", "quantisation", "resume", "schedule",
+    "accumulation", "adapters", "clipping", "evaluation", "memory", "optimizer", "quantization", "resume", "schedule",
     "updates",
 )  # fmt: skip
 
@@ -61,9 +61,9 @@ def test_a_warm_up_from_zero_has_to_be_said() -> None:
     """Behaviour: the first of several warm-up updates may have no rate where that is said, and no other one ever."""
 
     def findings(zeros: int, **settings: float) -> list[str]:
-        rate = {"rate": lambda step: 0.0 if step < zeros else min(1.0, step / 4)}
+        rate = {"lr_at": lambda step: 0.0 if step < zeros else min(1.0, step / 4)}
         report = check(
-            replace(loops.script(), **rate, settings={"learning_rate": 1.0, **settings}), only=["schedule.start"]
+            replace(loops.script(), **rate, hyperparameters={"learning_rate": 1.0, **settings}), only=["schedule.start"]
         )
         return [finding.check for finding in report.findings]
 
@@ -108,7 +108,7 @@ def test_other_optimizers_pass(name: str, dtype: torch.dtype) -> None:
         optimizer.step()
         return {"loss": float(sum(loss.detach() for loss in losses))}
 
-    report = check(replace(loops.own(dtype), optimizer=build, step=step), only=AREAS)
+    report = check(replace(loops.own(dtype), optimizer=build, train_step=step), only=AREAS)
     assert [] == [(finding.check, finding.message) for finding in report.findings]
 
 

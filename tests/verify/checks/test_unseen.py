@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
 from andon.verify.access.batches import one_document
-from andon.verify.observation.runs import trace
-from andon.verify.observation.step_trace import observe
+from andon.verify.observation.runs import token_rows
+from andon.verify.observation.step_trace import trace_step
 from andon.verify.run.runner import check
 from andon.verify.subject import Subject
 from tests.subjects import qlora
@@ -27,7 +27,7 @@ def found(subject: Subject, name: str) -> str:
     report = check(subject, only=(name,))
     if report.findings:
         return report.findings[0].message
-    return "passed" if name in report.passed else f"not asked: {report.not_applicable[name]}"
+    return "passed" if name in report.passed else f"not run: {report.not_applicable[name]}"
 
 
 @pytest.mark.tier2
@@ -43,7 +43,7 @@ def test_rows_without_their_padding_have_positions_throughout() -> None:
     assert [[2, 3, 4, 5, 6]] * 2 == one_document(small(), late)["position_ids"].tolist()
 
 
-class Asked(Small):
+class Recorded(Small):
     """Is given a mask after its tokens."""
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -55,9 +55,9 @@ class Asked(Small):
 @pytest.mark.tier2
 def test_a_mask_that_comes_by_position_is_one() -> None:
     """Behaviour: padding is left out of a step's rows, whichever way the model was given its mask."""
-    model, tokens, mask = Asked(), torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
-    step = observe(model, lambda: {"loss": float(model(tokens, mask).sum().detach())})
-    assert [(1, 2, 3), (4, 5)] == trace(step)
+    model, tokens, mask = Recorded(), torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    step = trace_step(model, lambda: {"loss": float(model(tokens, mask).sum().detach())})
+    assert [(1, 2, 3), (4, 5)] == token_rows(small(), step)
 
 
 class Gated(Small):
@@ -110,7 +110,7 @@ class Rounding(Small):
 
 @pytest.mark.long
 def test_a_gradient_that_is_off_by_little_is_found_in_code_that_casts() -> None:
-    """Behaviour: what casts to float32 by itself is asked in float64 all the same."""
+    """Behaviour: what casts to float32 by itself is checked in float64 all the same."""
     assert "passed" == found(small(model=Rounding), "gradients.parameters")
     assert "autograd says" in found(small(model=lambda: Rounding(1e-4)), "gradients.parameters")
 
@@ -184,7 +184,7 @@ def mixed_loss(model: nn.Module, batch: Any, *, twice: bool = False) -> Tensor:
 
 def mixture(fault: str = "", **parts: Any) -> Subject:
     """A mixture of experts."""
-    given: dict[str, Any] = {"model": lambda: Mixture(fault), "loss": mixed_loss, "mixture": True}
+    given: dict[str, Any] = {"model": lambda: Mixture(fault), "loss": mixed_loss, "mixture_of_experts": True}
     return small(**given | parts)
 
 
@@ -228,7 +228,7 @@ def stepping(divided: bool, reported: Callable[[nn.Module, Any], Tensor]) -> Cal
 @pytest.mark.long
 def test_a_mixtures_micro_batches_of_one_size_are_asked() -> None:
     """Behaviour: micro-batches that are not divided by their number are found; the mean of each with its own passes."""
-    clean, planted = (mixture(step=stepping(divided, mixed_loss)) for divided in (True, False))
+    clean, planted = (mixture(train_step=stepping(divided, mixed_loss)) for divided in (True, False))
     assert "passed" == found(clean, "accumulation.gradient")
     assert "differs by" in found(planted, "accumulation.gradient")
 
@@ -244,7 +244,7 @@ def test_a_mixture_may_report_its_loss_without_the_routers_part() -> None:
         def validate(model: nn.Module, batches: list[Any]) -> float:
             return sum(float(shown(model, each)) for each in batches) / len(batches)
 
-        return mixture(step=stepping(divided=True, reported=shown), validate=validate)
+        return mixture(train_step=stepping(divided=True, reported=shown), validate=validate)
 
     for name, message in (("updates.logged_loss", "reports a loss of"), ("evaluation.mean", "the mean over")):
         assert "passed" == found(valued(1.0), name)
@@ -265,7 +265,7 @@ ORDERS = ([0, 1, 2, 3, 4, 5, 6], [6, 2, 4, 0, 5, 1, 3], [3, 5, 6, 1, 2, 0, 4])
 def test_an_epoch_may_leave_out_what_fills_no_batch() -> None:
     """Behaviour: full batches may lack another row each epoch; a row that others have in its place is a finding."""
     dropped, doubled = (
-        small(epoch=lambda number, size=size, count=count: rows([*ORDERS[number]][:count], size))
+        small(epoch_batches=lambda number, size=size, count=count: rows([*ORDERS[number]][:count], size))
         for size, count in ((3, 6), (1, 6))
     )
     assert "passed" == found(dropped, "data.epochs")
@@ -277,7 +277,10 @@ def test_an_augmented_epoch_is_another_one() -> None:
     """Behaviour: examples that are said to be drawn anew may not be those of the epoch before; other ones pass."""
 
     def epochs(anew: int) -> Subject:
-        return small(epoch=lambda number: [batch(torch.Generator().manual_seed(anew * number))] * 2, augmented=True)
+        return small(
+            epoch_batches=lambda number: [batch(torch.Generator().manual_seed(anew * number))] * 2,
+            random_augmentation=True,
+        )
 
     assert "passed" == found(epochs(1), "data.epochs")
     assert "are those of epoch 0 in their order" in found(epochs(0), "data.epochs")
@@ -291,8 +294,10 @@ def test_targets_two_ahead_in_an_epoch_are_found() -> None:
         ids = (torch.arange(LENGTH + 3) * 4 + torch.arange(3)[:, None]) % VOCAB
         return [{"tokens": ids[:, :LENGTH], "labels": ids[:, steps : steps + LENGTH]}]
 
-    assert "passed" == found(small(epoch=lambda _: ahead(1), held_out=lambda: ahead(1)), "data.targets")
-    for parts in ({"epoch": lambda _: ahead(2)}, {"held_out": lambda: ahead(2)}):
+    assert "passed" == found(
+        small(epoch_batches=lambda _: ahead(1), validation_batches=lambda: ahead(1)), "data.targets"
+    )
+    for parts in ({"epoch_batches": lambda _: ahead(2)}, {"validation_batches": lambda: ahead(2)}):
         assert "targets are the token 2 ahead" in found(small(**parts), "data.targets")
 
 
@@ -302,11 +307,11 @@ def test_a_model_that_sees_both_sides_is_not_shown_its_targets() -> None:
 
     def masked(hidden: bool) -> Subject:
         tokens = batch(torch.Generator().manual_seed(0))["tokens"]
-        asked = torch.zeros_like(tokens, dtype=torch.bool)
-        asked[:, 2] = True
-        parts = {"labels": tokens.masked_fill(~asked, -100)}
-        parts["tokens"] = tokens.masked_fill(asked, VOCAB) if hidden else tokens
-        return small(epoch=lambda _: [parts], causal=False)
+        chosen = torch.zeros_like(tokens, dtype=torch.bool)
+        chosen[:, 2] = True
+        parts = {"labels": tokens.masked_fill(~chosen, -100)}
+        parts["tokens"] = tokens.masked_fill(chosen, VOCAB) if hidden else tokens
+        return small(epoch_batches=lambda _: [parts], causal=False)
 
     assert "passed" == found(masked(hidden=True), "data.targets")
     assert "3 of the 3 tokens" in found(masked(hidden=False), "data.targets")
@@ -314,7 +319,7 @@ def test_a_model_that_sees_both_sides_is_not_shown_its_targets() -> None:
 
 @pytest.mark.tier2
 @pytest.mark.parametrize(
-    ("late", "outcome"), [(0, "passed"), (8, "Subject.rate: at step 20 the rate falls by"), (30, "not asked")]
+    ("late", "outcome"), [(0, "passed"), (8, "Subject.lr_at: at step 20 the rate falls by"), (30, "not run")]
 )
 def test_a_fall_that_begins_with_a_jump_is_found(late: int, outcome: str) -> None:
     """Behaviour: a cool-down that is counted from elsewhere begins with a jump; stairs, flat between jumps, pass."""
@@ -324,7 +329,7 @@ def test_a_fall_that_begins_with_a_jump_is_found(late: int, outcome: str) -> Non
             return 0.1 ** (step // 10)
         return min(1.0, max(0.0, (40 - late - step) / 20)) if step >= 20 else 1.0
 
-    subject = small(rate=rate, settings={"learning_rate": 1.0, "steps": 40, "warmup_steps": 0})
+    subject = small(lr_at=rate, hyperparameters={"learning_rate": 1.0, "steps": 40, "warmup_steps": 0})
     assert found(subject, "schedule.decline").startswith("passed" if late == 30 else outcome)
 
 
@@ -374,7 +379,9 @@ def test_a_momentum_that_the_step_sets_is_the_optimizers_own(spoiled: bool) -> N
                 parameter.mul_(0.999)
         return {}
 
-    subject = replace(loops.own(), optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.5), step=step)
+    subject = replace(
+        loops.own(), optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.5), train_step=step
+    )
     assert ("passed" == found(subject, "updates.arithmetic")) != spoiled
 
 
@@ -402,6 +409,6 @@ def test_the_peak_is_that_of_the_fastest_group(share: float) -> None:
             self.optimizer.step()
             return {"loss": float(value.detach())}
 
-    subject = replace(loops.own(), loop=Paced, settings={"learning_rate": 1e-2, "warmup_steps": 2})
+    subject = replace(loops.own(), loop=Paced, hyperparameters={"learning_rate": 1e-2, "warmup_steps": 2})
     outcome = found(subject, "schedule.run")
     assert outcome.startswith("passed" if math.isclose(share, 1.0) else "Subject.loop: after 6 updates, 2 of warm-up")

@@ -1,0 +1,97 @@
+"""The logits of anybody's model: given, returned, or seen while the loss is taken.
+
+Legend: B batch, T time, V vocab.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from andon.verify.access.calls import loss_of
+from andon.verify.access.roles import fields, find, is_keyed
+from andon.verify.access.targets import tokens_of
+from andon.verify.errors import NotApplicable
+from andon.verify.subject import Batch, Subject
+
+_CAPTURED = WeakIdKeyDictionary()  # subjects whose logits are only seen while the loss is taken
+
+
+def logits_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B, T, V) of a batch's tokens: `Subject.logits`, or what the model returns for the batch's inputs.
+
+    Where the model cannot be called so, they are taken from what its head returns while the loss is computed.
+
+    Raises:
+        NotApplicable: there are none of this shape.
+    """
+    tokens_BT = tokens_of(subject, batch)
+    if subject.logits is not None:
+        logits = subject.logits(model, batch)
+    elif subject in _CAPTURED:
+        logits = _captured(subject, model, batch)
+    else:
+        logits = _called(subject, model, batch)
+        if not _are_logits(logits, tokens_BT):
+            returned, logits = logits, _captured(subject, model, batch)
+            if logits is None:
+                logits = returned
+            else:
+                _CAPTURED[subject] = True
+    if not isinstance(logits, Tensor) or not _are_logits(logits, tokens_BT):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise NotApplicable(
+            f"logits (B, T, V) for tokens {tuple(tokens_BT.shape)}, not {shape}: give Subject(logits=...)"
+        )
+    return logits
+
+
+def _called(subject: Subject, model: nn.Module, batch: Batch) -> Any:
+    """What the model returns for the batch's inputs; None where it cannot be called so."""
+    parts, found = fields(batch), find(batch, subject.roles)
+    left_out = {found.get("labels"), found.get("counted")}
+    inputs = {key: value for key, value in parts.items() if key not in left_out and value is not None}
+    named = is_keyed(batch) and all(isinstance(key, str) for key in inputs)
+    if not named and set(inputs) != {found["tokens"]}:
+        return None
+    try:
+        named_inputs = {str(key): value for key, value in inputs.items()}
+        output = model(**named_inputs) if named else model(inputs[found["tokens"]])
+    except TypeError:
+        return None
+    return _logits_in(output)
+
+
+def _logits_in(output: Any) -> Any:
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    output = getattr(output, "logits", output)
+    if isinstance(output, tuple | list):
+        return next((each for each in output if isinstance(each, Tensor) and each.dim() == 3), None)
+    return output
+
+
+def _captured(subject: Subject, model: nn.Module, batch: Batch) -> Tensor | None:
+    """The last output of shape (B, T, V) of the model, or of a module with a matrix of V rows, while it is trained."""
+    tokens_BT = tokens_of(subject, batch)
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, _args: object, output: Any) -> None:
+        logits = _logits_in(output)
+        heads = [w for w in module.parameters(recurse=False) if w.dim() == 2]
+        if _are_logits(logits, tokens_BT) and (module is model or any(len(w) == logits.shape[-1] for w in heads)):
+            seen.append(logits)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        loss_of(subject, model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen[-1] if seen else None
+
+
+def _are_logits(value: Any, tokens_BT: Tensor) -> bool:
+    fits = isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == tokens_BT.shape
+    return fits and value.is_floating_point() and value.shape[-1] > int(tokens_BT.max())

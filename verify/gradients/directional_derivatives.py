@@ -1,0 +1,163 @@
+"""A scalar function of named tensors at one point: autograd's gradient there, and differences along any direction."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from andon.verify.access.calls import seeded
+from andon.verify.gradients.differences import Derivative, derivative, noise
+from andon.verify.observation.tolerances import rms
+
+Direction = dict[str, Tensor]
+RELATIVE_STEP = 0.05  # first step, as a share of each tensor's rms
+SMALLER = (1.0, 1e-2, 1e-4)  # times the first step, where kinks or jumps lie within it
+RISE = 0.05  # largest share of the value that a first step is to change it by
+OWN_ROUNDING = 100.0  # autograd's own rounding, in units of the value's relative noise
+THIRD = 1 / 3  # of the value, whose gradient is a third but for rounding
+BACKWARD = 10.0  # the backward pass's own rounding, in units of what a third of it is off by
+SINGLE = 1e-6  # what single precision within a backward pass explains; what is off by more is no rounding
+
+
+class Comparison(NamedTuple):
+    """Autograd's derivative along a direction beside that of differences."""
+
+    autograd: float
+    differences: float
+    size: float  # what a derivative along such a direction is like: errors are shares of it
+    tolerance: float
+
+    @property
+    def error(self) -> float:
+        """How far the two are apart; NaN where there is no number."""
+        return self.differences - self.autograd
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains the error."""
+        return abs(self.error) <= self.tolerance
+
+
+class DirectionalDerivatives:
+    """Evaluates `function()` while the tensors that it reads are moved, and puts them back each time.
+
+    The tensors are leaves that require gradients; one that gets none has gradient zero. Each evaluation draws the same
+    random numbers.
+    """
+
+    def __init__(self, function: Callable[[], Tensor], leaves: Mapping[str, Tensor], rtol: float) -> None:
+        self.function, self.leaves, self.rtol = function, leaves, rtol
+        self.base = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        self.value, self.gradients = self._differentiate()
+        self.backward = self._backward_rounding()
+        typical = [size for size in map(rms, self.base.values()) if size > 0]
+        fallback = sorted(typical)[len(typical) // 2] if typical else 1.0
+        self.scales = {name: rms(base) or fallback for name, base in self.base.items()}
+        self.norms = {name: float(gradient.norm()) for name, gradient in self.gradients.items()}
+        sizes = {name: norm * self.scales[name] for name, norm in self.norms.items()}
+        moving = sorted(size for size in sizes.values() if size > 0)
+        middle = moving[len(moving) // 2] if moving else 0.0
+        # less for a tensor whose gradient would drown the others'
+        self.balanced = {
+            name: scale * min(1.0, middle / sizes[name] if sizes[name] else 1.0) for name, scale in self.scales.items()
+        }
+        self.floor = max(1e-4 * middle, 1e-12 * abs(float(self.value)), 1e-300)
+        self.entries = sum(leaf.numel() for leaf in leaves.values())
+        self.evaluations = 0
+        self._noises: dict[float, float] = {}
+
+    def _backward_rounding(self) -> float:
+        """How far a third of the gradient is off that of a third of the value, as a share of it.
+
+        A kernel may sum in float32 whatever it is given. What is off by more is a fault, which counts as 0 here.
+        """
+        parts = self._differentiate(THIRD)[1]
+        whole = math.hypot(*(float(gradient.norm()) for gradient in self.gradients.values()))
+        off = math.hypot(*(float((parts[name] / THIRD - each).norm()) for name, each in self.gradients.items()))
+        return off / whole if off < SINGLE * whole else 0.0
+
+    def _differentiate(self, share: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        for leaf in self.leaves.values():
+            leaf.grad = None
+        with seeded(), torch.enable_grad():
+            value = self.function()
+            if value.requires_grad:
+                (value * share).backward()
+        gradients = {
+            name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in self.leaves.items()
+        }
+        return value.detach(), {name: gradient.double() for name, gradient in gradients.items()}
+
+    def along(self, direction: Direction) -> Callable[[float], float]:
+        """The function's value at a distance along a direction."""
+        moves = [
+            (self.leaves[name].detach(), self.base[name], v.to(self.base[name].dtype)) for name, v in direction.items()
+        ]
+
+        def value(distance: float) -> float:
+            self.evaluations += 1
+            with seeded(), torch.no_grad():
+                for leaf, base, v in moves:
+                    torch.add(base, v, alpha=distance, out=leaf)
+                result = float(self.function().detach())
+                for leaf, base, _ in moves:
+                    leaf.copy_(base)
+            return result
+
+        return value
+
+    def signs(self, names: tuple[str, ...], seed: int) -> Direction:
+        """Each entry moves by its tensor's scale, up or down at random: so each weighs the same, and none is missed."""
+        generator = torch.Generator().manual_seed(seed)
+        direction = {}
+        for name in names:
+            base = self.base[name]
+            signs = torch.randint(0, 2, base.shape, generator=generator, dtype=torch.int8).to(base.device).double()
+            direction[name] = signs.mul_(2).sub_(1).mul_(self.balanced[name])
+        return direction
+
+    def along_gradient(self, names: tuple[str, ...]) -> Direction:
+        """Along the gradient itself, where a wrong scale shows in full."""
+        return {
+            name: self.gradients[name] * (self.balanced[name] / (rms(self.gradients[name]) or 1.0)) for name in names
+        }
+
+    def entry(self, name: str, place: int) -> Direction:
+        """One entry alone, by its place in the flattened tensor."""
+        direction = torch.zeros_like(self.base[name], dtype=torch.float64)
+        direction.view(-1)[place] = self.scales[name]
+        return {name: direction}
+
+    def rounding(self, share: float) -> float:
+        """The standard deviation of rounding in one value, seen on the scale of that share of the first step."""
+        if share not in self._noises:
+            floor = torch.finfo(self.value.dtype).eps * abs(float(self.value))
+            probe = self.along(self.signs(tuple(self.leaves), 0))
+            self._noises[share] = max(noise(probe, share * RELATIVE_STEP / 16), floor)
+        return self._noises[share]
+
+    def typical(self, name: str) -> float:
+        """What the derivative along one entry of a tensor is like."""
+        return self.norms[name] * self.scales[name] / math.sqrt(self.base[name].numel())
+
+    def compare(self, direction: Direction, rtol: float | None = None, size: float = 0.0) -> Comparison:
+        """Autograd's derivative and that of differences, with the tolerance that rounding explains.
+
+        `size` is the least that errors are measured against; without it, a small share of the whole gradient.
+        """
+        own = OWN_ROUNDING * self.rounding(SMALLER[-1]) / max(abs(float(self.value)), 1e-300)
+        rtol = max(rtol or self.rtol, own, BACKWARD * self.backward)
+        expected = math.fsum(float((self.gradients[name] * v).sum()) for name, v in direction.items())
+        spread = math.hypot(*(float((self.gradients[name] * v).norm()) for name, v in direction.items()))
+        size = max(spread, abs(expected), size or self.floor)
+        rise = RISE * max(abs(float(self.value)), 1e-3) / max(abs(expected), 1e-300)
+        step, function = min(RELATIVE_STEP, rise), self.along(direction)
+        found = Derivative(math.nan, math.inf, math.inf)
+        for share, finer in zip(SMALLER, (*SMALLER[1:], 0.0), strict=True):
+            other = derivative(function, share * step, self.rounding(share), wanted=rtol * size / 8)
+            found = min(found, other, key=lambda each: each.error)
+            if found.error <= rtol * size or not finer or self.rounding(finer) / finer >= self.rounding(share) / share:
+                break  # a smaller step is worth its rounding only where kinks lie within the larger one
+        return Comparison(expected, found.value, size, rtol * size + 2 * found.error)

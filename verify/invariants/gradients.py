@@ -1,0 +1,88 @@
+"""What an update is made of: each parameter's gradient arrives, and it is this step's alone."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from andon.verify.invariants.watched import PATIENCE, Watched, listed
+
+GROWING = 3  # steps in which the last gradient was still there
+PARALLEL = 0.99  # gradients so alike that one cannot be told from the other
+
+
+class GradientsReach:
+    """Within the first steps each trainable parameter has had a gradient."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.watched = watched
+        self._waiting = {name for name, p in watched.parameters.items() if p.requires_grad}
+
+    def before(self) -> None:
+        """Strike out those that have one."""
+        parameters = self.watched.parameters
+        self._waiting = {name for name in self._waiting if name in parameters and parameters[name].grad is None}
+        if self._waiting and self.watched.steps == PATIENCE:
+            self.watched.found(
+                "gradients",
+                f"after {self.watched.steps} steps no gradient has reached {listed(self._waiting)}",
+                "Look for detach, no_grad and for layers that the loss does not use.",
+            )
+
+    def after(self) -> None:
+        """Nothing."""
+
+
+class FreshGradients:
+    """An update's gradient holds nothing of the step before, seen on one matrix: the probe."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.watched = watched
+        matrices = [(name, p) for name, p in watched.parameters.items() if p.requires_grad and p.dim() > 1]
+        self.probe = matrices[-1] if matrices else None
+        self._arrived: Tensor | None = None  # the sum of its gradients since the last step
+        self._previous: Tensor | None = None  # its gradient at the last step
+        self._grown = 0
+
+    def gradient_arrives(self, gradient: Tensor) -> None:
+        """Sum what backward adds to the probe's gradient."""
+        assert self.probe
+        sample = self.watched.sample(self.probe[0], gradient)
+        self._arrived = sample if self._arrived is None else self._arrived + sample
+
+    def before(self) -> None:
+        """Whether the last step's gradient is part of this one's: c times what arrived plus d times what was."""
+        if self.probe is None or self.probe[1].grad is None:
+            return
+        current = self.watched.sample(self.probe[0], self.probe[1].grad).double()
+        arrived, previous = self._arrived, self._previous
+        self._arrived, self._previous = None, current
+        if arrived is None or previous is None or not bool(current.isfinite().all()):
+            return
+        parts = _parts(arrived.double(), previous, current)
+        if parts is None:
+            return
+        c, d, left = parts
+        self._grown = self._grown + 1 if left < (1 - PARALLEL) ** 2 and 0 < c / 2 < d < 2 * c else 0
+        if self._grown >= GROWING:
+            self.watched.found(
+                "zero_grad",
+                f"in {self._grown} steps in a row the gradient still held that of the step before, {d / c:.2g} times",
+                "Call optimizer.zero_grad() once each step, before the first backward.",
+            )
+
+    def after(self) -> None:
+        """Nothing."""
+
+
+def _parts(arrived: Tensor, previous: Tensor, current: Tensor) -> tuple[float, float, float] | None:
+    """What c times `arrived` plus d times `previous` comes closest to `current`, and the share of its square left over.
+
+    None where the two cannot be told apart.
+    """
+    rows = torch.stack((arrived, previous, current))
+    (aa, ap, ac), (_, pp, pc), (_, _, cc) = (rows @ rows.t()).tolist()
+    if not aa * pp * cc or abs(ap) > PARALLEL * math.sqrt(aa * pp):
+        return None
+    c, d = (ac * pp - pc * ap) / (aa * pp - ap * ap), (pc * aa - ac * ap) / (aa * pp - ap * ap)
+    return c, d, (cc - c * ac - d * pc) / cc

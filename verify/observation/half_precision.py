@@ -1,0 +1,46 @@
+"""The half precision that a subject works in."""
+
+import torch
+from torch import Tensor, nn
+
+from andon.verify.access.calls import loss_of, new_batch, new_model
+from andon.verify.errors import NotApplicable
+from andon.verify.subject import Subject
+
+
+def low_dtype(subject: Subject) -> torch.dtype:
+    """The half precision that the subject works in: of its parameters, or of autocast within its loss.
+
+    Raises:
+        NotApplicable: it works in none, or in no other.
+    """
+    if subject.dtype is not None:
+        raise NotApplicable(f"a model that runs in other dtypes than {subject.dtype}")
+    model, batch = new_model(subject).eval(), new_batch(subject)
+    own = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize == 2}
+    seen: set[torch.dtype] = set(own)
+
+    def note(_module: nn.Module, _args: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and output.dtype.itemsize == 2:
+            seen.add(output.dtype)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            loss_of(subject, model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen:
+        raise NotApplicable("a model in bfloat16 or float16, or under autocast")
+    return seen.pop()
+
+
+def is_wide(model: nn.Module) -> bool:
+    """Whether all parameters are float32 or wider."""
+    return all(p.dtype.itemsize >= 4 for p in model.parameters() if p.is_floating_point())
+
+
+def device_of(model: nn.Module) -> str:
+    """The kind of device that a model is on, as autocast takes it."""
+    return next(model.parameters()).device.type

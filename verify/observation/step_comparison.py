@@ -1,0 +1,78 @@
+"""What a step's update and log ought to be, beside what they are."""
+
+from typing import NamedTuple
+
+from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.cross_entropy import loss_alternatives
+from andon.verify.observation.parameters import mismatch, norm
+from andon.verify.observation.runs import Run, as_clipped, batches_seen, counted, expected, the_update, tolerance
+from andon.verify.observation.step_trace import StepTrace
+from andon.verify.subject import Batch, Subject
+
+
+class Difference(NamedTuple):
+    """How far the gradient that an update saw is from the one that was due."""
+
+    error: float  # of the worst tensor, as a share of itself
+    name: str  # of that tensor
+    seen: float  # norm in all
+    due: float
+    whole: float  # before clipping
+
+
+def gradient_error(subject: Subject, run: Run, step: StepTrace, batches: list[Batch]) -> Difference:
+    """Compare an update's gradient with the independent one of its batches, clipped or not.
+
+    Raises:
+        NotApplicable: there is not one update, or a loop's batches cannot be told.
+    """
+    if run.name == "Subject.loop":
+        batches = batches_seen(subject, step)
+    require_alike(subject, batches)
+    actual = the_update(run, step)
+    _, whole = expected(subject, run.model, step, batches)
+    wanted = as_clipped(subject, actual, whole)
+    return Difference(*mismatch(actual, wanted), norm(actual), norm(wanted), norm(whole))
+
+
+def require_alike(subject: Subject, batches: list[Batch]) -> None:
+    """Raise NotApplicable where a mixture's batches differ in size: each is balanced by itself."""
+    if subject.mixture_of_experts and len({counted(subject, batch) for batch in batches}) > 1:
+        raise NotApplicable("a mixture's micro-batches of one size")
+
+
+def compare_gradient(subject: Subject, run: Run, step: StepTrace, batches: list[Batch], which: str) -> None:
+    """Whether an update's gradient is the independent one of its batches, clipped or not.
+
+    Raises:
+        CheckFailed: it is not.
+        NotApplicable: there is not one update, or a loop's batches cannot be told.
+    """
+    found, allowed = gradient_error(subject, run, step, batches), tolerance(run.model, step)
+    if not found.error <= allowed:
+        raise CheckFailed(
+            f"{run.name}: {which} sees a gradient of {found.name} that differs by {found.error:.2g} of itself from its "
+            f"batches' own, and rounding explains {allowed:.0e}; norms in all: seen {found.seen:.6g}, due "
+            f"{found.due:.6g} (before clipping {found.whole:.6g})"
+        )
+
+
+def compare_loss(subject: Subject, run: Run, step: StepTrace, batches: list[Batch]) -> None:
+    """Whether a step reports the loss of its batches.
+
+    Raises:
+        CheckFailed: it reports another.
+        NotApplicable: a loop's batches cannot be told.
+    """
+    if run.name == "Subject.loop":
+        batches = batches_seen(subject, step)
+    reported, allowed = float(step.logged["loss"]), tolerance(run.model, step)
+    due = []
+    for each in loss_alternatives(subject):
+        due.append(expected(each, run.model, step, batches)[0])
+        if abs(reported - due[-1]) <= allowed * abs(due[-1]):
+            return
+    raise CheckFailed(
+        f"{run.name} reports a loss of {reported:.6g}, and that of its {len(batches)} batch(es), each weighted by "
+        f"its counted tokens, is {' or '.join(f'{loss:.6g}' for loss in due)}; rounding explains {allowed:.0e} of it"
+    )
