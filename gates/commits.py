@@ -7,22 +7,22 @@ SHALLOW = "not measured: a shallow clone; `git fetch --unshallow` brings the res
 
 
 class CommitError(RuntimeError):
-    """A question that git cannot answer here; the message says why and the next step."""
+    """Something that git cannot tell here; the message says why and the next step."""
 
 
 def head() -> str | None:
     """The commit that is checked out; None outside of a repository, and where git is missing."""
-    return _ask("rev-parse", "--verify", "--quiet", "HEAD")
+    return _git("rev-parse", "--verify", "--quiet", "HEAD")
 
 
 def is_changed() -> bool:
     """Whether tracked or new files differ from the commit."""
-    return bool(_ask("status", "--porcelain"))
+    return bool(_git("status", "--porcelain"))
 
 
 def is_shallow() -> bool:
     """Whether the clone lacks older commits, so that nothing can be said about them."""
-    return _ask("rev-parse", "--is-shallow-repository") == "true"
+    return _git("rev-parse", "--is-shallow-repository") == "true"
 
 
 def resolve(name: str) -> str:
@@ -31,7 +31,7 @@ def resolve(name: str) -> str:
     Raises:
         CommitError: there is none of that name here, or the clone is shallow and may lack it.
     """
-    commit = _ask("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    commit = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     if commit:
         return commit
     if is_shallow():
@@ -43,7 +43,7 @@ def between(first: str, last: str) -> str:
     """How many commits lie between two, in words; "not measured" where the clone is shallow or lacks one of them."""
     if is_shallow():
         return SHALLOW
-    count = _ask("rev-list", "--count", f"{first}..{last}")
+    count = _git("rev-list", "--count", f"{first}..{last}")
     return f"{count} commits" if count else "not measured: a commit is not in this clone"
 
 
@@ -51,11 +51,11 @@ def changed_files(first: str, last: str, sources: Iterable[str]) -> list[str] | 
     """The files among `sources` that differ between two commits; None where the clone is shallow."""
     if is_shallow():
         return None
-    names = _ask("diff", "--name-only", first, last, "--", *sources)
+    names = _git("diff", "--name-only", first, last, "--", *sources)
     return None if names is None else names.splitlines()
 
 
-def _ask(*arguments: str) -> str | None:
+def _git(*arguments: str) -> str | None:
     """What git prints; None where it fails or is missing."""
     try:
         done = subprocess.run(["git", *arguments], check=False, capture_output=True, text=True)

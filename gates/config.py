@@ -67,11 +67,11 @@ class Threshold(Table):
 
 
 class Gates(Table):
-    """The whole file. `plants` and `claims` name files beside it that `andon gate selftest` and `claims` read."""
+    """The whole file. `faults` and `claims` name the files that `andon gate selftest` and `andon gate claims` read."""
 
     tiers: list[Tier]
     sources: list[str] = []
-    plants: str = ""
+    faults: str = ""
     claims: str = ""
     measures: list[Measure] = []
     thresholds: list[Threshold] = []
@@ -85,14 +85,16 @@ class Gates(Table):
                 raise ValueError(f"{name!r} names two things; tiers and measures share reports/evidence/<name>.json")
         for place, tier in enumerate(self.tiers):
             if tier.includes and tier.includes not in tiers[:place]:
-                raise ValueError(f"tier {tier.name!r} includes {tier.includes!r}; name a tier that stands above it")
+                raise ValueError(
+                    f"tier {tier.name!r} includes {tier.includes!r}; name a tier that is defined before it"
+                )
         for item in [*self.measures, *self.thresholds]:
             if item.tier not in tiers:
-                raise ValueError(f"tier={item.tier!r} is no tier; known are {', '.join(tiers)}")
+                raise ValueError(f"tier={item.tier!r} is not a tier; known are {', '.join(tiers)}")
         for measure in self.measures:
             for other in measure.supersedes:
                 if other not in measures:
-                    raise ValueError(f"measure {measure.name!r} supersedes {other!r}, which is no measure")
+                    raise ValueError(f"measure {measure.name!r} supersedes {other!r}, which is not a measure")
         return self
 
     def tier(self, name: str) -> Tier:
@@ -104,7 +106,7 @@ class Gates(Table):
         for tier in self.tiers:
             if tier.name == name:
                 return tier
-        raise GateError(f"no tier {name!r}; known are {', '.join(tier.name for tier in self.tiers)}")
+        raise GateError(f"there is no tier {name!r}; known are {', '.join(tier.name for tier in self.tiers)}")
 
     def measures_of(self, name: str) -> list[Measure]:
         """What a tier runs, in the file's order, with included tiers and without what is superseded."""
@@ -127,29 +129,39 @@ class Gates(Table):
         return {name} | (self._included(tier.includes) if tier.includes else set())
 
 
-class Plant(Table):
+class InjectedFault(Table):
     """A fault for one measure: in `file`, `before` becomes `after`; without `before` the file is new and holds `after`.
 
-    `shows` must stand in the measure's output or in what its thresholds found. `environment` may shorten the measure,
-    never change what it measures.
+    In place of a file `where` may name a definition in a package, "app.models:Model.forward", in whichever module it
+    lies; `before` is then an expression or statements, compared by syntax. `shows` must occur in the measure's output
+    or in the details of its red thresholds. `environment` may make the measure faster, not change what it measures.
     """
 
     measure: str
-    file: Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")]
+    file: Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")] = ""
+    where: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] = ""
     before: str = ""
     after: str
     shows: Annotated[str, Field(min_length=1)]
     environment: dict[str, str] = {}
 
+    @model_validator(mode="after")
+    def _names_one_place(self) -> Self:
+        if bool(self.file) == bool(self.where):
+            raise ValueError(f"file={self.file!r} and where={self.where!r}: a fault has one of the two")
+        if self.where and not self.before:
+            raise ValueError(f"where={self.where!r} needs `before`; a new file is named by `file`")
+        return self
 
-class Plants(Table):
-    """The file that `Gates.plants` names."""
 
-    plants: list[Plant] = []
+class InjectedFaults(Table):
+    """The file that `Gates.faults` names."""
+
+    faults: list[InjectedFault] = []
 
 
 class Claim(Table):
-    """A sentence of README or docs, the command that proves it, and the bound that its metric must keep."""
+    """A sentence of the documentation, the command that proves it, and the bound that its metric must keep."""
 
     says: Annotated[str, Field(min_length=1)]
     command: Annotated[str, Field(min_length=1)]
@@ -173,23 +185,23 @@ def load_gates(path: Path | None = None) -> Gates:
     """Read a gates file, by default the project's own (`find_config`).
 
     Raises:
-        GateError: the file is missing, is no TOML, or breaks a rule.
+        GateError: the file is missing, is not valid TOML, or breaks a rule.
     """
     return read_table(path or find_config(), Gates, "name one with --config, or write one with `andon init`")
 
 
 def read_table(path: Path, kind: type[T], remedy: str) -> T:
-    """A TOML file as a table of that kind; `remedy` is what to do where there is no such file.
+    """A TOML file as a table of that kind; `remedy` says what to do if the file is missing.
 
     Raises:
-        GateError: the file is missing, is no TOML, or breaks a rule.
+        GateError: the file is missing, is not valid TOML, or breaks a rule.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GateError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GateError(f"{path}: is no TOML ({error}); mend the line it names") from error
+        raise GateError(f"{path}: is not valid TOML ({error}); fix that line") from error
     try:
         return kind.model_validate(tables)
     except ValidationError as error:

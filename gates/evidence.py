@@ -3,16 +3,18 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from andon.files import write_whole
+
 FOLDER = Path("reports/evidence")
+EXIT_CODE = "exit_code"
 
 
 class EvidenceError(ValueError):
-    """An evidence file that is missing, torn or foreign; the message names it and how to make it anew."""
+    """An evidence file that is missing, incomplete or invalid; the message names it and the next step."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Evidence:
     seconds: float
     sources: dict[str, str]
     metrics: dict[str, Metric]
+
+
+def run_record(measure: str) -> str:
+    """The name of what the runner writes of a measure, beside the evidence that the measure itself may write."""
+    return f"{measure}.run"
 
 
 def digest(path: str | Path) -> str:
@@ -56,19 +63,13 @@ def digests(sources: Iterable[str]) -> dict[str, str]:
 
 
 def write_evidence(evidence: Evidence, folder: Path = FOLDER) -> Path:
-    """Write `<folder>/<name>.json`, whole or not at all; a value that is no finite number becomes null."""
+    """Write `<folder>/<name>.json`, whole or not at all; a value that is not finite becomes null."""
     content = asdict(evidence)
     for metric in content["metrics"].values():
         if metric["value"] is not None and not math.isfinite(metric["value"]):
             metric["value"] = None
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{evidence.name}.json"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
     return path
 
 
@@ -89,7 +90,7 @@ def read_evidence(name: str, folder: Path = FOLDER) -> Evidence:
     except FileNotFoundError:
         raise EvidenceError(f"{path} is missing: nothing was measured") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EvidenceError(f"{path} is no evidence ({error}); measure again") from error
+        raise EvidenceError(f"{path} is not valid evidence ({error}); measure again") from error
     if evidence.name != name:
         raise EvidenceError(f"{path} holds the evidence of {evidence.name!r}; measure again")
     return evidence

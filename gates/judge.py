@@ -11,11 +11,21 @@ from pathlib import Path
 
 from andon.gates.clock import Usage
 from andon.gates.config import Gates, Measure, Threshold, Tier
-from andon.gates.evidence import FOLDER, Evidence, EvidenceError, Metric, changed_sources, digest, read_evidence
+from andon.gates.evidence import (
+    EXIT_CODE,
+    FOLDER,
+    Evidence,
+    EvidenceError,
+    Metric,
+    changed_sources,
+    digest,
+    read_evidence,
+    run_record,
+)
 from andon.gates.verdict import Check, Verdict
 
 OPERATORS = {"<": lt, "<=": le, "==": eq, ">=": ge, ">": gt}
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours and what moves a cursor
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colors and what moves a cursor
 LOG_LINES = 30
 WORST = 5
 
@@ -26,8 +36,8 @@ def judge(tier: str, gates: Gates, folder: Path = FOLDER, shared_machine: bool |
     """Judge a tier by the evidence in `folder`: each measure's exit code, each threshold, the tier's wall budget.
 
     Absent, stale or null evidence is red where the tier is strict, and "not measured" (exit 3) elsewhere: it never
-    passes. A wall budget that others spoiled is "not measured": exit 3 where the tier is strict, and only said where
-    it is not or the machine is shared (unless told: where CI=true).
+    passes. A wall budget that others spoiled is "not measured": exit 3 where the tier is strict, and only reported
+    where it is not or where the machine is shared (by default: where CI=true).
 
     Raises:
         GateError: no such tier.
@@ -35,10 +45,10 @@ def judge(tier: str, gates: Gates, folder: Path = FOLDER, shared_machine: bool |
     if shared_machine is None:
         shared_machine = os.environ.get("CI") == "true"
     rules, measures = gates.tier(tier), gates.measures_of(tier)
-    next_steps = {measure.name: measure.next for measure in gates.measures}
+    known = {measure.name: measure for measure in gates.measures}
     find = finder(folder)
     checks = [_judge_measure(measure, rules, find, folder) for measure in measures]
-    checks += [_judge_threshold(threshold, next_steps, rules, find, folder) for threshold in gates.thresholds_of(tier)]
+    checks += [_judge_threshold(threshold, known, rules, find, folder) for threshold in gates.thresholds_of(tier)]
     if rules.budget_seconds:
         late = _late(measures, find)
         checks.append(_judge_budget(rules, rules.budget_seconds, late, find, shared_machine=shared_machine))
@@ -74,12 +84,12 @@ def log_path(name: str, folder: Path = FOLDER) -> Path:
 
 
 def _judge_measure(measure: Measure, rules: Tier, find: Find, folder: Path) -> Check:
-    evidence, missing = find(measure.name)
+    evidence, missing = find(run_record(measure.name))
     check = Check(
         name=measure.name,
         command=reproduction(measure),
         seconds=evidence.seconds if evidence else None,
-        value=_value(evidence, "exit_code").value,
+        value=_value(evidence, EXIT_CODE).value,
         unit="exit code",
         operator="==",
         threshold=0,
@@ -90,22 +100,23 @@ def _judge_measure(measure: Measure, rules: Tier, find: Find, folder: Path) -> C
     return _settle(check, rules, missing or _log_tail(log_path(measure.name, folder)))
 
 
-def _judge_threshold(threshold: Threshold, next_steps: dict[str, str], rules: Tier, find: Find, folder: Path) -> Check:
+def _judge_threshold(threshold: Threshold, known: dict[str, Measure], rules: Tier, find: Find, folder: Path) -> Check:
     name, _, key = threshold.metric.partition(".")
-    evidence, missing = find(name)
+    file = run_record(name) if key == EXIT_CODE else name
+    evidence, missing = find(file)
     if evidence and key not in evidence.metrics:
-        missing = f"{folder / name}.json has no metric {key!r}; it has {', '.join(evidence.metrics)}"
+        missing = f"{folder / file}.json has no metric {key!r}; it has {', '.join(evidence.metrics)}"
     metric = _value(evidence, key)
     check = Check(
         name=threshold.metric,
-        command=evidence.command if evidence else "",
+        command=reproduction(known[name]) if name in known else evidence.command if evidence else "",
         seconds=None,
         value=metric.value,
         unit=metric.unit,
         operator=threshold.operator,
         threshold=threshold.value,
         why=threshold.why,
-        next_step=next_steps.get(name, "") if evidence else _measure_again(rules),
+        next_step=(known[name].next if name in known else "") if evidence else _measure_again(rules),
         sources=tuple(evidence.sources) if evidence else (),
     )
     return _settle(check, rules, missing or _parts(evidence, key, threshold.operator))
@@ -123,7 +134,7 @@ def _judge_budget(rules: Tier, budget: float, late: str, find: Find, *, shared_m
         operator="<=",
         threshold=budget,
         why="a gate that people wait for is a gate that people skip",
-        next_step=late or "look at the slowest step" if evidence else _measure_again(rules),
+        next_step=late or "look at the slowest measure" if evidence else _measure_again(rules),
     )
     if wall is None or cpu is None or others is None:
         return _settle(replace(check, value=None), rules, missing or "the tier's clock holds null")
@@ -139,7 +150,7 @@ def _late(measures: list[Measure], find: Find) -> str:
     """The measures that took longer than their own budgets, in one sentence; empty where none did."""
     late = []
     for measure in measures:
-        evidence, _ = find(measure.name)
+        evidence, _ = find(run_record(measure.name))
         if evidence and measure.budget_seconds and evidence.seconds > measure.budget_seconds:
             late.append(f"{measure.name} ({evidence.seconds:.1f} s of its {measure.budget_seconds:g})")
     return f"beyond their own budgets: {', '.join(late)}" if late else ""

@@ -1,4 +1,4 @@
-"""Run a tier's measures as commands: lanes side by side, each measure's output in a log, its outcome as evidence."""
+"""Run a tier's measures as commands: lanes in parallel, each measure's output in a log, its exit code as evidence."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from andon.gates.clock import read_clock, usage
 from andon.gates.config import Gates, Measure
-from andon.gates.evidence import FOLDER, Evidence, EvidenceError, Metric, digests, read_evidence, write_evidence
+from andon.gates.evidence import EXIT_CODE, FOLDER, Evidence, Metric, digests, run_record, write_evidence
 from andon.gates.judge import log_path
 
 SIDE_BY_SIDE = 2
@@ -25,7 +25,7 @@ NOT_FOUND = 127
 
 @dataclass(frozen=True)
 class Step:
-    """What a watcher of a run is told: a measure starts (`seconds` is None) or has ended."""
+    """What a watcher of a run gets: a measure starts (`seconds` and `exit_code` are None) or has ended."""
 
     measure: Measure
     seconds: float | None = None
@@ -82,7 +82,7 @@ class Commands:
 
 
 def run(tier: str, gates: Gates, folder: Path = FOLDER, watch: Callable[[Step], None] = lambda _: None) -> None:
-    """Run the tier's measures and leave evidence of each, and of the tier's clock under the tier's own name.
+    """Run the tier's measures; record the exit code of each (`<measure>.run`), and the tier's clock (`<tier>`).
 
     At most two lanes run at once. `watch` is called from the lanes' threads. When this call is interrupted, the
     commands it started are killed before the interruption goes on.
@@ -93,8 +93,9 @@ def run(tier: str, gates: Gates, folder: Path = FOLDER, watch: Callable[[Step], 
     lanes: dict[str, list[Measure]] = {}
     for measure in gates.measures_of(tier):
         lanes.setdefault(measure.lane, []).append(measure)
-    for name in [tier, *(measure.name for lane in lanes.values() for measure in lane)]:
-        (folder / f"{name}.json").unlink(missing_ok=True)  # what is not measured to its end leaves nothing
+    names = [measure.name for lane in lanes.values() for measure in lane]
+    for name in [tier, *names, *map(run_record, names)]:
+        (folder / f"{name}.json").unlink(missing_ok=True)  # an interrupted measure leaves nothing
     folder.mkdir(parents=True, exist_ok=True)
     sources, start, commands = digests(gates.sources), read_clock(), Commands()
 
@@ -120,17 +121,15 @@ def run(tier: str, gates: Gates, folder: Path = FOLDER, watch: Callable[[Step], 
 
 
 def _measure(measure: Measure, sources: list[str], folder: Path, commands: Commands) -> tuple[float, int]:
-    """Run one command to its end; add its exit code to the evidence that it left, or leave that alone."""
+    """Run one command to its end and record its exit code; evidence of its own is the command's to write."""
     before, start = digests(sources), time.perf_counter()
     with log_path(measure.name, folder).open("wb") as log:
         code = execute(measure, log.fileno(), commands)
     seconds = time.perf_counter() - start
-    try:
-        own = read_evidence(measure.name, folder)
-    except EvidenceError:
-        own = Evidence(measure.name, measure.command, seconds, {}, {})
-    metrics = own.metrics | {"exit_code": Metric(code, "exit code")}
-    write_evidence(Evidence(measure.name, measure.command, seconds, own.sources | before, metrics), folder)
+    record = Evidence(
+        run_record(measure.name), measure.command, seconds, before, {EXIT_CODE: Metric(code, "exit code")}
+    )
+    write_evidence(record, folder)
     return seconds, code
 
 

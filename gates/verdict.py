@@ -50,7 +50,7 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """The verdict's first line: the answer, what made it, and how many checks stand behind it."""
+        """The verdict's first line: the answer, what made it, and how many checks pass."""
         blamed = [check.name for check in self.checks if check.exit_code == self.exit_code != 0]
         passed = sum(check.state == "pass" for check in self.checks)
         return f"{self.tier} {self.answer}: {', '.join(blamed) or 'all'} ({passed} of {len(self.checks)} checks pass)"

@@ -148,7 +148,7 @@ def ours() -> dict[str, Callable[[], Subject]]:
 
 def subject(name: str) -> Subject:
     """A variant by its name; core is imported for its own alone."""
-    from tests.strangers.subjects import SUBJECTS
+    from tests.third_party.subjects import SUBJECTS
 
     known = MANUAL | SUBJECTS
     return (known if name in known else {f"core {key}": make for key, make in ours().items()})[name]()

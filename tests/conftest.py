@@ -1,11 +1,11 @@
-"""House rules of the tests: one tier mark each, derandomized properties, and no file imported that a run leaves out."""
+"""Rules for all tests: one tier mark each, derandomized properties, and no file imported that a run leaves out."""
 
 import gc
 from pathlib import Path
 
 import pytest
 
-TIERS = ("tier1", "tier2", "tier3", "long", "slow", "browser", "ranks", "peers", "jaeger")
+TIERS = ("tier1", "tier2", "tier3", "long", "slow", "browser", "peers", "jaeger")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,9 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("hypothesispytest"):
         from hypothesis import settings
 
-        settings.register_profile("project", derandomize=True, deadline=None, database=None, max_examples=25)
+        settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
         settings.register_profile("night", derandomize=False, deadline=None, database=None, max_examples=100)
-        settings.load_profile("project")
+        settings.load_profile("repeatable")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

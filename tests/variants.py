@@ -1,6 +1,6 @@
 """`python -m tests.variants`: correct code of many kinds, on which no check may find anything.
 
-Each subject is asked with three seeds of weights and batches. Prints a line each, and the bound on the rate of false
+Each subject is checked with three seeds of weights and batches. Prints a line each, and the bound on the rate of false
 alarms that so many answers leave (Clopper and Pearson 1934, one-sided, 95%: about 3 / n where none is an alarm). Exit
 code: 0 nothing found, 1 something was, 3 could not measure. Writes reports/evidence/nightly.json and the committed
 reports/baselines/nightly.json.
@@ -19,19 +19,19 @@ from andon.verify.faults.jobs import run_jobs
 from tests.bench.environments import BenchError
 from tests.bench.tables import NIGHTLY, write_baseline
 from tests.clean import MANUAL, ours
-from tests.strangers.job import run_checks
-from tests.strangers.run import run
-from tests.strangers.subjects import unknown
-from tests.strangers.worker import LIMIT, describe
+from tests.third_party.check import check_subject
+from tests.third_party.run import run
+from tests.third_party.subjects import unknown
+from tests.third_party.worker import LIMIT, describe
 
 SEEDS = (0, 1, 2)
 ENVIRONMENTS = {
-    "strangers": ("llama", "llama-eager", "llama-tied", "llama-dropout", "gpt2", "qwen2", "mistral", "gemma", "lora"),
+    "third_party": ("llama", "llama-eager", "llama-tied", "llama-dropout", "gpt2", "qwen2", "mistral", "gemma", "lora"),
     "litgpt": ("litgpt", "litgpt-neox", "litgpt-lora"),
 }
-KINDS = {"": "other ways to write it", "core": "our core", "strangers": "transformers, PEFT", "litgpt": "litgpt"}
+KINDS = {"": "other ways to write it", "core": "our core", "third_party": "transformers, PEFT", "litgpt": "litgpt"}
 CONFIDENCE = 0.95
-SOURCES = ("core", "verify", "tests/clean.py", "tests/subjects.py", "tests/strangers")
+SOURCES = ("core", "verify", "tests/clean.py", "tests/subjects.py", "tests/third_party")
 
 
 def jobs(names: Iterable[str]) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def jobs(names: Iterable[str]) -> list[dict[str, Any]]:
 def at_home(chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Jobs that this interpreter can do."""
     results = []
-    for outcome in run_jobs([(None, (job["subject"], job["seed"])) for job in chosen], run_checks, limit=LIMIT):
+    for outcome in run_jobs([(None, (job["subject"], job["seed"])) for job in chosen], check_subject, limit=LIMIT):
         results.append(
             chosen[outcome.place] | {"error": outcome.error} | (outcome.value or {"seconds": outcome.seconds})
         )
@@ -51,14 +51,14 @@ def at_home(chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A line a subject: how much was asked of it, and what was found."""
+    """A line a subject: how many checks ran, and what was found."""
     lines = []
     for name in dict.fromkeys(result["subject"] for result in results):
         own = [result for result in results if result["subject"] == name]
         said = {finding["check"]: finding["message"] for result in own for finding in unknown(result)}
-        asked = sum(result.get("checked", 0) for result in own)
+        verdicts = sum(result.get("checked", 0) for result in own)
         lines.append(
-            f"{name:<22} {asked:>5} verdicts {sum(result['seconds'] for result in own):>7.1f} s  {said or 'nothing'}"
+            f"{name:<22} {verdicts:>5} verdicts {sum(result['seconds'] for result in own):>7.1f} s  {said or 'nothing'}"
         )
     return "\n".join(lines)
 
@@ -118,7 +118,7 @@ def publish(results: list[dict[str, Any]], seconds: float, sources: dict[str, st
 @click.option("--only", multiple=True, metavar="TEXT", help="Subjects with this in their names.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="These seeds alone.")
 def main(only: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    """Ask all, print, write."""
+    """Check all, print, write."""
     begun, sources = time.monotonic(), digests(SOURCES)
     homes = {"": [*MANUAL, *(f"core {name}" for name in ours())], **ENVIRONMENTS}
     results: list[dict[str, Any]] = []

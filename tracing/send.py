@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from andon.files import write_whole
 from andon.tracing.lines import complete_lines
 from andon.tracing.read import MALFORMED, TraceError, require_trace
 
@@ -132,9 +133,7 @@ def note_offset(path: Path, url: str, offset: int) -> None:
     """Keep `offset` for `url`, whole or not at all."""
     notes = sent_file(path)
     offsets = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
-    whole = notes.with_name(notes.name + ".tmp")
-    whole.write_text(json.dumps(offsets | {endpoint(url): offset}), encoding="utf-8")
-    whole.replace(notes)
+    write_whole(notes, json.dumps(offsets | {endpoint(url): offset}))
 
 
 def deliver_next(path: Path, url: str) -> Delivery | None:

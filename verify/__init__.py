@@ -7,8 +7,9 @@
 Nothing here imports torch until it is used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from andon.lazy import on_first_use
 
 if TYPE_CHECKING:
     from andon.verify import subjects
@@ -37,27 +38,4 @@ __all__ = [
     "watch",
 ]
 
-_HOMES = {
-    "CHECKS": "checks",
-    "Adapters": "subject",
-    "CheckFailed": "errors",
-    "Loop": "subject",
-    "NotApplicable": "errors",
-    "Quantizer": "subject",
-    "Subject": "subject",
-    "SubjectError": "errors",
-    "check": "run.runner",
-    "check_function_gradients": "gradients.compare",
-    "check_gradients": "gradients.compare",
-    "parametrize": "pytest_plugin",
-    "watch": "watcher",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is public from its module, on first use."""
-    if name == "subjects":
-        return importlib.import_module(".subjects", __name__)
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__ = on_first_use(__name__)

@@ -1,4 +1,4 @@
-"""`andon dev`: what only this repository's developers run."""
+"""`andon dev`: measure checks, tests and the public surface themselves."""
 
 import click
 
@@ -7,7 +7,7 @@ from andon.workshop import faults, mutation, surface
 
 @click.group()
 def command() -> None:
-    """Measure Andon itself: faults injected into its core, mutants of its code, its public surface."""
+    """Measure checks by injected faults, tests by mutants of the code, and changes of the public surface."""
 
 
 command.add_command(faults.command, "faults")

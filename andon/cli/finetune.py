@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from andon.runs.finetune import configure, job_to_resume, new_job, prepare_finetune, require_full_model
+from andon.runs.finetuning import configure, job_to_resume, new_job, prepare_finetune, require_full_model
 from andon.runs.launch import run_and_exit, run_options, split_options
 
 FLAGS = ("rank", "alpha", "dropout")

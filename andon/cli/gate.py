@@ -1,11 +1,11 @@
-"""`andon gate`: run a tier's measures, judge the evidence, say what each check means and how it has been."""
+"""`andon gate`: run a tier's measures, judge the evidence, explain each check, show the history."""
 
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,8 @@ from andon.console import console
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from andon.gates.run import Step
+    from andon.gates.verdict import Verdict
     from andon.tracing.pipeline import Result
 
 RESULTS: "dict[int, Result]" = {0: "success", 124: "timeout", 127: "error"}  # of exit codes; any other one is a failure
@@ -25,9 +27,9 @@ RESULTS: "dict[int, Result]" = {0: "success", 124: "timeout", 127: "error"}  # o
 
 @click.group()
 def command() -> None:
-    """Run a tier, judge its evidence, explain what is red, show how it has been.
+    """Run a tier, judge its evidence, explain what is red, show the history.
 
-    A measure is a command that leaves evidence in reports/evidence; judging compares evidence with thresholds.
+    A measure is a command that writes evidence to reports/evidence; judging compares evidence with thresholds.
     Exit codes: 0 pass, 1 red, 2 usage, 3 could not measure.
 
     \b
@@ -47,9 +49,9 @@ def command() -> None:
 def run_command(
     tier: str, config: Path | None, form: str, output: Path | None, otlp: str | None, *, quiet: bool
 ) -> None:
-    """Run all measures of TIER, a line each with its time, then judge what they left.
+    """Run all measures of TIER, with a line for each, then judge their evidence.
 
-    The run is a trace in reports/evidence/trace.jsonl, a span a measure.
+    The run is recorded as a trace in reports/evidence/trace.jsonl, with a span for each measure.
 
     \b
     Examples:
@@ -76,7 +78,7 @@ def run_command(
 @click.argument("tier")
 @verdict_options
 def judge_command(tier: str, config: Path | None, form: str, output: Path | None, *, quiet: bool) -> None:
-    """Judge TIER by the evidence that lies there; runs nothing.
+    """Judge TIER by the existing evidence, without running anything.
 
     \b
     Examples:
@@ -94,7 +96,7 @@ def judge_command(tier: str, config: Path | None, form: str, output: Path | None
 @click.argument("only", required=False, metavar="[TIER]")
 @config_option
 def list_command(only: str | None, config: Path | None) -> None:
-    """Show what each tier, or one of them, runs and what it must reach.
+    """Show the measures and thresholds of each tier, or of one.
 
     \b
     Examples:
@@ -120,7 +122,7 @@ for subcommand in (claims_command, explain_command, history_command, compare_com
     command.add_command(subcommand)
 
 
-def trace(verdict: Any, tasks: list[tuple[str, int, int, int]], otlp: str | None) -> None:
+def trace(verdict: "Verdict", tasks: list[tuple[str, int, int, int]], otlp: str | None) -> None:
     """Write what ran as spans, and send them where asked for."""
     from andon.gates.commits import head
     from andon.gates.evidence import FOLDER
@@ -140,7 +142,7 @@ def trace(verdict: Any, tasks: list[tuple[str, int, int, int]], otlp: str | None
     if otlp:
         try:
             replay(path, otlp)
-        except TraceError as error:  # the verdict stands without it
+        except TraceError as error:  # the verdict does not depend on it
             click.echo(f"andon: {error}", err=True)
 
 
@@ -175,10 +177,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def watch(self, step: Any) -> None:
+    def watch(self, step: "Step") -> None:
         """Note that a step has started, or print that it has ended."""
         with self.lock:
-            if step.seconds is None:
+            if step.seconds is None or step.exit_code is None:
                 self.started[step.measure.name] = time.monotonic()
                 return
             del self.started[step.measure.name]

@@ -1,4 +1,4 @@
-"""`andon gate explain` and `claims`: what a red check means, and what README and docs say beside today's evidence."""
+"""`andon gate explain` and `claims`: what a red check means, and the documentation's claims beside today's evidence."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from andon.console import console
 @click.argument("check")
 @config_option
 def explain_command(check: str, config: Path | None) -> None:
-    """Say what it means when CHECK is red, how it stands now, and the steps out of it.
+    """Explain what it means when CHECK is red, its current state, and the steps to fix it.
 
     \b
     Examples:
@@ -33,9 +33,9 @@ def explain_command(check: str, config: Path | None) -> None:
 @click.command("claims")
 @config_option
 def claims_command(config: Path | None) -> None:
-    """Show every claim of README and docs with the command that proves it and how it stands by today's evidence.
+    """Show every claim of the documentation, the command that proves it, and its state by today's evidence.
 
-    Exit codes: 0 all are met, 1 one is not, 3 one is not measured or its evidence is stale.
+    Exit codes: 0 all hold, 1 one does not, 3 one is not measured or its evidence is stale.
 
     \b
     Examples:

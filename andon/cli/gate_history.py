@@ -1,4 +1,4 @@
-"""`andon gate history` and `compare`: how the verdicts of a tier have been, and what two commits differ in."""
+"""`andon gate history` and `compare`: a tier's verdicts over time, and the differences between two commits."""
 
 import sys
 
@@ -7,11 +7,11 @@ import click
 
 @click.command("history")
 @click.argument("tier", required=False)
-@click.option("--check", metavar="NAME", help="Show this check alone, or those whose names begin so.")
+@click.option("--check", metavar="NAME", help="Show only checks whose names begin with this.")
 def history_command(tier: str | None, check: str | None) -> None:
-    """Show how each check of a tier has been: its first and last value, and the way between.
+    """Show each check of a tier over time: its first and last value, and a sparkline between.
 
-    Verdicts are kept in reports/history.jsonl, a line each, with their commits.
+    Verdicts are kept with their commits in reports/history.jsonl, one per line.
 
     \b
     Examples:
@@ -29,7 +29,7 @@ def history_command(tier: str | None, check: str | None) -> None:
 @click.command("compare")
 @click.argument("commits", metavar="A..B")
 def compare_command(commits: str) -> None:
-    """Show what the verdicts of two commits differ in, and which measured files changed between them.
+    """Show how the verdicts of two commits differ, and which measured files changed between them.
 
     Exit codes: 0 compared, 2 usage, 3 not measured at one of them, or in a shallow clone.
 
@@ -42,7 +42,7 @@ def compare_command(commits: str) -> None:
 
     first, dots, last = commits.partition("..")
     if not (first and dots and last):
-        raise click.UsageError(f"{commits!r} names no two commits; write A..B, such as HEAD~1..HEAD")
+        raise click.UsageError(f"{commits!r} does not name two commits; write A..B, such as HEAD~1..HEAD")
     text, whole = history.compare(history.read(), git.resolve(first), git.resolve(last))
     click.echo(text, nl=False)
     sys.exit(0 if whole else 3)

@@ -4,23 +4,28 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from andon.cli.verdicts import config_option
 
+if TYPE_CHECKING:
+    from andon.gates.selftest.selftest import Gate, Seen
+
 
 @click.command("selftest")
 @click.option("--only", multiple=True, metavar="NAME", help="This measure or threshold; may be repeated.")
 @click.option("--changed", is_flag=True, help="Only what the table does not hold red as it is defined now.")
-@click.option("--check", is_flag=True, help="Plant nothing: is the table current, and does each threshold still work?")
+@click.option(
+    "--check", is_flag=True, help="Inject nothing: check that the table is current and that each threshold still works."
+)
 @config_option
 def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: bool, check: bool) -> None:
-    """See every gate go red: each measure on a planted copy of this tree, each threshold and budget at its edges.
+    """Check that every gate can go red: measures by injected faults, thresholds and budgets by values at their edges.
 
-    What was seen is kept in reports/baselines/selftest.json, keyed by the definitions. Exit codes: 0 all were seen red,
-    1 some were not, 2 usage.
+    Each measure runs on a copy of this tree with a fault in it. Results are kept in reports/baselines/selftest.json,
+    keyed by the definitions. Exit codes: 0 all went red, 1 some did not, 2 usage.
 
     \b
     Examples:
@@ -34,14 +39,14 @@ def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: boo
     begun = time.monotonic()
     path = config or gates.find_config()
     rules = gates.load_gates(path)
-    sources = gates.digests([str(path), *([rules.plants] if rules.plants else []), str(selftest.TABLE)])
+    sources = gates.digests([str(path), *([rules.faults] if rules.faults else []), str(selftest.TABLE)])
     known, table = selftest.gates_to_test(rules), selftest.read_seen()
     chosen = _named(known, only)
     if changed:
         chosen = [gate for gate in chosen if gate in selftest.unseen(known, table)]
     if check:
         chosen = [gate for gate in chosen if gate.kind != "measure"]
-    seen = selftest.look(chosen, note)
+    seen = selftest.run(chosen, show)
     broken = sum(not each.red for each in seen) if check else 0  # else the table says it
     if not check:
         table = selftest.merged(known, table, seen)
@@ -53,7 +58,7 @@ def selftest_command(only: tuple[str, ...], config: Path | None, *, changed: boo
     sys.exit(bool(left or broken))
 
 
-def _named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
+def _named(known: "Sequence[Gate]", only: Sequence[str]) -> "list[Gate]":
     """The gates of these names; all where none is given.
 
     Raises:
@@ -65,14 +70,14 @@ def _named(known: Sequence[Any], only: Sequence[str]) -> list[Any]:
     return [gate for gate in known if not only or gate.name in only]
 
 
-def note(seen: Any) -> None:
+def show(seen: "Seen") -> None:
     """Print what a measure did, and of the others what is wrong."""
     if seen.kind == "measure" or not seen.red:
-        state = "red, as it should be" if seen.red else f"NOT SEEN RED: {seen.said}"
-        click.echo(f"  {seen.name:<12} {seen.seconds:6.1f} s  {seen.planted}: {state}")
+        state = "red, as it should be" if seen.red else f"NOT RED: {seen.problem}"
+        click.echo(f"  {seen.name:<12} {seen.seconds:6.1f} s  {seen.tried}: {state}")
 
 
-def leave(known: Sequence[Any], unseen: int, sources: dict[str, str], seconds: float) -> None:
+def leave(known: "Sequence[Gate]", unseen: int, sources: dict[str, str], seconds: float) -> None:
     """Leave the counts as evidence."""
     from andon import gates
 
@@ -84,11 +89,11 @@ def leave(known: Sequence[Any], unseen: int, sources: dict[str, str], seconds: f
     gates.write_evidence(gates.Evidence("selftest", "andon gate selftest", seconds, sources, metrics))
 
 
-def summary(known: Sequence[Any], left: Sequence[str], seconds: float) -> str:
+def summary(known: "Sequence[Gate]", left: Sequence[str], seconds: float) -> str:
     """The answer in a line, and what is missing with the command that sees it."""
     counts = {kind: sum(gate.kind == kind for gate in known) for kind in ("measure", "threshold", "budget")}
     parts = ", ".join(f"{count} {kind}s" for kind, count in counts.items())
     if not left:
-        return f"every gate has been seen red: {parts} ({seconds:.0f} s)"
+        return f"every gate went red: {parts} ({seconds:.0f} s)"
     lines = "\n".join(f"  {gate}" for gate in left)
-    return f"not seen red as defined now, of {parts}:\n{lines}\nnext: andon gate selftest --changed"
+    return f"never red as defined now, of {parts}:\n{lines}\nnext: andon gate selftest --changed"

@@ -1,4 +1,4 @@
-"""`andon init`: the gates for another project, as a minimal `andon.toml` and lines for its noxfile."""
+"""`andon init`: gates for your own project: a minimal `andon.toml` and a noxfile."""
 
 from pathlib import Path
 
@@ -6,16 +6,16 @@ import click
 
 NO_PACKAGES = ("tests", "test", "docs", "build", "dist", "reports")
 HEAD = """\
-# What each tier runs and what it must reach: `andon gate run tier1`, `andon gate list`, `andon gate explain CHECK`.
-# A measure is any command; its exit code is judged, and so are the metrics that it leaves in reports/evidence.
+# What each tier runs, and its thresholds: `andon gate run tier1`, `andon gate list`, `andon gate explain CHECK`.
+# A measure is any command. Its exit code is judged, and so are the metrics that it writes to reports/evidence.
 
-# What is measured: evidence is stale once one of these has changed.
+# Evidence is stale once one of these has changed.
 sources = [{sources}]
 
 [[tiers]]
 name = "tier1"
 summary = "on every save"
-strict = false # what could not be measured is shown, and is red only from tier 2 up
+strict = false # what could not be measured is reported, and is red only from tier 2 up
 
 [[tiers]]
 name = "tier2"
@@ -43,14 +43,14 @@ tier = "tier2"
 lane = "tests"
 supersedes = ["tests"] # runs the same tests again, under coverage
 command = "python -m andon.gates.measures.coverage --branch --source={sources} -m pytest -q"
-next = "`coverage report -m` shows the lines that no test reached"
+next = "`coverage report -m` shows the lines that no test runs"
 
 [[thresholds]]
 metric = "coverage.lines"
 operator = ">="
 value = 80
 tier = "tier2"
-why = "a line that no test runs can be replaced by anything"
+why = "a bug in a line that no test runs goes unnoticed"
 """
 SESSIONS = '''\
 """The tiers of andon.toml as sessions: `nox -s tier1`."""
@@ -80,22 +80,22 @@ Examples:
 )
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
 def command(root: Path) -> None:
-    """Write andon.toml and noxfile.py for the project in ROOT (here); no existing file is overwritten.
+    """Write andon.toml and noxfile.py for the project in ROOT (default: here); nothing is overwritten.
 
-    Packages are folders with an __init__.py, there or in src. If there is a noxfile, the lines for it are printed.
+    Packages are folders with an __init__.py, in ROOT or ROOT/src. Beside an existing noxfile, its lines are printed.
     """
     config, noxfile = root / "andon.toml", root / "noxfile.py"
     if config.exists():
-        raise click.UsageError(f"{config} is there already; change it by hand, or move it away first")
+        raise click.UsageError(f"{config} already exists; change it by hand, or move it away first")
     packages = find_packages(root)
     if not packages:
         raise click.UsageError(
-            f"no package in {root} or its src: make a folder with an __init__.py, or go to the project's root"
+            f"no package in {root} or {root / 'src'}: make a folder with __init__.py, or run in the project's root"
         )
     config.write_text(configuration(root, packages), encoding="utf-8")
     click.echo(f"{config}: {', '.join(packages)}{', with tests' if (root / 'tests').is_dir() else '; tests not found'}")
     if noxfile.exists():
-        click.echo(f"{noxfile} is there already; these lines would make the tiers sessions:\n\n{SESSIONS}", nl=False)
+        click.echo(f"{noxfile} already exists; add these lines to make the tiers sessions:\n\n{SESSIONS}", nl=False)
     else:
         noxfile.write_text(SESSIONS, encoding="utf-8")
         click.echo(f"{noxfile}: tier1, tier2")

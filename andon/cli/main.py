@@ -34,7 +34,7 @@ VERBS = {
     "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger.", "trace"),
     "gate": Verb("Run a tier, judge its evidence, explain what is red."),
     "init": Verb("Write minimal gates for another project: andon.toml, noxfile."),
-    "dev": Verb("What only Andon's own developers run: faults, mutation, surface.", "verify"),
+    "dev": Verb("Measure checks and tests: injected faults, mutants, public names.", "verify"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The options of every verb that judges, and a verdict printed or written in the chosen format."""
+"""Shared by all verbs that judge: their options, and a verdict printed or written in the chosen format."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from andon.console import console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from andon.gates import Verdict
+    from andon.gates.verdict import Verdict
 
 COLORS = {"pass": "green", "PASS": "green", "red": "red", "RED": "red", "not measured": "yellow", "NOT": "yellow"}
 FORMATS = ("text", "markdown", "json", "sarif", "html")
@@ -25,8 +25,10 @@ config_option = click.option(
 OPTIONS = (
     config_option,
     click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True),
-    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write it to this file."),
-    click.option("-q", "--quiet", is_flag=True, help="Print only the answer and what does not pass."),
+    click.option(
+        "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the verdict to this file."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print only the answer and the checks that do not pass."),
 )
 
 
@@ -38,7 +40,7 @@ def verdict_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def finish(verdict: "Verdict", config: Path, form: str, output: Path | None, *, quiet: bool) -> NoReturn:
-    """Add a verdict to the history, show it in the chosen format and exit with its code; with a file, as text too."""
+    """Record a verdict, show it in the chosen format and exit with its code; with a file, print it as text as well."""
     from andon.gates import render_text
     from andon.gates.report.history import append
 
@@ -68,7 +70,7 @@ def rendered(verdict: "Verdict", config: Path, form: str) -> str:
 
 
 def paint(target: "Console", text: str) -> None:
-    """Print the lines of a verdict, each in the color of its state."""
+    """Print lines of a verdict, each in the color of the state that it names."""
     for line in text.splitlines():
         words = line.split()[:2]
         colors = [COLORS[word] for word in words if word in COLORS and line[:1] != "\t"]

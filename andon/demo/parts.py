@@ -11,7 +11,7 @@ import click
 
 from andon.demo.measure import SAMPLE_TOKENS, SAMPLES, measure, unit
 from andon.runs import run
-from andon.runs.finetune import new_job, prepare_finetune
+from andon.runs.finetuning import new_job, prepare_finetune
 from andon.runs.folder import RUNS, new_folder, write_result
 from andon.runs.launch import summary
 from andon.runs.models import resolve_checkpoint

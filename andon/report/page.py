@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from andon.files import write_whole
 from andon.log import of_kind, read_log
 from andon.report.curves import curves
 from andon.report.timeline import read_timeline, shares
@@ -48,9 +49,7 @@ def render_report(run: Path, verdict: Mapping[str, Any] | None) -> Path:
     """
     html = environment().get_template("report.html.j2").render(content(run, verdict))
     path = run / "report.html"
-    partial = path.with_name("report.html.tmp")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, html)
     return path
 
 

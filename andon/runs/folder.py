@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from andon.files import write_whole
 from andon.log import NAME as LOG
 from andon.log import of_kind, read_log
 
@@ -62,9 +63,7 @@ def locked(folder: Path, *, resume: bool) -> Generator[None]:
 def drop_log_after(step: int, folder: Path) -> None:
     """Remove the records of later steps: a killed run has logged steps after its last checkpoint, to be repeated."""
     kept = [record for record in read_log(folder) if record["step"] <= step] if (folder / LOG).exists() else []
-    partial = folder / f".{LOG}.partial"
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(folder / LOG)
+    write_whole(folder / LOG, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]:
@@ -96,6 +95,4 @@ def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, An
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write `result.json` atomically."""
-    partial = folder / ".result.json.partial"
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / "result.json")
+    write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """One run in a folder: the loop around `andon.core.training.loop` that logs, validates, checkpoints and stops.
 
-What is trained, and on what data, is the caller's choice: from scratch here, an adapter in `andon.runs.finetune`.
+What is trained, and on what data, is the caller's choice: from scratch here, an adapter in `andon.runs.finetuning`.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""What only this repository needs: its fault catalogue, mutants and public surface."""
+"""What `andon dev` runs: injected faults, mutation testing and the public surface."""

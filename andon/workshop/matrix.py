@@ -1,15 +1,11 @@
-"""The matrix of injected faults: who found which, counted, and shown in a terminal, as JSON and as a picture."""
+"""The matrix of injected faults and what found each: as lines for a terminal, a table and a picture."""
 
 import html
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
 
-FOUND, UNFOUND, ERROR, ABSENT = "found", "unfound", "error", "not applicable"
-CHECK, PARITY, TEST = "check", "parity", "unit test"
-STATUSES = ("historical", "transposed", "pattern")
+from andon.verify.faults.rows import ERROR, FOUND, STATUSES, UNFOUND, Row, counts
+
 LEGEND = {
     "check": "found by a check",
     "parity": "only by parity",
@@ -19,39 +15,6 @@ LEGEND = {
     "applicable": "not applicable",
 }
 LEFT, PITCH, GAP, RIGHT = 150, 22, 4, 60  # of the drawing, in pixels
-
-
-@dataclass(frozen=True)
-class Row:
-    """A fault and what became of it."""
-
-    fault: str
-    area: str
-    status: str  # of STATUSES; empty for a black-box fault
-    symptom: str
-    source: str = ""
-    state: str = UNFOUND  # FOUND, UNFOUND, ERROR or ABSENT
-    way: str = ""  # CHECK, PARITY or TEST: by what it was found
-    checks: tuple[str, ...] = ()  # that found it; with --all every one of them
-    subject: str = ""
-    tier: int | None = None
-    seconds: float | None = None
-    detail: str = ""  # the finding's message, or what went wrong
-
-
-def counts(rows: Sequence[Row]) -> dict[str, int]:
-    """How many faults were injected, live, found, and by what."""
-    live = [row for row in rows if row.state in (FOUND, UNFOUND)]
-    return {
-        "planted": sum(row.state != ABSENT for row in rows),
-        "live": len(live),
-        "found": sum(row.state == FOUND for row in rows),
-        "found_by_check": sum(row.way == CHECK for row in rows),
-        "found_by_parity": sum(row.way == PARITY for row in rows),
-        "found_by_unit_test": sum(row.way == TEST for row in rows),
-        "unfound": sum(row.state == UNFOUND for row in rows),
-        "errors": sum(row.state == ERROR for row in rows),
-    } | {status: sum(row.status == status for row in live) for status in STATUSES}
 
 
 def line(row: Row) -> str:
@@ -74,7 +37,7 @@ def summary(rows: Sequence[Row]) -> str:
     found = counts(rows)
     share = f", {found['found_by_check'] / found['live']:.0%} of the live by checks alone" if found["live"] else ""
     first = (
-        f"{found['planted']} injected, {found['live']} live, {found['found']} found: "
+        f"{found['injected']} injected, {found['live']} live, {found['found']} found: "
         f"{found['found_by_check']} by checks, {found['found_by_parity']} only by parity with a reference, "
         f"{found['found_by_unit_test']} only by a unit test{share}"
     )
@@ -85,19 +48,8 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def as_json(rows: Sequence[Row], about: dict[str, Any]) -> str:
-    """Counts and rows."""
-    return json.dumps({**about, "counts": counts(rows), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
-
-
-def from_json(content: dict[str, Any]) -> list[Row]:
-    """What `as_json` wrote."""
-    rows: list[dict[str, Any]] = content["rows"]
-    return [replace(Row(**row), checks=tuple(row["checks"])) for row in rows]
-
-
 def by_area(rows: Sequence[Row]) -> list[list[str]]:
-    """A line an area for README: injected live, found by checks, by parity, by a unit test, unfound."""
+    """A row for each area: live ones, found by checks, by parity, by a unit test, unfound."""
     areas = dict.fromkeys(row.area for row in rows)
     lines = [[area, *_numbers([row for row in rows if row.area == area])] for area in areas]
     by_status = [[f"all {status}", *_numbers([row for row in rows if row.status == status])] for status in STATUSES]
@@ -111,7 +63,7 @@ def _numbers(rows: Sequence[Row]) -> list[str]:
 
 
 def picture(rows: Sequence[Row]) -> str:
-    """One HTML file without a script: a drawing, a square a fault coloured by what became of it, and all about it."""
+    """One HTML file without a script: a drawing with a colored square for each fault, and the details."""
     details = "".join(_described(row) for row in rows)
     return PAGE.format(
         summary=_safe(summary(rows)).replace("\n", "<br>"), legend=_legend(), drawing=drawing(rows), details=details
@@ -119,7 +71,7 @@ def picture(rows: Sequence[Row]) -> str:
 
 
 def drawing(rows: Sequence[Row]) -> str:
-    """The matrix as SVG: a line an area, a square a fault, each a link to what is told of it."""
+    """The matrix as SVG: a line an area, a square a fault, each a link to its details."""
     areas = [[row for row in rows if row.area == area] for area in dict.fromkeys(row.area for row in rows)]
     width, height = LEFT + PITCH * max(map(len, areas)) + RIGHT, PITCH * len(areas)
     lines = []
@@ -171,7 +123,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Planted faults · Andon</title>
+<title>Injected faults · Andon</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }}
 table {{ border-collapse: collapse; width: 100% }}
@@ -192,9 +144,9 @@ tr.unfound td:first-child {{ color: #d93025 }}
 </style>
 </head>
 <body>
-<h1>Planted faults</h1>
+<h1>Injected faults</h1>
 <p>{summary}</p>
-<p class="legend">A square a fault:{legend}</p>
+<p class="legend">One square for each fault:{legend}</p>
 {drawing}
 <div class="wide"><table>{details}</table></div>
 </body>

@@ -9,7 +9,8 @@ from typing import get_args
 import click
 from pydantic import BaseModel
 
-PACKAGES = ("andon",)
+PACKAGES = ("andon.core", "andon.gates", "andon.tracing", "andon.verify")
+SOURCES = ("andon",)
 KINDS = {"name": "names", "option": "options", "key": "keys"}
 
 
@@ -54,7 +55,7 @@ def surface(root: click.Command) -> list[str]:
     tables = {
         "run.toml": config.Config,
         "gates.toml": gates.Gates,
-        "plants.toml": gates.Plants,
+        "faults.toml": gates.InjectedFaults,
         "claims.toml": gates.Claims,
     }
     found = {line for path, model in tables.items() for line in keys(model, path)}
@@ -77,10 +78,10 @@ def command(*, write: bool) -> None:
 
     begun = time.perf_counter()
     baseline: Path = compare.BASELINE
-    sources, today = gates.digests([*PACKAGES, str(baseline)]), surface(click.get_current_context().find_root().command)
+    sources, today = gates.digests([*SOURCES, str(baseline)]), surface(click.get_current_context().find_root().command)
     if write:
         baseline.write_text("\n".join(today) + "\n", encoding="utf-8")
-        sources = gates.digests([*PACKAGES, str(baseline)])
+        sources = gates.digests([*SOURCES, str(baseline)])
     recorded = baseline.read_text(encoding="utf-8").splitlines() if baseline.exists() else []
     changed = compare.changes(recorded, today)
     click.echo("".join(f"{line}\n" for line in changed), nl=False)
@@ -89,5 +90,5 @@ def command(*, write: bool) -> None:
     gates.write_evidence(gates.Evidence("surface", "andon dev surface", time.perf_counter() - begun, sources, metrics))
     click.echo(f"{len(today)} lines of public surface, {len(changed)} differ from {baseline}")
     if changed:
-        click.echo("next: nox -s surface -- --write, and say in CHANGELOG.md what users must write instead")
+        click.echo("next: nox -s measure -- surface --write, and say in CHANGELOG.md what users must write instead")
         sys.exit(1)

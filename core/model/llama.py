@@ -183,7 +183,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return Linear(inputs, outputs, bias=False)
 
 
-def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
+def build_model(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
     """An initialized model; each weight is written once, from a generator of its own."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

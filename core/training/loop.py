@@ -16,7 +16,7 @@ import torch
 from andon.core.config import Config, TrainingConfig
 from andon.core.data.batch import IGNORE, Batch
 from andon.core.data.dataset import Dataset, batches
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.core.training.allocator import keep_freed_memory
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
@@ -56,7 +56,7 @@ def no_span(name: str, **attributes: object) -> AbstractContextManager[None]:  #
 def initial_state(config: Config, device: str = "cpu") -> TrainState:
     """A new run's state: seeded weights and an empty optimizer."""
     keep_freed_memory()
-    model = build(config.model, config.training.seed, device)
+    model = build_model(config.model, config.training.seed, device)
     return initial_state_of(model, config)
 
 

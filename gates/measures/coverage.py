@@ -1,9 +1,10 @@
 """Measure coverage: `python -m andon.gates.measures.coverage -m pytest ...` runs the tests and leaves evidence by file.
 
 Coverage's own `fail_under` mixes lines with branches; here they are metrics apart, of the whole and of each file:
-`lines`, `branches`, `lines core/config.py`, `branches core/config.py`, in percent. `--risk FILE` adds how many files
-are `short` of a risk table's floors (`--floors` says which), `--base COMMIT` the share of `changed` lines. One process
-measures and converts, so that figures of an older run cannot pass for those of this one.
+`lines`, `branches`, `lines core/config.py`, `branches core/config.py`, in percent. `--risk FILE` leaves out what the
+table says runs elsewhere, and adds how many files are `short` of its floors (`--floors` says which), `--base COMMIT`
+the share of `changed` lines. One process measures and converts, so that figures of an older run cannot pass for those
+of this one.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from andon.gates.commits import CommitError
 from andon.gates.config import GateError
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.measures.changed import changed_coverage, changed_lines
-from andon.gates.measures.risk import Floors, read_risks, short_metrics
+from andon.gates.measures.risk import Floors, Risks, read_risks, short_metrics
 
 
 def coverage_metrics(report: dict[str, Any]) -> dict[str, Metric]:
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     code = run([*tool, "run", *options.command], check=False).returncode
     if configuration.get_option("run:parallel"):
         run([*tool, "combine", "-q"], check=False)  # what it could not combine is missing in the report
-    report = run([*tool, "json", "-q", "-o", "-"], check=False, capture_output=True, text=True)
+    left_out = _omitted(configuration, risks)
+    report = run([*tool, "json", "-q", "-o", "-", *left_out], check=False, capture_output=True, text=True)
     if report.returncode:
         print(report.stdout + report.stderr)
         return code or 3
@@ -74,6 +76,13 @@ def main(arguments: Sequence[str]) -> int:
     command = "python -m andon.gates.measures.coverage " + " ".join(arguments)
     write_evidence(Evidence(options.evidence, command, time.perf_counter() - start, sources, metrics))
     return code
+
+
+def _omitted(configuration: Any, risks: Risks | None) -> list[str]:
+    """Coverage's option for what its own settings leave out and what the table says runs elsewhere."""
+    own = configuration.get_option("report:omit") or []
+    files = [*own, *(risks.left_out() if risks else [])]
+    return [f"--omit={','.join(files)}"] if files else []
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

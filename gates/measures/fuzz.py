@@ -1,7 +1,7 @@
 """Fuzz parsers: `python -m andon.gates.measures.fuzz PACKAGE` runs atheris on each target for a bounded time.
 
-A target is a module of the package with `one(data)`, which may raise nothing but its `REFUSALS`, and `PARSER`, the
-functions ("core/config.py:load_config") whose branches its inputs must cover. Committed seeds lie in
+A target is a module of the package with `one(data)`, which may raise nothing but its `REFUSALS`, and `PARSER`, by
+module the names of the functions whose branches its inputs must cover. Committed seeds lie in
 `<package>/seeds/<target>/`; with `--record`, an input that crashes a target is written there, for every later replay.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from andon.files import write_whole
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 
 SECONDS = 900.0  # for all targets together
@@ -59,11 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(os.path.relpath(next(iter(package.__path__))))
     targets = options.only or target_names(folder)
     if options.replay:
-        return _replay(options.package, folder, targets, keep=not options.only)
+        return _replay(options, folder, targets)
     if find_spec("atheris") is None:
         print("not measured: atheris is not installed here (Linux only)")
         return 3
-    start, measured = time.monotonic(), digests([*options.instrument, "gates/measures/fuzz.py", str(folder)])
+    start, measured = time.monotonic(), _digests(options.instrument, folder)
     runs = []
     for name in targets:
         seeds, corpus = folder / "seeds" / name, CORPUS / name
@@ -155,7 +156,7 @@ def record(path: Path, runs: Sequence[Run]) -> None:
         for run in runs
     ]
     lines = ",\n    ".join(json.dumps(row) for row in [*read_ledger(path), *rows])
-    path.write_text(f'{{\n  "runs": [\n    {lines}\n  ]\n}}\n', encoding="utf-8")
+    write_whole(path, f'{{\n  "runs": [\n    {lines}\n  ]\n}}\n')
 
 
 def run_metrics(runs: Sequence[Run], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
@@ -176,7 +177,7 @@ def branch_metrics(package: str, targets: Sequence[str]) -> dict[str, Metric]:
     """The share of its parser's branches that each target's committed seeds reach, and the least of them."""
     shares = {}
     for name in targets:
-        parser: Sequence[str] = importlib.import_module(f"{package}.{name}").PARSER
+        parser = places(importlib.import_module(f"{package}.{name}").PARSER)
         with tempfile.TemporaryDirectory() as scratch:
             data = f"--data-file={scratch}/coverage"
             files = ",".join({place.partition(":")[0] for place in parser})
@@ -190,6 +191,12 @@ def branch_metrics(package: str, targets: Sequence[str]) -> dict[str, Metric]:
         shares[name] = branch_share(json.loads(report.stdout), parser)
     metrics = {f"branches {name}": Metric(share, "%") for name, share in shares.items()}
     return metrics | {"least_branches": Metric(min(shares.values(), default=None), "%")}
+
+
+def places(parser: Mapping[ModuleType, Sequence[str]]) -> list[str]:
+    """A target's functions as `path:function`, by the paths that coverage has for their modules."""
+    paths = {module: os.path.relpath(os.path.realpath(module.__file__ or "")) for module in parser}
+    return [f"{paths[module]}:{function}" for module, names in parser.items() for function in names]
 
 
 def branch_share(report: Mapping[str, Any], parser: Sequence[str]) -> float:
@@ -206,9 +213,14 @@ def branch_share(report: Mapping[str, Any], parser: Sequence[str]) -> float:
     return 100 * taken / total
 
 
-def _replay(package: str, folder: Path, targets: Sequence[str], *, keep: bool) -> int:
+def _digests(packages: Sequence[str], folder: Path) -> dict[str, str]:
+    """Of what is measured: the packages that give feedback, the targets with their seeds, and this file."""
+    return digests([*(name.replace(".", "/") for name in packages), str(folder), os.path.relpath(__file__)])
+
+
+def _replay(options: argparse.Namespace, folder: Path, targets: Sequence[str]) -> int:
     """Every seed once, in this process, which shows each crash and goes on; 0 where there is none, and no torch."""
-    start, measured = time.monotonic(), digests(["core", "tracing", "gates/measures/fuzz.py", str(folder)])
+    package, start, measured = options.package, time.monotonic(), _digests(options.instrument, folder)
     crashes: list[str] = []
     count, had_torch = 0, "torch" in sys.modules
     for name in targets:
@@ -223,7 +235,7 @@ def _replay(package: str, folder: Path, targets: Sequence[str], *, keep: bool) -
     seconds = time.monotonic() - start
     print(f"{count} seeds of {len(targets)} targets in {seconds:.1f} s: {len(crashes)} crash")
     metrics = {"seeds": Metric(count, "inputs"), "crashes": Metric(len(crashes), "inputs")}
-    if keep:
+    if not options.only:
         write_evidence(
             Evidence("replay", f"python -m andon.gates.measures.fuzz {package} --replay", seconds, measured, metrics)
         )
@@ -271,7 +283,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--branches", action="store_true", help="measure the branches that the seeds reach, too")
     parser.add_argument("--record", action="store_true", help="add the runs to the ledger")
     parser.add_argument("--ledger", type=Path, default=Path("reports/baselines/fuzz.json"), help="the runs on record")
-    parser.add_argument("--instrument", nargs="+", default=["core", "tracing"], help="packages that give feedback")
+    parser.add_argument(
+        "--instrument",
+        nargs="+",
+        default=["andon.core", "andon.tracing"],
+        metavar="PACKAGE",
+        help="packages whose branches guide it",
+    )
     return parser.parse_args(arguments)
 
 

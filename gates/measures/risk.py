@@ -1,10 +1,11 @@
-"""The risk table: how much of a file its tests must reach, by what a mistake in it costs.
+"""The risk table: by module what a mistake in it costs, how much of it its tests must reach, and how it is mutated.
 
-Four kinds of floors: all tests' lines and branches, those of a file's level; lines that properties alone reach, lines
-that gradient checks alone reach, and mutants killed, which the file's own row names.
+Five kinds of floors: all tests' lines and branches, those of a module's level; lines that the early tiers alone reach,
+lines that properties alone reach, lines that gradient checks alone reach, and mutants killed, which its own row names.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +13,11 @@ from pydantic import Field
 
 from andon.gates.config import GateError, Table, read_table
 from andon.gates.evidence import Metric
+from andon.gates.names import file_of
 
 DEFAULT = Path("configs/risk.toml")
 ORDINARY = "ordinary"
-Floors = Literal["tests", "properties", "gradients", "mutation"]
+Floors = Literal["tests", "early", "properties", "gradients", "mutation"]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -28,63 +30,117 @@ class Level(Table):
     why: str
 
 
-class RiskyFile(Table):
-    """A file of a level that is not the ordinary one, why, and the floors, in percent, that are its own."""
+class Row(Table):
+    """Modules of a level that is not the ordinary one, why, and the floors, in percent, that are their own.
 
-    path: str
+    Where there is a floor of mutants killed, the module is mutated; `tests` run beside those that mirror it.
+    """
+
+    modules: Annotated[list[str], Field(min_length=1)]  # "core:loss", or a path
     level: str
     why: str
+    early: Percent = 0
     properties: Percent = 0
     gradients: Percent = 0
     mutation: Percent = 0
+    per_function: Annotated[int, Field(ge=1)] | None = None
+    tests: list[str] = Field(default_factory=list)
 
 
-class Risks(Table):
-    """The whole table."""
+class Mutation(Table):
+    """How tests run on mutants.
+
+    A function gets at most `per_function`. Tests slower than `test_seconds` are left out; not more than
+    `function_seconds` about a function. A mutant whose tests take longer than `limit_seconds` counts as alive.
+    """
+
+    per_function: Annotated[int, Field(ge=1)]
+    marks: str
+    test_seconds: Annotated[float, Field(gt=0)]
+    function_seconds: Annotated[float, Field(gt=0)]
+    limit_seconds: Annotated[float, Field(gt=0)]
+
+
+class RiskTable(Table):
+    """The whole file."""
 
     levels: list[Level]
-    files: list[RiskyFile]
+    modules: list[Row] = Field(default_factory=list)
+    mutation: Mutation | None = None
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module that the table names, with its row."""
+
+    name: str
+    file: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Risks:
+    """The table as it stands for the files that are there."""
+
+    levels: dict[str, Level]
+    modules: dict[str, Module]  # by file
+    mutation: Mutation | None = None
 
     def level_of(self, path: str) -> Level:
         """A file's level; that named "ordinary" where the table does not name the file."""
-        name = next((file.level for file in self.files if file.path == path), ORDINARY)
-        return next(level for level in self.levels if level.name == name)
+        return self.levels[self.modules[path].row.level if path in self.modules else ORDINARY]
 
     def floors_of(self, path: str, floors: Floors) -> dict[str, float]:
         """What a file must reach, by the measured figure's name."""
         if floors == "tests":
             level = self.level_of(path)
             return {"lines": level.lines, "branches": level.branches}
-        own = {file.path: file.model_dump() for file in self.files}.get(path, {})
+        own = self.modules[path].row.model_dump() if path in self.modules else {}
         return {"score_by_file" if floors == "mutation" else "lines": own.get(floors, 0.0)}
+
+    def left_out(self) -> list[str]:
+        """Files of a level without a floor: they run elsewhere, and are no part of any figure here."""
+        return [path for path in self.modules if self.level_of(path).lines == 0 == self.level_of(path).branches]
 
 
 def read_risks(path: Path = DEFAULT) -> Risks:
     """Read a risk table.
 
     Raises:
-        GateError: it cannot be read, breaks a rule, or names a level or a file that is none.
+        GateError: it cannot be read, breaks a rule, or names a level or a module that is none, or a module twice.
     """
-    risks = read_table(path, Risks, "name a risk table with --risk")
-    known = [level.name for level in risks.levels]
-    if ORDINARY not in known:
-        raise GateError(f"{path}: levels: none is named {ORDINARY!r}; files that are not named are of it")
-    for file in risks.files:
-        if file.level not in known:
-            raise GateError(f"{path}: files: level={file.level!r} is none of {', '.join(known)}")
-        if not Path(file.path).is_file():
-            raise GateError(f"{path}: files: path={file.path!r} is no file; correct it, or take the row out")
-    return risks
+    table = read_table(path, RiskTable, "name a risk table with --risk")
+    levels = {level.name: level for level in table.levels}
+    if ORDINARY not in levels:
+        raise GateError(f"{path}: levels: none is named {ORDINARY!r}; modules that are not named are of it")
+    modules: dict[str, Module] = {}
+    for row in table.modules:
+        if row.level not in levels:
+            raise GateError(f"{path}: modules: level={row.level!r} is none of {', '.join(levels)}")
+        for name in row.modules:
+            try:
+                file = file_of(name)
+            except GateError as error:
+                raise GateError(f"{path}: modules: {error}") from error
+            if file in modules:
+                raise GateError(f"{path}: modules: {name} is named twice; leave one of the two rows")
+            modules[file] = Module(name, file, row)
+    return Risks(levels, modules, table.mutation)
 
 
 def short_metrics(measured: Mapping[str, Metric], risks: Risks, floors: Floors = "tests") -> dict[str, Metric]:
     """How many files are below their floors, and by how many points each; a named file without a figure is short."""
-    paths = {name.partition(" ")[2] for name in measured if " " in name}
+    files = {module.name: path for path, module in risks.modules.items()}
+    values = {}
+    for key, metric in measured.items():
+        figure, space, place = key.partition(" ")
+        if space:
+            values[figure, files.get(place, place)] = metric
     lacking = {}
-    for path in sorted(paths | {file.path for file in risks.files}):
+    for path in sorted({path for _, path in values} | set(risks.modules)):
         short = 0.0
         for figure, floor in risks.floors_of(path, floors).items():
-            value = measured.get(f"{figure} {path}", Metric(0.0)).value
+            value = values.get((figure, path), Metric(0.0)).value
             short = max(short, floor - value if value is not None else 0.0)
         if short > 0:
             lacking[f"short {path}"] = Metric(short, f"points below {risks.level_of(path).name}")

@@ -1,22 +1,57 @@
 """The public surface: what others may have written against, as sorted lines of text that a reviewer reads as a diff."""
 
-import ast
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 BASELINE = Path("reports/baselines/surface.txt")
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def public_names(packages: Iterable[str]) -> Iterator[str]:
-    """Each public function with its parameters, class with its members, and constant of packages, by module."""
+class SurfaceError(ValueError):
+    """A package that does not say what is public; the message names it and the next step."""
+
+
+def public_names(packages: Iterable[str], root: Path = Path()) -> Iterator[str]:
+    """What each package exports in its `__all__`: functions with their parameters, classes with their members.
+
+    Nothing is imported: the sources below `root` are read, those alone that what is exported comes from.
+
+    Raises:
+        SurfaceError: a package has no `__all__`, or exports what is defined nowhere.
+    """
+    read = cache(partial(_module, root))
     for package in packages:
-        for path in sorted(Path(package).rglob("*.py")):
-            module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-            if not any(part.startswith("_") for part in module.split(".")):
-                tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-                yield from (f"name {module}.{name}" for name in _members(tree, _exported(tree)))
+        module = read(package)
+        if module is None or module.exports is None:
+            raise SurfaceError(f"{package} has no `__all__`; list there what its users may write against")
+        for name in sorted(map(str, module.exports)):
+            member = _found(read, f"{package}.{name}")
+            if member is None:
+                raise SurfaceError(f"{package}: `__all__` names {name!r}, which is defined nowhere; take it out")
+            yield from _lines(f"name {package}.{name}", member)
+
+
+def _found(read: Callable[[str], Any], path: str) -> Any:
+    """What a dotted name means, through the imports of the modules that hand it on; None where it means nothing."""
+    package, _, name = path.rpartition(".")
+    module = read(package) if package else None
+    target = module.imports.get(name, path) if module else path
+    if target != path:
+        return _found(read, target)
+    return read(path) or (module.members.get(name) if module else None)
+
+
+def _module(root: Path, name: str) -> Any:
+    """A module as griffe reads it; None where there is none."""
+    from griffe import visit  # late: a development tool
+
+    place = root.joinpath(*name.split("."))
+    for path in (place / "__init__.py", place.with_suffix(".py")):
+        if path.is_file():
+            return visit(name, path, path.read_text(encoding="utf-8"))
+    return None
 
 
 def changes(recorded: Iterable[str], today: Iterable[str]) -> list[str]:
@@ -25,48 +60,28 @@ def changes(recorded: Iterable[str], today: Iterable[str]) -> list[str]:
     return [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")]
 
 
-def _members(tree: ast.Module | ast.ClassDef, exported: set[str]) -> Iterator[str]:
-    for node in tree.body:
-        for name, shown in _defined(node):
-            if not name.startswith("_"):
-                yield shown
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield from (f"{node.name}.{member}" for member in _members(node, set()))
-        if isinstance(node, ast.ImportFrom):
-            names = [alias.asname or alias.name for alias in node.names]
-            yield from (name for name in names if name in exported)
+def _lines(shown: str, member: Any) -> Iterator[str]:
+    """A name, and what can be reached through it: the members of a class that have no underscore."""
+    if member.is_function:
+        yield f"{shown}({', '.join(_parameters(member.parameters))})"
+        return
+    yield f"{shown}({', '.join(map(str, member.bases))})" if member.is_class else shown
+    if member.is_class:
+        for name, inner in member.members.items():
+            if not name.startswith("_") and not inner.is_alias:
+                yield from _lines(f"{shown}.{name}", inner)
 
 
-def _defined(node: ast.stmt) -> Iterator[tuple[str, str]]:
-    """The names that a statement defines, and how each is shown."""
-    if isinstance(node, Function):
-        yield node.name, f"{node.name}({', '.join(_parameters(node.args))})"
-    elif isinstance(node, ast.ClassDef):
-        yield node.name, f"{node.name}({', '.join(map(ast.unparse, node.bases))})"
-    elif isinstance(node, ast.Assign | ast.AnnAssign):
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            yield from ((each.id, each.id) for each in ast.walk(target) if isinstance(each, ast.Name))
-
-
-def _parameters(arguments: ast.arguments) -> Iterator[str]:
+def _parameters(parameters: Iterable[Any]) -> Iterator[str]:
     """Parameters as a caller sees them: names, `=` where there is a default, `*` before those given by name alone."""
-    positional = [*arguments.posonlyargs, *arguments.args]
-    required = len(positional) - len(arguments.defaults)
-    for place, each in enumerate(positional):
-        yield each.arg + "=" * (place >= required)
-        if arguments.posonlyargs and place + 1 == len(arguments.posonlyargs):
+    kinds = [each.kind.name for each in parameters]
+    for place, each in enumerate(parameters):
+        kind, before = kinds[place], kinds[:place]
+        if kind != "positional_only" and "positional_only" in before[-1:]:
             yield "/"
-    if arguments.vararg or arguments.kwonlyargs:
-        yield f"*{arguments.vararg.arg if arguments.vararg else ''}"
-    for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        yield each.arg + "=" * (default is not None)
-    if arguments.kwarg:
-        yield f"**{arguments.kwarg.arg}"
-
-
-def _exported(tree: ast.Module) -> set[str]:
-    """The names in a module's `__all__`."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    return set()
+        if kind == "keyword_only" and not {"keyword_only", "var_positional"} & set(before):
+            yield "*"
+        stars = {"var_positional": "*", "var_keyword": "**"}.get(kind, "")
+        yield f"{stars}{each.name}" + "=" * (not each.required and not stars)
+    if kinds[-1:] == ["positional_only"]:
+        yield "/"

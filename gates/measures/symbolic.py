@@ -39,7 +39,7 @@ class Contract(NamedTuple):
 
     holds: FunctionType
     module: ModuleType  # through which `holds` calls, so that the mutant takes effect
-    before: str  # stands in the module's source exactly once
+    before: str  # occurs exactly once in the module's source
     after: str
 
     @property
@@ -105,7 +105,7 @@ def collect(package: str, only: Sequence[str] = ()) -> list[Contract]:
 
 
 def prove(contract: Contract, seconds: float = SECONDS) -> Found:
-    """Ask CrossHair about a contract, and about the same contract of the mutant."""
+    """Run CrossHair on a contract, and on the same contract of the mutant."""
     start = time.monotonic()
     state, words = _apart(contract, seconds, mutated=False)
     mutant, _ = _apart(contract, seconds, mutated=True)
@@ -113,16 +113,16 @@ def prove(contract: Contract, seconds: float = SECONDS) -> Found:
 
 
 def mutate(contract: Contract) -> None:
-    """From here on this process runs the mutant: for a process that ends after its question.
+    """From here on this process runs the mutant: for a process that ends after this one proof.
 
     Raises:
-        ValueError: `before` does not stand in the module's source exactly once.
+        ValueError: `before` does not occur exactly once in the module's source.
     """
     source = inspect.getsource(contract.module)
     if source.count(contract.before) != 1:
         raise ValueError(
-            f"{contract.name}: {contract.before!r} stands {source.count(contract.before)} times in "
-            f"{contract.module.__name__}, and must stand once; take it anew from the source as it is"
+            f"{contract.name}: {contract.before!r} occurs {source.count(contract.before)} times in "
+            f"{contract.module.__name__}, and must occur once; copy it from the source as it is now"
         )
     code = compile(source.replace(contract.before, contract.after), f"<mutant of {contract.name}>", "exec")
     exec(code, contract.module.__dict__)  # noqa: S102 - the module's own source, but for the mutation
@@ -153,10 +153,10 @@ def _apart(contract: Contract, seconds: float, *, mutated: bool) -> tuple[State,
 def _answer(connection: Connection, contract: Contract, seconds: float, mutated: bool) -> None:
     if mutated:
         mutate(contract)
-    connection.send(_asked(contract.holds, seconds))
+    connection.send(_verdict(contract.holds, seconds))
 
 
-def _asked(holds: Callable[..., None], seconds: float) -> tuple[State, str]:
+def _verdict(holds: Callable[..., None], seconds: float) -> tuple[State, str]:
     """CrossHair's verdict: the worst of its messages, as it has one for each assertion."""
     from crosshair.core_and_libs import analyze_function, run_checkables  # late: a development tool
     from crosshair.options import AnalysisKind, AnalysisOptionSet

@@ -26,15 +26,15 @@ class Recipe(Table):
     steps: Annotated[list[str], Field(min_length=1)]
 
 
-# Of a measure that this house does not know: some project's own command.
+# For a measure that no recipe knows, such as a project's own command.
 ANY = Recipe(
     name="a command",
     checks=["*"],
-    means="The command failed, or what it measured is not what was agreed.",
+    means="The command failed, or a value that it measured does not meet its threshold.",
     steps=[
         "Run the command alone, as shown, and read its first error: later ones often follow from it.",
-        "The measure's own next step stands above; it was written by whoever added it.",
-        "Stale or missing evidence: `andon gate run TIER` measures again, `andon gate judge TIER` only looks.",
+        "Follow the next step above, which the author of the measure wrote.",
+        "Stale or missing evidence: `andon gate run TIER` measures again; `andon gate judge TIER` only judges.",
     ],
 )
 
@@ -57,7 +57,7 @@ def known_checks(gates: Gates) -> list[str]:
 
 
 def explain(name: str, gates: Gates, checks: Sequence[Check]) -> str:
-    """A check as it stands, what red means there, and the way out, in 100 columns. `checks`: those judged just now.
+    """A check's current state, what red means, and how to fix it, in 100 columns. `checks`: those judged just now.
 
     Raises:
         GateError: the gates file judges nothing of that name.
@@ -65,8 +65,8 @@ def explain(name: str, gates: Gates, checks: Sequence[Check]) -> str:
     names = known_checks(gates)
     if name not in names:
         close = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else "`andon gate list` shows all"
-        raise GateError(f"no check {name!r}; {hint}")
+        hint = f"did you mean {', '.join(close)}?" if close else "`andon gate list` shows all of them"
+        raise GateError(f"there is no check {name!r}; {hint}")
     recipe = recipe_for(name)
     blocks = [f"{name}: {recipe.name}", recipe.means]
     blocks += ["\n".join(_facts(check)) for check in checks if check.name == name][:1]

@@ -1,4 +1,4 @@
-"""Claims: what README and docs say, met by today's evidence and never by a tick."""
+"""Claims of the documentation, judged by today's evidence."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from andon.gates.judge import judge
 from andon.gates.report.render import bound
 from andon.gates.verdict import Verdict
 
-TIER = Tier(name="claims", summary="what README and docs say", strict=False)
+TIER = Tier(name="claims", summary="claims of the documentation", strict=False)
 
 
 def read_claims(gates: Gates) -> Claims:
@@ -18,7 +18,9 @@ def read_claims(gates: Gates) -> Claims:
         GateError: it names no file of them, or one that cannot be read.
     """
     if not gates.claims:
-        raise GateError('no claims: name a file of them in the gates file, such as claims = "configs/claims.toml"')
+        raise GateError(
+            'there are no claims: name a file of them in the gates file, such as claims = "configs/claims.toml"'
+        )
     return read_table(Path(gates.claims), Claims, "correct `claims` in the gates file")
 
 

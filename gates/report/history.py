@@ -23,11 +23,11 @@ Entry = dict[str, Any]
 
 
 class HistoryError(ValueError):
-    """A history that cannot be read, or that lacks what was asked for; the message says how to get it."""
+    """A history that cannot be read, or that lacks the verdicts to show; the message says how to get them."""
 
 
 def append(verdict: Verdict, path: Path = HISTORY) -> None:
-    """Add a verdict, unless it is what the tier's last line says: judging the same evidence again is no news."""
+    """Add a verdict, unless it equals the tier's last one: judging the same evidence again adds nothing."""
     checks = {}
     for check in verdict.checks:
         kept = {name: getattr(check, name) for name in KEPT}
@@ -65,7 +65,7 @@ def read(path: Path = HISTORY) -> list[Entry]:
             entry = json.loads(line)
             entries.append(entry | {key: entry[key] for key in ("tier", "commit", "changed", "answer", "checks")})
         except (ValueError, KeyError, TypeError) as error:
-            raise HistoryError(f"{path} line {number} is no verdict ({error!r}); remove the line") from error
+            raise HistoryError(f"{path} line {number} is not a verdict ({error!r}); remove the line") from error
     return entries
 
 
@@ -76,7 +76,7 @@ def render_trends(entries: Sequence[Entry]) -> str:
         HistoryError: there is nothing to show.
     """
     if not entries:
-        raise HistoryError(f"{HISTORY} holds no such verdict; `andon gate run TIER` adds one")
+        raise HistoryError(f"{HISTORY} has no such verdict; `andon gate run TIER` adds one")
     tiers = dict.fromkeys(entry["tier"] for entry in entries)
     return "\n\n".join(_tier([entry for entry in entries if entry["tier"] == tier]) for tier in tiers) + "\n"
 
@@ -148,7 +148,7 @@ def _differences(before: Entry, after: Entry, first: str, last: str) -> list[str
     for name in dict.fromkeys([*before["checks"], *after["checks"]]):
         old, new = before["checks"].get(name), after["checks"].get(name)
         if old is None or new is None:
-            lines.append(f"  {name}: {'new' if old is None else 'gone'}")
+            lines.append(f"  {name}: {'new' if old is None else 'removed'}")
             continue
         slower = (new["seconds"] or 0) > max(SLOWER * (old["seconds"] or 0), 1) and old["seconds"] is not None
         if (old["state"], old["value"]) == (new["state"], new["value"]) and not slower:
@@ -167,8 +167,8 @@ def _where(first: str, last: str, sources: list[str]) -> list[str]:
     files = commits.changed_files(first, last, sources) if sources else []
     if files is None:
         return [commits.SHALLOW]
-    rest = [f"and {len(files) - FILES} files more"] if len(files) > FILES else []
-    return [*files[:FILES], *rest] if files else ["no file that it measures has changed"]
+    rest = [f"and {len(files) - FILES} more files"] if len(files) > FILES else []
+    return [*files[:FILES], *rest] if files else ["none of its sources changed"]
 
 
 def _value(check: dict[str, Any]) -> str:

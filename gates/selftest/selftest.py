@@ -1,4 +1,4 @@
-"""Every gate goes red: each measure on a planted tree, each threshold and each budget at its edges.
+"""Every gate goes red: each measure on a tree with an injected fault, each threshold and budget at its edges.
 
 A measure runs on a copy of the tree with a fault in it (`injection`). A threshold is judged on values just inside,
 just outside and null. What was seen is kept in a table keyed by the definitions: change one, and its row is stale.
@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from andon.gates.config import GateError, Gates, Measure, Plant, Plants, Threshold, Tier, read_table
+from andon.files import write_whole
+from andon.gates.config import GateError, Gates, InjectedFault, InjectedFaults, Measure, Threshold, Tier, read_table
 from andon.gates.evidence import Evidence, Metric, write_evidence
 from andon.gates.judge import judge
 from andon.gates.run import SIDE_BY_SIDE
-from andon.gates.selftest.injection import plant_and_run
+from andon.gates.selftest.injection import inject_and_run
 
 TABLE = Path("reports/baselines/selftest.json")
 
@@ -31,34 +31,34 @@ class Seen:
     kind: str  # measure, threshold, budget
     name: str
     tier: str
-    planted: str
+    tried: str  # the files that faults were injected into, or the values that were judged
     red: bool
     definition: str
     seconds: float = 0.0
-    said: str = ""  # where it was not red as it should be: what was seen instead
+    problem: str = ""  # why it was not red as it should be
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate that must go red, and how to see it so."""
+    """One gate that must go red, and the function that checks that it does."""
 
     kind: str
     name: str
     tier: str
     definition: str
-    look: Callable[[], Seen]
+    run: Callable[[], Seen]
 
 
 def gates_to_test(gates: Gates) -> list[Gate]:
     """Every measure, threshold and budget of a gates file.
 
     Raises:
-        GateError: a plant of no measure, or a plants' file that cannot be read.
+        GateError: an injected fault names no measure, or the file of faults cannot be read.
     """
-    plants = read_plants(gates)
+    faults = read_faults(gates)
     return [
         *(
-            _measure(measure, [each for each in plants if each.measure == measure.name], gates)
+            _measure(measure, [each for each in faults if each.measure == measure.name], gates)
             for measure in gates.measures
         ),
         *(_threshold(threshold, gates) for threshold in gates.thresholds),
@@ -66,27 +66,27 @@ def gates_to_test(gates: Gates) -> list[Gate]:
     ]
 
 
-def read_plants(gates: Gates) -> list[Plant]:
-    """The plants of a gates file; none where it names no file of them.
+def read_faults(gates: Gates) -> list[InjectedFault]:
+    """The injected faults of a gates file; none where it names no file of them.
 
     Raises:
-        GateError: the file cannot be read, or a plant names no measure.
+        GateError: the file cannot be read, or a fault names no measure.
     """
-    if not gates.plants:
+    if not gates.faults:
         return []
-    path = Path(gates.plants)
-    plants = read_table(path, Plants, "correct `plants` in the gates file").plants
+    path = Path(gates.faults)
+    faults = read_table(path, InjectedFaults, "correct `faults` in the gates file").faults
     names = [measure.name for measure in gates.measures]
-    for plant in plants:
-        if plant.measure not in names:
-            raise GateError(f"{path}: measure={plant.measure!r} is no measure; known are {', '.join(names)}")
-    return plants
+    for fault in faults:
+        if fault.measure not in names:
+            raise GateError(f"{path}: measure={fault.measure!r} is not a measure; known are {', '.join(names)}")
+    return faults
 
 
-def look(chosen: Sequence[Gate], note: Callable[[Seen], None]) -> list[Seen]:
-    """See each gate red, two at a time; `note` is called with each as it ends."""
+def run(chosen: Sequence[Gate], note: Callable[[Seen], None]) -> list[Seen]:
+    """Check that each gate goes red, two at a time; `note` is called with each result."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        futures = [pool.submit(gate.look) for gate in chosen]
+        futures = [pool.submit(gate.run) for gate in chosen]
         for future in futures:
             note(future.result())
     return [future.result() for future in futures]
@@ -99,7 +99,7 @@ def unseen(known: Sequence[Gate], table: Sequence[Seen]) -> list[Gate]:
 
 
 def merged(known: Sequence[Gate], table: Sequence[Seen], new: Sequence[Seen]) -> list[Seen]:
-    """The table with what was seen now, in the gates' order, without what is no gate any more."""
+    """The table with the new results, in the gates' order, without gates that no longer exist."""
     rows = {(seen.kind, seen.name, seen.tier): seen for seen in [*table, *new]}
     return [rows[key] for gate in known if (key := (gate.kind, gate.name, gate.tier)) in rows]
 
@@ -115,32 +115,31 @@ def read_seen(path: Path = TABLE) -> list[Seen]:
     try:
         return [Seen(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
-        raise GateError(f"{path} is no table of a self-test ({error}); `andon gate selftest` writes it") from error
+        raise GateError(
+            f"{path} is not a table of self-test results ({error}); `andon gate selftest` writes it"
+        ) from error
 
 
 def write_seen(table: Sequence[Seen], path: Path = TABLE) -> None:
     """Write the table, a row a line, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     rows = ",\n".join("  " + json.dumps(asdict(seen), ensure_ascii=False) for seen in table)
-    temporary.write_text(f"[\n{rows}\n]\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, f"[\n{rows}\n]\n")
 
 
 # ------------------------------------------------------------------------------------------------ measures
-def _measure(measure: Measure, plants: list[Plant], gates: Gates) -> Gate:
+def _measure(measure: Measure, faults: list[InjectedFault], gates: Gates) -> Gate:
     bounds = [each for each in gates.thresholds if each.metric.partition(".")[0] == measure.name]
     edges_of = [[each.metric, each.operator, each.value] for each in bounds]
-    definition = _digest([measure.command, measure.environment, *edges_of, *(plant.model_dump() for plant in plants)])
+    definition = _digest([measure.command, measure.environment, *edges_of, *(fault.model_dump() for fault in faults)])
     gate = ("measure", measure.name, measure.tier)
 
-    def look() -> Seen:
-        begun, found = time.perf_counter(), [plant_and_run(plant, measure, bounds) for plant in plants]
-        said = "; ".join(text for text in found if text) or ("" if plants else "it has no plant")
-        files = ", ".join(plant.file for plant in plants)
-        return Seen(*gate, files, not said, definition, round(time.perf_counter() - begun, 1), said)
+    def run() -> Seen:
+        begun, found = time.perf_counter(), [inject_and_run(fault, measure, bounds) for fault in faults]
+        problem = "; ".join(text for text in found if text) or ("" if faults else "no fault is defined for it")
+        files = ", ".join(fault.file or fault.where for fault in faults)
+        return Seen(*gate, files, not problem, definition, round(time.perf_counter() - begun, 1), problem)
 
-    return Gate(*gate, definition, look)
+    return Gate(*gate, definition, run)
 
 
 # -------------------------------------------------------------------------------------- thresholds, budgets
@@ -151,7 +150,7 @@ def _threshold(threshold: Threshold, gates: Gates) -> Gate:
     name, _, key = threshold.metric.partition(".")
     rules = Gates(tiers=[tier.model_copy(update={"includes": "", "budget_seconds": None})], thresholds=[threshold])
 
-    def look() -> Seen:
+    def run() -> Seen:
         wrong = []
         for value, state in [*edges(threshold.operator, threshold.value), (None, _null(tier))]:
             with tempfile.TemporaryDirectory(prefix="andon-selftest-") as folder:
@@ -159,9 +158,9 @@ def _threshold(threshold: Threshold, gates: Gates) -> Gate:
                 found = judge(tier.name, rules, Path(folder)).checks[0].state
             wrong += [f"{value!r} is {found}, not {state}"] * (found != state)
         return Seen(*gate, f"just inside, just outside {threshold.operator} {threshold.value:g}, null", not wrong,
-                    definition, said="; ".join(wrong))  # fmt: skip
+                    definition, problem="; ".join(wrong))  # fmt: skip
 
-    return Gate(*gate, definition, look)
+    return Gate(*gate, definition, run)
 
 
 def _budget(tier: Tier) -> Gate:
@@ -170,7 +169,7 @@ def _budget(tier: Tier) -> Gate:
     gate = ("budget", "budget", tier.name)
     rules = Gates(tiers=[tier.model_copy(update={"includes": ""})])
 
-    def look() -> Seen:
+    def run() -> Seen:
         wrong = []
         for wall, state in [*edges("<=", budget), (None, _null(tier))]:
             with tempfile.TemporaryDirectory(prefix="andon-selftest-") as folder:
@@ -179,9 +178,11 @@ def _budget(tier: Tier) -> Gate:
                 write_evidence(Evidence(tier.name, "", 0.0, {}, metrics), Path(folder))
                 found = judge(tier.name, rules, Path(folder)).checks[0].state
             wrong += [f"{wall!r} is {found}, not {state}"] * (found != state)
-        return Seen(*gate, f"just inside, just beyond {budget:g} s, null", not wrong, definition, said="; ".join(wrong))
+        return Seen(
+            *gate, f"just inside, just beyond {budget:g} s, null", not wrong, definition, problem="; ".join(wrong)
+        )
 
-    return Gate(*gate, definition, look)
+    return Gate(*gate, definition, run)
 
 
 def edges(operator: str, value: float) -> Iterator[tuple[float, str]]:
@@ -196,5 +197,5 @@ def _null(tier: Tier) -> str:
     return "red" if tier.strict else "not measured"
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.andon.small_gates import CLAIM, FILE, PLANT
+from tests.andon.small_gates import CLAIM, FAULT, FILE
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, write_corpus
 from tests.tuning import andon
@@ -38,10 +38,10 @@ def tuning(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def small_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a gates file, a plant and a claim; the working directory."""
+    """A folder with a gates file, an injected fault and a claim; the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "andon.toml").write_text(FILE)
     (tmp_path / "code.txt").write_text("good\n")
-    (tmp_path / "plants.toml").write_text(PLANT.format("bad").replace("text.lines", "bad"))
+    (tmp_path / "faults.toml").write_text(FAULT.format("bad").replace("text.lines", "bad"))
     (tmp_path / "claims.toml").write_text(CLAIM)
     return tmp_path

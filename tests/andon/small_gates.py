@@ -1,7 +1,7 @@
-"""A project of one measure, one threshold, one plant and one claim, for the tests of the gate's verbs."""
+"""A project of one measure, one threshold, one injected fault and one claim, for the tests of the gate's verbs."""
 
 FILE = """
-plants = "plants.toml"
+faults = "faults.toml"
 claims = "claims.toml"
 [[tiers]]
 name = "small"
@@ -18,5 +18,5 @@ value = 3
 tier = "small"
 why = "w"
 """
-PLANT = '[[plants]]\nmeasure = "text"\nfile = "code.txt"\nbefore = "good"\nafter = "{}"\nshows = "text.lines"\n'
+FAULT = '[[faults]]\nmeasure = "text"\nfile = "code.txt"\nbefore = "good"\nafter = "{}"\nshows = "text.lines"\n'
 CLAIM = '[[claims]]\nsays = "long"\ncommand = "make"\nmetric = "text.lines"\noperator = ">="\nvalue = 3\n'

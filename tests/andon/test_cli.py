@@ -23,7 +23,7 @@ class ProbeError(ValueError):
 ProbeError.__module__ = "andon.core.probe"
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException) -> None:
+def fail_with(monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException) -> None:
     """Put a verb in place that fails."""
 
     @click.command()
@@ -57,8 +57,8 @@ def test_help_lists_every_verb_on_a_line() -> None:
 
 @pytest.mark.tier1
 def test_a_package_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: what a package rejects ends in its message on stderr, without a traceback."""
-    plant(monkeypatch, "plan", ProbeError("tiny.toml: lr=1: unknown key"))
+    """Behavior: what a package refuses ends in its message on stderr, without a traceback."""
+    fail_with(monkeypatch, "plan", ProbeError("tiny.toml: lr=1: unknown key"))
     result = CliRunner().invoke(cli, ["plan"])
     assert (2, "andon: tiny.toml: lr=1: unknown key\n", "") == (result.exit_code, result.stderr, result.stdout)
 
@@ -67,7 +67,7 @@ def test_a_package_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyP
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: a builtin error that escapes is no user's mistake and is not dressed as one."""
     error = ValueError("a bug")
-    plant(monkeypatch, "plan", error)
+    fail_with(monkeypatch, "plan", error)
     result = CliRunner().invoke(cli, ["plan"])
     assert error is result.exception
 
@@ -75,7 +75,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.tier1
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: without an extra's package the message names verb, package and the command that installs it."""
-    plant(monkeypatch, "train", ModuleNotFoundError("No module named 'torch'", name="torch.nn"))
+    fail_with(monkeypatch, "train", ModuleNotFoundError("No module named 'torch'", name="torch.nn"))
     result = CliRunner().invoke(cli, ["train"])
     assert (2, "andon: andon train needs torch: pip install 'andon[train]'\n") == (result.exit_code, result.stderr)
 
@@ -83,16 +83,16 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", ["andon.core.absent", "andon.absent"])
 def test_a_missing_module_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Behavior: no extra installs a module of this project, so no message says to install one."""
+    """Behavior: no extra brings a module of ours, so nobody is told to install one."""
     error = ModuleNotFoundError(f"No module named {name!r}", name=name)
-    plant(monkeypatch, "train", error)
+    fail_with(monkeypatch, "train", error)
     assert error is CliRunner().invoke(cli, ["train"]).exception
 
 
 @pytest.mark.tier1
 def test_an_interruption_exits_as_by_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: Ctrl-C in a verb that has nothing to save exits with 128 + 2."""
-    plant(monkeypatch, "plan", KeyboardInterrupt())
+    fail_with(monkeypatch, "plan", KeyboardInterrupt())
     assert 130 == CliRunner().invoke(cli, ["plan"]).exit_code
 
 
@@ -137,7 +137,7 @@ def test_help_of_a_verb_imports_no_torch(verb: str) -> None:
 @pytest.mark.tier2
 def test_runs_as_a_module_from_anywhere(tmp_path: Path) -> None:
     """Behavior: `python -m andon` answers beside another project's `core` package when the checkout is on the path."""
-    (tmp_path / "core.py").write_text("raise SystemExit('the other project was imported')")
+    (tmp_path / "core.py").write_text("raise SystemExit('another package was imported')")
     checkout = str(Path(__file__).parents[2])
     command = [sys.executable, "-P", "-m", "andon", "gate", "list", "--config", f"{checkout}/configs/gates.toml"]
     done = subprocess.run(

@@ -64,23 +64,23 @@ def test_skipped_steps_are_counted_and_hold_no_loss() -> None:
 
 
 def thawed(state: Any) -> None:
-    """Plant: a frozen embedding that code writes into, after each step."""
+    """Fault: a frozen embedding that code writes into, after each step."""
     weight = next(state.model.parameters())
     weight.requires_grad_(requires_grad=False)
     state.optimizer.register_step_post_hook(lambda *_: weight.data.add_(1.0))
 
 
 def slow(state: Any) -> None:
-    """Plant: each step waits."""
+    """Fault: each step waits."""
     state.optimizer.register_step_pre_hook(lambda *_: time.sleep(0.2))
 
 
 def nothing(state: Any) -> None:
-    """No plant: the configuration is the fault."""
+    """No change of the run: the configuration is the fault."""
     del state
 
 
-PLANTS: dict[str, tuple[Callable[[Any], None], dict[str, Any], dict[str, Any]]] = {
+FAULTS: dict[str, tuple[Callable[[Any], None], dict[str, Any], dict[str, Any]]] = {
     "cord.loss": (nothing, {"loss_above": 7.0, "window_steps": 2}, {"training.learning_rate": 30.0}),
     "cord.grad_norm": (nothing, {"grad_norm_above": 50.0, "window_steps": 2}, {"training.learning_rate": 30.0}),
     "cord.tokens_per_second": (slow, {"tokens_per_second_below": 400.0, "window_steps": 2}, {}),
@@ -90,18 +90,18 @@ PLANTS: dict[str, tuple[Callable[[Any], None], dict[str, Any], dict[str, Any]]] 
 
 
 @pytest.mark.tier3
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_planted_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", FAULTS)
+def test_an_injected_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: exit code 4, a checkpoint of the step that stopped it, and the verdict, said and beside the run."""
     monkeypatch.chdir(tmp_path)
-    plant, bounds, changes = PLANTS[name]
+    inject, bounds, changes = FAULTS[name]
     changes = {f"cord.{key}": value for key, value in bounds.items()} | changes
     config = small_config(write_corpus(tmp_path / "corpus"), ("training.max_steps", 30), *changes.items())
     said: list[str] = []
 
     def prepare(*arguments: Any) -> RunSetup:
         setup = from_scratch(*arguments)
-        plant(setup.state)
+        inject(setup.state)
         return setup
 
     result = run(config, tmp_path / "run", prepare=prepare, traced=False, quiet=True, say=said.append)
@@ -114,7 +114,7 @@ def test_a_planted_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.tier3
-def test_without_the_plant_the_same_bounds_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_fault_the_same_bounds_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: every bound set at once lets a run that learns end with 0, and the losses are those without bounds."""
     monkeypatch.chdir(tmp_path)
     paths = write_corpus(tmp_path / "corpus")

@@ -79,7 +79,7 @@ def test_refuses_with_one_message(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["export", "import"])
 def test_help_shows_an_example_and_needs_no_torch(verb: str) -> None:
-    """Behavior: `--help` prints a command that starts with the verb, and imports neither torch nor our packages."""
+    """Behavior: `--help` prints a command that starts with the verb, and imports no package of ours."""
     code = (
         "import sys; from click.testing import CliRunner; from andon.cli.main import cli\n"
         f"print(CliRunner().invoke(cli, ['{verb}', '--help']).stdout)\n"

@@ -14,7 +14,7 @@ from andon.core.config import load_config
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.log import of_kind, read_log
-from andon.runs import finetune, run
+from andon.runs import finetuning, run
 from andon.runs.models import FinetuneJob, load_any_model, read_job
 from tests.andon.test_bad_input import content, refused, toml
 from tests.small_run import TABLES
@@ -66,7 +66,7 @@ def test_the_adapter_starts_as_the_base(method: str, tuning: Path) -> None:
     (job,) = [read_job(tuning / "run" / "finetune.json")]
     plain, tokenizer = load_model(job.base)
     config = load_config(tuning / "run" / "config.json")
-    dataset = finetune.open_data(job, config, tokenizer, tuning / "run")
+    dataset = finetuning.open_data(job, config, tokenizer, tuning / "run")
     from andon.core.data import dataset as data
     from andon.core.training import loop as training
 
@@ -111,15 +111,17 @@ class fake:  # noqa: N801 - stands for a function
 
 def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: one bit of a frozen weight that changes ends the run with exit code 1, and the result says so."""
-    from andon.core.training.loop import initial_state_of
+    from andon.core.training import loop
+
+    original = loop.initial_state_of
 
     def leaky(model: Any, config: Any) -> Any:
-        state = initial_state_of(model, config)
+        state = original(model, config)
         weight = model.model.norm.weight
         state.optimizer.register_step_post_hook(lambda *_: weight.data[0].mul_(1.0000001).add_(1e-7))
         return state
 
-    monkeypatch.setattr("andon.core.training.loop.initial_state_of", leaky)
+    monkeypatch.setattr(loop, "initial_state_of", leaky)
     result = tune("lora", "--model", "base", "--data", "corpus", "--out", "run")
     assert 1 == result.exit_code
     assert "the frozen model has changed" in result.output
@@ -177,10 +179,7 @@ BROKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "nothing to adapt": (("--model", "base", "--data", "corpus", "--target", "query"), ("query", "q_proj")),
     "the head": (("--model", "base", "--data", "corpus", "--target", "lm_head"), ("lm_head",)),
     "rank too large": (("--model", "base", "--data", "corpus", "--rank", "999"), ("999",)),
-    "another shape": (
-        ("--model", "base", "--data", "corpus", "--set", "model.hidden_size=8"),
-        ("remove the override",),
-    ),
+    "another shape": (("--model", "base", "--data", "corpus", "--set", "model.hidden_size=8"), ("remove the",)),
     "unknown key": (("--model", "base", "--data", "corpus", "--set", "lora.r=8"), ("lora.rank",)),
     "broken sample": (("--model", "base", "--data", "broken.jsonl"), ("broken.jsonl:2", "is not valid JSON")),
     "no template there": (("--model", "base", "--data", "corpus", "--chat-template", "no.jinja"), ("no.jinja",)),
@@ -214,8 +213,8 @@ def test_a_base_with_nan_is_refused(tuning: Path) -> None:
 def test_a_base_without_tokenizer_is_refused(tmp_path: Path) -> None:
     """Behavior: the message names the base and the file that it lacks."""
     job: Any = FinetuneJob("lora", tmp_path, None, False, None)
-    with pytest.raises(finetune.FinetuneError, match=r"has no tokenizer; put its tokenizer\.json there"):
-        finetune.open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
+    with pytest.raises(finetuning.FinetuneError, match=r"has no tokenizer; put its tokenizer\.json there"):
+        finetuning.open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
 
 
 def test_verbs_are_not_mixed_up(tuning: Path) -> None:

@@ -26,7 +26,7 @@ next = "n"
 [[measures]]
 name = "bad"
 tier = "small"
-command = "{python} -c 'raise SystemExit(\\"planted\\")'"
+command = "{python} -c 'raise SystemExit(\\"injected\\")'"
 next = "mend it"
 """
 
@@ -47,8 +47,8 @@ def test_a_red_step_shows_what_failed_and_how_to_see_it_alone(tmp_path: Path) ->
     assert (1, "") == (done.returncode, done.stderr)
     steps, _, verdict = done.stdout.partition("small RED: bad (2 of 3 checks pass)\n")
     assert ["pass", "RED"] == [line.split()[0] for line in steps.splitlines() if line.strip()]
-    command = f"{sys.executable} -c 'raise SystemExit(\"planted\")'"
-    assert all(part in verdict for part in ("found      planted", f"reproduce  {command}", "next       mend it"))
+    command = f"{sys.executable} -c 'raise SystemExit(\"injected\")'"
+    assert all(part in verdict for part in ("found      injected", f"reproduce  {command}", "next       mend it"))
     assert "\x1b" not in done.stdout
 
 
@@ -93,7 +93,7 @@ def test_quiet_starts_with_the_answer(tmp_path: Path) -> None:
 def test_a_mistake_in_the_file_or_the_tier_is_one_message(tmp_path: Path) -> None:
     """Behavior: exit code 2 and one line on stderr."""
     done = andon(tmp_path, "run", "tiny")
-    assert (2, "", "andon: no tier 'tiny'; known are small\n") == (done.returncode, done.stdout, done.stderr)
+    assert (2, "", "andon: there is no tier 'tiny'; known are small\n") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.tier3

@@ -64,7 +64,7 @@ def test_nothing_is_overwritten(project: Path) -> None:
     written = (project / "andon.toml").read_text()
     again = andon("init")
     assert 2 == again.exit_code
-    assert "andon.toml is there already" in again.output
+    assert "andon.toml already exists" in again.output
     assert written == (project / "andon.toml").read_text()
 
 
@@ -82,14 +82,14 @@ def test_what_is_written_fits_the_project(project: Path) -> None:
         (project / path).unlink()
     refused = andon("init")
     assert 2 == refused.exit_code
-    assert "no package in . or its src" in refused.output
+    assert "no package in . or src" in refused.output
 
 
 @pytest.mark.slow
 def test_a_real_package_adopts_the_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: on a package's own source from PyPI `andon init` finds it, tier 2 runs its tests and judges them.
 
-    Its tests reach fewer lines than a new project is asked for: it agrees on what they reach, and goes on from there.
+    Its tests reach fewer lines than a new project's threshold: it agrees on what they reach, and goes on from there.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--no-build-isolation", "--no-binary=:all:", "-d", tmp_path, "markupsafe==3.0.3"], check=True)

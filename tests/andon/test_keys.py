@@ -230,7 +230,7 @@ def adapted(table: str, *changes: tuple[str, Any]) -> str:
     """What three steps of an adapter look like: losses, and a hash of its factors."""
     config = small_config([], (f"{table}.rank", 4), *((f"{table}.{key}", value) for key, value in changes))
     settings = config.lora if table == "lora" else config.qlora
-    base = model.build(config.model, config.training.seed)
+    base = model.build_model(config.model, config.training.seed)
     if isinstance(settings, QloraConfig):
         quantize_model(base, settings.double_quantization)
     add_lora(base, settings, torch.Generator().manual_seed(1))

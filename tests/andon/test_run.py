@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from andon import tracing
 from andon.core.files.folders import latest_checkpoint
 from andon.core.files.manifest import read_manifest
 from andon.core.machine import cpu_model
@@ -17,6 +18,7 @@ from andon.core.training import loop as training
 from andon.log import of_kind, read_log
 from andon.runs.folder import RunError
 from andon.runs.run import run
+from andon.tracing import conventions, record, send
 from andon.tracing.read import read_spans
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
@@ -97,9 +99,9 @@ def test_result_and_checkpoint_name_the_same_cpu(paths: list[str], tmp_path: Pat
 @pytest.mark.tier3
 def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behavior: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
-    for name in [name for name in sys.modules if name.startswith(("opentelemetry", "andon.tracing"))]:
+    for name in [name for name in sys.modules if name.startswith("opentelemetry") or name == record.__name__]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("andon.tracing", raising=False)
+    monkeypatch.delattr(tracing, "record")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     said: list[str] = []
     assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, say=said.append)["exit"]
@@ -168,7 +170,7 @@ def test_nothing_to_resume_is_refused(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.tier3
 def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behavior: the run ends well, and says how many, where, and what sends them."""
-    monkeypatch.setattr("andon.tracing.send.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(send, "CLOSE_SECONDS", 0.1)
     said: list[str] = []
     dead = "http://127.0.0.1:1"
     assert 0 == run(small_config(paths), tmp_path / "run", quiet=True, otlp=dead, say=said.append)["exit"]
@@ -179,8 +181,8 @@ def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, mo
 @pytest.mark.tier3
 def test_another_missing_module_is_a_bug(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Behavior: only an absent OpenTelemetry turns tracing off."""
-    monkeypatch.delitem(sys.modules, "andon.tracing.record")
-    monkeypatch.delattr("andon.tracing.record")
-    monkeypatch.setitem(sys.modules, "andon.tracing.conventions", None)
+    monkeypatch.delitem(sys.modules, record.__name__)
+    monkeypatch.delattr(tracing, "record")
+    monkeypatch.setitem(sys.modules, conventions.__name__, None)
     with pytest.raises(ModuleNotFoundError, match="conventions"):
         run(small_config(paths), tmp_path / "run", quiet=True)

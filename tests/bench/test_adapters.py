@@ -46,7 +46,7 @@ GOOD: dict[str, dict[str, Metric]] = {
 }
 GATES = load_gates(Path(__file__).parents[2] / "configs" / "gates.toml")
 BAD = {"<": 0.0, "<=": 1e-3, ">=": -1e-3, ">": 0.0, "==": 1.0}  # from the threshold on, what is just too much
-PLANTED = [(tier, threshold) for tier in GOOD for threshold in GATES.thresholds_of(tier)]
+THRESHOLDS = [(tier, threshold) for tier in GOOD for threshold in GATES.thresholds_of(tier)]
 
 
 def states(tier: str, metrics: dict[str, Metric], folder: Path) -> dict[str, str]:
@@ -57,11 +57,11 @@ def states(tier: str, metrics: dict[str, Metric], folder: Path) -> dict[str, str
 
 @pytest.mark.parametrize("tier", GOOD)
 def test_good_figures_pass_and_every_metric_that_is_judged_exists(tier: str, tmp_path: Path) -> None:
-    """Figures that reach everything are green, so that what turns red below is the planted value. (Behavior)"""
+    """Figures that reach everything are green, so that what turns red below is the injected value. (Behavior)"""
     assert {"pass"} == set(states(tier, GOOD[tier], tmp_path).values())
 
 
-@pytest.mark.parametrize(("tier", "threshold"), PLANTED, ids=lambda each: getattr(each, "metric", each))
+@pytest.mark.parametrize(("tier", "threshold"), THRESHOLDS, ids=lambda each: getattr(each, "metric", each))
 def test_each_threshold_goes_red_alone(tier: str, threshold: Any, tmp_path: Path) -> None:
     """A value just beyond a threshold, and one that was not measured, turn it red and nothing else. (Behavior)"""
     name = threshold.metric.partition(".")[2]

@@ -186,14 +186,14 @@ def test_the_peers_loop_trains_as_ours_does() -> None:
     """Our model in the loop that peers are measured in has the losses of our own loop: one training. (Behavior)"""
     from andon.core.config import ModelConfig
     from andon.core.data.batch import Batch
-    from andon.core.model.llama import build
+    from andon.core.model.llama import build_model
     from andon.core.training.loss import loss
     from tests.bench.inputs import fill, inputs_and_labels
     from tests.bench.ours import start
     from tests.bench.run import plain_steps
 
     workload = Workload(SMALL, length=16, learning_rate=1e-2, clip=0.1)
-    model = build(ModelConfig.model_validate(SMALL), seed=0)
+    model = build_model(ModelConfig.model_validate(SMALL), seed=0)
     fill(model.named_parameters())
     batch = Batch(*inputs_and_labels(workload), None)
     theirs, ours = plain_steps(model, lambda: loss(model, batch), workload), start(workload)

@@ -20,7 +20,7 @@ from andon.core.memory.adapter_sizes import (
     trainable_parameters,
 )
 from andon.core.memory.sizes import largest_micro_batch, shape_of, step_of
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.core.training import loss
 from andon.core.training.loop import AUTOCAST_DTYPES, initial_state_of
 from andon.verify.observation.tensor_memory import TensorMemory
@@ -183,7 +183,7 @@ def assert_measured(run: Config, method: str) -> None:
     """Compare a step's arithmetic with what it does."""
     shape, step, tuning = shape_of(run), step_of(run), adapter_shape_of(run, method)
     expected = adapter_memory_snapshots(shape, step, tuning)
-    model = build(run.model, 0, dtype=AUTOCAST_DTYPES.get(run.training.dtype, torch.float32))
+    model = build_model(run.model, 0, dtype=AUTOCAST_DTYPES.get(run.training.dtype, torch.float32))
     if method == "qlora":
         quantize_model(model, run.qlora.double_quantization)
     table: LoraConfig = getattr(run, method)

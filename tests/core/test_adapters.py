@@ -23,7 +23,7 @@ from andon.core.formats.peft_config import (
     peft_fields,
     read_adapter_config,
 )
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from tests.core.shapes import SHAPE
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -33,7 +33,7 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 def llama(seed: int = 0, **keys: Any) -> Llama:
     """A small model, not yet adapted."""
-    return build(ModelConfig.model_validate(SHAPE | keys), seed)
+    return build_model(ModelConfig.model_validate(SHAPE | keys), seed)
 
 
 def adapted(name: str = "default", **keys: Any) -> Llama:

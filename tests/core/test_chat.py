@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
+from andon.core.data import chat as tested
 from andon.core.data.chat import CPU_SECONDS, ChatError, ChatTemplate, Turn, render, render_requests, render_turns
 from andon.core.formats.chat_template import load_template
 
@@ -51,7 +52,7 @@ def test_answers_are_learned_and_all_else_is_read() -> None:
 @pytest.mark.tier3
 def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: each conversation gets its own turns, also where several processes render them."""
-    monkeypatch.setattr("andon.core.data.chat.CONVERSATIONS_PER_PROCESS", 2)
+    monkeypatch.setattr(tested, "CONVERSATIONS_PER_PROCESS", 2)
     talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
     found = render_turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
     assert [[str(n)] * (n + 1) for n in range(5)] == [[turn.text for turn in each if turn.learned] for each in found]

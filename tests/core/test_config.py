@@ -18,7 +18,6 @@ OTHERS = {
     "claims.toml",
     "coverage.toml",
     "gates.toml",
-    "mutation.toml",
     "mutation_excuses.toml",
     "risk.toml",
     "supply.toml",

@@ -7,7 +7,7 @@ import torch
 
 from andon.core.config import ModelConfig
 from andon.core.model.generate import generate, sample_token
-from andon.core.model.llama import build
+from andon.core.model.llama import build_model
 
 pytestmark = pytest.mark.tier2
 
@@ -25,12 +25,12 @@ SHAPE = ModelConfig(
 
 def continued(prompt: torch.Tensor, count: int, **options: Any) -> torch.Tensor:
     """The new tokens, (B, count)."""
-    return torch.stack(list(generate(build(SHAPE, 0), prompt, count, **options)), dim=1)
+    return torch.stack(list(generate(build_model(SHAPE, 0), prompt, count, **options)), dim=1)
 
 
 def test_greedy_equals_argmax_without_cache() -> None:
     """Reference: greedy decoding picks the argmax of a full forward over all tokens so far."""
-    model, tokens = build(SHAPE, 0), torch.tensor([[3, 7, 1], [9, 9, 2]])
+    model, tokens = build_model(SHAPE, 0), torch.tensor([[3, 7, 1], [9, 9, 2]])
     for _ in range(12):
         tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(tokens[:, 3:], continued(tokens[:, :3], 12, temperature=0))
@@ -71,7 +71,7 @@ def test_ended_rows_repeat_the_end() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_is_left_as_found(training: bool) -> None:
     """Behavior: generating leaves train or eval mode, and the caller's grad mode, as they were."""
-    model = build(SHAPE, 0).train(training)
+    model = build_model(SHAPE, 0).train(training)
     for _ in generate(model, torch.tensor([[1]]), 2):
         assert torch.is_grad_enabled()
     assert training == model.training

@@ -27,7 +27,7 @@ from andon.core.adapters.lora import (
 )
 from andon.core.adapters.nf4 import NF4Linear, quantize_model
 from andon.core.config import LoraConfig, ModelConfig, load_config
-from andon.core.model.llama import Llama, _has_dropout, build
+from andon.core.model.llama import Llama, _has_dropout, build_model
 from andon.core.model.ops import rms_norm
 from andon.core.training.optimizer import build_optimizer
 from tests.core.shapes import SHAPE
@@ -68,7 +68,7 @@ def factors(layer: LoRALinear) -> tuple[Tensor, Tensor, float]:
 
 def llama(dtype: torch.dtype = torch.float32, **keys: Any) -> Llama:
     """A small model, not yet adapted."""
-    return build(ModelConfig.model_validate(SHAPE | keys), 0, dtype=dtype)
+    return build_model(ModelConfig.model_validate(SHAPE | keys), 0, dtype=dtype)
 
 
 def adapted(seed: int = 1, dtype: torch.dtype = torch.float32, **keys: Any) -> Llama:
@@ -303,6 +303,15 @@ def test_knows_whether_it_draws() -> None:
     assert not _has_dropout(model)
     set_adapter(model, "wet")
     assert _has_dropout(model)
+
+
+@pytest.mark.tier2
+def test_without_an_active_adapter_nothing_is_drawn() -> None:
+    """Behavior: an adapter that is there and not active makes no forward pass random."""
+    model = llama()
+    add_lora(model, LoraConfig(rank=2, dropout=0.1), seeded(), "wet")
+    set_adapter(model, None)
+    assert not _has_dropout(model)
 
 
 @pytest.mark.tier2  # torch.utils.checkpoint imports torch._dynamo

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy as plain_cross_entropy
 
 from andon.core.config import ModelConfig
 from andon.core.data.batch import IGNORE, Batch
-from andon.core.model.llama import build
+from andon.core.model.llama import build_model
 from andon.core.training import loss as module
 from andon.core.training.loss import cross_entropy, loss
 from andon.verify.observation.tensor_memory import TensorMemory
@@ -112,7 +112,7 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.tier1
 def test_micro_batches_add_up_to_one_batch() -> None:
     """Reference: one batch of eight rows with unequal numbers of counted labels, in float64, rtol 1e-10."""
-    model = build(ModelConfig.model_validate(SHAPE), 0, dtype=torch.float64)
+    model = build_model(ModelConfig.model_validate(SHAPE), 0, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     tokens_BT = torch.randint(0, SHAPE["vocab_size"], (8, 10), generator=generator)
     labels_BT = tokens_BT.roll(-1, 1)
@@ -143,7 +143,7 @@ def test_the_models_loss_is_that_of_its_logits() -> None:
     """Reference: torch's cross_entropy of the model's own logits, tied head and packed rows included."""
     for tied in (False, True):
         config = ModelConfig.model_validate(SHAPE | {"tie_word_embeddings": tied})
-        model = build(config, 0, dtype=torch.float64)
+        model = build_model(config, 0, dtype=torch.float64)
         tokens_BT = torch.randint(0, config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(2))
         batch = Batch(tokens_BT, tokens_BT.roll(-1, 1), torch.tensor([[0, 0, 0, 1, 1, 1]] * 2))
         expected = plain_cross_entropy(model(tokens_BT, batch.documents_BT).flatten(0, 1), batch.labels_BT.flatten())

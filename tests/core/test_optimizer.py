@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from andon.core.config import ModelConfig, TrainingConfig
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
@@ -19,7 +19,7 @@ TRAINING = TrainingConfig(weight_decay=0.3, beta1=0.8, beta2=0.9, eps=1e-6)
 
 def model(**changes: Any) -> Llama:
     """A small model with a gradient of known spread everywhere."""
-    built = build(ModelConfig.model_validate(SHAPE | changes), 0)
+    built = build_model(ModelConfig.model_validate(SHAPE | changes), 0)
     fill(built, 0)
     return built
 

@@ -14,7 +14,7 @@ from andon.core.config import LoraConfig, ModelConfig
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.peft import load_adapter, save_adapter
 from andon.core.formats.peft_config import ALLOWED_VALUES, INFORMATIONAL_FIELDS, OUR_KEYS
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
 
@@ -59,7 +59,7 @@ def base(peft: Any, tmp_path: Path) -> Path:
 
 def llama() -> Llama:
     """The same weights each time, larger than `init_weights` draws them, so that the layers matter."""
-    model = build(ModelConfig.model_validate(SHAPE), 0)
+    model = build_model(ModelConfig.model_validate(SHAPE), 0)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.data *= 8

@@ -11,7 +11,7 @@ from andon.core.adapters.nf4 import NF4Linear, QuantError, quantize_model
 from andon.core.config import QloraConfig
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core.foreign import logits, new_model
 from tests.core.test_gguf import write_gguf
@@ -46,7 +46,7 @@ def test_loading_quantized_is_quantizing_what_was_loaded(kind: str, double: bool
 def test_loading_quantized_never_holds_the_full_model(kind: str, tmp_path: Path) -> None:
     """Behavior: the most tensor bytes alive while loading are well below those of the unquantized model."""
     shape: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6, "vocab_size": 100}
-    model = build(new_model(**shape).config, 0)
+    model = build_model(new_model(**shape).config, 0)
     path = written(model, kind, tmp_path)
     full = sum(parameter.nbytes for parameter in model.parameters())
     with TensorMemory() as loading:

@@ -16,7 +16,7 @@ from andon.core.memory.sizes import (
     shape_of,
     step_of,
 )
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.core.training import loss
 from andon.core.training.loop import initial_state_of
 from andon.verify.observation.tensor_memory import TensorMemory
@@ -108,7 +108,7 @@ def test_bytes_are_those_of_a_measured_step(
     monkeypatch.setattr(sizes, "CHUNK_ELEMENTS", case[2])
     run = config(case, **training)
     expected = memory_snapshots(shape_of(run), step_of(run))
-    state = initial_state_of(build(run.model, 0), run)
+    state = initial_state_of(build_model(run.model, 0), run)
     assert expected[-1].gradients == optimizer_step(state, run)
     moments_kept = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
     weights = list(state.model.parameters())

@@ -2,8 +2,6 @@
 
 from andon.verify.faults.inject import Fault
 
-LORA, TARGETS, QUANT = "andon.core.adapters.lora", "andon.core.adapters.targets", "andon.core.adapters.nf4"
-
 FAULTS = (
     # ------------------------------------------------------------------------------------------ lora
     Fault(
@@ -12,9 +10,9 @@ FAULTS = (
         status="historical",
         source="Blaizzy/mlx-vlm#841, #986",
         symptom="The product counts alpha times, not alpha / rank times: every update is too large.",
-        module=TARGETS,
-        before="alpha / (math.sqrt(rank) if config.use_rslora else rank))",
-        after="alpha)",
+        where="andon.core:plan",
+        before="Factors(rank, inputs, outputs, alpha / (math.sqrt(rank) if config.use_rslora else rank))",
+        after="Factors(rank, inputs, outputs, alpha)",
     ),
     Fault(
         id="lora-merge-no-scale",
@@ -22,7 +20,7 @@ FAULTS = (
         status="historical",
         source="hao-ai-lab/FastVideo#870",
         symptom="Merging adds B A without its scale: the merged model is another.",
-        module=LORA,
+        where="andon.core:_merged_linear",
         before="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
         after="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI).to(weight_OI.dtype)",
     ),
@@ -32,16 +30,13 @@ FAULTS = (
         status="transposed",
         source="espnet/espnet#5722; Baijiong-Lin/LoRA-Torch#10",
         symptom="Nothing notices that an adapter is merged already, and it is added once more.",
-        module=LORA,
-        before=(
-            "    wrappers = _wrappers(model)\n    _check_unmerged(wrappers)\n"
-            "    owners = _adapters_named(wrappers, name)\n"
-        ),
+        where="andon.core:merge_lora",
+        before=("wrappers = _wrappers(model)\n_check_unmerged(wrappers)\nowners = _adapters_named(wrappers, name)"),
         after=(
-            "    wrappers = _wrappers(model)\n"
-            "    for wrapper in wrappers.values():\n"
-            "        wrapper.unmerged = None\n"
-            "    owners = _adapters_named(wrappers, name)\n"
+            "wrappers = _wrappers(model)\n"
+            "for wrapper in wrappers.values():\n"
+            "    wrapper.unmerged = None\n"
+            "owners = _adapters_named(wrappers, name)"
         ),
     ),
     Fault(
@@ -50,7 +45,7 @@ FAULTS = (
         status="historical",
         source="huggingface/peft#1884",
         symptom="B is drawn at random too: the adapted model starts elsewhere than its base.",
-        module=LORA,
+        where="andon.core:add_lora",
         before='weights[f"{module}.lora_B.weight"] = torch.zeros(outputs, rank, dtype=dtype)',
         after='weights[f"{module}.lora_B.weight"] = torch.randn(outputs, rank, dtype=dtype) * 0.02',
         subjects=("llama", "lora"),
@@ -61,7 +56,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#995",
         symptom="The configured dropout never reaches the adapters.",
-        module="andon.core.adapters.low_rank",
+        where="andon.core:LoRALinear.dropout",
         before="return adapter.origin.config.dropout if adapter else 0.0",
         after="return 0.0",
         subjects=("llama", "lora"),
@@ -72,7 +67,7 @@ FAULTS = (
         status="historical",
         source="huggingface/peft#2195",
         symptom="The pattern of ranks is used for the alpha, too: some modules have another scale than configured.",
-        module=TARGETS,
+        where="andon.core:plan",
         before="alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name), config.resolved_alpha)",
         after="alpha = config.alpha_pattern.get(_first_matching(config.rank_pattern, name), config.resolved_alpha)",
         subjects=("lora",),
@@ -83,13 +78,13 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#2537; huggingface/peft#1678, #285",
         symptom="Tensors that the file names otherwise stay as they were drawn, without a word.",
-        module="andon.core.formats.peft",
+        where="andon.core:peft._read_weights",
         before="weights = {name: file.get_tensor(PREFIX + name).to(torch.float32, copy=True) for name in shapes}",
         after=(
             "weights = {\n"
-            '            name: 0.02 * torch.randn(shape) if ".mlp." in name else file.get_tensor(PREFIX + name)\n'
-            "            for name, shape in shapes.items()\n"
-            "        }"
+            '    name: 0.02 * torch.randn(shape) if ".mlp." in name else file.get_tensor(PREFIX + name)\n'
+            "    for name, shape in shapes.items()\n"
+            "}"
         ),
     ),
     Fault(
@@ -98,12 +93,12 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#3456",
         symptom="Only linear modules are frozen: embedding and norms are trained, and no adapter file has them.",
-        module=LORA,
-        before="    model.requires_grad_(requires_grad=False)\n",
+        where="andon.core:attach_lora",
+        before="model.requires_grad_(requires_grad=False)",
         after=(
-            "    for part in model.modules():\n"
-            "        if isinstance(part, nn.Linear):\n"
-            "            part.requires_grad_(requires_grad=False)\n"
+            "for part in model.modules():\n"
+            "    if isinstance(part, nn.Linear):\n"
+            "        part.requires_grad_(requires_grad=False)"
         ),
         subjects=("llama", "lora"),
     ),
@@ -113,11 +108,9 @@ FAULTS = (
         status="historical",
         source="huggingface/trl#4081",
         symptom="What prepares a quantized base runs last and freezes the adapters: nothing trains.",
-        module=LORA,
-        before="    set_adapter(model, name)\n    return list(planned)\n",
-        after=(
-            "    set_adapter(model, name)\n    model.requires_grad_(requires_grad=False)\n    return list(planned)\n"
-        ),
+        where="andon.core:attach_lora",
+        before=("set_adapter(model, name)\nreturn list(planned)"),
+        after=("set_adapter(model, name)\nmodel.requires_grad_(requires_grad=False)\nreturn list(planned)"),
         subjects=("llama", "lora"),
     ),
     Fault(
@@ -126,9 +119,15 @@ FAULTS = (
         status="historical",
         source="huggingface/transformers#26221; cloneofsimo/lora#26",
         symptom="Recomputed layers over a frozen embedding give their adapters no gradient.",
-        module="andon.core.model.llama",
-        before="use_reentrant=False, preserve_rng_state=_has_dropout(layer)",
-        after="use_reentrant=index == 0, preserve_rng_state=_has_dropout(layer)",
+        where="andon.core:Llama.hidden",
+        before=(
+            "checkpoint(layer, x_BTD, rotation, mask, store, use_reentrant=False, "
+            "preserve_rng_state=_has_dropout(layer))"
+        ),
+        after=(
+            "checkpoint(layer, x_BTD, rotation, mask, store, use_reentrant=index == 0, "
+            "preserve_rng_state=_has_dropout(layer))"
+        ),
         subjects=("recomputed",),
     ),
     Fault(
@@ -137,11 +136,11 @@ FAULTS = (
         status="historical",
         source="huggingface/peft#3396, #3411",
         symptom="Merging writes its low-precision copies back into the adapter.",
-        module=LORA,
-        before="    a_RI, b_OR = adapter.lora_A.detach().to(high), adapter.lora_B.detach().to(high)\n",
+        where="andon.core:_merged_linear",
+        before="a_RI, b_OR = adapter.lora_A.detach().to(high), adapter.lora_B.detach().to(high)",
         after=(
-            "    adapter.lora_B.data = adapter.lora_B.data.to(torch.bfloat16).to(high)\n"
-            "    a_RI, b_OR = adapter.lora_A.detach().to(high), adapter.lora_B.detach().to(high)\n"
+            "adapter.lora_B.data = adapter.lora_B.data.to(torch.bfloat16).to(high)\n"
+            "a_RI, b_OR = adapter.lora_A.detach().to(high), adapter.lora_B.detach().to(high)"
         ),
     ),
     Fault(
@@ -150,11 +149,11 @@ FAULTS = (
         status="historical",
         source="huggingface/peft#2893",
         symptom="Adapters take the dtype that their base is stored in: small updates round to nothing.",
-        module=LORA,
+        where="andon.core:attach_lora",
         before='pair = [weights[f"{module_name}.lora_{factor}.weight"].to(device) for factor in "AB"]',
         after=(
             'stored = getattr(module, "weight", weights[f"{module_name}.lora_A.weight"]).dtype\n'
-            '        pair = [weights[f"{module_name}.lora_{factor}.weight"].to(device, stored) for factor in "AB"]'
+            'pair = [weights[f"{module_name}.lora_{factor}.weight"].to(device, stored) for factor in "AB"]'
         ),
         subjects=("half lora",),
     ),
@@ -164,7 +163,7 @@ FAULTS = (
         status="historical",
         source="huggingface/peft#2238",
         symptom="The adapter's part is rounded before it is added, and then the sum: a small error in every layer.",
-        module="andon.core.adapters.low_rank",
+        where="andon.core:_LowRank.forward",
         before="y_NO.sub_(torch.zeros_like(y_NO).addmm_(low_RN.t(), b_OR.to(y.dtype).t(), alpha=-1), alpha=scale)",
         after="y_NO.add_((low_RN.t() @ b_OR.to(y.dtype).t()).to(torch.bfloat16), alpha=scale)",
         subjects=("llama", "lora"),
@@ -176,9 +175,9 @@ FAULTS = (
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1549",
         symptom="Weights are scaled by the codes of the absmaxes instead of by these.",
-        module=QUANT,
-        before="    if weight.nested is None:\n        return weight.absmax\n",
-        after="    return weight.absmax.float()\n",
+        where="andon.core:dequantize_absmax",
+        before=("if weight.nested is None:\n    return weight.absmax"),
+        after="return weight.absmax.float()",
     ),
     Fault(
         id="quant-nibble-order",
@@ -186,7 +185,7 @@ FAULTS = (
         status="transposed",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="The two halves of a byte are packed one way and read the other: neighbors change places.",
-        module=QUANT,
+        where="andon.core:_pack_codes",
         before="return codes[::2] << 4 | codes[1::2]",
         after="return codes[1::2] << 4 | codes[::2]",
     ),
@@ -196,7 +195,7 @@ FAULTS = (
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="A last, shorter block takes the scale of the one before it.",
-        module=QUANT,
+        where="andon.core:_scale_blocks",
         before="torch.mul(values[whole:], scales[blocks], out=out[whole : len(values)])",
         after="torch.mul(values[whole:], scales[max(0, blocks - 1)], out=out[whole : len(values)])",
     ),
@@ -206,10 +205,10 @@ FAULTS = (
         status="historical",
         source="pytorch/ao#2286",
         symptom="The levels are made in torch's default dtype, and rounded where that is bfloat16.",
-        module=QUANT,
+        where="andon.core:nf4_levels",
         before="return torch.tensor(LEVELS, dtype=torch.float32, device=device)",
         after="return torch.tensor(LEVELS, device=device).float()",
-        test="tests/core/test_quant.py::test_nothing_depends_on_the_default_dtype",
+        test="tests/core/test_nf4.py::test_nothing_depends_on_the_default_dtype",
     ),
     Fault(
         id="quant-merge-wrong-base",
@@ -217,13 +216,13 @@ FAULTS = (
         status="historical",
         source="unslothai/unsloth-zoo#810; artidoro/qlora#254; axolotl-ai-cloud/axolotl#3771",
         symptom="The adapter is merged into the weights from before quantization, on which it was not trained.",
-        module=QUANT,
-        before="        model.set_submodule(name, NF4Linear(weight))\n",
+        where="andon.core:quantize_model",
+        before="model.set_submodule(name, NF4Linear(weight))",
         after=(
-            "        replaced = NF4Linear(weight)\n"
-            '        kept = model.get_parameter(f"{name}.weight").detach().clone()\n'
-            '        object.__setattr__(replaced, "dequantize", lambda kept=kept: kept)\n'
-            "        model.set_submodule(name, replaced)\n"
+            "replaced = NF4Linear(weight)\n"
+            'kept = model.get_parameter(f"{name}.weight").detach().clone()\n'
+            'object.__setattr__(replaced, "dequantize", lambda kept=kept: kept)\n'
+            "model.set_submodule(name, replaced)"
         ),
         subjects=("four bits",),
     ),
@@ -233,10 +232,10 @@ FAULTS = (
         status="transposed",
         source="pytorch/ao 757d89648; artidoro/qlora",
         symptom="A list of modules is compared with the wrong part of their names: half of them stay as they were.",
-        module=QUANT,
+        where="andon.core:should_quantize",
         before='return name.removesuffix(".weight").endswith("_proj")',
         after='return name.removesuffix(".weight").endswith("_proj") and ".self_attn." in name',
         subjects=("four bits",),
-        test="tests/core/test_quant.py::test_a_model_is_quantized_in_its_blocks_only",
+        test="tests/core/test_nf4.py::test_a_model_is_quantized_in_its_blocks_only",
     ),
 )

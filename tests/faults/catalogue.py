@@ -1,4 +1,4 @@
-"""All faults that are planted into our core, and those that have no home here, with the reason."""
+"""All faults that are injected into our core, and those that have no home here, with the reason."""
 
 from tests.faults import adapters, attention, data, loss, training
 

@@ -2,8 +2,6 @@
 
 from andon.verify.faults.inject import Fault
 
-CHECKPOINT, DATA, TRAIN = "andon.core.checkpoint", "andon.core.data.dataset", "andon.core.training.loop"
-
 FAULTS = (
     # ------------------------------------------------------------------------------------------ resuming
     Fault(
@@ -12,8 +10,8 @@ FAULTS = (
         status="historical",
         source="KempnerInstitute/KempnerForge#51",
         symptom="A resumed run reads its data from the beginning again.",
-        module=CHECKPOINT,
-        before="    state.data = DataState(manifest.epoch, manifest.batch)\n",
+        where="andon.core:_restore_counters",
+        before="state.data = DataState(manifest.epoch, manifest.batch)",
         after="",
     ),
     Fault(
@@ -22,7 +20,7 @@ FAULTS = (
         status="historical",
         source="huggingface/accelerate#4071",
         symptom="A run resumed within a later epoch reads the order of the first one.",
-        module=CHECKPOINT,
+        where="andon.core:_restore_counters",
         before="state.data = DataState(manifest.epoch, manifest.batch)",
         after="state.data = DataState(0, manifest.batch)",
     ),
@@ -32,9 +30,9 @@ FAULTS = (
         status="historical",
         source="huggingface/transformers#46628",
         symptom="Random numbers are restored, and then drawn from to skip what was seen.",
-        module=CHECKPOINT,
-        before="    _restore_random(manifest.random, device)\n",
-        after="    _restore_random(manifest.random, device)\n    torch.randperm(manifest.batch + 1)\n",
+        where="andon.core:load_checkpoint",
+        before="_restore_random(manifest.random, device)",
+        after=("_restore_random(manifest.random, device)\ntorch.randperm(manifest.batch + 1)"),
         subjects=("lora", "llama"),
     ),
     Fault(
@@ -43,11 +41,11 @@ FAULTS = (
         status="transposed",
         source="huggingface/accelerate#1466",
         symptom="The batches that a resume skips are skipped in every later epoch too.",
-        module=DATA,
-        before="    return _prefetch(prepare, iter(steps), config.data.workers)\n",
+        where="andon.core:batches",
+        before="return _prefetch(prepare, iter(steps), config.data.workers)",
         after=(
-            "    rest = (step for step in steps if step % per_epoch >= state.batch)\n"
-            "    return _prefetch(prepare, rest, config.data.workers)\n"
+            "rest = (step for step in steps if step % per_epoch >= state.batch)\n"
+            "return _prefetch(prepare, rest, config.data.workers)"
         ),
     ),
     Fault(
@@ -56,14 +54,15 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#2865",
         symptom="Each epoch shuffles the last one's order, so that a resumed run has another.",
-        module=DATA,
-        before="    order = lru_cache(maxsize=2)(partial(epoch_order, config.training.seed, count))\n",
+        where="andon.core:batches",
+        before="order = lru_cache(maxsize=2)(partial(epoch_order, config.training.seed, count))",
         after=(
-            "    held = [np.arange(count)]\n\n"
-            "    @lru_cache\n"
-            "    def order(epoch: int) -> np.ndarray:\n"
-            "        held[0] = held[0][epoch_order(config.training.seed, count, epoch)]\n"
-            "        return held[0]\n"
+            "held = [np.arange(count)]\n"
+            "\n"
+            "@lru_cache\n"
+            "def order(epoch: int) -> np.ndarray:\n"
+            "    held[0] = held[0][epoch_order(config.training.seed, count, epoch)]\n"
+            "    return held[0]"
         ),
     ),
     Fault(
@@ -72,7 +71,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#2865",
         symptom="The position moves on before the batch is handed out: each resume loses one.",
-        module=DATA,
+        where="andon.core:batches",
         before="return packed, DataState(*next_position(epoch, batch, per_epoch))",
         after="return packed, DataState(*next_position(*next_position(epoch, batch, per_epoch), per_epoch))",
     ),
@@ -82,7 +81,7 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="What is kept to go back to is a reference, and changes with what replaced it.",
-        module="andon.core.adapters.lora",
+        where="andon.core:_merged_linear",
         before="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
         after="total_OI = weight_OI.to(high).addmm_(b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
     ),
@@ -92,9 +91,9 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="The model stays in evaluation mode after the first validation, and dropout is off from then on.",
-        module=TRAIN,
-        before="    finally:\n        model.train(was_training)\n",
-        after="    finally:\n        pass\n",
+        where="andon.core:validate",
+        before="model.train(was_training)",
+        after="pass",
     ),
     Fault(
         id="eval-consumes-rng",
@@ -102,9 +101,9 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="Validation draws from the random numbers of training: the run depends on how often it is measured.",
-        module=TRAIN,
-        before="        for batch in held_out:\n",
-        after="        torch.randperm(8)  # an order\n        for batch in held_out:\n",
+        where="andon.core:validate",
+        before=("for batch in held_out:\n    ..."),
+        after=("torch.randperm(8)  # an order\nfor batch in held_out:\n    ..."),
     ),
     # ------------------------------------------------------------------------------------------ data
     Fault(
@@ -113,9 +112,9 @@ FAULTS = (
         status="historical",
         source="huggingface/transformers#23530; huggingface/trl#3200, #976, #6357",
         symptom="Padding is the end token and all of it is ignored: the model never learns to stop.",
-        module=DATA,
-        before="    within = owners[:, :-1] - owners[:, :1]\n",
-        after="    labels[labels == padding] = IGNORE\n    within = owners[:, :-1] - owners[:, :1]\n",
+        where="andon.core:pack",
+        before="within = owners[:, :-1] - owners[:, :1]",
+        after=("labels[labels == padding] = IGNORE\nwithin = owners[:, :-1] - owners[:, :1]"),
         subjects=("llama", "packed"),
     ),
     Fault(
@@ -124,7 +123,7 @@ FAULTS = (
         status="historical",
         source="unslothai/unsloth-zoo#959",
         symptom="Two parties each put the opening mark, and every document begins with it twice.",
-        module=DATA,
+        where="andon.core:_encode_documents",
         before="yield EncodedDocument([eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
         after="yield EncodedDocument([eos_id, eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
     ),
@@ -134,9 +133,9 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#2755",
         symptom="The prompt's mask forgets that labels are shifted: an answer's first token is never learned.",
-        module="andon.core.data.instructions",
-        before="np.where(learned[1:], tokens[1:], IGNORE),",
-        after="np.where(learned[:-1], tokens[1:], IGNORE),",
+        where="andon.core:encode_turns",
+        before="np.where(learned[1:], tokens[1:], IGNORE)",
+        after="np.where(learned[:-1], tokens[1:], IGNORE)",
     ),
     Fault(
         id="data-pack-token-loss",
@@ -144,22 +143,22 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#1697",
         symptom="A document more than twice as long as allowed loses what is beyond.",
-        module="andon.core.data.corpus",
+        where="andon.core:_split_text",
         before=(
-            "    while len(text) - start > longest:\n"
-            "        limit = start + longest\n"
-            '        end = text.rfind("\\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit\n'
-            "        pieces.append(text[start:end])\n"
-            "        start = end\n"
-            "    return [*pieces, text[start:]] if text else []\n"
+            "while len(text) - start > longest:\n"
+            "    limit = start + longest\n"
+            '    end = text.rfind("\\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit\n'
+            "    pieces.append(text[start:end])\n"
+            "    start = end\n"
+            "return [*pieces, text[start:]] if text else []"
         ),
         after=(
-            "    if len(text) - start > longest:\n"
-            "        limit = start + longest\n"
-            '        end = text.rfind("\\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit\n'
-            "        pieces.append(text[start:end])\n"
-            "        start = end\n"
-            "    return [*pieces, text[start : start + longest]] if text else []\n"
+            "if len(text) - start > longest:\n"
+            "    limit = start + longest\n"
+            '    end = text.rfind("\\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit\n'
+            "    pieces.append(text[start:end])\n"
+            "    start = end\n"
+            "return [*pieces, text[start : start + longest]] if text else []"
         ),
     ),
     Fault(
@@ -168,7 +167,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#4268",
         symptom="A length is compared without the shift of labels: what fits exactly is dropped.",
-        module="andon.core.data.windows",
+        where="andon.core:window_count",
         before="return max(0, -(-(tokens - 1) // length))",
         after="return max(0, -(-(tokens - 1) // length) - (tokens % length == 1))",
         test="tests/core/test_data.py::test_a_document_that_fits_exactly_is_kept",
@@ -179,7 +178,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#3023; huggingface/accelerate#3556",
         symptom="Telling the loader the epoch has no effect: every epoch has the same order.",
-        module=DATA,
+        where="andon.core:batches",
         before="chosen = order(epoch)[begin:end]",
         after="chosen = order(0)[begin:end]",
     ),
@@ -189,7 +188,7 @@ FAULTS = (
         status="historical",
         source="axolotl-ai-cloud/axolotl#3627",
         symptom="Validation documents are trained on as well: the validation loss flatters.",
-        module=DATA,
+        where="andon.core:open_dataset",
         before="train, validation = _split(store, ~held_out_D), _split(store, held_out_D)",
         after="train, validation = _split(store, held_out_D | True), _split(store, held_out_D)",
     ),
@@ -199,7 +198,7 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="Labels are the tokens themselves: the model learns to copy.",
-        module=DATA,
+        where="andon.core:pack",
         before="labels = np.where((owners[:, 1:] != owners[:, :-1]) | outside[:, 1:], IGNORE, tokens[:, 1:])",
         after="labels = np.where((owners[:, 1:] != owners[:, :-1]) | outside[:, 1:], IGNORE, tokens[:, :-1])",
         subjects=("packed", "llama"),
@@ -210,7 +209,7 @@ FAULTS = (
         status="historical",
         source="unslothai/unsloth-zoo#439",
         symptom="A padding id of 0 counts as none: padding is trained on.",
-        module=DATA,
+        where="andon.core:pack",
         before="outside = positions >= split.tokens",
         after="outside = (positions >= split.tokens) & bool(padding)",
     ),
@@ -220,14 +219,14 @@ FAULTS = (
         status="historical",
         source="Lightning-AI/litgpt#1794",
         symptom="The epoch's end is noticed a batch late: one batch is trained on that belongs to no epoch.",
-        module=DATA,
+        where="andon.core:batches",
         before=(
-            "        epoch, batch = divmod(step, per_epoch)\n"
-            "        begin, end = batch_bounds(batch, config.training.batch_size, count)\n"
+            "epoch, batch = divmod(step, per_epoch)\n"
+            "begin, end = batch_bounds(batch, config.training.batch_size, count)"
         ),
         after=(
-            "        epoch, batch = divmod(step, per_epoch + 1)\n"
-            "        begin, end = batch_bounds(batch % per_epoch, config.training.batch_size, count)\n"
+            "epoch, batch = divmod(step, per_epoch + 1)\n"
+            "begin, end = batch_bounds(batch % per_epoch, config.training.batch_size, count)"
         ),
     ),
     # ------------------------------------------------------------------------------------------ configuration
@@ -237,7 +236,7 @@ FAULTS = (
         status="historical",
         source="huggingface/trl#1450; hiyouga/LLaMA-Factory#4014; h2oai/h2o-llmstudio#699",
         symptom="A number written as text passes unnoticed, until it is compared with one.",
-        module="andon.core.config",
+        where="andon.core:Table.model_config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="forbid", strict=False, frozen=True)',
         test="tests/core/test_config.py::test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule",
@@ -248,7 +247,7 @@ FAULTS = (
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1998; axolotl-ai-cloud/axolotl e2f01de0e",
         symptom="A setting is accepted and a constant used in its place.",
-        module="andon.core.training.schedule",
+        where="andon.core:learning_rate",
         before="return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * share)",
         after="return peak * (0.1 + (1 - 0.1) * share)",
     ),
@@ -258,7 +257,7 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="A misspelled key is dropped, and the default used.",
-        module="andon.core.config",
+        where="andon.core:Table.model_config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="ignore", strict=True, frozen=True)',
         test="tests/core/test_config.py::test_a_misspelt_key_is_refused_with_the_nearest_one",

@@ -1,4 +1,4 @@
-"""The catalogue is whole and still fits the source that it is planted into."""
+"""The catalogue is whole and still fits the source that it is injected into."""
 
 import ast
 import functools
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from andon.source import SourceError, find
 from andon.verify.faults.inject import InjectionError, patched
 from tests.faults.catalogue import ELSEWHERE, FAULTS
 
@@ -15,31 +16,37 @@ FEWEST = 85
 
 
 @functools.cache
-def source(module: str) -> str:
-    """A module's source as it is."""
-    return (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+def source(where: str) -> str:
+    """The source of the module that defines what a fault names, as it is."""
+    return find(where).path.read_text(encoding="utf-8")
 
 
 @pytest.mark.tier1
 def test_every_fault_still_applies() -> None:
-    """Behavior: each fault's text stands once in its module, and is another one there."""
+    """Behavior: one module defines what a fault names, its `before` stands there once, and `after` is another."""
     broken = []
     for fault in FAULTS:
-        text = source(fault.module)
         try:
-            changes = fault.after in patched(fault, text).replace(text, "")
-        except InjectionError as error:
+            text = source(fault.where)
+            changes = patched(fault, text) != text
+        except (InjectionError, SourceError) as error:
             broken.append(str(error))
         else:
             broken += [] if changes else [f"{fault.id} changes nothing"]
     assert [] == broken
 
 
+@pytest.mark.tier1
+def test_no_fault_names_a_module() -> None:
+    """Behavior: a fault of our core names the package and a definition, so that moving a module breaks none."""
+    assert {"andon.core"} == {fault.where.partition(":")[0] for fault in FAULTS}
+
+
 @pytest.mark.tier2
 def test_every_fault_makes_python() -> None:
     """Behavior: what a fault makes of its module can be parsed."""
     for fault in FAULTS:
-        ast.parse(patched(fault, source(fault.module)), fault.id)
+        ast.parse(patched(fault, source(fault.where)), fault.id)
 
 
 @pytest.mark.tier1

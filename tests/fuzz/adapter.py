@@ -1,23 +1,19 @@
 """PEFT's adapter_config.json, and the modules that it would adapt."""
 
+from andon.core.adapters import targets
 from andon.core.adapters.targets import LoraError, plan
+from andon.core.formats import huggingface_config, peft_config
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
 from andon.core.memory.adapter_sizes import modules
 from andon.core.memory.sizes import Shape
 from tests.fuzz.files import written
 
 REFUSALS = (AdapterError, LoraError)
-PARSER = (
-    *(
-        f"core/formats/peft_config.py:{name}"
-        for name in ("peft_fields", "read_adapter_config", "_explain", "_read_json")
-    ),
-    "core/formats/huggingface_config.py:read_json",
-    *(
-        f"core/adapters/targets.py:{name}"
-        for name in ("plan", "_targets", "_ends_with", "_endings", "_matches_pattern", "_first_matching")
-    ),
-)
+PARSER = {
+    peft_config: ("peft_fields", "read_adapter_config", "_explain", "_read_json"),
+    huggingface_config: ("read_json",),
+    targets: ("plan", "_targets", "_ends_with", "_endings", "_matches_pattern", "_first_matching"),
+}
 MODULES = modules(Shape(vocab=32, hidden=8, ffn=16, layers=2, heads=2, kv_heads=1, head_size=4, tied=False))
 
 

@@ -3,19 +3,16 @@
 import json
 from contextlib import suppress
 
+from andon.core.files import headers, manifest
 from andon.core.files.headers import HeaderError, read_header
 from andon.core.files.manifest import MANIFEST, MODEL, SEAL, CheckpointError, check_files, read_manifest, seal
 from tests.fuzz.files import FOLDER, parts, written
 
 REFUSALS = (CheckpointError, HeaderError)
-PARSER = (
-    *(f"core/files/manifest.py:{name}" for name in ("read_manifest", "check_files", "_record", "seal")),
-    *(
-        f"core/files/headers.py:{name}"
-        for name in ("read_header", "parse_header", "check_tiling", "_without_duplicates")
-    ),
-    *(f"core/files/headers.py:{name}" for name in ("_tensor_entry", "_are_sizes")),
-)
+PARSER = {
+    manifest: ("read_manifest", "check_files", "_record", "seal"),
+    headers: ("read_header", "parse_header", "check_tiling", "_without_duplicates", "_tensor_entry", "_are_sizes"),
+}
 
 
 def one(data: bytes) -> None:

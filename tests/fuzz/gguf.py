@@ -1,6 +1,7 @@
 """GGUF's metadata and tensor table, the model's shape in it, its tokenizer and its chat template."""
 
 from andon.core.data.chat import ChatError
+from andon.core.formats import chat_template, gguf_header, gguf_tokenizer
 from andon.core.formats.chat_template import load_template
 from andon.core.formats.gguf_header import GgufError, huggingface_name, model_config, read_header
 from andon.core.formats.gguf_tokenizer import read_tokenizer
@@ -8,15 +9,21 @@ from andon.core.formats.huggingface_config import InterchangeError
 from tests.fuzz.files import written
 
 REFUSALS = (InterchangeError, GgufError, ChatError)
-PARSER = (
-    *(
-        f"core/formats/gguf_header.py:{name}"
-        for name in ("read_header", "parse_header", "model_config", "huggingface_name", "_value")
+PARSER = {
+    gguf_header: (
+        "read_header",
+        "parse_header",
+        "model_config",
+        "huggingface_name",
+        "_value",
+        "_tensor",
+        "Cursor.take",
+        "Cursor.numbers",
+        "Cursor.text",
     ),
-    *(f"core/formats/gguf_header.py:{name}" for name in ("_tensor", "Cursor.take", "Cursor.numbers", "Cursor.text")),
-    *(f"core/formats/gguf_tokenizer.py:{name}" for name in ("read_tokenizer", "_list_of")),
-    "core/formats/chat_template.py:_from_gguf",
-)
+    gguf_tokenizer: ("read_tokenizer", "_list_of"),
+    chat_template: ("_from_gguf",),
+}
 
 
 def one(data: bytes) -> None:

@@ -1,25 +1,29 @@
 """JSONL: lines of text, and lines of instructions and conversations."""
 
+from andon.core.data import corpus, instruction_records
 from andon.core.data.chat import ChatError
 from andon.core.data.corpus import CorpusError, documents, find_sources
 from andon.core.data.instruction_records import InstructionError, has_instructions, read_instructions
 from tests.fuzz.files import written
 
 REFUSALS = (CorpusError, InstructionError, ChatError)
-PARSER = (
-    *(
-        f"core/data/instruction_records.py:{name}"
-        for name in ("has_instructions", "read_instructions", "_prompt_and_completion", "_messages")
+PARSER = {
+    instruction_records: ("has_instructions", "read_instructions", "_prompt_and_completion", "_messages"),
+    corpus: (
+        "documents",
+        "records",
+        "check_text",
+        "_inspect",
+        "_jsonl_documents",
+        "_parse_json",
+        "is_jsonl",
+        "_text_document",
+        "_piece_names",
+        "_split_text",
+        "_not_text",
+        "_check_unchanged",
     ),
-    *(
-        f"core/data/corpus.py:{name}"
-        for name in ("documents", "records", "check_text", "_inspect", "_jsonl_documents", "_parse_json")
-    ),
-    *(
-        f"core/data/corpus.py:{name}"
-        for name in ("is_jsonl", "_text_document", "_piece_names", "_split_text", "_not_text", "_check_unchanged")
-    ),
-)
+}
 SPECIAL = ("<|im_end|>",)
 
 

@@ -1,16 +1,17 @@
 """Trace replay: recorded lines, the note of what was sent, and an endpoint's answer."""
 
+from andon.tracing import lines, read, send
 from andon.tracing.lines import trim_torn_line
 from andon.tracing.read import TraceError, read_spans
 from andon.tracing.send import count_spans, judged, note_offset, sent_offset, undelivered
 from tests.fuzz.files import parts, present
 
 REFUSALS = (TraceError,)
-PARSER = (
-    *(f"tracing/read.py:{name}" for name in ("read_spans", "parse_line", "recorded_span", "values")),
-    *(f"tracing/send.py:{name}" for name in ("judged", "sent_offset", "note_offset", "undelivered", "count_spans")),
-    *(f"tracing/lines.py:{name}" for name in ("complete_lines", "trim_torn_line")),
-)
+PARSER = {
+    read: ("read_spans", "parse_line", "recorded_span", "values"),
+    send: ("judged", "sent_offset", "note_offset", "undelivered", "count_spans"),
+    lines: ("complete_lines", "trim_torn_line"),
+}
 URL = "http://localhost:4318"
 
 

@@ -2,18 +2,19 @@
 
 import re
 
+from andon.core.data import chat, tokenizer
 from andon.core.data.chat import ChatError, render_requests
 from andon.core.data.tokenizer import TokenizerError, check_vocabulary, find_eos_id, load_tokenizer, special_tokens
+from andon.core.formats import chat_template
 from andon.core.formats.chat_template import load_template
 from tests.fuzz.files import FOLDER, parts, present
 
 REFUSALS = (ChatError, TokenizerError)
-PARSER = (
-    *(f"core/formats/chat_template.py:{name}" for name in ("load_template", "_read", "_fields", "_is_utf8", "_token")),
-    *(f"core/data/chat.py:{name}" for name in ("render_requests", "_render_bounded", "Generation.parse", "_raise")),
-    *(f"core/data/tokenizer.py:{name}" for name in ("load_tokenizer", "id_count", "check_vocabulary", "find_eos_id")),
-    "core/data/tokenizer.py:special_tokens",
-)
+PARSER = {
+    chat_template: ("load_template", "_read", "_fields", "_is_utf8", "_token"),
+    chat: ("render_requests", "_render_bounded", "Generation.parse", "_raise"),
+    tokenizer: ("load_tokenizer", "id_count", "check_vocabulary", "find_eos_id", "special_tokens"),
+}
 MESSAGES = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two"}]
 # What may take a template hours, or all memory: that is the sandbox's process to stop.
 UNBOUNDED = re.compile(r"for|\*|range|macro|just|center|zfill|expandtabs|indent|%\s*\d")

@@ -1,4 +1,4 @@
-"""Advice: every check of the house has a recipe of its own kind, and nothing is explained that is not judged."""
+"""Advice: every check of this project has a recipe of its own kind, and nothing is explained that is not judged."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 from andon.gates.config import GateError, load_gates
 from andon.gates.judge import judge
 from andon.gates.report import advice
-from tests.gates.house import gates_with, leave_clock, leave_evidence
+from tests.gates.small_project import gates_with, leave_clock, leave_evidence
 
 pytestmark = pytest.mark.tier2
 
 
-def test_every_check_of_the_house_has_a_recipe_of_its_own() -> None:
+def test_every_check_of_this_project_has_a_recipe_of_its_own() -> None:
     """Behaviour: no measure, threshold or budget of configs/gates.toml falls back on the general recipe."""
     names = advice.known_checks(load_gates())
     assert len(names) > 20
@@ -26,7 +26,7 @@ def test_every_recipe_explains_some_name() -> None:
 
 
 def test_a_survivor_has_its_five_whys() -> None:
-    """Behaviour: the worked recipes that people ask for are there, by the names of their checks."""
+    """Behaviour: the worked recipes that people look for are there, by the names of their checks."""
     survivor = advice.recipe_for("mutation.survivors core/training/loss.py")
     assert 4 <= " ".join(survivor.steps).lower().count("why")
     assert "hotspot" in advice.recipe_for("debt.project").name

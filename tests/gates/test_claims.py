@@ -1,6 +1,5 @@
 """Claims: words of a page, a command that exists, a metric that is measured, and a state that only evidence gives."""
 
-import ast
 from pathlib import Path
 from shlex import split
 
@@ -9,7 +8,8 @@ import pytest
 from andon.gates.config import Claims, GateError, Gates, load_gates
 from andon.gates.report.claims import judge_claims, read_claims, render_claims
 from tests.documents import pages, text_of
-from tests.gates.house import leave_evidence
+from tests.gates.small_project import leave_evidence
+from tests.sessions import is_known
 
 pytestmark = pytest.mark.tier2
 
@@ -36,8 +36,6 @@ def test_a_page_says_what_is_claimed_and_every_guide_has_a_claim() -> None:
 def test_each_claim_has_a_command_and_a_metric_that_exist() -> None:
     """Behaviour: a session or a file of tests; a metric with a threshold, a measure's exit code, a tier's clock."""
     gates = load_gates()
-    noxfile = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
-    sessions = {function.name for function in noxfile.body if isinstance(function, ast.FunctionDef)}
     metrics = {threshold.metric for threshold in gates.thresholds}
     metrics |= {f"{measure.name}.exit_code" for measure in gates.measures}
     metrics |= {f"{tier.name}.wall_seconds" for tier in gates.tiers if tier.budget_seconds}
@@ -45,7 +43,8 @@ def test_each_claim_has_a_command_and_a_metric_that_exist() -> None:
         assert claim.metric in metrics, claim.metric
         program, flag, name, *rest = split(claim.command)
         if program == "nox":
-            assert ("-s", True, []) == (flag, name in sessions, rest), claim.command
+            assert ("-s", ["--"][: len(rest)]) == (flag, rest[:1]), claim.command
+            assert is_known(name, *rest[1:]), claim.command
         else:
             assert ("python", "-m", "pytest") == (program, flag, name), claim.command
             assert all((ROOT / path).is_file() for path in rest), claim.command

@@ -37,10 +37,10 @@ BOUND = (
     '[[thresholds]]\nmetric = "{metric}"\noperator = "{operator}"\nvalue = {value}\ntier = "{tier}"\nwhy = "{why}"\n'
 )
 REFUSED = {
-    "no TOML": ("tiers = [", "no TOML"),
+    "not valid TOML": ("tiers = [", "not valid TOML"),
     "unknown key": (TIERS + "budget = 3\n", "tiers.1.budget"),
     "wrong type": (TIERS + 'budget_seconds = "3"\n', "tiers.1.budget_seconds"),
-    "unknown tier": (TIERS + measure("a", "tier9"), "tier='tier9' is no tier"),
+    "unknown tier": (TIERS + measure("a", "tier9"), "tier='tier9' is not a tier"),
     "includes upwards": ('[[tiers]]\nname = "a"\nsummary = "s"\nincludes = "a"\n', "includes 'a'"),
     "two of a name": (TIERS + measure("quick", "full"), "'quick' names two things"),
     "supersedes nothing": (TIERS + measure("a", "quick", 'supersedes = ["z"]'), "supersedes 'z'"),
@@ -79,17 +79,17 @@ def test_a_missing_file_and_an_unknown_tier_are_refused(tmp_path: Path) -> None:
         load_gates(write(tmp_path, TIERS)).measures_of("tier9")
 
 
-def test_the_house_file_loads_and_its_tiers_nest() -> None:
+def test_our_own_file_loads_and_its_tiers_nest() -> None:
     """Behaviour: the shipped file obeys its own schema; each tier contains the one below; budgets are 5, 30, 300 s."""
     gates = load_gates()
     budgets = [gates.tier(name).budget_seconds for name in ("tier1", "tier2", "tier3")]
     assert [5, 30, 300] == budgets
-    assert ["format", "lint", "types", "floors", "unit"] == [each.name for each in gates.measures_of("tier1")]
+    assert ["format", "lint", "types", "contracts", "unit"] == [each.name for each in gates.measures_of("tier1")]
     assert {"coverage.lines", "coverage.branches"} < {each.metric for each in gates.thresholds_of("tier3")}
     assert all(bound in gates.thresholds_of("tier3") for bound in gates.thresholds_of("tier2"))
 
 
-def test_every_measure_of_the_house_has_a_budget_and_tier3_sums_to_270_seconds() -> None:
+def test_every_measure_of_this_project_has_a_budget_and_tier3_sums_to_270_seconds() -> None:
     """Behaviour: a new measure says what it may take, and makes room where there is none."""
     gates = load_gates()
     assert [] == [measure.name for measure in gates.measures if measure.budget_seconds is None]

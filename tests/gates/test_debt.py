@@ -12,9 +12,9 @@ from andon.gates.evidence import read_evidence
 from andon.gates.measures.debt.__main__ import main
 from andon.gates.measures.debt.cognitive import cognitive_complexity
 from andon.gates.measures.debt.hotspots import hotspots
+from andon.gates.measures.debt.listing import render_json, render_sarif, render_text
 from andon.gates.measures.debt.loss import File, Loss, grade, project_score
 from andon.gates.measures.debt.ratchet import fallen, read_baseline, write_baseline
-from andon.gates.measures.debt.render import render_json, render_sarif, render_text
 from andon.gates.measures.debt.score import DebtError, grade_files
 from tests.commands import commit
 
@@ -308,7 +308,7 @@ def test_a_record_that_holds_no_scores_is_refused(tmp_path: Path) -> None:
     """Behaviour: the message names the file and the command that writes it."""
     path = tmp_path / "debt.json"
     path.write_text('{"a.py": 3}')
-    with pytest.raises(DebtError, match=r"debt\.json: holds no scores .*nox -s debt -- --write"):
+    with pytest.raises(DebtError, match=r"debt\.json: holds no scores .*nox -s measure -- debt --write"):
         read_baseline(path)
 
 

@@ -77,7 +77,7 @@ def test_an_interrupted_write_leaves_the_old_evidence(tmp_path: Path, monkeypatc
 
 def test_evidence_holds_until_a_source_changes(tmp_path: Path) -> None:
     """Behaviour: editing, adding, renaming and deleting make it stale; hidden files and caches do not."""
-    folder = tmp_path / "room"
+    folder = tmp_path / "folder"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "a.py").write_text("a = 1\n")
     held = evidence_of(digests([str(folder)]))

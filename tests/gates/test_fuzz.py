@@ -1,16 +1,19 @@
-"""The fuzz measure: crashes are found and kept, feedback is asked for, and executions are summed over runs."""
+"""The fuzz measure: crashes are found and kept, feedback is required, and executions are summed over runs."""
 
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from andon.gates.evidence import read_evidence
 from andon.gates.measures import fuzz
-from andon.gates.measures.fuzz import Run, branch_share, read_ledger, record, run_metrics
+from andon.gates.measures.fuzz import Run, branch_share, places, read_ledger, record, run_metrics
+from andon.source import definitions
 
-ROOM = """
+ROOT = Path(__file__).parents[2]
+MODULE = """
 def parse(data):
     if len(data) > 3 and data[0] == 0x41:
         if data[1] == 0x6E:
@@ -18,31 +21,35 @@ def parse(data):
                 return 1 // (data[3] - 0x6F)
     raise ValueError("no")
 """
-TARGET = "from room import parse\nREFUSALS = (ValueError,)\nPARSER = ('room.py:parse',)\none = parse\n"
+TARGET = (
+    "import parser_module\nREFUSALS = (ValueError,)\nPARSER = {parser_module: ('parse',)}\none = parser_module.parse\n"
+)
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A package with one target, whose parser divides by zero where the input begins with Ando; its name."""
-    name = f"planted{time.monotonic_ns()}"
+    name = f"target{time.monotonic_ns()}"
     seeds = tmp_path / name / "seeds" / "target"
     seeds.mkdir(parents=True)
     (seeds / "one").write_bytes(b"Axxx")
-    (tmp_path / "room.py").write_text(ROOM)
+    (tmp_path / "parser_module.py").write_text(MODULE)
     (tmp_path / name / "target.py").write_text(TARGET)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "room", raising=False)
+    monkeypatch.delitem(sys.modules, "parser_module", raising=False)
     return name
 
 
 @pytest.mark.long
-def test_a_planted_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
-    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is mended."""
+def test_an_injected_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
+    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is fixed."""
     assert 0 == fuzz.main([package, "--replay"])
     start = time.monotonic()
-    assert 1 == fuzz.main([package, "--seconds", "60", "--instrument", "room", "--record", "--ledger", "ledger.json"])
+    assert 1 == fuzz.main(
+        [package, "--seconds", "60", "--instrument", "parser_module", "--record", "--ledger", "ledger.json"]
+    )
     assert time.monotonic() - start < 60
     assert (1, 0) == tuple(
         read_evidence("fuzz", tmp_path / "reports" / "evidence").metrics[name].value for name in ("crashes", "blind")
@@ -85,6 +92,16 @@ def test_executions_are_summed_over_runs_and_the_least_counts(tmp_path: Path) ->
         metrics[name].value for name in ("executions a", "executions b", "least_executions_on_record")
     )
     assert 2 == metrics["new_edges"].value
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("target", fuzz.target_names(ROOT / "tests" / "fuzz"))
+def test_a_target_names_functions_that_stand(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: each function of a parser is defined in the module that the target imports, by coverage's own path."""
+    monkeypatch.chdir(ROOT)
+    for path, _, name in (place.partition(":") for place in places(import_module(f"tests.fuzz.{target}").PARSER)):
+        assert name in definitions((ROOT / path).read_text(encoding="utf-8")), f"{path}: {name}"
+        assert path.startswith(("core/", "tracing/"))
 
 
 @pytest.mark.tier2

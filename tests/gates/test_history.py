@@ -107,13 +107,13 @@ def test_two_commits_differ_in_checks_and_where() -> None:
 
 
 @pytest.mark.usefixtures("repository")
-def test_a_check_of_one_commit_alone_is_new_or_gone() -> None:
+def test_a_check_of_one_commit_alone_is_new_or_removed() -> None:
     """Behaviour: it is named without a comparison; where neither was judged, the next step is said."""
     history.append(Verdict("t", (LINES,)))
     first, last = git("rev-parse", "HEAD"), commit("core/b.py", "b = 1\n")
     history.append(Verdict("t", (UNIT,)))
     text, whole = history.compare(history.read(), first, last)
-    assert (True, ["  coverage.lines: gone", "  unit: new"]) == (whole, text.splitlines()[-2:])
+    assert (True, ["  coverage.lines: removed", "  unit: new"]) == (whole, text.splitlines()[-2:])
     nothing, whole = history.compare([], first, last)
     assert (False, True) == (whole, "is empty; `andon gate run TIER` at both commits" in nothing)
 

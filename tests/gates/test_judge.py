@@ -10,7 +10,7 @@ from andon.gates.config import Gates, load_gates
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.judge import judge
 from andon.gates.verdict import Check, Verdict
-from tests.gates.house import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
+from tests.gates.small_project import COMMAND, OPERATORS, gates_with, leave_clock, leave_evidence
 
 pytestmark = pytest.mark.tier1
 
@@ -34,7 +34,7 @@ def test_every_kind_of_threshold_at_its_edge(tmp_path: Path, operator: str, valu
     assert (0 if passes else 1) == verdict.exit_code
 
 
-def test_every_threshold_of_the_house_goes_red(tmp_path: Path) -> None:
+def test_every_threshold_of_this_project_goes_red(tmp_path: Path) -> None:
     """Behaviour: a value on the wrong side of each shipped threshold is red, and one on the right side passes."""
     gates = load_gates()
     for bound in gates.thresholds:
@@ -43,7 +43,7 @@ def test_every_threshold_of_the_house_goes_red(tmp_path: Path) -> None:
         wrong = {"<": bound.value, "<=": above, "==": above, ">=": below, ">": bound.value}[bound.operator]
         right = {"<": below, ">": above}.get(bound.operator, bound.value)
         for value, state in ((wrong, "red"), (right, "pass")):
-            write_evidence(Evidence(name, "planted", 1.0, {}, {metric: Metric(value)}), tmp_path)
+            write_evidence(Evidence(name, "injected", 1.0, {}, {metric: Metric(value)}), tmp_path)
             assert state == check_of(judge(bound.tier, gates, tmp_path), bound.metric).state, bound.metric
 
 
@@ -91,7 +91,7 @@ def test_a_metric_that_is_not_there_is_null(tmp_path: Path) -> None:
     leave_clock(tmp_path)
     check = check_of(judge("strict", gates.model_copy(update={"thresholds": [renamed]}), tmp_path), "probe.line")
     assert "red" == check.state
-    assert "exit_code, lines" in check.detail
+    assert "it has lines" in check.detail
 
 
 def test_absent_evidence_is_red_and_says_how_to_measure(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def with_measure(**keys: Any) -> Gates:
 @pytest.mark.parametrize(
     ("budgets", "step"),
     [
-        ([1.5], "look at the slowest step"),
-        ([None], "look at the slowest step"),
+        ([1.5], "look at the slowest measure"),
+        ([None], "look at the slowest measure"),
         ([1.0], "beyond their own budgets: probe (1.5 s of its 1)"),
         ([1.0, 0.25], "beyond their own budgets: probe (1.5 s of its 1), slow (0.5 s of its 0.25)"),
     ],
@@ -180,15 +180,24 @@ def with_measure(**keys: Any) -> Gates:
 def test_a_late_tier_names_the_measures_beyond_their_budgets(
     tmp_path: Path, budgets: list[float | None], step: str
 ) -> None:
-    """Behaviour: with what they took and what they may take; where none is, the slowest step is all there is to say."""
+    """Behaviour: with what they took and what they may take; else the slowest measure is the next step."""
     gates = gates_with()
     named = zip(("probe", "slow"), budgets, strict=False)
     measures = [gates.measures[0].model_copy(update={"name": n, "budget_seconds": b}) for n, b in named]
     leave_evidence(tmp_path)
-    write_evidence(Evidence("slow", "sleep", 0.5, {}, {"exit_code": Metric(0.0)}), tmp_path)
+    write_evidence(Evidence("slow.run", "sleep", 0.5, {}, {"exit_code": Metric(0.0)}), tmp_path)
     leave_clock(tmp_path, wall=31.0)
     verdict = judge("strict", gates.model_copy(update={"measures": measures}), tmp_path, shared_machine=False)
     assert step == check_of(verdict, "budget").next_step
+
+
+def test_an_exit_code_is_the_runners(tmp_path: Path) -> None:
+    """Behaviour: a threshold on a measure's exit code reads what the runner wrote, whatever the measure wrote."""
+    leave_evidence(tmp_path, exit_code=7.0)
+    leave_clock(tmp_path)
+    bound = gates_with().thresholds[0].model_copy(update={"metric": "probe.exit_code", "operator": "==", "value": 0.0})
+    verdict = judge("strict", gates_with().model_copy(update={"thresholds": [bound]}), tmp_path)
+    assert ("red", 7.0) == (check_of(verdict, "probe.exit_code").state, check_of(verdict, "probe.exit_code").value)
 
 
 def test_a_clock_without_hands_is_no_budget_kept(tmp_path: Path) -> None:
@@ -209,7 +218,7 @@ def test_what_was_measured_stands_beside_what_came_of_it(tmp_path: Path) -> None
     measure, threshold = check_of(verdict, "probe"), check_of(verdict, "probe.lines")
     assert f"A='1 2' B=x {COMMAND}" == measure.command
     assert ("exit code", tuple(sources)) == (measure.unit, measure.sources)
-    assert ("make probe", "%", tuple(sources)) == (threshold.command, threshold.unit, threshold.sources)
+    assert (measure.command, "%", tuple(sources)) == (threshold.command, threshold.unit, threshold.sources)
 
 
 def test_a_failed_commands_last_thirty_lines_are_shown(tmp_path: Path) -> None:

@@ -11,22 +11,31 @@ from andon.gates.measures.mutation import keys, plan, results
 from andon.gates.measures.mutation.keys import Covering
 from andon.gates.measures.mutation.plan import Excuse, Plan
 from andon.gates.measures.mutation.results import File, Function, Row
+from andon.gates.measures.risk import Mutation
 
 if TYPE_CHECKING:
     from andon.gates.measures.mutation.generate import Mutant
 
 pytestmark = pytest.mark.tier3
 
-PLAN = Plan.model_validate(
-    {
-        "per_function": 4,
-        "marks": "tier1",
-        "test_seconds": 1.0,
-        "asked_seconds": 2.0,
-        "limit_seconds": 9.0,
-        "modules": [{"file": "a.py", "tests": ["test_a.py"]}],
-    }
-)
+SETTINGS = Mutation(per_function=4, marks="tier1", test_seconds=1.0, function_seconds=2.0, limit_seconds=9.0)
+PLAN = Plan(SETTINGS, (plan.Module("a.py", "a.py", 4, ("test_a.py",)),))
+RISKS = """[mutation]
+per_function = 4
+marks = "m"
+test_seconds = 1.0
+function_seconds = 1.0
+limit_seconds = 1.0
+[[levels]]
+name = "ordinary"
+lines = 0
+branches = 0
+why = "w"
+[[modules]]
+level = "ordinary"
+why = "w"
+mutation = 90
+"""
 MISTAKES = [  # operator, an expression, what it makes of it
     ("transpose_dropped", "x @ w.t()", "x @ w"),
     ("transpose_dropped", "x @ (w + w).mT", "x @ (w + w)"),
@@ -188,7 +197,7 @@ def test_a_deleted_test_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ("", {}) == keys.parts("gone.py")
 
 
-def test_fast_tests_are_asked_first_and_slow_ones_never() -> None:
+def test_fast_tests_run_first_and_slow_ones_never() -> None:
     """Behaviour: those that cover, by seconds, earlier killers before all, up to the plan's seconds."""
     covered = [
         Covering("slow", 1.5, ("f",)),
@@ -197,11 +206,11 @@ def test_fast_tests_are_asked_first_and_slow_ones_never() -> None:
         Covering("c", 0.95, ("f",)),
         Covering("other", 0.1, ("g",)),
     ]
-    assert ["a", "b", "c"] == keys.asked(covered, "f", "", PLAN)
-    assert ["c", "a", "b"] == keys.asked(covered, "f", "", PLAN, ["c"])
-    assert ["a", "other", "b"] == keys.asked(covered, "<module>", "", PLAN)
-    assert ["a", "other", "b"] == keys.asked(covered, "h", "@cache\ndef h(): ...", PLAN)
-    assert [] == keys.asked(covered, "h", "def h(): ...", PLAN)
+    assert ["a", "b", "c"] == keys.choose_tests(covered, "f", "", PLAN)
+    assert ["c", "a", "b"] == keys.choose_tests(covered, "f", "", PLAN, ["c"])
+    assert ["a", "other", "b"] == keys.choose_tests(covered, "<module>", "", PLAN)
+    assert ["a", "other", "b"] == keys.choose_tests(covered, "h", "@cache\ndef h(): ...", PLAN)
+    assert [] == keys.choose_tests(covered, "h", "def h(): ...", PLAN)
 
 
 def kept(states: dict[str, str], key: str = "k") -> results.Results:
@@ -265,21 +274,55 @@ def test_nothing_measured_is_no_score() -> None:
 
 
 def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a file that is gone, an unknown key and a doubled excuse are refused by name."""
+    """Behaviour: what is gone or missing, an unknown key and a doubled excuse are refused by name."""
     monkeypatch.chdir(tmp_path)
-    text = 'per_function = 4\nmarks = "m"\ntest_seconds = 1.0\nasked_seconds = 1.0\nlimit_seconds = 1.0\n'
-    path = Path("mutation.toml")
-    path.write_text(text + '[[modules]]\nfile = "gone.py"\ntests = ["test_a.py"]\n', encoding="utf-8")
-    with pytest.raises(GateError, match=r"mutation\.toml: modules: gone\.py does not exist"):
-        plan.read_plan(path)
-    path.write_text("color = 1\n", encoding="utf-8")
-    with pytest.raises(GateError, match=r"mutation\.toml: color"):
-        plan.read_plan(path)
+    path = Path("risk.toml")
+    Path("a.py").touch()
+    for text, said in (
+        (RISKS + 'modules = ["gone.py"]\n', r"risk\.toml: modules: gone\.py is no file"),
+        (RISKS + 'modules = ["a.py"]\n', r"risk\.toml: modules: a\.py has no test that mirrors it"),
+        (RISKS + 'modules = ["a.py"]\ntests = ["b.py"]\n', r"risk\.toml: modules: a\.py: b\.py does not exist"),
+        (RISKS.partition("[[modules]]")[0], "none has a floor `mutation`"),
+        ("[[levels]]" + RISKS.partition("[[levels]]")[2] + 'modules = ["a.py"]\n', "mutation: there is no such table"),
+        ("color = 1\n", r"risk\.toml: color"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(GateError, match=said):
+            plan.read_plan(path)
     path.write_text(
         '[[excuses]]\nid = "m"\nfunction = "f"\nreason = "no input tells them apart"\n' * 2, encoding="utf-8"
     )
     with pytest.raises(GateError, match="m is excused twice"):
         plan.read_excuses(path)
+
+
+def test_a_module_is_tested_by_the_tests_that_mirror_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the test of a module's stem in the package's folder, then those that its row names, before a move."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("app/inner/door.py", "tests/app/test_door.py", "tests/app/test_gate.py"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    row = 'modules = ["app:door"]\nper_function = 7\ntests = ["tests/app/test_gate.py"]\n'
+    Path("risk.toml").write_text(RISKS + row, encoding="utf-8")
+    tests = ("tests/app/test_door.py", "tests/app/test_gate.py")
+    assert (plan.Module("app:door", "app/inner/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
+    Path("app/inner/door.py").rename("app/door.py")
+    assert (plan.Module("app:door", "app/door.py", 7, tests),) == plan.read_plan(Path("risk.toml")).modules
+
+
+def test_a_source_is_the_same_wherever_its_imports_lie() -> None:
+    """Behaviour: of imports the names count, in any order; what is imported under another name is a change."""
+    text = (
+        "from a.b import f, g as h\nimport c.d as e\nimport os.path\n\n\ndef test():\n    from a import k\n    f(k)\n"
+    )
+    moved = (
+        "import c.x.d as e\nimport os.path\nfrom a.z import (\n    f,\n    g as h,\n)\n" + text.partition("\n\n\n")[2]
+    )
+    moved = moved.replace("from a import", "from q import")
+    assert keys.unmoved(text) == keys.unmoved(moved)
+    assert "def test():\n    f(k)\ne\nf\ng as h\nk\nos.path" == keys.unmoved(text)
+    others = [text.replace("g as h", "f as h"), text.replace("f(k)", "f(1)"), text.replace(" as e", " as d")]
+    assert len({keys.unmoved(each) for each in [text, *others]}) == 4
 
 
 def test_excuses_are_by_mutant(tmp_path: Path) -> None:

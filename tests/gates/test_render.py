@@ -9,7 +9,7 @@ from andon.gates.judge import judge
 from andon.gates.report.render import WIDTH, render_json, render_markdown, render_text
 from andon.gates.report.sarif import render_sarif
 from andon.gates.verdict import Verdict
-from tests.gates.house import COMMAND, gates_with, leave_clock, leave_evidence
+from tests.gates.small_project import COMMAND, gates_with, leave_clock, leave_evidence
 
 pytestmark = pytest.mark.tier1
 

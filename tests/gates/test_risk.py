@@ -27,7 +27,7 @@ lines = 100
 branches = 95
 why = "w"
 """
-FILE = '[[files]]\npath = "{path}"\nlevel = "{level}"\nwhy = "w"\n'
+FILE = '[[modules]]\nmodules = ["{path}"]\nlevel = "{level}"\nwhy = "w"\n'
 
 
 def table(folder: Path, text: str) -> Path:
@@ -71,12 +71,12 @@ def test_a_named_file_without_a_figure_is_short(tmp_path: Path, monkeypatch: pyt
     assert 100 == short_metrics({"lines b.py": Metric(100.0)}, risks)["short a.py"].value
 
 
-FIGURES = {"properties": "lines", "gradients": "lines", "mutation": "score_by_file"}
+FIGURES = {"early": "lines", "properties": "lines", "gradients": "lines", "mutation": "score_by_file"}
 
 
 @pytest.mark.parametrize("floors", FIGURES)
 def test_a_row_has_floors_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floors: Literal["properties", "gradients", "mutation"]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floors: Literal["early", "properties", "gradients", "mutation"]
 ) -> None:
     """Behaviour: what properties, gradient checks or mutants must reach is held at its edge, in that file alone."""
     monkeypatch.chdir(tmp_path)
@@ -89,11 +89,13 @@ def test_a_row_has_floors_of_its_own(
 
 BAD = [
     (FILE.format(path="a.py", level="ordinary"), "levels: Field required"),
-    ("levels = []\nfiles = []", "none is named 'ordinary'"),
+    ("levels = []\nmodules = []", "none is named 'ordinary'"),
     (LEVELS + FILE.format(path="a.py", level="high"), "level='high' is none of ordinary, critical"),
-    (LEVELS + FILE.format(path="gone.py", level="critical"), "path='gone.py' is no file"),
+    (LEVELS + FILE.format(path="gone.py", level="critical"), "gone.py is no file"),
+    (LEVELS + FILE.format(path="app:gone", level="critical"), "app:gone is no file below app/"),
+    (LEVELS + 2 * FILE.format(path="a.py", level="critical"), "a.py is named twice"),
     (LEVELS.replace("100", "101") + FILE.format(path="a.py", level="critical"), "levels.1.lines"),
-    ("levels = [", "is no TOML"),
+    ("levels = [", "is not valid TOML"),
 ]
 
 
@@ -111,7 +113,31 @@ def test_a_table_that_cannot_be_used_is_refused(
     assert says in capsys.readouterr().out
 
 
-def test_the_house_s_table_names_files_that_stand() -> None:
+def test_a_module_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: a row by folder and stem holds before and after a move, for figures by path and by name."""
+    monkeypatch.chdir(tmp_path)
+    text = LEVELS + FILE.format(path="app:b", level="critical") + "mutation = 60\n"
+    for place in ("app/b.py", "app/inner/b.py"):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).touch()
+        risks = read_risks(table(tmp_path, text))
+        assert "critical" == risks.level_of(place).name
+        assert [place] == list(risks.modules)
+        assert f"short {place}" in short_metrics({f"lines {place}": Metric(99.0)}, risks)
+        assert 0 == short_metrics({"score_by_file app:b": Metric(60.0)}, risks, "mutation")["short"].value
+        Path(place).unlink()
+
+
+def test_what_runs_elsewhere_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: a module of a level without floors is no part of the figures, and never short."""
+    monkeypatch.chdir(tmp_path)
+    level = '[[levels]]\nname = "elsewhere"\nlines = 0\nbranches = 0\nwhy = "w"\n'
+    risks = read_risks(table(tmp_path, LEVELS + level + FILE.format(path="a.py", level="elsewhere")))
+    assert ["a.py"] == risks.left_out()
+    assert 0 == short_metrics({}, risks)["short"].value
+
+
+def test_our_own_table_names_files_that_stand() -> None:
     """Behaviour: the committed table is valid and holds what issue and mutation call critical."""
     risks = read_risks()
     assert "critical" == risks.level_of("core/training/loss.py").name

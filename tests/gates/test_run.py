@@ -32,7 +32,7 @@ def gates_of(*measures: dict[str, object], sources: list[str] | None = None) -> 
 def test_leaves_evidence_log_and_clock(tmp_path: Path) -> None:
     """Behaviour: each command leaves its exit code, its seconds and its output; the tier leaves its clock."""
     run("all", gates_of({"command": python("print('out'); import sys; sys.exit('err')")}), tmp_path)
-    evidence = read_evidence("m0", tmp_path)
+    evidence = read_evidence("m0.run", tmp_path)
     assert Metric(1, "exit code") == evidence.metrics["exit_code"]
     assert evidence.seconds > 0
     assert "out\nerr\n" == (tmp_path / "m0.log").read_text()
@@ -41,8 +41,8 @@ def test_leaves_evidence_log_and_clock(tmp_path: Path) -> None:
 
 
 @pytest.mark.tier2
-def test_keeps_what_the_command_measured_itself(tmp_path: Path) -> None:
-    """Behaviour: metrics that a command left stay, its exit code beside them; those of an older run do not."""
+def test_a_measure_s_evidence_is_its_own(tmp_path: Path) -> None:
+    """Behaviour: the runner writes the exit code beside what a command wrote, not into it; an older run's is gone."""
     content = {
         "name": "m0",
         "command": "c",
@@ -51,12 +51,12 @@ def test_keeps_what_the_command_measured_itself(tmp_path: Path) -> None:
         "metrics": {"x": {"value": 7, "unit": "u"}},
     }
     write = f"open({str(tmp_path / 'm0.json')!r}, 'w').write({json.dumps(content)!r})"
-    for name in ("m0", "m1", "all"):
+    for name in ("m0", "m0.run", "m1", "m1.run", "all"):
         write_evidence(Evidence(name, "old", 1.0, {}, {"old": Metric(1.0)}), tmp_path)
     run("all", gates_of({"command": python(write)}, {"command": python("")}), tmp_path)
-    assert {"x": Metric(7.0, "u"), "exit_code": Metric(0, "exit code")} == read_evidence("m0", tmp_path).metrics
-    assert {"a": "b"} == read_evidence("m0", tmp_path).sources
-    assert ["exit_code"] == list(read_evidence("m1", tmp_path).metrics)
+    assert content == json.loads((tmp_path / "m0.json").read_text())
+    assert {"exit_code": Metric(0, "exit code")} == read_evidence("m0.run", tmp_path).metrics
+    assert {"m0.json", "m0.run.json", "m1.run.json", "all.json"} == {path.name for path in tmp_path.glob("*.json")}
 
 
 @pytest.mark.tier2
@@ -84,7 +84,7 @@ def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> No
     code += "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
     code += f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\nchild.wait()"
     run("all", gates_of({"command": python(code), "timeout_seconds": 1.0}), tmp_path)
-    assert 124 == read_evidence("m0", tmp_path).metrics["exit_code"].value
+    assert 124 == read_evidence("m0.run", tmp_path).metrics["exit_code"].value
     assert "stopped after 1 s" in (tmp_path / "m0.log").read_text()
     status = Path("/proc") / (tmp_path / "pid").read_text() / "stat"
     looks = (not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z" for _ in range(100_000))
@@ -95,7 +95,7 @@ def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> No
 def test_a_command_that_does_not_exist_is_red(tmp_path: Path) -> None:
     """Behaviour: a missing tool is no pass: exit code 127 and a log that names it."""
     run("all", gates_of({"command": "no-such-tool --check"}), tmp_path)
-    assert 127 == read_evidence("m0", tmp_path).metrics["exit_code"].value
+    assert 127 == read_evidence("m0.run", tmp_path).metrics["exit_code"].value
     assert "no-such-tool" in (tmp_path / "m0.log").read_text()
 
 
@@ -111,7 +111,7 @@ def test_an_edit_while_measuring_makes_the_evidence_stale(tmp_path: Path) -> Non
 
 @pytest.mark.tier2
 def test_commands_find_this_environment_s_tools_and_print_plainly(tmp_path: Path) -> None:
-    """Behaviour: tools beside the running Python come first, colours are off, and the measure's own values arrive."""
+    """Behaviour: tools beside the running Python come first, colors are off, and the measure's own values arrive."""
     code = "import os; print(os.environ['PATH'].split(os.pathsep)[0], os.environ['NO_COLOR'], os.environ['EXTRA'])"
     run("all", gates_of({"command": python(code), "environment": {"EXTRA": "e"}}), tmp_path)
     assert f"{Path(sys.executable).parent} 1 e\n" == (tmp_path / "m0.log").read_text()

@@ -1,4 +1,4 @@
-"""The supply chain: licences, declarations, and vulnerabilities that nobody was asked about."""
+"""The supply chain: licenses, declarations, and vulnerabilities that were not measured."""
 
 import json
 from email.message import Message
@@ -10,8 +10,8 @@ import pytest
 from andon.gates.config import GateError
 from andon.gates.evidence import read_evidence
 from andon.gates.measures.supply import __main__ as command
-from andon.gates.measures.supply.audit import ask, read_answer
-from andon.gates.measures.supply.licences import Package, Supply, is_allowed, licence_of, read_supply, refused
+from andon.gates.measures.supply.audit import audit, read_answer
+from andon.gates.measures.supply.licenses import Package, Supply, is_allowed, license_of, read_supply, refused
 from andon.gates.measures.supply.locked import read_pins, unpinned
 from andon.gates.measures.supply.packages import installed
 
@@ -25,13 +25,13 @@ METADATA = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "licence"), METADATA)
-def test_a_licence_in_the_package_s_own_words(fields: dict[str, str], licence: str) -> None:
+@pytest.mark.parametrize(("fields", "expected"), METADATA)
+def test_a_license_in_the_package_s_own_words(fields: dict[str, str], expected: str) -> None:
     """Behaviour: the expression comes first, then classifiers, then the text's first line; nothing is guessed."""
     metadata = Message()
     for name, value in fields.items():
         metadata[name] = value
-    assert licence == licence_of(metadata)
+    assert expected == license_of(metadata)
 
 
 EXPRESSIONS = [
@@ -49,26 +49,26 @@ EXPRESSIONS = [
 ]
 
 
-@pytest.mark.parametrize(("licence", "allowed"), EXPRESSIONS)
-def test_each_part_of_an_expression_must_be_allowed(licence: str, allowed: bool) -> None:
-    """Behaviour: AND asks for all, OR for one; an unknown licence and brackets with one are refused."""
-    assert allowed == is_allowed(licence, ["MIT", "BSD"])
+@pytest.mark.parametrize(("expression", "allowed"), EXPRESSIONS)
+def test_each_part_of_an_expression_must_be_allowed(expression: str, allowed: bool) -> None:
+    """Behaviour: AND asks for all, OR for one; an unknown license and brackets with one are refused."""
+    assert allowed == is_allowed(expression, ["MIT", "BSD"])
 
 
-def package(folder: Path, name: str, licence: str) -> Distribution:
-    """An installed package under a licence."""
+def package(folder: Path, name: str, terms: str) -> Distribution:
+    """An installed package under a license."""
     info = folder / f"{name}-1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\nLicense-Expression: {licence}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\nLicense-Expression: {terms}\n")
     return Distribution.at(info)
 
 
-def test_a_planted_licence_is_refused(tmp_path: Path) -> None:
+def test_a_license_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
     """Behaviour: what is not allowed is named with its version; an entry in the table stands for silent metadata."""
     found = {"good": package(tmp_path, "good", "MIT"), "bad": package(tmp_path, "bad", "GPL-3.0")}
     lines = list(refused(found, Supply(allowed=["MIT"], unhashed=[], packages=[])))
-    assert ["bad 1: licence 'GPL-3.0' is not allowed by configs/supply.toml"] == lines
-    said = Supply(allowed=["MIT"], unhashed=[], packages=[Package(name="Bad", licence="MIT", why="w")])
+    assert ["bad 1: license 'GPL-3.0' is not allowed by configs/supply.toml"] == lines
+    said = Supply(allowed=["MIT"], unhashed=[], packages=[Package(name="Bad", license="MIT", why="w")])
     assert [] == list(refused(found, said))
 
 
@@ -96,13 +96,13 @@ def test_a_package_beside_the_lock_is_named(tmp_path: Path) -> None:
 
 
 def test_requirements_are_followed_to_their_end() -> None:
-    """Behaviour: what a package brings is asked about too; other systems' and unasked extras' requirements are not."""
+    """Behaviour: what a package brings counts too; other systems' and unasked extras' requirements are not."""
     found, missing = installed(["jinja2>=3", "no-such-package", "other; sys_platform == 'nowhere'"])
     assert {"jinja2", "markupsafe"} == set(found)
     assert ["no-such-package"] == missing
 
 
-def test_our_own_environment_is_under_allowed_licences() -> None:
+def test_our_own_environment_is_under_allowed_licenses() -> None:
     """Behaviour: of all that pytest and pydantic bring here nothing is refused."""
     found, _ = installed(["pytest", "pydantic", "hypothesis"])
     assert len(found) > 8
@@ -129,9 +129,9 @@ def test_no_answer_is_not_measured(output: str, found: list[str] | None) -> None
 
 def test_without_the_tool_it_is_not_measured() -> None:
     """Behaviour: an interpreter that is none, or has no pip-audit, is no answer."""
-    known, words = ask("/no/such/python")
+    known, words = audit("/no/such/python")
     assert (None, True) == (known, words.startswith("not measured: /no/such/python cannot run"))
-    assert (None, "not measured: no advisory source answered (it printed nothing)") == ask("false")
+    assert (None, "not measured: no advisory source answered (it printed nothing)") == audit("false")
 
 
 def test_a_comparison_that_does_not_run_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_a_comparison_that_does_not_run_is_not_measured(monkeypatch: pytest.Monk
 
 
 def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: vulnerabilities are null unless asked for; a missing package and a bad allow list are red."""
+    """Behaviour: vulnerabilities are null unless measured; a missing package and a bad allow list are red."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "undeclared", list)
     assert 2 == command.main([])
@@ -154,7 +154,7 @@ def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "pyproject.toml").write_text(project.format("iniconfig"))
     assert 0 == command.main([])
     metrics = read_evidence("supply").metrics
-    assert (0, 0, None) == tuple(metrics[name].value for name in ("licences", "dependencies", "vulnerabilities"))
+    assert (0, 0, None) == tuple(metrics[name].value for name in ("licenses", "dependencies", "vulnerabilities"))
     (tmp_path / "pyproject.toml").write_text(project.format("no-such-package"))
     assert 1 == command.main([])
     allow.write_text('allowed = ["MIT"]\nunhashed = []\npackages = []\n')

@@ -9,42 +9,42 @@ import pytest
 from andon.gates.evidence import read_evidence
 from andon.gates.measures import symbolic
 
-ROOM = "def half(n):\n    return n // 2\n"
+MODULE = "def half(n):\n    return n // 2\n"
 CONTRACTS = """
-import proved_room
+import proved_module
 from andon.gates.measures.symbolic import Contract
 
 
 def a_proof(n: int) -> None:
     assert 0 <= n <= 1 << 40
-    assert 0 <= n - 2 * proved_room.half(n) <= 1
+    assert 0 <= n - 2 * proved_module.half(n) <= 1
 
 
 def a_mistake(n: int) -> None:
     assert 0 <= n <= 1 << 40
-    assert proved_room.half(n) * 2 == n
+    assert proved_module.half(n) * 2 == n
 
 
 def for_nobody(n: int) -> None:
     assert n > 10
     assert n < 5
-    assert proved_room.half(n) == 3
+    assert proved_module.half(n) == 3
 
 
 def of_any_body(n: int) -> None:
     assert 0 <= n <= 1 << 40
-    assert isinstance(proved_room.half(n), int)
+    assert isinstance(proved_module.half(n), int)
 
 
-CONTRACTS = tuple(Contract(each, proved_room, "n // 2", "n // 3") for each in ({}))
+CONTRACTS = tuple(Contract(each, proved_module, "n // 2", "n // 3") for each in ({}))
 """
 
 
-def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> str:
+def write_contracts(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> str:
     """A package with these of the contracts above; its name."""
-    package = folder / f"planted_{'_'.join(names)}"
+    package = folder / f"contracts_{'_'.join(names)}"
     package.mkdir()
-    (folder / "proved_room.py").write_text(ROOM)
+    (folder / "proved_module.py").write_text(MODULE)
     (package / "__init__.py").touch()
     (package / "contracts.py").write_text(CONTRACTS.replace("({})", f"({', '.join(names)},)"))
     monkeypatch.syspath_prepend(folder)
@@ -66,7 +66,7 @@ def test_only_what_is_proved_and_can_be_refuted_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, metric: str
 ) -> None:
     """Behaviour: a counterexample, a precondition that nothing meets, and a contract of any body are red."""
-    assert code == symbolic.main([planted(tmp_path, monkeypatch, name), "--sources", "proved_room.py"])
+    assert code == symbolic.main([write_contracts(tmp_path, monkeypatch, name), "--sources", "proved_module.py"])
     metrics = read_evidence("symbolic", tmp_path / "reports" / "evidence").metrics
     assert 1 == metrics[metric].value == metrics["contracts"].value
     assert code == metrics["unconfirmed"].value
@@ -75,8 +75,8 @@ def test_only_what_is_proved_and_can_be_refuted_passes(
 @pytest.mark.tier2
 def test_a_mutant_that_no_longer_applies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: text that is gone from the source is named, and never taken for a mutant that was refuted."""
-    (contract,) = symbolic.collect(planted(tmp_path, monkeypatch, "a_proof"))
-    with pytest.raises(ValueError, match="'n // 5' stands 0 times in proved_room, and must stand once"):
+    (contract,) = symbolic.collect(write_contracts(tmp_path, monkeypatch, "a_proof"))
+    with pytest.raises(ValueError, match="'n // 5' occurs 0 times in proved_module, and must occur once"):
         symbolic.mutate(contract._replace(before="n // 5"))
 
 
@@ -99,10 +99,10 @@ def dies() -> None:
 def test_a_process_that_gives_no_answer_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: whether it dies or does not come to an end, the contract is unproved, with the reason."""
     contract = symbolic.Contract(dies, symbolic, "", "")
-    monkeypatch.setattr(symbolic, "_asked", lambda holds, seconds: holds())
+    monkeypatch.setattr(symbolic, "_verdict", lambda holds, seconds: holds())
     assert ("unproved", "its process died") == symbolic.prove(contract)[1:3]
     monkeypatch.setattr(symbolic, "GRACE", 0.0)
-    monkeypatch.setattr(symbolic, "_asked", lambda holds, seconds: signal.pause())
+    monkeypatch.setattr(symbolic, "_verdict", lambda holds, seconds: signal.pause())
     assert "no answer in 0 s" == symbolic.prove(contract, 0.0).words
 
 

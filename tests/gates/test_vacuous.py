@@ -11,7 +11,7 @@ from andon.gates.evidence import read_evidence
 from andon.gates.measures.vacuous import __main__ as command
 from andon.gates.measures.vacuous.__main__ import main
 from andon.gates.measures.vacuous.reading import find_tests_in, read_file
-from andon.gates.measures.vacuous.running import Asked, RunError, ask, collect, sample, sort_answers
+from andon.gates.measures.vacuous.running import RunError, Stubbed, collect, run_stubbed, sample, sort_answers
 from andon.gates.measures.vacuous.stubs import modules_of
 
 VACUOUS = {
@@ -126,7 +126,7 @@ import sys
 
 import pytest
 
-from stubbed_room.sums import Shelf, add, made, refuse
+from stubbed_package.sums import Shelf, add, made, refuse
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_silent():
 
 
 def test_elsewhere():
-    code = "from stubbed_room.sums import add; print(add(1, 2))"
+    code = "from stubbed_package.sums import add; print(add(1, 2))"
     assert "3" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
 """
 
@@ -163,11 +163,11 @@ def test_elsewhere():
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a module, and tests of it of every sort."""
-    room, tests = tmp_path / "stubbed_room", tmp_path / "tests" / "stubbed_room"
-    room.mkdir()
+    package, tests = tmp_path / "stubbed_package", tmp_path / "tests" / "stubbed_package"
+    package.mkdir()
     tests.mkdir(parents=True)
-    (room / "__init__.py").touch()
-    (room / "sums.py").write_text(CODE)
+    (package / "__init__.py").touch()
+    (package / "sums.py").write_text(CODE)
     (tests / "test_sums.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
@@ -178,21 +178,21 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.long
 def test_tests_are_asked_while_their_code_does_nothing(project: Path) -> None:
     """Behaviour: who passes is named, who fails has noticed, who only stays silent or runs elsewhere is counted."""
-    asked = ask(["tests"])
-    assert (3, 1, 1) == (asked.noticed, asked.silent, asked.not_asked)
-    assert ["test_vacuous"] == [finding.test for finding in asked.findings]
-    assert (2 + TESTS[: TESTS.index("def test_vacuous")].count("\n") - 1) == asked.findings[0].line
+    found = run_stubbed(["tests"])
+    assert (3, 1, 1) == (found.noticed, found.silent, found.not_run)
+    assert ["test_vacuous"] == [finding.test for finding in found.findings]
+    assert (2 + TESTS[: TESTS.index("def test_vacuous")].count("\n") - 1) == found.findings[0].line
     assert 1 == main(["tests", "--sample", "6", "--run", "tests"])
     counts = read_evidence("vacuous").metrics
     assert (1, 1, 0) == (counts["vacuous"].value, counts["vacuous stubbed"].value, counts["vacuous itself"].value)
-    (project / "tests" / "stubbed_room" / "test_sums.py").write_text("def test_a(:\n")
+    (project / "tests" / "stubbed_package" / "test_sums.py").write_text("def test_a(:\n")
     assert 2 == main(["tests"])
 
 
 LEFT = '''import subprocess
 import sys
 
-from stubbed_room.sums import add
+from stubbed_package.sums import add
 
 HOLD = """
 import filelock, time
@@ -214,14 +214,14 @@ def test_left():
 @pytest.mark.long
 def test_what_a_test_leaves_running_ends_with_the_run(project: Path) -> None:
     """Behaviour: a process that code which does nothing never ended holds nothing afterwards."""
-    (project / "tests" / "stubbed_room" / "test_left.py").write_text(LEFT)
-    assert 1 == ask(["tests/stubbed_room/test_left.py"]).noticed
+    (project / "tests" / "stubbed_package" / "test_left.py").write_text(LEFT)
+    assert 1 == run_stubbed(["tests/stubbed_package/test_left.py"]).noticed
     with FileLock(project / "held", timeout=10):
         assert (project / "held").exists()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("question", [ask, collect])
+@pytest.mark.parametrize("question", [run_stubbed, collect])
 def test_tests_that_pytest_cannot_run_are_an_error(question: Callable[[list[str]], object]) -> None:
     """Behaviour: pytest's own words are passed on."""
     with pytest.raises(RunError, match="no-such-option"):
@@ -234,35 +234,37 @@ def test_all_tests_are_asked_where_no_sample_is_drawn(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test_a.py").write_text("def test_a():\n    assert f()\n")
     told: list[list[str]] = []
-    monkeypatch.setattr(command, "ask", lambda arguments: told.append(arguments) or Asked(1, 0, 0, []))
+    monkeypatch.setattr(command, "run_stubbed", lambda arguments: told.append(arguments) or Stubbed(1, 0, 0, []))
     assert 0 == main(["test_a.py", "--run", "-m", "tier1"])
     assert [["-m", "tier1"]] == told
 
 
 @pytest.mark.tier3
 def test_a_file_that_mirrors_no_module_tests_what_it_imports() -> None:
-    """Behaviour: the module of the same place, else all of the project that the file takes from, and no library."""
+    """Behaviour: the module of that stem in the package, else all of the project that the file takes from."""
     here, root = sys.modules[__name__], Path(__file__).parents[2]
-    (mirrored,) = modules_of(here, root / "tests" / "gates" / "vacuous" / "test_running.py", root)
-    assert "andon.gates.measures.vacuous.running" == mirrored.__name__
+    for place in ("test_running.py", "vacuous/test_running.py"):
+        (mirrored,) = modules_of(here, root / "tests" / "gates" / place, root)
+        assert Stubbed.__module__ == mirrored.__name__
+    assert mirrored not in modules_of(here, root / "tests" / "core" / "test_running.py", root)[:1]
     found = {module.__name__ for module in modules_of(here, root / "tests" / "test_none.py", root)}
     assert {
-        "andon.gates.evidence",
-        "andon.gates.measures.vacuous.running",
-        "andon.gates.measures.vacuous.stubs",
+        Stubbed.__module__,
+        modules_of.__module__,
+        read_evidence.__module__,
     } <= found
-    assert {"gates"} == {name.partition(".")[0] for name in found}
+    assert {"andon.gates"} == {name[: len("andon.gates")] for name in found}
 
 
 @pytest.mark.tier3
 def test_answers_are_sorted() -> None:
-    """Behaviour: one assertion and one call make the difference between vacuous, silent and not asked."""
+    """Behaviour: one assertion and one call make the difference between vacuous, silent and not run."""
     shape = [("passed", 1, 1), ("passed", 1, 0), ("passed", 0, 1), ("failed", 0, 0), ("skipped", 0, 0)]
     answers = [
         {"test": f"a.py::t{i}", "line": 3, "outcome": o, "calls": c, "asserted": a} for i, (o, c, a) in enumerate(shape)
     ]
-    asked = sort_answers(answers)
-    assert (1, 1, 2, ["t0"]) == (asked.noticed, asked.silent, asked.not_asked, [each.test for each in asked.findings])
+    found = sort_answers(answers)
+    assert (1, 1, 2, ["t0"]) == (found.noticed, found.silent, found.not_run, [each.test for each in found.findings])
 
 
 @pytest.mark.tier3

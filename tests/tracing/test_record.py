@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace as global_trace
 
+from andon.tracing import send
 from andon.tracing.lines import complete_lines
 from andon.tracing.read import RecordedSpan, TraceError, read_spans
 from andon.tracing.record import Trace, open_trace
@@ -283,7 +284,7 @@ def test_live_delivery(path: Path) -> None:
 
 def test_a_dead_endpoint_costs_nothing_and_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour: an endpoint that takes connections and never answers holds the run's end for CLOSE_SECONDS only."""
-    monkeypatch.setattr("andon.tracing.send.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(send, "CLOSE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         begun = time.monotonic()

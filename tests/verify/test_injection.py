@@ -27,6 +27,15 @@ def test_a_fault_whose_text_has_moved_on_is_an_error(before: str, count: int) ->
         patched(FAULT._replace(before=before), SOURCE)
 
 
+@pytest.mark.tier1
+def test_a_named_definition_is_changed_by_syntax() -> None:
+    """Behaviour: where a fault names a definition, neither spaces nor what stands outside of it matter."""
+    fault = FAULT._replace(where="house:answer", before="KEY  +  1", after="KEY + 2")
+    assert SOURCE.replace("KEY + 1", "(KEY + 2)") == patched(fault, SOURCE)
+    with pytest.raises(InjectionError, match=r"off-by-one no longer applies.*0 times in answer"):
+        patched(fault, SOURCE.replace("+ 1", "- 1") + "\n\ndef other():\n    return KEY + 1\n")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package of two modules that can be imported."""
@@ -48,7 +57,7 @@ def outcomes(*work: tuple[Fault | None, str], limit: float = 60.0) -> list[Outco
 @pytest.mark.long
 def test_each_fault_is_alone_in_its_process(folder: Path) -> None:
     """Behaviour: jobs side by side see their own fault only, and the files stay as they are."""
-    elsewhere = FAULT._replace(id="key", module="house.door", before="40", after="50")
+    elsewhere = FAULT._replace(id="key", where="house:KEY", before="40", after="50")
     found = outcomes((None, "answer"), (FAULT, "answer"), (elsewhere, "answer"), (None, "answer"))
     assert [(41, ""), (42, ""), (51, ""), (41, "")] == [(each.value, each.error) for each in found]
     assert SOURCE == (folder / "house" / "rooms.py").read_text(encoding="utf-8")
@@ -76,13 +85,15 @@ def test_a_job_that_fails_is_an_error_of_its_own_line() -> None:
     moved = FAULT._replace(before="KEY + 3")
     found = outcomes(
         (None, "die"), (None, "hang"), (None, "raise"), (moved, "answer"), (None, "twice"), (None, "answer"),
-        *((FAULT._replace(module=name), "answer") for name in ("house.cellar", "barn.cellar", "yard")), limit=10.0,
+        *((FAULT._replace(where=name), "answer") for name in ("house.cellar", "barn.cellar", "yard", "house:question")),
+        limit=10.0,
     )  # fmt: skip
-    assert [None] * 5 + [41, None, None, None] == [each.value for each in found]
+    assert [None] * 5 + [41, None, None, None, None] == [each.value for each in found]
     for outcome, said in zip(
         found,
         ["died: exit code 7", "longer than 10 s", "ValueError: as planned", "no longer applies", "imported already", "",
-         "there is no module house.cellar", "there is no module barn.cellar", "yard has no Python source"],
+         "there is no module house.cellar", "there is no module barn.cellar", "yard has no Python source",
+         "no module of house define question"],
         strict=True,
     ):  # fmt: skip
         assert said in outcome.error

@@ -134,9 +134,9 @@ def test_templates_compile_and_are_short_enough() -> None:
 @pytest.mark.tier2
 def test_what_no_template_fits_names_the_command() -> None:
     """Behaviour: a finding without a template gives its numbers, and the call that finds it again."""
-    text = script(Finding("norms.unit", "rms 0.5"), "", "andon.verify.zoo.peft", "LORA/gpt2")
+    text = script(Finding("norms.unit", "rms 0.5"), "", "andon.verify.zoo.adapter_types", "LORA/gpt2")
     assert "rms 0.5" in text
-    assert "from andon.verify.zoo.peft import subject" in text
+    assert "from andon.verify.zoo.adapter_types import subject" in text
     assert "subject('LORA/gpt2')" in text
 
 

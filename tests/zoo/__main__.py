@@ -26,7 +26,7 @@ FOUND = (0, 1)  # exit codes of `andon zoo` that come with rows
 @click.option("--resume", is_flag=True, help="Keep what an earlier sweep has.")
 @click.option("--workers", default=2, show_default=True, help="Processes at a time.")
 def main(*, resume: bool, workers: int) -> None:
-    """Run, keep, judge."""
+    """Check, keep, judge."""
     try:
         content = {library: counted(library, swept(library, workers, resume=resume)) for library in LIBRARIES}
     except BenchError as error:
@@ -57,7 +57,7 @@ def swept(library: str, workers: int, *, resume: bool) -> list[dict[str, Any]]:
 
 
 def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What is kept of a library: counts, each red cell, and why something could not be built or run."""
+    """What is kept of a library: counts, each red cell, and why something could not be built or checked."""
     cells = [(row["name"], check, cell) for row in rows for check, cell in row["cells"].items()]
     pins = dict(line.split("==") for line in PEERS[ENVIRONMENT] if "==" in line)
     return {

@@ -8,6 +8,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Literal, NamedTuple
 
+from andon.source import SourceError, find, replaced
+
 STATUS = Literal["historical", "transposed", "pattern"]
 
 
@@ -23,8 +25,10 @@ class Fault(NamedTuple):
     status: STATUS  # read in the thread or fix; known from a sibling's place; seen so often that nobody wrote it down
     source: str  # where it was found: project and issue, pull request or commit, several by "; "
     symptom: str  # what a user sees, if anything
-    module: str  # importable: "andon.core.model.llama", "transformers.models.llama.modeling_llama"
-    before: str  # stands in the module's source exactly once
+    # "andon.core:Attention.forward": a definition in that package, in any of its modules; `before` and `after` are
+    # an expression or statements of it. "transformers.trainer": a module, and both are verbatim text.
+    where: str
+    before: str  # occurs there exactly once
     after: str
     subjects: tuple[str, ...] = ("llama",)  # that the checks run on, in this order
     test: str = ""  # a unit test that finds it, where it lies out of a subject's reach: "tests/core/test_x.py::test_y"
@@ -34,46 +38,66 @@ def patched(fault: Fault, text: str) -> str:
     """A module's source with the fault in it.
 
     Raises:
-        PlantError: `before` stands there not once: the source has moved on.
+        InjectionError: `before` does not occur there exactly once: the source has changed.
     """
-    count = text.count(fault.before)
-    if count != 1:
-        raise InjectionError(
-            f"{fault.id} no longer applies: `before` stands {count} times in {fault.module}, and must stand once; "
-            "take it anew from the source as it is"
-        )
-    return text.replace(fault.before, fault.after)
+    module, _, name = fault.where.partition(":")
+    try:
+        if name:
+            return replaced(text, name, fault.before, fault.after)
+    except SourceError as error:
+        said = str(error)
+    else:
+        count = text.count(fault.before)
+        if count == 1:
+            return text.replace(fault.before, fault.after)
+        said = f"`before` occurs {count} times in {module}, and must occur once"
+    raise InjectionError(f"{fault.id} no longer applies: {said}; copy it from the source as it is now")
+
+
+def module_of(fault: Fault) -> str:
+    """The importable name of the module that a fault is injected into.
+
+    Raises:
+        InjectionError: no module, or more than one, defines what the fault names.
+    """
+    if ":" not in fault.where:
+        return fault.where
+    try:
+        return find(fault.where).module
+    except SourceError as error:
+        raise InjectionError(f"{fault.id}: {error}") from error
 
 
 def inject(fault: Fault) -> None:
     """From here on this process imports the module with the fault in it; for a process that ends after its job.
 
     Raises:
-        PlantError: the module is imported already, or cannot be found.
+        InjectionError: the module is imported already, or cannot be found.
     """
-    if fault.module in sys.modules:
-        raise InjectionError(f"{fault.id}: {fault.module} is imported already; inject before whatever imports it")
-    sys.meta_path.insert(0, _Finder(fault))
+    module = module_of(fault)
+    if module in sys.modules:
+        raise InjectionError(f"{fault.id}: {module} is imported already; inject before whatever imports it")
+    sys.meta_path.insert(0, _Finder(fault, module))
     importlib.invalidate_caches()
     try:
-        found = importlib.util.find_spec(fault.module)
+        found = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # not even its package
         found = None
     if found is None:
-        raise InjectionError(f"{fault.id}: there is no module {fault.module}; name one that can be imported")
+        raise InjectionError(f"{fault.id}: there is no module {module}; name one that can be imported")
 
 
 class _Finder(MetaPathFinder):
     """Finds one module where everybody else would, and gives it a loader of ours."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
+    def __init__(self, fault: Fault, module: str) -> None:
+        self.fault, self.module = fault, module
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The module's own spec with a loader that injects; None for every other module."""
-        if fullname != self.fault.module:
+        if fullname != self.module:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None:

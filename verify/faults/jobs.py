@@ -1,6 +1,6 @@
 """Jobs, each in a process of its own with one fault injected, or none.
 
-One server process imports what all jobs share and is forked for each. A job's process loads `Fault.module` with
+One server process imports what all jobs share and is forked for each. A job's process loads the fault's module with
 `before` replaced by `after`, works, and sends back what it found. Jobs that die or hang are errors of their own line.
 """
 

@@ -20,7 +20,7 @@ from andon.verify.zoo.scripts import script
 
 GREEN, RED, ABSENT, NOT_RUN = "green", "red", "not applicable", "not run"
 MARGIN = 0.7  # of the limit, after which no further check is begun: what has been found is kept
-LIBRARIES = ("transformers", "peft", "bitsandbytes")
+LIBRARIES = {"transformers": "causal_models", "peft": "adapter_types", "bitsandbytes": "optimizers"}
 
 
 class Zoo(Protocol):
@@ -183,7 +183,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def _module(library: str) -> str:
-    return f"{__package__}.{library}" if library in LIBRARIES else library
+    return f"{__package__}.{LIBRARIES[library]}" if library in LIBRARIES else library
 
 
 def _from_json(content: dict[str, Any]) -> Row:

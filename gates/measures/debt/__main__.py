@@ -8,9 +8,9 @@ from pathlib import Path
 
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.measures.debt.hotspots import hotspots
+from andon.gates.measures.debt.listing import render_json, render_sarif, render_text
 from andon.gates.measures.debt.loss import File, project_score
 from andon.gates.measures.debt.ratchet import BASELINE, fallen, read_baseline, write_baseline
-from andon.gates.measures.debt.render import render_json, render_sarif, render_text
 from andon.gates.measures.debt.score import DebtError, find_files, grade_files
 
 

@@ -26,7 +26,7 @@ def duplication_losses(files: Mapping[str, list[Line]]) -> Iterator[Loss]:
                     twins[path].setdefault(index, f"{twin[0]}:{lines[twin[0]][twin[1]].number}")
     for path, indices in twins.items():
         for run in _runs(sorted(indices)):
-            why = f"{len(run)} statement lines that stand at {indices[run[0]]} too"
+            why = f"{len(run)} statement lines that also occur at {indices[run[0]]}"
             yield Loss(path, lines[path][run[0]].number, "duplication", round(EACH * len(run), 2), why)
 
 

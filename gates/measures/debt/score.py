@@ -49,7 +49,7 @@ def grade_files(sources: dict[str, str]) -> list[File]:
         try:
             tree = ast.parse(source)
         except (SyntaxError, ValueError) as error:
-            raise DebtError(f"{path}: is no Python that this interpreter reads ({error}); mend it first") from error
+            raise DebtError(f"{path}: is not valid Python for this interpreter ({error}); fix it first") from error
         statements, comments = read_lines(source)
         if not statements:
             continue

@@ -20,6 +20,7 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
 from andon.gates.measures.mutation import tensors
+from andon.gates.measures.mutation.keys import unmoved
 
 MODULE = "<module>"
 TEXT = "operator_string"  # of mutmut's, and taken once a string: letters' case is what a test of the first holds, too
@@ -30,7 +31,7 @@ OPAQUE = {"cast", "isinstance", "len"}  # calls that say nothing at run time, or
 class Mutant(NamedTuple):
     """A file with one place changed."""
 
-    id: str  # hash of file, function and diff: the same wherever the function stands
+    id: str  # hash of function and diff: the same wherever the function stands
     file: str
     function: str  # "Cache.store", or "<module>" for tables
     operator: str
@@ -74,7 +75,7 @@ def _tried(file: str, text: str, some: list[Place], known: set[str]) -> Iterator
             continue
         known.add(tree)
         diff = difference(text, changed)
-        name = hashlib.sha256(f"{file}\n{place.function}\n{diff}".encode()).hexdigest()[:12]
+        name = hashlib.sha256(f"{place.function}\n{diff}".encode()).hexdigest()[:12]
         seen[name] += 1
         name += f"-{seen[name]}" * (seen[name] > 1)
         yield Mutant(name, file, place.function, place.operator, place.line, diff, changed)
@@ -121,8 +122,8 @@ def functions(text: str) -> dict[str, str]:
 @cache
 def version() -> str:
     """What made the mutants: mutmut's version, and a hash of these two files."""
-    own = b"".join(Path(path).read_bytes() for path in (__file__, tensors.__file__))
-    return f"mutmut {metadata.version('mutmut')}, operators {hashlib.sha256(own).hexdigest()[:12]}"
+    own = "\n".join(unmoved(Path(path).read_text(encoding="utf-8")) for path in (__file__, tensors.__file__))
+    return f"mutmut {metadata.version('mutmut')}, operators {hashlib.sha256(own.encode()).hexdigest()[:12]}"
 
 
 class _Visitor(cst.CSTVisitor):

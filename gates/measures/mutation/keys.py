@@ -3,14 +3,15 @@
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from andon.gates.evidence import digest
 from andon.gates.measures.mutation.plan import Module, Plan
 
+IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+\S+[ \t]+import[ \t]+(\([^)]*\)|.*)|import[ \t]+(.*))$", re.MULTILINE)
 CACHED = ("@cache", "@functools.cache", "@lru_cache", "@functools.lru_cache")
 
 
@@ -23,42 +24,65 @@ class Covering(NamedTuple):
 
 
 def tests_digest(module: Module, plan: Plan) -> str:
-    """Of a file and its test files as they are: which test covers what is measured anew once it changes."""
-    content = [plan.marks, module.file, digest(module.file), *(f"{name} {digest(name)}" for name in module.tests)]
+    """Of a module and its test files as they are: which test covers what is measured anew once one changes."""
+    content = [plan.settings.marks, _content(module.file), *(f"{name} {_content(name)}" for name in module.tests)]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
 
 
 def key(function: str, tests: Iterable[str], count: int, plan: Plan, version: str) -> str:
-    """Of a function's source, how many mutants it gets, and the sources of the tests that are asked."""
-    limits = [count, plan.test_seconds, plan.asked_seconds, plan.limit_seconds, version]
+    """Of a function's source, how many mutants it gets, and the sources of its tests."""
+    settings = plan.settings
+    limits = [count, settings.test_seconds, settings.function_seconds, settings.limit_seconds, version]
     sources = [test_source(test) for test in sorted(set(tests))]
-    return hashlib.sha256(json.dumps([function, sources, limits]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([unmoved(function), sources, limits]).encode()).hexdigest()[:16]
+
+
+def unmoved(text: str) -> str:
+    """A source as it is wherever the modules lie that it imports: of imports only the names that they bind count."""
+    names: list[str] = []
+
+    def note(found: re.Match[str]) -> str:
+        bound = (found[1] or found[2]).partition("#")[0].strip("() \n\t")
+        parts = [" ".join(part.split()) for part in bound.split(",") if part.strip()]
+        names.extend(parts if found[1] else [part.rpartition(" as ")[2] for part in parts])
+        return ""
+
+    lines = [line for line in IMPORT.sub(note, text).splitlines() if line.strip()]
+    return "\n".join([*lines, *sorted(names)])
+
+
+def _content(path: str) -> str:
+    """The digest of a file as it is, but for where the modules lie that it imports; "absent" where there is none."""
+    file = Path(path)
+    return hashlib.sha256(unmoved(file.read_text("utf-8")).encode()).hexdigest() if file.is_file() else "absent"
 
 
 def test_source(test: str) -> str:
     """A test's source with everything in its file that is no test; "absent" where either is gone.
 
-    The files of this project that the test's file imports belong to it, by their digest.
+    The test helpers that the test's file imports belong to it, by their content.
     """
     path, _, name = test.partition("::")
     name = name.partition("[")[0].partition("::")[0]
     around, tests = parts(path)
-    return f"{around}\n{tests[name]}" if name in tests else "absent"
+    return f"{unmoved(around)}\n{unmoved(tests[name])}" if name in tests else "absent"
 
 
-def asked(covered: Sequence[Covering], function: str, source: str, plan: Plan, first: Sequence[str] = ()) -> list[str]:
-    """The tests to ask about a function's mutants, those that killed before first, then the fastest.
+def choose_tests(
+    covered: Sequence[Covering], function: str, source: str, plan: Plan, first: Sequence[str] = ()
+) -> list[str]:
+    """The tests to run on a function's mutants: first those that killed before, then the fastest.
 
-    Every test is asked about a module's tables, and about a function whose results are cached: it runs once for all.
+    A module's tables get every test, and so does a function whose results are cached, as it runs once for all.
     """
     everything = function.startswith("<") or source.lstrip().startswith(CACHED)
     mine = [each for each in covered if everything or function in each.functions]
-    mine = [each for each in mine if each.seconds <= plan.test_seconds]
+    mine = [each for each in mine if each.seconds <= plan.settings.test_seconds]
     mine.sort(key=lambda each: (each.test not in first, each.seconds, each.test))
     chosen, total = [], 0.0
     for each in mine:
         total += each.seconds
-        if total > plan.asked_seconds and chosen:
+        if total > plan.settings.function_seconds and chosen:
             break
         chosen.append(each.test)
     return chosen
@@ -79,7 +103,7 @@ def parts(path: str) -> tuple[str, dict[str, str]]:
             span = range(start - 1, node.end_lineno or start)
             tests[node.name] = "\n".join(lines[number] for number in span)
             taken |= set(span)
-    helpers = [f"{name} {digest(name)}" for name in _imported(tree)]
+    helpers = [f"{name} {_content(name)}" for name in _imported(tree)]
     return "\n".join([*(line for number, line in enumerate(lines) if number not in taken), *helpers]), tests
 
 

@@ -1,48 +1,38 @@
-"""Which files are mutated, which tests are asked, which survivors are excused: two TOML files that anybody can read."""
+"""Which modules are mutated, which tests run, which survivors are excused: from two TOML files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from andon.gates.config import GateError, Table, read_table
+from andon.gates.measures.risk import DEFAULT, Mutation, read_risks
 
-CONFIG = Path("configs/mutation.toml")
 EXCUSES = Path("configs/mutation_excuses.toml")
-REMEDY = "write one, or name another with --config"
+REMEDY = "write one, or name another"
 
 
-class Module(Table):
-    """A file that is mutated, and the test files that are asked; `per_function` as in the plan, for this file."""
+class Module(NamedTuple):
+    """A module that is mutated, how many mutants a function of it gets at most, and its test files."""
 
+    name: str  # "core:loss", under which its answers are kept
     file: str
-    per_function: Annotated[int, Field(ge=1)] | None = None
-    tests: Annotated[list[str], Field(min_length=1)]
-
-    def count(self, plan: "Plan") -> int:
-        """How many mutants a function of this file gets at most."""
-        return self.per_function or plan.per_function
+    count: int
+    tests: tuple[str, ...]
 
 
-class Plan(Table):
-    """What is mutated. A test slower than `test_seconds` is not asked, nor more than `asked_seconds` about a function.
+class Plan(NamedTuple):
+    """What is mutated, and how the tests run."""
 
-    A mutant whose tests take longer than `limit_seconds` counts as alive.
-    """
-
-    per_function: Annotated[int, Field(ge=1)]
-    marks: str
-    test_seconds: Annotated[float, Field(gt=0)]
-    asked_seconds: Annotated[float, Field(gt=0)]
-    limit_seconds: Annotated[float, Field(gt=0)]
-    modules: Annotated[list[Module], Field(min_length=1)]
+    settings: Mutation
+    modules: tuple[Module, ...]
 
 
 class Excuse(Table):
     """A mutant that no test could tell from the original, by the hash of its diff."""
 
     id: str
-    function: str  # for readers: "core/model/llama.py::Cache.store"
+    function: str  # for readers: "core:Cache.store"
     reason: Annotated[str, Field(min_length=10)]
 
 
@@ -52,30 +42,48 @@ class Excuses(Table):
     excuses: list[Excuse] = Field(default_factory=list)
 
 
-def read_plan(path: Path = CONFIG) -> Plan:
-    """What is mutated.
+def read_plan(path: Path = DEFAULT) -> Plan:
+    """What a risk table says is mutated.
 
     Raises:
-        GateError: the file is missing, is no TOML, breaks a rule, or names a file that is not there.
+        GateError: the table is missing or breaks a rule, or names no test, or one that is not there.
     """
-    plan = read_table(path, Plan, REMEDY)
-    for name in [name for module in plan.modules for name in (module.file, *module.tests)]:
-        if not Path(name).exists():
-            raise GateError(f"{path}: modules: {name} does not exist; name a file as it is called now")
-    return plan
+    risks = read_risks(path)
+    if risks.mutation is None:
+        raise GateError(f"{path}: mutation: there is no such table; it says how tests run on mutants")
+    chosen = [module for module in risks.modules.values() if module.row.mutation]
+    modules = []
+    for module in chosen:
+        tests = dict.fromkeys([*mirrors(module.file), *module.row.tests])
+        for name in tests:
+            if not Path(name).is_file():
+                raise GateError(f"{path}: modules: {module.name}: {name} does not exist; correct the path")
+        if not tests:
+            raise GateError(f"{path}: modules: {module.name} has no test that mirrors it; name some by `tests`")
+        count = module.row.per_function or risks.mutation.per_function
+        modules.append(Module(module.name, module.file, count, tuple(tests)))
+    if not modules:
+        raise GateError(f"{path}: modules: none has a floor `mutation`, so that nothing is mutated")
+    return Plan(risks.mutation, tuple(modules))
+
+
+def mirrors(file: str) -> list[str]:
+    """The test file that mirrors a module: tests/core/test_loss.py, of loss.py wherever it lies in core/."""
+    folder, stem = Path(file).parts[0], Path(file).stem
+    return [str(path) for path in sorted(Path("tests", folder).rglob(f"test_{stem}.py"))]
 
 
 def read_excuses(path: Path = EXCUSES) -> dict[str, Excuse]:
     """The excuses by mutant; none where there is no file.
 
     Raises:
-        GateError: the file is no TOML, breaks a rule, or excuses a mutant twice.
+        GateError: the file is not valid TOML, breaks a rule, or excuses a mutant twice.
     """
     if not path.exists():
         return {}
     found: dict[str, Excuse] = {}
     for excuse in read_table(path, Excuses, REMEDY).excuses:
         if excuse.id in found:
-            raise GateError(f"{path}: {excuse.id} is excused twice; leave one of the two")
+            raise GateError(f"{path}: {excuse.id} is excused twice; delete one of the two")
         found[excuse.id] = excuse
     return found

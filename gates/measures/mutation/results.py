@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from andon.files import write_whole
 from andon.gates.config import GateError
 from andon.gates.evidence import Metric
 from andon.gates.measures.mutation.keys import Covering
@@ -31,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Function:
-    """A function's mutants, the tests that were asked, and the key under which the answer holds."""
+    """A function's mutants, the tests that ran, and the key under which the results hold."""
 
     key: str
     tests: tuple[str, ...]
@@ -68,10 +69,7 @@ def read_results(path: Path = BASELINE) -> Results:
 def write_results(results: Results, about: Mapping[str, object], path: Path = BASELINE) -> None:
     """Keep results, whole or not at all; a test is named once a file, and a function holds places in that list."""
     files = {name: _flat(file) for name, file in results.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f"{path.name}.tmp")
-    whole.write_text(_json(about, files), encoding="utf-8")
-    whole.replace(path)
+    write_whole(path, _json(about, files))
 
 
 def join(parts: Iterable[Results]) -> Results:

@@ -1,1 +1,1 @@
-"""The supply chain: what is declared, used and installed, under which licences, and what is known against it."""
+"""The supply chain: what is declared, used and installed, under which licenses, and what is known against it."""

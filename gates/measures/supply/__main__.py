@@ -1,6 +1,6 @@
 """Check the supply chain of pyproject.toml's base and extras: `python -m andon.gates.measures.supply --extras dev`.
 
-Known vulnerabilities are asked for with `--audit PYTHON`, an interpreter that has pip-audit.
+`--audit PYTHON` looks for known vulnerabilities, by an interpreter that has pip-audit.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from andon.gates.config import GateError
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
-from andon.gates.measures.supply.audit import ask
-from andon.gates.measures.supply.licences import DEFAULT, read_supply, refused
+from andon.gates.measures.supply.audit import audit
+from andon.gates.measures.supply.licenses import DEFAULT, read_supply, refused
 from andon.gates.measures.supply.locked import LOCK, read_pins, unpinned
 from andon.gates.measures.supply.packages import installed
 
@@ -37,7 +37,7 @@ def undeclared() -> list[str] | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Ask, print what is wrong, leave evidence; exit code 1 where something is, 2 for a bad allow list."""
+    """Compare, print what is wrong, write evidence; exit code 1 where something is, 2 for a bad allow list."""
     options, start = _options(arguments), time.perf_counter()
     sources = digests(["pyproject.toml", str(LOCK), str(DEFAULT), *options.sources])
     try:
@@ -50,25 +50,25 @@ def main(arguments: Sequence[str]) -> int:
     found, missing = installed(
         [*project.get("dependencies", []), *(line for name in options.extras for line in extras[name])]
     )
-    licences = [
+    licenses = [
         *refused(found, supply),
-        *(f"{name}: is not installed, so nothing says its licence" for name in missing),
+        *(f"{name}: is not installed, so its license is unknown" for name in missing),
     ]
     loose = list(unpinned(found, pins, supply.unhashed))
     declared = undeclared()
-    known, words = ask(options.audit) if options.audit else (None, "not measured: nobody was asked (--audit)")
-    print("".join(f"{line}\n" for line in [*licences, *loose, *(declared or []), *(known or [])]), end="")
+    known, words = audit(options.audit) if options.audit else (None, "not measured (--audit PYTHON measures it)")
+    print("".join(f"{line}\n" for line in [*licenses, *loose, *(declared or []), *(known or [])]), end="")
     print(f"{len(found)} packages; known vulnerabilities: {words}")
     metrics = {
         "packages": Metric(len(found), "packages"),
-        "licences": Metric(len(licences) if found else None, "packages not allowed"),
+        "licenses": Metric(len(licenses) if found else None, "packages not allowed"),
         "unpinned": Metric(len(loose) if found else None, "packages not in the lock"),
         "dependencies": Metric(None if declared is None else len(declared), "wrongly declared"),
         "vulnerabilities": Metric(None if known is None else len(known), "known"),
     }
     command = "python -m andon.gates.measures.supply " + " ".join(arguments)
     write_evidence(Evidence(options.evidence, command, time.perf_counter() - start, sources, metrics))
-    return int(bool(licences or loose or declared or known) or declared is None)
+    return int(bool(licenses or loose or declared or known) or declared is None)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,7 +76,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--extras", nargs="*", default=[], metavar="EXTRA", help="of pyproject.toml, beside the base")
     parser.add_argument("--sources", nargs="*", default=[], metavar="PATH", help="the code whose imports are compared")
     parser.add_argument("--evidence", default="supply", metavar="NAME", help="under what name evidence is left")
-    parser.add_argument("--audit", metavar="PYTHON", help="ask for known vulnerabilities with this one's pip-audit")
+    parser.add_argument(
+        "--audit", metavar="PYTHON", help="look for known vulnerabilities with this interpreter's pip-audit"
+    )
     return parser.parse_args(arguments)
 
 

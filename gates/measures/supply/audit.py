@@ -4,11 +4,11 @@ import json
 import subprocess
 import sysconfig
 
-Answer = tuple[list[str] | None, str]  # what is known, or None; and in words, who was asked or why nobody answered
+Answer = tuple[list[str] | None, str]  # what is known, or None; and a sentence on what was compared, or why nothing was
 
 
-def ask(interpreter: str) -> Answer:
-    """Ask an interpreter's pip-audit about the packages of this environment."""
+def audit(interpreter: str) -> Answer:
+    """Run an interpreter's pip-audit on the packages of this environment."""
     site = sysconfig.get_path("purelib")
     command = [interpreter, "-m", "pip_audit", "--path", site, "--format", "json", "--progress-spinner", "off"]
     try:
@@ -19,14 +19,14 @@ def ask(interpreter: str) -> Answer:
 
 
 def read_answer(output: str, errors: str) -> Answer:
-    """What pip-audit says, whose exit code is 0 also where it asked nobody: packages that it skipped were not asked."""
+    """What pip-audit says, whose exit code is 0 also where no source answered: skipped packages do not count."""
     try:
         packages = json.loads(output)["dependencies"]
     except (ValueError, KeyError, TypeError):
         last = (errors.strip().splitlines() or ["it printed nothing"])[-1]
         return None, f"not measured: no advisory source answered ({last})"
-    asked = [package for package in packages if "skip_reason" not in package]
-    if not asked:
+    compared = [package for package in packages if "skip_reason" not in package]
+    if not compared:
         return None, f"not measured: no advisory source answered for any of {len(packages)} packages"
-    found = [f"{each['name']} {each['version']}: {flaw['id']}" for each in asked for flaw in each["vulns"]]
-    return found, f"{len(found)}, asked about {len(asked)} of {len(packages)} packages"
+    found = [f"{each['name']} {each['version']}: {flaw['id']}" for each in compared for flaw in each["vulns"]]
+    return found, f"{len(found)}, compared {len(compared)} of {len(packages)} packages"

@@ -49,7 +49,7 @@ def read_file(path: str, source: str, root: Path = Path()) -> list[Finding]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
-        raise ReadError(f"{path}: is no Python that this interpreter reads ({error}); mend it first") from error
+        raise ReadError(f"{path}: is not valid Python for this interpreter ({error}); fix it first") from error
     return [finding for name, test in find_tests(tree) for finding in _accuse(path, name, test, tree, root)]
 
 
@@ -61,12 +61,12 @@ def _accuse(path: str, name: str, test: Function, tree: ast.Module, root: Path) 
     for line, why in swallowed(test):
         yield Finding(path, line, name, "swallowed", why)
     if only_mocks(test):
-        yield Finding(path, test.lineno, name, "only mocks", "asserts what it told mocks itself")
+        yield Finding(path, test.lineno, name, "only mocks", "only asserts what it set up in its own mocks")
     if not any(True for _ in assertions(test, tree, root)):
         said = (
             "reaches none of its assertions"
             if _asserts_somewhere(test)
-            else "asserts nothing, and calls nothing that does"
+            else "has no assertion, and calls nothing that has one"
         )
         yield Finding(path, test.lineno, name, "no assertion", said)
 

@@ -1,4 +1,4 @@
-"""Ask tests what they say while the code that they test does nothing, in a process of their own."""
+"""Run tests while the code that they test does nothing, in a process of their own."""
 
 import contextlib
 import hashlib
@@ -16,12 +16,12 @@ from andon.gates.measures.vacuous import stubs
 from andon.gates.measures.vacuous.finding import Finding
 
 
-class Asked(NamedTuple):
-    """How many tests noticed, which did not, which fail by exceptions alone, and which were not asked."""
+class Stubbed(NamedTuple):
+    """How many tests failed, which did not, how many fail by exceptions alone, and how many say nothing."""
 
     noticed: int
     silent: int
-    not_asked: int
+    not_run: int
     findings: list[Finding]
 
 
@@ -29,7 +29,7 @@ class RunError(RuntimeError):
     """Tests that could not be run at all; the message is the end of what pytest printed."""
 
 
-def ask(arguments: Sequence[str]) -> Asked:
+def run_stubbed(arguments: Sequence[str]) -> Stubbed:
     """Run pytest with these arguments, each test with its modules stubbed.
 
     Raises:
@@ -60,14 +60,14 @@ def _run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> t
     return code, log.read_text(encoding="utf-8", errors="replace")
 
 
-def sort_answers(answers: Sequence[dict[str, Any]]) -> Asked:
-    """What the tests' answers say of them; those that the code's functions were not called by were not asked."""
+def sort_answers(answers: Sequence[dict[str, Any]]) -> Stubbed:
+    """What the tests' answers say of them; those that called none of the code's functions count as not run."""
     noticed = [answer for answer in answers if answer["outcome"] == "failed"]
     others = [answer for answer in answers if answer["outcome"] == "passed"]
     silent = [answer for answer in others if answer["calls"] and not answer["asserted"]]
     passed = [answer for answer in others if answer["calls"] and answer["asserted"]]
     findings = [_finding(answer) for answer in passed]
-    return Asked(len(noticed), len(silent), len(answers) - len(noticed) - len(silent) - len(passed), findings)
+    return Stubbed(len(noticed), len(silent), len(answers) - len(noticed) - len(silent) - len(passed), findings)
 
 
 def _finding(answer: dict[str, Any]) -> Finding:

@@ -1,12 +1,11 @@
 """Run tests while the code that they test does nothing: `python -m pytest -p andon.gates.measures.vacuous.stubs ...`.
 
 While a test's own body runs, each function of its modules has a body that returns None: fixtures and imports see the
-code as it is. A test that calls such a function, reaches an assertion and passes is told nothing by the code that it
-tests. The modules are the one that its file mirrors (tests/core/test_loss.py: `loss` in core), else those that it
-imports from the project.
+code as it is. A test that calls such a function, reaches an assertion and still passes cannot fail. Its modules are the
+one that its file mirrors (tests/core/test_loss.py: loss.py in core), else those of the project that it imports.
 
 A test without an assertion of its own, that passes, stays silent when the code does nothing: it fails by what the code
-raises, and is counted as "silent". A test whose code runs in another process is counted as "not asked".
+raises, and is counted as "silent". A test whose code runs in another process is counted as "not run".
 """
 
 import json
@@ -79,14 +78,24 @@ def stubbed(modules: list[ModuleType]) -> Generator[list[int]]:
 
 def modules_of(test: ModuleType, path: Path, root: Path) -> list[ModuleType]:
     """The modules that a test file tests: the one that it mirrors, else those of the project that it imports from."""
-    parts = path.relative_to(root).with_suffix("").parts[1:]
-    mirrored = sys.modules.get(".".join([*parts[:-1], parts[-1].removeprefix("test_")])) if parts else None
+    mirrored = [module for module in list(sys.modules.values()) if _mirrors(path, module, root)]
     if mirrored:
-        return [mirrored]
+        return mirrored
     values = vars(test).values()
     names = {each.__name__ if isinstance(each, ModuleType) else getattr(each, "__module__", "") for each in values}
     found = [sys.modules[name] for name in sorted(filter(None, names)) if name in sys.modules]
     return [module for module in found if module is not test and _is_tested(module, root)]
+
+
+def _mirrors(path: Path, module: ModuleType, root: Path) -> bool:
+    """Whether a test's file has a module's stem, and lies in the folder of tests that has its package's name."""
+    file = getattr(module, "__file__", None)
+    if not file or f"test_{Path(file).stem}" != path.stem:
+        return False
+    real, folders = Path(file).resolve(), path.relative_to(root).parts[1:-1]
+    inside = real.is_relative_to(root.resolve())
+    package = real.relative_to(root.resolve()).parts[:-1] if inside else ()
+    return inside and folders[:1] == package[:1]
 
 
 def _is_tested(module: ModuleType, root: Path) -> bool:

@@ -1,0 +1,69 @@
+"""`python -m tests.faults`: inject the catalogue of known bugs into our own core, and see which check finds each.
+
+Faults are injected in memory, one at a time; no file is touched. A whole run writes the committed matrix,
+reports/baselines/faults.json, and the tables made of it; a part is compared with it. Exit codes: 0 all found, 1 some
+were not, 2 usage.
+"""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from andon.files import write_whole
+from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.verify.faults.rows import Row, as_json, counts, from_json
+from andon.workshop.faults import Options, chosen, evaluated, fault_options, has_failed, show
+from tests.bench import tables
+from tests.faults.catalogue import ELSEWHERE, FAULTS
+
+TARGET = "tests.subjects:SUBJECTS"
+SOURCES = ("core", "tests/faults", "tests/plain.py", "tests/subjects.py", "verify")
+
+
+@click.command(help=__doc__)
+@fault_options
+def main(**options: Any) -> None:
+    """Inject, print, keep."""
+    given, begun, sources = Options(**options), time.monotonic(), digests(SOURCES)
+    rows = evaluated(TARGET, chosen(FAULTS, given.only), given)
+    whole = not given.only and given.sample is None
+    keep(rows, sources, time.monotonic() - begun, whole=whole)
+    show(rows, TARGET, given, seconds=time.monotonic() - begun, elsewhere=ELSEWHERE if whole else None)
+    sys.exit(has_failed(rows))
+
+
+def keep(rows: Sequence[Row], sources: dict[str, str], seconds: float, *, whole: bool) -> None:
+    """Write evidence; after a whole run the committed matrix and its tables as well."""
+    if whole:
+        about = {"command": "python -m tests.faults", "seconds": round(seconds), "sources": sources}
+        write_whole(tables.FAULTS, as_json(rows, {**about, "elsewhere": ELSEWHERE}))
+        tables.rewrite_pages()
+    path = tables.FAULTS
+    committed = from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    line = shlex.join(["python", "-m", "tests.faults", *sys.argv[1:]])
+    write_evidence(Evidence("faults", line, seconds, sources, metrics(rows, committed, seconds)))
+
+
+def metrics(rows: Sequence[Row], committed: Sequence[Row], seconds: float) -> dict[str, Metric]:
+    """What was found now, what differs from the committed matrix, and what that says; null where there is none."""
+    now, whole, known = counts(rows), counts(committed), {row.fault: row.state for row in committed}
+    missing = Metric(None, "faults")
+    return {
+        **{key: Metric(now[key], "faults") for key in ("injected", "live", "found", "unfound", "errors")},
+        "disagreeing_with_committed": Metric(sum(known.get(row.fault) != row.state for row in rows), "faults"),
+        "catalogue_live": Metric(whole["live"], "faults") if committed else missing,
+        "catalogue_unfound": Metric(whole["unfound"] + whole["errors"], "faults") if committed else missing,
+        "catalogue_found_by_checks": Metric(
+            whole["found_by_check"] / whole["live"] if whole["live"] else None, "share"
+        ),
+        "seconds": Metric(seconds, "s"),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What became of injected faults: a row for each, counted, and kept as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+FOUND, UNFOUND, ERROR, ABSENT = "found", "unfound", "error", "not applicable"
+CHECK, PARITY, TEST = "check", "parity", "unit test"
+STATUSES = ("historical", "transposed", "pattern")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault and what became of it."""
+
+    fault: str
+    area: str
+    status: str  # of STATUSES; empty for a fault that fits any subject
+    symptom: str
+    source: str = ""
+    state: str = UNFOUND  # FOUND, UNFOUND, ERROR or ABSENT
+    way: str = ""  # CHECK, PARITY or TEST: what found it
+    checks: tuple[str, ...] = ()  # that found it: the first, or with `every` all of them
+    subject: str = ""
+    tier: int | None = None
+    seconds: float | None = None
+    detail: str = ""  # the finding's message, or what went wrong
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+    """How many faults were injected, live and found, and by what."""
+    live = [row for row in rows if row.state in (FOUND, UNFOUND)]
+    return {
+        "injected": sum(row.state != ABSENT for row in rows),
+        "live": len(live),
+        "found": sum(row.state == FOUND for row in rows),
+        "found_by_check": sum(row.way == CHECK for row in rows),
+        "found_by_parity": sum(row.way == PARITY for row in rows),
+        "found_by_unit_test": sum(row.way == TEST for row in rows),
+        "unfound": sum(row.state == UNFOUND for row in rows),
+        "errors": sum(row.state == ERROR for row in rows),
+    } | {status: sum(row.status == status for row in live) for status in STATUSES}
+
+
+def as_json(rows: Sequence[Row], about: Mapping[str, object]) -> str:
+    """Counts and rows."""
+    return json.dumps({**about, "counts": counts(rows), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+
+
+def from_json(content: Mapping[str, Any]) -> list[Row]:
+    """What `as_json` wrote."""
+    rows: list[dict[str, Any]] = content["rows"]
+    return [replace(Row(**row), checks=tuple(row["checks"])) for row in rows]
