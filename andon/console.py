@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def console() -> "Console":
-    """A terminal's or a file's; rich honours NO_COLOR and leaves plain text in a file."""
+    """A terminal's or a file's; rich honors NO_COLOR and leaves plain text in a file."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A run's log: `log.jsonl`, one JSON object a line, each with a `kind` and a `step`."""
+"""A run's log: `log.jsonl`, one JSON object per line, each with a `kind` and a `step`."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ class LogError(ValueError):
 def read_log(run: Path) -> list[Record]:
     """The records of a run's folder, in the order written.
 
-    A last line without newline, which a killed run leaves, is left out.
+    A last line without a newline, which a killed run can leave, is ignored.
 
     Raises:
         LogError: the file is missing, or another line is not a record.
@@ -32,7 +32,7 @@ def read_log(run: Path) -> list[Record]:
             record = json.loads(line)
             records.append(record | {"kind": record["kind"], "step": record["step"]})
         except (ValueError, KeyError, TypeError) as error:
-            raise LogError(f"{path} line {number} is not a record ({error!r}); remove the line to go on") from error
+            raise LogError(f"{path} line {number} is not a record ({error!r}); remove the line to continue") from error
     return records
 
 

@@ -1,8 +1,8 @@
 """A compact LLaMA training core: it knows torch, and none of this project's other packages.
 
     config = load_config(Path("configs/tiny.toml"))
-    state = start(config)                                # a Llama and its optimizer
-    for record in train(state, dataset, config): ...     # one StepRecord a step
+    state = initial_state(config)                        # a Llama and its optimizer
+    for record in train(state, dataset, config): ...     # one StepRecord per step
 
 Nothing here imports torch until it is used.
 """
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from andon.core.config import Config, ConfigError, LoraConfig, ModelConfig, load_config, parse_config
     from andon.core.data.batch import Batch
     from andon.core.data.dataset import batches, open_dataset
-    from andon.core.data.tokenizer import load_tokeniser
+    from andon.core.data.tokenizer import load_tokenizer
     from andon.core.files.manifest import CheckpointError
     from andon.core.formats.huggingface import export_huggingface
     from andon.core.formats.interchange import load_model
     from andon.core.formats.peft import load_adapter, save_adapter
     from andon.core.model.generate import generate
-    from andon.core.model.llama import Llama, build
-    from andon.core.training.loop import NonFiniteError, StepRecord, prepare, start, train, validate
+    from andon.core.model.llama import Llama, build_model
+    from andon.core.training.loop import NonFiniteError, StepRecord, initial_state, initial_state_of, train, validate
     from andon.core.training.loss import cross_entropy, loss
     from andon.core.training.schedule import learning_rate
     from andon.core.training.state import TrainState
@@ -43,27 +43,27 @@ __all__ = [
     "TrainState",
     "add_lora",
     "batches",
-    "build",
+    "build_model",
     "cross_entropy",
     "dequantize_model",
     "export_huggingface",
     "generate",
+    "initial_state",
+    "initial_state_of",
     "learning_rate",
     "load_adapter",
     "load_checkpoint",
     "load_config",
     "load_model",
-    "load_tokeniser",
+    "load_tokenizer",
     "loss",
     "merge_lora",
     "open_dataset",
     "parse_config",
-    "prepare",
     "quantize_model",
     "save_adapter",
     "save_checkpoint",
     "set_adapter",
-    "start",
     "train",
     "unmerge_lora",
     "validate",

@@ -1,16 +1,14 @@
-"""Checkpoints: a Hugging Face directory plus the optimizer's moments and a sealed manifest, published whole.
+"""Checkpoints: a Hugging Face directory plus optimizer state and a hashed manifest, written atomically.
 
-Where the model has an active adapter the directory is PEFT's and holds the adapter alone: the base is frozen.
+With an active adapter the directory is PEFT's and holds the adapter alone, since the base is frozen.
 
-A run that resumes from one continues bitwise, as long as what bitwise depends on is the same; where it is not,
-`load_checkpoint` says so.
+A resumed run continues bitwise as long as the machine, the versions and the settings that matter are the same;
+`load_checkpoint` reports what differs.
 """
 
 import json
 import math
-import platform
 import random
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from torch.nn import Parameter
 from andon.core.adapters.lora import active_adapter, has_adapters, lora_origin
 from andon.core.config import Config, dump_config
 from andon.core.data.batch import DataState
-from andon.core.files.folders import checkpoint_folder, checkpoint_step, published, sweep
-from andon.core.files.headers import Entry, HeaderError, read_header
+from andon.core.files.folders import atomic_folder, checkpoint_folder, checkpoint_step, remove_leftovers
+from andon.core.files.headers import HeaderError, TensorEntry, read_header
 from andon.core.files.manifest import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -47,26 +45,28 @@ from andon.core.files.manifest import (
 from andon.core.formats.huggingface_config import dump_huggingface_config
 from andon.core.formats.peft import peft_parameters, read_base_digest, write_adapter
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
+from andon.core.machine import cpu_model
 from andon.core.training.state import TrainState
 
 SAFETENSORS_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 # Tables of the configuration on which losses and weights depend; `model` must agree, so it is not among them.
 BITWISE_TABLES = ("training.", "schedule.", "data.")
-WITHOUT_EFFECT = {"data.workers", "data.shard_tokens", "training.max_skipped_steps"}
+NO_EFFECT_ON_RESULTS = {"data.workers", "data.shard_tokens", "training.max_skipped_steps"}
 
 
 def save_checkpoint(
     root: Path,
     state: TrainState,
     config: Config,
-    tokenizer: Path | None = None,
+    tokenizer_file: Path | None = None,
     metric: float | None = None,
     base: str = "",
 ) -> Path:
-    """Write `root/step-00000100` and return it. `metric` is the validation loss that picks the best, in nats.
+    """Write `root/step-00000100` and return it.
 
-    A tied head is written once, as the embedding. `base` is where the model under an adapter is found.
+    `metric` is the validation loss in nats, by which the best checkpoint is chosen. A tied head is written once, as the
+    embedding. `base` is where the model under an adapter is found.
 
     Raises:
         CheckpointError: the file system refused; earlier checkpoints are untouched.
@@ -74,13 +74,13 @@ def save_checkpoint(
     folder = checkpoint_folder(root, state.step)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        sweep(root)
-        with published(folder) as partial:
-            _write_files(partial, state, tokenizer, base)
-            write_manifest(partial, _describe(partial, state, config, metric))
+        remove_leftovers(root)
+        with atomic_folder(folder) as partial:
+            _write_files(partial, state, tokenizer_file, base)
+            write_manifest(partial, _build_manifest(partial, state, config, metric))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{folder}: could not be saved ({error}); earlier checkpoints are whole: make room, then --resume"
+            f"{folder}: could not be saved ({error}); earlier checkpoints are intact: free disk space, then --resume"
         ) from error
     return folder
 
@@ -92,11 +92,13 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> list[str
     example `not bitwise: threads 2 to 4`.
 
     Raises:
-        CheckpointError: a file is missing, torn, changed or swapped, or the model is another.
+        CheckpointError: a file is missing, truncated, changed or of another checkpoint, or the model differs.
     """
     manifest = read_manifest(folder)
     if checkpoint_step(folder) not in (None, manifest.step):
-        raise CheckpointError(f"{folder / MANIFEST}: of step {manifest.step}, not of this folder's; {GO_BACK}")
+        raise CheckpointError(
+            f"{folder / MANIFEST}: is of step {manifest.step}, and the folder's name says another; {GO_BACK}"
+        )
     check_files(folder, manifest)
     differences = _differences(manifest.config, config)
     for key, (saved, ours) in differences.items():
@@ -105,20 +107,20 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> list[str
                 f"{folder}: {key}={saved!r} in the checkpoint and {ours!r} in this run; "
                 "resume with the configuration it was saved with, or start a new run"
             )
-    _check_method(folder, manifest, state)
-    file, parameters = _what_trains(state)
+    _check_same_method(folder, manifest, state)
+    file, parameters = _trained_parameters(state)
     weights, moments = _read_tensors(folder, file, parameters)
-    _check_base(folder, state)
+    _check_same_base(folder, state)
     device = next(iter(parameters.values())).device
-    notes = _notes(manifest.environment, _environment(device), differences)
+    notes = _bitwise_notes(manifest.environment, _environment(device), differences)
     _restore(state, parameters, weights, moments)
     _restore_counters(state, manifest)
     _restore_random(manifest.random, device)
     return notes
 
 
-def _what_trains(state: TrainState) -> tuple[FileName, dict[str, Parameter]]:
-    """What a checkpoint holds, by the names in its file: the active adapter, or else the whole model."""
+def _trained_parameters(state: TrainState) -> tuple[FileName, dict[str, Parameter]]:
+    """The file and the parameters that a checkpoint holds, by name: the active adapter, or else the full model."""
     adapter = active_adapter(state.model)
     if adapter is not None:
         return ADAPTER, peft_parameters(state.model, adapter)
@@ -127,13 +129,13 @@ def _what_trains(state: TrainState) -> tuple[FileName, dict[str, Parameter]]:
     return MODEL, dict(state.model.named_parameters())  # names a shared parameter once
 
 
-def _write_files(folder: Path, state: TrainState, tokenizer: Path | None, base: str) -> None:
-    file, parameters = _what_trains(state)
+def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, base: str) -> None:
+    file, parameters = _trained_parameters(state)
     moments = {
         f"{name}.{moment}": state.optimizer.state[parameter][moment].contiguous()
         for name, parameter in parameters.items()
         if parameter in state.optimizer.state
-        for moment in MOMENTS
+        for moment in ADAM_STATE
     }
     save_file(moments, folder / OPTIMIZER)
     adapter = active_adapter(state.model)
@@ -144,15 +146,15 @@ def _write_files(folder: Path, state: TrainState, tokenizer: Path | None, base: 
         save_file(weights, folder / file, metadata={"format": "pt"})  # transformers 4 refuses files without this
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
         (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype), encoding="utf-8")
-    if tokenizer is not None:
-        shutil.copyfile(tokenizer, folder / TOKENIZER)
+    if tokenizer_file is not None:
+        shutil.copyfile(tokenizer_file, folder / TOKENIZER)
 
 
-def _check_method(folder: Path, manifest: Manifest, state: TrainState) -> None:
-    """An adapter goes on with the same adapter on the same base, a whole model with a whole model."""
+def _check_same_method(folder: Path, manifest: Manifest, state: TrainState) -> None:
+    """An adapter resumes with the same adapter on the same base, a full model with a full model."""
     adapter = active_adapter(state.model)
     if (ADAPTER in manifest.files) != (adapter is not None):
-        saved, ours = ("an adapter", "a whole model") if adapter is None else ("a whole model", "an adapter")
+        saved, ours = ("an adapter", "a full model") if adapter is None else ("a full model", "an adapter")
         raise CheckpointError(f"{folder}: holds {saved} and this run trains {ours}; resume as the run was started")
     if adapter is None:
         return
@@ -168,7 +170,7 @@ def _check_method(folder: Path, manifest: Manifest, state: TrainState) -> None:
             )
 
 
-def _describe(folder: Path, state: TrainState, config: Config, metric: float | None) -> Manifest:
+def _build_manifest(folder: Path, state: TrainState, config: Config, metric: float | None) -> Manifest:
     device = next(state.model.parameters()).device
     return Manifest(
         step=state.step,
@@ -206,16 +208,16 @@ def _read_tensors(
     return load_file(folder / file), load_file(folder / OPTIMIZER)
 
 
-def _check_base(folder: Path, state: TrainState) -> None:
-    """An adapter's numbers mean something on one base alone."""
+def _check_same_base(folder: Path, state: TrainState) -> None:
+    """An adapter is valid on one base only."""
     adapter = active_adapter(state.model)
     if adapter is None:
         return
     trained_on, ours = read_base_digest(folder / ADAPTER), lora_origin(state.model, adapter).base
     if trained_on != ours:
         raise CheckpointError(
-            f"{folder / ADAPTER}: of a base with SHA-256 {trained_on[:12]}..., and this run's has {ours[:12]}...; "
-            "resume on the base it was trained on"
+            f"{folder / ADAPTER}: was trained on a base with SHA-256 {trained_on[:12]}..., "
+            f"and this run's has {ours[:12]}...; resume on the base it was trained on"
         )
 
 
@@ -227,7 +229,7 @@ def _check_header(path: Path, expected: dict[str, tuple[str, tuple[int, ...]]]) 
             raise CheckpointError(f"{path}: {name} is {saved} in the file and {ours} in this run; {GO_BACK}")
 
 
-def _header(path: Path) -> dict[str, Entry]:
+def _header(path: Path) -> dict[str, TensorEntry]:
     try:
         return read_header(path)
     except HeaderError as error:
@@ -237,14 +239,14 @@ def _header(path: Path) -> dict[str, Entry]:
 def _restore(
     state: TrainState, parameters: dict[str, Parameter], weights: dict[str, Tensor], moments: dict[str, Tensor]
 ) -> None:
-    """Copies throughout: what was read is backed by the file, which a rotation may delete."""
+    """Copy every tensor: what was read is memory-mapped from a file that rotation may delete."""
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
             state.optimizer.state.pop(parameter, None)
             if f"{name}.step" in moments:
                 state.optimizer.state[parameter] = {
-                    moment: moments[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in MOMENTS
+                    moment: moments[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in ADAM_STATE
                 }
 
 
@@ -275,20 +277,13 @@ def _from_hex(text: str) -> Tensor:
 
 
 def _environment(device: torch.device) -> dict[str, str | int]:
-    """What decides, besides seeds and configuration, in which order numbers are added up."""
+    """What determines, besides seeds and configuration, the order in which floating-point sums are taken."""
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
-
-
-def _processor() -> str:
-    """The processor's name; `platform.processor()` is empty on many Linux systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _differences(saved: dict[str, dict[str, Any]], config: Config) -> dict[str, tuple[Any, Any]]:
@@ -299,11 +294,13 @@ def _differences(saved: dict[str, dict[str, Any]], config: Config) -> dict[str, 
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
 
-def _notes(
+def _bitwise_notes(
     saved: dict[str, str | int], here: dict[str, str | int], differences: dict[str, tuple[Any, Any]]
 ) -> list[str]:
     machine = {key: (saved.get(key), value) for key, value in here.items() if saved.get(key) != value}
     settings = {
-        key: pair for key, pair in differences.items() if key.startswith(BITWISE_TABLES) and key not in WITHOUT_EFFECT
+        key: pair
+        for key, pair in differences.items()
+        if key.startswith(BITWISE_TABLES) and key not in NO_EFFECT_ON_RESULTS
     }
     return [f"not bitwise: {key} {old} to {new}" for key, (old, new) in {**machine, **settings}.items()]

@@ -1,4 +1,4 @@
-"""Run configuration: strict TOML tables, refused with file, key, value, rule and the right key.
+"""Run configuration: strict TOML tables; an error names the file, the key, the value, the rule and the right key.
 
 Model keys are those of Hugging Face's `config.json`; the other keys are the names of the command line's flags.
 """
@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from andon.core.aliases import ADVICE, ALIASES, TABLE_ALIASES
+
 POSITIVE = Field(gt=0)
-NOT_NEGATIVE = Field(ge=0, allow_inf_nan=False)
-Count = Annotated[int, POSITIVE]
-CountOrZero = Annotated[int, Field(ge=0)]
+NON_NEGATIVE = Field(ge=0, allow_inf_nan=False)
+PositiveInt = Annotated[int, POSITIVE]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, POSITIVE, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Names = Annotated[
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+ModuleNames = Annotated[
     Annotated[list[str], Tag("list")] | Annotated[str, Tag("str")],
     Discriminator(
         lambda value: type(value).__name__,
@@ -27,63 +29,15 @@ Names = Annotated[
     ),
 ]
 
-# Other frameworks' spellings, refused with ours: what resemblance would not find. A table where the key alone is two.
-OTHER_SPELLINGS = {
-    "num_layers": "num_hidden_layers",
-    "n_layer": "num_hidden_layers",
-    "n_layers": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_heads": "num_attention_heads",
-    "num_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "n_query_groups": "num_key_value_heads",
-    "n_embd": "hidden_size",
-    "dim": "hidden_size",
-    "d_model": "hidden_size",
-    "embed_dim": "hidden_size",
-    "ffn_dim": "intermediate_size",
-    "norm_eps": "rms_norm_eps",
-    "max_seq_len": "sequence_length",
-    "block_size": "sequence_length",
-    "seq_len": "sequence_length",
-    "max_length": "sequence_length",
-    "lr": "learning_rate",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "accumulation_steps",
-    "max_grad_norm": "grad_clip",
-    "clip_grad": "grad_clip",
-    "adam_beta1": "beta1",
-    "adam_beta2": "beta2",
-    "adam_epsilon": "eps",
-    "lr_scheduler_type": "type",
-    "warmup": "warmup_steps",
-    "torch_dtype": "dtype",
-    "precision": "dtype",
-    "gradient_checkpointing": "activation_checkpointing",
-    "save_steps": "checkpoint.every_steps",
-    "eval_steps": "validation.every_steps",
-    "save_total_limit": "keep_last",
-    "r": "rank",
-    "lora_r": "rank",
-    "lora_rank": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "lora_target_modules": "target_modules",
-    "double_quant": "double_quantization",
-    "bnb_4bit_use_double_quant": "double_quantization",
-    "use_double_quant": "double_quantization",
-    "quantize_base": "double_quantization",
-}
+TYPO = 0.8  # difflib's ratio of two keys from which one is a misspelling of the other: `hiden_size`, not `max_norm`
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key, value, rule and next step."""
 
 
-def ending(key: str) -> str:
-    """The expression for whole names of modules which end in what `key`, an expression itself, describes."""
+def suffix_pattern(key: str) -> str:
+    """A regular expression for the full module names whose end matches `key`, itself a regular expression."""
     return rf"(.*\.)?({key})"
 
 
@@ -104,13 +58,13 @@ class RopeScaling(Table):
     factor: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     low_freq_factor: PositiveFloat = 1.0
     high_freq_factor: PositiveFloat = 4.0
-    original_max_position_embeddings: Count = 8192
+    original_max_position_embeddings: PositiveInt = 8192
 
     @model_validator(mode="after")
     def _bands_are_ordered(self) -> Self:
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
-                f"high_freq_factor={self.high_freq_factor} must be above low_freq_factor={self.low_freq_factor}"
+                f"high_freq_factor={self.high_freq_factor} must be greater than low_freq_factor={self.low_freq_factor}"
             )
         return self
 
@@ -119,13 +73,13 @@ class ModelConfig(Table):
     """Shape of a LLaMA (Touvron et al. 2023, arXiv:2302.13971; grouped queries: Ainslie et al. 2023)."""
 
     vocab_size: Annotated[int, Field(ge=2)] = 32000
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    num_key_value_heads: Count
-    head_dim: Count | None = None
-    max_position_embeddings: Count = 2048
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    head_dim: PositiveInt | None = None
+    max_position_embeddings: PositiveInt = 2048
     rms_norm_eps: PositiveFloat = 1e-5
     rope_theta: PositiveFloat = 10000.0
     rope_scaling: RopeScaling | None = None
@@ -145,7 +99,7 @@ class ModelConfig(Table):
                 f"num_attention_heads={self.num_attention_heads}; choose a divisor"
             )
         if self.head_size % 2:
-            raise ValueError(f"head_dim={self.head_size} is odd and RoPE turns pairs; choose an even head_dim")
+            raise ValueError(f"head_dim={self.head_size} is odd and RoPE rotates pairs; choose an even head_dim")
         return self
 
     @property
@@ -157,21 +111,21 @@ class ModelConfig(Table):
 class TrainingConfig(Table):
     """One run of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
-    epochs: Count = 10
-    max_steps: CountOrZero = 0
-    batch_size: Count = 32
-    accumulation_steps: Count = 1
+    epochs: PositiveInt = 10
+    max_steps: NonNegativeInt = 0
+    batch_size: PositiveInt = 32
+    accumulation_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 3e-4
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.01
-    beta1: Share = 0.9
-    beta2: Share = 0.95
+    weight_decay: Annotated[float, NON_NEGATIVE] = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
     eps: PositiveFloat = 1e-8
-    grad_clip: Annotated[float, NOT_NEGATIVE] = 1.0
+    grad_clip: Annotated[float, NON_NEGATIVE] = 1.0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     activation_checkpointing: bool = False
     compile: bool = False
-    max_skipped_steps: Count = 10
-    seed: CountOrZero = 0
+    max_skipped_steps: PositiveInt = 10
+    seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _micro_batches_fit(self) -> Self:
@@ -187,7 +141,7 @@ class ScheduleConfig(Table):
     """Learning rate over steps: linear warm-up, then cosine, linear or constant, down to min_ratio of the peak."""
 
     type: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: CountOrZero = 100
+    warmup_steps: NonNegativeInt = 100
     min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
@@ -199,22 +153,22 @@ class DataConfig(Table):
     tokenizer: str = ""
     sequence_length: Annotated[int, Field(ge=2)] = 512
     shard_tokens: Annotated[int, Field(ge=2)] = 16_777_216
-    workers: CountOrZero = 0
+    workers: NonNegativeInt = 0
 
 
 class ValidationConfig(Table):
     """Held-out documents; measured at each epoch's end and every `every_steps` steps (0: at epochs only)."""
 
     fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    every_steps: CountOrZero = 0
-    max_sequences: CountOrZero = 0
+    every_steps: NonNegativeInt = 0
+    max_sequences: NonNegativeInt = 0
 
 
 class CheckpointConfig(Table):
     """Saved at each epoch's end and every `every_steps` steps (0: at epochs only)."""
 
-    every_steps: CountOrZero = 0
-    keep_last: Count = 2
+    every_steps: NonNegativeInt = 0
+    keep_last: PositiveInt = 2
     keep_best: bool = True
 
 
@@ -222,17 +176,17 @@ class CordConfig(Table):
     """Bounds beyond which a run is stopped; none is set unless given.
 
     Loss and gradient norm (before clipping) are medians, and throughput is the mean, over the last `window_steps`
-    steps that were not skipped, so that no single step stops a run; steps up to `after_steps` are not looked at.
+    steps that were not skipped, so that no single step stops a run; steps up to `after_steps` are ignored.
     Skipped steps are counted since the run was started or resumed. `watch_weights` stops where a frozen weight moves,
     or another finding of `verify.watch` shows that weights are not trained as they should be.
     """
 
-    after_steps: CountOrZero = 0
-    window_steps: Count = 10
+    after_steps: NonNegativeInt = 0
+    window_steps: PositiveInt = 10
     loss_above: PositiveFloat | None = None
     grad_norm_above: PositiveFloat | None = None
     tokens_per_second_below: PositiveFloat | None = None
-    skipped_above: CountOrZero | None = None
+    skipped_above: NonNegativeInt | None = None
     watch_weights: bool = False
 
 
@@ -240,30 +194,32 @@ class LoraConfig(Table):
     """Low-rank adapters on frozen weights (Hu et al. 2022, arXiv:2106.09685).
 
     `target_modules` is a list of names, each matching a module of that name or ending in `.name`; a regular expression
-    for whole names, as one string; or "all-linear", which leaves only the head. The patterns give a rank or an alpha of
-    their own to the modules whose names end in what the key, a regular expression, describes.
+    for full names, as one string; or "all-linear", every linear module but the head. `rank_pattern` and `alpha_pattern`
+    replace rank and alpha where a module's name ends in a match of the key, a regular expression.
     """
 
-    rank: Count = 16
+    rank: PositiveInt = 16
     alpha: PositiveFloat | None = None
-    dropout: Share = 0.0
-    target_modules: Names = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    dropout: Fraction = 0.0
+    target_modules: ModuleNames = ["q_proj", "k_proj", "v_proj", "o_proj"]
     use_rslora: bool = False
-    rank_pattern: dict[str, Count] = {}
+    rank_pattern: dict[str, PositiveInt] = {}
     alpha_pattern: dict[str, PositiveFloat] = {}
 
     @model_validator(mode="after")
     def _patterns_compile(self) -> Self:
         if not self.target_modules:
             raise ValueError('target_modules is empty; name modules such as "q_proj", or "all-linear"')
-        whole = [self.target_modules] if isinstance(self.target_modules, str) else []
-        ends = {key: ending(key) for key in (*self.rank_pattern, *self.alpha_pattern)}
-        for pattern, used in [*zip(whole, whole, strict=True), *ends.items()]:
+        full_names = [self.target_modules] if isinstance(self.target_modules, str) else []
+        ends = {key: suffix_pattern(key) for key in (*self.rank_pattern, *self.alpha_pattern)}
+        for pattern, used in [*zip(full_names, full_names, strict=True), *ends.items()]:
             try:
                 re.compile(pattern)  # alone first, so that an error counts its positions
                 re.compile(used)
             except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"{pattern!r} is no regular expression ({error}); correct the pattern") from error
+                raise ValueError(
+                    f"{pattern!r} is not a valid regular expression ({error}); correct the pattern"
+                ) from error
         return self
 
     @property
@@ -273,14 +229,14 @@ class LoraConfig(Table):
 
 
 class QloraConfig(LoraConfig):
-    """The same over a base quantised to NF4 (Dettmers et al. 2023, arXiv:2305.14314)."""
+    """The same, on a base quantized to NF4 (Dettmers et al. 2023, arXiv:2305.14314)."""
 
-    rank: Count = 64
+    rank: PositiveInt = 64
     double_quantization: bool = True
 
 
 class Config(Table):
-    """Everything that decides a run."""
+    """Everything that determines a run."""
 
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
@@ -321,7 +277,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """A configuration's tables as the file has them, not yet looked at.
+    """A configuration's tables as the file has them, not yet validated.
 
     Raises:
         ConfigError: the file is missing, or cannot be parsed.
@@ -334,7 +290,7 @@ def read_tables(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}); name a TOML file such as configs/tiny.toml"
         ) from error
     except (ValueError, RecursionError) as error:  # of either parser, or text that is not UTF-8
-        raise ConfigError(f"{path}: is no {language} ({error}); mend the line it names") from error
+        raise ConfigError(f"{path}: is not valid {language} ({error}); correct that line") from error
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: holds {type(tables).__name__}, not tables; start with [model]")
     return tables
@@ -354,7 +310,7 @@ def parse_config(tables: dict[str, Any], source: str) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as JSON, every default spelled out."""
+    """The resolved configuration as JSON, with every default written out."""
     return json.dumps(config.model_dump(), indent=2) + "\n"
 
 
@@ -394,17 +350,21 @@ def _explain(source: str, detail: Any) -> str:
 
 
 def _suggest(location: tuple[str | int, ...]) -> str:
+    """The next step for an unknown key: its name here, a key that it nearly is, or all keys of its table."""
     *parents, key = (str(part) for part in location)
     table = ".".join(parents)
     tables = known_keys() | {"model.rope_scaling": list(RopeScaling.model_fields), "": list(Config.model_fields)}
     homes = [table, *(name for name in tables if name != table)]  # this table first, then the others
-    spelling = OTHER_SPELLINGS.get(key, key)
+    if key in ADVICE:
+        return ADVICE[key]
+    if not table and key in TABLE_ALIASES:
+        return f"the right table is {TABLE_ALIASES[key]!r}"
+    only, _, right = ALIASES.get(key, key).rpartition(".")
     for home in homes:
-        name, _, right = spelling.rpartition(".")
-        if right in tables[home] and name in ("", home):
+        if right in tables[home] and only in ("", home):
             return f"the right key is {_join(home, right)!r}"
     for home in homes:
-        close = difflib.get_close_matches(key, tables[home], n=1)
+        close = difflib.get_close_matches(key, tables[home], n=1, cutoff=TYPO)
         if close:
             return f"did you mean {_join(home, close[0])!r}?"
     return f"known here: {', '.join(tables[table])}"

@@ -1,4 +1,4 @@
-"""Rules for all tests: one tier mark each, derandomised properties, and no file imported that a run leaves out."""
+"""Rules for all tests: one tier mark each, derandomized properties, and no file imported that a run leaves out."""
 
 import gc
 from pathlib import Path

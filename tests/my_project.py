@@ -26,7 +26,7 @@ class MyModel(Llama):
 
     def __init__(self) -> None:
         super().__init__(SHAPE)
-        self.initialise(torch.default_generator)
+        self.init_weights(torch.default_generator)
 
 
 def next_batch(generator: torch.Generator) -> Batch:

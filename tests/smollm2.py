@@ -37,8 +37,8 @@ def SUBJECT() -> Subject:  # noqa: N802 - a subject's name, as a command line ha
     """Hugging Face's model and tokenizer; each check copies the model."""
     folder = Path(mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    published, tokeniser = load_model(weights())
-    export_huggingface(published, folder / "hf", tokeniser)
+    published, tokenizer = load_model(weights())
+    export_huggingface(published, folder / "hf", tokenizer)
     model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
-    return subjects.huggingface.causal_lm(model, tokenizer=tokenizer, rows=ROWS, length=LENGTH)
+    theirs = AutoTokenizer.from_pretrained(folder / "hf")
+    return subjects.huggingface.causal_lm(model, tokenizer=theirs, rows=ROWS, length=LENGTH)

@@ -25,13 +25,13 @@ from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.chat import Turn
 from andon.core.data.dataset import Dataset, Split, batches, open_dataset, pack, validation_batches
 from andon.core.data.instructions import encode_turns
-from andon.core.data.shards import Encoded, open_store, read_tokens, write_store
-from andon.core.data.tokenizer import load_tokeniser
+from andon.core.data.shards import EncodedDocument, open_store, read_tokens, write_store
+from andon.core.data.tokenizer import load_tokenizer
 from andon.core.files.folders import latest_checkpoint
 from andon.core.formats.peft import load_adapter, save_adapter
 from andon.core.model.generate import generate
-from andon.core.model.llama import Cache, Llama, build
-from andon.core.training.loop import accumulate, autocast, no_span, prepare, train, validate
+from andon.core.model.llama import KVCache, Llama, build_model
+from andon.core.training.loop import accumulate_gradients, autocast, initial_state_of, no_span, train, validate
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from andon.core.training.schedule import learning_rate
@@ -91,7 +91,7 @@ OTHER_ADAPTERS: dict[str, Any] = {
     "dropout": 0.5,
     "target_modules": ["q_proj", "down_proj"],
 }
-END = 0  # the first token that a trained tokeniser has
+END = 0  # the first token that a trained tokenizer has
 Model = Any  # a Llama, which verify knows as a torch module
 ROWS, LENGTH = 3, 24
 PIECES = (4, 1, 1, 3)  # in which a sequence is decoded: a prompt, tokens, a few together, tokens again
@@ -102,7 +102,7 @@ NAME, SECOND = "default", "second"
 # ---------------------------------------------------------------------------------------------- model
 def new_model(dtype: torch.dtype = torch.float32, **changes: Any) -> Llama:
     """A model of the tables above with some settings changed, drawn from torch's seed."""
-    return build(ModelConfig.model_validate(SHAPE | changes), torch.initial_seed() % 2**31, dtype=dtype)
+    return build_model(ModelConfig.model_validate(SHAPE | changes), torch.initial_seed() % 2**31, dtype=dtype)
 
 
 def random_batch(generator: torch.Generator) -> Batch:
@@ -142,7 +142,7 @@ def continued(model: Model, tokens_BT: Tensor, count: int) -> Tensor:
 def decoded(model: Model, tokens_BT: Tensor) -> Tensor:
     """Logits of every position, through the cache."""
     rows, length = tokens_BT.shape
-    cache = Cache(model.config, rows, length, model.model.norm.weight)
+    cache = KVCache(model.config, rows, length, model.model.norm.weight)
     sizes = [*PIECES, *[1] * length]
     found: list[Tensor] = []
     with torch.no_grad():
@@ -157,7 +157,7 @@ def decoded(model: Model, tokens_BT: Tensor) -> Tensor:
 def split_of(documents: Documents) -> Generator[Split]:
     """Documents end to end, as the data loader reads them from disk."""
     with TemporaryDirectory() as folder:
-        encoded = [Encoded(list(ids), len(ids), number) for number, ids in enumerate(documents)]
+        encoded = [EncodedDocument(list(ids), len(ids), number) for number, ids in enumerate(documents)]
         write_store(Path(folder), encoded, 1 << 20, SHAPE["vocab_size"], {})
         store = open_store(Path(folder))
         bounds = np.concatenate([[0], store.ends_D])
@@ -225,12 +225,12 @@ def held_out_batches() -> Iterator[Batch]:
 
 def encode(text: str) -> list[int]:
     """A text's tokens as they lie in the training data, marks included; a long one is several documents there."""
-    tokeniser = str(dataset_of(config_of()).tokenizer)
+    tokenizer = str(dataset_of(config_of()).tokenizer_file)
     with TemporaryDirectory() as folder:
         paths = [str(Path(folder, name)) for name in ("text.txt", "other.txt")]
         Path(paths[0]).write_text(text, encoding="utf-8", newline="")
         Path(paths[1]).write_text("Nothing that anybody asked for, and long enough to train on.", encoding="utf-8")
-        config = config_of(data={"paths": paths, "tokenizer": tokeniser, "sequence_length": 2})
+        config = config_of(data={"paths": paths, "tokenizer": tokenizer, "sequence_length": 2})
         store = open_dataset(config, Path(folder)).train.store
         end = store.ends_D[-2]  # the other text is one document, and the last
         return read_tokens(store, np.arange(end)).tolist()
@@ -238,15 +238,15 @@ def encode(text: str) -> list[int]:
 
 def decode(ids: Sequence[int]) -> str:
     """Tokens as text, marks left out."""
-    tokeniser = load_tokeniser(dataset_of(config_of()).tokenizer)
-    return tokeniser.decode([token for token in ids if token != END], skip_special_tokens=False)
+    tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
+    return tokenizer.decode([token for token in ids if token != END], skip_special_tokens=False)
 
 
 def encode_instruction(prompt: str, answer: str) -> tuple[list[int], list[int]]:
     """A sample's tokens as they lie in a row, a place of padding behind them; for each the one to predict after it."""
-    tokeniser = load_tokeniser(dataset_of(config_of()).tokenizer)
+    tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
     turns = [Turn(prompt, learned=False), Turn(answer, learned=True)]
-    found = encode_turns(tokeniser, turns, END, chat=False)
+    found = encode_turns(tokenizer, turns, END, chat=False)
     return [*found.tokens.tolist(), END], [*found.labels.tolist(), IGNORE]
 
 
@@ -256,7 +256,7 @@ class Run:
 
     def __init__(self, config: Config, model: Model, folder: Path | None = None) -> None:
         self.config, self.dataset = config, dataset_of(config)
-        self.state = prepare(model, config)
+        self.state = initial_state_of(model, config)
         if folder:
             newest = latest_checkpoint(folder)
             assert newest, f"{folder} holds no checkpoint"
@@ -305,7 +305,7 @@ def stepped(config: Config) -> Callable[[Model, Any, list[Batch]], dict[str, flo
 
     def one(model: Model, optimizer: Any, micro_batches: list[Batch]) -> dict[str, float]:
         state = TrainState(model, optimizer)
-        total, _ = accumulate(
+        total, _ = accumulate_gradients(
             state, micro_batches, config.training, no_span, dict.fromkeys(("forward", "backward"), 0.0)
         )
         norm, rate = float(gradient_norm(optimizer)), config.training.learning_rate

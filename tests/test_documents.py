@@ -44,36 +44,36 @@ def leads_nowhere(page: Path) -> list[str]:
 
 
 def test_every_link_leads_somewhere() -> None:
-    """Behaviour: each file, picture and heading of the repository that a page links to is there."""
+    """Behavior: each file, picture and heading of the repository that a page links to is there."""
     assert [] == [link for page in pages() for link in leads_nowhere(page)]
     assert 100 < sum(len(links(page)) for page in pages())
 
 
 def test_every_page_is_reached() -> None:
-    """Behaviour: each page is linked from another one."""
+    """Behavior: each page is linked from another one."""
     linked = {(page.parent / link.partition("#")[0]).resolve() for page in pages() for link in links(page)}
     assert [] == [str(page) for page in pages() if page not in linked and page.name != "README.md"]
 
 
 def test_readme_is_a_front_page() -> None:
-    """Behaviour: README has at most 160 lines."""
+    """Behavior: README has at most 160 lines."""
     assert LONGEST_README >= len(text_of(ROOT / "README.md").splitlines())
 
 
 def test_the_pages_of_checks_are_what_the_docstrings_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: docs/checks holds a page an area, made of the docstrings as they are now, and no other."""
+    """Behavior: docs/checks holds a page an area, made of the docstrings as they are now, and no other."""
     monkeypatch.chdir(ROOT)
     assert [] == check_pages.stale(), "run `python -m tests.pages`"
 
 
 def test_every_area_is_in_one_group() -> None:
-    """Behaviour: README's list of areas has each area of the checks once."""
+    """Behavior: README's list of areas has each area of the checks once."""
     grouped = [area for group in check_pages.GROUPS.values() for area in group]
     assert sorted(check_pages.areas()) == sorted(grouped)
 
 
 def test_every_line_of_shell_is_of_a_known_kind() -> None:
-    """Behaviour: blocks of shell hold nothing that no test looks at; extras and files that they name are there."""
+    """Behavior: blocks of shell hold nothing that no test looks at; extras and files that they name are there."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     files = [line.split()[3] for line in shell_lines() if line.startswith("python -m pytest ")]
     kinds: dict[str, Callable[[str], bool]] = {
@@ -89,7 +89,7 @@ def test_every_line_of_shell_is_of_a_known_kind() -> None:
 
 
 def test_nox_lines_name_sessions() -> None:
-    """Behaviour: every `nox -s` that a page shows is a session of the noxfile, with a line for `nox -l`."""
+    """Behavior: every `nox -s` that a page shows is a session of the noxfile, with a line for `nox -l`."""
     sessions = noxfile()
     shown = {name for page in pages() for name in re.findall(r"nox -s (\w+)", text_of(page))}
     assert {"demo", "tests", "tier1", "tier2", "tier3", "bench", "docs"} <= shown
@@ -98,7 +98,7 @@ def test_nox_lines_name_sessions() -> None:
 
 
 def test_docker_line_starts_what_the_replay_expects() -> None:
-    """Behaviour: compose.yaml pins Jaeger 2 and opens, to this machine only, the port that pages send a run to."""
+    """Behavior: compose.yaml pins Jaeger 2 and opens, to this machine only, the port that pages send a run to."""
     text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     ports = {urlsplit(word).port for line in shell_lines() for word in split(line) if word.startswith("http://")}
     assert re.search(r"image: jaegertracing/jaeger:2\.\d+\.\d+\n", text)
@@ -107,7 +107,7 @@ def test_docker_line_starts_what_the_replay_expects() -> None:
 
 
 def test_ready_made_subjects_are_as_shown() -> None:
-    """Behaviour: each factory that the table of docs/subject.md names exists and takes the arguments that it shows."""
+    """Behavior: each factory that the table of docs/subject.md names exists and takes the arguments that it shows."""
     from andon.verify import subjects
 
     table = re.findall(r"^\| (`.*?) \|", prose(ROOT / "docs" / "subject.md"), re.MULTILINE)
@@ -126,7 +126,7 @@ def test_ready_made_subjects_are_as_shown() -> None:
 
 
 def test_the_gate_that_is_shown_can_be_read() -> None:
-    """Behaviour: the tables that docs/gates.md adds to an andon.toml are valid."""
+    """Behavior: the tables that docs/gates.md adds to an andon.toml are valid."""
     (text,) = blocks(ROOT / "docs" / "gates.md", "toml")
     gates = Gates.model_validate({"tiers": [{"name": "tier2", "summary": "s"}], **tomllib.loads(text)})
     assert (1, 1) == (len(gates.measures), len(gates.thresholds))

@@ -105,7 +105,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def write_gguf(path: Path) -> None:
-    """A LLaMA of two layers with a byte tokeniser, as llama.cpp would write it."""
+    """A LLaMA of two layers with a byte tokenizer, as llama.cpp would write it."""
     shape, writer = TABLES["model"], gguf.GGUFWriter(path, "llama")
     writer.add_context_length(256)
     writer.add_embedding_length(shape["hidden_size"])
@@ -169,7 +169,7 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_five_lines_are_five() -> None:
-    """Behaviour: README's first block that stands in no file has the five lines that it says."""
+    """Behavior: README's first block that stands in no file has the five lines that it says."""
     assert 5 == len(python_blocks(ROOT / "README.md")[0].splitlines())
 
 
@@ -179,7 +179,7 @@ GUIDES = [page for page in pages() if page.parent.name != "checks" and python_bl
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_shown_python_works(page: Path) -> None:
-    """Behaviour: a page's Python runs as it stands, block after block, beside a user's own module."""
+    """Behavior: a page's Python runs as it stands, block after block, beside a user's own module."""
     names = runpy.run_path("my_project.py")
     for block in python_blocks(page):
         exec(compile(block, str(page), "exec"), names)  # noqa: S102 - our own page
@@ -188,7 +188,7 @@ def test_shown_python_works(page: Path) -> None:
 
 
 def test_the_shown_finding_is_what_the_example_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the command of README's first screen prints those words; numbers agree to a part in a thousand."""
+    """Behavior: the command of README's first screen prints those words; numbers agree to a part in a thousand."""
     monkeypatch.chdir(ROOT / "docs" / "examples")
     monkeypatch.setattr(sys, "path", [str(ROOT / "docs" / "examples"), *sys.path])
     line, shown = blocks(ROOT / "README.md", "console")[0].split("\n", 1)
@@ -205,7 +205,7 @@ def test_the_shown_finding_is_what_the_example_prints(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("at_home")
 def test_shown_commands_work() -> None:
-    """Behaviour: every `andon` line that is shown works on a user's folder; a tier not yet measured is judged so."""
+    """Behavior: every `andon` line that is shown works on a user's folder; a tier not yet measured is judged so."""
     lines = ["andon train configs/tiny.toml --out reports/runs/demo", *andon_lines()]
     lines = [line for line in lines if not is_large(line)]
     with endpoint() as server:
@@ -218,7 +218,7 @@ def test_shown_commands_work() -> None:
 
 @pytest.mark.parametrize("line", [line for line in andon_lines() if is_large(line)])
 def test_large_commands_are_spelt_right(line: str) -> None:
-    """Behaviour: the options of a line too large for a test are ones its verb has, and its files are shipped."""
+    """Behavior: the options of a line too large for a test are ones its verb has, and its files are shipped."""
     command: click.Command | None = cli
     words = split(line, comments=True)[1:]
     while isinstance(command, click.Group):

@@ -63,7 +63,7 @@ def imports_by_string(path: Path) -> list[str]:
 
 @pytest.mark.tier1
 def test_our_packages_are_imported_by_statements() -> None:
-    """Behaviour: no module of ours is imported by a string."""
+    """Behavior: no module of ours is imported by a string."""
     files = [path for name in CODE for path in (ROOT / name).rglob("*.py")]
     assert [] == [call for path in files for call in imports_by_string(path)]
 
@@ -82,21 +82,21 @@ def uses_of_tests(path: Path) -> list[str]:
 
 @pytest.mark.tier1
 def test_what_ships_knows_nothing_of_our_tests() -> None:
-    """Behaviour: no module of the wheel imports `tests`, by a statement or by its name as text."""
+    """Behavior: no module of the wheel imports `tests`, by a statement or by its name as text."""
     assert [] == [use for name in CODE for path in (ROOT / name).rglob("*.py") for use in uses_of_tests(path)]
 
 
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", [*PACKAGES, "configs"])
 def test_each_package_is_a_link_in_andon(name: str) -> None:
-    """Behaviour: `andon.core` and its siblings are the folders at the top, by links that git keeps."""
+    """Behavior: `andon.core` and its siblings are the folders at the top, by links that git keeps."""
     assert f"../{name}" == os.readlink(ROOT / "andon" / name)  # noqa: PTH115 - the link as it is written
 
 
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", [name for name in CODE if name != "verify"])
 def test_no_two_modules_of_a_package_have_one_name(name: str) -> None:
-    """Behaviour: a module is named by its package and its stem, wherever it lies: tables, baselines and tests do so.
+    """Behavior: a module is named by its package and its stem, wherever it lies: tables, baselines and tests do so.
 
     In verify an area has one name in several folders; tables name those modules by their paths.
     """
@@ -116,7 +116,7 @@ WRONG_CALLS = {
 @pytest.mark.tier3
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_wrong_call_from_the_command_line_is_a_type_error(tmp_path: Path, package: str) -> None:
-    """Behaviour: what a verb calls with arguments that the package does not take is red, whichever package it is."""
+    """Behavior: what a verb calls with arguments that the package does not take is red, whichever package it is."""
     folder = copy_code(tmp_path)
     (folder / "andon" / "cli" / "wrong.py").write_text(f'"""Wrong."""\n\n{WRONG_CALLS[package]}\n\ncalled(no_such=1)\n')
     command = [Path(sys.executable).with_name("ty"), "check", "--python", sys.prefix, "andon/cli/wrong.py"]
@@ -126,7 +126,7 @@ def test_a_wrong_call_from_the_command_line_is_a_type_error(tmp_path: Path, pack
 
 @pytest.mark.tier1
 def test_every_dependency_has_a_reason() -> None:
-    """Behaviour: each package that pyproject.toml asks for is explained in the decision record."""
+    """Behavior: each package that pyproject.toml asks for is explained in the decision record."""
     content = project()["project"]
     lines = [*content["dependencies"], *(line for lines in content["optional-dependencies"].values() for line in lines)]
     reasons = (ROOT / "docs" / "decisions" / "dependencies.md").read_text(encoding="utf-8")
@@ -150,7 +150,7 @@ FAULTS = [
 @pytest.mark.tier3
 @pytest.mark.parametrize(("path", "fault", "sentence"), FAULTS, ids=[f"{path}: {fault}" for path, fault, _ in FAULTS])
 def test_a_forbidden_import_breaks_its_contract(tmp_path: Path, path: str, fault: str, sentence: str) -> None:
-    """Behaviour: each contract goes red under the import it forbids, by its own sentence."""
+    """Behavior: each contract goes red under the import it forbids, by its own sentence."""
     folder = copy_code(tmp_path)
     with (folder / path).open("a", encoding="utf-8") as file:
         file.write(f"\n{fault}\n")
@@ -189,7 +189,7 @@ def run_in(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedPro
 
 @pytest.mark.tier3
 def test_the_wheel_holds_every_file(site: Path) -> None:
-    """Behaviour: each module, template and configuration of the checkout is installed, and nothing at the top level."""
+    """Behavior: each module, template and configuration of the checkout is installed, and nothing at the top level."""
     shipped = {path.relative_to(site / "andon") for path in (site / "andon").rglob("*") if path.suffix != ".pyc"}
     for name in (*CODE, "configs"):
         for path in [path for path in (ROOT / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]:
@@ -200,7 +200,7 @@ def test_the_wheel_holds_every_file(site: Path) -> None:
 
 @pytest.mark.tier3
 def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, project_folder: Path) -> None:
-    """Behaviour: our packages come from the wheel, the project's own packages stay its own, and every module imports.
+    """Behavior: our packages come from the wheel, the project's own packages stay its own, and every module imports.
 
     A ready-made subject imports the library that it presents, which the user has.
     """
@@ -228,7 +228,7 @@ def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, projec
 
 @pytest.mark.tier3
 def test_the_base_install_gates_without_torch(site: Path, project_folder: Path) -> None:
-    """Behaviour: without torch and OpenTelemetry the gates run and judge, and a verb says which extra it lacks."""
+    """Behavior: without torch and OpenTelemetry the gates run and judge, and a verb says which extra it lacks."""
     (project_folder / "gates.toml").write_text(
         '[[tiers]]\nname = "t"\nsummary = "s"\n'
         f'[[measures]]\nname = "m"\ntier = "t"\nnext = "n"\ncommand = "{sys.executable} -c pass"\n'

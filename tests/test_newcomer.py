@@ -24,7 +24,7 @@ VERSIONS = "import peft, transformers; print(peft.__version__, transformers.__ve
 
 
 def test_five_lines_beside_somebody_s_libraries_show_a_red_line(tmp_path: Path) -> None:
-    """Behaviour: the wheel installs nothing over what is there, and names a setting of Phi-3 that does nothing."""
+    """Behavior: the wheel installs nothing over what is there, and names a setting of Phi-3 that does nothing."""
     before = subprocess.run([sys.executable, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
     project = tmp_path / "project"
     project.mkdir()
@@ -49,7 +49,7 @@ LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads
 
 @pytest.mark.parametrize(("page", "names"), [("README.md", ("model", "run")), ("docs/subject.md", ("run", "lora"))])
 def test_shown_subjects_of_libraries_can_be_checked(tmp_path: Path, page: str, names: tuple[str, ...]) -> None:
-    """Behaviour: the block of a page that presents other libraries runs on a folder of weights, and checks apply."""
+    """Behavior: the block of a page that presents other libraries runs on a folder of weights, and checks apply."""
     (shown,) = [block for block in blocks(ROOT / page, "python") if "verify.subjects import" in block]
     (tmp_path / "hf_checks.py").write_text(shown)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

@@ -68,7 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.tier2
 def test_the_list_of_sessions_reads_as_help() -> None:
-    """Behaviour: each session is one line that says what it does; the default is marked."""
+    """Behavior: each session is one line that says what it does; the default is marked."""
     lines = nox(ROOT, "-l").stdout.splitlines()
     listed = {line[2:].partition(" -> ")[0]: line for line in lines if line[:2] in ("- ", "* ")}
     assert list(sessions()) == list(listed)
@@ -83,7 +83,7 @@ def test_the_list_of_sessions_reads_as_help() -> None:
 
 @pytest.mark.tier2
 def test_a_measure_that_is_not_there_is_answered_by_those_that_are() -> None:
-    """Behaviour: red, without touching the environment, with every measure in a line."""
+    """Behavior: red, without touching the environment, with every measure in a line."""
     done = nox(ROOT, "-s", "measure", "--", "no-such")
     listed = [line.split()[0] for line in done.stderr.splitlines() if line.startswith("  ")]
     assert (1, measures()) == (done.returncode, listed), done.stderr
@@ -91,7 +91,7 @@ def test_a_measure_that_is_not_there_is_answered_by_those_that_are() -> None:
 
 @pytest.mark.long
 def test_one_environment_is_built_once_and_anew_when_half_built(project: Path) -> None:
-    """Behaviour: a warm run installs nothing; changed dependencies do; a half-built environment starts anew."""
+    """Behavior: a warm run installs nothing; changed dependencies do; a half-built environment is rebuilt."""
     built = "installing the shared environment"
     first = nox(project, "-s", "bench", "--", "3")
     assert (3, True) == (first.returncode, built in first.stderr), first.stdout + first.stderr
@@ -115,7 +115,7 @@ def test_one_environment_is_built_once_and_anew_when_half_built(project: Path) -
 
 @pytest.mark.tier3
 def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path) -> None:
-    """Behaviour: SIGTERM to nox lets the command end in its own time, with its own exit code."""
+    """Behavior: SIGTERM to nox lets the command end in its own time, with its own exit code."""
     fifo = project / "alive"
     subprocess.run(["mkfifo", fifo], check=True)
     (project / "tests" / "bench.py").write_text(
@@ -133,7 +133,7 @@ def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path
 
 @pytest.mark.tier1
 def test_the_ci_script_runs_what_readme_promises() -> None:
-    """Behaviour: demo, tier3 and tests, in this order, the last without nox's own lines."""
+    """Behavior: demo, tier3 and tests, in this order, the last without nox's own lines."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     sessions = [
         line.partition(" -s ")[2].split()[0] for line in script.splitlines() if '/nox" ' in line and " -s " in line

@@ -25,14 +25,14 @@ def leaves(nav: Any) -> Iterator[str]:
 
 
 def test_the_navigation_has_every_page_once() -> None:
-    """Behaviour: what is staged as a page stands in docs/zensical.toml, once."""
+    """Behavior: what is staged as a page stands in docs/zensical.toml, once."""
     nav = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
     assert sorted([*pages, *BUILD["PAGES"].values()]) == sorted(leaves(nav))
 
 
 def test_staged_pages_lead_where_they_lead_on_github(tmp_path: Path) -> None:
-    """Behaviour: README's links to docs, to its siblings and its picture are the site's, the web's stay as they are."""
+    """Behavior: README's links to docs, to its siblings and its picture are the site's, the web's stay as they are."""
     BUILD["stage"](tmp_path / "pages")
     front = (tmp_path / "pages" / "index.md").read_text(encoding="utf-8")
     assert "](subject.md#ready-made-subjects)" in front
@@ -56,6 +56,6 @@ def test_staged_pages_lead_where_they_lead_on_github(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_page_would_fetch_is_found(tmp_path: Path, page: str, fetched: bool) -> None:
-    """Behaviour: scripts, styles, fonts and pictures from elsewhere are named with their page; links are none."""
+    """Behavior: scripts, styles, fonts and pictures from elsewhere are named with their page; links are none."""
     (tmp_path / "a.html").write_text(page)
     assert fetched == bool(BUILD["fetches"](tmp_path))

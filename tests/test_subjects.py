@@ -12,7 +12,7 @@ pytestmark = pytest.mark.tier2
 
 @pytest.mark.parametrize("name", subjects.SUBJECTS)
 def test_every_subject_answers(name: str) -> None:
-    """Behaviour: one seed gives one model and one batch, and their loss is finite and the same again."""
+    """Behavior: one seed gives one model and one batch, and their loss is finite and the same again."""
     subject = subjects.SUBJECTS[name]()
     losses = [loss_of(subject, new_model(subject).eval(), new_batch(subject)) for _ in range(2)]
     assert losses[0] == losses[1]
@@ -34,7 +34,7 @@ def test_logits_are_those_of_the_plain_equations(name: str) -> None:
 
 
 def test_a_run_has_the_epochs_that_the_settings_say() -> None:
-    """Behaviour: an epoch's micro-batches are those of EPOCH_STEPS steps, and a run ends after STEPS."""
+    """Behavior: an epoch's micro-batches are those of EPOCH_STEPS steps, and a run ends after STEPS."""
     config = subjects.config_of()
     batches = list(subjects.epoch_batches(0))
     assert subjects.EPOCH_STEPS * config.training.accumulation_steps == len(batches)
@@ -42,6 +42,6 @@ def test_a_run_has_the_epochs_that_the_settings_say() -> None:
 
 
 def test_text_comes_back_from_its_tokens() -> None:
-    """Behaviour: a text longer than any document, and a short one, are read back whole."""
+    """Behavior: a text longer than any document, and a short one, are read back whole."""
     for text in ("Short.", "A longer text of many words, and\n\n some lines. " * 40):
         assert text == subjects.decode(subjects.encode(text))

@@ -38,13 +38,13 @@ PLAIN: dict[str, Callable[[], str]] = {"one": lambda: "new", "two": lambda: "sec
 
 
 def test_pages_say_what_the_measurements_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every table between marks in a page equals what its command makes of the committed measurements. (Behaviour)"""
+    """Every table between marks in a page equals what its command makes of the committed measurements. (Behavior)"""
     monkeypatch.chdir(ROOT)
     assert {} == tables.rewritten(), "run `python -m tests.bench.tables`"
 
 
 def test_every_table_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each table that can be made stands on one page, once. (Behaviour)"""
+    """Each table that can be made stands on one page, once. (Behavior)"""
     monkeypatch.chdir(ROOT)
     text = "".join(page.read_text(encoding="utf-8") for page in tables.pages())
     assert dict.fromkeys(tables.tables(), 1) == {
@@ -53,7 +53,7 @@ def test_every_table_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_what_stands_between_marks_is_replaced() -> None:
-    """Text around the marks, and the marks, stay; what they hold is made anew, each from its own table. (Behaviour)"""
+    """Text around the marks, and the marks, stay; their content is rewritten, each from its own table. (Behavior)"""
     before = "a\n<!-- table: one -->\nold\n\nolder\n<!-- /table -->\nb\n<!-- table: two -->\n<!-- /table -->\nc\n"
     after = "a\n<!-- table: one -->\nnew\n<!-- /table -->\nb\n<!-- table: two -->\nsecond\n<!-- /table -->\nc\n"
     assert after == tables.rewrite(before, PLAIN)
@@ -70,7 +70,7 @@ def test_only_what_stands_between_marks_is_replaced() -> None:
     ],
 )
 def test_marks_that_cannot_be_followed_are_refused(text: str, message: str) -> None:
-    """An unknown table or an unclosed mark is an error that names it, so that no table is left to rot. (Behaviour)"""
+    """An unknown table or an unclosed mark is an error that names it, so that no table is left to rot. (Behavior)"""
     with pytest.raises(tables.TableError, match=message):
         tables.rewrite(text, PLAIN)
 
@@ -79,7 +79,7 @@ def test_marks_that_cannot_be_followed_are_refused(text: str, message: str) -> N
 def test_check_is_red_where_a_page_differs_and_the_command_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """`--check` names an edited page, exits 1 and writes nothing; without it the table is made anew. (Behaviour)"""
+    """`--check` names an edited page, exits 1 and writes nothing; without it the table is rewritten. (Behavior)"""
     monkeypatch.chdir(tmp_path)
     Path("docs/measured").mkdir(parents=True)
     Path("README.md").touch()
@@ -94,7 +94,7 @@ def test_check_is_red_where_a_page_differs_and_the_command_mends_it(
 
 
 def test_a_mark_that_cannot_be_followed_is_named_with_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 2, the page and the mark, and no page is changed. (Behaviour)"""
+    """Exit code 2, the page and the mark, and no page is changed. (Behavior)"""
     monkeypatch.chdir(tmp_path)
     Path("docs").mkdir()
     Path("README.md").write_text("<!-- table: gpu -->\nold\n<!-- /table -->\n", encoding="utf-8")
@@ -105,7 +105,7 @@ def test_a_mark_that_cannot_be_followed_is_named_with_its_page(tmp_path: Path, m
 
 
 def test_a_committed_measurement_changes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The speed table is made from reports/baselines/bench.json and nothing else. (Behaviour)"""
+    """The speed table is made from reports/baselines/bench.json and nothing else. (Behavior)"""
     monkeypatch.chdir(tmp_path)
     tables.write_baseline(tables.BENCH, BENCH)
     text = tables.tables()["speed"]()
@@ -114,7 +114,7 @@ def test_a_committed_measurement_changes_its_table(tmp_path: Path, monkeypatch: 
 
 
 def test_tables_hold_the_measured_figures_within_100_columns() -> None:
-    """Phases, tokens a second, ratios and megabytes appear as measured, in at most 100 columns. (Behaviour)"""
+    """Phases, tokens per second, ratios and megabytes appear as measured, in at most 100 columns. (Behavior)"""
     speed, memory = tables.speed(BENCH), tables.memory(BENCH)
     row = next(line for line in speed.splitlines() if line.startswith("| Andon"))
     assert ["Andon", "500", "1250", "250", "2000", "256", "1.250"] == [cell.strip() for cell in row.split("|")[1:-1]]
@@ -125,7 +125,7 @@ def test_tables_hold_the_measured_figures_within_100_columns() -> None:
 
 
 def test_memory_that_was_not_measured_says_so() -> None:
-    """Where a platform tells no resident memory, the table says "not measured" and shows no number. (Behaviour)"""
+    """Where a platform tells no resident memory, the table says "not measured" and shows no number. (Behavior)"""
     blind = BENCH | {
         "memory": dict.fromkeys(BENCH["memory"], dict.fromkeys(MEMORY)),
         "memory_over": dict.fromkeys(BENCH["memory_over"]),
@@ -134,7 +134,7 @@ def test_memory_that_was_not_measured_says_so() -> None:
 
 
 def test_the_plan_covers_every_shipped_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each configuration in configs/ has a row with its exact number of parameters. (Behaviour)"""
+    """Each configuration in configs/ has a row with its exact number of parameters. (Behavior)"""
     monkeypatch.chdir(ROOT)
     text = tables.plan()
     assert "162,417,408" in text

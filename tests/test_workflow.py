@@ -39,7 +39,7 @@ def lines_run() -> list[list[str]]:
 
 
 def test_the_workflow_runs_sessions_that_exist() -> None:
-    """Behaviour: every `nox -s` of every job, matrices filled in, is a session, and every measure is one."""
+    """Behavior: every `nox -s` of every job, matrices filled in, is a session, and every measure is one."""
     found = lines_run()
     assert {"tier2", "tier3", "mutation", "ci", "jaeger", "browser"} <= {words[0] for words in found}
     assert [] == [words for words in found if not is_known(words[0], *words[2:])]
@@ -49,7 +49,7 @@ INCLUDED = {"tier1": "tier2", "long": "ci"}  # the session of the workflow that 
 
 
 def test_every_mark_is_run() -> None:
-    """Behaviour: each mark of a test has its session, its row in CONTRIBUTING, and a job of the workflow."""
+    """Behavior: each mark of a test has its session, its row in CONTRIBUTING, and a job of the workflow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     marks = [line.partition(":")[0] for line in project["tool"]["pytest"]["markers"]]
     assert set(marks) == set(TIERS)
@@ -62,7 +62,7 @@ def test_every_mark_is_run() -> None:
 
 
 def test_the_oldest_and_the_newest_python_run() -> None:
-    """Behaviour: of the Pythons that the package promises, each push and each pull request tests the ends."""
+    """Behavior: of the Pythons that the package promises, each push and each pull request tests the ends."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     promised = [version for line in project["classifiers"] for version in re.findall(r"Python :: (3\.\d+)$", line)]
     assert f">={promised[0]}" == project["requires-python"]
@@ -72,7 +72,7 @@ def test_the_oldest_and_the_newest_python_run() -> None:
 
 
 def test_the_workflow_trusts_nothing_that_can_change() -> None:
-    """Behaviour: actions are pinned by commit, no expression stands in a command, and no checkout keeps credentials."""
+    """Behavior: actions are pinned by commit, no expression stands in a command, and no checkout keeps credentials."""
     used = re.findall(r"uses: (\S+)(.*)", WORKFLOW.read_text(encoding="utf-8"))
     pinned = [re.fullmatch(r"[\w/.-]+@[0-9a-f]{40} # v[\d.]+", f"{action}{comment}") for action, comment in used]
     assert used
@@ -84,7 +84,7 @@ def test_the_workflow_trusts_nothing_that_can_change() -> None:
 
 
 def test_each_event_has_its_tier() -> None:
-    """Behaviour: tier 2 on a push, tier 3 and all shards of the mutants on a pull request, everything at night."""
+    """Behavior: tier 2 on a push, tier 3 and all shards of the mutants on a pull request, everything at night."""
     content = read(WORKFLOW)
     events, jobs = content[True], content["jobs"]  # YAML 1.1 reads `on` as a truth
     assert {"push", "pull_request", "schedule", "workflow_dispatch"} == set(events)
@@ -100,14 +100,14 @@ def test_each_event_has_its_tier() -> None:
 
 
 def test_jaeger_is_the_one_of_compose() -> None:
-    """Behaviour: the service container and compose.yaml run the same image."""
+    """Behavior: the service container and compose.yaml run the same image."""
     service = read(WORKFLOW)["jobs"]["jaeger"]["services"]["jaeger"]
     assert read(ROOT / "compose.yaml")["services"]["jaeger"]["image"] == service["image"]
     assert read(WORKFLOW)["jobs"]["jaeger"]["env"]["JAEGER_URL"].endswith(":16686")
 
 
 def test_hooks_run_tiers_that_exist() -> None:
-    """Behaviour: our own hook and those for others are `andon gate` lines with options that it has."""
+    """Behavior: our own hook and those for others are `andon gate` lines with options that it has."""
     own = [hook for repo in read(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
     offered = read(ROOT / ".pre-commit-hooks.yaml")
     assert ["andon-tier1"] == [hook["id"] for hook in own]

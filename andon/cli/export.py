@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from andon.runs.models import ADAPTER, JOB, ModelError, load, load_adapted, newest, read_adapter, write_job
+from andon.runs.models import (
+    ADAPTER_NAME,
+    JOB_FILE,
+    ModelError,
+    adapter_job,
+    load_adapted,
+    load_any_model,
+    resolve_checkpoint,
+    write_job,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -17,14 +26,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def convert(model: Path, out: Path, dtype: str | None) -> None:
-    """Read any whole model that Andon reads and write it as a Hugging Face directory."""
+    """Read a full model in any supported format and write it as a Hugging Face directory."""
     from andon.core.formats.chat_template import load_template
     from andon.core.formats.huggingface import DTYPES
 
-    if read_adapter(newest(model)):
-        raise ModelError(f"{model}: is an adapter; take --format peft, or first: andon merge --model {model}")
-    loaded, tokenizer = load(model, DTYPES[dtype] if dtype else None)
-    write(loaded, out, tokenizer, load_template(newest(model)))
+    if adapter_job(resolve_checkpoint(model)):
+        raise ModelError(f"{model}: is an adapter; use --format peft, or first: andon merge --model {model}")
+    loaded, tokenizer = load_any_model(model, DTYPES[dtype] if dtype else None)
+    write(loaded, out, tokenizer, load_template(resolve_checkpoint(model)))
 
 
 def write(model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "ChatTemplate | None") -> None:
@@ -35,22 +44,22 @@ def write(model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "C
     count = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{out}: {count:,} parameters in {next(model.parameters()).dtype}".replace("torch.", ""))
     if tokenizer is None:
-        click.echo("no tokeniser was found, or none that is understood: put the model's tokenizer.json there", err=True)
+        click.echo("no supported tokenizer was found: put the model's tokenizer.json there", err=True)
 
 
 def export_peft(model: Path, out: Path) -> None:
-    """Write a fine-tune's adapter alone, as `peft` loads it, and beside it how it was trained."""
+    """Write a fine-tune's adapter alone, as `peft` loads it, and its training method beside it."""
     from andon.core.adapters.lora import lora_parameters
     from andon.core.formats.peft import save_adapter
 
-    folder = newest(model)
-    job = read_adapter(folder)
+    folder = resolve_checkpoint(model)
+    job = adapter_job(folder)
     if job is None:
-        raise ModelError(f"{model}: is a whole model and no adapter; take --format hf")
+        raise ModelError(f"{model}: is a full model, not an adapter; use --format hf")
     loaded, _ = load_adapted(folder, job)
-    save_adapter(loaded, out, ADAPTER, str(job.base))
-    write_job(job, out / JOB)
-    count = sum(factor.numel() for factor in lora_parameters(loaded, ADAPTER).values())
+    save_adapter(loaded, out, ADAPTER_NAME, str(job.base))
+    write_job(job, out / JOB_FILE)
+    count = sum(factor.numel() for factor in lora_parameters(loaded, ADAPTER_NAME).values())
     click.echo(f"{out}: {count:,} parameters, for the model in {job.base}")
 
 
@@ -79,6 +88,6 @@ def command(model: Path, kind: str, out: Path, dtype: str | None) -> None:
     if kind == "hf":
         convert(model, out, dtype)
     elif dtype:
-        raise click.UsageError("--dtype is for whole models; an adapter stays in float32")
+        raise click.UsageError("--dtype is for full models; an adapter stays in float32")
     else:
         export_peft(model, out)

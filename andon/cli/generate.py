@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from andon.runs.models import load
+from andon.runs.models import load_any_model
 
 
 @click.command(
@@ -23,17 +23,17 @@ Examples:
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
-    """Continue a prompt with a trained or a published model, token by token as they come."""
+    """Continue a prompt with a trained or a published model, printing tokens as they are generated."""
     import torch
 
-    from andon.core.data.tokenizer import end_of_document
+    from andon.core.data.tokenizer import find_eos_id
     from andon.core.model.generate import generate
 
-    loaded, tokeniser = load(model)
-    if tokeniser is None:
-        raise click.UsageError(f"{model}: has no tokeniser; put its tokenizer.json there")
-    end = end_of_document(tokeniser, str(model))
-    ids = tokeniser.encode(prompt, add_special_tokens=False).ids or [end]
+    loaded, tokenizer = load_any_model(model)
+    if tokenizer is None:
+        raise click.UsageError(f"{model}: has no tokenizer; put its tokenizer.json there")
+    eos_id = find_eos_id(tokenizer, str(model))
+    ids = tokenizer.encode(prompt, add_special_tokens=False).ids or [eos_id]
     size = len(ids) + max_new_tokens
     if size > loaded.config.max_position_embeddings:
         raise click.UsageError(
@@ -48,12 +48,14 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
         max_new_tokens,
         temperature=temperature,
         top_p=top_p,
-        end=end,
+        eos_id=eos_id,
         generator=torch.Generator().manual_seed(seed),
     ):
         written = [*written, int(next_B)]
-        text = tokeniser.decode([token for token in written if token != end], skip_special_tokens=False)
-        if text.startswith(shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character waits
+        text = tokenizer.decode([token for token in written if token != eos_id], skip_special_tokens=False)
+        if text.startswith(shown) and not text.endswith(
+            "\N{REPLACEMENT CHARACTER}"
+        ):  # half a character: wait for the rest
             click.echo(text[len(shown) :], nl=False)
             shown = text
     click.echo()

@@ -24,7 +24,7 @@ VERBS = {
     "demo": Verb("Train a small model on real text, judge it, write a report.", "train"),
     "train": Verb("Train a LLaMA from a TOML configuration; resume it bit for bit.", "train"),
     "finetune": Verb("Train a LoRA or QLoRA adapter on a frozen model; resume it.", "train"),
-    "merge": Verb("Fold an adapter into its model, as a Hugging Face directory.", "train"),
+    "merge": Verb("Merge an adapter into its model, as a Hugging Face directory.", "train"),
     "generate": Verb("Continue a prompt with a trained or a published model.", "train"),
     "plan": Verb("Count parameters and bytes before paying for them.", "train"),
     "export": Verb("Write a model as Hugging Face's directory, an adapter as PEFT's.", "train"),

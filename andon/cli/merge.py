@@ -1,11 +1,11 @@
-"""`andon merge`: an adapter and its base as one whole model."""
+"""`andon merge`: an adapter and its base as one full model."""
 
 from pathlib import Path
 
 import click
 
 from andon.cli.export import DTYPES, write
-from andon.runs.models import ADAPTER, ModelError, load_adapted, newest, read_adapter
+from andon.runs.models import ADAPTER_NAME, ModelError, adapter_job, load_adapted, resolve_checkpoint
 
 
 @click.command(
@@ -16,29 +16,33 @@ Examples:
 """
 )
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="Fine-tuning run, or PEFT directory.")
-@click.option("--base", type=click.Path(path_type=Path), help="The adapter's model, by default where the adapter says.")
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    help="The adapter's base model, by default the one that the adapter names.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast the weights; by default they are as in training.")
 def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> None:
-    """Fold an adapter into the model that it was trained on, and write a Hugging Face directory.
+    """Merge an adapter into the model that it was trained on, and write a Hugging Face directory.
 
-    A QLoRA adapter goes into the dequantised weights, which are what it has learned on; nothing is quantised again.
+    A QLoRA adapter is merged into the dequantized weights, on which it was trained; nothing is quantized again.
     """
     from andon.core.adapters.nf4 import dequantize_model
     from andon.core.formats.huggingface import DTYPES
 
-    folder = newest(model)
-    job = read_adapter(folder, base)
+    folder = resolve_checkpoint(model)
+    job = adapter_job(folder, base)
     if job is None:
-        raise ModelError(f"{model}: is no adapter, so there is nothing to merge; name a fine-tune's folder")
-    loaded, tokeniser = load_adapted(folder, job)
+        raise ModelError(f"{model}: is not an adapter, so there is nothing to merge; name a fine-tune's folder")
+    loaded, tokenizer = load_adapted(folder, job)
     from andon.core.adapters import lora
 
-    dequantised = lora.merge_lora(loaded, ADAPTER)
+    dequantized = lora.merge_lora(loaded, ADAPTER_NAME)
     lora.unwrap_lora(loaded)
     into = f"into {job.base}"
-    if dequantised:
+    if dequantized:
         dequantize_model(loaded)
-        into = f"into the dequantised NF4 weights of {job.base}, which it was trained on, and not into the file's own"
-    click.echo(f"merged {folder} {into}; nothing is quantised")
-    write(loaded.to(DTYPES[dtype]) if dtype else loaded, out, tokeniser, job.template)
+        into = f"into the dequantized NF4 weights of {job.base}, which it was trained on, not into the file's weights"
+    click.echo(f"merged {folder} {into}; nothing is quantized")
+    write(loaded.to(DTYPES[dtype]) if dtype else loaded, out, tokenizer, job.template)

@@ -4,9 +4,12 @@ import json
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from andon.core.config import Config
 
 GB, GIB = 10**9, 2**30
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": GB, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
@@ -26,10 +29,10 @@ Examples:
 """
 
 
-def plan(config: Any, method: str, memory: int | None) -> dict[str, Any]:
+def plan(config: "Config", method: str, memory: int | None) -> dict[str, Any]:
     """Everything that is printed, as plain data; all sizes in bytes.
 
-    `bytes` holds the most that each part ever takes; `peak` is the moment of a step at which most is alive.
+    `bytes` is the maximum of each part; `peak` is the snapshot with the largest total.
 
     Raises:
         LoraError: the adapter that the configuration describes does not fit the model.
@@ -38,10 +41,10 @@ def plan(config: Any, method: str, memory: int | None) -> dict[str, Any]:
     from andon.core.memory import sizes
 
     shape, step = sizes.shape_of(config), sizes.step_of(config)
-    moments_at = adapters.moments_of(config, method)
-    moments = moments_at(step)
-    parameters = sizes.parameters(shape)._asdict()
-    tuning = None if method == "full" else adapters.tuning_of(config, method)
+    snapshots_at = adapters.snapshots_for(config, method)
+    snapshots = snapshots_at(step)
+    parameters = sizes.count_parameters(shape)._asdict()
+    tuning = None if method == "full" else adapters.adapter_shape_of(config, method)
     return {
         "method": method,
         "rank": None if method == "full" else getattr(config, method).rank,
@@ -52,11 +55,11 @@ def plan(config: Any, method: str, memory: int | None) -> dict[str, Any]:
         "accumulation_steps": config.training.accumulation_steps,
         "parameters": parameters,
         "trainable": adapters.trainable_parameters(shape, tuning) if tuning else parameters["total"],
-        "bytes": {part: max(getattr(moment, part) for moment in moments) for part in PARTS},
-        "peak": max(moments, key=lambda moment: moment.total)._asdict(),
-        "moments": [moment._asdict() for moment in moments],
+        "bytes": {part: max(getattr(snapshot, part) for snapshot in snapshots) for part in PARTS},
+        "peak": max(snapshots, key=lambda snapshot: snapshot.total)._asdict(),
+        "snapshots": [snapshot._asdict() for snapshot in snapshots],
         "memory": memory,
-        "largest_rows": None if memory is None else sizes.largest_batch(moments_at, step, memory),
+        "largest_rows": None if memory is None else sizes.largest_micro_batch(snapshots_at, step, memory),
     }
 
 
@@ -67,7 +70,7 @@ def render(path: Path, found: dict[str, Any]) -> str:
     method = METHODS[found["method"]].format(rank=found["rank"])
     lines = [
         f"{path}: {method}, {found['dtype']}{checkpointing}",
-        f"micro-batch of {found['rows']} x {found['sequence_length']} tokens, {found['accumulation_steps']} a step",
+        f"micro-batch of {found['rows']} x {found['sequence_length']} tokens, {found['accumulation_steps']} per step",
         "",
         f"{'parameters':<12}{'number':>18}",
         *(f"  {part:<10}{number:>18,}" for part, number in parameters.items()),
@@ -109,7 +112,7 @@ def parse_memory(context: click.Context, parameter: click.Parameter, text: str |
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text.strip(), re.ASCII)
     if not match or match[2] not in UNITS or not Fraction(match[1]):
         raise click.BadParameter(
-            f"{text!r} is no size: write a positive number and one of {', '.join(UNITS)}, for example 24GB"
+            f"{text!r} is not a size: write a positive number and one of {', '.join(UNITS)}, for example 24GB"
         )
     return int(Fraction(match[1]) * UNITS[match[2]])
 

@@ -1,11 +1,11 @@
-"""`andon train`: train a LLaMA, or go on with a run."""
+"""`andon train`: train a LLaMA, or resume a run."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from andon.runs.launch import divided, launch, run_options
+from andon.runs.launch import run_and_exit, run_options, split_options
 
 
 @click.command(
@@ -31,8 +31,8 @@ def command(config: Path | None, **given: Any) -> None:
     """
     from andon.core.config import load_config
 
-    options, changes = divided(given)
+    options, changes = split_options(given)
     source = config or (options.resume and options.resume / "config.json")
     if not source:
         raise click.UsageError("name a CONFIG such as configs/tiny.toml, or a run with --resume")
-    launch(load_config(source, changes), source.stem, options)
+    run_and_exit(load_config(source, changes), source.stem, options)

@@ -29,7 +29,7 @@ Examples:
 @click.option("--tier", type=click.IntRange(1, 3), default=2, show_default=True, help="Leave out what takes longer.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes at a time.")
 @click.option("--resume", is_flag=True, help="Keep what an earlier sweep of this release has.")
-@click.option("--list", "listing", is_flag=True, help="Print the names, and run nothing.")
+@click.option("--list", "listing", is_flag=True, help="Print the names, and check nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON lines.")
 def command(
     library: str,
@@ -44,9 +44,9 @@ def command(
 ) -> None:
     """Sweep an installed library: transformers, peft or bitsandbytes.
 
-    Each model is built at its smallest and checked in a process of its own. Rows, and a script for each red cell, are
-    kept in reports/zoo. A module of your own with PACKAGE, CHECKS, names(), subject(name) and preamble(name) can be
-    swept, too. Exit codes: 0 nothing found, 1 found, 3 nothing could be built.
+    Each model is built at its smallest size and checked in a process of its own. Rows, and a script for each red cell,
+    are kept in reports/zoo. A module of your own with PACKAGE, CHECKS, names(), subject(name) and preamble(name) can
+    also be swept. Exit codes: 0 nothing found, 1 found, 3 nothing could be built.
     """
     sys.path.insert(0, str(Path.cwd()))
     from andon.verify.zoo import sweep
@@ -66,8 +66,8 @@ def command(
     for done, row in enumerate(sweep.sweep(library, todo, limit=limit, workers=workers, tier=tier), start=1):
         sweep.write(file, row)
         rows[row.name] = row
-        said = row.reason or ", ".join(row.red) or "nothing found"
-        click.echo(f"{done}/{len(todo)} {row.name} ({row.seconds:.1f} s): {' '.join(said.split())[:110]}", err=True)
+        outcome = row.reason or ", ".join(row.red) or "nothing found"
+        click.echo(f"{done}/{len(todo)} {row.name} ({row.seconds:.1f} s): {' '.join(outcome.split())[:110]}", err=True)
     ordered = [rows[name] for name in names]
     show(ordered, folder, as_json=as_json)
     sys.exit(1 if any(row.red for row in ordered) else 0 if any(not row.reason for row in ordered) else 3)

@@ -1,1 +1,1 @@
-"""What judges the demo's model: counting, and copying."""
+"""The demo: train a small model and adapters of it, and judge them against n-grams and for copying."""

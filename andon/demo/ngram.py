@@ -1,4 +1,4 @@
-"""Interpolated Kneser-Ney n-grams: what counting alone predicts, and so what a trained model has to beat.
+"""Interpolated Kneser-Ney n-grams: a baseline from counts alone, which a trained model has to beat.
 
 Kneser & Ney 1995, "Improved backing-off for m-gram language modeling"; interpolated, with one discount, as in Chen &
 Goodman 1999, "An empirical study of smoothing techniques", section 2.7. Each level mixes discounted counts with the

@@ -1,4 +1,4 @@
-"""Judges what a model trained on Python writes: does it tokenise, and is it copied?"""
+"""Judge the output of a model trained on Python: does it tokenize, and is it copied?"""
 
 import io
 import tokenize
@@ -6,18 +6,18 @@ import warnings
 
 import numpy as np
 
-FEWEST_LINES = 3
+MIN_LINES = 3
 DEPTH = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
 
 
 def tokenizes(text: str) -> bool:
-    """Whether text has three lines that are not blank and tokenizes as Python without error, an unfinished end aside.
+    """Whether text has three lines that are not blank and tokenizes as Python without error but for an unfinished end.
 
     The end of the text may leave open a bracket, a triple-quoted string, a string on its last line, or the line itself.
     Judged by the standard library's `tokenize`, so by the grammar of the Python that runs.
     """
     last_row = text.count("\n") + 1
-    if sum(bool(line.strip()) for line in text.split("\n")) < FEWEST_LINES:
+    if sum(bool(line.strip()) for line in text.split("\n")) < MIN_LINES:
         return False
     depth = 0
     try:
@@ -37,7 +37,7 @@ def tokenizes(text: str) -> bool:
 
 
 def longest_copied_run(sample_S: np.ndarray, corpus_N: np.ndarray) -> int:
-    """Length of the longest run of consecutive tokens of the sample that stands somewhere in the corpus, exactly.
+    """Length of the longest run of consecutive tokens of the sample that occurs in the corpus, exactly.
 
     Takes time in proportion to how often the sample's tokens occur: 128 tokens against 5 million in about 0.1 s.
     """
@@ -64,7 +64,7 @@ def longest_copied_run(sample_S: np.ndarray, corpus_N: np.ndarray) -> int:
 
 
 def _is_error(token: tokenize.TokenInfo) -> bool:
-    """A token that fits no rule: Python 3.11 marks it, later ones call it an operator or a name."""
+    """Whether a token is invalid: Python 3.11 marks it, later versions call it an operator or a name."""
     if token.type == tokenize.OP:
         return token.string not in tokenize.EXACT_TOKEN_TYPES
     if token.type == tokenize.NAME:

@@ -1,4 +1,4 @@
-"""A run's log as curves for a plot: smoothed, and thinned so that no spike is lost."""
+"""A run's log as curves for a plot: smoothed, and thinned so that every spike stays visible."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from typing import Any
 
 from andon.log import Record, of_kind
 
-MOST_POINTS = 3000
-SMOOTHED_PARTS = 120  # the smoothing reaches over one part in this many of the run, to each side
+MAX_POINTS = 3000
+SMOOTHED_PARTS = 120  # the smoothing window extends over one part in this many of the run, to each side
 
 
 def curves(log: list[Record], baselines: dict[str, float]) -> dict[str, Any]:
-    """Columns for the plots, one row a step that is kept; None where nothing was measured at that step."""
-    rows = merged(log)
+    """Columns for the plots, one row per step that is kept; None where nothing was measured at that step."""
+    rows = rows_by_step(log)
     smooth = smoothed([row["loss"] for row in rows])
-    kept = kept_rows([row["loss"] for row in rows], [row["grad_norm"] for row in rows], MOST_POINTS)
+    kept = downsampled([row["loss"] for row in rows], [row["grad_norm"] for row in rows], MAX_POINTS)
     kept += [index for index, row in enumerate(rows) if row["validation"] is not None]
     kept = sorted(set(kept))
     columns = {name: [rows[index][name] for index in kept] for name in ("step", "loss", "validation", "rate")}
@@ -27,8 +27,8 @@ def curves(log: list[Record], baselines: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def merged(log: list[Record]) -> list[Record]:
-    """One row a step, in order, with the validation done after it; a step logged twice (a resumed run) counts once."""
+def rows_by_step(log: list[Record]) -> list[Record]:
+    """One row per step, in order, with the validation after it; a step logged twice (by a resumed run) counts once."""
     rows: dict[int, Record] = {}
     for record in of_kind(log, "step"):
         rows[record["step"]] = {
@@ -47,12 +47,12 @@ def merged(log: list[Record]) -> list[Record]:
 
 
 def finite(value: float | None) -> float | None:
-    """The number, or None where there is none: JSON for a browser knows no NaN."""
+    """The number, or None if it is not finite: JSON for a browser has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def smoothed(values: Sequence[float | None]) -> list[float | None]:
-    """Each value's mean with its neighbours on both sides, so that the curve does not lag; None where None was."""
+    """Each value's mean with its neighbors on both sides, so that the curve does not lag; None where None was."""
     reach = max(len(values) // SMOOTHED_PARTS, 1)
     sums = [0.0, *accumulate(value or 0.0 for value in values)]
     counts = [0, *accumulate(value is not None for value in values)]
@@ -63,16 +63,16 @@ def smoothed(values: Sequence[float | None]) -> list[float | None]:
     return out
 
 
-def kept_rows(first: Sequence[float | None], second: Sequence[float | None], most: int) -> list[int]:
-    """Indices of at most `most` rows (and the last) that keep the extremes of both columns in every stretch."""
+def downsampled(first: Sequence[float | None], second: Sequence[float | None], most: int) -> list[int]:
+    """Indices of at most `most` rows (and the last) with the extremes of both columns in every interval."""
     count = len(first)
     if count <= most:
         return list(range(count))
-    stretch = math.ceil(count / (most // 4))
+    interval = math.ceil(count / (most // 4))
     kept = {0, count - 1}
-    for begin in range(0, count, stretch):
+    for begin in range(0, count, interval):
         for column in (first, second):
-            values = enumerate(column[begin : begin + stretch], start=begin)
+            values = enumerate(column[begin : begin + interval], start=begin)
             here = [(value, index) for index, value in values if value is not None]
             if here:
                 kept |= {min(here)[1], max(here)[1]}

@@ -1,7 +1,7 @@
-"""A run's folder as one HTML file: no network, no second file, readable on a laptop and on a phone.
+"""A run's folder as one HTML file without external resources, readable on a laptop and on a phone.
 
-What was not measured is shown as such and never as a number. Plots are drawn by uPlot, which lies in `vendor/uplot`
-and is inlined together with its license; everything else is drawn on this side.
+What was not measured is shown as such and never as a number. Plots are drawn by uPlot, which is in `vendor/uplot` and
+inlined together with its license; everything else is rendered here.
 """
 
 import json
@@ -31,7 +31,7 @@ class ReportError(ValueError):
 
 
 class Figure(NamedTuple):
-    """One key figure: its label, its value or None where nothing was measured, and a word on it."""
+    """One key figure: its label, its value or None where nothing was measured, and a short note."""
 
     label: str
     value: str | None
@@ -39,11 +39,11 @@ class Figure(NamedTuple):
 
 
 def render_report(run: Path, verdict: Mapping[str, Any] | None) -> Path:
-    """Write `report.html` into the run's folder from what lies there, and return its path.
+    """Write `report.html` into the run's folder from the files there, and return its path.
 
-    Reads `log.jsonl` (needed), `trace.jsonl`, `result.json` and `config.json` (what is missing is said in the report).
+    Reads `log.jsonl` (needed), `trace.jsonl`, `result.json` and `config.json` (the report says what is missing).
     `verdict` has the form of the gates' JSON: answer, headline, and checks with name, state, value, unit, operator,
-    threshold, command, detail, why, next_step. The report is replaced as a whole or not at all.
+    threshold, command, detail, why, next_step. The report is replaced atomically.
 
     Raises LogError, ReportError or tracing's TraceError where a file cannot be read as what it should be.
     """
@@ -54,7 +54,7 @@ def render_report(run: Path, verdict: Mapping[str, Any] | None) -> Path:
 
 
 def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
-    """All that the template shows; None stands for what is not there."""
+    """All values of the template; None for what is missing."""
     log = read_log(run)
     result = read_object(run / "result.json")
     baselines = {name: nats for name, nats in result.get("baselines", {}).items() if nats is not None}
@@ -72,7 +72,7 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         "lamp": LAMPS[verdict["answer"]] if verdict else "off",
         "figures": figures(result, baselines),
         "finetunes": finetunes(result),
-        "whole_peak": None if "finetune" in result else result.get("peak_bytes"),
+        "full_model_peak": None if "finetune" in result else result.get("peak_bytes"),
         "curves": curves(log, baselines),
         "has_validation": bool(of_kind(log, "validation")),
         "step": step,
@@ -137,11 +137,11 @@ def figures(result: Mapping[str, Any], baselines: Mapping[str, float]) -> list[F
             "validation loss",
             "validation_loss",
             "{:.3f}",
-            against_baselines(result.get("validation_loss"), baselines) or "nats a token",
+            against_baselines(result.get("validation_loss"), baselines) or "nats per token",
         ),
-        figure("training loss", "train_loss", "{:.3f}", "nats a token"),
+        figure("training loss", "train_loss", "{:.3f}", "nats per token"),
         figure("bits per byte", "bits_per_byte", "{:.3f}", "of the validation text"),
-        count("tokens a second", "tokens_per_second"),
+        count("tokens per second", "tokens_per_second"),
         count("parameters", "parameters"),
         Figure("duration", None if seconds is None else duration(seconds)),
         count("steps", "steps", "" if skipped is None else f"{skipped or 'none'} skipped"),
@@ -169,7 +169,7 @@ def finetunes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def against_baselines(loss: float | None, baselines: Mapping[str, float]) -> str:
-    """How the validation loss stands to the best baseline; empty where one of them is missing."""
+    """The validation loss relative to the best baseline; empty where one of them is missing."""
     if loss is None or not baselines:
         return ""
     name = min(baselines, key=baselines.__getitem__)
@@ -187,12 +187,12 @@ def number(value: float) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Bytes in units of a million."""
+    """Bytes in megabytes."""
     return f"{size / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as far as they matter."""
+    """Hours, minutes and seconds, to the relevant precision."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -206,7 +206,7 @@ def milliseconds(value: float) -> str:
 
 
 def bound(check: Mapping[str, Any]) -> str:
-    """A check's value; null is what it is."""
+    """A check's value, or "not measured"."""
     if check["value"] is None:
         return NOT_MEASURED
     return f"{check['value']:.4g} {check['unit']}".strip()

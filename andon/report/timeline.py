@@ -1,4 +1,4 @@
-"""Where a run's time went: one typical step from its spans, and the phases' shares along the run from its log."""
+"""Where a run's time went: one typical step from its spans, and the phases' shares over the run from its log."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from andon.tracing.read import RecordedSpan
 
 STEP = "train.step"
-MOST_COLUMNS = 48
+MAX_COLUMNS = 48
 OTHER = "other"
 
 
@@ -31,15 +31,15 @@ class Row(NamedTuple):
 
 
 class TypicalStep(NamedTuple):
-    """The step of median duration, with its phases in order and what no phase covers last."""
+    """The step of median duration, with its phases in order and the time outside all phases last."""
 
     step: int
     milliseconds: float
     rows: list[Row]
 
 
-class Beside(NamedTuple):
-    """Spans of one name that are no step, such as validation: how many, and seconds together."""
+class OtherSpans(NamedTuple):
+    """Spans of one name outside the steps, such as validation: how many, and their seconds in all."""
 
     name: str
     count: int
@@ -47,17 +47,17 @@ class Beside(NamedTuple):
 
 
 class Column(NamedTuple):
-    """Phases' shares of a stretch of steps, in percent, in the order of the phases; they add up to 100."""
+    """Phases' shares of an interval of steps, in percent, in the order of the phases; they add up to 100."""
 
     first: int
     last: int
     percents: list[float]
 
 
-def read_timeline(path: Path) -> tuple[TypicalStep | None, list[Beside]]:
-    """The typical step of a trace, and what took time beside the steps. None where no step was recorded.
+def read_timeline(path: Path) -> tuple[TypicalStep | None, list[OtherSpans]]:
+    """The typical step of a trace, and the spans outside the steps. None if no step was recorded.
 
-    Reads the file twice and keeps one number a step, so that a long run's trace need not fit in memory.
+    Reads the file twice and keeps one number per step, so that a long run's trace need not fit in memory.
     """
     from andon.tracing import lines, read
 
@@ -73,7 +73,9 @@ def read_timeline(path: Path) -> tuple[TypicalStep | None, list[Beside]]:
             counts[outermost.name] += 1
             seconds[outermost.name] += (outermost.end - outermost.start) / 1e9
         begin = end
-    beside = [Beside(name, counts[name], total) for name, total in sorted(seconds.items(), key=lambda item: -item[1])]
+    beside = [
+        OtherSpans(name, counts[name], total) for name, total in sorted(seconds.items(), key=lambda item: -item[1])
+    ]
     if not durations:
         return None, beside
     _, offset = median_low(durations)
@@ -82,33 +84,35 @@ def read_timeline(path: Path) -> tuple[TypicalStep | None, list[Beside]]:
 
 
 def typical_step(spans: Sequence["RecordedSpan"]) -> TypicalStep:
-    """A step's line laid out: `spans` are its phases, and the step itself last."""
+    """A step laid out in time: `spans` are its phases, and the step itself last."""
     *phases, step = spans
-    whole = step.end - step.start
+    duration = step.end - step.start
     rows = []
     for name in dict.fromkeys(phase.name for phase in phases if phase.parent_id == step.span_id):
         own = [phase for phase in phases if phase.name == name and phase.parent_id == step.span_id]
-        bars = [Bar(100 * (span.start - step.start) / whole, 100 * (span.end - span.start) / whole) for span in own]
+        bars = [
+            Bar(100 * (span.start - step.start) / duration, 100 * (span.end - span.start) / duration) for span in own
+        ]
         percent = sum(bar.width for bar in bars)
-        rows.append(Row(name, bars, percent / 100 * whole / 1e6, percent))
+        rows.append(Row(name, bars, percent / 100 * duration / 1e6, percent))
     rest = 100 - sum(row.percent for row in rows)
-    rows.append(Row(OTHER, [], rest / 100 * whole / 1e6, rest))
-    return TypicalStep(step.attributes["train.step"], whole / 1e6, rows)
+    rows.append(Row(OTHER, [], rest / 100 * duration / 1e6, rest))
+    return TypicalStep(step.attributes["train.step"], duration / 1e6, rows)
 
 
 def shares(steps: Sequence[dict[str, Any]]) -> tuple[dict[str, float], list[Column]]:
-    """Seconds by phase over all logged steps, and the phases' shares in at most MOST_COLUMNS stretches of steps."""
+    """Seconds by phase over all logged steps, and the phases' shares in at most MAX_COLUMNS intervals of steps."""
     totals: Counter[str] = Counter()
     for record in steps:
         totals.update(record.get("seconds", {}))
-    size = -(-len(steps) // MOST_COLUMNS) or 1
+    size = -(-len(steps) // MAX_COLUMNS) or 1
     columns = []
     for begin in range(0, len(steps), size):
-        stretch = steps[begin : begin + size]
+        interval = steps[begin : begin + size]
         here: Counter[str] = Counter()
-        for record in stretch:
+        for record in interval:
             here.update(record.get("seconds", {}))
-        if whole := sum(here.values()):
-            percents = [100 * here[name] / whole for name in totals]
-            columns.append(Column(stretch[0]["step"], stretch[-1]["step"], percents))
+        if total := sum(here.values()):
+            percents = [100 * here[name] / total for name in totals]
+            columns.append(Column(interval[0]["step"], interval[-1]["step"], percents))
     return dict(totals), columns

@@ -1,14 +1,14 @@
-"""How each check of a verdict has been, as small plots drawn on this side."""
+"""The history of each check of a verdict, as small plots rendered here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT, MARGIN = 120, 26, 3  # pixels
-MOST = 40  # verdicts in a plot
+MAX_VERDICTS = 40  # verdicts in a plot
 
 
 class Plot(NamedTuple):
-    """One check's line: stretches of points without a gap, the threshold's height or None, and a sentence."""
+    """One check's line: segments of points without a gap, the threshold's height or None, and a label."""
 
     stretches: list[str]
     last: tuple[float, float] | None
@@ -17,7 +17,7 @@ class Plot(NamedTuple):
 
 
 def trends(verdict: Mapping[str, Any] | None) -> dict[str, Plot]:
-    """A plot for each check of a verdict that the history holds twice at least, by its name."""
+    """A plot for each check of a verdict that the history has at least twice, by its name."""
     if verdict is None:
         return {}
     from andon.gates.report import history
@@ -25,7 +25,7 @@ def trends(verdict: Mapping[str, Any] | None) -> dict[str, Plot]:
     plots = {}
     entries = history.read()
     for check in verdict["checks"]:
-        known = [entry for entry in entries if check["name"] in entry["checks"]][-MOST:]
+        known = [entry for entry in entries if check["name"] in entry["checks"]][-MAX_VERDICTS:]
         if len(known) > 1:
             numbers = history.values(known, check["name"])
             bound = None if check["unit"] == "exit code" else check["threshold"]
@@ -34,7 +34,7 @@ def trends(verdict: Mapping[str, Any] | None) -> dict[str, Plot]:
 
 
 def plot(numbers: Sequence[float | None], bound: float | None) -> Plot:
-    """Numbers from left to right, the least at the foot; where nothing was measured the line has a gap."""
+    """Numbers from left to right, the smallest at the bottom; where nothing was measured the line has a gap."""
     known = [number for number in numbers if number is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
 

@@ -1,6 +1,6 @@
 """The cord: no run starts behind a gate that is not green, and a run that leaves its bounds is stopped.
 
-What is measured is others' business (the training loop's records, `verify.watch`); here it is compared with bounds.
+The training loop's records and `verify.watch` measure; here their values are compared with bounds.
 """
 
 import sys
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from andon.core.config import CordConfig
     from andon.core.training.loop import StepRecord
     from andon.core.training.state import TrainState
+    from andon.gates import Check, Verdict
+    from andon.verify.watcher import Watch
 
-Pull = Callable[["StepRecord"], Any]  # the verdict that stops a run, or None
+Cord = Callable[["StepRecord"], "Verdict | None"]  # the verdict that stops a run, or None
 
 
 class Bound(NamedTuple):
@@ -35,10 +37,10 @@ BOUNDS = (
     Bound(
         "loss_above",
         "cord.loss",
-        "nats a token, median",
+        "nats per token, median",
         "<=",
         "a loss that has left its bound does not come back by itself",
-        "lower training.learning_rate or lengthen schedule.warmup_steps; look at the data of these steps",
+        "lower training.learning_rate or lengthen schedule.warmup_steps; inspect the data of these steps",
     ),
     Bound(
         "grad_norm_above",
@@ -54,7 +56,7 @@ BOUNDS = (
         "tokens/s, mean",
         ">=",
         "a run that has become slow costs what the plan did not count",
-        "look at the report's timeline, at other processes, at data.workers",
+        "check the report's timeline, other processes, and data.workers",
     ),
     Bound(
         "skipped_above",
@@ -62,21 +64,21 @@ BOUNDS = (
         "skipped steps",
         "<=",
         "a step that is skipped again and again trains nothing",
-        "lower training.learning_rate; in float16 a few at the start are the loss scale finding its place",
+        "lower training.learning_rate; in float16 a few at the start are normal, until the loss scale has adapted",
     ),
     Bound(
         "watch_weights",
         "cord.weights",
         "findings",
         "<=",
-        "weights that move though frozen, or stand still though trained, make the run another one than was meant",
-        "mend what the finding names before going on: what it has trained so far may be worthless",
+        "weights that move though frozen, or stay the same though trained, are not the run that was meant",
+        "fix what the finding names before continuing: what has been trained so far may be worthless",
     ),
 )
 
 
-def require(tier: str) -> None:
-    """Refuse to go on behind a tier that is red, stale or not measured: print its verdict, exit with its code."""
+def require_green(tier: str) -> None:
+    """Exit if a tier is red, stale or not measured: print its verdict, exit with its code."""
     from andon import gates
 
     verdict = gates.judge(tier, gates.load_gates())
@@ -86,8 +88,8 @@ def require(tier: str) -> None:
         sys.exit(verdict.exit_code)
 
 
-def watching(settings: "CordConfig", state: "TrainState") -> AbstractContextManager[Any]:
-    """`verify.watch` around the loop, where the weights are to be watched."""
+def watched_weights(settings: "CordConfig", state: "TrainState") -> "AbstractContextManager[Watch | None]":
+    """`verify.watch` around the loop if `cord.watch_weights` is set."""
     from andon.verify import watch
 
     if not settings.watch_weights:
@@ -95,31 +97,31 @@ def watching(settings: "CordConfig", state: "TrainState") -> AbstractContextMana
     return watch(state.model, state.optimizer, raises=False)
 
 
-def cord(settings: "CordConfig", watch: Any) -> Pull:
-    """A function of each step's record: the verdict where a bound is broken. `watch`: what `watching` gave."""
+def make_cord(settings: "CordConfig", watch: "Watch | None") -> Cord:
+    """A function of each step's record that returns a verdict if a bound is broken. `watch` is `watched_weights`'."""
     unset = (None, False)
     given = [bound for bound in BOUNDS if not any(getattr(settings, bound.key) is value for value in unset)]
     window: deque[StepRecord] = deque(maxlen=settings.window_steps)
     skipped = 0
 
-    def pull(record: "StepRecord") -> Any:
+    def cord(record: "StepRecord") -> "Verdict | None":
         from andon.gates import Verdict
 
         nonlocal skipped
         skipped += record.skipped
         if not record.skipped and record.step > settings.after_steps:
             window.append(record)
-        values = over(window) if len(window) == settings.window_steps else {}
+        values = window_metrics(window) if len(window) == settings.window_steps else {}
         values |= {"cord.skipped": skipped, "cord.weights": len(watch.findings) if watch else None}
-        checks = [judged(bound, values.get(bound.name), getattr(settings, bound.key), watch) for bound in given]
+        checks = [check_bound(bound, values.get(bound.name), getattr(settings, bound.key), watch) for bound in given]
         verdict = Verdict(f"step {record.step}", tuple(checks))
         return verdict if any(check.state == "red" for check in checks) else None
 
-    return pull
+    return cord
 
 
-def over(window: "Sequence[StepRecord]") -> dict[str, float | None]:
-    """What a whole window of steps measures."""
+def window_metrics(window: "Sequence[StepRecord]") -> dict[str, float | None]:
+    """The metrics of a full window of steps."""
     seconds = sum(sum(record.seconds.values()) for record in window)
     return {
         "cord.loss": median(record.loss for record in window),
@@ -128,14 +130,15 @@ def over(window: "Sequence[StepRecord]") -> dict[str, float | None]:
     }
 
 
-def judged(bound: Bound, value: float | None, setting: float, watch: Any) -> Any:
-    """One bound as a check of a verdict; what is not measured yet stops nothing and passes nothing."""
+def check_bound(bound: Bound, value: float | None, setting: float, watch: "Watch | None") -> "Check":
+    """One bound as a check of a verdict; one that is not measured yet neither stops the run nor passes."""
     from andon import gates
     from andon.gates.judge import OPERATORS
 
     threshold = 0.0 if isinstance(setting, bool) else float(setting)
     holds = value is not None and OPERATORS[bound.operator](value, threshold)
-    found = [f"{finding.check}: {finding.message}" for finding in watch.findings] if isinstance(setting, bool) else []
+    findings = watch.findings if watch and isinstance(setting, bool) else []
+    found = [f"{finding.check}: {finding.message}" for finding in findings]
     return gates.Check(
         name=bound.name,
         command="",

@@ -1,4 +1,4 @@
-"""What every verb that trains has in common: its options, and the run behind them."""
+"""The options of every verb that trains, and the run behind them."""
 
 import json
 import sys
@@ -10,13 +10,13 @@ import click
 
 if TYPE_CHECKING:
     from andon.core.config import Config
-    from andon.runs.run import Begin
+    from andon.runs.run import Prepare
 
 FLAGS = ("epochs", "batch_size", "learning_rate", "grad_clip", "seed")
 OPTIONS = (
     click.option("--data", multiple=True, help="Text file, JSONL, folder or glob; may be repeated."),
     click.option("--out", type=click.Path(path_type=Path), help="The run's folder, by default reports/runs/<id>."),
-    click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with the run in this folder."),
+    click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue the run in this folder."),
     click.option("--previous", is_flag=True, help="With --resume: from the checkpoint before the last one."),
     click.option("--epochs", type=int, help="Passes over the corpus."),
     click.option("--batch-size", type=int, help="Sequences of one optimizer step."),
@@ -30,13 +30,13 @@ OPTIONS = (
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one."),
     click.option("--trace/--no-trace", default=True, help="Record spans beside the run (default) or not."),
     click.option("--otlp", metavar="URL", help="Send the spans to this endpoint too, such as http://localhost:4318."),
-    click.option("-q", "--quiet", is_flag=True, help="Print the result, no more."),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, no more."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only the result."),
+    click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON."),
 )
 
 
-class Options(NamedTuple):
-    """What the options above say of a run, besides its configuration."""
+class RunOptions(NamedTuple):
+    """The options of a run that are not part of its configuration."""
 
     out: Path | None
     resume: Path | None
@@ -56,15 +56,15 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def divided(given: dict[str, Any]) -> tuple[Options, list[str]]:
-    """The options, and the changes of configuration that the others of them stand for.
+def split_options(given: dict[str, Any]) -> tuple[RunOptions, list[str]]:
+    """A run's options, and the others as overrides of its configuration.
 
     Raises:
         click.UsageError: options that contradict each other.
     """
-    options = Options(**{name: given[name] for name in Options._fields})
+    options = RunOptions(**{name: given[name] for name in RunOptions._fields})
     if options.resume and options.out:
-        raise click.UsageError("--resume goes on in the run's own folder; leave --out away")
+        raise click.UsageError("--resume continues in the run's own folder; remove --out")
     if options.previous and not options.resume:
         raise click.UsageError("--previous needs --resume RUN")
     changes = [f"training.{key}={given[key]}" for key in FLAGS if given[key] is not None]
@@ -72,22 +72,26 @@ def divided(given: dict[str, Any]) -> tuple[Options, list[str]]:
     return options, [*changes, *given["overrides"]]
 
 
-def launch(config: "Config", name: str, options: Options, begin: "Callable[[Path], Begin] | None" = None) -> NoReturn:
+def run_and_exit(
+    config: "Config", name: str, options: RunOptions, prepare: "Callable[[Path], Prepare] | None" = None
+) -> NoReturn:
     """Run in a folder, by default a new one called `name`; print the result and exit with its code.
 
-    `begin` makes what the run trains, for a folder; by default it is trained from scratch.
+    `prepare` makes the setup of a run in a folder; by default a model is trained from scratch.
     """
     from andon.report.page import render_report
-    from andon.runs import cord, run
+    from andon.runs import run
+    from andon.runs.cord import require_green
+    from andon.runs.folder import new_folder
 
     if options.require:
-        cord.require(options.require)
-    folder = options.resume or options.out or run.new_folder(name)
+        require_green(options.require)
+    folder = options.resume or options.out or new_folder(name)
     silent = options.quiet or options.as_json
     result = run.run(
         config,
         folder,
-        begin=begin(folder) if begin else run.from_scratch,
+        prepare=prepare(folder) if prepare else run.from_scratch,
         resume=bool(options.resume),
         previous=options.previous,
         device=options.device or _best_device(),
@@ -96,14 +100,14 @@ def launch(config: "Config", name: str, options: Options, begin: "Callable[[Path
         quiet=silent,
         say=(lambda text: None) if silent else click.echo,
     )
-    if begin:
+    if prepare:
         render_report(folder, None)
     click.echo(json.dumps(result, indent=2) if options.as_json else summary(result, folder))
     sys.exit(result["exit"])
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
-    """A run in a line, a fine-tune in two."""
+    """A run in one line, a fine-tune in two."""
     line = f"{folder}: {result['steps']} steps, {result['tokens']:,} tokens, validation loss {_nats(result)}"
     tuned = result.get("finetune")
     if not tuned:

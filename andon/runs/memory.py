@@ -1,20 +1,22 @@
-"""How much memory a run's step takes, measured while it runs."""
+"""The peak memory of a run, measured while it runs."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from andon.core.config import Config
     from andon.core.training.loop import Span
     from andon.core.training.state import TrainState
 
 
-class Memory:
-    """The most bytes of tensors that were alive at once: in the first step on a CPU, in all of the run on a GPU.
+class PeakMemory:
+    """The largest number of live tensor bytes: of the first step on a CPU, of the full run on a GPU.
 
-    On a CPU every operation of that one step is looked at, which changes no result. None until then, and where
-    `training.compile` hides the operations.
+    On a CPU every operation of that one step is intercepted, which changes no result. The peak is None until then, and
+    where `training.compile` hides the operations.
     """
 
     def __init__(self, state: "TrainState", config: "Config") -> None:
@@ -33,11 +35,11 @@ class Memory:
 
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else self._peak
 
-    def watching(self, span: "Span") -> "Span":
-        """The same spans, the first step's with an eye on memory."""
+    def measured(self, span: "Span") -> "Span":
+        """The same spans; the first step's also measures memory."""
 
         @contextmanager
-        def watched(name: str, **attributes: object) -> Generator[object]:
+        def measuring(name: str, **attributes: object) -> Generator[object]:
             from andon.verify.observation.tensor_memory import TensorMemory
 
             with span(name, **attributes) as inner:
@@ -49,10 +51,10 @@ class Memory:
                     yield inner
                 self._peak = live.peak
 
-        return watched
+        return measuring
 
-    def _tensors(self) -> "Generator[Any]":
-        """What is alive before the step: parameters, what is frozen or quantised, and moments."""
+    def _tensors(self) -> "Generator[Tensor]":
+        """The live tensors before the step: parameters, buffers (a quantized base), and Adam's moments."""
         yield from self._state.model.parameters()
         yield from self._state.model.buffers()
         for moments in self._state.optimizer.state.values():

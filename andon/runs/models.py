@@ -1,4 +1,4 @@
-"""What `--model` names: a run, a checkpoint, a Hugging Face directory, a GGUF file, or an adapter on one of these."""
+"""Load what `--model` names: a run, a checkpoint, a Hugging Face directory, a GGUF file, or an adapter on one."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from andon.core.data.chat import ChatTemplate
     from andon.core.model.llama import Llama
 
-JOB = "finetune.json"  # in a fine-tuning run's folder, and beside an exported adapter
-ADAPTER = "default"  # an adapter's name on its model, as in PEFT
+JOB_FILE = "finetune.json"  # in a fine-tuning run's folder, and beside an exported adapter
+ADAPTER_NAME = "default"  # an adapter's name on its model, as in PEFT
 
 
 class ModelError(ValueError):
     """A model that cannot be put together; the message names the file and the next step."""
 
 
-class Job(NamedTuple):
-    """What an adapter is trained on, and how: enough to put the same model under it again."""
+class FinetuneJob(NamedTuple):
+    """An adapter's base and method: enough to load the same base again."""
 
     method: str  # lora or qlora, also the configuration's table
     base: Path
@@ -29,28 +29,28 @@ class Job(NamedTuple):
     template: "ChatTemplate | None"
 
 
-def load(path: Path, dtype: "torch.dtype | None" = None) -> "tuple[Llama, Tokenizer | None]":
-    """Model and tokeniser, an adapter on its base; a run's folder stands for its newest checkpoint.
+def load_any_model(path: Path, dtype: "torch.dtype | None" = None) -> "tuple[Llama, Tokenizer | None]":
+    """Model and tokenizer, an adapter on its base; a run's folder means its newest checkpoint.
 
-    Raises as `andon.core.formats.interchange`, `andon.core.formats.peft` and `read_adapter` do.
+    Raises as `andon.core.formats.interchange`, `andon.core.formats.peft` and `adapter_job` do.
     """
     from andon.core.formats.interchange import load_model
 
-    folder = newest(path)
-    job = read_adapter(folder)
+    folder = resolve_checkpoint(path)
+    job = adapter_job(folder)
     return load_adapted(folder, job) if job else load_model(folder, dtype)
 
 
-def load_adapted(folder: Path, job: Job) -> "tuple[Llama, Tokenizer | None]":
-    """The adapter in a folder on its base, and the base's tokeniser."""
+def load_adapted(folder: Path, job: FinetuneJob) -> "tuple[Llama, Tokenizer | None]":
+    """The adapter in a folder on its base, and the base's tokenizer."""
     from andon.core.formats.peft import load_adapter
 
-    model, tokeniser = load_base(job)
-    load_adapter(model, folder, ADAPTER)
-    return model, tokeniser
+    model, tokenizer = load_base(job)
+    load_adapter(model, folder, ADAPTER_NAME)
+    return model, tokenizer
 
 
-def load_base(job: Job) -> "tuple[Llama, Tokenizer | None]":
+def load_base(job: FinetuneJob) -> "tuple[Llama, Tokenizer | None]":
     """The model as the adapter sees it in training: in the run's dtype, or its blocks in 4 bits."""
     from andon.core.config import QloraConfig
     from andon.core.formats.huggingface import DTYPES
@@ -58,24 +58,23 @@ def load_base(job: Job) -> "tuple[Llama, Tokenizer | None]":
 
     dtype = DTYPES[job.dtype] if job.dtype else None
     table = QloraConfig(double_quantization=job.double_quantization)
-    return load_model(newest(job.base), dtype, table if job.method == "qlora" else None)
+    return load_model(resolve_checkpoint(job.base), dtype, table if job.method == "qlora" else None)
 
 
-def newest(path: Path) -> Path:
-    """A run's newest checkpoint; anything else is itself."""
+def resolve_checkpoint(path: Path) -> Path:
+    """A run's newest checkpoint; any other path unchanged."""
     from andon.core.files.folders import latest_checkpoint
 
     return latest_checkpoint(path / "checkpoints") or path
 
 
-def read_adapter(folder: Path, base: Path | None = None) -> Job | None:
+def adapter_job(folder: Path, base: Path | None = None) -> FinetuneJob | None:
     """How the adapter in a folder was trained; None where the folder holds no adapter.
 
-    One from elsewhere says where its base is and no more: then the base is taken as it is. `base` stands for what any
-    of them says.
+    One from elsewhere only names its base, which is then loaded as it is. `base` replaces the recorded path.
 
     Raises:
-        ModelError: the base is not where the adapter says, or it does not say.
+        ModelError: the base is not where the adapter says, or the adapter does not say.
     """
     from andon.core.files.manifest import ADAPTER_CONFIG
     from andon.core.formats.peft_config import read_adapter_config
@@ -83,20 +82,26 @@ def read_adapter(folder: Path, base: Path | None = None) -> Job | None:
     described = folder / ADAPTER_CONFIG
     if not described.exists():
         return None
-    jobs = [path for path in (folder / JOB, folder.parent.parent / JOB) if path.exists()]
-    said = read_adapter_config(described).base
-    job = read_job(jobs[0]) if jobs else Job("lora", Path(said or ""), None, double_quantization=False, template=None)
+    jobs = [path for path in (folder / JOB_FILE, folder.parent.parent / JOB_FILE) if path.exists()]
+    recorded = read_adapter_config(described).base
+    job = (
+        read_job(jobs[0])
+        if jobs
+        else FinetuneJob("lora", Path(recorded or ""), None, double_quantization=False, template=None)
+    )
     job = job._replace(base=base) if base else job
-    if not (jobs or said or base) or not job.base.exists():
-        raise ModelError(f"{described}: base_model_name_or_path={said!r} is not on this machine; name it with --base")
+    if not (jobs or recorded or base) or not job.base.exists():
+        raise ModelError(
+            f"{described}: base_model_name_or_path={recorded!r} is not on this machine; name it with --base"
+        )
     return job
 
 
-def read_job(path: Path) -> Job:
+def read_job(path: Path) -> FinetuneJob:
     """Read what `write_job` wrote.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: it cannot be read.
     """
     from andon.core.data.chat import ChatTemplate
 
@@ -104,13 +109,13 @@ def read_job(path: Path) -> Job:
         fields = json.loads(path.read_text(encoding="utf-8"))
         template = fields.pop("template")
         fields["base"] = Path(fields["base"])
-        return Job(**fields, template=ChatTemplate(**template) if template else None)
+        return FinetuneJob(**fields, template=ChatTemplate(**template) if template else None)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: is damaged ({error!r}); name the adapter's base with --base") from error
 
 
-def write_job(job: Job, path: Path) -> None:
-    """Put a job beside its adapter."""
+def write_job(job: FinetuneJob, path: Path) -> None:
+    """Write a job beside its adapter."""
     fields: dict[str, Any] = job._asdict() | {"base": str(job.base)}
     fields["template"] = job.template._asdict() if job.template else None
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a line every few seconds elsewhere."""
+"""The progress of a run: a bar on a terminal, a line every few seconds elsewhere."""
 
 import time
 from collections.abc import Callable, Generator
@@ -36,7 +36,7 @@ def progress(done: int, total: int, *, quiet: bool) -> Generator[tuple[Callable[
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("steps", total=total, completed=done, loss=float("nan"), rate=0.0)
-        speed = _speedometer()
+        speed = _smoothed_throughput()
         yield (
             lambda record: bar.update(task, completed=record.step, loss=record.loss, rate=speed(record)),
             console.print,
@@ -44,7 +44,7 @@ def progress(done: int, total: int, *, quiet: bool) -> Generator[tuple[Callable[
 
 
 def _line_printer(done: int, total: int) -> Callable[["StepRecord"], None]:
-    begun, speed = time.monotonic(), _speedometer()
+    begun, speed = time.monotonic(), _smoothed_throughput()
     printed = begun - LINE_EVERY_SECONDS
 
     def show(record: "StepRecord") -> None:
@@ -61,8 +61,8 @@ def _line_printer(done: int, total: int) -> Callable[["StepRecord"], None]:
     return show
 
 
-def _speedometer() -> Callable[["StepRecord"], float]:
-    """Tokens a second, smoothed over about ten steps."""
+def _smoothed_throughput() -> Callable[["StepRecord"], float]:
+    """Tokens per second, smoothed over about ten steps."""
     smooth = 0.0
 
     def speed(record: "StepRecord") -> float:

@@ -1,1 +1,1 @@
-"""LoRA on a frozen model, and the 4-bit weights below it."""
+"""LoRA on a frozen model, and the 4-bit weights of a QLoRA base."""

@@ -1,6 +1,6 @@
-"""Adapters on a model: put on, switched, merged, taken off.
+"""Add, activate, merge and remove adapters.
 
-Names and initial values are PEFT's, so that its adapters and ours are the same numbers under one name.
+Names and initialization are PEFT's, so that its adapters and ours are interchangeable.
 Legend: I inputs, O outputs, R rank.
 """
 
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from andon.core.adapters.low_rank import Adapter, LoRALinear, Origin, Unmerged
-from andon.core.adapters.targets import Factors, LoraError, Sides, plan
+from andon.core.adapters.targets import Factors, LinearShape, LoraError, plan
 from andon.core.config import LoraConfig
 from andon.core.model.ops import at_least_fp32
 
-NAME = re.compile(r"[A-Za-z0-9_-]+")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def plan_lora(model: nn.Module, config: LoraConfig) -> dict[str, Factors]:
-    """What each module that `config` targets would get, by the module's name; changes nothing.
+    """The factors of each module that `config` targets, by module name; changes nothing.
 
     Raises:
         LoraError: as `andon.core.adapters.targets.plan`.
     """
     inside = tuple(f"{name}." for name in _wrappers(model))
     modules = {name: module for name, module in model.named_modules() if name and not name.startswith(inside)}
-    return plan({name: _sides(module) for name, module in modules.items()}, config)
+    return plan({name: _linear_shape(module) for name, module in modules.items()}, config)
 
 
 def add_lora(
@@ -46,8 +46,8 @@ def add_lora(
     slope of sqrt 5); B is zero. The new adapter is the active one.
 
     Raises:
-        LoraError: as `plan_lora`; the name is taken or unusable, an adapter is merged, or a weight of the base is not
-            finite. The model is then as it was.
+        LoraError: as `plan_lora`; the name is taken or invalid, an adapter is merged, or a weight of the base is not
+            finite. The model is then unchanged.
     """
     weights = {}
     for module, (rank, inputs, outputs, _) in plan_lora(model, config).items():
@@ -78,7 +78,7 @@ def attach_lora(model: nn.Module, config: LoraConfig, weights: dict[str, Tensor]
 
 
 def set_adapter(model: nn.Module, name: str | None) -> None:
-    """Make one adapter the active and trainable one; None leaves the base alone.
+    """Make one adapter active and trainable; with None the base runs alone.
 
     Raises:
         LoraError: there is no such adapter, or one is merged.
@@ -86,7 +86,7 @@ def set_adapter(model: nn.Module, name: str | None) -> None:
     wrappers = _wrappers(model)
     _check_unmerged(wrappers)
     if name is not None:
-        _owners(wrappers, name)
+        _adapters_named(wrappers, name)
     for wrapper in wrappers.values():
         wrapper.active = name
         for other, adapter in wrapper.adapters.items():
@@ -94,7 +94,7 @@ def set_adapter(model: nn.Module, name: str | None) -> None:
 
 
 def active_adapter(model: nn.Module) -> str | None:
-    """The active adapter's name, None where there is none."""
+    """The active adapter's name, or None."""
     return next((wrapper.active for wrapper in _wrappers(model).values()), None)
 
 
@@ -110,7 +110,7 @@ def lora_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
         LoraError: there is no such adapter.
     """
     found = {}
-    for module, adapter in _owners(_wrappers(model), name).items():
+    for module, adapter in _adapters_named(_wrappers(model), name).items():
         found |= {f"{module}.lora_A.weight": adapter.lora_A, f"{module}.lora_B.weight": adapter.lora_B}
     return found
 
@@ -121,64 +121,64 @@ def lora_origin(model: nn.Module, name: str) -> Origin:
     Raises:
         LoraError: there is no such adapter.
     """
-    return next(iter(_owners(_wrappers(model), name).values())).origin
+    return next(iter(_adapters_named(_wrappers(model), name).values())).origin
 
 
 def merge_lora(model: nn.Module, name: str) -> list[str]:
-    """Fold an adapter into the weights, which then are plain matrices; no adapter is active afterwards.
+    """Merge an adapter into the weights, which become plain matrices; no adapter is active afterwards.
 
-    Returns the names of the modules whose weights were quantised and now are not. What was there before is kept beside
-    the model, for `unmerge_lora`.
+    Returns the names of the modules whose weights were quantized and now are not. The previous modules are kept for
+    `unmerge_lora`.
 
     Raises:
         LoraError: no such adapter, one is merged already, or a weight is shared with another module.
     """
     wrappers = _wrappers(model)
     _check_unmerged(wrappers)
-    owners = _owners(wrappers, name)
+    owners = _adapters_named(wrappers, name)
     for module in owners:
-        _check_alone(model, f"{module}.base.weight")
+        _check_not_shared(model, f"{module}.base.weight")
     set_adapter(model, None)
-    dequantised = []
+    dequantized = []
     for module, adapter in owners.items():
         wrapper = wrappers[module]
         if hasattr(wrapper.base, "dequantize"):
-            dequantised.append(module)
-        merged = _merged(wrapper.base, adapter)
+            dequantized.append(module)
+        merged = _merged_linear(wrapper.base, adapter)
         wrapper.unmerged = Unmerged(name, wrapper.base, merged.weight.dtype, merged.weight.device)
         wrapper.base = merged
-    return dequantised
+    return dequantized
 
 
 def unmerge_lora(model: nn.Module, name: str) -> None:
-    """Put back, to the bit, what `merge_lora` replaced; the adapter is active again.
+    """Restore, bit for bit, what `merge_lora` replaced; the adapter is active again.
 
     Raises:
         LoraError: it is not merged, or the model has been converted since.
     """
-    kept = {w: w.unmerged for w in _wrappers(model).values() if w.unmerged and w.unmerged.adapter == name}
-    if not kept:
+    merged = {w: w.unmerged for w in _wrappers(model).values() if w.unmerged and w.unmerged.adapter == name}
+    if not merged:
         raise LoraError(f"adapter {name!r} is not merged; merge it first, or use the model as it is")
-    for wrapper, unmerged in kept.items():
+    for wrapper, unmerged in merged.items():
         now = wrapper.base.weight
         if (now.dtype, now.device) != (unmerged.dtype, unmerged.device):
             raise LoraError(
                 f"adapter {name!r} was merged in {unmerged.dtype} on {unmerged.device} and the model is {now.dtype} on "
-                f"{now.device} now, where what was merged into has no place; load the base again"
+                f"{now.device} now, where the previous weights cannot be restored; load the base again"
             )
-    for wrapper, unmerged in kept.items():
+    for wrapper, unmerged in merged.items():
         wrapper.base, wrapper.unmerged = unmerged.base, None
     set_adapter(model, name)
 
 
 def unwrap_lora(model: nn.Module) -> None:
-    """Leave the plain modules: what is merged stays in them, every other adapter is gone."""
+    """Replace the wrappers by their base modules: a merged adapter stays in the weights, all others are removed."""
     for name, wrapper in _wrappers(model).items():
         model.set_submodule(name, wrapper.base)
 
 
 def base_digest(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all tensors but the adapters'; the same with and without these.
+    """SHA-256 over names, dtypes, shapes and bytes of all tensors except the adapters'; the same with and without them.
 
     Empty for a model on the meta device.
     """
@@ -191,7 +191,7 @@ def base_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _sides(module: nn.Module) -> Sides | None:
+def _linear_shape(module: nn.Module) -> LinearShape | None:
     inputs, outputs = (getattr(module, side, None) for side in ("in_features", "out_features"))
     return None if inputs is None or outputs is None else (inputs, outputs)
 
@@ -201,8 +201,8 @@ def _weight(base: nn.Module) -> Tensor:
     return dequantize() if dequantize else cast("Tensor", base.weight)
 
 
-def _merged(base: nn.Module, adapter: Adapter) -> nn.Linear:
-    """A plain module of the sum, rounded once, from at least fp32."""
+def _merged_linear(base: nn.Module, adapter: Adapter) -> nn.Linear:
+    """A plain module of base plus adapter, summed in at least fp32 and rounded once."""
     weight_OI = _weight(base).detach()
     high, bias = at_least_fp32(weight_OI.dtype), getattr(base, "bias", None)
     a_RI, b_OR = adapter.lora_A.detach().to(high), adapter.lora_B.detach().to(high)
@@ -218,8 +218,8 @@ def _wrappers(model: nn.Module) -> dict[str, LoRALinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
 
 
-def _owners(wrappers: dict[str, LoRALinear], name: str) -> dict[str, Adapter]:
-    """The adapter in each module that has it."""
+def _adapters_named(wrappers: dict[str, LoRALinear], name: str) -> dict[str, Adapter]:
+    """The adapter of that name in each module that has it."""
     found = {module: adapter for module, wrapper in wrappers.items() if (adapter := wrapper.adapter(name))}
     if not found:
         known = sorted({other for wrapper in wrappers.values() for other in wrapper.adapters})
@@ -228,7 +228,7 @@ def _owners(wrappers: dict[str, LoRALinear], name: str) -> dict[str, Adapter]:
 
 
 def _base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All tensors but the adapters', by the names they have without adapters."""
+    """All tensors except the adapters', by the names they have without adapters."""
     wrappers = _wrappers(model)
     for name, tensor in chain(model.named_parameters(), model.named_buffers(remove_duplicate=False)):
         owner, _, rest = name.rpartition(".base.")
@@ -239,10 +239,10 @@ def _base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _check_name(model: nn.Module, name: str) -> None:
     wrappers = _wrappers(model)
     _check_unmerged(wrappers)
-    if not NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
+    if not NAME_PATTERN.fullmatch(name) or hasattr(nn.ModuleDict(), name):
         raise LoraError(
-            f"adapter name {name!r} cannot be a module's; use letters, digits, - and _, "
-            "and none of the names that torch gives its modules' own methods"
+            f"adapter name {name!r} cannot be a module's name; use letters, digits, - and _, "
+            "and no attribute of torch.nn.ModuleDict"
         )
     if any(name in wrapper.adapters for wrapper in wrappers.values()):
         raise LoraError(f"there is an adapter {name!r} already; choose another name")
@@ -254,11 +254,11 @@ def _check_unmerged(wrappers: dict[str, LoRALinear]) -> None:
         raise LoraError(f"adapter {merged.adapter!r} is merged into the base; unmerge it first")
 
 
-def _check_alone(model: nn.Module, name: str) -> None:
+def _check_not_shared(model: nn.Module, name: str) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for other, parameter in parameters.items():
         if name in parameters and parameter is parameters[name] and other != name:
-            raise LoraError(f"{name} is also {other}, which merging would change too; give each its own weight")
+            raise LoraError(f"{name} is also {other}, which merging would change too; give each a weight of its own")
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -266,4 +266,4 @@ def _check_finite(model: nn.Module) -> None:
         if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
             largest = torch.linalg.vector_norm(tensor.detach(), math.inf)  # one pass, nothing allocated
             if not math.isfinite(largest):
-                raise LoraError(f"{name} of the base holds NaN or inf, on which no adapter can learn; load it again")
+                raise LoraError(f"{name} of the base holds NaN or inf, on which no adapter can train; load it again")

@@ -15,14 +15,14 @@ from andon.core.config import LoraConfig
 
 
 class Origin(NamedTuple):
-    """What an adapter was made from; `base` is `base_digest` of the model, empty where that had no values yet."""
+    """What an adapter was made from; `base` is the model's `base_digest`, empty for a model on the meta device."""
 
     config: LoraConfig
     base: str
 
 
 class Unmerged(NamedTuple):
-    """What lies beside a merged module: the adapter's name, the base before, and where and how it was merged."""
+    """What undoes a merge: the adapter's name, the base before it, and dtype and device of the merge."""
 
     adapter: str
     base: nn.Module
@@ -31,7 +31,7 @@ class Unmerged(NamedTuple):
 
 
 class Adapter(nn.Module):
-    """One pair of factors. With B zero the adapted module is, to the bit, the module alone."""
+    """One pair of factors. With B zero the adapted module's output is bitwise that of the base module."""
 
     def __init__(self, lora_A: Tensor, lora_B: Tensor, scale: float, origin: Origin) -> None:
         super().__init__()
@@ -43,8 +43,8 @@ class Adapter(nn.Module):
 class LoRALinear(nn.Module):
     """A linear module, and adapters by name of which at most one is active.
 
-    `base` is any module with `in_features` and `out_features`. One without a plain `weight` (O, I) offers
-    `dequantize()` instead, which only merging asks for.
+    `base` is any module with `in_features` and `out_features`. One without a plain `weight` (O, I) has `dequantize()`
+    instead, which only merging calls.
     """
 
     def __init__(self, base: nn.Module) -> None:
@@ -52,7 +52,7 @@ class LoRALinear(nn.Module):
         self.base = base
         self.adapters = nn.ModuleDict()
         self.active: str | None = None
-        self.unmerged: Unmerged | None = None  # a tuple, and so no part of the model
+        self.unmerged: Unmerged | None = None  # a tuple, and so not a submodule
         self.in_features, self.out_features = base.in_features, base.out_features
         self.train(base.training)
 
@@ -62,7 +62,7 @@ class LoRALinear(nn.Module):
 
     @property
     def dropout(self) -> float:
-        """The share of inputs that the active adapter drops in training mode, named as in torch's modules."""
+        """The fraction of inputs that the active adapter drops in training mode, named as in torch's modules."""
         adapter = self.adapter(self.active)
         return adapter.origin.config.dropout if adapter else 0.0
 
@@ -77,10 +77,10 @@ class LoRALinear(nn.Module):
 
 
 class _LowRank(Function):
-    """Adds to the base's output in place, and keeps x and its R numbers a token for the backward pass.
+    """Adds to the base's output in place, and saves x and R numbers per token for the backward pass.
 
     With B zero no bit of the output changes: products that start at +0 sum to +0, never -0, whatever the kernel, and
-    subtracting +0 leaves even -0 alone. Narrow matrices lie with R first, as BLAS is fastest with them.
+    subtracting +0 leaves even -0 alone. Narrow matrices have R first, which is fastest in BLAS.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""NF4: weights in 4 bits, on levels that suit normally distributed values (Dettmers et al. 2023, arXiv:2305.14314).
+"""NF4: weights in 4 bits, with levels for normally distributed values (Dettmers et al. 2023, arXiv:2305.14314).
 
-A weight is a level times the absmax of its block of 64; the absmaxes are themselves quantised to 8 bits in blocks of
-256 ("double quantisation"). Codes, absmaxes and values are those of bitsandbytes, bit for bit.
-Both directions work through a tensor a slab at a time, so that what they compute on the way takes little memory.
+A weight is a level times the absmax of its block of 64; the absmaxes are themselves quantized to 8 bits in blocks of
+256 ("double quantization"). Codes, absmaxes and values equal those of bitsandbytes, bit for bit.
+Both directions process a tensor in slabs, so that intermediate results take little memory.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from torch.nn.functional import linear, pad
 from andon.core.adapters.nf4_blocks import BLOCK, NESTED_BLOCK, SLAB, block_count, padding, slabs, whole_blocks
 from andon.core.model.ops import compute_dtype
 
-# Each half holds quantiles of a standard normal at equal steps of probability, over the largest (appendix E).
+# Each half: quantiles of a standard normal at equal steps of probability, divided by the largest (appendix E).
 LEVELS = (
     -1.0,
     -0.6961928009986877,
@@ -37,13 +37,13 @@ LEVELS = (
     0.7229568362236023,
     1.0,
 )
-SMALLEST = 1e-38  # what a block of zeros is divided by
-LANES = 16  # into which a lookup is cut: torch divides no single row among threads
-STEPS = 65535  # to which an absmax is rounded before its nearest level is looked up
+SMALLEST = 1e-38  # divisor of a block of zeros
+LANES = 16  # rows of a lookup: torch does not split a single row among threads
+STEPS = 65535  # an absmax is rounded to one of these before its nearest level is looked up
 
 
 class QuantError(ValueError):
-    """A weight that cannot be quantised; the message names it."""
+    """A weight that cannot be quantized; the message names it."""
 
 
 class Nested(NamedTuple):
@@ -55,45 +55,45 @@ class Nested(NamedTuple):
 
 
 class NF4Tensor(NamedTuple):
-    """A quantised tensor; see `dequantize_nf4` for its values."""
+    """A quantized tensor; see `dequantize_nf4` for its values."""
 
     codes: Tensor  # uint8 (half the elements, rounded up), the first of two in the high nibble
-    absmax: Tensor  # (blocks): float32, or uint8 where `nested` says what they stand for
+    absmax: Tensor  # (blocks): float32, or uint8 codes with `nested`
     nested: Nested | None
     shape: tuple[int, ...]
-    dtype: torch.dtype  # of the tensor that was quantised
+    dtype: torch.dtype  # of the tensor that was quantized
     block_size: int
 
 
 def quantize_nf4(tensor: Tensor, block_size: int = BLOCK, double: bool = True, name: str = "tensor") -> NF4Tensor:
     """The nearest level of each element over its block's absmax, blocks of `block_size` (a power of 2) along rows.
 
-    `double` quantises the absmaxes too.
+    `double` quantizes the absmaxes too.
 
     Raises:
         QuantError: `tensor`, called `name`, is empty or holds infinity or NaN.
     """
     flat = tensor.detach().reshape(-1)
     if not flat.numel():
-        raise QuantError(f"{name} is empty; NF4 quantises matrices of at least one element")
+        raise QuantError(f"{name} is empty; NF4 quantizes matrices of at least one element")
     codes = torch.empty(block_count(flat.numel(), 2), dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(block_count(flat.numel(), block_size), dtype=torch.float32, device=flat.device)
     for start, end in slabs(flat.numel(), SLAB):
         slab = flat[start:end].float()
-        normal, largest = _normalised(slab, block_size)
+        normal, largest = _normalize_blocks(slab, block_size)
         absmax[start // block_size :][: len(largest)] = largest
-        packed = _packed(normal)
+        packed = _pack_codes(normal)
         codes[start // 2 :][: len(packed)] = packed
     if not absmax.isfinite().all():
-        raise QuantError(f"{name} holds infinity or NaN, which NF4 cannot represent; look at how it was made")
+        raise QuantError(f"{name} holds infinity or NaN, which NF4 cannot represent; check how it was made")
     stored, nested = _quantize_absmax(absmax) if double else (absmax, None)
     return NF4Tensor(codes, stored, nested, tuple(tensor.shape), tensor.dtype, block_size)
 
 
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Level times absmax, multiplied in fp32, in `dtype` or that of the tensor which was quantised."""
+    """Level times absmax, multiplied in fp32, in `dtype` or the dtype of the tensor that was quantized."""
     codes, size = weight.codes, weight.block_size
-    pairs, absmax = _pairs(codes.device), dequantize_absmax(weight)
+    pairs, absmax = _level_pairs(codes.device), dequantize_absmax(weight)
     values = torch.empty(2 * len(codes), dtype=dtype or weight.dtype, device=codes.device)
     in_place = values.dtype == torch.float32
     scratch = values if in_place else values.new_empty(min(SLAB, len(values)), dtype=torch.float32)
@@ -103,7 +103,7 @@ def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tenso
         lanes = LANES if len(some) % LANES == 0 else 1
         found = levels.view(pairs.dtype).view(lanes, -1)
         torch.gather(pairs.expand(lanes, -1), 1, some.view(lanes, -1), out=found)
-        _scale(levels, absmax[start // size :], size, values[start:])
+        _scale_blocks(levels, absmax[start // size :], size, values[start:])
     return values[: prod(weight.shape)].view(weight.shape)
 
 
@@ -112,12 +112,12 @@ def dequantize_absmax(weight: NF4Tensor) -> Tensor:
     if weight.nested is None:
         return weight.absmax
     absmax = weight.nested.levels.index_select(0, weight.absmax.int())
-    _scale(absmax, weight.nested.absmax, NESTED_BLOCK, absmax)
+    _scale_blocks(absmax, weight.nested.absmax, NESTED_BLOCK, absmax)
     return absmax.add_(weight.nested.offset)
 
 
 def bits_per_parameter(weights: Iterable[NF4Tensor]) -> float:
-    """Bits of codes, absmaxes and nested absmaxes together, a weight: 4.5 with blocks of 64, 4.127 doubly quantised."""
+    """Bits per weight of codes, absmaxes and nested absmaxes: 4.5 with blocks of 64, 4.127 doubly quantized."""
     stored, count = 0, 0
     for weight in weights:
         nested = weight.nested.absmax.nbytes if weight.nested else 0
@@ -129,8 +129,8 @@ def bits_per_parameter(weights: Iterable[NF4Tensor]) -> float:
 class NF4Linear(nn.Module):
     """A frozen linear map without bias whose weight (O, I) is kept in 4 bits.
 
-    The weight is dequantised for the forward product and again for the backward one, and kept for neither. Products are
-    in the input's dtype, or autocast's. It holds buffers only: nothing in it can be trained.
+    The weight is dequantized in the forward pass and again in the backward pass, and not kept. Products are in the
+    input's dtype, or autocast's. The module has buffers only, and nothing to train.
     """
 
     codes: Tensor
@@ -162,17 +162,17 @@ class NF4Linear(nn.Module):
         return _Product.apply(x, self.quantized, compute_dtype(x))
 
     def dequantize(self) -> Tensor:
-        """The weight (O, I), in the dtype of the weight which was quantised."""
+        """The weight (O, I), in the dtype of the weight that was quantized."""
         return dequantize_nf4(self.quantized)
 
     def extra_repr(self) -> str:
-        """What a printed model shows."""
+        """The arguments in a printed model."""
         double = self.nested_absmax is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, double={double}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NF4Linear":
         """Move, but never cast: `model.to(torch.bfloat16)` would round the absmaxes, and so change every weight."""
-        del recurse  # there is nothing below
+        del recurse  # there are no submodules
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 bits = buffer.view(torch.int32) if buffer.is_floating_point() else buffer
@@ -186,33 +186,33 @@ def quantize_model(model: nn.Module, double: bool = True) -> None:
     Raises:
         QuantError: a matrix holds infinity or NaN.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and is_quantized(name)]
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and should_quantize(name)]
     for name in names:
         weight = quantize_nf4(model.get_parameter(f"{name}.weight"), double=double, name=f"{name}.weight")
         model.set_submodule(name, NF4Linear(weight))
 
 
 def dequantize_model(model: nn.Module) -> None:
-    """Replace what is quantised by plain matrices of the values that it stands for, in the dtype from before."""
-    quantised = {name: module for name, module in model.named_modules() if isinstance(module, NF4Linear)}
-    for name, module in quantised.items():
+    """Replace quantized modules by plain linear ones with the dequantized values, in the original dtype."""
+    quantized = {name: module for name, module in model.named_modules() if isinstance(module, NF4Linear)}
+    for name, module in quantized.items():
         plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
         plain.weight = nn.Parameter(module.dequantize(), requires_grad=False)
         model.set_submodule(name, plain)
 
 
-def is_quantized(name: str) -> bool:
-    """Whether QLoRA quantises the module, or the weight, of this name: the seven projections of a block."""
+def should_quantize(name: str) -> bool:
+    """Whether QLoRA quantizes the module, or the weight, of this name: the seven projections of a block."""
     return name.removesuffix(".weight").endswith("_proj")
 
 
 class _Product(Function):
-    """x W^T, with W dequantised twice instead of kept. The codes are the model's own: nothing is saved for them."""
+    """x W^T, with W dequantized twice instead of saved. The codes are the model's buffers and need no saving."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: NF4Tensor, compute: torch.dtype) -> Tensor:
         ctx.weight, ctx.dtype = weight, x.dtype
-        return linear(x, dequantize_nf4(weight, compute))  # autocast rounds x by itself
+        return linear(x, dequantize_nf4(weight, compute))  # autocast casts x itself
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -220,10 +220,10 @@ class _Product(Function):
         return (grad @ dequantize_nf4(ctx.weight, grad.dtype)).to(ctx.dtype), None, None
 
 
-def _normalised(flat: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _normalize_blocks(flat: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Elements over their block's absmax, in [-1, 1], and the absmaxes; both as bitsandbytes rounds them.
 
-    It multiplies whole blocks by a reciprocal and divides a last, shorter one.
+    bitsandbytes multiplies full blocks by a reciprocal and divides a last, shorter one.
     """
     whole = whole_blocks(len(flat), size)
     blocks = flat[:whole].view(-1, size)
@@ -236,8 +236,8 @@ def _normalised(flat: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return torch.cat((normal, rest)), torch.cat((absmax, last[None]))
 
 
-def _packed(normal: Tensor) -> Tensor:
-    """Two codes a byte, the first in the high nibble; an odd last one is paired with that of 0."""
+def _pack_codes(normal: Tensor) -> Tensor:
+    """Two codes per byte, the first in the high nibble; an odd last one is paired with the code of 0."""
     even, bounds = pad(normal, (0, padding(len(normal), 2))), _midpoints(nf4_levels(normal.device))
     codes = torch.bucketize(even, bounds, out_int32=True).to(torch.uint8)
     return codes[::2] << 4 | codes[1::2]
@@ -246,12 +246,12 @@ def _packed(normal: Tensor) -> Tensor:
 def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, Nested]:
     """8-bit absmaxes (section 3 of the paper): their mean is subtracted, so that both signs of the levels are used.
 
-    As bitsandbytes does, which rounds to one of 65,536 steps in [-1, 1] and takes the level nearest to that step. What
-    it cannot divide, 0 by 0, gets the first level, which counts 0 times then.
+    As bitsandbytes does, which rounds to one of 65,536 steps in [-1, 1] and takes the level nearest to that step. 0 / 0
+    becomes the first level, which is then multiplied by 0.
     """
     offset, levels = absmax.mean(), dynamic_levels(absmax.device)
-    centred = absmax - offset
-    blocks = pad(centred, (0, padding(len(centred), NESTED_BLOCK))).view(-1, NESTED_BLOCK)
+    centered = absmax - offset
+    blocks = pad(centered, (0, padding(len(centered), NESTED_BLOCK))).view(-1, NESTED_BLOCK)
     largest = blocks.abs().amax(1)
     normal = blocks.mul((1 / largest)[:, None]).nan_to_num_(nan=-1).clamp_(-1, 1).view(-1)[: len(absmax)]
     steps = ((normal + 1) * 0.5 * STEPS + 0.5).int()
@@ -262,7 +262,7 @@ def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, Nested]:
 
 @cache
 def nf4_levels(device: torch.device) -> Tensor:
-    """LEVELS, float32 whatever torch's default dtype is."""
+    """LEVELS as a tensor, float32 whatever torch's default dtype is."""
     return torch.tensor(LEVELS, dtype=torch.float32, device=device)
 
 
@@ -286,13 +286,13 @@ def _midpoints(levels: Tensor) -> Tensor:
 
 
 @cache
-def _pairs(device: torch.device) -> Tensor:
+def _level_pairs(device: torch.device) -> Tensor:
     """The two float32 values that each byte stands for, as one 64-bit element: a byte's lookup is a single gather."""
     levels, byte = nf4_levels(device), torch.arange(256, device=device)
     return torch.stack((levels[byte >> 4], levels[byte & 15]), dim=1).view(torch.float64).flatten()
 
 
-def _scale(values: Tensor, scales: Tensor, size: int, out: Tensor) -> None:
+def _scale_blocks(values: Tensor, scales: Tensor, size: int, out: Tensor) -> None:
     """Multiply each block of `size` values by its scale, and round once to the dtype of `out`."""
     whole = whole_blocks(len(values), size)
     blocks = whole // size

@@ -1,24 +1,24 @@
-"""Which modules an adapter goes to, and with what rank and scale, by PEFT's rules for names and patterns."""
+"""Which modules get an adapter, with which rank and scale, by PEFT's rules for names and patterns."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from andon.core.config import LoraConfig, ending
+from andon.core.config import LoraConfig, suffix_pattern
 
 ALL_LINEAR = "all-linear"
 HEAD = "lm_head"
 
-Sides = tuple[int, int]  # inputs and outputs of a linear module
+LinearShape = tuple[int, int]  # inputs and outputs of a linear module
 
 
 class LoraError(ValueError):
-    """An adapter that cannot be what is asked; the message names the module or key, the rule and the next step."""
+    """An adapter that cannot be made as configured; the message names the module or key, the rule and the next step."""
 
 
 class Factors(NamedTuple):
-    """What one module gets: A is (rank, inputs), B is (outputs, rank), and their product counts `scale` times."""
+    """The factors of one module: A is (rank, inputs), B is (outputs, rank), and their product is times `scale`."""
 
     rank: int
     inputs: int
@@ -26,8 +26,8 @@ class Factors(NamedTuple):
     scale: float
 
 
-def plan(modules: Mapping[str, Sides | None], config: LoraConfig) -> dict[str, Factors]:
-    """The factors of each module that `config` targets, by name; `modules` are all there are, None for one not linear.
+def plan(modules: Mapping[str, LinearShape | None], config: LoraConfig) -> dict[str, Factors]:
+    """The factors of each module that `config` targets, by name; `modules` are all, None for one that is not linear.
 
     The scale is alpha / rank, or alpha / sqrt(rank) with `use_rslora` (Kalajdzievski 2023, arXiv:2312.03732).
 
@@ -37,12 +37,12 @@ def plan(modules: Mapping[str, Sides | None], config: LoraConfig) -> dict[str, F
     """
     names = _targets(modules, config.target_modules)
     for key in [*config.rank_pattern, *config.alpha_pattern]:
-        if not any(_describes(key, name) for name in names):
-            raise LoraError(f"pattern {key!r} describes none of the targets, which end in {_endings(names)}")
+        if not any(_matches_pattern(key, name) for name in names):
+            raise LoraError(f"pattern {key!r} matches none of the targets, which end in {_endings(names)}")
     planned = {}
     for name, (inputs, outputs) in names.items():
-        rank = config.rank_pattern.get(_first(config.rank_pattern, name), config.rank)
-        alpha = config.alpha_pattern.get(_first(config.alpha_pattern, name), config.resolved_alpha)
+        rank = config.rank_pattern.get(_first_matching(config.rank_pattern, name), config.rank)
+        alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name), config.resolved_alpha)
         if rank > min(inputs, outputs):
             raise LoraError(
                 f"rank={rank} is above the smaller side of {name} ({outputs} x {inputs}); "
@@ -52,26 +52,26 @@ def plan(modules: Mapping[str, Sides | None], config: LoraConfig) -> dict[str, F
     return planned
 
 
-def _targets(modules: Mapping[str, Sides | None], wanted: list[str] | str) -> dict[str, Sides]:
-    """In the order of `modules`. A list's entry that matches nothing is a misspelling, and refused as one."""
-    linear = {name: sides for name, sides in modules.items() if sides and not _ends(name, HEAD)}
+def _targets(modules: Mapping[str, LinearShape | None], wanted: list[str] | str) -> dict[str, LinearShape]:
+    """The targets in the order of `modules`. An entry that matches nothing is an error, as a misspelling."""
+    linear = {name: sides for name, sides in modules.items() if sides and not _ends_with(name, HEAD)}
     if wanted == ALL_LINEAR:
         matches = {wanted: list(linear)}
     elif isinstance(wanted, str):
         matches = {wanted: [name for name in modules if re.fullmatch(wanted, name)]}
     else:
-        matches = {end: [name for name in modules if _ends(name, end)] for end in wanted}
+        matches = {end: [name for name in modules if _ends_with(name, end)] for end in wanted}
     for target, names in matches.items():
         if not names:
             raise LoraError(f"target_modules: {target!r} matches no module; the linear ones end in {_endings(linear)}")
     chosen = {name for names in matches.values() for name in names}
     for name in sorted(chosen.difference(linear)):
-        why = "is taken inside the chunked loss" if modules[name] else "is no linear module"
+        why = "is computed inside the chunked loss" if modules[name] else "is not a linear module"
         raise LoraError(f"target_modules: {name} {why} and takes no adapter; choose among {_endings(linear)}")
     return {name: sides for name, sides in linear.items() if name in chosen}
 
 
-def _ends(name: str, end: str) -> bool:
+def _ends_with(name: str, end: str) -> bool:
     return f".{name}".endswith(f".{end}")
 
 
@@ -79,10 +79,10 @@ def _endings(names: Iterable[str]) -> str:
     return ", ".join(sorted({name.rpartition(".")[2] for name in names})) or "nothing"
 
 
-def _describes(key: str, name: str) -> bool:
-    return re.fullmatch(ending(key), name) is not None
+def _matches_pattern(key: str, name: str) -> bool:
+    return re.fullmatch(suffix_pattern(key), name) is not None
 
 
-def _first(pattern: Iterable[str], name: str) -> str:
-    """The first key that describes the module; empty where none does."""
-    return next((key for key in pattern if _describes(key, name)), "")
+def _first_matching(pattern: Iterable[str], name: str) -> str:
+    """The first key that matches the module; empty where none does."""
+    return next((key for key in pattern if _matches_pattern(key, name)), "")

@@ -1,4 +1,4 @@
-"""What a training step is given, and where in the data it stands.
+"""The batch that a training step takes, and the position in the data.
 
 Legend: B rows, T positions.
 """
@@ -14,8 +14,8 @@ IGNORE = -100  # a label that is not counted, as in torch.nn.functional.cross_en
 class Batch(NamedTuple):
     """A micro-batch, all int64.
 
-    `labels_BT` is the token that follows, or IGNORE where that belongs to another document or is padding;
-    `documents_BT` numbers the documents within a row, and is None where no row holds two.
+    `labels_BT` is the next token, or IGNORE where that belongs to another document or is padding;
+    `documents_BT` numbers the documents within a row, and is None where no row holds more than one.
     """
 
     tokens_BT: "Tensor"
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class DataState(NamedTuple):
-    """Where the data order stands: `batch` optimizer batches of epoch `epoch` are used."""
+    """The position in the data order: `batch` optimizer batches of epoch `epoch` have been used."""
 
     epoch: int = 0
     batch: int = 0

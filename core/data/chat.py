@@ -1,8 +1,8 @@
-"""Chat templates: jinja programs that come with a tokeniser and are nobody's to trust.
+"""Chat templates: jinja programs that come with a tokenizer and cannot be trusted.
 
-They are rendered in jinja2's immutable sandbox, which keeps them from the interpreter, and in a process of its own that
-may use so much processor time, memory and output and no more: a sandbox alone cannot stop a loop, or a string that
-doubles forty times. This file is that process too, so it imports nothing of this package.
+They are rendered in jinja2's immutable sandbox, which keeps them from the interpreter, and in a separate process with
+limits on processor time, memory and output: a sandbox alone stops neither an endless loop nor a string that doubles
+forty times. This file is also the script of that process, so it imports nothing of this package.
 """
 
 import json
@@ -18,9 +18,9 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-SECONDS, MEMORY_BYTES = 10, 1 << 30  # of the process that renders
-LONGEST = 1 << 22  # characters of one rendering
-TOGETHER = 500  # conversations rendered by one process
+CPU_SECONDS, MEMORY_BYTES = 10, 1 << 30  # of the process that renders
+MAX_CHARACTERS = 1 << 22  # characters of one rendering
+CONVERSATIONS_PER_PROCESS = 500  # conversations rendered by one process
 
 Message = dict[str, Any]
 
@@ -38,36 +38,35 @@ class ChatTemplate(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A stretch of a sample's text, and whether it is to be learned or only read."""
+    """A part of a sample's text, and whether the loss counts it (`learned`) or it is context only."""
 
     text: str
     learned: bool
 
 
-def turns(template: ChatTemplate, conversations: Sequence[tuple[str, list[Message]]]) -> list[list[Turn]]:
-    """Each conversation's text as the model will see it: what the assistant says is to be learned, the rest is read.
+def render_turns(template: ChatTemplate, conversations: Sequence[tuple[str, list[Message]]]) -> list[list[Turn]]:
+    """Each conversation's text as the model will see it: the loss counts the assistant's messages, the rest is context.
 
-    `conversations` are pairs of a name for errors and messages with `role` and `content`. An answer is what a rendering
-    has more than that of the messages before it, with the assistant's header at its end; what follows the last answer
-    is left out.
+    `conversations` are pairs of a name for errors and messages with `role` and `content`. An answer is what a
+    rendering adds to that of the messages before it with the assistant's header; text after the last is left out.
 
     Raises:
-        ChatError: a template that is no jinja, refuses, does what the sandbox forbids, takes too long or writes too
-            much, or that writes earlier turns otherwise once others follow; a conversation without an answer.
+        ChatError: a template that is not valid jinja, raises, does what the sandbox forbids, takes too long or writes
+            too much, or that changes earlier turns once others follow; a conversation without an answer.
     """
     found: list[list[Turn]] = []
-    for begin in range(0, len(conversations), TOGETHER):
-        found += _together(template, conversations[begin : begin + TOGETHER])
+    for begin in range(0, len(conversations), CONVERSATIONS_PER_PROCESS):
+        found += _render_batch(template, conversations[begin : begin + CONVERSATIONS_PER_PROCESS])
     return found
 
 
 def render(
-    template: ChatTemplate, requests: Sequence[tuple[str, list[Message], bool]], seconds: int = SECONDS
+    template: ChatTemplate, requests: Sequence[tuple[str, list[Message], bool]], seconds: int = CPU_SECONDS
 ) -> list[str]:
     """The text of each request: a name for errors, messages, and whether the assistant's header is to follow them.
 
     Raises:
-        ChatError: as `turns`.
+        ChatError: as `render_turns`.
     """
     content = {"template": template.source, "tokens": template.tokens, "requests": [rest for _, *rest in requests]}
     command = [sys.executable, "-I", __file__, str(seconds)]
@@ -78,20 +77,22 @@ def render(
         _refuse(template, f"did not end within {9 * seconds} s")
     if done.returncode:
         _refuse(template, f"took more than {seconds} s or {MEMORY_BYTES >> 20} MiB, and was stopped")
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        where = "" if answer["request"] is None else f", for {requests[answer['request']][0]}"
-        _refuse(template, f"{answer['error']}{where}")
-    return answer["texts"]
+    reply = json.loads(done.stdout)
+    if "error" in reply:
+        where = "" if reply["request"] is None else f", for {requests[reply['request']][0]}"
+        _refuse(template, f"{reply['error']}{where}")
+    return reply["texts"]
 
 
-def _together(template: ChatTemplate, conversations: Sequence[tuple[str, list[Message]]]) -> list[list[Turn]]:
+def _render_batch(template: ChatTemplate, conversations: Sequence[tuple[str, list[Message]]]) -> list[list[Turn]]:
     requests: list[tuple[str, list[Message], bool]] = []
     answers: list[list[int]] = []
     for where, messages in conversations:
         answers.append([index for index, message in enumerate(messages) if message["role"] == "assistant"])
         if not answers[-1]:
-            raise ChatError(f"{where}: holds no message with the role 'assistant', and so nothing to learn; add one")
+            raise ChatError(
+                f"{where}: holds no message with the role 'assistant', so there is nothing to learn; add one"
+            )
         for index in answers[-1]:
             requests += [(where, messages[:index], True), (where, messages[: index + 1], False)]
     texts = iter(render(template, requests))
@@ -101,7 +102,7 @@ def _together(template: ChatTemplate, conversations: Sequence[tuple[str, list[Me
         for _ in indices:
             before, after = next(texts), next(texts)
             if not before.startswith(done) or not after.startswith(before):
-                _refuse(template, f"writes a turn otherwise once another follows, for {where}")
+                _refuse(template, f"changes a turn once another follows, for {where}")
             found[-1] += [Turn(before[len(done) :], learned=False), Turn(after[len(before) :], learned=True)]
             done = after
     return found
@@ -112,22 +113,22 @@ def _refuse(template: ChatTemplate, what: str) -> NoReturn:
 
 
 class Generation(Extension):
-    """`{% generation %}`, by which some templates mark the assistant's words, does nothing else."""
+    """`{% generation %}`, with which some templates mark the assistant's text, has no effect on it."""
 
     tags: set[str] = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Parser) -> list[Node]:
-        """What stands between the marks."""
+        """The content between the marks."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def answer(content: dict[str, Any]) -> dict[str, Any]:
-    """The texts of all requests, or the first error and the number of the request that it belongs to."""
+def render_requests(content: dict[str, Any]) -> dict[str, Any]:
+    """The texts of all requests, or the first error and the index of its request."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
-    # As transformers, but for `strftime_now`: what is learned must not depend on the day.
+    # As in transformers, without `strftime_now`: training data must not depend on the day.
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     texts: list[str] = []
     compiled = False
@@ -136,22 +137,22 @@ def answer(content: dict[str, Any]) -> dict[str, Any]:
         compiled = True
         for messages, header in content["requests"]:
             variables = {"messages": messages, "add_generation_prompt": header, "tools": None, "documents": None}
-            texts.append(_bounded(template, content["tokens"] | variables))
-    except Exception as error:  # noqa: BLE001 - a foreign program may raise whatever it can
+            texts.append(_render_bounded(template, content["tokens"] | variables))
+    except Exception as error:  # noqa: BLE001 - a template may raise anything
         line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-        said = f"fails with {type(error).__name__}: {line}{str(error)[:200]}"
-        return {"error": said, "request": len(texts) if compiled else None}
+        problem = f"fails with {type(error).__name__}: {line}{str(error)[:200]}"
+        return {"error": problem, "request": len(texts) if compiled else None}
     return {"texts": texts}
 
 
-def _bounded(template: jinja2.Template, variables: dict[str, Any]) -> str:
+def _render_bounded(template: jinja2.Template, variables: dict[str, Any]) -> str:
     parts: list[str] = []
     size = 0
     for part in template.generate(variables):
         parts.append(part)
         size += len(part)
-        if size > LONGEST:
-            raise OverflowError(f"more than {LONGEST:,} characters for one conversation")
+        if size > MAX_CHARACTERS:
+            raise OverflowError(f"more than {MAX_CHARACTERS:,} characters for one conversation")
     text = "".join(parts)
     if text != text.encode(errors="replace").decode():
         raise ValueError("writes half of a surrogate pair")
@@ -162,12 +163,12 @@ def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _limit(seconds: int) -> None:
+def _limit_process(seconds: int) -> None:
     for what, limit in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, MEMORY_BYTES)):
         _, most = resource.getrlimit(what)
         resource.setrlimit(what, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
 if __name__ == "__main__":
-    _limit(int(sys.argv[1]))
-    json.dump(answer(json.load(sys.stdin)), sys.stdout)
+    _limit_process(int(sys.argv[1]))
+    json.dump(render_requests(json.load(sys.stdin)), sys.stdout)

@@ -1,7 +1,7 @@
 """Documents of a corpus in a fixed order: text files, JSONL, folders, globs, or the Python standard library.
 
-A text file is one document, a line of JSONL is one. What is longer than a fiftieth of the corpus is cut at line ends
-into documents of that length, so that one book can be divided into training and validation too.
+A document is a text file or a line of JSONL. One longer than a fiftieth of the corpus is split at line ends into
+documents of that length, so that a single book can be split into training and validation too.
 """
 
 import codecs
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 READ_BYTES = 1 << 20
-FEWEST_DOCUMENTS = 50
-SHORTEST_CUT, LONGEST_DOCUMENT = 256, 1 << 20  # characters
+MIN_DOCUMENTS = 50
+MIN_PIECE_CHARACTERS, MAX_DOCUMENT_CHARACTERS = 256, 1 << 20  # characters
 
-# The default corpus is what people wrote to be read: every .py file of the standard library but tests, installed
-# packages, and tables (code pages, characters, help topics, build settings), which would teach digits and no Python.
+# The default corpus: every .py file of the standard library except tests, installed packages, and data tables (code
+# pages, characters, help topics, build settings), from which a model would learn digits instead of Python.
 NOT_CODE = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 TABLES = {"encodings", "pydoc_data", "entities.py", "stringprep.py"}
 BUILD_SETTINGS = ("_sysconfigdata", "config-")
 
-# A folder with this file is some tool's cache (https://bford.info/cachedir/), the tokens of this corpus among them.
+# A folder with this file is a cache (https://bford.info/cachedir/), such as that of this corpus's tokens.
 CACHE_TAG = "CACHEDIR.TAG"
 
 
@@ -33,7 +33,7 @@ class CorpusError(ValueError):
 
 
 class Source(NamedTuple):
-    """A file of the corpus, and what it held when it was inspected."""
+    """A file of the corpus, with its size and hash when it was inspected."""
 
     path: Path
     bytes: int
@@ -43,13 +43,13 @@ class Source(NamedTuple):
 def find_sources(paths: list[str]) -> list[Source]:
     """Every file that `paths` name, once, in the order of `paths` and sorted within a folder or glob.
 
-    Each file is read through: to be hashed, and refused where it is no text. Inside folders, hidden files, caches and
-    links to folders are not looked at. No paths: the standard library's sources, read from the running interpreter.
+    Each file is read once, to hash it and to reject what is not text. Inside folders, hidden files, caches and links to
+    folders are skipped. Without paths: the standard library's sources of the running interpreter.
 
     Raises:
-        CorpusError: a path that does not exist, a glob without a match, a file that is no text, nothing to read.
+        CorpusError: a path that does not exist, a glob without a match, a file that is not text, or no text at all.
     """
-    named = [file for path in paths for file in _expand(path)] if paths else _standard_library()
+    named = [file for path in paths for file in _expand_path(path)] if paths else _standard_library()
     first_of = {file.resolve(): file for file in reversed(named)}
     sources = [_inspect(file) for file in named if first_of.pop(file.resolve(), None)]
     if not any(source.bytes for source in sources):
@@ -63,12 +63,12 @@ def documents(sources: list[Source], text_field: str) -> Iterator[tuple[str, str
     Raises:
         CorpusError: a line of JSONL that is broken or lacks `text_field`, or a file that changed since its inspection.
     """
-    share = sum(source.bytes for source in sources) // FEWEST_DOCUMENTS
-    longest = min(max(share, SHORTEST_CUT), LONGEST_DOCUMENT)
+    share = sum(source.bytes for source in sources) // MIN_DOCUMENTS
+    longest = min(max(share, MIN_PIECE_CHARACTERS), MAX_DOCUMENT_CHARACTERS)
     for source in sources:
-        for name, text in _lines(source, text_field) if is_jsonl(source) else _file(source):
-            pieces = _cut(text, longest)
-            yield from zip(_names(name, len(pieces)), pieces, strict=True)
+        for name, text in _jsonl_documents(source, text_field) if is_jsonl(source) else _text_document(source):
+            pieces = _split_text(text, longest)
+            yield from zip(_piece_names(name, len(pieces)), pieces, strict=True)
 
 
 def is_jsonl(source: Source) -> bool:
@@ -80,19 +80,19 @@ def records(source: Source) -> Iterator[tuple[str, Any]]:
     """Yield "file:line" and the JSON value of every line that is not blank.
 
     Raises:
-        CorpusError: a line that is no JSON, or a file that changed since its inspection.
+        CorpusError: a line that is not valid JSON, or a file that changed since its inspection.
     """
     digest = hashlib.sha256()
     with source.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             digest.update(line)
             if line.strip():
-                yield f"{source.path}:{number}", _parsed(f"{source.path}:{number}", line)
+                yield f"{source.path}:{number}", _parse_json(f"{source.path}:{number}", line)
     _check_unchanged(source, digest.hexdigest())
 
 
 def check_text(where: str, field: str, text: str) -> None:
-    """Refuse a string that JSON can spell and UTF-8 cannot.
+    """Reject a string that JSON can hold and UTF-8 cannot encode.
 
     Raises:
         CorpusError: half of a surrogate pair.
@@ -101,10 +101,12 @@ def check_text(where: str, field: str, text: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise CorpusError(f"{where}: half of a surrogate pair in {field!r} is no text; write UTF-8") from error
+            raise CorpusError(
+                f"{where}: {field!r} holds half of a surrogate pair, which UTF-8 cannot encode; correct it"
+            ) from error
 
 
-def _expand(name: str) -> list[Path]:
+def _expand_path(name: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
         return _walk(path)
@@ -115,7 +117,7 @@ def _expand(name: str) -> list[Path]:
     matches = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 (Path takes no absolute one)
     files = [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
     if not files:
-        raise CorpusError(f"data.paths: the glob {name!r} matches no file; try it with ls")
+        raise CorpusError(f"data.paths: the glob {name!r} matches no file; check it with ls")
     return files
 
 
@@ -134,48 +136,48 @@ def _standard_library() -> list[Path]:
     root = sysconfig.get_path("stdlib")
     found: list[Path] = []
     for parent, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if _is_read(name)]
-        found += [Path(parent, name) for name in files if name.endswith(".py") and _is_read(name)]
+        folders[:] = [name for name in folders if _is_included(name)]
+        found += [Path(parent, name) for name in files if name.endswith(".py") and _is_included(name)]
     if not found:
         raise CorpusError(f"{root}: holds no sources of the standard library; name your own text in data.paths")
     return sorted(found)
 
 
-def _is_read(name: str) -> bool:
+def _is_included(name: str) -> bool:
     return name not in NOT_CODE | TABLES and not name.startswith(BUILD_SETTINGS)
 
 
 def _inspect(path: Path) -> Source:
-    if not path.is_file():  # a pipe would block, a dangling link holds nothing
-        raise CorpusError(f"{path}: is no regular file; take it out")
+    if not path.is_file():  # a pipe would block, a dangling link has no content
+        raise CorpusError(f"{path}: is not a regular file; remove it")
     digest, decoder, size = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), 0
     try:
         with path.open("rb") as file:
             while chunk := file.read(READ_BYTES):
                 if b"\0" in chunk:
-                    raise CorpusError(_no_text(path, "holds a NUL byte"))
+                    raise CorpusError(_not_text(path, "holds a NUL byte"))
                 decoder.decode(chunk)
                 digest.update(chunk)
                 size += len(chunk)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise CorpusError(_no_text(path, "is not UTF-8")) from error
+        raise CorpusError(_not_text(path, "is not UTF-8")) from error
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     return Source(path, size, digest.hexdigest())
 
 
-def _no_text(path: Path, why: str) -> str:
-    return f"{path}: {why}, so it is no text; take it out, or name the text files by a glob such as 'folder/**/*.txt'"
+def _not_text(path: Path, why: str) -> str:
+    return f"{path}: {why}, so it is not text; remove it, or name the text files by a glob such as 'folder/**/*.txt'"
 
 
-def _file(source: Source) -> Iterator[tuple[str, str]]:
+def _text_document(source: Source) -> Iterator[tuple[str, str]]:
     content = source.path.read_bytes()
     _check_unchanged(source, hashlib.sha256(content).hexdigest())
     yield source.path.as_posix(), content.decode("utf-8-sig")
 
 
-def _lines(source: Source, text_field: str) -> Iterator[tuple[str, str]]:
+def _jsonl_documents(source: Source, text_field: str) -> Iterator[tuple[str, str]]:
     for where, record in records(source):
         text = record.get(text_field) if isinstance(record, dict) else None
         if not isinstance(text, str):
@@ -185,11 +187,11 @@ def _lines(source: Source, text_field: str) -> Iterator[tuple[str, str]]:
         yield where, text
 
 
-def _parsed(where: str, line: bytes) -> Any:
+def _parse_json(where: str, line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where}: is no JSON ({error}); JSONL holds one object a line") from error
+        raise CorpusError(f"{where}: is not valid JSON ({error}); JSONL holds one object per line") from error
 
 
 def _check_unchanged(source: Source, sha256: str) -> None:
@@ -197,12 +199,12 @@ def _check_unchanged(source: Source, sha256: str) -> None:
         raise CorpusError(f"{source.path}: changed while it was read; start again when nothing writes to it")
 
 
-def _names(name: str, pieces: int) -> list[str]:
+def _piece_names(name: str, pieces: int) -> list[str]:
     return [name] if pieces == 1 else [f"{name} part {number}" for number in range(1, pieces + 1)]
 
 
-def _cut(text: str, longest: int) -> list[str]:
-    """Pieces of at most `longest` characters, each ending at a line's end, else at a space, where there is one."""
+def _split_text(text: str, longest: int) -> list[str]:
+    """Pieces of at most `longest` characters, each ending after a line break, else after a space if there is one."""
     pieces, start = [], 0
     while len(text) - start > longest:
         limit = start + longest

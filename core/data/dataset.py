@@ -1,6 +1,6 @@
-"""Batches of packed windows from a corpus, in an order that a seed and two integers decide.
+"""Batches of packed windows from a corpus, in an order that the seed, the epoch and the batch determine.
 
-Documents lie end to end, each closed by the end-of-document token, and are cut into windows of `sequence_length`.
+Documents are concatenated, each ending with the end-of-document token, and cut into windows of `sequence_length`.
 Legend: B rows, T positions, D documents.
 """
 
@@ -23,8 +23,8 @@ from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.corpus import CorpusError, Source, documents, find_sources, is_jsonl
 from andon.core.data.shards import (
     TOKENIZER,
-    Encoded,
-    Store,
+    EncodedDocument,
+    TokenStore,
     open_or_build,
     read_tokens,
     store_key,
@@ -34,133 +34,133 @@ from andon.core.data.shards import (
 from andon.core.data.tokenizer import (
     check_vocabulary,
     encode,
-    end_of_document,
+    find_eos_id,
     id_count,
-    load_tokeniser,
-    sample,
-    train_tokeniser,
+    load_tokenizer,
+    train_tokenizer,
+    training_sample,
 )
 from andon.core.data.windows import (
     batch_bounds,
     batches_per_epoch,
-    following,
+    evenly_spaced,
     micro_batch_sizes,
+    next_position,
     run_steps,
-    spread,
     steps_done,
     window_count,
 )
 
 T = TypeVar("T")
-CHARACTERS_TOGETHER = 1 << 22  # encoded in one call: enough for every core, and 200 MB at most
+CHARACTERS_PER_CALL = 1 << 22  # encoded in one call: enough for every core, and 200 MB at most
 
 
 class Split(NamedTuple):
-    """The documents of one side, end to end: document d is its tokens `bounds[d]` to `bounds[d + 1]`."""
+    """The documents of one split, concatenated: document d is its tokens `bounds[d]` to `bounds[d + 1]`."""
 
-    store: Store
+    store: TokenStore
     bounds: np.ndarray
-    shifts_D: np.ndarray  # from a position in this split to that in the store's stream
+    offsets_D: np.ndarray  # from a position in this split to that in the store's stream
     bytes: int
 
     @property
     def tokens(self) -> int:
-        """How many, ends of documents included."""
+        """Number of tokens, end-of-document tokens included."""
         return int(self.bounds[-1])
 
     def bits_per_byte(self, nats: float) -> float:
-        """A mean loss in nats a predicted token as bits a byte of text, comparable between tokenisers."""
-        predicted = self.tokens - (len(self.bounds) - 1)  # all but the mark that opens each document
+        """Convert a mean loss in nats per predicted token to bits per byte of text, comparable between tokenizers."""
+        predicted = self.tokens - (len(self.bounds) - 1)  # all but the token that opens each document
         return nats * predicted / (self.bytes * math.log(2))
 
     def windows(self, length: int) -> int:
-        """How many windows of `length` inputs there are."""
+        """Number of windows of `length` inputs."""
         return window_count(self.tokens, length)
 
-    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
-        """The windows of these numbers."""
-        return pack(self, indices, length, padding)
+    def batch(self, indices: np.ndarray, length: int, pad_id: int) -> Batch:
+        """The windows with these indices."""
+        return pack(self, indices, length, pad_id)
 
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens at these positions, and the number of the document of each, in the same shape (int64)."""
+        """The tokens at these positions and the index of each one's document, in the same shape (int64)."""
         owners = np.searchsorted(self.bounds, positions, side="right") - 1
-        return read_tokens(self.store, positions + self.shifts_D[owners]), owners
+        return read_tokens(self.store, positions + self.offsets_D[owners]), owners
 
 
-class Side(Protocol):
-    """What training and validation need of their data: windows of a length, counted and made into batches."""
+class BatchSource(Protocol):
+    """What training and validation need from their data: the number of windows, and batches of them."""
 
     def windows(self, length: int) -> int:
-        """How many windows of `length` inputs there are."""
+        """Number of windows of `length` inputs."""
         ...
 
-    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
-        """The windows of these numbers."""
+    def batch(self, indices: np.ndarray, length: int, pad_id: int) -> Batch:
+        """The windows with these indices."""
         ...
 
     def bits_per_byte(self, nats: float) -> float:
-        """A mean loss in nats a predicted token as bits a byte of text."""
+        """Convert a mean loss in nats per predicted token to bits per byte of text."""
         ...
 
 
-S = TypeVar("S", bound=Side)
+S = TypeVar("S", bound=BatchSource)
 
 
 class Dataset(NamedTuple, Generic[S]):
-    """Two sides without a document in common, the tokeniser's file, the end-of-document id, and what was done."""
+    """Two splits without a common document, the tokenizer's file, the end-of-document id, and a note on the source."""
 
     train: S
     validation: S
-    tokenizer: Path
-    end: int
+    tokenizer_file: Path
+    eos_id: int
     note: str
 
     def steps(self, config: Config) -> int:
-        """Optimizer steps of the whole run."""
-        return run_steps(_per_epoch(self, config), config.training.epochs, config.training.max_steps)
+        """Optimizer steps of the full run."""
+        return run_steps(_batches_per_epoch(self, config), config.training.epochs, config.training.max_steps)
 
 
-def open_dataset(config: Config, cache: Path, tokeniser: Tokenizer | None = None) -> Dataset[Split]:
-    """Tokenise the corpus, or find its tokens in `cache`, and divide its documents into training and validation.
+def open_dataset(config: Config, cache: Path, tokenizer: Tokenizer | None = None) -> Dataset[Split]:
+    """Tokenize the corpus, or reuse its tokens from `cache`, and split its documents into training and validation.
 
-    `tokeniser` stands for the one that `data.tokenizer` would name; without either, one is trained on the corpus.
+    `tokenizer` takes the place of the file in `data.tokenizer`; without either, one is trained on the corpus.
 
     Raises:
-        CorpusError: nothing to read, what is no text, or too little of it.
-        TokeniserError: a tokeniser that cannot be read, or does not fit the model's vocabulary.
+        CorpusError: no text, a file that is not text, or too little text.
+        TokenizerError: a tokenizer that cannot be read, or does not match the model's vocabulary.
         ShardError: the cache cannot be written.
     """
     data = config.data
     sources = find_sources(data.paths)
-    given = _checked(tokeniser, config) if tokeniser or data.tokenizer else None
+    given = _checked_tokenizer(tokenizer, config) if tokenizer or data.tokenizer else None
     inputs = {
         "sources": [[is_jsonl(source), source.sha256] for source in sources],
         "text_field": data.text_field,
-        "tokeniser": given.to_str() if given else config.model.vocab_size,
+        "tokenizer": given.to_str() if given else config.model.vocab_size,
         "tokenizers": tokenizers.__version__,
         "shard_tokens": data.shard_tokens,
     }
-    store, note = open_or_build(cache, store_key(inputs), partial(_build, config, sources, given))
-    held_out_D = divide(store.hashes_D, store.bytes_D, config.training.seed, config.validation.fraction)
+    store, note = open_or_build(cache, store_key(inputs), partial(_build_store, config, sources, given))
+    held_out_D = held_out_mask(store.hashes_D, store.bytes_D, config.training.seed, config.validation.fraction)
     train, validation = _split(store, ~held_out_D), _split(store, held_out_D)
     if train.tokens <= data.sequence_length:
         raise CorpusError(
             f"data.paths={data.paths}: {train.tokens} tokens to train on are less than one sequence "
             f"(data.sequence_length={data.sequence_length} and the token after it); add text or shorten the sequence"
         )
-    tokenizer = store.folder / TOKENIZER
-    return Dataset(train, validation, tokenizer, end_of_document(load_tokeniser(tokenizer), str(tokenizer)), note)
+    file = store.folder / TOKENIZER
+    return Dataset(train, validation, file, find_eos_id(load_tokenizer(file), str(file)), note)
 
 
-def divide(hashes_D: np.ndarray, bytes_D: np.ndarray, seed: int, fraction: float) -> np.ndarray:
-    """Which documents are held out: those that come first, in an order drawn from content and seed, and fit `fraction`.
+def held_out_mask(hashes_D: np.ndarray, bytes_D: np.ndarray, seed: int, fraction: float) -> np.ndarray:
+    """Which documents are held out: the first ones, up to `fraction`, in an order determined by content and seed.
 
-    The fraction is of bytes. Equal documents go together. Each side gets one at least.
+    The fraction is of bytes. Equal documents are kept together. Each split gets at least one.
 
     Raises:
-        CorpusError: there are no two different documents.
+        CorpusError: fewer than two different documents.
     """
-    _, rank_D = np.unique(_scramble(hashes_D ^ _scramble(np.array([seed % 2**64], np.uint64))), return_inverse=True)
+    _, rank_D = np.unique(_splitmix64(hashes_D ^ _splitmix64(np.array([seed % 2**64], np.uint64))), return_inverse=True)
     total_R = np.cumsum(np.bincount(rank_D, weights=bytes_D))
     if len(total_R) < 2:
         raise CorpusError(f"the corpus has {len(total_R)} different documents, and one is held out; add other text")
@@ -171,19 +171,19 @@ def divide(hashes_D: np.ndarray, bytes_D: np.ndarray, seed: int, fraction: float
 def batches(dataset: Dataset, config: Config, state: DataState) -> Iterator[tuple[list[Batch], DataState]]:
     """From `state` to the run's end: the micro-batches of each optimizer step, and the state after it.
 
-    Epoch e visits every window of the training split once, in an order that only `training.seed` and e decide. Its last
-    batch may be smaller. `data.workers` threads prepare what comes next (0: none do); they change nothing else, and are
-    gone when the iterator is.
+    Epoch e visits every window of the training split once, in an order that only `training.seed` and e determine. Its
+    last batch may be smaller. `data.workers` threads prepare batches ahead (0: none); they do not change the batches,
+    and end with the iterator.
 
     Raises:
-        CorpusError: `state` is of other data.
+        CorpusError: `state` belongs to other data.
     """
     count = dataset.train.windows(config.data.sequence_length)
-    per_epoch = _per_epoch(dataset, config)
+    per_epoch = _batches_per_epoch(dataset, config)
     if state.batch >= per_epoch:
         raise CorpusError(
             f"batch {state.batch} of epoch {state.epoch} is beyond the {per_epoch} batches of an epoch: corpus, "
-            "data.sequence_length or training.batch_size changed; resume with those that the run began with"
+            "data.sequence_length or training.batch_size changed; resume with those that the run was started with"
         )
     order = lru_cache(maxsize=2)(partial(epoch_order, config.training.seed, count))
 
@@ -193,21 +193,21 @@ def batches(dataset: Dataset, config: Config, state: DataState) -> Iterator[tupl
         chosen = order(epoch)[begin:end]
         sizes = micro_batch_sizes(len(chosen), config.training.accumulation_steps)
         parts = np.split(chosen, np.cumsum(sizes)[:-1])
-        packed = [dataset.train.batch(part, config.data.sequence_length, dataset.end) for part in parts]
-        return packed, DataState(*following(epoch, batch, per_epoch))
+        packed = [dataset.train.batch(part, config.data.sequence_length, dataset.eos_id) for part in parts]
+        return packed, DataState(*next_position(epoch, batch, per_epoch))
 
     steps = range(steps_done(*state, per_epoch), dataset.steps(config))
-    return _ahead(prepare, iter(steps), config.data.workers)
+    return _prefetch(prepare, iter(steps), config.data.workers)
 
 
 def validation_batches(dataset: Dataset, config: Config) -> Iterator[Batch]:
-    """The validation split in micro-batches, always the same: all windows, or `max_sequences` spread evenly over it."""
+    """The validation split in micro-batches, always the same: all windows, or `max_sequences` evenly spaced ones."""
     count = dataset.validation.windows(config.data.sequence_length)
-    chosen = np.array(spread(count, config.validation.max_sequences))
+    chosen = np.array(evenly_spaced(count, config.validation.max_sequences))
     rows = config.training.batch_size // config.training.accumulation_steps
     for first in range(0, len(chosen), rows):
         part = chosen[first : first + rows]
-        yield dataset.validation.batch(part, config.data.sequence_length, dataset.end)
+        yield dataset.validation.batch(part, config.data.sequence_length, dataset.eos_id)
 
 
 def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
@@ -219,77 +219,77 @@ def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
 
 
-def pack(split: Split, indices: np.ndarray, length: int, padding: int) -> Batch:
-    """Windows number `indices` of a split: inputs `i * length` and on, each with the token after it as label."""
+def pack(split: Split, indices: np.ndarray, length: int, pad_id: int) -> Batch:
+    """The windows `indices` of a split: inputs from `i * length` on, each with the next token as its label."""
     positions = np.asarray(indices)[:, None] * length + np.arange(length + 1)
     outside = positions >= split.tokens
     tokens, owners = split.read(np.minimum(positions, split.tokens - 1))
-    tokens[outside] = padding
+    tokens[outside] = pad_id
     labels = np.where((owners[:, 1:] != owners[:, :-1]) | outside[:, 1:], IGNORE, tokens[:, 1:])
     within = owners[:, :-1] - owners[:, :1]
     documents_BT = torch.from_numpy(within) if within.any() else None
     return Batch(torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(labels), documents_BT)
 
 
-def _checked(tokeniser: Tokenizer | None, config: Config) -> Tokenizer:
-    source = "the model's tokeniser" if tokeniser else config.data.tokenizer
-    tokeniser = tokeniser or load_tokeniser(Path(source))
-    check_vocabulary(tokeniser, config.model.vocab_size, source)
-    end_of_document(tokeniser, source)
-    return tokeniser
+def _checked_tokenizer(tokenizer: Tokenizer | None, config: Config) -> Tokenizer:
+    source = "the model's tokenizer" if tokenizer else config.data.tokenizer
+    tokenizer = tokenizer or load_tokenizer(Path(source))
+    check_vocabulary(tokenizer, config.model.vocab_size, source)
+    find_eos_id(tokenizer, source)
+    return tokenizer
 
 
-def _build(config: Config, sources: list[Source], given: Tokenizer | None, folder: Path) -> None:
+def _build_store(config: Config, sources: list[Source], given: Tokenizer | None, folder: Path) -> None:
     def texts() -> Iterator[str]:
         return (text for _, text in documents(sources, config.data.text_field))
 
-    tokeniser = given
-    if tokeniser is None:
+    tokenizer = given
+    if tokenizer is None:
         total_bytes, vocab_size = sum(source.bytes for source in sources), config.model.vocab_size
-        tokeniser = train_tokeniser(sample(texts(), total_bytes, vocab_size), vocab_size)
-    (folder / TOKENIZER).write_text(tokeniser.to_str(), encoding="utf-8")
+        tokenizer = train_tokenizer(training_sample(texts(), total_bytes, vocab_size), vocab_size)
+    (folder / TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
     about = {"sources": {source.path.as_posix(): source.sha256 for source in sources}}
-    write_store(folder, _encoded(tokeniser, texts()), config.data.shard_tokens, id_count(tokeniser), about)
+    write_store(folder, _encode_all(tokenizer, texts()), config.data.shard_tokens, id_count(tokenizer), about)
 
 
-def _encoded(tokeniser: Tokenizer, texts: Iterator[str]) -> Iterator[Encoded]:
-    end = end_of_document(tokeniser, TOKENIZER)
+def _encode_all(tokenizer: Tokenizer, texts: Iterator[str]) -> Iterator[EncodedDocument]:
+    eos_id = find_eos_id(tokenizer, TOKENIZER)
     waiting: list[str] = []
     characters = 0
     for text in texts:
         waiting.append(text)
         characters += len(text)
-        if characters >= CHARACTERS_TOGETHER:
-            yield from _closed(tokeniser, waiting, end)
+        if characters >= CHARACTERS_PER_CALL:
+            yield from _encode_documents(tokenizer, waiting, eos_id)
             waiting, characters = [], 0
-    yield from _closed(tokeniser, waiting, end)
+    yield from _encode_documents(tokenizer, waiting, eos_id)
 
 
-def _closed(tokeniser: Tokenizer, texts: list[str], end: int) -> Iterator[Encoded]:
-    for text, ids in zip(texts, encode(tokeniser, texts), strict=True):
-        # The mark stands at both ends: from it the first token is learned, and so how a document begins.
-        yield Encoded([end, *ids, end], len(text.encode()), text_hash(text))
+def _encode_documents(tokenizer: Tokenizer, texts: list[str], eos_id: int) -> Iterator[EncodedDocument]:
+    for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
+        # The token is at both ends, so that the first token is predicted too, and with it how a document begins.
+        yield EncodedDocument([eos_id, *ids, eos_id], len(text.encode()), text_hash(text))
 
 
-def _scramble(words: np.ndarray) -> np.ndarray:
+def _splitmix64(words: np.ndarray) -> np.ndarray:
     """SplitMix64's output function (Steele et al. 2014): a bijection of 64-bit words that looks random."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
-def _split(store: Store, chosen_D: np.ndarray) -> Split:
+def _split(store: TokenStore, chosen_D: np.ndarray) -> Split:
     starts_D = np.concatenate([[0], store.ends_D[:-1]])[chosen_D]
     bounds = np.concatenate([[0], np.cumsum(store.ends_D[chosen_D] - starts_D)])
     return Split(store, bounds, starts_D - bounds[:-1], int(store.bytes_D[chosen_D].sum()))
 
 
-def _per_epoch(dataset: Dataset, config: Config) -> int:
+def _batches_per_epoch(dataset: Dataset, config: Config) -> int:
     return batches_per_epoch(dataset.train.windows(config.data.sequence_length), config.training.batch_size)
 
 
-def _ahead(make: Callable[[int], T], steps: Iterator[int], workers: int) -> Iterator[T]:
-    """`make` of each step in order, made up to `workers` steps ahead by as many threads."""
+def _prefetch(make: Callable[[int], T], steps: Iterator[int], workers: int) -> Iterator[T]:
+    """`make(step)` for each step in order, computed up to `workers` steps ahead by as many threads."""
     if not workers:
         yield from map(make, steps)
         return

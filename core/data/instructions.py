@@ -1,7 +1,7 @@
-"""Instruction data: prompts that are read and answers that are learned, packed into rows of whole samples.
+"""Instruction data: prompts as context and answers to learn, packed into rows of complete samples.
 
-Where a sample's line holds `messages`, the model's chat template writes them out.
-Legend: B rows, T positions, P positions of all rows end to end, R rows.
+Where a sample has `messages`, the model's chat template renders them.
+Legend: B rows, T positions, P positions of all rows concatenated, R rows.
 """
 
 import math
@@ -15,17 +15,17 @@ from tokenizers import Tokenizer
 
 from andon.core.config import Config
 from andon.core.data.batch import IGNORE, Batch
-from andon.core.data.chat import ChatTemplate, Turn, turns
+from andon.core.data.chat import ChatTemplate, Turn, render_turns
 from andon.core.data.corpus import Source
-from andon.core.data.dataset import Dataset, divide
-from andon.core.data.sample_lines import InstructionError, Line, read_lines
+from andon.core.data.dataset import Dataset, held_out_mask
+from andon.core.data.instruction_records import InstructionError, InstructionRecord, read_instructions
 from andon.core.data.shards import text_hash
-from andon.core.data.tokenizer import check_vocabulary, encode, end_of_document, special_names
+from andon.core.data.tokenizer import check_vocabulary, encode, find_eos_id, special_tokens
 from andon.core.data.windows import fill_rows, row_pieces
 
 
-class Encoded(NamedTuple):
-    """A sample's inputs, for each the token to predict or IGNORE, bytes of what is learned, and a hash of all text."""
+class EncodedSample(NamedTuple):
+    """A sample's input tokens, their labels or IGNORE, the bytes of learned text, and a hash of all text."""
 
     tokens: np.ndarray
     labels: np.ndarray
@@ -33,97 +33,99 @@ class Encoded(NamedTuple):
     hash: int
 
 
-class Samples(NamedTuple):
-    """One side of the data as rows of at most `length` positions: row r is `bounds_R[r]` to `bounds_R[r + 1]`."""
+class PackedSamples(NamedTuple):
+    """One split as rows of at most `length` positions: row r is `bounds_R[r]` to `bounds_R[r + 1]`."""
 
     tokens_P: np.ndarray
     labels_P: np.ndarray
-    documents_P: np.ndarray  # numbered within a row: no sample sees another
+    documents_P: np.ndarray  # numbered within a row: no sample attends to another
     bounds_R: np.ndarray
     length: int
     bytes: int  # of learned text
 
     def windows(self, length: int) -> int:
-        """How many rows there are."""
-        assert length == self.length, f"packed for rows of {self.length}, asked for {length}"
+        """Number of rows."""
+        assert length == self.length, f"packed into rows of {self.length}, not of {length}"
         return len(self.bounds_R) - 1
 
-    def batch(self, indices: np.ndarray, length: int, padding: int) -> Batch:
-        """The rows of these numbers; what they do not fill is padding, which no label asks for."""
-        assert length == self.length, f"packed for rows of {self.length}, asked for {length}"
-        tokens, labels, documents = (np.full((len(indices), length), fill) for fill in (padding, IGNORE, 0))
+    def batch(self, indices: np.ndarray, length: int, pad_id: int) -> Batch:
+        """The rows with these indices; the rest of each is padding without labels."""
+        assert length == self.length, f"packed into rows of {self.length}, not of {length}"
+        tokens, labels, documents = (np.full((len(indices), length), fill) for fill in (pad_id, IGNORE, 0))
         for row, index in enumerate(indices):
             begin, end = self.bounds_R[index], self.bounds_R[index + 1]
             tokens[row, : end - begin] = self.tokens_P[begin:end]
             labels[row, : end - begin] = self.labels_P[begin:end]
             documents[row, : end - begin] = self.documents_P[begin:end]
-            documents[row, end - begin :] = self.documents_P[end - 1]  # nothing sees what comes after it
+            documents[row, end - begin :] = self.documents_P[end - 1]  # no earlier position attends to it
         documents_BT = torch.from_numpy(documents) if documents.any() else None
         return Batch(torch.from_numpy(tokens), torch.from_numpy(labels), documents_BT)
 
     def bits_per_byte(self, nats: float) -> float:
-        """A mean loss in nats a learned token as bits a byte of learned text."""
+        """Convert a mean loss in nats per learned token to bits per byte of learned text."""
         return nats * int((self.labels_P != IGNORE).sum()) / (self.bytes * math.log(2))
 
 
 def open_instructions(
-    config: Config, sources: list[Source], tokeniser: Tokenizer, file: Path, template: ChatTemplate | None
-) -> Dataset[Samples]:
-    """Read, encode and pack all samples, divided into training and validation by their content.
+    config: Config, sources: list[Source], tokenizer: Tokenizer, file: Path, template: ChatTemplate | None
+) -> Dataset[PackedSamples]:
+    """Read, encode and pack all samples, split into training and validation by their content.
 
     A sample is its prompt, its answers and the end token; labels are the answers' tokens and the end token after each.
-    `file` is where the tokeniser lies for checkpoints to copy.
+    `file` is the tokenizer's file, which checkpoints copy.
 
     Raises:
-        CorpusError: a line that is no JSON, or fewer than two different samples.
-        InstructionError: a line that is no sample.
-        ChatError: messages that the template cannot write, or no template for them.
-        TokeniserError: a tokeniser that does not fit the model, or without an end of document.
+        CorpusError: a line that is not valid JSON, or fewer than two different samples.
+        InstructionError: a line that is not a sample.
+        ChatError: messages that the template cannot render, or no template for them.
+        TokenizerError: a tokenizer that does not match the model, or has no end-of-document token.
     """
-    check_vocabulary(tokeniser, config.model.vocab_size, str(file))
-    end = end_of_document(tokeniser, str(file))
-    special = special_names(tokeniser)
-    lines = [line for source in sources for line in read_lines(source, special)]
-    encoded = [encode_turns(tokeniser, found, end, chat=chat) for found, chat in _written(lines, template, special)]
+    check_vocabulary(tokenizer, config.model.vocab_size, str(file))
+    eos_id = find_eos_id(tokenizer, str(file))
+    special = special_tokens(tokenizer)
+    records = [record for source in sources for record in read_instructions(source, special)]
+    encoded = [
+        encode_turns(tokenizer, turns, eos_id, chat=chat) for turns, chat in _sample_turns(records, template, special)
+    ]
     hashes_D = np.array([sample.hash for sample in encoded], np.uint64)
     bytes_D = np.array([sample.bytes for sample in encoded])
-    held_out_D = divide(hashes_D, bytes_D, config.training.seed, config.validation.fraction)
+    held_out_D = held_out_mask(hashes_D, bytes_D, config.training.seed, config.validation.fraction)
     length = config.data.sequence_length
     sides = [
         [sample for sample, held_out in zip(encoded, held_out_D, strict=True) if held_out == side]
         for side in (False, True)
     ]
     train, validation = (pack_samples(side, length) for side in sides)
-    return Dataset(train, validation, file, end, _note(encoded, train, validation, length))
+    return Dataset(train, validation, file, eos_id, _note(encoded, train, validation, length))
 
 
-def encode_turns(tokeniser: Tokenizer, found: list[Turn], end: int, *, chat: bool) -> Encoded:
-    """A sample's tokens, turn by turn, as generation will see a prompt by itself and then an answer.
+def encode_turns(tokenizer: Tokenizer, turns: list[Turn], eos_id: int, *, chat: bool) -> EncodedSample:
+    """A sample's tokens, encoded turn by turn, as in generation, where a prompt is encoded alone and an answer follows.
 
-    The end token follows unless the last answer wrote a special token as its end. Where nothing comes before an answer,
-    the end token does, from which generation starts without a prompt.
+    `eos_id` is added unless the last answer ends with a special token. Without a prompt it is also put first, as in
+    generation from an empty prompt.
     """
-    parts = encode(tokeniser, [text for text, _ in found], special=chat)
+    parts = encode(tokenizer, [text for text, _ in turns], parse_special=chat)
     tokens = [token for part in parts for token in part]
-    learned = [turn.learned for turn, part in zip(found, parts, strict=True) for _ in part]
-    if not (chat and found[-1].text.endswith(special_names(tokeniser))):
-        tokens, learned = [*tokens, end], [*learned, True]
+    learned = [turn.learned for turn, part in zip(turns, parts, strict=True) for _ in part]
+    if not (chat and turns[-1].text.endswith(special_tokens(tokenizer))):
+        tokens, learned = [*tokens, eos_id], [*learned, True]
     if learned[0]:
-        tokens, learned = [end, *tokens], [False, *learned]
-    return Encoded(
+        tokens, learned = [eos_id, *tokens], [False, *learned]
+    return EncodedSample(
         np.array(tokens[:-1]),
         np.where(learned[1:], tokens[1:], IGNORE),
-        sum(len(text.encode()) for text, learned in found if learned),
-        text_hash("\0".join(text for text, _ in found)),
+        sum(len(text.encode()) for text, learned in turns if learned),
+        text_hash("\0".join(text for text, _ in turns)),
     )
 
 
-def pack_samples(samples: list[Encoded], length: int) -> Samples:
-    """Rows of whole samples; one that is longer than a row is cut, and no answer's token is lost by it."""
-    pieces = [piece for sample in samples for piece in cut(sample, length)]
+def pack_samples(samples: list[EncodedSample], length: int) -> PackedSamples:
+    """Rows of complete samples; one longer than a row is split, without losing a token of its answers."""
+    pieces = [piece for sample in samples for piece in split_sample(sample, length)]
     rows = fill_rows([len(tokens) for tokens, _ in pieces], length)
     sizes_R = [sum(len(pieces[item][0]) for item in row) for row in rows]
-    packed = Samples(
+    packed = PackedSamples(
         np.concatenate([pieces[item][0] for row in rows for item in row]),
         np.concatenate([pieces[item][1] for row in rows for item in row]),
         np.concatenate([np.full(len(pieces[item][0]), number) for row in rows for number, item in enumerate(row)]),
@@ -131,56 +133,61 @@ def pack_samples(samples: list[Encoded], length: int) -> Samples:
         length,
         sum(sample.bytes for sample in samples),
     )
-    learned, given = _learned(packed.labels_P), sum(_learned(sample.labels) for sample in samples)
+    learned, given = _count_learned(packed.labels_P), sum(_count_learned(sample.labels) for sample in samples)
     assert learned == given, f"{learned} tokens to learn in the rows, {given} in the samples"
     return packed
 
 
-def cut(sample: Encoded, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A sample's inputs and labels, in pieces of at most `length`; those in which nothing is learned are left out.
+def split_sample(sample: EncodedSample, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A sample's inputs and labels, in pieces of at most `length`; those without labels are left out.
 
-    Of a sample that is too long, the answer's first token stands within a piece's first half and a prompt before it.
+    In a sample that is too long, the answer starts in the first half of a piece, with part of the prompt before it.
     """
     tokens, labels, _, _ = sample
     first = int(np.flatnonzero(labels != IGNORE)[0])
     pieces = [(tokens[begin:end], labels[begin:end]) for begin, end in row_pieces(len(tokens), first, length)]
-    return [piece for piece in pieces if _learned(piece[1])]
+    return [piece for piece in pieces if _count_learned(piece[1])]
 
 
-def _learned(labels: np.ndarray) -> int:
+def _count_learned(labels: np.ndarray) -> int:
     return int((labels != IGNORE).sum())
 
 
-def _note(samples: list[Encoded], train: Samples, validation: Samples, length: int) -> str:
+def _note(samples: list[EncodedSample], train: PackedSamples, validation: PackedSamples, length: int) -> str:
     total, used = sum(len(sample.tokens) for sample in samples), len(train.tokens_P) + len(validation.tokens_P)
-    learned = _learned(train.labels_P) + _learned(validation.labels_P)
+    learned = _count_learned(train.labels_P) + _count_learned(validation.labels_P)
     rows = train.windows(length) + validation.windows(length)
     note = f"{len(samples):,} samples in {rows:,} rows of {length}: {used:,} tokens, {learned:,} of them to learn"
     longer = sum(len(sample.tokens) > length for sample in samples)
     if longer:
-        note += f"; {longer:,} samples are longer than a row and were cut, {total - used:,} tokens of prompts left out"
+        note += (
+            f"; {longer:,} samples are longer than a row and were split, {total - used:,} tokens of prompts left out"
+        )
     return note
 
 
-def _written(
-    lines: list[Line], template: ChatTemplate | None, special: tuple[str, ...]
+def _sample_turns(
+    records: list[InstructionRecord], template: ChatTemplate | None, special: tuple[str, ...]
 ) -> Iterator[tuple[list[Turn], bool]]:
-    """Every line's turns, and whether a template wrote them, special tokens by name."""
-    chats = [(line.where, line.messages) for line in lines if line.messages]
+    """The turns of each record, and whether a template rendered them, so that special tokens are parsed."""
+    chats = [(record.where, record.messages) for record in records if record.messages]
     if chats and template is None:
         raise InstructionError(
             f"{chats[0][0]}: holds messages and the model has no chat template; give --chat-template"
         )
-    rendered = iter(turns(template, chats)) if template else iter(())
-    for line in lines:
-        yield (_closed(next(rendered), special), True) if line.messages else (line.turns, False)
+    rendered = iter(render_turns(template, chats)) if template else iter(())
+    for record in records:
+        if record.messages:
+            yield _end_at_special_token(next(rendered), special), True
+        else:
+            yield record.turns, False
 
 
-def _closed(found: list[Turn], special: tuple[str, ...]) -> list[Turn]:
-    """Each answer up to the token that ends it: white space between that and the next turn is nobody's answer."""
-    turned, rest = [], ""
-    for text, learned in found:
+def _end_at_special_token(turns: list[Turn], special: tuple[str, ...]) -> list[Turn]:
+    """Each answer up to its closing token: white space after it, before the next turn, is not part of the answer."""
+    ended, rest = [], ""
+    for text, learned in turns:
         body = text.rstrip() if learned and text.rstrip().endswith(special) else text
-        turned.append(Turn(rest + body, learned))
+        ended.append(Turn(rest + body, learned))
         rest = text[len(body) :]
-    return turned
+    return ended

@@ -1,9 +1,9 @@
-"""Tokens of a corpus in memory-mapped shards, written once and re-used while corpus and tokeniser stay the same.
+"""Tokens of a corpus in memory-mapped shards, written once and reused while corpus and tokenizer stay the same.
 
-A store is the folder `<cache>/<key>/`. Its key is a hash of everything that decides its content, so a changed source or
-tokeniser is another store. It holds `tokenizer.json`, `shard-00000.bin` and so on (little-endian uint16 or uint32),
-`documents.bin` (a row of three little-endian uint64 a document: one past its last token in the whole stream, its bytes
-as UTF-8, a hash of its text), and `manifest.json` with the size and SHA-256 of each, and of itself.
+A store is the folder `<cache>/<key>/`. Its key is a hash of everything that determines its content, so a changed source
+or tokenizer makes another store. It holds `tokenizer.json`, `shard-00000.bin` and on (little-endian uint16 or uint32),
+`documents.bin` (three little-endian uint64 per document: one past its last token in the token stream, its bytes as
+UTF-8, a hash of its text), and `manifest.json` with the size and SHA-256 of each, and of itself.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from andon.core.data.corpus import CACHE_TAG
 from andon.core.data.windows import shard_pieces
-from andon.core.files.folders import published
+from andon.core.files.folders import atomic_folder
 
 FORMAT = 2
 COLUMNS = 3  # of the document index
@@ -32,11 +32,11 @@ class ShardError(RuntimeError):
     """A store that cannot be read or written; the message names the file and what is wrong with it."""
 
 
-class Store(NamedTuple):
-    """An opened store: where it lies and which document is where; no file stays open or mapped.
+class TokenStore(NamedTuple):
+    """An opened store: its folder and the positions of its documents; no file stays open or mapped.
 
-    `ends_D` is one past the last token of each document in the whole stream, `bytes_D` its length as UTF-8 and
-    `hashes_D` (uint64) what equal documents have in common.
+    `ends_D` is one past the last token of each document in the token stream, `bytes_D` its length as UTF-8 and
+    `hashes_D` (uint64) the hash of its text.
     """
 
     folder: Path
@@ -47,8 +47,8 @@ class Store(NamedTuple):
     hashes_D: np.ndarray
 
 
-class Encoded(NamedTuple):
-    """One document on its way into a store: its ids with the end of document, and its text's bytes and hash."""
+class EncodedDocument(NamedTuple):
+    """One document to be stored: its ids with the end-of-document token, and its text's bytes and hash."""
 
     ids: list[int]
     bytes: int
@@ -56,7 +56,7 @@ class Encoded(NamedTuple):
 
 
 def text_hash(text: str) -> int:
-    """64 bits of BLAKE2b over the text's UTF-8, by which equal documents are known."""
+    """64 bits of BLAKE2b over the text's UTF-8, to recognize equal documents."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -65,11 +65,11 @@ def store_key(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def open_or_build(cache: Path, key: str, build: Callable[[Path], None]) -> tuple[Store, str]:
-    """The store `<cache>/<key>/` and one sentence on where it came from: re-used, or filled by `build(empty folder)`.
+def open_or_build(cache: Path, key: str, build: Callable[[Path], None]) -> tuple[TokenStore, str]:
+    """The store `<cache>/<key>/` and a note on its origin: reused, or filled by `build(empty folder)`.
 
-    A store that is absent or damaged is built. One process builds while others wait; the folder takes its name only
-    when it is complete.
+    A store that is absent or damaged is built. One process builds while others wait; the folder is renamed into place
+    only when it is complete.
 
     Raises:
         ShardError: the cache cannot be written.
@@ -82,20 +82,20 @@ def open_or_build(cache: Path, key: str, build: Callable[[Path], None]) -> tuple
             note = "tokens written"
             if folder.exists():
                 try:
-                    return open_store(folder), "tokens re-used"
+                    return open_store(folder), "tokens reused"
                 except ShardError as error:
-                    note = f"tokens written anew, for {error}"
-            with published(folder) as partial:
+                    note = f"tokens rewritten, because {error}"
+            with atomic_folder(folder) as partial:
                 build(partial)
             return open_store(folder), note
     except OSError as error:
-        raise ShardError(f"{cache}: tokens cannot be written ({error.strerror}); make room there") from error
+        raise ShardError(f"{cache}: tokens cannot be written ({error.strerror}); free disk space there") from error
 
 
 def write_store(
-    folder: Path, encoded: Iterable[Encoded], shard_tokens: int, id_count: int, about: dict[str, Any]
+    folder: Path, encoded: Iterable[EncodedDocument], shard_tokens: int, id_count: int, about: dict[str, Any]
 ) -> None:
-    """Fill a folder that holds the tokeniser with shards, document index and manifest, which repeats `about`."""
+    """Add shards, document index and manifest to a folder with the tokenizer; the manifest includes `about`."""
     dtype = "<u2" if id_count <= 1 << 16 else "<u4"
     rows = array("Q")
     tokens = size = 0
@@ -115,11 +115,11 @@ def write_store(
     (folder / MANIFEST).write_bytes(_seal({**layout, **totals, **about, "files": files}))
 
 
-def open_store(folder: Path) -> Store:
+def open_store(folder: Path) -> TokenStore:
     """Compare every file of a store with its manifest, and read the document index.
 
     Raises:
-        ShardError: a file is missing, truncated, or not what was written.
+        ShardError: a file is missing, truncated, or changed.
     """
     try:
         manifest = _unseal(folder / MANIFEST)
@@ -133,13 +133,13 @@ def open_store(folder: Path) -> Store:
     except OSError as error:
         raise ShardError(f"{error.filename}: cannot be read ({error.strerror})") from error
     layout = manifest["shard_tokens"], manifest["dtype"]
-    return Store(folder, *layout, ends_D.astype(np.int64), bytes_D.astype(np.int64), hashes_D.astype(np.uint64))
+    return TokenStore(folder, *layout, ends_D.astype(np.int64), bytes_D.astype(np.int64), hashes_D.astype(np.uint64))
 
 
-def read_tokens(store: Store, positions: np.ndarray) -> np.ndarray:
-    """Tokens at these positions of the whole stream, in the same shape, as int64.
+def read_tokens(store: TokenStore, positions: np.ndarray) -> np.ndarray:
+    """Tokens at these positions of the token stream, in the same shape, as int64.
 
-    A shard is mapped only while it is read: a map that lives as long as the run keeps every page it ever touched.
+    A shard is mapped only while it is read: a permanent map would keep every page that was ever read in memory.
     """
     tokens = np.empty(positions.shape, np.int64)
     shards, offsets = np.divmod(positions, store.shard_tokens)
@@ -160,7 +160,7 @@ def _sha256(path: Path) -> str:
 
 
 def _seal(fields: dict[str, Any]) -> bytes:
-    """The one spelling of these fields as a file, their own hash among them."""
+    """The canonical bytes of these fields with their own hash."""
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     return json.dumps({**fields, "sha256": digest}, indent=1).encode()
 
@@ -170,9 +170,9 @@ def _unseal(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(content)
         del fields["sha256"]
-        whole = _seal(fields) == content
+        intact = _seal(fields) == content
     except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise ShardError(f"{path}: does not match its own SHA-256")
     return fields

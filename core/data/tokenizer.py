@@ -1,4 +1,4 @@
-"""A byte-level BPE tokeniser trained on the user's corpus, or any `tokenizer.json`.
+"""A byte-level BPE tokenizer trained on the user's corpus, or any `tokenizer.json`.
 
 Byte-pair encoding: Sennrich et al. 2016 (arXiv:1508.07909); over bytes: Radford et al. 2019 (GPT-2), section 2.2.
 """
@@ -8,45 +8,51 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-END = "<|endoftext|>"
-END_NAMES = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")  # as published tokenisers spell it, ours first
+EOS = "<|endoftext|>"
+EOS_NAMES = (
+    EOS,
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|im_end|>",
+)  # of published tokenizers, ours first
 BYTE_VALUES = 256
-SAMPLE_BYTES = 1024  # for each token of the vocabulary; four times as many make its text 1% shorter
+SAMPLE_BYTES = 1024  # per token of the vocabulary; four times as many encode text only 1% shorter
 
-# No token crosses these pieces. A line break takes the next line's indentation along, so that one token says which
-# block the next line belongs to. Digits stand alone; words and punctuation take the space before them along.
-PIECES = r"\s*[\r\n]+[ \t]*|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
-
-
-class TokeniserError(ValueError):
-    """A tokeniser that cannot be used; the message names the file or key, the rule and the next step."""
+# No token crosses these pieces. A line break includes the next line's indentation, so that one token can give the next
+# line's block. Each digit is a piece; words and punctuation include the space before them.
+PRE_TOKENIZER_PATTERN = r"\s*[\r\n]+[ \t]*|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 
 
-def train_tokeniser(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE with at most `vocab_size` tokens, the end of a document the first of them.
+class TokenizerError(ValueError):
+    """A tokenizer that cannot be used; the message names the file or key, the rule and the next step."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with at most `vocab_size` tokens, the first being the end-of-document token.
 
     Raises:
-        TokeniserError: `vocab_size` has no room for the 256 bytes and the end of a document.
+        TokenizerError: `vocab_size` is too small for the 256 bytes and the end-of-document token.
     """
     if vocab_size <= BYTE_VALUES:
-        raise TokeniserError(f"model.vocab_size={vocab_size}: 256 bytes and {END} need {BYTE_VALUES + 1}; raise it")
-    tokeniser = Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+        raise TokenizerError(f"model.vocab_size={vocab_size}: 256 bytes and {EOS} need {BYTE_VALUES + 1} ids; raise it")
+    tokenizer = Tokenizer(models.BPE())
+    pieces = pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), "isolated")
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokeniser.pre_tokenizer = pre_tokenizers.Sequence([pieces, as_bytes])
-    tokeniser.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END],
+        special_tokens=[EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokeniser.train_from_iterator(texts, trainer)
-    return tokeniser
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
-def sample(texts: Iterable[str], total_bytes: int, vocab_size: int) -> Iterator[str]:
-    """As many of the texts, evenly spread, as a vocabulary of this size is learnt from; the first always."""
+def training_sample(texts: Iterable[str], total_bytes: int, vocab_size: int) -> Iterator[str]:
+    """The texts on which a vocabulary of this size is trained: evenly spaced, and always the first."""
     share = min(1.0, SAMPLE_BYTES * vocab_size / total_bytes)
     seen = kept = 0
     for text in texts:
@@ -56,62 +62,66 @@ def sample(texts: Iterable[str], total_bytes: int, vocab_size: int) -> Iterator[
         seen += len(text)
 
 
-def load_tokeniser(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`.
 
     Raises:
-        TokeniserError: the file is missing or is no tokeniser.
+        TokenizerError: the file is missing or is not a tokenizer.
     """
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TokeniserError(f"{path}: cannot be read ({error.strerror}); name a tokenizer.json") from error
+        raise TokenizerError(f"{path}: cannot be read ({error.strerror}); name a tokenizer.json") from error
     except Exception as error:  # the library raises Exception itself for whatever it cannot read
-        raise TokeniserError(f"{path}: is no tokenizer.json ({error}); save one with the tokenizers library") from error
+        raise TokenizerError(
+            f"{path}: is not a valid tokenizer.json ({error}); save one with the tokenizers library"
+        ) from error
 
 
-def id_count(tokeniser: Tokenizer) -> int:
+def id_count(tokenizer: Tokenizer) -> int:
     """One more than the largest id."""
-    return max(tokeniser.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def check_vocabulary(tokeniser: Tokenizer, vocab_size: int, source: str) -> None:
-    """Refuse a tokeniser with ids for which the model has no embedding.
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, source: str) -> None:
+    """Reject a tokenizer with ids for which the model has no embedding.
 
     Raises:
-        TokeniserError: the largest id is not below `vocab_size`.
+        TokenizerError: the largest id is not below `vocab_size`.
     """
-    needed = id_count(tokeniser)
+    needed = id_count(tokenizer)
     if needed > vocab_size:
-        raise TokeniserError(
+        raise TokenizerError(
             f"{source}: ids go up to {needed - 1}, beyond model.vocab_size={vocab_size}; set model.vocab_size={needed}"
         )
 
 
-def end_of_document(tokeniser: Tokenizer, source: str) -> int:
-    """Id of the token that closes a document.
+def find_eos_id(tokenizer: Tokenizer, source: str) -> int:
+    """Id of the end-of-document token.
 
     Raises:
-        TokeniserError: the tokeniser has none of the names in use.
+        TokenizerError: the tokenizer has none of the usual names.
     """
-    found = (tokeniser.token_to_id(name) for name in END_NAMES)
-    end = next((token for token in found if token is not None), None)
-    if end is None:
-        raise TokeniserError(f"{source}: has no end of document; add one of {', '.join(END_NAMES)} as a special token")
-    return end
+    found = (tokenizer.token_to_id(name) for name in EOS_NAMES)
+    eos_id = next((token for token in found if token is not None), None)
+    if eos_id is None:
+        raise TokenizerError(
+            f"{source}: has no end-of-document token; add one of {', '.join(EOS_NAMES)} as a special token"
+        )
+    return eos_id
 
 
-def encode(tokeniser: Tokenizer, texts: list[str], *, special: bool = False) -> list[list[int]]:
-    """Ids of each text, whole: nothing is added.
+def encode(tokenizer: Tokenizer, texts: list[str], *, parse_special: bool = False) -> list[list[int]]:
+    """Ids of each text; no token is added.
 
-    A special token's name within a text is text like any other, unless `special`: then it is that token.
+    A special token written in a text is encoded as ordinary text, or with `parse_special` as that token.
     """
-    tokeniser.no_truncation()  # a tokenizer.json may ask for both
-    tokeniser.no_padding()
-    tokeniser.encode_special_tokens = not special
-    return [encoding.ids for encoding in tokeniser.encode_batch_fast(texts, add_special_tokens=False)]
+    tokenizer.no_truncation()  # a tokenizer.json may turn on either
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = not parse_special
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def special_names(tokeniser: Tokenizer) -> tuple[str, ...]:
-    """The names of the tokens that no text may write by itself, such as the end of a document."""
-    return tuple(token.content for token in tokeniser.get_added_tokens_decoder().values() if token.special)
+def special_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The tokenizer's special tokens, such as the end of a document, which ordinary text must not contain."""
+    return tuple(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)

@@ -1,1 +1,1 @@
-"""Folders and files on disk that are whole or not there."""
+"""Atomic folders, checkpoint manifests, and file headers."""

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and which checkpoints among them are kept."""
+"""Folders that are written atomically, and which checkpoints among them are kept."""
 
 import os
 import re
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from andon.core.files.manifest import CheckpointError, read_manifest
 
-# Set aside while its successor takes the name; found again should the process die in that instant.
+# The old folder while the new one takes its name; still found if the process is killed at that moment.
 REPLACED = ".replaced"
 CHECKPOINT = re.compile(rf"step-(\d{{8,}})(?:{re.escape(REPLACED)})?")
 
 
 @contextmanager
-def published(target: Path) -> Generator[Path]:
-    """A folder to fill; when the block ends it is synced to disk and takes the name `target`.
+def atomic_folder(target: Path) -> Generator[Path]:
+    """A temporary folder to fill; when the block ends it is synced to disk and renamed to `target`.
 
-    If the block raises, nothing is left and what stood under `target` still stands.
+    If the block raises, the temporary folder is removed and `target` is as before.
 
     Raises:
         OSError: the file system refused, for example a full disk.
@@ -54,7 +54,7 @@ def checkpoint_step(folder: Path) -> int | None:
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """Checkpoint folders under `root`, newest step first; their content is not looked at."""
+    """Checkpoint folders under `root`, latest step first; their content is not read."""
     found: dict[int, Path] = {}
     for folder in sorted(root.glob("step-*")):  # step-00000100 before step-00000100.replaced
         step = checkpoint_step(folder)
@@ -69,26 +69,26 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def best_checkpoint(root: Path) -> Path | None:
-    """The checkpoint with the lowest metric, the newest among equals; None where none has a metric."""
-    readable = _readable(root)
+    """The checkpoint with the lowest metric, the latest among equals; None where none has a metric."""
+    readable = _valid_checkpoints(root)
     step = best_step({step: metric for step, (_, metric) in readable.items()})
     return None if step is None else readable[step][0]
 
 
 def best_step(metrics: Mapping[int, float | None]) -> int | None:
-    """The step with the lowest metric, the newest among equals; None where nothing was measured."""
+    """The step with the lowest metric, the latest among equals; None where nothing was measured."""
     measured = {step: metric for step, metric in metrics.items() if metric is not None}
     return min(measured, key=lambda step: (measured[step], -step), default=None)
 
 
-def expired(metrics: Mapping[int, float | None], keep_last: int, keep_best: bool) -> list[int]:
+def steps_to_delete(metrics: Mapping[int, float | None], keep_last: int, keep_best: bool) -> list[int]:
     """Steps to delete, oldest first: all but the `keep_last` (1 or more) highest and, with `keep_best`, the best."""
     best = best_step(metrics) if keep_best else None
     return [step for step in sorted(metrics)[:-keep_last] if step != best]
 
 
-def rotate(newest: Path, keep_last: int, keep_best: bool) -> list[Path]:
-    """Delete what `expired` names beside the checkpoint just saved, and return the deleted folders.
+def rotate(latest: Path, keep_last: int, keep_best: bool) -> list[Path]:
+    """Delete what `steps_to_delete` names beside the checkpoint just saved, and return the deleted folders.
 
     Checkpoints of later steps (of a run that was resumed from before them) and those whose manifest is damaged are
     neither counted nor deleted: they must not push out a good one.
@@ -96,33 +96,35 @@ def rotate(newest: Path, keep_last: int, keep_best: bool) -> list[Path]:
     Raises:
         CheckpointError: a folder cannot be removed.
     """
-    current = checkpoint_step(newest)
-    readable = {step: found for step, found in _readable(newest.parent).items() if current is None or step <= current}
+    current = checkpoint_step(latest)
+    readable = {
+        step: found for step, found in _valid_checkpoints(latest.parent).items() if current is None or step <= current
+    }
     metrics = {step: metric for step, (_, metric) in readable.items()}
-    folders = [readable[step][0] for step in expired(metrics, keep_last, keep_best)]
+    folders = [readable[step][0] for step in steps_to_delete(metrics, keep_last, keep_best)]
     for folder in folders:
         try:
-            folder.rename(_partial(folder))  # a deletion cut short must not leave half a checkpoint under its name
+            folder.rename(_partial(folder))  # an interrupted deletion must not leave half a checkpoint under its name
             _remove(_partial(folder))
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot be removed ({error.strerror}); check its permissions") from error
     return folders
 
 
-def sweep(root: Path) -> None:
-    """Remove what saves and deletions that were killed have left under `root`."""
+def remove_leftovers(root: Path) -> None:
+    """Remove what interrupted saves and deletions have left under `root`."""
     for folder in root.glob(_partial(root / "step-*").name):
         _remove(folder)
 
 
-def _readable(root: Path) -> dict[int, tuple[Path, float | None]]:
-    """Folder and metric by step, of the checkpoints whose manifest is whole and lies where it belongs."""
+def _valid_checkpoints(root: Path) -> dict[int, tuple[Path, float | None]]:
+    """Folder and metric by step, of the checkpoints whose manifest is valid and matches the folder's name."""
     found = {}
     for folder in checkpoints(root):
         try:
             manifest = read_manifest(folder)
         except CheckpointError:
-            continue  # no candidate for best or for rotation; loading it says what is wrong with it
+            continue  # not considered; loading it reports what is wrong
         if manifest.step == checkpoint_step(folder):
             found[manifest.step] = folder, manifest.metric
     return found

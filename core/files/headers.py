@@ -1,4 +1,4 @@
-"""Safetensors headers, read without torch and believed only after checking.
+"""Safetensors headers, read without torch and trusted only after validation.
 
 The format (safetensors README, "Format"): eight bytes of little-endian header length, that many bytes of JSON, then
 the tensors' bytes. The JSON maps names to dtype, shape and a byte range; `__metadata__` maps strings to strings.
@@ -23,7 +23,7 @@ class HeaderError(ValueError):
     """A file that breaks the safetensors format; the message names the file and the rule."""
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """One tensor as the header describes it: bytes [start, end) after the header."""
 
     dtype: str
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     end: int
 
 
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of a safetensors file, by name.
 
     Raises:
@@ -44,7 +44,9 @@ def read_header(path: Path) -> dict[str, Entry]:
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise HeaderError(f"{path}: {size} bytes do not hold the header announced: truncated, or no safetensors")
+            raise HeaderError(
+                f"{path}: {size} bytes do not hold the announced header: truncated, or not a safetensors file"
+            )
         text = file.read(length)
     try:
         return parse_header(text, size - 8 - length)
@@ -52,49 +54,49 @@ def read_header(path: Path) -> dict[str, Entry]:
         raise HeaderError(f"{path}: {error}") from error
 
 
-def parse_header(text: bytes, data_bytes: int) -> dict[str, Entry]:
+def parse_header(text: bytes, data_bytes: int) -> dict[str, TensorEntry]:
     """Check a header's JSON against the number of bytes that follow it.
 
     Raises:
-        HeaderError: no JSON object, a repeated name, an unknown dtype, or ranges that do not tile the data exactly.
+        HeaderError: not a JSON object, a repeated name, an unknown dtype, or ranges that do not tile the data exactly.
     """
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise HeaderError(f"the header is no JSON object ({error})") from error
+        raise HeaderError(f"the header is not a JSON object ({error})") from error
     if not isinstance(header, dict):
-        raise HeaderError("the header is no JSON object")
+        raise HeaderError("the header is not a JSON object")
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise HeaderError(f"{METADATA} must map strings to strings")
-    entries = {name: _entry(name, fields) for name, fields in header.items()}
+    entries = {name: _tensor_entry(name, fields) for name, fields in header.items()}
     check_tiling(entries, data_bytes)
     return entries
 
 
-def check_tiling(entries: dict[str, Entry], data_bytes: int) -> None:
-    """No gap, no overlap, nothing left over: two tensors must never share bytes, and no byte may hide.
+def check_tiling(entries: dict[str, TensorEntry], data_bytes: int) -> None:
+    """No gap, no overlap, nothing left over: tensors must not share bytes, and every byte belongs to one.
 
     Raises:
-        HeaderError: naming the first tensor that does not begin where the one before it ends, or what is left over.
+        HeaderError: naming the first tensor that does not begin where the previous one ends, or the bytes left over.
     """
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != end:
-            raise HeaderError(f"{name!r} starts at byte {entry.start} where {end} was expected: a gap or an overlap")
+            raise HeaderError(f"{name!r} starts at byte {entry.start} instead of {end}: a gap or an overlap")
         end = entry.end
     if end != data_bytes:
-        raise HeaderError(f"the tensors take {end} bytes and {data_bytes} follow the header; truncated or torn")
+        raise HeaderError(f"the tensors take {end} bytes and {data_bytes} follow the header; truncated or corrupt")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return table
 
 
-def _entry(name: str, fields: Any) -> Entry:
+def _tensor_entry(name: str, fields: Any) -> TensorEntry:
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise HeaderError(f"{name!r} must have dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
@@ -108,7 +110,7 @@ def _entry(name: str, fields: Any) -> Entry:
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if end - start != wanted:
         raise HeaderError(f"{name!r} has {end - start} bytes; {dtype} of shape {shape} takes {wanted}")
-    return Entry(dtype, tuple(shape), start, end)
+    return TensorEntry(dtype, tuple(shape), start, end)
 
 
 def _are_sizes(value: Any) -> bool:

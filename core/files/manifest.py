@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: what the folder holds, hashed, so that any change of any file is noticed."""
+"""A checkpoint's manifest: size and hash of every file in the folder, so that any change is noticed."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from andon.core.config import CountOrZero, Table
+from andon.core.config import NonNegativeInt, Table
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
@@ -26,7 +26,7 @@ FileName = Literal[
     "adapter_config.json",
 ]
 FILES: tuple[FileName, ...] = (MODEL, OPTIMIZER, CONFIG, TOKENIZER)
-# Of a run that trains an adapter: its weights in PEFT's layout, and not those of the model it sits on.
+# Of a run that trains an adapter: the adapter in PEFT's layout, without the frozen model.
 ADAPTER_FILES: tuple[FileName, ...] = (ADAPTER, ADAPTER_CONFIG, OPTIMIZER, TOKENIZER)
 
 FORMAT = 1
@@ -37,13 +37,13 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written or believed; the message names the file, what is wrong and the next step."""
+    """A checkpoint that cannot be written or trusted; the message names the file, what is wrong and the next step."""
 
 
 class FileRecord(Table):
     """Size in bytes and SHA-256 of one file."""
 
-    bytes: CountOrZero
+    bytes: NonNegativeInt
     sha256: str
 
 
@@ -59,14 +59,14 @@ class Manifest(Table):
     """Everything a checkpoint holds besides tensors. `metric` is the validation loss, where one was measured."""
 
     format: Literal[1] = FORMAT
-    step: CountOrZero
-    epoch: CountOrZero
-    batch: CountOrZero
+    step: NonNegativeInt
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
     metric: Finite | None
     learning_rate: Finite
-    skipped_in_a_row: CountOrZero
+    skipped_in_a_row: NonNegativeInt
     loss_scale: Finite
-    scale_streak: CountOrZero
+    scale_streak: NonNegativeInt
     environment: dict[str, str | int]
     config: dict[str, dict[str, Any]]
     random: RandomStates
@@ -88,15 +88,17 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); name a whole checkpoint") from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); name a complete checkpoint") from error
     try:
         fields = json.loads(content)
         fields.pop(SEAL)
-        whole = seal(fields) == content
+        intact = seal(fields) == content
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{path}: does not match its own SHA-256: truncated, changed or foreign; {GO_BACK}")
+        intact = False
+    if not intact:
+        raise CheckpointError(
+            f"{path}: does not match its own SHA-256: truncated, changed or of another program; {GO_BACK}"
+        )
     try:
         return Manifest.model_validate(fields)
     except ValidationError as error:
@@ -115,22 +117,26 @@ def record_files(folder: Path) -> dict[FileName, FileRecord]:
 
 
 def check_files(folder: Path, manifest: Manifest, skip: tuple[FileName, ...] = ()) -> None:
-    """Compare size and SHA-256 of the folder's files, but those in `skip`, with the manifest.
+    """Compare size and SHA-256 of the folder's files, except those in `skip`, with the manifest.
 
     Raises:
-        CheckpointError: naming the first file that is missing, truncated, changed or swapped.
+        CheckpointError: naming the first file that is missing, truncated, changed or of another checkpoint.
     """
     for name in ADAPTER_FILES if ADAPTER in manifest.files else FILES:
         path = folder / name
         if name in skip or (name == TOKENIZER and name not in manifest.files and not path.exists()):
             continue
         if name not in manifest.files:
-            raise CheckpointError(f"{path}: is not in {MANIFEST}, and so not of this checkpoint; {GO_BACK}")
+            raise CheckpointError(
+                f"{path}: is not listed in {MANIFEST}, so it belongs to another checkpoint; {GO_BACK}"
+            )
         wanted = manifest.files[name]
         try:
             size = path.stat().st_size
             if size != wanted.bytes:
-                raise CheckpointError(f"{path}: {size} bytes where the manifest says {wanted.bytes}: torn; {GO_BACK}")
+                raise CheckpointError(
+                    f"{path}: {size} bytes where the manifest says {wanted.bytes}: truncated; {GO_BACK}"
+                )
             found = _record(path)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {GO_BACK}") from error
@@ -148,6 +154,6 @@ def _record(path: Path) -> FileRecord:
 
 
 def seal(fields: dict[str, Any]) -> bytes:
-    """The one spelling of these fields as a file; whatever differs by a bit is not it."""
+    """The canonical bytes of these fields with their own hash: a file that differs in any bit is not valid."""
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     return (json.dumps({**fields, SEAL: digest}, indent=2) + "\n").encode()

@@ -1,8 +1,8 @@
 """bitsandbytes' 4-bit tensors in safetensors files, as its `QuantState.as_dict(packed=True)` lays them out.
 
-A weight NAME becomes `NAME` (codes, two a byte), `NAME.absmax`, `NAME.quant_map` (the levels), for double quantisation
-`NAME.nested_absmax` and `NAME.nested_quant_map`, and `NAME.quant_state.bitsandbytes__nf4`: JSON as bytes, with shape,
-dtype, block sizes and offset.
+A weight NAME becomes `NAME` (codes, two per byte), `NAME.absmax`, `NAME.quant_map` (the levels), with double
+quantization `NAME.nested_absmax` and `NAME.nested_quant_map`, and `NAME.quant_state.bitsandbytes__nf4`: JSON as bytes,
+with shape, dtype, block sizes and offset.
 """
 
 import json
@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def to_bitsandbytes(name: str, weight: NF4Tensor) -> dict[str, Tensor]:
-    """The tensors of a file that stand for the weight `name`; no two share memory."""
+    """The tensors that represent the weight `name` in a file; no two share memory."""
     fields: dict[str, Any] = {
         "quant_type": "nf4",
         "blocksize": weight.block_size,
@@ -69,7 +69,7 @@ def from_bitsandbytes(name: str, tensors: Mapping[str, Tensor], shape: tuple[int
             raise InterchangeError(f"{name}{part} is {here}; expected {count} of {dtype}: fetch the file again")
     codes, absmax, levels, *second = (tensors[f"{name}{part}"].flatten() for part in wanted)
     if not torch.equal(levels, nf4_levels(levels.device)):
-        raise InterchangeError(f"{name}.quant_map holds other levels than NF4's; quantise the weights again")
+        raise InterchangeError(f"{name}.quant_map does not hold NF4's levels; quantize the weights again")
     nested = None
     if double:
         offset = torch.tensor(fields["nested_offset"], dtype=torch.float32, device=codes.device)
@@ -78,7 +78,7 @@ def from_bitsandbytes(name: str, tensors: Mapping[str, Tensor], shape: tuple[int
 
 
 def quantization_config(weights: list[NF4Tensor]) -> dict[str, Any]:
-    """What `transformers` wants to read in `config.json` beside such tensors."""
+    """The `quantization_config` of `config.json` with which `transformers` reads such tensors."""
     return NF4 | {
         "bnb_4bit_use_double_quant": any(weight.nested for weight in weights),
         "bnb_4bit_compute_dtype": str(weights[0].dtype).removeprefix("torch."),
@@ -87,11 +87,11 @@ def quantization_config(weights: list[NF4Tensor]) -> dict[str, Any]:
 
 
 def _state(name: str, packed: Tensor, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The checked JSON of a weight's state."""
+    """A weight's quantization state: JSON, validated."""
     try:
         fields = json.loads(bytes(packed.tolist()))
     except (ValueError, TypeError, RecursionError) as error:
-        raise InterchangeError(f"{name}{STATE} is no JSON ({error}); fetch the file again") from error
+        raise InterchangeError(f"{name}{STATE} is not valid JSON ({error}); fetch the file again") from error
     rules: dict[str, tuple[Any, ...]] = {
         "quant_type": ("nf4",),
         "blocksize": BLOCKS,

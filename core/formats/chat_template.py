@@ -1,4 +1,4 @@
-"""Where a chat template stands: in a Hugging Face directory, in a GGUF file, or in a file of its own."""
+"""Load a chat template: from a Hugging Face directory, a GGUF file, or a file of its own."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def load_template(path: Path) -> ChatTemplate | None:
     """The template of a Hugging Face directory, a GGUF file or a `.jinja` file; None where a model has none.
 
     Raises:
-        ChatError: a file that cannot be read, or that holds something else under the template's name.
+        ChatError: a file that cannot be read, or whose template is not text.
     """
     if path.suffix == ".gguf":
         return _from_gguf(path)
@@ -33,7 +33,7 @@ def load_template(path: Path) -> ChatTemplate | None:
     if source is None:
         return None
     if not isinstance(source, str) or not _is_utf8(source):
-        raise ChatError(f"{path / FIELDS}: chat_template is no text; name a .jinja file with --chat-template")
+        raise ChatError(f"{path / FIELDS}: chat_template is not text; name a .jinja file with --chat-template")
     return ChatTemplate(source, tokens, str(path / FIELDS))
 
 
@@ -43,7 +43,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise ChatError(f"{path}: cannot be read ({error.strerror}); name a chat template's file") from error
     except UnicodeDecodeError as error:
-        raise ChatError(f"{path}: is no text; name a chat template's file") from error
+        raise ChatError(f"{path}: is not text; name a chat template's file") from error
 
 
 def _fields(path: Path) -> dict[str, Any]:
@@ -52,19 +52,19 @@ def _fields(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, ChatError):
             raise
-        raise ChatError(f"{path}: is no JSON ({error}); fetch the file again") from error
+        raise ChatError(f"{path}: is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(fields, dict):
-        raise ChatError(f"{path}: is no JSON object; fetch the file again")
+        raise ChatError(f"{path}: is not a JSON object; fetch the file again")
     return fields
 
 
 def _is_utf8(text: str) -> bool:
-    """JSON can spell half a character, UTF-8 cannot."""
+    """Whether UTF-8 can encode the text: JSON can hold half of a surrogate pair."""
     return text == text.encode(errors="replace").decode()
 
 
 def _token(value: Any) -> str | None:
-    """A special token's text, which stands there itself or as an object's `content`."""
+    """A special token's text: a string, or an object's `content`."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else None
 
@@ -75,12 +75,9 @@ def _from_gguf(path: Path) -> ChatTemplate | None:
     if source is None:
         return None
     if not isinstance(source, str):
-        raise ChatError(f"{path}: {GGUF_TEMPLATE} is no text; name a .jinja file with --chat-template")
+        raise ChatError(f"{path}: {GGUF_TEMPLATE} is not text; name a .jinja file with --chat-template")
     names = fields.get("tokenizer.ggml.tokens")
     tokens = names if isinstance(names, list) else []
     ids = {name: fields.get(f"tokenizer.ggml.{name[:3]}_token_id") for name in NAMED_TOKENS[:2]}
     known = {name: tokens[place] for name, place in ids.items() if type(place) is int and 0 <= place < len(tokens)}
     return ChatTemplate(source, {name: text for name, text in known.items() if isinstance(text, str)}, str(path))
-
-
-# ------------------------------------------------------------------------------------------------ the other process

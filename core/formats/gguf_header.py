@@ -1,7 +1,7 @@
-"""GGUF's metadata and tensor table, read without torch and believed only after checking; what the model in it is.
+"""GGUF's metadata and tensor table, read without torch and trusted only after validation, and the model's shape.
 
 The format (ggml, `docs/gguf.md`, versions 2 and 3, little-endian): magic, version, two counts, key-value pairs, then
-name, dimensions, type and offset of each tensor. No count is believed beyond the bytes that are there.
+name, dimensions, type and offset of each tensor. No count is trusted beyond the bytes that are there.
 """
 
 import mmap
@@ -17,9 +17,9 @@ from andon.core.formats.huggingface_config import InterchangeError, explain
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # struct's codes
 STRING, ARRAY = 8, 9
-MOST_DIMENSIONS = 4
+MAX_DIMENSIONS = 4
 
-# Our key: GGUF's, under `llama.`.
+# Our key: GGUF's, after `llama.`.
 REQUIRED = {
     "num_hidden_layers": "block_count",
     "hidden_size": "embedding_length",
@@ -62,18 +62,18 @@ class Header(NamedTuple):
 
 
 class Cursor:
-    """Where reading stands in a file's bytes."""
+    """A file's bytes, and the position of the next read."""
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data = data
-        self.at = 0
+        self.position = 0
 
     def take(self, count: int) -> bytes:
         """The next bytes, all of them or a GgufError."""
-        if count > len(self.data) - self.at:
-            raise GgufError(f"{count} bytes at byte {self.at} reach beyond the end")
-        self.at += count
-        return self.data[self.at - count : self.at]
+        if count > len(self.data) - self.position:
+            raise GgufError(f"{count} bytes at byte {self.position} reach beyond the end")
+        self.position += count
+        return self.data[self.position - count : self.position]
 
     def numbers(self, code: str, count: int) -> list[Any]:
         """The next numbers of one type, by struct's code for it."""
@@ -88,32 +88,32 @@ class Cursor:
         try:
             return self.take(self.number("Q")).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise GgufError(f"a string before byte {self.at} is not UTF-8") from error
+            raise GgufError(f"a string before byte {self.position} is not UTF-8") from error
 
 
 def read_header(path: Path) -> Header:
     """Metadata and tensor table of a file.
 
     Raises:
-        InterchangeError: unreadable, no GGUF, or cut short.
+        InterchangeError: unreadable, not a GGUF file, or truncated.
     """
     try:
         with path.open("rb") as file:
-            if not file.read(1):  # nothing is there to be mapped
+            if not file.read(1):  # mmap refuses an empty file
                 return parse_header(b"")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return parse_header(data)
     except OSError as error:
         raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from error
     except GgufError as error:
-        raise InterchangeError(f"{path}: is no whole GGUF file ({error}); fetch it again") from error
+        raise InterchangeError(f"{path}: is not a complete GGUF file ({error}); fetch it again") from error
 
 
 def parse_header(data: mmap.mmap | bytes) -> Header:
     """Metadata and tensor table of a file's bytes.
 
     Raises:
-        GgufError: another format or version, a count or length beyond the end, or a name that stands twice.
+        GgufError: another format or version, a count or length beyond the end, or a name that occurs twice.
     """
     cursor = Cursor(data)
     if cursor.take(4) != MAGIC:
@@ -123,16 +123,16 @@ def parse_header(data: mmap.mmap | bytes) -> Header:
         raise GgufError(f"version {version} is not read, only {' and '.join(map(str, VERSIONS))} are")
     tensors, pairs = cursor.numbers("Q", 2)
     fields: dict[str, Any] = {}
-    for _ in range(pairs):  # each takes bytes, so that a false count ends at the file's end
+    for _ in range(pairs):  # each consumes bytes, so that a wrong count ends at the end of the file
         key = cursor.text()
         if key in fields:
-            raise GgufError(f"{key!r} stands twice")
+            raise GgufError(f"{key!r} occurs twice")
         fields[key] = _value(cursor, cursor.number("I"))
     shapes: dict[str, tuple[int, ...]] = {}
     for _ in range(tensors):
         name, shape = _tensor(cursor)
         if name in shapes:
-            raise GgufError(f"{name!r} stands twice")
+            raise GgufError(f"{name!r} occurs twice")
         shapes[name] = shape
     return Header(fields, shapes)
 
@@ -141,7 +141,7 @@ def model_config(path: Path, header: Header) -> ModelConfig:
     """The shape of the model that a header describes.
 
     Raises:
-        InterchangeError: another architecture, a key that is missing or out of range, or what a plain Llama has not.
+        InterchangeError: another architecture, a missing or invalid key, or a feature that a plain Llama does not have.
     """
     fields, shapes = header
     architecture = fields.get("general.architecture")
@@ -149,7 +149,9 @@ def model_config(path: Path, header: Header) -> ModelConfig:
         raise InterchangeError(f"{path}: general.architecture={architecture!r} is not supported; only 'llama' is")
     for key in ("llama.expert_count", "llama.rope.scaling.type"):
         if fields.get(key) not in (None, 0, "none"):
-            raise InterchangeError(f"{path}: {key}={fields[key]!r} is not supported; read its Hugging Face form")
+            raise InterchangeError(
+                f"{path}: {key}={fields[key]!r} is not supported; load the model's Hugging Face directory"
+            )
     missing = [f"llama.{key}" for key in REQUIRED.values() if f"llama.{key}" not in fields]
     if missing or len(shapes.get(EMBEDDING, ())) != 2:
         raise InterchangeError(f"{path}: {(missing or [EMBEDDING])[0]} is missing; fetch the file again")
@@ -164,7 +166,9 @@ def model_config(path: Path, header: Header) -> ModelConfig:
         raise InterchangeError(f"{path}: {explain(error)}") from error
     rotated = fields.get("llama.rope.dimension_count", config.head_size)
     if rotated != config.head_size:
-        raise InterchangeError(f"{path}: llama.rope.dimension_count={rotated} of head_dim={config.head_size}: only all")
+        raise InterchangeError(
+            f"{path}: llama.rope.dimension_count={rotated} of head_dim={config.head_size}; both must be equal"
+        )
     return config
 
 
@@ -177,8 +181,8 @@ def load_gguf_config(path: Path) -> ModelConfig:
     return model_config(path, read_header(path))
 
 
-def our_name(path: Path, name: str) -> str:
-    """`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`.
+def huggingface_name(path: Path, name: str) -> str:
+    """The Hugging Face name of a GGUF tensor: `blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`.
 
     Raises:
         InterchangeError: a tensor that a plain Llama does not have.
@@ -187,7 +191,9 @@ def our_name(path: Path, name: str) -> str:
     block, _, part = stem.rpartition(".")
     prefix = f"model.layers.{block.removeprefix('blk.')}." if block.startswith("blk.") else block
     if kind != "weight" or part not in NAMES:
-        raise InterchangeError(f"{path}: {name} is unexpected in a plain Llama; read the model's Hugging Face form")
+        raise InterchangeError(
+            f"{path}: {name} is unexpected in a plain Llama; load the model's Hugging Face directory"
+        )
     return f"{prefix}{NAMES[part]}.weight"
 
 
@@ -207,10 +213,10 @@ def _value(cursor: Cursor, kind: int) -> Any:
 
 
 def _tensor(cursor: Cursor) -> tuple[str, tuple[int, ...]]:
-    """Name and shape; type and offset are left to whoever reads the weights."""
+    """Name and shape; type and offset are skipped, as the library reads them with the weights."""
     name, dimensions = cursor.text(), cursor.number("I")
-    if dimensions > MOST_DIMENSIONS:
-        raise GgufError(f"{name!r} has {dimensions} dimensions; {MOST_DIMENSIONS} is the most there is")
+    if dimensions > MAX_DIMENSIONS:
+        raise GgufError(f"{name!r} has {dimensions} dimensions; {MAX_DIMENSIONS} is the maximum")
     shape = tuple(cursor.numbers("Q", dimensions)[::-1])
     cursor.take(4 + 8)
     return name, shape

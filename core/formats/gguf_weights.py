@@ -1,7 +1,7 @@
 """Llama weights from a GGUF file, the format of llama.cpp (specification: ggml, `docs/gguf.md`).
 
-llama.cpp turns neighbouring pairs in RoPE and Hugging Face turns halves, so its converter has permuted the rows of the
-query and key projections; reading permutes them back.
+llama.cpp's RoPE rotates neighboring pairs and Hugging Face's rotates halves, so llama.cpp's converter permutes the rows
+of the query and key projections; reading permutes them back.
 """
 
 from pathlib import Path
@@ -12,41 +12,43 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from andon.core.config import ModelConfig, QloraConfig
-from andon.core.formats.gguf_header import GgufError, Header, model_config, our_name, read_header
-from andon.core.formats.gguf_tokenizer import read_tokeniser
-from andon.core.formats.huggingface import held, with_weights
+from andon.core.formats.gguf_header import GgufError, Header, huggingface_name, model_config, read_header
+from andon.core.formats.gguf_tokenizer import read_tokenizer
+from andon.core.formats.huggingface import model_from_weights, prepare_weight
 from andon.core.formats.huggingface_config import InterchangeError
 from andon.core.model.llama import Llama
 
-# What the library raises where a tensor's data lies beyond the end, or has a type that it does not know.
+# What the library raises where a tensor's data lies beyond the end of the file, or has an unknown type.
 MALFORMED = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
 
 
 def load_gguf(
-    path: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+    path: Path, dtype: torch.dtype | None = None, quantize: QloraConfig | None = None
 ) -> tuple[Llama, Tokenizer | None]:
-    """Model (dequantised, then in `dtype`, fp32 by default) and tokeniser, None where it is not byte-level BPE.
+    """Model (dequantized, then in `dtype`, fp32 by default) and tokenizer, None where it is not byte-level BPE.
 
-    `quantise` turns the blocks' matrices into NF4, one at a time.
+    `quantize` turns the blocks' matrices into NF4, one at a time.
 
     Raises:
-        InterchangeError: no GGUF, cut short, another architecture, or a tensor that a plain Llama does not have.
-        QuantError: a matrix to quantise holds infinity or NaN.
+        InterchangeError: not a GGUF file, truncated, another architecture, or a tensor that a plain Llama lacks.
+        QuantError: a matrix to quantize holds infinity or NaN.
     """
     header = read_header(path)
     config = model_config(path, header)
-    names = {name: our_name(path, name) for name in header.shapes}
+    names = {name: huggingface_name(path, name) for name in header.shapes}
     _check_shapes(path, {names[name]: shape for name, shape in header.shapes.items()}, config)
-    tokeniser = _tokeniser(path, header)
+    tokenizer = _tokenizer(path, header)
     weights = {
-        names[tensor.name]: held(names[tensor.name], _weight(path, tensor, config), dtype or torch.float32, quantise)
+        names[tensor.name]: prepare_weight(
+            names[tensor.name], _weight(path, tensor, config), dtype or torch.float32, quantize
+        )
         for tensor in _tensors(path)
     }
-    return with_weights(config, weights), tokeniser
+    return model_from_weights(config, weights), tokenizer
 
 
-def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of a query or key projection from RoPE on neighbouring pairs to RoPE on halves.
+def unpermute_rope(weight_OI: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of a query or key projection from RoPE on neighboring pairs to RoPE on halves.
 
     Within each of `heads` heads, rows 0, 2, 4, ... come first, then rows 1, 3, 5, ...
     """
@@ -55,9 +57,9 @@ def halves_from_pairs(weight_OI: Tensor, heads: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(outputs, inputs)
 
 
-def _tokeniser(path: Path, header: Header) -> Tokenizer | None:
+def _tokenizer(path: Path, header: Header) -> Tokenizer | None:
     try:
-        return read_tokeniser(header.fields)
+        return read_tokenizer(header.fields)
     except GgufError as error:
         raise InterchangeError(f"{path}: {error}; fetch the file again") from error
 
@@ -67,7 +69,7 @@ def _tensors(path: Path) -> list[gguf.ReaderTensor]:
     try:
         return gguf.GGUFReader(path).tensors
     except MALFORMED as error:
-        raise InterchangeError(f"{path}: is no whole GGUF file ({error}); fetch it again") from error
+        raise InterchangeError(f"{path}: is not a complete GGUF file ({error}); fetch it again") from error
 
 
 def _check_shapes(path: Path, found: dict[str, tuple[int, ...]], config: ModelConfig) -> None:
@@ -85,7 +87,7 @@ def _weight(path: Path, tensor: gguf.ReaderTensor, config: ModelConfig) -> Tenso
     except NotImplementedError as error:
         raise InterchangeError(f"{path}: {tensor.name} is {tensor.tensor_type.name}, which is not read") from error
     if tensor.name.endswith("attn_q.weight"):
-        return halves_from_pairs(weight, config.num_attention_heads)
+        return unpermute_rope(weight, config.num_attention_heads)
     if tensor.name.endswith("attn_k.weight"):
-        return halves_from_pairs(weight, config.num_key_value_heads)
+        return unpermute_rope(weight, config.num_key_value_heads)
     return weight

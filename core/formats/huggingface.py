@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import Parameter
 
-from andon.core.adapters.nf4 import NF4Linear, NF4Tensor, is_quantized, quantize_nf4
+from andon.core.adapters.nf4 import NF4Linear, NF4Tensor, quantize_nf4, should_quantize
 from andon.core.config import ModelConfig, QloraConfig
 from andon.core.data.chat import ChatTemplate
-from andon.core.data.tokenizer import END_NAMES, load_tokeniser
-from andon.core.files.folders import published
+from andon.core.data.tokenizer import EOS_NAMES, load_tokenizer
+from andon.core.files.folders import atomic_folder
 from andon.core.files.headers import HeaderError, read_header
 from andon.core.files.manifest import CONFIG, MODEL, TOKENIZER
 from andon.core.formats.bitsandbytes import PARTS, STATE, from_bitsandbytes, quantization_config, to_bitsandbytes
@@ -34,70 +34,76 @@ INDEX = "model.safetensors.index.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 FLOATS = ("F64", "F32", "BF16", "F16")
-RECOMPUTED = "rotary_emb.inv_freq"  # early conversions store what rope_theta says already
+RECOMPUTED_BUFFER = "rotary_emb.inv_freq"  # early conversions store it, though it follows from rope_theta
 
 Weight = Tensor | NF4Tensor
 
 
 def load_huggingface(
-    folder: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+    folder: Path, dtype: torch.dtype | None = None, quantize: QloraConfig | None = None
 ) -> tuple[Llama, Tokenizer | None]:
-    """Model and tokeniser of a directory; the weights in `dtype`, or the one that `config.json` declares (else fp32).
+    """Model and tokenizer of a directory; the weights in `dtype`, or the one that `config.json` declares (else fp32).
 
-    `quantise` turns the blocks' matrices into NF4, one at a time; those that the files hold in NF4 stay as they are.
+    `quantize` turns the blocks' matrices into NF4, one at a time; those that the files hold in NF4 stay as they are.
 
     Raises:
         InterchangeError: a missing, damaged or unsupported file, key or tensor, by name.
-        QuantError: a matrix to quantise holds infinity or NaN.
+        QuantError: a matrix to quantize holds infinity or NaN.
     """
     config, declared = load_huggingface_config(folder / CONFIG)
     if dtype is None:
         if declared not in (None, *DTYPES):
-            raise InterchangeError(f"{folder / CONFIG}: dtype={declared!r} is none of {', '.join(DTYPES)}; name one")
+            raise InterchangeError(
+                f"{folder / CONFIG}: dtype={declared!r} is not one of {', '.join(DTYPES)}; pass --dtype"
+            )
         dtype = DTYPES[declared or "float32"]
     files = _weight_files(folder)
     shapes = _check_tensors(folder, files, config)
-    weights = _read(folder, files, shapes, dtype, quantise)
+    weights = _read_weights(folder, files, shapes, dtype, quantize)
     if config.tie_word_embeddings and HEAD in weights:
-        head, embedding = cast("Tensor", weights[HEAD]), cast("Tensor", weights[EMBEDDING])  # never quantised
+        head, embedding = cast("Tensor", weights[HEAD]), cast("Tensor", weights[EMBEDDING])  # never quantized
         if not torch.equal(head, embedding):
-            raise InterchangeError(f"{folder}: tie_word_embeddings=True and {HEAD} is another matrix; set it to false")
-    tokenizer = folder / TOKENIZER
-    return with_weights(config, weights), load_tokeniser(tokenizer) if tokenizer.exists() else None
+            raise InterchangeError(
+                f"{folder}: tie_word_embeddings=True and {HEAD} is a different matrix; set it to false"
+            )
+    file = folder / TOKENIZER
+    return model_from_weights(config, weights), load_tokenizer(file) if file.exists() else None
 
 
 def export_huggingface(
     model: Llama, folder: Path, tokenizer: Tokenizer | None = None, template: ChatTemplate | None = None
 ) -> None:
-    """Write a directory that `transformers` loads, whole or not at all. A tied head is left out, as there.
+    """Write a directory that `transformers` loads, atomically. A tied head is left out, as `transformers` does.
 
     Raises:
-        InterchangeError: the folder holds something already, or the file system refused.
+        InterchangeError: the folder is not empty, or the file system refused.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InterchangeError(f"{folder}: exists and is not an empty folder; choose a new one for --out")
-        with published(folder) as partial:
+            raise InterchangeError(f"{folder}: exists and is not an empty folder; choose another for --out")
+        with atomic_folder(folder) as partial:
             _write(model, partial, tokenizer)
             if template:
                 (partial / TEMPLATE).write_text(template.source, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        raise InterchangeError(f"{folder}: could not be written ({error}); make room or choose another") from error
+        raise InterchangeError(
+            f"{folder}: could not be written ({error}); free disk space or choose another folder"
+        ) from error
 
 
-def held(name: str, weight: Tensor, dtype: torch.dtype, quantise: QloraConfig | None) -> Weight:
-    """A copy of the weight as a model holds it: in `dtype`; a block's matrix in NF4 where `quantise` asks for that.
+def prepare_weight(name: str, weight: Tensor, dtype: torch.dtype, quantize: QloraConfig | None) -> Weight:
+    """A copy of the weight in `dtype`, or in NF4 where it is a block's matrix and `quantize` is given.
 
     Raises:
-        QuantError: it is to be quantised, and holds infinity or NaN.
+        QuantError: a weight to quantize holds infinity or NaN.
     """
-    if quantise and is_quantized(name):
-        return quantize_nf4(weight.to(dtype), double=quantise.double_quantization, name=name)
+    if quantize and should_quantize(name):
+        return quantize_nf4(weight.to(dtype), double=quantize.double_quantization, name=name)
     return weight.to(dtype, copy=True)
 
 
-def with_weights(config: ModelConfig, weights: dict[str, Weight]) -> Llama:
-    """A model that owns the given tensors, by Hugging Face's names; a tied head is the embedding itself."""
+def model_from_weights(config: ModelConfig, weights: dict[str, Weight]) -> Llama:
+    """A model made of the given tensors, by Hugging Face's names; a tied head is the embedding itself."""
     with torch.device("meta"):
         model = Llama(config)
     for name, weight in weights.items():
@@ -111,20 +117,20 @@ def with_weights(config: ModelConfig, weights: dict[str, Weight]) -> Llama:
     return model
 
 
-def _read(
+def _read_weights(
     folder: Path,
     files: dict[str, Path],
     shapes: dict[str, tuple[int, ...]],
     dtype: torch.dtype,
-    quantise: QloraConfig | None,
+    quantize: QloraConfig | None,
 ) -> dict[str, Weight]:
-    """The weights by name, each read and converted before the next is touched."""
+    """The weights by name, each read and converted before the next."""
     weights: dict[str, Weight] = {}
     with ExitStack() as stack:
         opened = {path: stack.enter_context(safe_open(path, "pt")) for path in sorted(set(files.values()))}
         for name, shape in shapes.items():
             if f"{name}{STATE}" not in files:
-                weights[name] = held(name, opened[files[name]].get_tensor(name), dtype, quantise)
+                weights[name] = prepare_weight(name, opened[files[name]].get_tensor(name), dtype, quantize)
                 continue
             parts = [f"{name}{part}" for part in PARTS if f"{name}{part}" in files]
             tensors = {part: opened[files[part]].get_tensor(part).clone() for part in parts}
@@ -142,25 +148,25 @@ def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None) -> None:
     for name, weight in quantized.items():
         weights |= to_bitsandbytes(f"{name}.weight", weight)
     quantization = quantization_config(list(quantized.values())) if quantized else None
-    mark, end = _end(tokenizer) if tokenizer else (None, None)
+    eos, eos_id = _eos_token(tokenizer) if tokenizer else (None, None)
     save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
-    (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, end, quantization), encoding="utf-8")
+    (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, eos_id, quantization), encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(str(folder / TOKENIZER))
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        if mark:
-            fields["eos_token"] = mark
+        if eos:
+            fields["eos_token"] = eos
         (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
-def _end(tokenizer: Tokenizer) -> tuple[str | None, int | None]:
-    """The token that ends a text, and its id, by the first of the usual names."""
-    ids = {name: tokenizer.token_to_id(name) for name in END_NAMES}
+def _eos_token(tokenizer: Tokenizer) -> tuple[str | None, int | None]:
+    """The end-of-sequence token and its id: the first of the usual names that the tokenizer has."""
+    ids = {name: tokenizer.token_to_id(name) for name in EOS_NAMES}
     return next(((name, known) for name, known in ids.items() if known is not None), (None, None))
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:
-    """The file that holds each tensor, by the tensor's name."""
+    """The file that holds each tensor, by tensor name."""
     if (folder / MODEL).exists():
         return dict.fromkeys(_header(folder / MODEL), folder / MODEL)
     index = folder / INDEX
@@ -172,7 +178,7 @@ def _weight_files(folder: Path) -> dict[str, Path]:
     for path in sorted(set(files.values())):
         listed = {tensor for tensor, shard in files.items() if shard == path}
         for tensor in sorted(listed ^ _header(path).keys()):
-            raise InterchangeError(f"{path}: {tensor} is in only one of the shard and {INDEX}; fetch both again")
+            raise InterchangeError(f"{path}: {tensor} is in the shard or in {INDEX}, but not in both; fetch both again")
     return files
 
 
@@ -183,7 +189,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise InterchangeError(f"{index}: weight_map must map tensor names to file names; fetch the file again")
     for name in names.values():
         if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise InterchangeError(f"{index}: weight_map names {name!r}; a shard must lie in this folder")
+            raise InterchangeError(f"{index}: weight_map names {name!r}; a shard must be in this folder")
     return names
 
 
@@ -197,29 +203,29 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names, shapes and dtypes, from the headers alone, against the model that the configuration describes.
+    """Check names, shapes and dtypes in the headers against the model that the configuration describes.
 
-    Returns the shapes that the weights have, or have once dequantised.
+    Returns the shapes of the weights, dequantized.
     """
     found = {name: entry for path in sorted(set(files.values())) for name, entry in _header(path).items()}
     wanted = _shapes(config)
     if config.tie_word_embeddings and HEAD in found:
         wanted[HEAD] = wanted[EMBEDDING]
-    checked_later = _quantized_parts(found, files, wanted)
+    quantized_parts = _quantized_parts(found, files, wanted)
     for name in sorted(found.keys() | wanted.keys()):
         if name not in found:
             raise InterchangeError(f"{folder}: {name} is missing; check {CONFIG}, or fetch the weights again")
-        if not name.endswith(RECOMPUTED) and name not in checked_later:
+        if not name.endswith(RECOMPUTED_BUFFER) and name not in quantized_parts:
             _check_tensor(files[name], name, *found[name], wanted.get(name))
     return wanted
 
 
 def _quantized_parts(found: Iterable[str], files: dict[str, Path], wanted: Container[str]) -> set[str]:
-    """The tensors that `from_bitsandbytes` checks; only matrices that are quantised here may be so there."""
+    """The tensors that `from_bitsandbytes` checks; only the blocks' projections may be quantized."""
     quantized = [name.removesuffix(STATE) for name in found if name.endswith(STATE)]
     for name in quantized:
-        if name not in wanted or not is_quantized(name):
-            raise InterchangeError(f"{files[name + STATE]}: {name} is quantised; only the blocks' projections can be")
+        if name not in wanted or not should_quantize(name):
+            raise InterchangeError(f"{files[name + STATE]}: {name} is quantized; only the blocks' projections can be")
     return {f"{name}{part}" for name in quantized for part in PARTS}
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` for Llama, in the key spellings before and since transformers 5."""
+"""Hugging Face's `config.json` for Llama, with the keys of transformers 4 and of transformers 5."""
 
 import json
 from pathlib import Path
@@ -8,42 +8,46 @@ from pydantic import ValidationError
 
 from andon.core.config import ModelConfig
 
-# What a key means where the file does not give it: LlamaConfig's defaults, which are not all ours.
+# LlamaConfig's defaults for absent keys, which are not all ours.
 DEFAULTS = {"vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
-# What this model is; a file that says otherwise describes another model.
-FIXED = {
+# What every model here is; a file with other values describes another architecture.
+LLAMA_FIELDS = {
     "model_type": "llama",
     "hidden_act": "silu",
     "attention_bias": False,
     "mlp_bias": False,
     "attention_dropout": 0.0,
 }
-NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}  # of what is quantised
+NF4 = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+}  # the only supported quantization
 ROPE_KEYS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
 class InterchangeError(ValueError):
-    """A foreign model that cannot be read or written; the message names the file, the key and the next step."""
+    """A model file that cannot be read or written; the message names the file, the key and the next step."""
 
 
 def load_huggingface_config(path: Path) -> tuple[ModelConfig, str | None]:
-    """The model and the dtype ("bfloat16", or None where not given) that a `config.json` describes.
+    """The model's shape and its dtype ("bfloat16", or None where not given) that a `config.json` describes.
 
     Raises:
         InterchangeError: unreadable, of another architecture, or with a feature that this model does not have.
     """
     fields = read_json(path)
-    for key, ours in FIXED.items():
+    for key, ours in LLAMA_FIELDS.items():
         if fields.get(key, ours) != ours:
             raise InterchangeError(f"{path}: {key}={fields[key]!r} is not supported; a plain Llama has {ours!r}")
     if "model_type" not in fields:
-        raise InterchangeError(f"{path}: model_type is missing; expected the config.json of a Llama model")
+        raise InterchangeError(f"{path}: model_type is missing; name the config.json of a Llama model")
     _check_quantization(path, fields.get("quantization_config"))
     known = {key: fields[key] for key in ModelConfig.model_fields if fields.get(key) is not None}
     if "num_attention_heads" in known:
         known.setdefault("num_key_value_heads", known["num_attention_heads"])
     theta, scaling = _rope(fields, path)
-    dtype = _agreed(path, {key: fields.get(key) for key in ("dtype", "torch_dtype")})
+    dtype = _single_value(path, {key: fields.get(key) for key in ("dtype", "torch_dtype")})
     try:
         model = ModelConfig.model_validate({**DEFAULTS, **known, "rope_theta": theta, "rope_scaling": scaling})
     except ValidationError as error:
@@ -52,42 +56,42 @@ def load_huggingface_config(path: Path) -> tuple[ModelConfig, str | None]:
 
 
 def dump_huggingface_config(
-    model: ModelConfig, dtype: str, end_token: int | None = None, quantization: dict[str, Any] | None = None
+    model: ModelConfig, dtype: str, eos_token_id: int | None = None, quantization: dict[str, Any] | None = None
 ) -> str:
-    """A `config.json` that transformers 4 and 5 read alike: RoPE and dtype stand under the old and the new keys."""
+    """A `config.json` that transformers 4 and 5 read alike: RoPE and dtype are under both the old and the new keys."""
     scaling = model.rope_scaling.model_dump() if model.rope_scaling else None
     if scaling and scaling["rope_type"] == "linear":
         scaling = {"rope_type": "linear", "factor": scaling["factor"]}
     fields = {
         "architectures": ["LlamaForCausalLM"],
-        **FIXED,
+        **LLAMA_FIELDS,
         **model.model_dump(exclude={"rope_scaling", "head_dim"}),
         "head_dim": model.head_size,
         "rope_scaling": scaling,
         "rope_parameters": {"rope_type": "default", **(scaling or {}), "rope_theta": model.rope_theta},
         "dtype": dtype,
         "torch_dtype": dtype,
-        "bos_token_id": None,  # left out, they mean 1 and 2
-        "eos_token_id": end_token,
+        "bos_token_id": None,  # absent, the two would default to 1 and 2
+        "eos_token_id": eos_token_id,
         **({"quantization_config": quantization} if quantization else {}),
     }
     return json.dumps(fields, indent=2) + "\n"
 
 
 def read_json(path: Path, place: str = "a complete model directory") -> dict[str, Any]:
-    """A JSON object from a foreign file; `place` is where such a file is found.
+    """A JSON object from a file; `place` is where such a file is found, for the error.
 
     Raises:
-        InterchangeError: unreadable, or no JSON object.
+        InterchangeError: unreadable, or not a JSON object.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name {place}") from error
     except (ValueError, RecursionError) as error:
-        raise InterchangeError(f"{path}: is no JSON ({error}); fetch the file again") from error
+        raise InterchangeError(f"{path}: is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(fields, dict):
-        raise InterchangeError(f"{path}: is no JSON object; fetch the file again")
+        raise InterchangeError(f"{path}: is not a JSON object; fetch the file again")
     return fields
 
 
@@ -102,7 +106,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _check_quantization(path: Path, table: Any) -> None:
-    """Quantised weights may be bitsandbytes' NF4; what else the table says, each tensor of theirs says itself."""
+    """Only bitsandbytes' NF4 is supported; the table's other fields are repeated with each tensor."""
     if not table:
         return
     for key, ours in NF4.items():
@@ -110,7 +114,7 @@ def _check_quantization(path: Path, table: Any) -> None:
         if value != ours:
             raise InterchangeError(
                 f"{path}: quantization_config: {key}={value!r} is not supported, only {ours!r} is; "
-                "choose the unquantised weights, or a GGUF file"
+                "choose the unquantized weights, or a GGUF file"
             )
 
 
@@ -121,9 +125,9 @@ def _rope(fields: dict[str, Any], path: Path) -> tuple[Any, dict[str, Any] | Non
         if not isinstance(table, dict):
             raise InterchangeError(f"{path}: {key}={table!r}; expected an object")
     thetas = {f"{key}.rope_theta": table.get("rope_theta") for key, table in tables.items()}
-    theta = _agreed(path, {"rope_theta": fields.get("rope_theta"), **thetas})
+    theta = _single_value(path, {"rope_theta": fields.get("rope_theta"), **thetas})
     scalings = {key: _scaling(table, f"{path}: {key}") for key, table in tables.items()}
-    return 10000.0 if theta is None else theta, _agreed(path, scalings)
+    return 10000.0 if theta is None else theta, _single_value(path, scalings)
 
 
 def _scaling(table: dict[str, Any], where: str) -> dict[str, Any] | None:
@@ -136,8 +140,8 @@ def _scaling(table: dict[str, Any], where: str) -> dict[str, Any] | None:
     return None if kind == "default" else {"rope_type": kind, **rest}
 
 
-def _agreed(path: Path, values: dict[str, Any]) -> Any:
-    """The one value that the given keys share; None stands for an absent key."""
+def _single_value(path: Path, values: dict[str, Any]) -> Any:
+    """The value on which all present keys agree; None stands for an absent key."""
     given = {key: value for key, value in values.items() if value is not None}
     if any(value != next(iter(given.values())) for value in given.values()):
         spelled = ", ".join(f"{key}={value!r}" for key, value in given.items())

@@ -1,4 +1,4 @@
-"""One way in for weights, whatever holds them."""
+"""Load a model, whatever format it is stored in."""
 
 from pathlib import Path
 
@@ -15,30 +15,30 @@ from andon.core.model.llama import Llama
 
 
 def load_model(
-    path: Path, dtype: torch.dtype | None = None, quantise: QloraConfig | None = None
+    path: Path, dtype: torch.dtype | None = None, quantize: QloraConfig | None = None
 ) -> tuple[Llama, Tokenizer | None]:
-    """Model and tokeniser of a checkpoint, a Hugging Face directory or a GGUF file.
+    """Model and tokenizer of a checkpoint, a Hugging Face directory or a GGUF file.
 
-    `dtype` None keeps what a directory declares; GGUF weights are dequantised to fp32. `quantise` turns the blocks'
-    matrices, in `dtype`, into NF4 one at a time, so that the unquantised model is never in memory as a whole.
+    `dtype` None keeps the dtype that a directory declares; GGUF weights are dequantized to fp32. `quantize` converts
+    the blocks' matrices, in `dtype`, to NF4 one at a time, so that the full unquantized model is never in memory.
 
     Raises:
         InterchangeError: there is no model, or one that cannot be read.
-        QuantError: a matrix to quantise holds infinity or NaN.
+        QuantError: a matrix to quantize holds infinity or NaN.
         CheckpointError: the checkpoint's files do not match its manifest.
-        TokeniserError: its `tokenizer.json` is damaged.
+        TokenizerError: its `tokenizer.json` is damaged.
     """
     if path.is_dir():
         if (path / MANIFEST).exists():
             check_files(path, read_manifest(path), skip=(OPTIMIZER,))
-        return load_huggingface(path, dtype, quantise)
+        return load_huggingface(path, dtype, quantize)
     if path.suffix == ".gguf":
-        return load_gguf(path, dtype, quantise)
+        return load_gguf(path, dtype, quantize)
     raise InterchangeError(f"{path}: name a checkpoint, a Hugging Face directory or a .gguf file")
 
 
-def load_shape(path: Path) -> ModelConfig:
-    """The shape alone of what `load_model` reads.
+def load_model_config(path: Path) -> ModelConfig:
+    """The configuration of the model that `load_model` would read.
 
     Raises:
         InterchangeError: there is no model, or one that cannot be read.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from andon.core.adapters.lora import LoraError, attach_lora, base_digest, lora_origin, lora_parameters, plan_lora
 from andon.core.config import LoraConfig
-from andon.core.files.folders import published
+from andon.core.files.folders import atomic_folder
 from andon.core.files.headers import HeaderError, read_header
 from andon.core.files.manifest import ADAPTER, ADAPTER_CONFIG
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
@@ -22,19 +22,21 @@ FLOATS = ("F32", "BF16", "F16", "F64")
 
 
 def save_adapter(model: nn.Module, folder: Path, name: str, base: str) -> None:
-    """Write one adapter to a folder that `peft` loads, whole or not at all; `base` is where its model is found.
+    """Write one adapter to a folder that `peft` loads, atomically; `base` is where its base model is found.
 
     Raises:
-        AdapterError: the folder holds something already, or the file system refused.
+        AdapterError: the folder is not empty, or the file system refused.
         LoraError: there is no such adapter.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise AdapterError(f"{folder}: exists and is not an empty folder; choose a new one for --out")
-        with published(folder) as partial:
+            raise AdapterError(f"{folder}: exists and is not an empty folder; choose another for --out")
+        with atomic_folder(folder) as partial:
             write_adapter(model, partial, name, base)
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{folder}: could not be written ({error}); make room or choose another") from error
+        raise AdapterError(
+            f"{folder}: could not be written ({error}); free disk space or choose another folder"
+        ) from error
 
 
 def load_adapter(model: nn.Module, folder: Path, name: str = "default") -> list[str]:
@@ -42,7 +44,7 @@ def load_adapter(model: nn.Module, folder: Path, name: str = "default") -> list[
 
     Raises:
         AdapterError: a missing, damaged or unsupported file, field or tensor, by name, or an adapter for another base.
-            The model is then as it was.
+            The model is then unchanged.
     """
     config, _ = read_adapter_config(folder / ADAPTER_CONFIG)
     digest = base_digest(model)
@@ -54,7 +56,7 @@ def load_adapter(model: nn.Module, folder: Path, name: str = "default") -> list[
 
 
 def write_adapter(model: nn.Module, folder: Path, name: str, base: str) -> None:
-    """Both files, into a folder that is there."""
+    """Write both files into an existing folder."""
     weights = {key: factor.detach().contiguous() for key, factor in peft_parameters(model, name).items()}
     config, digest = lora_origin(model, name)
     metadata = {"format": "pt"} | ({DIGEST: digest} if digest else {})
@@ -69,13 +71,13 @@ def peft_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
 
 
 def read_base_digest(path: Path) -> str:
-    """`base_digest` of the model that an adapter file was trained on; empty where the file does not say."""
+    """`base_digest` of the model that an adapter file was trained on; empty where the file does not record it."""
     with safe_open(path, "pt") as file:
         return (file.metadata() or {}).get(DIGEST, "")
 
 
 def _shapes(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, int]]:
-    """Names, as `lora_parameters` has them, and shapes of what the adapter must hold on this model."""
+    """Names, as in `lora_parameters`, and shapes of the tensors that the adapter must have on this model."""
     shapes = {}
     for module, (rank, inputs, outputs, _) in plan_lora(model, config).items():
         shapes |= {f"{module}.lora_A.weight": (rank, inputs), f"{module}.lora_B.weight": (outputs, rank)}
@@ -83,15 +85,15 @@ def _shapes(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, int]]:
 
 
 def _read_weights(path: Path, shapes: dict[str, tuple[int, int]], digest: str) -> dict[str, Tensor]:
-    """Exactly these tensors, in fp32, once the header fits and the file does not speak of another base."""
+    """Exactly these tensors, in fp32, after checking the header and that the file is not for another base."""
     _check_tensors(path, {PREFIX + name: shape for name, shape in shapes.items()})
     trained_on = read_base_digest(path)
     if trained_on and digest and trained_on != digest:
         raise AdapterError(
             f"{path}: was trained on a base with SHA-256 {trained_on[:12]}..., and this one has {digest[:12]}...; "
-            "load the same weights in the same dtype and quantisation"
+            "load the same weights in the same dtype and quantization"
         )
-    with safe_open(path, "pt") as file:  # copied: the file may change
+    with safe_open(path, "pt") as file:  # a copy: the file may change
         weights = {name: file.get_tensor(PREFIX + name).to(torch.float32, copy=True) for name in shapes}
     for name, tensor in weights.items():
         if not math.isfinite(torch.linalg.vector_norm(tensor, math.inf)):
@@ -106,10 +108,12 @@ def _check_tensors(path: Path, wanted: dict[str, tuple[int, int]]) -> None:
     except HeaderError as error:
         raise AdapterError(f"{error}; fetch the file again") from error
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror}); pickled adapters are not read") from error
+        raise AdapterError(
+            f"{path}: cannot be read ({error.strerror}); name a folder with safetensors: pickled adapters are not read"
+        ) from error
     for name in sorted(header.keys() | wanted.keys()):
         if name not in header:
-            raise AdapterError(f"{path}: {name} is missing, which {ADAPTER_CONFIG} promises; fetch both files again")
+            raise AdapterError(f"{path}: {name} is missing, though {ADAPTER_CONFIG} lists it; fetch both files again")
         if name not in wanted:
             raise AdapterError(f"{path}: {name} has no place in this model; load the base it was trained on")
         dtype, shape = header[name].dtype, header[name].shape

@@ -1,8 +1,8 @@
-"""Parameters and bytes of LoRA and QLoRA, beside those of full fine-tuning in `sizes`: arithmetic alone.
+"""Parameters and bytes of LoRA and QLoRA, as `sizes` has those of full fine-tuning: arithmetic alone.
 
-The frozen base is held in the dtype of the matrix products, its blocks' matrices in NF4 under QLoRA; adapters, their
-gradients and moments are float32. A frozen matrix needs neither its input nor a gradient, and before the first adapter
-nothing is kept at all.
+The frozen base is in the dtype of the matrix products, under QLoRA with its blocks' matrices in NF4; adapters, their
+gradients and Adam's moments are float32. A frozen matrix needs neither its input nor a gradient, and nothing is saved
+before the first adapter.
 Legend: D hidden, F ffn, Q width of all queries, K width of all keys.
 """
 
@@ -12,31 +12,31 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from andon.core.adapters.nf4_blocks import BLOCK, NESTED_BLOCK, SLAB, block_count
-from andon.core.adapters.targets import HEAD, Sides, plan
+from andon.core.adapters.targets import HEAD, LinearShape, plan
 from andon.core.config import Config
 from andon.core.memory.sizes import (
-    FLOAT,
-    INDEX,
-    Moment,
+    FP32,
+    INT64,
+    MemorySnapshot,
     Shape,
     Step,
     chunk_rows,
-    layout_bytes,
-    moments,
-    parameters,
+    count_parameters,
+    memory_snapshots,
+    rope_and_mask_bytes,
     shape_of,
 )
 
 ABSMAX_LEVELS = 256  # of an 8-bit absmax, float32
 
-ENTERING = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-LEAVING = ("self_attn.o_proj",)
-WIDENING = ("mlp.gate_proj", "mlp.up_proj")
-NARROWING = ("mlp.down_proj",)
+QKV_PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+OUTPUT_PROJECTION = ("self_attn.o_proj",)
+GATE_UP_PROJECTIONS = ("mlp.gate_proj", "mlp.up_proj")
+DOWN_PROJECTION = ("mlp.down_proj",)
 
 
-class Tuning(NamedTuple):
-    """What of an adapter, and of the base below it, decides sizes."""
+class AdapterShape(NamedTuple):
+    """The settings of an adapter and its base that determine sizes."""
 
     ranks: tuple[dict[str, int], ...]  # by layer, then by projection
     dropout: bool
@@ -44,24 +44,30 @@ class Tuning(NamedTuple):
     double: bool
 
 
-class Kept(NamedTuple):
-    """What a block keeps for its backward pass, and whether what comes out of it needs a gradient."""
+class SavedActivations(NamedTuple):
+    """Bytes that a block saves for its backward pass, and whether its output needs a gradient."""
 
     bytes: int
-    flows: bool
+    needs_grad: bool
 
 
-def projections(shape: Shape) -> dict[str, Sides]:
+def projections(shape: Shape) -> dict[str, LinearShape]:
     """Inputs and outputs of a block's matrices, by their modules' names within it."""
     hidden, queries, keys = shape.hidden, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     attention = ((hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden))
     mlp = ((hidden, shape.ffn), (hidden, shape.ffn), (shape.ffn, hidden))
-    return dict(zip((*ENTERING, *LEAVING, *WIDENING, *NARROWING), (*attention, *mlp), strict=True))
+    return dict(
+        zip(
+            (*QKV_PROJECTIONS, *OUTPUT_PROJECTION, *GATE_UP_PROJECTIONS, *DOWN_PROJECTION),
+            (*attention, *mlp),
+            strict=True,
+        )
+    )
 
 
-def modules(shape: Shape) -> dict[str, Sides | None]:
+def modules(shape: Shape) -> dict[str, LinearShape | None]:
     """Inputs and outputs of the model's modules by name, None for those that are not linear."""
-    found: dict[str, Sides | None] = dict.fromkeys(("model", "model.embed_tokens", "model.layers", "model.norm"))
+    found: dict[str, LinearShape | None] = dict.fromkeys(("model", "model.embed_tokens", "model.layers", "model.norm"))
     for block in (f"model.layers.{layer}" for layer in range(shape.layers)):
         parts = ("", ".self_attn", ".mlp", ".input_layernorm", ".post_attention_layernorm")
         found |= dict.fromkeys(f"{block}{part}" for part in parts)
@@ -69,7 +75,7 @@ def modules(shape: Shape) -> dict[str, Sides | None]:
     return found | {HEAD: (shape.hidden, shape.vocab)}
 
 
-def tuning_of(config: Config, method: str) -> Tuning:
+def adapter_shape_of(config: Config, method: str) -> AdapterShape:
     """The adapter that a run's `[lora]` or `[qlora]` describes.
 
     Raises:
@@ -82,131 +88,131 @@ def tuning_of(config: Config, method: str) -> Tuning:
     for name, factors in planned.items():
         layer, _, part = name.removeprefix("model.layers.").partition(".")
         ranks[int(layer)][part] = factors.rank
-    return Tuning(ranks, table.dropout > 0, quantized, quantized and config.qlora.double_quantization)
+    return AdapterShape(ranks, table.dropout > 0, quantized, quantized and config.qlora.double_quantization)
 
 
-def trainable_parameters(shape: Shape, tuning: Tuning) -> int:
+def trainable_parameters(shape: Shape, adapter: AdapterShape) -> int:
     """r (inputs + outputs) for each adapted matrix."""
-    return sum(_adapter_parameters(shape, ranks) for ranks in tuning.ranks)
+    return sum(_adapter_parameters(shape, ranks) for ranks in adapter.ranks)
 
 
 def nf4_bytes(elements: int, double: bool) -> int:
-    """Codes and absmaxes of one matrix; doubly quantised, 8-bit absmaxes, theirs, and an offset."""
+    """Codes and absmaxes of one matrix; doubly quantized, 8-bit absmaxes, theirs, and an offset."""
     codes, blocks = block_count(elements, 2), block_count(elements, BLOCK)
-    return codes + (blocks + FLOAT * block_count(blocks, NESTED_BLOCK) + FLOAT if double else FLOAT * blocks)
+    return codes + (blocks + FP32 * block_count(blocks, NESTED_BLOCK) + FP32 if double else FP32 * blocks)
 
 
-def base_bytes(shape: Shape, step: Step, tuning: Tuning) -> int:
+def base_bytes(shape: Shape, step: Step, adapter: AdapterShape) -> int:
     """The frozen weights."""
-    count = parameters(shape)
-    if not tuning.quantized:
+    count = count_parameters(shape)
+    if not adapter.quantized:
         return step.width * count.total
-    matrices = sum(nf4_bytes(math.prod(sides), tuning.double) for sides in projections(shape).values())
+    matrices = sum(nf4_bytes(math.prod(sides), adapter.double) for sides in projections(shape).values())
     rest = step.width * (count.total - count.attention - count.mlp)
-    return shape.layers * matrices + rest + FLOAT * ABSMAX_LEVELS * tuning.double
+    return shape.layers * matrices + rest + FP32 * ABSMAX_LEVELS * adapter.double
 
 
-def kept_bytes(shape: Shape, step: Step, tuning: Tuning) -> tuple[Kept, ...]:
-    """What each block leaves behind in the forward pass when nothing is computed again."""
+def adapter_saved_bytes(shape: Shape, step: Step, adapter: AdapterShape) -> tuple[SavedActivations, ...]:
+    """What each block saves in the forward pass, without activation checkpointing."""
 
-    def above(below: Kept, ranks: dict[str, int]) -> Kept:
-        return _block(shape, step, tuning, ranks, below.flows)
+    def above(below: SavedActivations, ranks: dict[str, int]) -> SavedActivations:
+        return _block(shape, step, adapter, ranks, flows=below.needs_grad)
 
-    return tuple(accumulate(tuning.ranks, above, initial=Kept(0, flows=False)))[1:]
+    return tuple(accumulate(adapter.ranks, above, initial=SavedActivations(0, needs_grad=False)))[1:]
 
 
-def adapted_moments(shape: Shape, step: Step, tuning: Tuning) -> tuple[Moment, ...]:
-    """As `sizes.moments`: where a step's memory can be at its peak, in order."""
+def adapter_memory_snapshots(shape: Shape, step: Step, adapter: AdapterShape) -> tuple[MemorySnapshot, ...]:
+    """As `sizes.memory_snapshots`: memory at the points of a step where it can peak, in order."""
     tokens, width = step.rows * step.length, step.width
-    trainable = trainable_parameters(shape, tuning)
-    adapted = sum(len(ranks) for ranks in tuning.ranks)
-    optimizer = 2 * FLOAT * trainable + 2 * FLOAT * adapted  # two moments each; a step count for each of two factors
-    weights = base_bytes(shape, step, tuning) + FLOAT * trainable
+    trainable = trainable_parameters(shape, adapter)
+    adapted = sum(len(ranks) for ranks in adapter.ranks)
+    optimizer = 2 * FP32 * trainable + 2 * FP32 * adapted  # two moments each; a step count for each of two factors
+    weights = base_bytes(shape, step, adapter) + FP32 * trainable
     residual, inner = width * tokens * shape.hidden, width * tokens * shape.ffn
-    blocks = kept_bytes(shape, step, tuning)
-    held = [min(kept.bytes, residual) if step.checkpointing else kept.bytes for kept in blocks]
-    first = next(index for index, ranks in enumerate(tuning.ranks) if ranks)
-    layout = layout_bytes(shape, step)
+    blocks = adapter_saved_bytes(shape, step, adapter)
+    saved_by_block = [min(saved.bytes, residual) if step.checkpointing else saved.bytes for saved in blocks]
+    first = next(index for index, ranks in enumerate(adapter.ranks) if ranks)
+    layout = rope_and_mask_bytes(shape, step)
 
     def working(layer: int) -> int:
-        again = blocks[layer].bytes - held[layer]
-        product = inner * (NARROWING[0] in tuning.ranks[layer])
+        again = blocks[layer].bytes - saved_by_block[layer]
+        product = inner * (DOWN_PROJECTION[0] in adapter.ranks[layer])
         elements = shape.hidden * shape.ffn
-        multiplied = width * elements * tuning.quantized + inner  # what the matrix was made from is gone by then
-        matrix = max(dequantized_bytes(elements, width, tuning), multiplied)
+        multiplied = width * elements * adapter.quantized + inner  # what the matrix was made from is freed by then
+        matrix = max(dequantized_bytes(elements, width, adapter), multiplied)
         return again + residual + max(3 * inner - product, matrix)
 
-    def moment(when: str, fresh: int, activations: int, head: int = 0, layout: int = 0) -> Moment:
-        gradients = FLOAT * (trainable if step.accumulating else fresh)
-        parts = (weights, gradients, optimizer, activations, head, 3 * INDEX * tokens + layout)
-        return Moment(when, *parts, total=sum(parts))
+    def snapshot(when: str, fresh: int, activations: int, head: int = 0, layout: int = 0) -> MemorySnapshot:
+        gradients = FP32 * (trainable if step.accumulating else fresh)
+        parts = (weights, gradients, optimizer, activations, head, 3 * INT64 * tokens + layout)
+        return MemorySnapshot(when, *parts, total=sum(parts))
 
-    begun = _adapter_parameters(shape, tuning.ranks[first])
-    norm = FLOAT * tokens * shape.hidden * (4 + 2 * (width < FLOAT))  # four intermediates; half precision is copied
+    begun = _adapter_parameters(shape, adapter.ranks[first])
+    norm = FP32 * tokens * shape.hidden * (4 + 2 * (width < FP32))  # four intermediates; half precision is copied
     return (
-        moment("loss", 0, sum(held) + residual, frozen_head_bytes(shape, step), layout),
-        moment("backward, last norm", 0, sum(held) + 2 * residual + norm, 0, layout),
-        moment("backward, last block", 0, sum(held) + working(-1), 0, layout),
-        moment("backward, first block", trainable - begun, held[first] + working(first), 0, layout),
-        moment("optimizer", trainable, 0),
+        snapshot("loss", 0, sum(saved_by_block) + residual, frozen_head_bytes(shape, step), layout),
+        snapshot("backward, last norm", 0, sum(saved_by_block) + 2 * residual + norm, 0, layout),
+        snapshot("backward, last block", 0, sum(saved_by_block) + working(-1), 0, layout),
+        snapshot("backward, first block", trainable - begun, saved_by_block[first] + working(first), 0, layout),
+        snapshot("optimizer", trainable, 0),
     )
 
 
 def frozen_head_bytes(shape: Shape, step: Step) -> int:
     """Working memory of the chunked loss when the head takes no gradient: a chunk's logits and their log-softmax."""
     tokens = step.rows * step.length
-    chunk = 2 * FLOAT * chunk_rows(shape, step) * shape.vocab
-    return chunk + tokens * (shape.hidden * (2 * step.width + FLOAT) + INDEX)
+    chunk = 2 * FP32 * chunk_rows(shape, step) * shape.vocab
+    return chunk + tokens * (shape.hidden * (2 * step.width + FP32) + INT64)
 
 
-def dequantized_bytes(elements: int, width: int, tuning: Tuning) -> int:
-    """A matrix while it is dequantised: itself, a slab's indices, its float32 values unless these are it, absmaxes."""
-    if not tuning.quantized:
+def dequantized_bytes(elements: int, width: int, adapter: AdapterShape) -> int:
+    """Memory to dequantize a matrix: the result, a slab's indices, its float32 values unless in place, absmaxes."""
+    if not adapter.quantized:
         return 0
-    slab = min(elements, SLAB) * (INDEX // 2 + FLOAT * (width < FLOAT))
-    return width * elements + slab + FLOAT * block_count(elements, BLOCK) * tuning.double
+    slab = min(elements, SLAB) * (INT64 // 2 + FP32 * (width < FP32))
+    return width * elements + slab + FP32 * block_count(elements, BLOCK) * adapter.double
 
 
-def moments_of(config: Config, method: str) -> Callable[[Step], tuple[Moment, ...]]:
-    """The moments of a step by method "full", "lora" or "qlora", as a function of the step.
+def snapshots_for(config: Config, method: str) -> Callable[[Step], tuple[MemorySnapshot, ...]]:
+    """The memory snapshots by method "full", "lora" or "qlora", as a function of the step.
 
     Raises:
-        LoraError: as `tuning_of`.
+        LoraError: as `adapter_shape_of`.
     """
     shape = shape_of(config)
     if method == "full":
-        return lambda step: moments(shape, step)
-    tuning = tuning_of(config, method)
-    return lambda step: adapted_moments(shape, step, tuning)
+        return lambda step: memory_snapshots(shape, step)
+    adapter = adapter_shape_of(config, method)
+    return lambda step: adapter_memory_snapshots(shape, step, adapter)
 
 
-def _block(shape: Shape, step: Step, tuning: Tuning, ranks: dict[str, int], flows: bool) -> Kept:
-    """One block's share. `flows`: what comes in needs a gradient, since there is an adapter below.
+def _block(shape: Shape, step: Step, adapter: AdapterShape, ranks: dict[str, int], flows: bool) -> SavedActivations:
+    """One block's saved activations. `flows`: its input needs a gradient, as there is an adapter in an earlier block.
 
-    Norms keep their input (D), attention q, k, v, its result (2 Q + 2 K) and a log-sum-exp a head, SwiGLU gate and up
-    (2 F): each where a gradient flows through. An adapter keeps its input, which q, k and v share, as gate and up do,
-    and r numbers a token. With dropout its input is its own, and so is the noise, where a gradient must pass it.
+    Norms save their input (D), attention q, k, v, its result (2 Q + 2 K) and one log-sum-exp per head, SwiGLU gate and
+    up (2 F): each where a gradient flows through. An adapter saves its input, shared by q, k and v and by gate and up,
+    and r numbers per token. With dropout its input is separate, and so is the noise, where a gradient must pass it.
     """
     sides = projections(shape)
 
     def adapters(parts: tuple[str, ...], flows: bool, shared: bool = False) -> int:
         widths = [sides[part][0] for part in parts if part in ranks]
-        inputs = sum(widths) * (1 + flows) if tuning.dropout else max(widths, default=0) * (not shared)
+        inputs = sum(widths) * (1 + flows) if adapter.dropout else max(widths, default=0) * (not shared)
         return inputs + sum(ranks.get(part, 0) for part in parts)
 
-    attended = flows or not ranks.keys().isdisjoint(ENTERING)
-    middle = attended or not ranks.keys().isdisjoint(LEAVING)
-    inner = middle or not ranks.keys().isdisjoint(WIDENING)
+    attended = flows or not ranks.keys().isdisjoint(QKV_PROJECTIONS)
+    middle = attended or not ranks.keys().isdisjoint(OUTPUT_PROJECTION)
+    inner = middle or not ranks.keys().isdisjoint(GATE_UP_PROJECTIONS)
     heads = 2 * (shape.heads + shape.kv_heads) * shape.head_size
     elements = (
-        (shape.hidden * flows + adapters(ENTERING, flows))
-        + (heads * attended + adapters(LEAVING, attended, shared=attended))
-        + (shape.hidden * middle + adapters(WIDENING, middle))
-        + (2 * shape.ffn * inner + adapters(NARROWING, inner))
+        (shape.hidden * flows + adapters(QKV_PROJECTIONS, flows))
+        + (heads * attended + adapters(OUTPUT_PROJECTION, attended, shared=attended))
+        + (shape.hidden * middle + adapters(GATE_UP_PROJECTIONS, middle))
+        + (2 * shape.ffn * inner + adapters(DOWN_PROJECTION, inner))
     )
     tokens = step.rows * step.length
-    kept = tokens * (step.width * elements + FLOAT * shape.heads * attended)
-    return Kept(kept, inner or not ranks.keys().isdisjoint(NARROWING))
+    saved = tokens * (step.width * elements + FP32 * shape.heads * attended)
+    return SavedActivations(saved, inner or not ranks.keys().isdisjoint(DOWN_PROJECTION))
 
 
 def _adapter_parameters(shape: Shape, ranks: dict[str, int]) -> int:

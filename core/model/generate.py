@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from andon.core.model.llama import Cache, Llama
+from andon.core.model.llama import KVCache, Llama
 
 
 def generate(
@@ -15,14 +15,14 @@ def generate(
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    end: int | None = None,
+    eos_id: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Continue each row of `tokens_BT`; yields the next token of every row, (B,) int64, one step at a time.
 
-    `temperature` 0 is greedy. `top_p` keeps the smallest set of tokens with that share of the probability (Holtzman et
-    al. 2020, arXiv:1904.09751). Stops early once every row has produced `end`; a row that has, repeats it. The model's
-    mode is left as it was found.
+    `temperature` 0 is greedy. `top_p` is nucleus sampling: the smallest set of tokens with that much probability
+    (Holtzman et al. 2020, arXiv:1904.09751). Stops early once every row has produced `eos_id`; such a row repeats it.
+    The model's training mode is restored.
 
     Raises:
         ValueError: the prompt is empty, or prompt and new tokens exceed `max_position_embeddings`.
@@ -30,24 +30,24 @@ def generate(
     rows, prompt = tokens_BT.shape
     size = prompt + max_new_tokens
     if not prompt:
-        raise ValueError("the prompt is empty; give at least one token, such as the end of a document")
+        raise ValueError("the prompt is empty; give at least one token, such as the end-of-document token")
     if size > model.config.max_position_embeddings:
         raise ValueError(
             f"{prompt} prompt tokens and {max_new_tokens} new ones exceed "
-            f"max_position_embeddings={model.config.max_position_embeddings}; ask for fewer"
+            f"max_position_embeddings={model.config.max_position_embeddings}; lower max_new_tokens"
         )
     was_training = model.training
     model.eval()
-    cache = Cache(model.config, rows, size, model.model.norm.weight)
+    cache = KVCache(model.config, rows, size, model.model.norm.weight)
     ended_B = torch.zeros(rows, dtype=torch.bool, device=tokens_BT.device)
     try:
         for _ in range(max_new_tokens):
             with torch.no_grad():  # not around the loop: a generator would leave it set in its caller
                 logits_BV = model.lm_head(model.hidden(tokens_BT, cache=cache)[:, -1])
-            next_B = pick(logits_BV, temperature, top_p, generator)
-            if end is not None:
-                next_B = torch.where(ended_B, end, next_B)
-                ended_B |= next_B == end
+            next_B = sample_token(logits_BV, temperature, top_p, generator)
+            if eos_id is not None:
+                next_B = torch.where(ended_B, eos_id, next_B)
+                ended_B |= next_B == eos_id
             yield next_B
             if bool(ended_B.all()):
                 return
@@ -56,13 +56,15 @@ def generate(
         model.train(was_training)
 
 
-def pick(logits_BV: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """One token a row, (B,) int64."""
+def sample_token(logits_BV: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
+    """One sampled token per row, (B,) int64."""
     if temperature == 0:
         return logits_BV.argmax(-1)
-    shares_BV = (logits_BV.float() / temperature).softmax(-1)
+    probabilities_BV = (logits_BV.float() / temperature).softmax(-1)
     if top_p < 1:
-        ordered, order = shares_BV.sort(-1, descending=True)
-        before = ordered.cumsum(-1) - ordered  # the share of all likelier tokens: the likeliest one is always kept
-        shares_BV = torch.zeros_like(shares_BV).scatter_(-1, order, ordered.masked_fill_(before >= top_p, 0.0))
-    return torch.multinomial(shares_BV, 1, generator=generator)[:, 0]
+        ordered, order = probabilities_BV.sort(-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # probability of all likelier tokens: the likeliest one is always kept
+        probabilities_BV = torch.zeros_like(probabilities_BV).scatter_(
+            -1, order, ordered.masked_fill_(before >= top_p, 0.0)
+        )
+    return torch.multinomial(probabilities_BV, 1, generator=generator)[:, 0]

@@ -28,24 +28,24 @@ class Llama(nn.Module):
         self.lm_head = linear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-            self.register_state_dict_post_hook(_drop_the_alias)
+            self.register_state_dict_post_hook(_drop_tied_head)
 
-    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: "Cache | None" = None) -> Tensor:
+    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: "KVCache | None" = None) -> Tensor:
         """Logits (B, T, V). See `hidden` for the arguments."""
         return self.lm_head(self.hidden(tokens_BT, documents_BT, cache))
 
-    def hidden(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: "Cache | None" = None) -> Tensor:
+    def hidden(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: "KVCache | None" = None) -> Tensor:
         """Normed states (B, T, D) before the head.
 
         `documents_BT` numbers the documents of each packed row: no token sees another document, and positions start
-        at 0 in each. None means one document a row. `cache` holds the keys and values of earlier tokens and is
+        at 0 in each. None means one document per row. `cache` holds the keys and values of earlier tokens and is
         extended by these; documents cannot be combined with it.
         """
         if cache and documents_BT is not None:
-            raise ValueError("documents and a cache cannot be combined; generate one document a row")
+            raise ValueError("documents and a cache cannot be combined; generate one document per row")
         x_BTD = self.model.embed_tokens(tokens_BT)
         past = cache.length if cache else 0
-        positions_BT, mask = _layout(tokens_BT, documents_BT, past, compute_dtype(x_BTD))
+        positions_BT, mask = _positions_and_mask(tokens_BT, documents_BT, past, compute_dtype(x_BTD))
         rotation = rotary_angles(positions_BT, self.config, at_least_fp32(x_BTD.dtype))
         for index, layer in enumerate(self.model.layers):
             store = cache.store(index) if cache else None
@@ -61,8 +61,8 @@ class Llama(nn.Module):
             cache.length += tokens_BT.shape[1]
         return self.model.norm(x_BTD)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Normal weights, norms one.
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw normal weights, and set norms to one.
 
         The two matrices that write into the residual stream shrink with its depth (Radford et al. 2019, section 2.3);
         the head shrinks with width, so that the first loss is ln V at any size.
@@ -133,7 +133,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The feed-forward network: SwiGLU between two widenings and one narrowing."""
+    """The feed-forward network: SwiGLU between two up projections and one down projection."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A row for each token; `initialise` draws them."""
+    """One row per token; `init_weights` fills them."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -172,19 +172,19 @@ class Embedding(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Torch's, but for its own random weights: `initialise` draws them, once."""
+    """torch's, without its own initialization: `init_weights` fills the weight, once."""
 
     def reset_parameters(self) -> None:
-        """Leave the memory as it is."""
+        """Do nothing: the memory stays uninitialized."""
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """LLaMA has no biases."""
+    """A linear layer without bias: LLaMA has none."""
     return Linear(inputs, outputs, bias=False)
 
 
-def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
-    """An initialised model; each weight is written once, from a generator of its own."""
+def build_model(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
+    """An initialized model; each weight is written once, from a generator of its own."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -192,7 +192,7 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", dtype: torch.dtyp
             model = Llama(config)
     finally:
         torch.set_default_dtype(default)
-    model.initialise(torch.Generator(device).manual_seed(seed))
+    model.init_weights(torch.Generator(device).manual_seed(seed))
     return model
 
 
@@ -208,7 +208,7 @@ def rotary_angles(positions_BT: Tensor, config: ModelConfig, dtype: torch.dtype)
 
 
 def rotary_frequencies(config: ModelConfig) -> list[float]:
-    """Radians a position turns each of the H/2 pairs: theta^(-2i/H), after the context extension, if any."""
+    """Radians per position for each of the H/2 pairs: theta^(-2i/H), after the context extension, if any."""
     plain = [config.rope_theta ** (-2 * i / config.head_size) for i in range(config.head_size // 2)]
     scaling = config.rope_scaling
     if scaling is None:
@@ -230,36 +230,36 @@ def _has_dropout(module: nn.Module) -> bool:
     return any(getattr(child, "dropout", 0.0) for child in module.modules())
 
 
-def _layout(
+def _positions_and_mask(
     tokens_BT: Tensor, documents_BT: Tensor | None, past: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Positions (B or 1, T), and the additive mask (B or 1, 1, T, S), None where plain causal will do."""
+    """Positions (B or 1, T), and the additive mask (B or 1, 1, T, S), None where plain causal attention is enough."""
     steps_T = torch.arange(past, past + tokens_BT.shape[1], device=tokens_BT.device)
     if documents_BT is None:
         if past == 0 or tokens_BT.shape[1] == 1:
             return steps_T[None], None
         keys_S = torch.arange(past + tokens_BT.shape[1], device=tokens_BT.device)
-        return steps_T[None], _additive(steps_T[:, None] >= keys_S, dtype)[None, None]
+        return steps_T[None], _additive_mask(steps_T[:, None] >= keys_S, dtype)[None, None]
     starts_BT = torch.zeros_like(documents_BT)
     starts_BT[:, 1:] = (documents_BT[:, 1:] != documents_BT[:, :-1]) * steps_T[1:]
     same_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]
-    mask_BTS = _additive(same_BTS & (steps_T[:, None] >= steps_T), dtype)
+    mask_BTS = _additive_mask(same_BTS & (steps_T[:, None] >= steps_T), dtype)
     return steps_T - starts_BT.cummax(1).values, mask_BTS[:, None]
 
 
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
 
 
-def _drop_the_alias(_module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+def _drop_tied_head(_module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
     del state[f"{prefix}lm_head.weight"]
 
 
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Cache:
-    """Keys and values of the tokens so far, (layers, B, K, S, H) each, allocated once for `size` tokens."""
+class KVCache:
+    """Keys and values of all tokens so far, (layers, B, K, S, H) each, allocated once for `size` tokens."""
 
     def __init__(self, config: ModelConfig, rows: int, size: int, like: Tensor) -> None:
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, size, config.head_size)
@@ -272,7 +272,7 @@ class Cache:
         def append(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             end = self.length + k.shape[2]
             if end > self.keys.shape[3]:
-                raise ValueError(f"the cache holds {self.keys.shape[3]} tokens and {end} are asked for; make it larger")
+                raise ValueError(f"the cache holds {self.keys.shape[3]} tokens and {end} are needed; make it larger")
             self.keys[layer, :, :, self.length : end] = k
             self.values[layer, :, :, self.length : end] = v
             return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]

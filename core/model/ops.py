@@ -1,8 +1,8 @@
 """The three element-wise operations of a LLaMA block, each with a backward that keeps only its inputs.
 
 Plain autograd would keep every intermediate; these recompute them, which on a CPU costs less than the memory
-traffic it saves. Backward passes are differentiable themselves, but for SwiGLU's, whose fused kernel has
-no second derivative.
+traffic it saves. Backward passes are differentiable themselves, except SwiGLU's, whose fused kernel
+has no second derivative.
 Legend: B batch, T time, D dim, N heads, H head_dim, F ffn.
 """
 
@@ -28,7 +28,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension, in at least fp32 (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4).
 
-    The result has the dtype that matrix products with x have.
+    The result has the dtype of matrix products with x.
     """
     return _RMSNorm.apply(x, weight_D, eps, compute_dtype(x))
 
@@ -39,7 +39,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
-    """Turn the pairs (i, i + H/2) of each head by their angle (Su et al. 2021, arXiv:2104.09864, eq. 34).
+    """Rotate the pairs (i, i + H/2) of each head by their angle (Su et al. 2021, arXiv:2104.09864, eq. 34).
 
     cos and sin hold H/2 angles each, and at least fp32; the result has x's dtype.
     """

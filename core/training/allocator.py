@@ -8,10 +8,10 @@ NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to give large freed blocks to the next allocation and not back to the system.
+    """Tell glibc to keep large freed blocks for the next allocation instead of returning them to the system.
 
-    Saves a page fault for each 4 KiB of gradients in every step. The process keeps its largest size until it ends.
-    Other C libraries are left alone.
+    Saves a page fault for each 4 KiB of gradients in every step. The process stays at its largest size until it ends.
+    Other C libraries are unaffected.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

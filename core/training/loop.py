@@ -1,7 +1,7 @@
-"""The training loop: a generator of one frozen record a step.
+"""The training loop: a generator that yields one frozen record per step.
 
-Logging, checkpoint cadence, validation and stopping are a `for` loop in the caller. The one seam is `span`, a factory
-of context managers around each step and its phases, for whoever wants to trace.
+Logging, checkpoint cadence, validation and stopping are a `for` loop in the caller. The one hook is `span`, a factory
+of context managers around each step and its phases, for tracing.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from andon.core.config import Config, TrainingConfig
 from andon.core.data.batch import IGNORE, Batch
 from andon.core.data.dataset import Dataset, batches
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.core.training.allocator import keep_freed_memory
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
@@ -25,9 +25,9 @@ from andon.core.training.state import TrainState
 
 Span = Callable[..., AbstractContextManager[object]]
 
-HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-FIRST_SCALE = 65536.0  # of a float16 loss; halved on overflow, doubled after this many clean steps:
-SCALE_PATIENCE = 2000
+AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+INITIAL_LOSS_SCALE = 65536.0  # of a float16 loss; halved on overflow, doubled after this many finite steps:
+LOSS_SCALE_GROWTH_INTERVAL = 2000
 
 
 class NonFiniteError(RuntimeError):
@@ -40,7 +40,7 @@ class StepRecord:
 
     step: int  # 1 for the first
     epoch: int
-    loss: float  # nats a counted token, over all micro-batches
+    loss: float  # nats per counted token, over all micro-batches
     grad_norm: float  # before clipping
     learning_rate: float
     tokens: int  # counted labels
@@ -48,35 +48,35 @@ class StepRecord:
     seconds: dict[str, float]  # by phase: data, forward, backward, clip, optimizer
 
 
-def no_span(name: str, **attributes: object) -> AbstractContextManager[None]:  # noqa: ARG001 - the seam's signature
+def no_span(name: str, **attributes: object) -> AbstractContextManager[None]:  # noqa: ARG001 - the hook's signature
     """The span factory of an untraced run."""
     return nullcontext()
 
 
-def start(config: Config, device: str = "cpu") -> TrainState:
+def initial_state(config: Config, device: str = "cpu") -> TrainState:
     """A new run's state: seeded weights and an empty optimizer."""
     keep_freed_memory()
-    model = build(config.model, config.training.seed, device)
-    return prepare(model, config)
+    model = build_model(config.model, config.training.seed, device)
+    return initial_state_of(model, config)
 
 
-def prepare(model: Llama, config: Config) -> TrainState:
-    """A new run's state around given weights."""
+def initial_state_of(model: Llama, config: Config) -> TrainState:
+    """A new run's state for a model that has its weights."""
     torch.manual_seed(config.training.seed)
     model.activation_checkpointing = config.training.activation_checkpointing
     if config.training.compile:
         model.hidden = torch.compile(model.hidden)
-    scale = FIRST_SCALE if config.training.dtype == "float16" else 1.0
+    scale = INITIAL_LOSS_SCALE if config.training.dtype == "float16" else 1.0
     return TrainState(model, build_optimizer(model, config.training), loss_scale=scale)
 
 
 def train(state: TrainState, dataset: Dataset, config: Config, *, span: Span = no_span) -> Iterator[StepRecord]:
-    """Train from where `state` stands to the run's end, changing `state` in place, and yield a record a step.
+    """Train from where `state` stands to the run's end, changing `state` in place, and yield one record per step.
 
     A step whose loss or gradient is not finite changes no weight and is marked `skipped`.
 
     Raises:
-        NonFiniteError: `training.max_skipped_steps` steps in a row were skipped. Their records were yielded before.
+        NonFiniteError: `training.max_skipped_steps` steps in a row were skipped. Their records have been yielded.
     """
     steps = dataset.steps(config)
     device = state.model.lm_head.weight.device
@@ -88,7 +88,7 @@ def train(state: TrainState, dataset: Dataset, config: Config, *, span: Span = n
         with span("train.step", step=state.step + 1):
             with _phase("data", span, seconds, device):
                 micro_batches, state.data = next(upcoming)
-            total, tokens = accumulate(state, micro_batches, config.training, span, seconds)
+            total, tokens = accumulate_gradients(state, micro_batches, config.training, span, seconds)
             with _phase("clip", span, seconds, device):
                 norm = float(gradient_norm(state.optimizer)) / state.loss_scale
             finite = math.isfinite(total) and math.isfinite(norm)
@@ -99,20 +99,20 @@ def train(state: TrainState, dataset: Dataset, config: Config, *, span: Span = n
                     state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
-        _adjust_scale(state, finite, config.training)
+        _update_loss_scale(state, finite, config.training)
         yield StepRecord(state.step, epoch, total, norm, rate, tokens, not finite, dict(seconds))
         if state.skipped_in_a_row >= config.training.max_skipped_steps:
             raise NonFiniteError(
                 f"step {state.step}: loss {total} or gradient norm {norm} was not finite for {state.skipped_in_a_row} "
                 "steps in a row; the weights are those before the first of them. Lower training.learning_rate, "
-                "lengthen schedule.warmup_steps, or look at the data of these steps"
+                "lengthen schedule.warmup_steps, or inspect the data of these steps"
             )
 
 
 def validate(model: Llama, held_out: Iterable[Batch], dtype: str = "float32") -> tuple[float, int]:
-    """Mean nats a counted token over all batches together, and the number of counted tokens.
+    """Mean nats per counted token over all batches together, and the number of counted tokens.
 
-    The model's mode is left as it was found.
+    The model's training mode is restored.
     """
     was_training = model.training
     model.eval()
@@ -121,7 +121,7 @@ def validate(model: Llama, held_out: Iterable[Batch], dtype: str = "float32") ->
     try:
         for batch in held_out:
             with torch.no_grad(), autocast(dtype, device):
-                total += float(loss(model, _moved(batch, device), tokens=1))
+                total += float(loss(model, _to_device(batch, device), tokens=1))
             tokens += int((batch.labels_BT != IGNORE).sum())
     finally:
         model.train(was_training)
@@ -129,46 +129,46 @@ def validate(model: Llama, held_out: Iterable[Batch], dtype: str = "float32") ->
 
 
 def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]:
-    """Half precision for matrix products; "float32" changes nothing."""
-    return torch.autocast(device.type, HALF[dtype]) if dtype in HALF else nullcontext()
+    """Half precision for matrix products; nothing for "float32"."""
+    return torch.autocast(device.type, AUTOCAST_DTYPES[dtype]) if dtype in AUTOCAST_DTYPES else nullcontext()
 
 
-def accumulate(
+def accumulate_gradients(
     state: TrainState, micro_batches: list[Batch], training: TrainingConfig, span: Span, seconds: dict[str, float]
 ) -> tuple[float, int]:
-    """Gradients of one large batch, a micro-batch at a time: each loss is divided by the tokens of them all."""
+    """Gradients of one large batch, one micro-batch at a time: each loss is divided by the tokens of all of them."""
     state.model.train()
     device = state.model.lm_head.weight.device
     tokens = sum(int((batch.labels_BT != IGNORE).sum()) for batch in micro_batches)
     total = torch.zeros((), dtype=torch.float64)
     for batch in micro_batches:
         with _phase("forward", span, seconds, device), autocast(training.dtype, device):
-            part = loss(state.model, _moved(batch, device), tokens)
+            part = loss(state.model, _to_device(batch, device), tokens)
         with _phase("backward", span, seconds, device):
             (part * state.loss_scale if state.loss_scale != 1 else part).backward()
         total += part.detach().cpu()
     return float(total), tokens
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
+def _to_device(batch: Batch, device: torch.device) -> Batch:
     documents_BT = None if batch.documents_BT is None else batch.documents_BT.to(device)
     return Batch(batch.tokens_BT.to(device), batch.labels_BT.to(device), documents_BT)
 
 
-def _adjust_scale(state: TrainState, finite: bool, training: TrainingConfig) -> None:
+def _update_loss_scale(state: TrainState, finite: bool, training: TrainingConfig) -> None:
     """Dynamic loss scaling (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2)."""
     if training.dtype != "float16":
         return
     state.scale_streak = state.scale_streak + 1 if finite else 0
     if not finite:
         state.loss_scale /= 2
-    elif state.scale_streak % SCALE_PATIENCE == 0:
+    elif state.scale_streak % LOSS_SCALE_GROWTH_INTERVAL == 0:
         state.loss_scale *= 2
 
 
 @contextmanager
 def _phase(name: str, span: Span, seconds: dict[str, float], device: torch.device) -> Generator[None]:
-    """A span, and its seconds on the clock; on a GPU the work is waited for, so that the figure is the phase's own."""
+    """A span, and its seconds on the clock; on a GPU it waits for the work, so that the time is the phase's own."""
     begun = time.perf_counter()
     with span(name):
         yield

@@ -1,4 +1,4 @@
-"""Cross-entropy in chunks of rows, taken before the head: the logits of a whole batch never exist.
+"""Cross-entropy in chunks of rows, fused with the head: the logits of a full batch never exist.
 
 Legend: B batch, T time, R rows (counted tokens of a batch), C rows of one chunk, D dim, V vocab.
 """
@@ -78,7 +78,7 @@ class _ChunkedCrossEntropy(Function):
                 grad_weight.addmm_(errors_CV.t(), x_RD[chunk], beta=float(start > 0), alpha=share)
             elif grad_weight is not None:
                 grad_weight.add_(errors_CV.t() @ x_RD[chunk], alpha=share)
-            del logs_CV, errors_CV  # or the next chunk's logits would lie beside them
+            del logs_CV, errors_CV  # or they would stay in memory beside the next chunk's
         ctx.grads = grad_x, grad_weight
         return total * share
 

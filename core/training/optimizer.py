@@ -9,8 +9,8 @@ from andon.core.config import TrainingConfig
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
     """Fused AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over the trainable parameters, in two groups.
 
-    Matrices decay; norms and other vectors do not. Shared parameters are counted once. The moments are allocated here
-    and not in the first step, whose activations would leave holes between them that no later step can use.
+    Matrices decay; norms and other vectors do not. Shared parameters are counted once. Adam's moments are allocated
+    here: allocated in the first step, they would lie between activations and fragment the memory.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trainable if parameter.dim() >= 2]
@@ -44,8 +44,8 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
 def step(optimizer: torch.optim.AdamW, learning_rate: float, norm: float, clip: float, loss_scale: float) -> None:
     """One update with gradients divided by `loss_scale` and clipped to the norm `clip` (0: not clipped).
 
-    `norm` is the norm before clipping, loss scale divided out. The division rides in the fused kernel through the two
-    attributes by which `torch.amp.GradScaler` speaks to it, and so costs no pass over the gradients.
+    `norm` is the norm before clipping, loss scale divided out. The division happens inside the fused kernel, by the
+    two attributes that `torch.amp.GradScaler` sets, and so costs no extra pass over the gradients.
     """
     excess = norm / clip if clip and norm > clip else 1.0
     device = optimizer.param_groups[0]["params"][0].device

@@ -1,4 +1,4 @@
-"""What one run of training carries from step to step."""
+"""The state that a training run carries from step to step."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainState:
-    """Everything that a step changes, besides the random number generators."""
+    """Everything that a step changes, except the random number generators."""
 
     model: "Llama"
     optimizer: "torch.optim.AdamW"
@@ -21,4 +21,4 @@ class TrainState:
     data: DataState = field(default_factory=DataState)
     skipped_in_a_row: int = 0
     loss_scale: float = 1.0  # fp16 only
-    scale_streak: int = 0  # clean steps since the scale last changed
+    scale_streak: int = 0  # finite steps since the loss scale last changed

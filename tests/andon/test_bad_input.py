@@ -70,7 +70,7 @@ CORPORA: dict[str, tuple[Callable[[Path], str], tuple[str, ...]]] = {
     "glob without match": (lambda home: "corpus/*.md", ("corpus/*.md",)),
     "empty file": (lambda home: written(home / "empty.txt", b""), ("empty",)),
     "empty folder": (lambda home: (home / "none").mkdir() or "none", ("none",)),
-    "binary": (lambda home: written(home / "corpus" / "image.txt", b"\x89PNG\x00\x01"), ("image.txt", "no text")),
+    "binary": (lambda home: written(home / "corpus" / "image.txt", b"\x89PNG\x00\x01"), ("image.txt", "not text")),
     "broken JSONL": (lambda home: written(home / "a.jsonl", b'{"text": "a"}\n{"text": \n'), ("a.jsonl:2",)),
     "JSONL without the field": (lambda home: written(home / "b.jsonl", b'{"body": "a"}\n'), ("b.jsonl:1", "text")),
 }
@@ -84,14 +84,14 @@ def written(path: Path, data: bytes) -> str:
 
 @pytest.mark.parametrize("case", CORPORA)
 def test_corpus_is_refused(case: str, home: Path) -> None:
-    """Behaviour: a corpus that is missing, empty, binary or broken is refused by name."""
+    """Behavior: a corpus that is missing, empty, binary or broken is refused by name."""
     make, parts = CORPORA[case]
     refused(train("small.toml", "--data", make(home), "--out", "run"), *parts)
     assert not list((home / "run").glob("checkpoints/*"))
 
 
 def test_corpus_shorter_than_a_sequence_is_refused(home: Path) -> None:
-    """Behaviour: too little text for one sequence is refused with both lengths."""
+    """Behavior: too little text for one sequence is refused with both lengths."""
     for name in "ab":
         (home / f"{name}.txt").write_text(f"{name} few words")
     result = train("small.toml", "--data", "*.txt", "--out", "run", "--set", "data.sequence_length=64")
@@ -110,19 +110,19 @@ def test_corpus_shorter_than_a_sequence_is_refused(home: Path) -> None:
     ],
 )
 def test_configuration_is_refused(override: str, part: str, home: Path) -> None:
-    """Behaviour: a wrong key, another framework's key, a wrong type and an impossible shape are refused by name."""
+    """Behavior: a wrong key, another framework's key, a wrong type and an impossible shape are refused by name."""
     refused(train("small.toml", "--data", "corpus", "--out", "run", "--set", override), part)
     assert not (home / "run").exists()
 
 
 @pytest.mark.usefixtures("home")
 def test_missing_configuration_is_refused() -> None:
-    """Behaviour: a configuration that is not there is refused by name."""
+    """Behavior: a configuration that is not there is refused by name."""
     refused(train("absent.toml"), "absent.toml", "configs/tiny.toml")
 
 
 def test_foreign_vocabulary_is_refused(finished: Path) -> None:
-    """Behaviour: a tokeniser with ids beyond the model's vocabulary is refused with the size that would do."""
+    """Behavior: a tokenizer with ids beyond the model's vocabulary is refused with the size that would do."""
     given = next(finished.glob("checkpoints/*/tokenizer.json"))
     largest = max(json.loads(given.read_text())["model"]["vocab"].values())
     changes = ("--set", f"data.tokenizer={given}", "--set", f"model.vocab_size={largest}")
@@ -131,20 +131,20 @@ def test_foreign_vocabulary_is_refused(finished: Path) -> None:
 
 
 def test_second_run_in_one_folder_is_refused(finished: Path) -> None:
-    """Behaviour: a folder that holds a run takes no second one, and the first stays as it was."""
+    """Behavior: a folder that holds a run takes no second one, and the first stays as it was."""
     before = content(finished)
     refused(train("small.toml", "--data", "corpus", "--out", "run"), "holds a run already", "--resume run")
     assert before == content(finished)
 
 
 def test_concurrent_run_in_one_folder_is_refused(finished: Path) -> None:
-    """Behaviour: while one process writes into a folder, another is turned away."""
+    """Behavior: while one process writes into a folder, another is turned away."""
     with FileLock(finished / "run.lock"):
         refused(train("--resume", str(finished)), "another run is writing here")
 
 
 def test_resume_with_another_shape_is_refused(finished: Path) -> None:
-    """Behaviour: a checkpoint of another shape is refused with key and both values, and the run stays as it was."""
+    """Behavior: a checkpoint of another shape is refused with key and both values, and the run stays as it was."""
     before = content(finished / "checkpoints")
     result = train("--resume", str(finished), "--set", "model.hidden_size=32")
     refused(result, "model.hidden_size=16 in the checkpoint and 32 in this run")
@@ -154,7 +154,7 @@ def test_resume_with_another_shape_is_refused(finished: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
 def test_damaged_checkpoint_is_refused_and_the_previous_one_used(finished: Path, name: str) -> None:
-    """Behaviour: a damaged file is named; `--previous` goes on from the one before and ends as the run had."""
+    """Behavior: a damaged file is named; `--previous` goes on from the one before and ends as the run had."""
     newest = max((finished / "checkpoints").iterdir())
     loss = json.loads((finished / "result.json").read_text())["validation_loss"]
     damaged = newest / name
@@ -165,7 +165,7 @@ def test_damaged_checkpoint_is_refused_and_the_previous_one_used(finished: Path,
 
 
 def test_nothing_to_resume_is_refused(home: Path) -> None:
-    """Behaviour: a folder without a run cannot be resumed, and is not created."""
+    """Behavior: a folder without a run cannot be resumed, and is not created."""
     refused(train("--resume", "absent"), "absent")
     assert not (home / "absent").exists()
 
@@ -176,16 +176,16 @@ def test_nothing_to_resume_is_refused(home: Path) -> None:
     [
         ((), "name a CONFIG"),
         (("small.toml", "--previous"), "--previous needs --resume"),
-        (("--resume", "run", "--out", "other"), "leave --out away"),
+        (("--resume", "run", "--out", "other"), "remove --out"),
     ],
 )
 def test_usage_is_explained(arguments: tuple[str, ...], part: str) -> None:
-    """Behaviour: arguments that contradict each other are refused with the next step."""
+    """Behavior: arguments that contradict each other are refused with the next step."""
     refused(train(*arguments), part)
 
 
 def test_prompt_beyond_the_context_is_refused(finished: Path) -> None:
-    """Behaviour: asking for more tokens than the model has positions is refused with both numbers."""
+    """Behavior: asking for more tokens than the model has positions is refused with both numbers."""
     result = andon("generate", "--model", str(finished), "--max-new-tokens", "64")
     refused(result, "max_position_embeddings=64", "ask for fewer")
     assert 0 == andon("generate", "--model", str(finished), "--max-new-tokens", "8", "--prompt", "a1").exit_code
@@ -193,5 +193,5 @@ def test_prompt_beyond_the_context_is_refused(finished: Path) -> None:
 
 @pytest.mark.usefixtures("home")
 def test_absent_model_is_refused() -> None:
-    """Behaviour: a model that is not there is refused by name."""
+    """Behavior: a model that is not there is refused by name."""
     refused(andon("generate", "--model", "absent"), "absent")

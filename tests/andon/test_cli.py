@@ -37,7 +37,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException) 
 
 @pytest.mark.tier1
 def test_help_imports_nothing_heavy() -> None:
-    """Behaviour: help answers without importing torch or any other library that takes its time."""
+    """Behavior: help answers without importing torch or any other library that takes its time."""
     code = "import sys\nfrom andon.cli.main import cli\n"
     code += "for line in ('--help', '--version', 'gate --help', 'gate run --help'):\n"
     code += "    cli(line.split(), standalone_mode=False, prog_name='andon')\n"
@@ -49,15 +49,15 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.tier1
 def test_help_lists_every_verb_on_a_line() -> None:
-    """Behaviour: all verbs show with a summary that fits a line of 80 columns."""
+    """Behavior: all verbs show with a summary that fits a line of 80 columns."""
     text = CliRunner().invoke(cli, ["--help"]).output
     for name, verb in VERBS.items():
         assert any(line.split() == [name, *verb.summary.split()] for line in text.splitlines()), name
 
 
 @pytest.mark.tier1
-def test_a_room_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what a package refuses ends in its message on stderr, without a traceback."""
+def test_a_package_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: what a package refuses ends in its message on stderr, without a traceback."""
     fail_with(monkeypatch, "plan", ProbeError("tiny.toml: lr=1: unknown key"))
     result = CliRunner().invoke(cli, ["plan"])
     assert (2, "andon: tiny.toml: lr=1: unknown key\n", "") == (result.exit_code, result.stderr, result.stdout)
@@ -65,7 +65,7 @@ def test_a_room_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.tier1
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a builtin error that escapes is no user's mistake and is not dressed as one."""
+    """Behavior: a builtin error that escapes is no user's mistake and is not dressed as one."""
     error = ValueError("a bug")
     fail_with(monkeypatch, "plan", error)
     result = CliRunner().invoke(cli, ["plan"])
@@ -74,7 +74,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.tier1
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: without an extra's package the message names verb, package and the command that installs it."""
+    """Behavior: without an extra's package the message names verb, package and the command that installs it."""
     fail_with(monkeypatch, "train", ModuleNotFoundError("No module named 'torch'", name="torch.nn"))
     result = CliRunner().invoke(cli, ["train"])
     assert (2, "andon: andon train needs torch: pip install 'andon[train]'\n") == (result.exit_code, result.stderr)
@@ -83,7 +83,7 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", ["andon.core.absent", "andon.absent"])
 def test_a_missing_module_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Behaviour: no extra brings a module of ours, so nobody is told to install one."""
+    """Behavior: no extra brings a module of ours, so nobody is told to install one."""
     error = ModuleNotFoundError(f"No module named {name!r}", name=name)
     fail_with(monkeypatch, "train", error)
     assert error is CliRunner().invoke(cli, ["train"]).exception
@@ -91,14 +91,14 @@ def test_a_missing_module_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, name
 
 @pytest.mark.tier1
 def test_an_interruption_exits_as_by_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: Ctrl-C in a verb that has nothing to save exits with 128 + 2."""
+    """Behavior: Ctrl-C in a verb that has nothing to save exits with 128 + 2."""
     fail_with(monkeypatch, "plan", KeyboardInterrupt())
     assert 130 == CliRunner().invoke(cli, ["plan"]).exit_code
 
 
 @pytest.mark.tier1
 def test_an_unknown_verb_is_a_usage_error() -> None:
-    """Behaviour: a misspelt verb exits with 2 and names what was typed."""
+    """Behavior: a misspelled verb exits with 2 and names what was typed."""
     result = CliRunner().invoke(cli, ["trian"])
     assert 2 == result.exit_code
     assert "'trian'" in result.stderr
@@ -116,7 +116,7 @@ def leaves(name: str, command: click.Command) -> dict[str, click.Command]:
 @pytest.mark.tier2
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_shows_examples(verb: str) -> None:
-    """Behaviour: the help of each verb, and of each command below one, shows how it is typed."""
+    """Behavior: the help of each verb, and of each command below one, shows how it is typed."""
     command = cli.get_command(click.Context(cli), verb)
     assert command
     for name, leaf in leaves(f"andon {verb}", command).items():
@@ -127,7 +127,7 @@ def test_every_verb_shows_examples(verb: str) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_imports_no_torch(verb: str) -> None:
-    """Behaviour: no verb's help waits for torch."""
+    """Behavior: no verb's help waits for torch."""
     code = "import sys\nfrom andon.cli.main import cli\ncli([sys.argv[1], '--help'], standalone_mode=False)\n"
     code += "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     done = subprocess.run([sys.executable, "-c", code, verb], check=False, capture_output=True, text=True)
@@ -136,7 +136,7 @@ def test_help_of_a_verb_imports_no_torch(verb: str) -> None:
 
 @pytest.mark.tier2
 def test_runs_as_a_module_from_anywhere(tmp_path: Path) -> None:
-    """Behaviour: `python -m andon` answers beside another project's `core` package when the checkout is on the path."""
+    """Behavior: `python -m andon` answers beside another project's `core` package when the checkout is on the path."""
     (tmp_path / "core.py").write_text("raise SystemExit('another package was imported')")
     checkout = str(Path(__file__).parents[2])
     command = [sys.executable, "-P", "-m", "andon", "gate", "list", "--config", f"{checkout}/configs/gates.toml"]

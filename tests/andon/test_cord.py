@@ -11,8 +11,8 @@ import pytest
 from andon.core.config import CordConfig
 from andon.core.training.loop import StepRecord
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
-from andon.runs.cord import BOUNDS, cord
-from andon.runs.run import Beginning, from_scratch, run
+from andon.runs.cord import BOUNDS, make_cord
+from andon.runs.run import RunSetup, from_scratch, run
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
 from tests.tuning import andon
@@ -35,30 +35,31 @@ EDGES = [  # a key, the last value that passes, the first that stops, for window
 @pytest.mark.tier2
 @pytest.mark.parametrize(("key", "holds", "breaks"), EDGES)
 def test_each_bound_at_its_edge(key: str, holds: float, breaks: float) -> None:
-    """Behaviour: a whole window within the bound goes on, one beyond it stops; half a window stops nothing."""
+    """Behavior: a whole window within the bound goes on, one beyond it stops; half a window stops nothing."""
     for value, stops in ((holds, False), (breaks, True)):
-        pull = cord(CordConfig.model_validate({"window_steps": 2, key: value}), None)
-        assert pull(record(1)) is None
-        assert stops == bool(pull(record(2)))
+        cord = make_cord(CordConfig.model_validate({"window_steps": 2, key: value}), None)
+        assert cord(record(1)) is None
+        assert stops == bool(cord(record(2)))
 
 
 @pytest.mark.tier2
 def test_one_spike_stops_nothing_and_early_steps_do_not_count() -> None:
-    """Behaviour: the median of the window is compared, and steps up to after_steps are not looked at."""
-    pull = cord(CordConfig(window_steps=3, loss_above=3.0, after_steps=1), None)
+    """Behavior: the median of the window is compared, and steps up to after_steps are ignored."""
+    cord = make_cord(CordConfig(window_steps=3, loss_above=3.0, after_steps=1), None)
     losses = [9.0, 2.0, 9.0, 2.0, 9.0, 9.0]
-    stopped = [step for step, loss in enumerate(losses, start=1) if pull(record(step, loss))]
+    stopped = [step for step, loss in enumerate(losses, start=1) if cord(record(step, loss))]
     assert [5, 6] == stopped
 
 
 @pytest.mark.tier2
 def test_skipped_steps_are_counted_and_hold_no_loss() -> None:
-    """Behaviour: a skipped step's NaN is in no window; one more skipped step than allowed stops."""
-    pull = cord(CordConfig(window_steps=1, loss_above=3.0, skipped_above=1), None)
-    verdicts = [pull(record(step, float("nan"), float("nan"), skipped=True)) for step in (1, 2)]
-    assert verdicts[0] is None
+    """Behavior: a skipped step's NaN is in no window; one more skipped step than allowed stops."""
+    cord = make_cord(CordConfig(window_steps=1, loss_above=3.0, skipped_above=1), None)
+    first, second = (cord(record(step, float("nan"), float("nan"), skipped=True)) for step in (1, 2))
+    assert first is None
+    assert second is not None
     assert [("cord.loss", "not measured"), ("cord.skipped", "red")] == [
-        (check.name, check.state) for check in verdicts[1].checks
+        (check.name, check.state) for check in second.checks
     ]
 
 
@@ -91,19 +92,19 @@ FAULTS: dict[str, tuple[Callable[[Any], None], dict[str, Any], dict[str, Any]]] 
 @pytest.mark.tier3
 @pytest.mark.parametrize("name", FAULTS)
 def test_an_injected_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: exit code 4, a checkpoint of the step that stopped it, and the verdict, said and beside the run."""
+    """Behavior: exit code 4, a checkpoint of the step that stopped it, and the verdict, said and beside the run."""
     monkeypatch.chdir(tmp_path)
     inject, bounds, changes = FAULTS[name]
     changes = {f"cord.{key}": value for key, value in bounds.items()} | changes
     config = small_config(write_corpus(tmp_path / "corpus"), ("training.max_steps", 30), *changes.items())
     said: list[str] = []
 
-    def begin(*arguments: Any) -> Beginning:
-        beginning = from_scratch(*arguments)
-        inject(beginning.state)
-        return beginning
+    def prepare(*arguments: Any) -> RunSetup:
+        setup = from_scratch(*arguments)
+        inject(setup.state)
+        return setup
 
-    result = run(config, tmp_path / "run", begin=begin, traced=False, quiet=True, say=said.append)
+    result = run(config, tmp_path / "run", prepare=prepare, traced=False, quiet=True, say=said.append)
     assert (4, True) == (result["exit"], result["steps"] < 30)
     assert f"step-{result['steps']:08}" in {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     verdict = json.loads((tmp_path / "run" / "cord.json").read_text())
@@ -114,7 +115,7 @@ def test_an_injected_fault_stops_the_run(name: str, tmp_path: Path, monkeypatch:
 
 @pytest.mark.tier3
 def test_without_the_fault_the_same_bounds_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: every bound set at once lets a run that learns end with 0, and the losses are those without bounds."""
+    """Behavior: every bound set at once lets a run that learns end with 0, and the losses are those without bounds."""
     monkeypatch.chdir(tmp_path)
     paths = write_corpus(tmp_path / "corpus")
     bounds = {"loss_above": 7.0, "grad_norm_above": 50.0, "tokens_per_second_below": 1e-3, "skipped_above": 0}
@@ -130,7 +131,7 @@ def test_without_the_fault_the_same_bounds_stop_nothing(tmp_path: Path, monkeypa
 
 @pytest.mark.tier3
 def test_no_run_starts_behind_a_red_or_stale_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: without evidence, with red and with stale evidence nothing starts; behind a green gate it does."""
+    """Behavior: without evidence, with red and with stale evidence nothing starts; behind a green gate it does."""
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus")
     tables = TABLES | {"training": TABLES["training"] | {"epochs": 1}}

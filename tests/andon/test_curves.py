@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from andon.report.curves import curves, kept_rows, smoothed
+from andon.report.curves import curves, downsampled, smoothed
 
 pytestmark = pytest.mark.tier2
 
@@ -18,7 +18,7 @@ def step(number: int, loss: float = 1.0, **changes: Any) -> dict[str, Any]:
 
 
 def test_columns_are_aligned_by_step() -> None:
-    """Behaviour: validation stands at its step; what is not finite is None; of a repeated step the last counts."""
+    """Behavior: validation stands at its step; what is not finite is None; of a repeated step the last counts."""
     log = [
         *(step(1), step(2, 9.0), step(2, 4.0), step(3, math.nan, grad_norm=math.inf, skipped=True)),
         {"kind": "validation", "step": 2, "loss": 5.0},
@@ -35,7 +35,7 @@ def test_columns_are_aligned_by_step() -> None:
 
 
 def test_smoothing_keeps_lines_and_halves_noise() -> None:
-    """Behaviour: a straight line stays where it is, without lag; alternating noise shrinks; None stays None."""
+    """Behavior: a straight line stays where it is, without lag; alternating noise shrinks; None stays None."""
     line = [float(value) for value in range(1200)]
     assert line[20:-20] == pytest.approx(smoothed(line)[20:-20])
     noise = [float(index % 2) for index in range(1200)]
@@ -44,12 +44,12 @@ def test_smoothing_keeps_lines_and_halves_noise() -> None:
 
 
 def test_thinning_keeps_every_spike() -> None:
-    """Behaviour: 100,000 rows become at most 3,000, with single-step extremes of both columns among them."""
+    """Behavior: 100,000 rows become at most 3,000, with single-step extremes of both columns among them."""
     loss: list[float | None] = [1 / (index + 1) for index in range(100_000)]
     norm: list[float | None] = [1.0] * 100_000
     loss[54_321], norm[77_777], loss[10] = 9.0, 5.0, None
     loss[20_000:30_000] = [None] * 10_000
-    kept = kept_rows(loss, norm, 3_000)
+    kept = downsampled(loss, norm, 3_000)
     assert len(kept) <= 3_000
     assert {0, 54_321, 77_777, 99_999} <= set(kept)
     assert sorted(set(kept)) == kept
@@ -57,10 +57,10 @@ def test_thinning_keeps_every_spike() -> None:
 
 
 def test_few_rows_are_all_kept() -> None:
-    """Behaviour: nothing is thinned that fits."""
-    assert list(range(3000)) == kept_rows([1.0] * 3000, [1.0] * 3000, 3000)
+    """Behavior: nothing is thinned that fits."""
+    assert list(range(3000)) == downsampled([1.0] * 3000, [1.0] * 3000, 3000)
 
 
 def test_an_empty_log() -> None:
-    """Behaviour: a run that has not finished a step has empty columns."""
+    """Behavior: a run that has not finished a step has empty columns."""
     assert [] == curves([], {})["step"]

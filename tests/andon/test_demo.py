@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from andon.cli import demo
-from andon.runs.run import RUNS
+from andon.demo import measure, parts
+from andon.runs.folder import RUNS
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, write_corpus
 from tests.tuning import andon
@@ -19,12 +19,12 @@ ADAPTERS = ("--set", "lora.rank=2", "--set", "qlora.rank=4")
 
 
 def test_each_part_is_judged_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: training and both fine-tunes in one report; then one fine-tune of the same model by itself."""
+    """Behavior: training and both fine-tunes in one report; then one fine-tune of the same model by itself."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "SAMPLES", 2)
-    monkeypatch.setattr(demo, "SAMPLE_TOKENS", 8)
-    monkeypatch.setitem(demo.SHORT["training"], "max_steps", 8)
-    monkeypatch.setitem(demo.SHORT, "validation", {"max_sequences": 8})
+    monkeypatch.setattr(measure, "SAMPLES", 2)
+    monkeypatch.setattr(measure, "SAMPLE_TOKENS", 8)
+    monkeypatch.setitem(parts.SHORT["training"], "max_steps", 8)
+    monkeypatch.setitem(parts.SHORT, "validation", {"max_sequences": 8})
     shutil.copytree(Path(__file__).parents[2] / "configs", tmp_path / "configs")
     tables: dict[str, Any] = {
         **TABLES,
@@ -58,9 +58,9 @@ def test_each_part_is_judged_and_reported(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_that_stops_early_ends_the_demo(
     code: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour: its exit code is the demo's; a frozen model that changed is for the verdict to say."""
-    monkeypatch.setattr(demo.run, "run", lambda *_, **__: {"exit": code})
-    whole: Any = demo.Demo(config=None, rules=None, sources={}, begun=0.0, quiet=True)  # ty: ignore[invalid-argument-type]
+    """Behavior: its exit code is the demo's; a frozen model that changed is for the verdict to say."""
+    monkeypatch.setattr(parts.run, "run", lambda *_, **__: {"exit": code})
+    whole: Any = parts.Demo(config=None, gates=None, sources={}, begun=0.0, quiet=True)  # ty: ignore[invalid-argument-type]
     if ends:
         with pytest.raises(SystemExit) as stopped:
             whole.run(None, tmp_path)
@@ -71,7 +71,7 @@ def test_a_run_that_stops_early_ends_the_demo(
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_quiet_says_nothing(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Behaviour: a line unless asked not to."""
-    whole: Any = demo.Demo(config=None, rules=None, sources={}, begun=0.0, quiet=quiet)  # ty: ignore[invalid-argument-type]
+    """Behavior: a line unless asked not to."""
+    whole: Any = parts.Demo(config=None, gates=None, sources={}, begun=0.0, quiet=quiet)  # ty: ignore[invalid-argument-type]
     whole.say("part 1")
     assert ("" if quiet else "part 1\n") == capsys.readouterr().out

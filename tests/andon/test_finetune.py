@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from andon.cli import finetune
 from andon.core.adapters.lora import LoRALinear
 from andon.core.config import load_config
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.log import of_kind, read_log
-from andon.runs import run
-from andon.runs.models import load
+from andon.runs import finetuning, run
+from andon.runs.models import FinetuneJob, load_any_model, read_job
 from tests.andon.test_bad_input import content, refused, toml
 from tests.small_run import TABLES
 from tests.tuning import andon, tune
@@ -39,7 +38,7 @@ def steps(folder: Path) -> list[float]:
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("data", ["corpus", "samples.jsonl"])
 def test_a_fine_tune_is_a_run(method: str, data: str, tuning: Path) -> None:
-    """Behaviour: folder, log, checkpoints in PEFT's layout, result and report; the loss falls; the base stays."""
+    """Behavior: folder, log, checkpoints in PEFT's layout, result and report; the loss falls; the base stays."""
     before = content(tuning / "base")
     result = tune(method, "--model", "base", "--data", data, "--out", "run")
     assert 0 == result.exit_code, result.output
@@ -62,12 +61,12 @@ def test_a_fine_tune_is_a_run(method: str, data: str, tuning: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_the_adapter_starts_as_the_base(method: str, tuning: Path) -> None:
-    """Behaviour: before the first step the loss is the base's own; QLoRA's is that of the base in 4 bits."""
+    """Behavior: before the first step the loss is the base's own; QLoRA's is that of the base in 4 bits."""
     assert 0 == tune(method, "--model", "base", "--data", "corpus", "--out", "run").exit_code
-    (job,) = [finetune.read_job(tuning / "run" / "finetune.json")]
-    plain, tokeniser = load_model(job.base)
+    (job,) = [read_job(tuning / "run" / "finetune.json")]
+    plain, tokenizer = load_model(job.base)
     config = load_config(tuning / "run" / "config.json")
-    dataset = finetune.open_data(job, config, tokeniser, tuning / "run")
+    dataset = finetuning.open_data(job, config, tokenizer, tuning / "run")
     from andon.core.data import dataset as data
     from andon.core.training import loop as training
 
@@ -79,16 +78,16 @@ def test_the_adapter_starts_as_the_base(method: str, tuning: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_stopped_fine_tune_resumes_bitwise(method: str, tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: stopped after its second step and resumed, with dropout, it logs the losses of the one left alone."""
+    """Behavior: stopped after its second step and resumed, with dropout, it logs the losses of the one left alone."""
     arguments = ("--model", "base", "--data", "samples.jsonl", "--dropout", "0.2")
     assert 0 == tune(method, *arguments, "--out", "whole").exit_code
-    noted = run._stop_signals
+    noted = run.stop_signals
     steps_done = iter(range(100))
-    monkeypatch.setattr(run, "_stop_signals", lambda: fake(lambda: signal.SIGTERM if next(steps_done) == 1 else 0))
+    monkeypatch.setattr(run, "stop_signals", lambda: fake(lambda: signal.SIGTERM if next(steps_done) == 1 else 0))
     stopped = tune(method, *arguments, "--out", "run")
     assert 128 + signal.SIGTERM == stopped.exit_code, stopped.output
     assert f"andon finetune {method} --resume run" in stopped.output
-    monkeypatch.setattr(run, "_stop_signals", noted)
+    monkeypatch.setattr(run, "stop_signals", noted)
     resumed = andon("finetune", method, "--no-trace", "--resume", "run")
     assert 0 == resumed.exit_code, resumed.output
     assert steps(tuning / "whole") == steps(tuning / "run")
@@ -111,21 +110,21 @@ class fake:  # noqa: N801 - stands for a function
 
 
 def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: one bit of a frozen weight that changes ends the run with exit code 1, and the result says so."""
+    """Behavior: one bit of a frozen weight that changes ends the run with exit code 1, and the result says so."""
     from andon.core.training import loop
 
-    prepare = loop.prepare
+    original = loop.initial_state_of
 
     def leaky(model: Any, config: Any) -> Any:
-        state = prepare(model, config)
+        state = original(model, config)
         weight = model.model.norm.weight
         state.optimizer.register_step_post_hook(lambda *_: weight.data[0].mul_(1.0000001).add_(1e-7))
         return state
 
-    monkeypatch.setattr(loop, "prepare", leaky)
+    monkeypatch.setattr(loop, "initial_state_of", leaky)
     result = tune("lora", "--model", "base", "--data", "corpus", "--out", "run")
     assert 1 == result.exit_code
-    assert "the frozen model is no longer what it was" in result.output
+    assert "the frozen model has changed" in result.output
     assert result_of(tuning / "run")["finetune"]["base_unchanged"] is False
     assert 1 == result_of(tuning / "run")["exit"]
 
@@ -133,9 +132,9 @@ def test_a_changed_base_turns_the_run_red(tuning: Path, monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("tuning")
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_model_takes_a_fine_tune(method: str) -> None:
-    """Behaviour: `--model` reads a fine-tune as base with adapter, QLoRA's in 4 bits, and continues a prompt."""
+    """Behavior: `--model` reads a fine-tune as base with adapter, QLoRA's in 4 bits, and continues a prompt."""
     assert 0 == tune(method, "--model", "base", "--data", "corpus", "--out", "run").exit_code
-    model, _ = load(Path("run"))
+    model, _ = load_any_model(Path("run"))
     wrapped = [module for module in model.modules() if isinstance(module, LoRALinear)]
     assert 8 == len(wrapped)
     assert {method == "qlora"} == {hasattr(module.base, "dequantize") for module in wrapped}
@@ -145,7 +144,7 @@ def test_model_takes_a_fine_tune(method: str) -> None:
 
 
 def test_messages_are_written_by_the_given_template(tuning: Path) -> None:
-    """Behaviour: `--chat-template` is kept with the run, so that it resumes without the file."""
+    """Behavior: `--chat-template` is kept with the run, so that it resumes without the file."""
     talk = [{"role": role, "content": f"{role[0]} said"} for role in ("user", "assistant")]
     lines = [json.dumps({"messages": [*talk, {"role": "assistant", "content": f"c{n}"}]}) for n in range(6)]
     (tuning / "chats.jsonl").write_text("\n".join(lines) + "\n")
@@ -160,7 +159,7 @@ def test_messages_are_written_by_the_given_template(tuning: Path) -> None:
 
 
 def test_a_file_s_tables_count_and_its_model_does_not(tuning: Path) -> None:
-    """Behaviour: --config brings its tables, the shape is the base's, and flags go before both."""
+    """Behavior: --config brings its tables, the shape is the base's, and flags go before both."""
     tables: dict[str, dict[str, Any]] = {"training": {"batch_size": 3}, "lora": {"rank": 2}}
     tables["model"] = {**TABLES["model"], "hidden_size": 64}
     tables["schedule"], tables["data"] = {"warmup_steps": 1}, {"sequence_length": 16}
@@ -180,9 +179,9 @@ BROKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "nothing to adapt": (("--model", "base", "--data", "corpus", "--target", "query"), ("query", "q_proj")),
     "the head": (("--model", "base", "--data", "corpus", "--target", "lm_head"), ("lm_head",)),
     "rank too large": (("--model", "base", "--data", "corpus", "--rank", "999"), ("999",)),
-    "another shape": (("--model", "base", "--data", "corpus", "--set", "model.hidden_size=8"), ("leave it out",)),
+    "another shape": (("--model", "base", "--data", "corpus", "--set", "model.hidden_size=8"), ("remove the",)),
     "unknown key": (("--model", "base", "--data", "corpus", "--set", "lora.r=8"), ("lora.rank",)),
-    "broken sample": (("--model", "base", "--data", "broken.jsonl"), ("broken.jsonl:2", "is no JSON")),
+    "broken sample": (("--model", "base", "--data", "broken.jsonl"), ("broken.jsonl:2", "is not valid JSON")),
     "no template there": (("--model", "base", "--data", "corpus", "--chat-template", "no.jinja"), ("no.jinja",)),
     "nothing to resume": (("--resume", "base"), ("holds no fine-tune",)),
 }
@@ -190,7 +189,7 @@ BROKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_bad_input_is_refused_and_leaves_nothing(case: str, tuning: Path) -> None:
-    """Behaviour: one message that names what is wrong, exit code 2, and no folder."""
+    """Behavior: one message that names what is wrong, exit code 2, and no folder."""
     (tuning / "broken.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
     arguments, parts = BROKEN[case]
     before = content(tuning / "base")
@@ -201,25 +200,25 @@ def test_bad_input_is_refused_and_leaves_nothing(case: str, tuning: Path) -> Non
 
 
 def test_a_base_with_nan_is_refused(tuning: Path) -> None:
-    """Behaviour: a model with NaN in a frozen matrix is refused by the matrix's name, by both methods."""
+    """Behavior: a model with NaN in a frozen matrix is refused by the matrix's name, by both methods."""
     assert 0 == andon("export", "--model", "base", "--out", "bad").exit_code
-    model, tokeniser = load_model(tuning / "bad")
+    model, tokenizer = load_model(tuning / "bad")
     model.get_parameter("model.layers.1.self_attn.k_proj.weight").data[0, 0] = torch.nan
-    export_huggingface(model, tuning / "nan", tokeniser)
+    export_huggingface(model, tuning / "nan", tokenizer)
     for method in ("lora", "qlora"):
         refused(tune(method, "--model", "nan", "--data", "corpus", "--out", "run"), "layers.1.self_attn.k_proj")
         assert not (tuning / "run").exists()
 
 
-def test_a_base_without_tokeniser_is_refused(tmp_path: Path) -> None:
-    """Behaviour: the message names the base and the file that it lacks."""
-    job: Any = finetune.Job("lora", tmp_path, None, False, None)
-    with pytest.raises(finetune.FinetuneError, match=r"has no tokeniser; put its tokenizer\.json there"):
-        finetune.open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
+def test_a_base_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    """Behavior: the message names the base and the file that it lacks."""
+    job: Any = FinetuneJob("lora", tmp_path, None, False, None)
+    with pytest.raises(finetuning.FinetuneError, match=r"has no tokenizer; put its tokenizer\.json there"):
+        finetuning.open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
 
 
 def test_verbs_are_not_mixed_up(tuning: Path) -> None:
-    """Behaviour: a LoRA run resumes as LoRA only, an adapter is no base, and `andon train` does not go on with it."""
+    """Behavior: a LoRA run resumes as LoRA only, an adapter is no base, and `andon train` does not go on with it."""
     assert 0 == tune("lora", "--model", "base", "--data", "corpus", "--out", "run").exit_code
     before = content(tuning / "run")
     refused(tune("qlora", "--resume", "run"), "andon finetune lora --resume run")
@@ -229,17 +228,17 @@ def test_verbs_are_not_mixed_up(tuning: Path) -> None:
 
 
 def test_another_base_under_a_resumed_run_is_refused(tuning: Path) -> None:
-    """Behaviour: where the base's weights are no longer those of the start, the resume stops before its first step."""
+    """Behavior: where the base's weights are no longer those of the start, the resume stops before its first step."""
     assert 0 == andon("export", "--model", "base", "--out", "mine").exit_code
     assert 0 == tune("lora", "--model", "mine", "--data", "corpus", "--out", "run").exit_code
-    model, tokeniser = load_model(tuning / "mine")
+    model, tokenizer = load_model(tuning / "mine")
     model.model.norm.weight.data[0] += 1
     for path in (tuning / "mine").iterdir():
         path.unlink()
     (tuning / "mine").rmdir()
-    export_huggingface(model, tuning / "mine", tokeniser)
+    export_huggingface(model, tuning / "mine", tokenizer)
     before = content(tuning / "run" / "checkpoints")
-    refused(tune("lora", "--resume", "run", "--epochs", "5"), "of a base with SHA-256")
+    refused(tune("lora", "--resume", "run", "--epochs", "5"), "was trained on a base with SHA-256")
     assert before == content(tuning / "run" / "checkpoints")
     refused(andon("merge", "--model", "run", "--out", "merged"), "was trained on a base with SHA-256")
     assert not (tuning / "merged").exists()

@@ -42,7 +42,7 @@ def andon(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
 
 @pytest.mark.tier2
 def test_a_red_step_shows_what_failed_and_how_to_see_it_alone(tmp_path: Path) -> None:
-    """Behaviour: each step is a line with its time; the red one shows its output, its command and the next step."""
+    """Behavior: each step is a line with its time; the red one shows its output, its command and the next step."""
     done = andon(tmp_path, "run", "small")
     assert (1, "") == (done.returncode, done.stderr)
     steps, _, verdict = done.stdout.partition("small RED: bad (2 of 3 checks pass)\n")
@@ -54,7 +54,7 @@ def test_a_red_step_shows_what_failed_and_how_to_see_it_alone(tmp_path: Path) ->
 
 @pytest.mark.tier3
 def test_json_is_json_alone(tmp_path: Path) -> None:
-    """Behaviour: --format json prints one JSON document; judging again afterwards says the same and runs nothing."""
+    """Behavior: --format json prints one JSON document; judging again afterwards says the same and runs nothing."""
     done = andon(tmp_path, "run", "small", "--format", "json")
     assert (1, "RED") == (done.returncode, json.loads(done.stdout)["answer"])
     log = tmp_path / "reports" / "evidence" / "bad.log"
@@ -66,7 +66,7 @@ def test_json_is_json_alone(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_terminal_shows_what_runs_and_a_dead_endpoint_is_said(tmp_path: Path) -> None:
-    """Behaviour: lines above a changing part that is gone in the end; the verdict stands without its spans."""
+    """Behavior: lines above a changing part that is gone in the end; the verdict stands without its spans."""
     done = andon(tmp_path, "run", "small", "--otlp", "http://127.0.0.1:1", FORCE_COLOR="1")
     assert 1 == done.returncode
     assert done.stderr.startswith("andon: http://127.0.0.1:1/v1/traces cannot be reached")
@@ -76,7 +76,7 @@ def test_a_terminal_shows_what_runs_and_a_dead_endpoint_is_said(tmp_path: Path) 
 
 @pytest.mark.long
 def test_a_tier_without_measures_leaves_no_trace(tmp_path: Path) -> None:
-    """Behaviour: what ran nothing is no run."""
+    """Behavior: what ran nothing is no run."""
     (tmp_path / "none.toml").write_text('[[tiers]]\nname = "small"\nsummary = "s"\n')
     done = andon(tmp_path, "run", "small", "--config", "none.toml")
     assert done.stdout.startswith("small ")
@@ -85,20 +85,20 @@ def test_a_tier_without_measures_leaves_no_trace(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_quiet_starts_with_the_answer(tmp_path: Path) -> None:
-    """Behaviour: --quiet leaves out the steps."""
+    """Behavior: --quiet leaves out the steps."""
     assert andon(tmp_path, "run", "small", "--quiet").stdout.startswith("small RED: bad")
 
 
 @pytest.mark.tier2
 def test_a_mistake_in_the_file_or_the_tier_is_one_message(tmp_path: Path) -> None:
-    """Behaviour: exit code 2 and one line on stderr."""
+    """Behavior: exit code 2 and one line on stderr."""
     done = andon(tmp_path, "run", "tiny")
     assert (2, "", "andon: there is no tier 'tiny'; known are small\n") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.tier3
 def test_a_run_is_a_trace_and_a_line_of_history(tmp_path: Path) -> None:
-    """Behaviour: a span a measure below the tier's; the verdict is kept once; --output writes what --format names."""
+    """Behavior: a span a measure below the tier's; the verdict is kept once; --output writes what --format names."""
     andon(tmp_path, "run", "small")
     done = andon(tmp_path, "judge", "small", "--format", "sarif", "--output", "reports/small.sarif")
     assert (1, True) == (done.returncode, done.stdout.startswith("small RED: bad"))
@@ -124,7 +124,7 @@ def listening() -> Iterator[None]:
 @pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"])
 def test_a_stopped_run_leaves_no_command_behind(tmp_path: Path, number: int, code: int) -> None:
-    """Behaviour: a signal, also a pair of them, ends the commands too, leaves no clock and shows in the exit code."""
+    """Behavior: a signal, also a pair of them, ends the commands too, leaves no clock and shows in the exit code."""
     fifo, script = tmp_path / "alive", tmp_path / "measure.py"
     script.write_text(f"import signal\nf = open({str(fifo)!r}, 'w')\nf.write('x')\nf.flush()\nsignal.pause()\n")
     measure = f'[[measures]]\nname = "m"\ntier = "t"\nnext = "n"\ncommand = "{sys.executable} {script}"\n'

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.tier3
 
 @pytest.mark.usefixtures("small_gates")
 def test_claims_and_explain_show_today_s_state() -> None:
-    """Behaviour: an unmeasured claim is exit code 3; a check is explained by name, and an unknown one is refused."""
+    """Behavior: an unmeasured claim is exit code 3; a check is explained by name, and an unknown one is refused."""
     claims = andon("gate", "claims")
     assert (3, True) == (claims.exit_code, claims.output.startswith("claims NOT MEASURED: text.lines"))
     assert "NOT MEASURED: long\n    text.lines: null (must be >= 3)\n    make\n" in claims.output

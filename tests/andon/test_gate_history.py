@@ -12,7 +12,7 @@ pytestmark = pytest.mark.tier3
 
 
 def test_history_and_compare(small_gates: Path) -> None:
-    """Behaviour: a judged tier is in the history; comparing where nothing was judged is exit code 3, and says where."""
+    """Behavior: a judged tier is in the history; comparing where nothing was judged is exit code 3, and says where."""
     commit = ["-c", "user.name=n", "-c", "user.email=e@example.invalid", "commit", "-qm", "m", "--allow-empty"]
     for words in (["init", "-q"], ["add", "-A"], commit):
         subprocess.run(["git", *words], cwd=small_gates, check=True)
@@ -31,7 +31,7 @@ def test_history_and_compare(small_gates: Path) -> None:
 
 @pytest.mark.usefixtures("small_gates")
 def test_a_verdict_is_printed_as_sarif() -> None:
-    """Behaviour: a document alone, with a result for each check and the exit code of the verdict."""
+    """Behavior: a document alone, with a result for each check and the exit code of the verdict."""
     done = andon("gate", "judge", "small", "--format", "sarif")
     (run,) = json.loads(done.output)["runs"]
     assert ["text", "text.lines"] == [result["ruleId"] for result in run["results"]]

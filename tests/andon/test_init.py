@@ -39,7 +39,7 @@ def gate(folder: Path, *arguments: str, source: str = "") -> subprocess.Complete
 
 @pytest.mark.long
 def test_the_gates_run_in_another_project(project: Path) -> None:
-    """Behaviour: after `andon init` tier 2 is green there; a failing test, or an untested half, is red."""
+    """Behavior: after `andon init` tier 2 is green there; a failing test, or an untested half, is red."""
     assert 0 == andon("init").exit_code
     done = gate(project, "run", "tier2")
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -55,7 +55,7 @@ def test_the_gates_run_in_another_project(project: Path) -> None:
 
 @pytest.mark.tier2
 def test_nothing_is_overwritten(project: Path) -> None:
-    """Behaviour: an andon.toml is refused by name; a noxfile stays as it is and the lines for it are printed."""
+    """Behavior: an andon.toml is refused by name; a noxfile stays as it is and the lines for it are printed."""
     (project / "noxfile.py").write_text("mine = True\n")
     result = andon("init")
     assert 0 == result.exit_code, result.output
@@ -70,7 +70,7 @@ def test_nothing_is_overwritten(project: Path) -> None:
 
 @pytest.mark.tier2
 def test_what_is_written_fits_the_project(project: Path) -> None:
-    """Behaviour: packages in src are found, a project without tests has no test measure, an empty folder is refused."""
+    """Behavior: packages in src are found, a project without tests has no test measure, an empty folder is refused."""
     (project / "src").mkdir()
     (project / "shapes").rename(project / "src" / "shapes")
     (project / "tests").rename(project / "checks")
@@ -87,7 +87,7 @@ def test_what_is_written_fits_the_project(project: Path) -> None:
 
 @pytest.mark.slow
 def test_a_real_package_adopts_the_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: on a package's own source from PyPI `andon init` finds it, tier 2 runs its tests and judges them.
+    """Behavior: on a package's own source from PyPI `andon init` finds it, tier 2 runs its tests and judges them.
 
     Its tests reach fewer lines than a new project's threshold: it agrees on what they reach, and goes on from there.
     """

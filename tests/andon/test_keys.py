@@ -20,10 +20,11 @@ from andon.core.config import ModelConfig, QloraConfig, RopeScaling, known_keys
 from andon.core.data import dataset as data
 from andon.core.formats.interchange import load_model
 from andon.core.model import llama as model
-from andon.core.training.loop import prepare
+from andon.core.training.loop import initial_state_of
 from andon.core.training.loss import loss
 from andon.log import read_log
-from andon.runs.run import CACHE, run
+from andon.runs.folder import CACHE
+from andon.runs.run import run
 from tests.small_run import small_config, write_corpus
 
 pytestmark = pytest.mark.long
@@ -188,13 +189,13 @@ def write_jsonl(folder: Path) -> Path:
 
 
 def special(key: str, value: Any, folder: Path) -> Any:
-    """Values that need a file: another corpus, a given tokeniser."""
+    """Values that need a file: another corpus, a given tokenizer."""
     if key == "data.paths":
         return write_corpus(folder / "others", documents=9)
     if key == "data.tokenizer" and value:
         paths = write_corpus(folder / "fewer", documents=5)
         config = small_config(paths)
-        return str(data.open_dataset(config, folder / "tokeniser-cache").tokenizer)
+        return str(data.open_dataset(config, folder / "tokenizer-cache").tokenizer_file)
     return value
 
 
@@ -206,7 +207,7 @@ def digest_of_weights(folder: Path) -> str:
 
 
 def test_every_key_has_a_row() -> None:
-    """Behaviour: the rows name the schema's keys, each once."""
+    """Behavior: the rows name the schema's keys, each once."""
     keys = {f"{table}.{key}" for table, names in known_keys().items() for key in names}
     adapters = {f"{table}.{key}" for table, rows in ADAPTER_TABLES.items() for key in rows}
     assert keys == set(ROWS) | adapters
@@ -215,13 +216,13 @@ def test_every_key_has_a_row() -> None:
 
 @pytest.mark.parametrize("key", ROWS)
 def test_key_changes_something(key: str, observe: Callable[[Changes], str]) -> None:
-    """Behaviour: two runs that differ in one key differ in what can be seen of them."""
+    """Behavior: two runs that differ in one key differ in what can be seen of them."""
     both, value = ROWS[key]
     assert plain(observe, both) != observe([*both, (key, value)])
 
 
 def test_equal_runs_look_equal(observe: Callable[[Changes], str]) -> None:
-    """Behaviour: two runs of one configuration look the same, or the rows above would prove nothing."""
+    """Behavior: two runs of one configuration look the same, or the rows above would prove nothing."""
     assert observe([]) == observe([])
 
 
@@ -229,11 +230,11 @@ def adapted(table: str, *changes: tuple[str, Any]) -> str:
     """What three steps of an adapter look like: losses, and a hash of its factors."""
     config = small_config([], (f"{table}.rank", 4), *((f"{table}.{key}", value) for key, value in changes))
     settings = config.lora if table == "lora" else config.qlora
-    base = model.build(config.model, config.training.seed)
+    base = model.build_model(config.model, config.training.seed)
     if isinstance(settings, QloraConfig):
         quantize_model(base, settings.double_quantization)
     add_lora(base, settings, torch.Generator().manual_seed(1))
-    state, tokens_BT, losses = prepare(base, config), torch.arange(24).reshape(2, 12), []
+    state, tokens_BT, losses = initial_state_of(base, config), torch.arange(24).reshape(2, 12), []
     for _ in range(3):
         value = loss(base, data.Batch(tokens_BT, tokens_BT + 1, None))
         value.backward()
@@ -245,7 +246,7 @@ def adapted(table: str, *changes: tuple[str, Any]) -> str:
 
 @pytest.mark.parametrize(("table", "key"), [(table, key) for table, rows in ADAPTER_TABLES.items() for key in rows])
 def test_adapter_key_changes_something(table: str, key: str) -> None:
-    """Behaviour: three steps that differ in one key differ in a loss or a factor, and otherwise do not."""
+    """Behavior: three steps that differ in one key differ in a loss or a factor, and otherwise do not."""
     plain = adapted(table)
     assert plain == adapted(table)
     assert plain != adapted(table, (key, ADAPTER_TABLES[table][key]))
@@ -253,7 +254,7 @@ def test_adapter_key_changes_something(table: str, key: str) -> None:
 
 @pytest.mark.parametrize("key", SCALING_ROWS)
 def test_scaling_key_changes_frequencies(key: str) -> None:
-    """Behaviour: each key of rope_scaling changes the angles that attention sees."""
+    """Behavior: each key of rope_scaling changes the angles that attention sees."""
 
     def frequencies(scaling: dict[str, Any]) -> list[float]:
         shape: dict[str, Any] = {

@@ -13,7 +13,7 @@ RECORDS = [{"kind": "step", "step": 1, "loss": 3.0}, {"kind": "validation", "ste
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
-    """Behaviour: records come back as written, by kind where asked for; a torn last line is left out."""
+    """Behavior: records come back as written, by kind where asked for; a torn last line is left out."""
     lines = "".join(json.dumps(record) + "\n" for record in RECORDS)
     (tmp_path / "log.jsonl").write_text(lines + '{"kind": "st')
     assert RECORDS == read_log(tmp_path)
@@ -22,13 +22,13 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["{", "[]", "{}", '{"kind":"step"}'])
 def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, bad: str) -> None:
-    """Behaviour: a line that is no record, before the last, is an error that names file and line."""
+    """Behavior: a line that is no record, before the last, is an error that names file and line."""
     (tmp_path / "log.jsonl").write_text(json.dumps(RECORDS[0]) + f"\n{bad}\n")
     with pytest.raises(LogError, match=r"log\.jsonl line 2 is not a record"):
         read_log(tmp_path)
 
 
 def test_a_folder_without_log_is_refused(tmp_path: Path) -> None:
-    """Behaviour: a folder that is no run's is refused by name."""
+    """Behavior: a folder that is no run's is refused by name."""
     with pytest.raises(LogError, match="is not a run's folder"):
         read_log(tmp_path)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
-from andon.runs.models import load
+from andon.runs.models import load_any_model
 from tests.andon.test_bad_input import content, refused
 from tests.tuning import andon, tune
 
@@ -41,27 +41,27 @@ def tuned(request: pytest.FixtureRequest, tuning: Path) -> Path:
 
 @pytest.mark.parametrize("tuned", ["lora", "qlora"], indirect=True)
 def test_the_merged_model_says_what_the_adapted_one_does(tuned: Path) -> None:
-    """Behaviour: a whole model in float32 with the adapted one's logits; what it went into is printed."""
+    """Behavior: a full model in float32 with the adapted one's logits; what it went into is printed."""
     result = andon("merge", "--model", "run", "--out", "merged")
     assert 0 == result.exit_code, result.output
-    adapted, (merged, tokeniser) = load(tuned / "run")[0], load_model(tuned / "merged")
+    adapted, (merged, tokenizer) = load_any_model(tuned / "run")[0], load_model(tuned / "merged")
     assert difference(logits(adapted), logits(merged)) < 1e-5
-    assert difference(logits(load(tuned / "base")[0]), logits(merged)) > 1e-3
-    assert tokeniser is not None
+    assert difference(logits(load_any_model(tuned / "base")[0]), logits(merged)) > 1e-3
+    assert tokenizer is not None
     assert "quantization_config" not in json.loads((tuned / "merged" / "config.json").read_text())
     in_4_bits = json.loads((tuned / "run" / "finetune.json").read_text())["method"] == "qlora"
-    assert in_4_bits == ("into the dequantised NF4 weights of" in result.output)
-    assert "nothing is quantised" in result.output
+    assert in_4_bits == ("into the dequantized NF4 weights of" in result.output)
+    assert "nothing is quantized" in result.output
 
 
 @pytest.mark.parametrize("tuned", ["lora", "qlora"], indirect=True)
 def test_the_exported_adapter_is_the_run_s(tuned: Path) -> None:
-    """Behaviour: a PEFT directory that `--model` and `merge` read, on its own base or on one that is named."""
+    """Behavior: a PEFT directory that `--model` and `merge` read, on its own base or on one that is named."""
     result = andon("export", "--model", "run", "--format", "peft", "--out", "adapter")
     assert 0 == result.exit_code, result.output
     names = {"adapter_model.safetensors", "adapter_config.json", "finetune.json"}
     assert names == {path.name for path in (tuned / "adapter").iterdir()}
-    assert torch.equal(logits(load(tuned / "run")[0]), logits(load(tuned / "adapter")[0]))
+    assert torch.equal(logits(load_any_model(tuned / "run")[0]), logits(load_any_model(tuned / "adapter")[0]))
     assert 0 == andon("export", "--model", "base", "--out", "elsewhere").exit_code
     result = andon("merge", "--model", "adapter", "--base", "elsewhere", "--out", "merged", "--dtype", "bfloat16")
     assert 0 == result.exit_code, result.output
@@ -69,8 +69,8 @@ def test_the_exported_adapter_is_the_run_s(tuned: Path) -> None:
 
 
 @pytest.mark.parametrize("tuned", ["lora"], indirect=True)
-def test_a_stranger_s_adapter_is_read(tuned: Path) -> None:
-    """Behaviour: PEFT's two files alone, naming a base that lies elsewhere, merge into the base that is given."""
+def test_a_peft_adapter_from_elsewhere_is_read(tuned: Path) -> None:
+    """Behavior: PEFT's two files alone, naming a base that lies elsewhere, merge into the base that is given."""
     source = max((tuned / "run" / "checkpoints").iterdir())
     (tuned / "theirs").mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -79,12 +79,12 @@ def test_a_stranger_s_adapter_is_read(tuned: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "meta/llama"}))
     refused(andon("merge", "--model", "theirs", "--out", "merged"), "'meta/llama' is not on this machine", "--base")
     assert 0 == andon("merge", "--model", "theirs", "--base", "base", "--out", "merged").exit_code
-    assert difference(logits(load(tuned / "run")[0]), logits(load_model(tuned / "merged")[0])) < 1e-5
+    assert difference(logits(load_any_model(tuned / "run")[0]), logits(load_model(tuned / "merged")[0])) < 1e-5
 
 
 @pytest.mark.parametrize("tuned", ["lora"], indirect=True)
 def test_bad_input_is_refused_and_leaves_nothing(tuned: Path) -> None:
-    """Behaviour: adapters of another base, cut short or unsupported, and what is no adapter: named, nothing written."""
+    """Behavior: an adapter of another base, truncated or unsupported, or a full model: an error, nothing written."""
     assert 0 == andon("export", "--model", "run", "--format", "peft", "--out", "adapter").exit_code
     for name in ("short", "dora", "damaged"):
         shutil.copytree(tuned / "adapter", tuned / name)
@@ -103,8 +103,8 @@ def test_bad_input_is_refused_and_leaves_nothing(tuned: Path) -> None:
         (("merge", "--model", "short"), ("adapter_model.safetensors",)),
         (("merge", "--model", "dora"), ("use_dora=True is not supported",)),
         (("merge", "--model", "damaged"), ("finetune.json: is damaged",)),
-        (("merge", "--model", "base"), ("is no adapter",)),
-        (("export", "--model", "base", "--format", "peft"), ("is a whole model",)),
+        (("merge", "--model", "base"), ("is not an adapter",)),
+        (("export", "--model", "base", "--format", "peft"), ("is a full model",)),
         (("export", "--model", "run", "--format", "hf"), ("andon merge --model run",)),
         (("export", "--model", "run", "--format", "peft", "--dtype", "float16"), ("stays in float32",)),
         (("import", "--model", "run"), ("andon merge --model run",)),

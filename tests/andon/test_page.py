@@ -110,7 +110,7 @@ def tags(page: Page) -> list[str]:
 
 @pytest.mark.tier2
 def test_it_shows_the_run(run: Path) -> None:
-    """Behaviour: key figures, the distance to the best baseline, phases, samples, machine, commands, configuration."""
+    """Behavior: key figures, the distance to the best baseline, phases, samples, machine, commands, configuration."""
     path = render_report(run, verdict(PASSED))
     text = Page(path).text
     assert run / "report.html" == path
@@ -119,7 +119,7 @@ def test_it_shows_the_run(run: Path) -> None:
         "validation loss 2.664 0.44 below Kneser-Ney trigram",
         "training loss 2.610",
         "bits per byte 1.132",
-        "tokens a second 45.5 k",
+        "tokens per second 45.5 k",
         "parameters 7.31 M",
         "duration 2 min 41 s",
         "steps 6 1 skipped",
@@ -138,7 +138,7 @@ def test_it_shows_the_run(run: Path) -> None:
 
 @pytest.mark.tier2
 def test_it_shows_what_was_fine_tuned(run: Path) -> None:
-    """Behaviour: a row for each adapter: share, memory, losses, and whether the frozen model is what it was."""
+    """Behavior: a row for each adapter: share, memory, losses, and whether the frozen model is what it was."""
     tuned: dict[str, Any] = {"method": "lora", "rank": 8, "base": "demo/checkpoints/step-6", "base_unchanged": True}
     tuned |= {"trained_parameters": 1000, "all_parameters": 50_000, "loss_before": 3.5, "loss_after": 3.25}
     row = {"finetune": tuned, "steps": 60, "peak_bytes": 12_345_678}
@@ -151,7 +151,7 @@ def test_it_shows_what_was_fine_tuned(run: Path) -> None:
     assert f"QLoRA, in 4 bits, rank 8 3 {where} 1,000 2.00% not measured 3.500 not measured CHANGED" in text
     assert "Training the whole model" not in text
     (run / "result.json").write_text(json.dumps(RESULT | {"finetunes": [row], "peak_bytes": 59_000_000}))
-    assert "Training the whole model took 59.0 MB." in Page(render_report(run, None)).text
+    assert "Training the full model took 59.0 MB." in Page(render_report(run, None)).text
     (run / "result.json").write_text(json.dumps(RESULT | row))
     assert f"60 {where}" in Page(render_report(run, None)).text
     (run / "result.json").write_text(json.dumps(RESULT))
@@ -160,11 +160,11 @@ def test_it_shows_what_was_fine_tuned(run: Path) -> None:
 
 @pytest.mark.tier2
 def test_what_was_not_measured_is_never_a_number(run: Path) -> None:
-    """Behaviour: a run that was killed shows no figure, no typical step and no configuration, and says why."""
+    """Behavior: a run that was killed shows no figure, no typical step and no configuration, and says why."""
     for name in ("result.json", "config.json", "trace.jsonl"):
         (run / name).unlink()
     page = Page(render_report(run, None))
-    for label in ("validation loss", "training loss", "bits per byte", "tokens a second", "parameters", "duration"):
+    for label in ("validation loss", "training loss", "bits per byte", "tokens per second", "parameters", "duration"):
         assert f"{label} not measured" in page.text
     assert 8 == tags(page).count("dt") - 3 == page.text.split("Loss")[0].count("not measured")
     assert "Not judged No gate has judged this run. There is no result.json" in page.text
@@ -176,7 +176,7 @@ def test_what_was_not_measured_is_never_a_number(run: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_run_without_a_step(tmp_path: Path) -> None:
-    """Behaviour: nothing is plotted where nothing was logged."""
+    """Behavior: nothing is plotted where nothing was logged."""
     (tmp_path / "log.jsonl").touch()
     page = Page(render_report(tmp_path, None))
     assert "Loss No step was logged." in page.text
@@ -203,7 +203,7 @@ def test_the_verdict_of_the_gates(run: Path, checks: tuple[Check, ...], lamp: st
 
 @pytest.mark.tier2
 def test_hostile_text_stays_text(run: Path) -> None:
-    """Behaviour: markup in samples, in a baseline's name, in the configuration or in a check adds no element."""
+    """Behavior: markup in samples, in a baseline's name, in the configuration or in a check adds no element."""
     plain = tags(Page(render_report(run, verdict(PASSED))))
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     result = RESULT | {
@@ -221,7 +221,7 @@ def test_hostile_text_stays_text(run: Path) -> None:
 
 @pytest.mark.tier2
 def test_it_needs_nothing_but_itself(run: Path) -> None:
-    """Behaviour: no element and no style names another resource, and the browser is told to fetch none."""
+    """Behavior: no element and no style names another resource, and the browser is told to fetch none."""
     path = render_report(run, verdict(PASSED))
     page = Page(path)
     named = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")]
@@ -238,7 +238,7 @@ def test_it_needs_nothing_but_itself(run: Path) -> None:
 @pytest.mark.parametrize("name", ["result.json", "config.json"])
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_broken_file_is_named_and_the_last_report_stays(run: Path, name: str, content: str) -> None:
-    """Behaviour: a file that is no JSON object is one clear error, and the report written before is still whole."""
+    """Behavior: a file that is not a JSON object is one clear error, and the report written before is still whole."""
     before = render_report(run, None).read_bytes()
     (run / name).write_text(content)
     with pytest.raises(ReportError, match=rf"{name}.*remove it to report on the rest"):
@@ -248,7 +248,7 @@ def test_a_broken_file_is_named_and_the_last_report_stays(run: Path, name: str, 
 
 @pytest.mark.tier2
 def test_a_reader_never_sees_half_a_report(run: Path) -> None:
-    """Behaviour: whoever has the last report open keeps all of it while the next one is written."""
+    """Behavior: whoever has the last report open keeps all of it while the next one is written."""
     path = render_report(run, None)
     before = path.read_text()
     with path.open() as reading:
@@ -259,7 +259,7 @@ def test_a_reader_never_sees_half_a_report(run: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
-    """Behaviour: the error says that this is no run's folder, and nothing is written there."""
+    """Behavior: the error says that this is no run's folder, and nothing is written there."""
     with pytest.raises(LogError, match=r"log\.jsonl does not exist, so .* is not a run's folder"):
         render_report(tmp_path, None)
     assert [] == list(tmp_path.iterdir())
@@ -267,7 +267,7 @@ def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_figures_read_well() -> None:
-    """Behaviour: three significant digits with a unit, also where rounding reaches the next one."""
+    """Behavior: three significant digits with a unit, also where rounding reaches the next one."""
     assert ["9,990", "10 k", "1 M", "12.3 M", "1.24 B"] == [
         number(value) for value in (9_990, 10_000, 999_900, 12_340_000, 1_236_000_000)
     ]
@@ -304,7 +304,7 @@ ACCENTS = {"dark": [0x6C, 0xB0, 0xFF], "light": [0x0B, 0x63, 0xC5]}
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_browser_draws_it(run: Path, tmp_path: Path, scheme: str, width: int) -> None:
-    """Behaviour: in both palettes three curves are drawn, nothing complains, and nothing overflows the width."""
+    """Behavior: in both palettes three curves are drawn, nothing complains, and nothing overflows the width."""
     long = replace(FAILED, detail="word " * 60, command="andon " + "x" * 200)
     page = render_report(run, verdict(PASSED, long, UNKNOWN))
     page.write_text(page.read_text().replace("<title>", PROBE + "<title>"))

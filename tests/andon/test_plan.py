@@ -66,7 +66,7 @@ def test_json_holds_every_size_in_bytes(small: Path) -> None:
     }
     loss["total"] = sum(size for size in loss.values() if isinstance(size, int))
     found = json.loads(result.stdout)
-    when = [moment["when"] for moment in found.pop("moments")]
+    when = [snapshot["when"] for snapshot in found.pop("snapshots")]
     assert ["loss", "backward, last block", "backward, first block", "backward, embedding", "optimizer"] == when
     working = 2 * tokens * 24 * 4 + tokens * 8 * 4
     assert {
@@ -94,7 +94,7 @@ def test_json_holds_every_size_in_bytes(small: Path) -> None:
 
 
 def test_the_table_is_narrow_and_tells_gb_from_gib(small: Path) -> None:
-    """Behaviour: at most 100 columns; 10^9 is GB and 2^30 GiB; the same numbers as in the JSON."""
+    """Behavior: at most 100 columns; 10^9 is GB and 2^30 GiB; the same numbers as in the JSON."""
     result = plan(ROOT / "configs" / "7b.toml", "--memory", "141GB")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -119,7 +119,7 @@ def test_trainable_parameters_are_printed(method: str, config: str, rank: int, t
 
 
 def test_7b_qlora_of_rank_64_takes_at_most_6_gb() -> None:
-    """Reference: the published claim: batch 1, length 512, activation checkpointing, bf16, double quantisation."""
+    """Reference: the published claim: batch 1, length 512, activation checkpointing, bf16, double quantization."""
     changes = {
         "training.batch_size": "1",
         "training.accumulation_steps": "1",
@@ -136,7 +136,7 @@ def test_7b_qlora_of_rank_64_takes_at_most_6_gb() -> None:
 
 
 def test_an_adapter_that_does_not_fit_is_refused(small: Path) -> None:
-    """Behaviour: an unknown target and too high a rank are mistakes of the configuration: exit code 2, one message."""
+    """Behavior: an unknown target and too high a rank are mistakes of the configuration: exit code 2, one message."""
     unknown = plan(small, "--method", "lora", "--set", 'lora.target_modules=["c_attn"]')
     assert unknown.exit_code == 2
     assert "target_modules: 'c_attn' matches no module; the linear ones end in down_proj, gate_proj" in unknown.stderr
@@ -146,7 +146,7 @@ def test_an_adapter_that_does_not_fit_is_refused(small: Path) -> None:
 
 
 def test_memory_too_small_for_a_row_says_what_helps() -> None:
-    """Behaviour: the remedy is one that is not in use already."""
+    """Behavior: the remedy is one that is not in use already."""
     path = str(ROOT / "configs" / "7b.toml")
     assert "Try a smaller model" in plan(path, "--memory", "24GB").stdout
     off = plan(path, "--memory", "24GB", "--set", "training.activation_checkpointing=false").stdout
@@ -157,22 +157,22 @@ def test_memory_too_small_for_a_row_says_what_helps() -> None:
     ("text", "size"), [("24GB", 24 * 10**9), ("80GiB", 80 * 2**30), ("512MB", 512 * 10**6), ("1.001 TB", 1001 * 10**9)]
 )
 def test_sizes_of_memory_are_read_exactly(text: str, size: int, small: Path) -> None:
-    """Behaviour: decimal and binary units, fractions without rounding."""
+    """Behavior: decimal and binary units, fractions without rounding."""
     assert size == json.loads(plan(small, "--json", "--memory", text).stdout)["memory"]
 
 
 @pytest.mark.parametrize("text", ["24", "24gb", "GB", "-1GB", "0GB", "1e3GB", "24GB/s", "٣GB", ""])
 def test_bad_sizes_of_memory_are_refused_with_the_rule(text: str, small: Path) -> None:
-    """Behaviour: exit code 2, the value, the rule, an example."""
+    """Behavior: exit code 2, the value, the rule, an example."""
     result = plan(small, "--memory", text)
     assert result.exit_code == 2
     said = " ".join(result.stderr.split())
-    assert f"{text!r} is no size: write a positive number and one of B, kB, MB, GB" in said
+    assert f"{text!r} is not a size: write a positive number and one of B, kB, MB, GB" in said
     assert "for example 24GB" in said
 
 
 def test_overrides_and_their_mistakes_are_those_of_the_configuration(small: Path) -> None:
-    """Behaviour: `--set` changes the plan; a bad file or key is one message and exit code 2."""
+    """Behavior: `--set` changes the plan; a bad file or key is one message and exit code 2."""
     assert json.loads(plan(small, "--json", "--set", "training.accumulation_steps=1").stdout)["rows"] == 6
     wrong = plan(small, "--set", "model.n_layer=3")
     assert (2, f"andon: {small}: model.n_layer=3: unknown key; the right key is 'model.num_hidden_layers'\n") == (
@@ -186,7 +186,7 @@ def test_overrides_and_their_mistakes_are_those_of_the_configuration(small: Path
 
 @pytest.mark.parametrize("example", [line.strip() for line in EXAMPLES.splitlines() if "andon plan" in line])
 def test_the_examples_of_its_help_run(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: each line of the help works as it stands, from the repository's root."""
+    """Behavior: each line of the help works as it stands, from the repository's root."""
     assert example in plan("--help").stdout
     monkeypatch.chdir(ROOT)
     done = plan(*shlex.split(example)[2:])
@@ -194,7 +194,7 @@ def test_the_examples_of_its_help_run(example: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_planning_imports_no_torch(small: Path) -> None:
-    """Behaviour: arithmetic alone; torch would cost more than a second."""
+    """Behavior: arithmetic alone; torch would cost more than a second."""
     code = "import sys, andon.cli.main as m; m.cli(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", small], cwd=ROOT, capture_output=True, text=True, check=True

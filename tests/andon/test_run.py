@@ -12,9 +12,12 @@ import pytest
 
 from andon import tracing
 from andon.core.files.folders import latest_checkpoint
+from andon.core.files.manifest import read_manifest
+from andon.core.machine import cpu_model
 from andon.core.training import loop as training
 from andon.log import of_kind, read_log
-from andon.runs.run import RunError, run
+from andon.runs.folder import RunError
+from andon.runs.run import run
 from andon.tracing import conventions, record, send
 from andon.tracing.read import read_spans
 from tests.andon.test_bad_input import toml
@@ -44,7 +47,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.tier3
 def test_tracing_changes_nothing(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: losses with and without tracing are bitwise equal, and the trace holds each step with its phases."""
+    """Behavior: losses with and without tracing are bitwise equal, and the trace holds each step with its phases."""
     config = small_config(paths)
     run(config, tmp_path / "traced", quiet=True)
     run(config, tmp_path / "plain", traced=False, quiet=True)
@@ -61,7 +64,7 @@ def test_tracing_changes_nothing(paths: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_folder_holds_the_run(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: configuration, log, checkpoints and result lie in the run's folder, and the result sums up the log."""
+    """Behavior: configuration, log, checkpoints and result lie in the run's folder, and the result sums up the log."""
     config = small_config(paths)
     result = run(config, tmp_path / "run", traced=False, quiet=True)
     records = [line for line in read_log(tmp_path / "run") if line["kind"] == "step"]
@@ -74,7 +77,7 @@ def test_folder_holds_the_run(paths: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_non_finite_run_ends_with_code_5(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a run that keeps overflowing ends with exit code 5 and says what to change; every skip is logged."""
+    """Behavior: a run that keeps overflowing ends with exit code 5 and says what to change; every skip is logged."""
     changes = [("training.learning_rate", 1e30), ("training.grad_clip", 0), ("training.max_skipped_steps", 3)]
     said: list[str] = []
     result = run(small_config(paths, *changes), tmp_path / "run", traced=False, quiet=True, say=said.append)
@@ -84,8 +87,18 @@ def test_non_finite_run_ends_with_code_5(paths: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.tier3
+def test_result_and_checkpoint_name_the_same_cpu(paths: list[str], tmp_path: Path) -> None:
+    """Behavior: both name the CPU's model, which the architecture alone is not."""
+    result = run(small_config(paths), tmp_path / "run", traced=False, quiet=True)
+    folder = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert folder
+    named = str(read_manifest(folder).environment["processor"])
+    assert named.partition(", ")[0] == result["processor"] == cpu_model()
+
+
+@pytest.mark.tier3
 def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Behaviour: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
+    """Behavior: where OpenTelemetry is not installed, the run says how to get it and trains untraced."""
     for name in [name for name in sys.modules if name.startswith("opentelemetry") or name == record.__name__]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(tracing, "record")
@@ -98,7 +111,7 @@ def test_without_opentelemetry_the_run_goes_on(paths: list[str], tmp_path: Path,
 @pytest.mark.tier3
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_after_the_step(number: signal.Signals, paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a signal ends the run after its step with a checkpoint, a complete trace and exit code 128+n."""
+    """Behavior: a signal ends the run after its step with a checkpoint, a complete trace and exit code 128+n."""
     (tmp_path / "small.toml").write_text(toml(TABLES))
     command = [sys.executable, "-m", "andon", "train", "small.toml", "--data", *paths, "--set", "training.epochs=200"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -118,7 +131,7 @@ def test_signal_ends_after_the_step(number: signal.Signals, paths: list[str], tm
 
 @pytest.mark.tier3
 def test_stop_is_noticed_between_steps(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Behaviour: a signal in the middle of a step lets the step finish; the resumed run equals the undisturbed one."""
+    """Behavior: a signal in the middle of a step lets the step finish; the resumed run equals the undisturbed one."""
     config = small_config(paths, ("checkpoint.every_steps", 0))
     run(config, tmp_path / "whole", traced=False, quiet=True)
     backward = 0
@@ -142,7 +155,7 @@ def test_stop_is_noticed_between_steps(paths: list[str], tmp_path: Path, monkeyp
 
 @pytest.mark.tier3
 def test_nothing_to_resume_is_refused(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a folder without a run, a run without a checkpoint, and one without an earlier checkpoint."""
+    """Behavior: a folder without a run, a run without a checkpoint, and one without an earlier checkpoint."""
     config = small_config(paths)
     with pytest.raises(RunError, match=r"none: holds no run to resume; name a folder such as reports/runs/<id>"):
         run(config, tmp_path / "none", resume=True, traced=False, quiet=True)
@@ -150,13 +163,13 @@ def test_nothing_to_resume_is_refused(paths: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
     for previous, said in ((False, "no checkpoint yet"), (True, "no checkpoint before the last one")):
-        with pytest.raises(RunError, match=f"run: {said}; start anew with another --out"):
+        with pytest.raises(RunError, match=f"run: {said}; start a new run with another --out"):
             run(config, tmp_path / "run", resume=True, previous=previous, traced=False, quiet=True)
 
 
 @pytest.mark.tier3
 def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Behaviour: the run ends well, and says how many, where, and what sends them."""
+    """Behavior: the run ends well, and says how many, where, and what sends them."""
     monkeypatch.setattr(send, "CLOSE_SECONDS", 0.1)
     said: list[str] = []
     dead = "http://127.0.0.1:1"
@@ -167,7 +180,7 @@ def test_spans_that_did_not_arrive_are_said(paths: list[str], tmp_path: Path, mo
 
 @pytest.mark.tier3
 def test_another_missing_module_is_a_bug(paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Behaviour: only an absent OpenTelemetry turns tracing off."""
+    """Behavior: only an absent OpenTelemetry turns tracing off."""
     monkeypatch.delitem(sys.modules, record.__name__)
     monkeypatch.delattr(tracing, "record")
     monkeypatch.setitem(sys.modules, conventions.__name__, None)

@@ -18,7 +18,7 @@ def record(step: int) -> Any:
 def test_a_terminal_shows_a_bar_with_loss_and_rate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Behaviour: step of how many, loss, tokens a second and time left; lines are printed above the bar."""
+    """Behavior: step of how many, loss, tokens per second and time left; lines are printed above the bar."""
     for name, value in {"FORCE_COLOR": "1", "COLUMNS": "100", "TERM": "xterm"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -32,7 +32,7 @@ def test_a_terminal_shows_a_bar_with_loss_and_rate(
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Behaviour: neither steps nor lines; without it both."""
+    """Behavior: neither steps nor lines; without it both."""
     for quiet in (True, False):
         with screen.progress(0, 1, quiet=quiet) as (note, say):
             say("above")

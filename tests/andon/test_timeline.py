@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from andon.report.timeline import Bar, Beside, Column, Row, read_timeline, shares
+from andon.report.timeline import Bar, Column, OtherSpans, Row, read_timeline, shares
 
 pytestmark = pytest.mark.tier1
 MS = 1_000_000
@@ -44,7 +44,7 @@ def step(number: int, start: int, milliseconds: int) -> str:
 
 
 def test_the_typical_step_and_what_is_beside(tmp_path: Path) -> None:
-    """Behaviour: the median step laid out in percent, phases together by name, the rest as other; others counted."""
+    """Behavior: the median step laid out in percent, phases together by name, the rest as other; others counted."""
     path = tmp_path / "trace.jsonl"
     path.write_text(
         line(span("train run start", 0, 0, "s", ""))
@@ -64,18 +64,18 @@ def test_the_typical_step_and_what_is_beside(tmp_path: Path) -> None:
         Row("backward", [Bar(10, 10), Bar(30, 10)], 20.0, 20.0),
         Row("other", [], 60.0, 60.0),
     ] == typical.rows
-    assert [Beside("validation", 2, 3.0), Beside("checkpoint", 1, 0.5)] == beside
+    assert [OtherSpans("validation", 2, 3.0), OtherSpans("checkpoint", 1, 0.5)] == beside
 
 
 def test_a_trace_without_steps(tmp_path: Path) -> None:
-    """Behaviour: a run that died before its first step has no typical step."""
+    """Behavior: a run that died before its first step has no typical step."""
     path = tmp_path / "trace.jsonl"
     path.write_text(line(span("train run start", 0, 0, "s", "")))
     assert (None, []) == read_timeline(path)
 
 
 def test_shares_add_up() -> None:
-    """Behaviour: seconds in all by phase, and stretches of the run in percent, in the order of the phases."""
+    """Behavior: seconds in all by phase, and stretches of the run in percent, in the order of the phases."""
     steps = [{"step": number, "seconds": {"forward": 1.0, "backward": 3.0}} for number in range(1, 97)]
     steps[94:] = [{"step": number, "seconds": {"backward": 1.0, "forward": 1.0}} for number in (95, 96)]
     totals, columns = shares(steps)
@@ -86,12 +86,12 @@ def test_shares_add_up() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 47, 48, 49, 1000])
 def test_every_step_is_in_one_stretch(count: int) -> None:
-    """Behaviour: at most 48 stretches that together hold each step once."""
+    """Behavior: at most 48 stretches that together hold each step once."""
     _, columns = shares([{"step": number, "seconds": {"forward": 1.0}} for number in range(1, count + 1)])
     assert len(columns) <= 48
     assert list(range(1, count + 1)) == [number for each in columns for number in range(each.first, each.last + 1)]
 
 
 def test_steps_without_seconds() -> None:
-    """Behaviour: a log that kept no times has no shares."""
+    """Behavior: a log that kept no times has no shares."""
     assert ({}, []) == shares([{"step": 1}, {"step": 2, "seconds": {}}])

@@ -39,7 +39,7 @@ def replay(run: Path, url: str, *options: str) -> Result:
 
 
 def test_it_says_what_was_accepted_and_where_to_look(run: Path, server: Endpoint) -> None:
-    """Behaviour: the count of accepted spans, then one link a trace, in the order of the run."""
+    """Behavior: the count of accepted spans, then one link a trace, in the order of the run."""
     result = replay(run, server.url)
     links = [f"  http://127.0.0.1:16686/trace/{span.trace_id}" for span in server.spans if not span.parent_id]
     assert 0 == result.exit_code
@@ -47,7 +47,7 @@ def test_it_says_what_was_accepted_and_where_to_look(run: Path, server: Endpoint
 
 
 def test_a_second_replay_sends_nothing(run: Path, server: Endpoint) -> None:
-    """Behaviour: it says so and how to send again; --again does."""
+    """Behavior: it says so and how to send again; --again does."""
     replay(run, server.url)
     assert f"nothing new: {server.url} has all 6 spans; --again sends them again" in replay(run, server.url).output
     assert 6 == len(server.spans)
@@ -56,7 +56,7 @@ def test_a_second_replay_sends_nothing(run: Path, server: Endpoint) -> None:
 
 
 def test_rejected_spans_are_red(run: Path, server: Endpoint) -> None:
-    """Behaviour: a span the endpoint rejected is counted with the endpoint's reason, and the exit code is 1."""
+    """Behavior: a span the endpoint rejected is counted with the endpoint's reason, and the exit code is 1."""
     server.answer = b'{"partialSuccess":{"rejectedSpans":"1","errorMessage":"too old"}}'
     result = replay(run, server.url)
     assert 1 == result.exit_code
@@ -64,7 +64,7 @@ def test_rejected_spans_are_red(run: Path, server: Endpoint) -> None:
 
 
 def test_a_run_that_died_inside_a_window(run: Path, server: Endpoint) -> None:
-    """Behaviour: a torn last line and steps without their window's root are sent as far as they go, and said."""
+    """Behavior: a torn last line and steps without their window's root are sent as far as they go, and said."""
     trace = run / "trace.jsonl"
     lines = trace.read_bytes().splitlines(keepends=True)
     trace.write_bytes(b"".join(lines[:4]) + lines[4][:100])
@@ -76,7 +76,7 @@ def test_a_run_that_died_inside_a_window(run: Path, server: Endpoint) -> None:
 
 
 def test_many_traces_are_listed_in_part(tmp_path: Path, server: Endpoint) -> None:
-    """Behaviour: of 14 traces the first and last five are listed."""
+    """Behavior: of 14 traces the first and last five are listed."""
     with open_trace(tmp_path / "trace.jsonl", "run-1", {}, window_steps=1) as trace:
         for step in range(12):
             with trace.span("train.step", step=step):
@@ -90,7 +90,7 @@ def test_many_traces_are_listed_in_part(tmp_path: Path, server: Endpoint) -> Non
 
 
 def test_bad_input_is_one_line_and_exit_code_2(run: Path, tmp_path: Path) -> None:
-    """Behaviour: no trace, no endpoint, no address: each is one message, and no traceback."""
+    """Behavior: no trace, no endpoint, no address: each is one message, and no traceback."""
     (tmp_path / "empty").mkdir()
     for folder, url, message in (
         (
@@ -108,7 +108,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run: Path, tmp_path: Path) -> Non
 
 
 def test_a_long_replay_shows_a_bar(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a bar is drawn once the work has taken two seconds, and not before."""
+    """Behavior: a bar is drawn once the work has taken two seconds, and not before."""
     drawn, start = [], Progress.start
 
     def started(progress: Progress) -> None:

@@ -16,7 +16,7 @@ CHECK = Check("a.lines", "make <a>", 1.0, 97.0, "%", ">=", 95, "lines matter", "
 
 
 def test_a_line_spans_the_plot_with_gaps_and_the_threshold() -> None:
-    """Behaviour: first value at the left, last at the right, least at the foot; null is a gap, never a point."""
+    """Behavior: first value at the left, last at the right, least at the foot; null is a gap, never a point."""
     drawn = plot([90.0, 92.0, None, 100.0], 95.0)
     first, second = drawn.stretches
     assert first.startswith(f"{MARGIN},{HEIGHT - MARGIN} ")
@@ -29,7 +29,7 @@ def test_a_line_spans_the_plot_with_gaps_and_the_threshold() -> None:
 
 
 def test_the_page_shows_each_check_and_its_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: answer, values, escaped commands, and a plot once there are two verdicts."""
+    """Behavior: answer, values, escaped commands, and a plot once there are two verdicts."""
     monkeypatch.chdir(tmp_path)
     red = Verdict("t", (replace(CHECK, value=90.0, state="red", exit_code=1, detail="a.py: 3"),))
     history.append(red)

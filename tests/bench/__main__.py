@@ -1,8 +1,8 @@
 """`python -m tests.bench [core|adapters]...`: our training steps beside other libraries', in ratios; both by default.
 
 `core`: full training beside Hugging Face and LitGPT. `adapters`: LoRA and QLoRA beside PEFT and bitsandbytes, and NF4
-on SmolLM2-135M. Each part leaves a baseline and evidence of its own, and the tables of docs are made anew. Exit code: 0
-every figure reached, 1 one missed, 2 a page, gates or configuration must be mended first, 3 could not measure.
+on SmolLM2-135M. Each part leaves a baseline and evidence of its own, and the tables of docs are rewritten. Exit code: 0
+every figure reached, 1 one missed, 2 a page, gates or configuration must be fixed first, 3 could not measure.
 """
 
 import sys
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     rounds: tuple[int, int, int]
     schedule: Callable[..., list[measure.Job]]
     measure: Callable[..., Any]
-    summarise: Callable[..., dict[str, Any]]
+    summarize: Callable[..., dict[str, Any]]
     metrics: Callable[[dict[str, Any]], dict[str, Metric]]
     shown: tuple[Callable[[dict[str, Any]], str], ...]
     baseline: Path
@@ -48,7 +48,7 @@ PARTS = {
         (7, 2, 1),
         measure.schedule,
         measure.measure,
-        summary.summarise,
+        summary.summarize,
         summary.metrics,
         (tables.speed, tables.memory),
         tables.BENCH,
@@ -58,7 +58,7 @@ PARTS = {
         (5, 2, 1),
         adapters.schedule,
         adapters.measure,
-        adapters.summarise,
+        adapters.summarize,
         adapters.metrics,
         (tables.adapters, tables.nf4),
         tables.BENCH_ADAPTERS,
@@ -98,7 +98,7 @@ def run(part: Part, gates: Gates, workload: Workload, *, quick: bool) -> int:
     others = usage(clock, read_clock()).others_share
     peers = {name: " ".join(wanted) for name, wanted in PEERS.items()}
     context = {"command": command, "machine": describe_machine(), "peers": peers, "others_share": others}
-    content = {**context, **part.summarise(measured, workload), "sources": sources}
+    content = {**context, **part.summarize(measured, workload), "sources": sources}
     evidence = Evidence(part.name, command, time.monotonic() - begun, sources, part.metrics(content))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if quick else FOLDER

@@ -54,14 +54,14 @@ def measure(workload: Workload, jobs: list[Job], say: Callable[[str], None]) -> 
     for method in METHODS:
         each = {name: times[method][name] + memories[method][name] + live[method][name] for name in NAMES}
         check_alike(each, SAME_LOSS)
-    say("NF4 on SmolLM2-135M, and dequantisation")
+    say("NF4 on SmolLM2-135M, and dequantization")
     arguments = ["tests.bench.nf4", str(workload.threads)]
     variables = worker_variables(workload.threads)
     return Measured(times, memories, live, run_module("nf4", interpreter(PEER, say), arguments, variables))
 
 
-def summarise(measured: Measured, workload: Workload) -> dict[str, Any]:
-    """The measurements as plain data: times in seconds, memory in bytes; see `tests.bench.summary.summarise`."""
+def summarize(measured: Measured, workload: Workload) -> dict[str, Any]:
+    """The measurements as plain data: times in seconds, memory in bytes; see `tests.bench.summary.summarize`."""
     first = measured.times[METHODS[0]][OURS]
     methods = {
         method: _method(measured.times[method], measured.memories[method], measured.live[method]) for method in METHODS
@@ -90,7 +90,7 @@ def metrics(summary: dict[str, Any]) -> dict[str, Metric]:
         found[f"nf4_error_{kind}"] = Metric(nf4["relative_error"])
         found[f"nf4_bits_{kind}"] = Metric(nf4["bits"], "bits a parameter")
         found[f"nf4_file_bits_{kind}"] = Metric(nf4["file_bits"], "bits a parameter")
-        found[f"nf4_loss_difference_{kind}"] = Metric(abs(nf4["loss"] - nf4["loss_bitsandbytes"]), "nats a token")
+        found[f"nf4_loss_difference_{kind}"] = Metric(abs(nf4["loss"] - nf4["loss_bitsandbytes"]), "nats per token")
     speed = summary["nf4"]["speed"]
     found["dequantize_vs_bitsandbytes"] = Metric(speed["bitsandbytes"] / speed["ours"], "x its speed")
     found["dequantize_vs_gather"] = Metric(speed["gather"] / speed["ours"], "x its speed")

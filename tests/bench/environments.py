@@ -51,7 +51,7 @@ def interpreter(name: str, say: Callable[[str], None], folder: Path = FOLDER) ->
     if name in ALONE:
         alone = ["--quiet", "--disable-pip-version-check", "--no-deps", *ALONE[name]]
         _run(name, [str(python), "-m", "pip", "install", *alone])
-    stamp.write_text(digest, encoding="ascii")  # last: an interrupted build has none, and starts anew
+    stamp.write_text(digest, encoding="ascii")  # last: an interrupted build has none, and starts again
     return python
 
 

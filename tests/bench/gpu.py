@@ -24,19 +24,19 @@ from tests.bench.environments import OURS, BenchError, worker_variables
 from tests.bench.machine import describe_machine
 from tests.bench.measure import SOURCES, check_alike, run_worker, shipped_workload
 from tests.bench.ratios import paired
-from tests.bench.utilisation import FORMULA, flops_a_token, peak_flops, utilisation
+from tests.bench.utilization import FORMULA, flops_a_token, peak_flops, utilization
 from tests.bench.workload import Workload
 
 COMMAND = "nox -s bench_gpu"
 OURS_COMPILED, PEER_COMPILED = "Andon, torch.compile", "Hugging Face, torch.compile"
 VARIANTS = {"Andon": (OURS, False), OURS_COMPILED: (OURS, True), PEER_COMPILED: ("huggingface", True)}
 UNITS = {
-    "model_flops_utilisation": "share",
+    "model_flops_utilization": "share",
     "step_vs_huggingface_upper": "x",
     "peak_bytes": "B",
     "qlora_7b_peak_bytes": "B",
 }
-LEAST_UTILISATION = 0.40
+LEAST_UTILIZATION = 0.40
 LARGEST_7B = 6.0e9  # bytes
 ROUNDS, STEPS = 4, 20
 SAME_LOSS = 2e-2  # relative: bfloat16 rounds at 4e-3, and each library in places of its own
@@ -114,7 +114,7 @@ def measure_gpu(device: str) -> dict[str, Any]:
             label: {
                 "step_seconds": (step := statistics.median(steps[label])),
                 "tokens_per_second": workload.tokens / step,
-                "model_flops_utilisation": utilisation(workload, step, device),
+                "model_flops_utilization": utilization(workload, step, device),
                 "peak_bytes": statistics.median(record["peak"] for record in each),
                 "phases": {
                     phase: statistics.median(seconds[phase] for record in each for seconds in record["phases"])
@@ -147,7 +147,7 @@ def figures(content: dict[str, Any] | None) -> dict[str, float | None]:
         return dict.fromkeys(UNITS)
     ours, beside = content["implementations"][OURS_COMPILED], content["ours_over_huggingface"]
     return {
-        "model_flops_utilisation": ours["model_flops_utilisation"],
+        "model_flops_utilization": ours["model_flops_utilization"],
         "step_vs_huggingface_upper": beside["high"] if beside else None,
         "peak_bytes": ours["peak_bytes"],
         "qlora_7b_peak_bytes": content["qlora_7b"]["peak_bytes"],
@@ -156,12 +156,12 @@ def figures(content: dict[str, Any] | None) -> dict[str, float | None]:
 
 def judge(found: dict[str, float | None]) -> int:
     """Print the verdict of each figure, and return the exit code."""
-    mfu, slower = found["model_flops_utilisation"], found["step_vs_huggingface_upper"]
+    mfu, slower = found["model_flops_utilization"], found["step_vs_huggingface_upper"]
     large = found["qlora_7b_peak_bytes"]
     verdicts: dict[str, bool | None] = {
-        f"model FLOPs utilisation, {FORMULA}: {mfu} (must be >= {LEAST_UTILISATION})": None
+        f"model FLOPs utilization, {FORMULA}: {mfu} (must be >= {LEAST_UTILIZATION})": None
         if mfu is None
-        else mfu >= LEAST_UTILISATION,
+        else mfu >= LEAST_UTILIZATION,
         f"our step over Hugging Face's, upper bound of 95%: {slower} (must be < 1)": None
         if slower is None
         else slower < 1,

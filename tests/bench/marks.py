@@ -18,7 +18,7 @@ def pages() -> list[Path]:
 
 
 def rewrite(text: str, known: dict[str, Callable[[], str]]) -> str:
-    """The text with each table made anew.
+    """The text with each table rewritten.
 
     Raises:
         TableError: a mark that is not closed, or of an unknown table.

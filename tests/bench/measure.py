@@ -42,7 +42,7 @@ class Measured(NamedTuple):
 
 
 def shipped_workload() -> Workload:
-    """A step of the shape in `configs/124m.toml`, every default spelt out: libraries have defaults of their own."""
+    """A step of the shape in `configs/124m.toml`, every default spelled out: libraries have defaults of their own."""
     return Workload(load_config(Path(CONFIG)).model.model_dump(exclude_none=True))
 
 

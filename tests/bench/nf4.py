@@ -25,10 +25,10 @@ from andon.core.adapters.nf4 import (
     bits_per_parameter,
     dequantize_absmax,
     dequantize_nf4,
-    is_quantized,
     nf4_levels,
     quantize_model,
     quantize_nf4,
+    should_quantize,
 )
 from andon.core.data.batch import Batch
 from andon.core.formats.bitsandbytes import to_bitsandbytes
@@ -56,10 +56,10 @@ def main(threads: str, output: str) -> None:
 @torch.no_grad()
 def published(path: Path, double: bool) -> dict[str, float]:
     """Errors, sizes and losses of the published weights."""
-    model, tokeniser = load_model(path)
-    assert tokeniser is not None, "the file holds its tokeniser"
-    tokens = torch.tensor([tokeniser.encode(inspect.getsource(textwrap)).ids[: TOKENS + 1]])
-    weights = {name: weight for name, weight in model.named_parameters() if is_quantized(name)}
+    model, tokenizer = load_model(path)
+    assert tokenizer is not None, "the file holds its tokenizer"
+    tokens = torch.tensor([tokenizer.encode(inspect.getsource(textwrap)).ids[: TOKENS + 1]])
+    weights = {name: weight for name, weight in model.named_parameters() if should_quantize(name)}
     stored = {name: quantize_nf4(weight, double=double, name=name) for name, weight in weights.items()}
     found = {
         "relative_error": relative_error(weights, stored),
@@ -98,20 +98,20 @@ def mean_loss(model: Llama, tokens: Tensor) -> float:
 
 
 def theirs(weight: Tensor, double: bool) -> Callable[[], Tensor]:
-    """bitsandbytes' dequantisation of what it quantised."""
+    """bitsandbytes' dequantization of what it quantized."""
     codes, state = functional.quantize_4bit(weight.detach(), blocksize=64, compress_statistics=double, quant_type="nf4")
     return lambda: functional.dequantize_4bit(codes, state)
 
 
 def gather(weight: NF4Tensor) -> Tensor:
-    """Dequantisation written plainly: a level for each code, times the absmax of its block."""
+    """Dequantization written plainly: a level for each code, times the absmax of its block."""
     indices = torch.stack((weight.codes >> 4, weight.codes & 15), dim=1).flatten().long()
     values = nf4_levels(weight.codes.device)[indices].view(-1, weight.block_size)
     return (values * dequantize_absmax(weight)[:, None]).view(weight.shape)
 
 
 def speed() -> dict[str, Any]:
-    """Medians in seconds of interleaved runs on one matrix, doubly quantised; refused where values differ."""
+    """Medians in seconds of interleaved runs on one matrix, doubly quantized; refused where values differ."""
     weight = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * 0.02
     stored = quantize_nf4(weight)
     ways = {

@@ -12,11 +12,11 @@ from andon.core.config import Config, parse_config
 from andon.core.data.batch import Batch
 from andon.core.data.dataset import Dataset, Split, pack
 from andon.core.data.windows import window_count
-from andon.core.formats.huggingface import held, with_weights
+from andon.core.formats.huggingface import model_from_weights, prepare_weight
 from andon.core.model.llama import Llama
 from andon.core.training.allocator import keep_freed_memory
-from andon.core.training.loop import HALF, prepare, train
-from andon.core.training.loop import start as start_training
+from andon.core.training.loop import AUTOCAST_DTYPES, initial_state_of, train
+from andon.core.training.loop import initial_state as start_training
 from andon.core.training.state import TrainState
 from tests.bench.inputs import drawn, fill, token_stream
 from tests.bench.run import Run, Step
@@ -72,7 +72,7 @@ def start(workload: Workload) -> Run:
     }
     config = parse_config(tables, "tests/bench")
     split = cast("Split", OneBatch(token_stream(workload).numpy()))
-    dataset = Dataset(train=split, validation=split, tokenizer=Path(), end=0, note="")
+    dataset = Dataset(train=split, validation=split, tokenizer_file=Path(), eos_id=0, note="")
     state = _adapted(config, workload) if workload.method != "full" else start_training(config, workload.device)
     if workload.method == "full":
         fill(state.model.named_parameters())
@@ -89,9 +89,15 @@ def _adapted(config: Config, workload: Workload) -> TrainState:
     keep_freed_memory()
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Llama(config.model).named_parameters()}
-    dtype, table = HALF.get(workload.dtype, torch.float32), config.qlora if workload.method == "qlora" else None
-    weights = {name: held(name, drawn(name, shape).to(workload.device), dtype, table) for name, shape in shapes.items()}
-    model = with_weights(config.model, weights)
+    dtype, table = (
+        AUTOCAST_DTYPES.get(workload.dtype, torch.float32),
+        config.qlora if workload.method == "qlora" else None,
+    )
+    weights = {
+        name: prepare_weight(name, drawn(name, shape).to(workload.device), dtype, table)
+        for name, shape in shapes.items()
+    }
+    model = model_from_weights(config.model, weights)
     add_lora(model, getattr(config, workload.method), torch.Generator())
     fill(lora_parameters(model, "default").items())
-    return prepare(model, config)
+    return initial_state_of(model, config)

@@ -30,7 +30,7 @@ def start(workload: Workload) -> Run:
 
 
 def _quantize(model: nn.Module) -> None:
-    """Replace the blocks' matrices, doubly quantised, as loading with `load_in_4bit` does."""
+    """Replace the blocks' matrices, doubly quantized, as loading with `load_in_4bit` does."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name.endswith("_proj"):
             options = {"compute_dtype": module.weight.dtype, "compress_statistics": True, "quant_type": "nf4"}

@@ -45,9 +45,9 @@ def geometric_mean(ratios: Sequence[float]) -> Interval:
     if not 2 <= len(ratios) <= len(STUDENT) + 1:
         raise ValueError(f"an interval needs 2 to {len(STUDENT) + 1} rounds, not {len(ratios)}")
     logs = [math.log(ratio) for ratio in ratios]
-    centre = statistics.fmean(logs)
+    center = statistics.fmean(logs)
     half = STUDENT[len(logs) - 2] * statistics.stdev(logs) / math.sqrt(len(logs))
-    return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half))
+    return Interval(math.exp(center), math.exp(center - half), math.exp(center + half))
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Interval:

@@ -19,7 +19,7 @@ OURS = "ours"
 
 
 def speed(bench: dict[str, Any]) -> str:
-    """Milliseconds by phase, tokens a second, and the ratio to the matrix products, an implementation a row."""
+    """Milliseconds by phase, tokens per second, and the ratio to the matrix products, an implementation a row."""
     tokens = bench["workload"]["rows"] * bench["workload"]["length"]
     rows = []
     for name, seconds in bench["seconds"].items():
@@ -55,10 +55,10 @@ def plan() -> str:
     for name in SHIPPED:
         config = load_config(Path(f"configs/{name}.toml"))
         shape, step = sizes.shape_of(config), sizes.step_of(config)
-        peak = sizes.peak(shape, step)
+        peak = sizes.peak_memory(shape, step)
         rest = peak.activations + peak.head + peak.other
         held = [peak.weights, peak.gradients, peak.optimizer, rest, peak.total]
-        rows.append([name, f"{sizes.parameters(shape).total:,}", f"{step.rows} x {step.length}", *map(gb, held)])
+        rows.append([name, f"{sizes.count_parameters(shape).total:,}", f"{step.rows} x {step.length}", *map(gb, held)])
     header = ["gigabytes", "parameters", "batch", "weights", "gradients", "AdamW", "the rest", "at the peak"]
     return (
         f'{table(header, rows)}\n\nComputed by `andon plan configs/NAME.toml`; "the rest" is activations and the head.'
@@ -108,7 +108,7 @@ def nf4(bench: dict[str, Any]) -> str:
     ]
     speed = bench["nf4"]["speed"]
     beside = [f"{speed[name] / speed['ours']:.2f} x {title}" for name, title in SPEEDS.items()]
-    return f"{table(header, rows)}\n\nDequantisation runs at {' and '.join(beside)}: same values, medians."
+    return f"{table(header, rows)}\n\nDequantization runs at {' and '.join(beside)}: same values, medians."
 
 
 def methods() -> str:
@@ -118,7 +118,8 @@ def methods() -> str:
         config = load_config(Path(f"configs/{name}.toml"))
         step = sizes.step_of(config)
         totals = {
-            method: max(moment.total for moment in adapter_sizes.moments_of(config, method)(step)) for method in METHODS
+            method: max(snapshot.total for snapshot in adapter_sizes.snapshots_for(config, method)(step))
+            for method in METHODS
         }
         saved = [f"{1 - totals[method] / totals['full']:.0%}" for method in ("lora", "qlora")]
         ranks = f"{config.lora.rank}, {config.qlora.rank}"
@@ -146,7 +147,7 @@ def gpu(bench: dict[str, Any]) -> str:
             name,
             number(found["step_seconds"], ".1f", 1000),
             number(found["tokens_per_second"], ",.0f"),
-            number(found["model_flops_utilisation"], ".1f", 100),
+            number(found["model_flops_utilization"], ".1f", 100),
             number(found["peak_bytes"], ".1f", 1e-9),
         ]
         for name, found in bench["implementations"].items()

@@ -13,7 +13,7 @@ from tests.bench.workload import Workload, product_flops
 STATE = ("weights", "gradients", "optimizer")
 
 
-def summarise(measured: Measured, workload: Workload) -> dict[str, Any]:
+def summarize(measured: Measured, workload: Workload) -> dict[str, Any]:
     """The measurements as plain data: times in seconds, memory in bytes.
 
     `over_products`: a step over its own matrix products. `ours_over`: our step over theirs, both in units of the

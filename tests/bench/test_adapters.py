@@ -41,8 +41,8 @@ GOOD: dict[str, dict[str, Metric]] = {
         "memory_vs_huggingface": Metric(0.6),
         "help_seconds": Metric(0.2),
     },
-    "bench_adapters": adapters.metrics(adapters.summarise(MEASURED, Workload(SMALL))),
-    "learn_adapters": learn.metrics(learn.summarise(LORA, QLORA)),
+    "bench_adapters": adapters.metrics(adapters.summarize(MEASURED, Workload(SMALL))),
+    "learn_adapters": learn.metrics(learn.summarize(LORA, QLORA)),
 }
 GATES = load_gates(Path(__file__).parents[2] / "configs" / "gates.toml")
 BAD = {"<": 0.0, "<=": 1e-3, ">=": -1e-3, ">": 0.0, "==": 1.0}  # from the threshold on, what is just too much
@@ -57,13 +57,13 @@ def states(tier: str, metrics: dict[str, Metric], folder: Path) -> dict[str, str
 
 @pytest.mark.parametrize("tier", GOOD)
 def test_good_figures_pass_and_every_metric_that_is_judged_exists(tier: str, tmp_path: Path) -> None:
-    """Figures that reach everything are green, so that what turns red below is the injected value. (Behaviour)"""
+    """Figures that reach everything are green, so that what turns red below is the injected value. (Behavior)"""
     assert {"pass"} == set(states(tier, GOOD[tier], tmp_path).values())
 
 
 @pytest.mark.parametrize(("tier", "threshold"), THRESHOLDS, ids=lambda each: getattr(each, "metric", each))
 def test_each_threshold_goes_red_alone(tier: str, threshold: Any, tmp_path: Path) -> None:
-    """A value just beyond a threshold, and one that was not measured, turn it red and nothing else. (Behaviour)"""
+    """A value just beyond a threshold, and one that was not measured, turn it red and nothing else. (Behavior)"""
     name = threshold.metric.partition(".")[2]
     for value in (threshold.value + BAD[threshold.operator], None):
         found = states(tier, GOOD[tier] | {name: Metric(value)}, tmp_path)
@@ -71,9 +71,9 @@ def test_each_threshold_goes_red_alone(tier: str, threshold: Any, tmp_path: Path
 
 
 def test_the_tables_show_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ratios, shares and losses stand in the tables as they were summarised, once through JSON. (Behaviour)"""
+    """Ratios, shares and losses stand in the tables as they were summarized, once through JSON. (Behavior)"""
     monkeypatch.setattr(tables, "BENCH", tmp_path / "absent.json")
-    content = adapters.summarise(MEASURED, Workload(SMALL)) | {"peers": {name: " ".join(PEERS[name]) for name in PEERS}}
+    content = adapters.summarize(MEASURED, Workload(SMALL)) | {"peers": {name: " ".join(PEERS[name]) for name in PEERS}}
     content["machine"] = {"processor": "Example Processor", "date": "2026-01-02"}
     content = json.loads(json.dumps(content))
     text = tables.adapters(content)
@@ -85,26 +85,26 @@ def test_the_tables_show_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_4_bits_keep() -> None:
     """(q0 - q1) / (q0 - l1): of the way from the NF4 base to LoRA's loss. (Reference: the definition)"""
-    found = learn.summarise(LORA, QLORA)
+    found = learn.summarize(LORA, QLORA)
     assert (2.3 - 1.6) / (2.3 - 1.5) == pytest.approx(found["kept_share"])
     assert 25 == pytest.approx(found["lora_fall_percent"])
 
 
 @pytest.mark.parametrize("loss", [None, 2.4])
 def test_what_cannot_be_compared_is_null(loss: float | None) -> None:
-    """Without LoRA's loss, or with one above where QLoRA begins, there is no share: null, never a pass. (Behaviour)"""
+    """Without LoRA's loss, or with one above where QLoRA begins, there is no share: null, never a pass. (Behavior)"""
     lora = {"finetune": LORA["finetune"] | {"loss_after": loss}}
-    assert learn.summarise(lora, QLORA)["kept_share"] is None
+    assert learn.summarize(lora, QLORA)["kept_share"] is None
 
 
 def test_a_changed_base_is_counted() -> None:
-    """A run that changed what it had frozen is red, whatever its loss. (Behaviour)"""
+    """A run that changed what it had frozen is red, whatever its loss. (Behavior)"""
     changed = {"finetune": QLORA["finetune"] | {"base_unchanged": False}}
-    assert learn.summarise(LORA, changed)["changed"] == 1
+    assert learn.summarize(LORA, changed)["changed"] == 1
 
 
 def test_all_four_take_turns() -> None:
-    """LoRA and QLoRA, ours and theirs, follow each other in every round. (Behaviour)"""
+    """LoRA and QLoRA, ours and theirs, follow each other in every round. (Behavior)"""
     jobs = adapters.schedule(rounds=2, repeats=3, memory_rounds=1)
     turn = [("ours", "lora"), ("peft", "lora"), ("ours", "qlora"), ("peft", "qlora")]
     assert turn * 4 == [(job.implementation, job.method) for job in jobs]
@@ -129,7 +129,7 @@ def test_the_yardstick_does_the_products_of_a_lora_step() -> None:
 
 
 def test_our_lora_is_what_the_bench_trains() -> None:
-    """Adapters alone are trained, of the workload's rank, and QLoRA's base holds 4 bits. (Behaviour)"""
+    """Adapters alone are trained, of the workload's rank, and QLoRA's base holds 4 bits. (Behavior)"""
     from andon.core.adapters.nf4 import NF4Linear
     from tests.bench.ours import start
 
@@ -142,6 +142,6 @@ def test_our_lora_is_what_the_bench_trains() -> None:
 
 
 def test_a_workload_says_its_method() -> None:
-    """The method and the rank reach the worker. (Behaviour)"""
+    """The method and the rank reach the worker. (Behavior)"""
     workload = Workload(SMALL, method="qlora", rank=8)
     assert asdict(workload) == asdict(Workload.from_json(workload.to_json()))

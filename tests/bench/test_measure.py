@@ -13,7 +13,7 @@ from tests.bench import environments, gpu
 from tests.bench.environments import BenchError, interpreter, requirements, worker_variables
 from tests.bench.measure import NAMES, Measured, check_alike, run_worker, schedule
 from tests.bench.ratios import paired
-from tests.bench.summary import metrics, summarise
+from tests.bench.summary import metrics, summarize
 from tests.bench.workload import Workload, products
 
 SMALL = {
@@ -52,7 +52,7 @@ def measured(own: int | None = 70) -> Measured:
 
 @pytest.mark.tier1
 def test_implementations_take_turns() -> None:
-    """Each round has every implementation once, in the same order, and memory comes after. (Behaviour)"""
+    """Each round has every implementation once, in the same order, and memory comes after. (Behavior)"""
     jobs = schedule(rounds=2, repeats=5, memory_rounds=1)
     assert [*NAMES, *NAMES, *NAMES] == [job.implementation for job in jobs]
     assert ["time:5"] * 6 + ["memory"] * 3 == [job.task for job in jobs]
@@ -60,8 +60,8 @@ def test_implementations_take_turns() -> None:
 
 @pytest.mark.tier1
 def test_figures_are_those_of_the_records() -> None:
-    """Ratios, shares and medians follow from the records, and metrics take the unfavourable bound. (Behaviour)"""
-    found = summarise(measured(), Workload(SMALL))
+    """Ratios, shares and medians follow from the records, and metrics take the unfavorable bound. (Behavior)"""
+    found = summarize(measured(), Workload(SMALL))
     values = {name: metric.value or 0.0 for name, metric in metrics(found).items()}
     assert 1.25 == pytest.approx(values["step_over_products"], abs=1e-4)
     assert (0.7, 0.2) == (values["memory_vs_huggingface"], values["help_seconds"])
@@ -74,8 +74,8 @@ def test_figures_are_those_of_the_records() -> None:
 
 @pytest.mark.tier1
 def test_memory_that_no_platform_told_is_null() -> None:
-    """A worker that could not ask for its memory leads to null, not to a number that passes. (Behaviour)"""
-    assert metrics(summarise(measured(own=None), Workload(SMALL)))["memory_vs_huggingface"].value is None
+    """A worker that could not ask for its memory leads to null, not to a number that passes. (Behavior)"""
+    assert metrics(summarize(measured(own=None), Workload(SMALL)))["memory_vs_huggingface"].value is None
 
 
 @pytest.mark.tier1
@@ -89,7 +89,7 @@ def test_memory_that_no_platform_told_is_null() -> None:
     ],
 )
 def test_what_is_not_the_same_training_is_not_compared(record: dict[str, Any], message: str) -> None:
-    """Another loss, torch or number of threads ends the bench, with both values in the message. (Behaviour)"""
+    """Another loss, torch or number of threads ends the bench, with both values in the message. (Behavior)"""
     records = {"ours": [timed(1.2)], "litgpt": [timed(1.4), record]}
     with pytest.raises(BenchError, match=message):
         check_alike(records, 1e-4)
@@ -97,7 +97,7 @@ def test_what_is_not_the_same_training_is_not_compared(record: dict[str, Any], m
 
 @pytest.mark.tier1
 def test_workers_share_their_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What steers an allocator or a thread pool is dropped, and all workers get the same rest. (Behaviour)"""
+    """What steers an allocator or a thread pool is dropped, and all workers get the same rest. (Behavior)"""
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("ANDON_TEST_KEPT", "yes")
@@ -107,7 +107,7 @@ def test_workers_share_their_environment_variables(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.tier1
 def test_peers_get_our_torch() -> None:
-    """Each peer's environment is pinned to the torch and numpy that ours runs on. (Behaviour)"""
+    """Each peer's environment is pinned to the torch and numpy that ours runs on. (Behavior)"""
     import torch
 
     assert f"torch=={torch.__version__.partition('+')[0]}" == requirements("litgpt")[0]
@@ -117,7 +117,7 @@ def test_peers_get_our_torch() -> None:
 def test_an_environment_is_built_once_and_again_when_its_content_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stamp of what was installed decides; a build that failed leaves none, and the error shows pip's. (Behaviour)"""
+    """A stamp of what was installed decides; a build that failed leaves none, and the error shows pip's. (Behavior)"""
     ran: list[list[str]] = []
 
     def build(_: str, command: list[str]) -> None:
@@ -137,7 +137,7 @@ def test_an_environment_is_built_once_and_again_when_its_content_changes(
 
 @pytest.mark.tier1
 def test_a_failed_build_shows_what_pip_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No environment means no comparison: the error names the peer and the end of the output. (Behaviour)"""
+    """No environment means no comparison: the error names the peer and the end of the output. (Behavior)"""
     monkeypatch.setattr(environments.sys, "executable", "/bin/false")
     with pytest.raises(BenchError, match=r"litgpt: .*venv.* failed"):
         interpreter("litgpt", lambda _: None, tmp_path)
@@ -145,7 +145,7 @@ def test_a_failed_build_shows_what_pip_said(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.tier1
 def test_without_a_gpu_every_figure_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's bench says "not measured", leaves null evidence and exits 3; a committed figure stays. (Behaviour)"""
+    """The GPU's bench says "not measured", leaves null evidence and exits 3; a committed figure stays. (Behavior)"""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpu, "device_name", lambda: None)
     said: list[str] = []
@@ -159,7 +159,7 @@ def test_without_a_gpu_every_figure_is_null(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.long
 @pytest.mark.parametrize("task", ["time:2", "steps:2", "memory"])
 def test_a_worker_measures_our_training_in_a_fresh_process(task: str) -> None:
-    """Its record holds what the summary reads, and its losses fall from ln V as training's do. (Behaviour)"""
+    """Its record holds what the summary reads, and its losses fall from ln V as training's do. (Behavior)"""
     workload = Workload(SMALL, length=16, learning_rate=1e-2, threads=1)
     record = run_worker("ours", Path(sys.executable), task, workload, worker_variables(threads=1))
     assert math.log(SMALL["vocab_size"]) == pytest.approx(record["losses"][0], rel=0.02)
@@ -176,24 +176,24 @@ def test_a_worker_measures_our_training_in_a_fresh_process(task: str) -> None:
 
 @pytest.mark.long
 def test_a_worker_that_fails_says_why() -> None:
-    """An implementation that cannot be imported ends the bench with the worker's own last lines. (Behaviour)"""
+    """An implementation that cannot be imported ends the bench with the worker's own last lines. (Behavior)"""
     with pytest.raises(BenchError, match="No module named"):
         run_worker("imaginary", Path(sys.executable), "memory", Workload(SMALL), worker_variables(threads=1))
 
 
 @pytest.mark.tier2
 def test_the_peers_loop_trains_as_ours_does() -> None:
-    """Our model in the loop that peers are measured in has the losses of our own loop: one training. (Behaviour)"""
+    """Our model in the loop that peers are measured in has the losses of our own loop: one training. (Behavior)"""
     from andon.core.config import ModelConfig
     from andon.core.data.batch import Batch
-    from andon.core.model.llama import build
+    from andon.core.model.llama import build_model
     from andon.core.training.loss import loss
     from tests.bench.inputs import fill, inputs_and_labels
     from tests.bench.ours import start
     from tests.bench.run import plain_steps
 
     workload = Workload(SMALL, length=16, learning_rate=1e-2, clip=0.1)
-    model = build(ModelConfig.model_validate(SMALL), seed=0)
+    model = build_model(ModelConfig.model_validate(SMALL), seed=0)
     fill(model.named_parameters())
     batch = Batch(*inputs_and_labels(workload), None)
     theirs, ours = plain_steps(model, lambda: loss(model, batch), workload), start(workload)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.tier1
 
 
 def test_even_drift_leaves_the_ratio_alone() -> None:
-    """A machine that slows evenly from run to run gives the same ratio as a steady one. (Behaviour)"""
+    """A machine that slows evenly from run to run gives the same ratio as a steady one. (Behavior)"""
     speeds = [1.0 + 0.1 * place for place in range(9)]  # products, step, products, step, ...
     products = [speed * 2 for speed in speeds[::2]]
     steps = [speed * 3 for speed in speeds[1::2]]
@@ -19,19 +19,19 @@ def test_even_drift_leaves_the_ratio_alone() -> None:
 
 
 def test_a_single_disturbed_step_does_not_move_the_ratio() -> None:
-    """The median over steps ignores one that something interrupted. (Behaviour)"""
+    """The median over steps ignores one that something interrupted. (Behavior)"""
     assert 1.5 == over_products([3.0, 30.0, 3.0], [2.0, 2.0, 2.0, 2.0])
 
 
 def test_products_must_stand_around_every_step() -> None:
-    """As many products as steps, or two more, is an error that says how many are wanted. (Behaviour)"""
+    """As many products as steps, or two more, is an error that says how many are wanted. (Behavior)"""
     for count in (2, 4):
         with pytest.raises(ValueError, match="2 steps stand between 3 runs"):
             over_products([1.0, 1.0], [1.0] * count)
 
 
 def test_interval_of_equal_rounds_is_a_point() -> None:
-    """Rounds that agree leave no doubt, and the mean is geometric: a half and a double make one. (Behaviour)"""
+    """Rounds that agree leave no doubt, and the mean is geometric: a half and a double make one. (Behavior)"""
     assert (0.9, 0.9, 0.9) == pytest.approx(geometric_mean([0.9, 0.9, 0.9]))
     assert 1.0 == pytest.approx(geometric_mean([0.5, 2.0]).ratio)
 
@@ -55,20 +55,20 @@ def test_the_table_of_student_holds_95_percent() -> None:
 
 
 def test_pairing_removes_what_a_round_has_in_common() -> None:
-    """Rounds that differ threefold, but alike for both, still show which is faster. (Behaviour)"""
+    """Rounds that differ threefold, but alike for both, still show which is faster. (Behavior)"""
     theirs = [1.0, 3.0, 2.0, 1.5]
     found = paired([0.90, 2.73, 1.78, 1.35], theirs)
     assert 0.88 < found.low < found.ratio < found.high < 0.92
 
 
 def test_one_round_has_no_interval() -> None:
-    """A single round says nothing of the spread, and more rounds than t is known for are refused. (Behaviour)"""
+    """A single round says nothing of the spread, and more rounds than t is known for are refused. (Behavior)"""
     for count in (1, len(STUDENT) + 2):
         with pytest.raises(ValueError, match="rounds"):
             geometric_mean([1.0] * count)
 
 
 def test_rounds_are_paired_one_to_one() -> None:
-    """A round that one of the two lacks is an error, not a pair with another round. (Behaviour)"""
+    """A round that one of the two lacks is an error, not a pair with another round. (Behavior)"""
     with pytest.raises(ValueError, match="shorter"):
         paired([1.0, 1.0, 1.0], [1.0, 1.0])

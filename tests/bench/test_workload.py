@@ -1,4 +1,4 @@
-"""What is counted: a step's own matrix products, and the FLOPs that utilisation is a share of."""
+"""What is counted: a step's own matrix products, and the FLOPs that utilization is a share of."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 from andon.core.config import ModelConfig
 from andon.core.model.llama import Llama
 from tests.bench.measure import shipped_workload
-from tests.bench.utilisation import flops_a_token, peak_flops, utilisation
+from tests.bench.utilization import flops_a_token, peak_flops, utilization
 from tests.bench.workload import Workload, product_flops, products
 from tests.bench.yardstick import build_yardstick
 
@@ -55,22 +55,22 @@ def test_the_yardstick_does_all_its_operations() -> None:
 
 @pytest.mark.tier1
 def test_a_workload_survives_the_way_to_its_worker() -> None:
-    """A worker reads from JSON what the bench wrote. (Behaviour)"""
+    """A worker reads from JSON what the bench wrote. (Behavior)"""
     workload = Workload(GROUPED, rows=3, dtype="bfloat16")
     assert workload == Workload.from_json(workload.to_json())
 
 
 @pytest.mark.tier1
-def test_utilisation_is_the_papers_formula() -> None:
+def test_utilization_is_the_papers_formula() -> None:
     """(6 N + 12 L H Q T) tokens / seconds / peak, N without embedding and norms. (Reference: arXiv:2204.02311, B)"""
     workload = Workload(GROUPED, rows=2, length=8)
     weights = sum(math.prod(product) for product in products(workload))
     assert 6 * weights + 12 * 2 * 4 * 4 * 8 == flops_a_token(workload)
-    assert flops_a_token(workload) * 16 / 0.5 / 989e12 == utilisation(workload, 0.5, "NVIDIA H200")
+    assert flops_a_token(workload) * 16 / 0.5 / 989e12 == utilization(workload, 0.5, "NVIDIA H200")
 
 
 @pytest.mark.tier1
-def test_an_unknown_gpu_has_no_utilisation() -> None:
-    """A device that is not in the table gives None; one that is in it twice gives the closer name's. (Behaviour)"""
-    assert utilisation(Workload(GROUPED), 1.0, "Imaginary 9000") is None
+def test_an_unknown_gpu_has_no_utilization() -> None:
+    """A device that is not in the table gives None; one that is in it twice gives the closer name's. (Behavior)"""
+    assert utilization(Workload(GROUPED), 1.0, "Imaginary 9000") is None
     assert (756e12, 989e12) == (peak_flops("NVIDIA H100 PCIe"), peak_flops("NVIDIA H100 80GB HBM3"))

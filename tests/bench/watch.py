@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from andon.core.config import load_config
-from andon.core.model.llama import build
+from andon.core.model.llama import build_model
 from andon.gates.config import load_gates
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.judge import judge
@@ -53,7 +53,7 @@ def seconds_a_step(optimizer: Optimizer, probe: Tensor, gradient: Tensor) -> flo
 def main() -> None:
     """Measure, print, leave evidence."""
     begun, sources = time.monotonic(), digests(["verify/watcher.py", "tests/bench/watch.py"])
-    model = build(load_config(Path("configs/124m.toml")).model, 0)
+    model = build_model(load_config(Path("configs/124m.toml")).model, 0)
     for p in model.parameters():
         p.grad = torch.full_like(p, 1e-3)
     optimizer = Still(list(model.parameters()))

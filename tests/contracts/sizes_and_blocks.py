@@ -1,4 +1,4 @@
-"""Contracts of parameter counts, memory planning, head and group shapes, and blocks of quantisation."""
+"""Contracts of parameter counts, memory planning, head and group shapes, and blocks of quantization."""
 
 from andon.core.adapters import nf4_blocks
 from andon.core.files import headers
@@ -15,7 +15,7 @@ def parts_sum_to_the_total(hidden: int, layers: int, tied: bool) -> None:
     """No parameter is counted twice or left out."""
     assert 1 <= hidden <= 1 << 16
     assert 1 <= layers <= 4
-    count = sizes.parameters(model(hidden, layers, 1, 2, tied))
+    count = sizes.count_parameters(model(hidden, layers, 1, 2, tied))
     assert count.total == count.embedding + count.attention + count.mlp + count.norms + count.head
 
 
@@ -23,7 +23,7 @@ def a_tied_head_saves_one_embedding(vocab: int, layers: int) -> None:
     """The one difference between a tied model and another."""
     assert 2 <= vocab <= 1 << 20
     assert 1 <= layers <= 128
-    free, tied = (sizes.parameters(sizes.Shape(vocab, 64, 128, layers, 4, 2, 16, tie)) for tie in (False, True))
+    free, tied = (sizes.count_parameters(sizes.Shape(vocab, 64, 128, layers, 4, 2, 16, tie)) for tie in (False, True))
     assert free.total - tied.total == free.embedding == vocab * 64
 
 
@@ -33,15 +33,15 @@ def attention_is_its_four_matrices(layers: int, group: int) -> None:
     assert 1 <= group <= 8
     shape = sizes.Shape(32, 64, 8, layers, 2 * group, 2, 16, tied=False)
     four = 64 * (2 * group * 16) + 2 * 64 * (2 * 16) + (2 * group * 16) * 64
-    assert sizes.parameters(shape).attention == layers * four
+    assert sizes.count_parameters(shape).attention == layers * four
 
 
 def projections_are_the_counted_matrices(ffn: int, group: int) -> None:
-    """What adapters and quantisation go by has the sides that the count has."""
+    """What adapters and quantization go by has the sides that the count has."""
     assert 1 <= ffn <= 1 << 16
     assert 1 <= group <= 4
     shape = sizes.Shape(32, 16, ffn, 1, group, 1, 4, tied=False)
-    count = sizes.parameters(shape)
+    count = sizes.count_parameters(shape)
     matrices = sum(inputs * outputs for inputs, outputs in adapter_sizes.projections(shape).values())
     assert matrices == count.attention + count.mlp
 
@@ -58,7 +58,7 @@ def the_optimizer_holds_two_moments(vocab: int, layers: int) -> None:
     assert 2 <= vocab <= 1 << 20
     assert 1 <= layers <= 64
     shape = sizes.Shape(vocab, 8, 16, layers, 2, 1, 4, tied=False)
-    assert sizes.optimizer_bytes(shape) == 8 * sizes.parameters(shape).total + 4 * (9 * layers + 3)
+    assert sizes.optimizer_bytes(shape) == 8 * sizes.count_parameters(shape).total + 4 * (9 * layers + 3)
 
 
 def checkpointing_keeps_less(rows: int, length: int) -> None:
@@ -67,7 +67,7 @@ def checkpointing_keeps_less(rows: int, length: int) -> None:
     assert 1 <= length <= 8
     shape = sizes.Shape(32, 8, 16, 2, 2, 1, 4, tied=False)
     step = sizes.Step(rows, length, 4, checkpointing=True, accumulating=False)
-    assert 0 < sizes.kept_bytes(shape, step) == rows * length * 32 < sizes.block_bytes(shape, step)
+    assert 0 < sizes.saved_bytes(shape, step) == rows * length * 32 < sizes.block_bytes(shape, step)
 
 
 def a_block_grows_with_its_rows(rows: int) -> None:
@@ -95,7 +95,7 @@ def a_moment_is_the_sum_of_its_parts(rows: int, accumulating: bool, checkpointin
     assert 1 <= rows <= 1 << 20
     shape = sizes.Shape(32, 8, 16, 3, 2, 1, 4, tied=True)
     step = sizes.Step(rows, 16, 4, checkpointing, accumulating)
-    for moment in sizes.moments(shape, step):
+    for moment in sizes.memory_snapshots(shape, step):
         assert moment.total == sum(moment[1:-1])
         assert min(moment[1:-1]) >= 0
 
@@ -105,10 +105,10 @@ def the_largest_batch_fits_and_one_more_does_not(memory: int) -> None:
     assert 0 <= memory <= 200
     step = sizes.Step(1, 16, 4, checkpointing=False, accumulating=False)
 
-    def moments_at(at: sizes.Step) -> tuple[sizes.Moment, ...]:
-        return (sizes.Moment("a step", 20, 0, 0, 0, 0, 0, total=20 + 30 * at.rows),)
+    def moments_at(at: sizes.Step) -> tuple[sizes.MemorySnapshot, ...]:
+        return (sizes.MemorySnapshot("a step", 20, 0, 0, 0, 0, 0, total=20 + 30 * at.rows),)
 
-    rows = sizes.largest_batch(moments_at, step, memory)
+    rows = sizes.largest_micro_batch(moments_at, step, memory)
     assert rows == max(0, (memory - 20) // 30)
 
 
@@ -119,7 +119,7 @@ def codes_and_absmaxes_cover_a_matrix(elements: int) -> None:
     assert 0 <= 2 * (nbytes - 4 * ((elements + 63) // 64)) - elements <= 1
 
 
-def double_quantisation_adds_its_own_blocks(elements: int) -> None:
+def double_quantization_adds_its_own_blocks(elements: int) -> None:
     """A byte a block, a float32 for 256 of them, and one offset."""
     assert 1 <= elements <= 1 << 40
     blocks = (elements + 63) // 64
@@ -168,7 +168,7 @@ def an_adapter_has_rank_times_both_sides(rank: int, ffn: int) -> None:
     assert 1 <= ffn <= 64
     shape = sizes.Shape(32, 16, ffn, 2, 2, 1, 8, tied=False)
     ranks = {"self_attn.q_proj": rank, "mlp.down_proj": rank}
-    tuning = adapter_sizes.Tuning((ranks, {}), dropout=False, quantized=False, double=False)
+    tuning = adapter_sizes.AdapterShape((ranks, {}), dropout=False, quantized=False, double=False)
     assert adapter_sizes.trainable_parameters(shape, tuning) == rank * (16 + 16) + rank * (ffn + 16)
 
 
@@ -177,8 +177,8 @@ def tensors_that_tile_their_file_are_believed(first: int, second: int) -> None:
     assert 0 <= first <= 1 << 40
     assert 0 <= second <= 1 << 40
     entries = {
-        "b": headers.Entry("U8", (second,), first, first + second),
-        "a": headers.Entry("U8", (first,), 0, first),
+        "b": headers.TensorEntry("U8", (second,), first, first + second),
+        "a": headers.TensorEntry("U8", (first,), 0, first),
     }
     headers.check_tiling(entries, first + second)
 
@@ -188,7 +188,7 @@ def an_overlap_or_gap_is_refused(end: int, start: int, data: int) -> None:
     assert 1 <= end <= 4
     assert 0 <= start <= 6
     assert 0 <= data <= 16
-    entries = {"a": headers.Entry("U8", (end,), 0, end), "b": headers.Entry("U8", (8,), start, start + 8)}
+    entries = {"a": headers.TensorEntry("U8", (end,), 0, end), "b": headers.TensorEntry("U8", (8,), start, start + 8)}
     try:
         headers.check_tiling(entries, data)
     except headers.HeaderError:
@@ -223,18 +223,18 @@ CONTRACTS = (
         "9 * shape.layers + 2 + (not shape.tied)",
         "9 * shape.layers + 2 + shape.tied",
     ),
-    Contract(the_optimizer_holds_two_moments, sizes, "FLOAT * parameter_tensors(shape)", "FLOAT"),
+    Contract(the_optimizer_holds_two_moments, sizes, "FP32 * parameter_tensors(shape)", "FP32"),
     Contract(
         checkpointing_keeps_less,
         sizes,
-        "FLOAT * shape.hidden if step.checkpointing",
-        "FLOAT * shape.ffn if step.checkpointing",
+        "FP32 * shape.hidden if step.checkpointing",
+        "FP32 * shape.ffn if step.checkpointing",
     ),
     Contract(
         a_block_grows_with_its_rows,
         sizes,
-        "FLOAT * (2 * shape.hidden + shape.heads)",
-        "FLOAT * (shape.hidden + shape.heads)",
+        "FP32 * (2 * shape.hidden + shape.heads)",
+        "FP32 * (shape.hidden + shape.heads)",
     ),
     Contract(a_chunk_of_the_loss_fits, sizes, "max(1, CHUNK_ELEMENTS // shape.vocab)", "CHUNK_ELEMENTS // shape.vocab"),
     Contract(
@@ -253,7 +253,7 @@ CONTRACTS = (
         "elements // 2, block_count",
     ),
     Contract(
-        double_quantisation_adds_its_own_blocks,
+        double_quantization_adds_its_own_blocks,
         adapter_sizes,
         "block_count(blocks, NESTED_BLOCK)",
         "(blocks // NESTED_BLOCK)",

@@ -79,7 +79,7 @@ def a_batch_is_full_but_for_the_last(batch: int, batch_size: int, count: int) ->
 
 
 def a_run_ends_at_its_first_limit(per_epoch: int, epochs: int, max_steps: int) -> None:
-    """Whole epochs, unless max_steps is less; 0 is no limit."""
+    """Whole epochs, unless max_steps is less; 0 means no limit."""
     assert 1 <= per_epoch <= 1 << 30
     assert 1 <= epochs <= 16
     assert 0 <= max_steps <= 1 << 40
@@ -88,12 +88,12 @@ def a_run_ends_at_its_first_limit(per_epoch: int, epochs: int, max_steps: int) -
     assert max_steps == 0 or steps <= max_steps
 
 
-def the_state_that_follows_is_one_step_on(epoch: int, batch: int, per_epoch: int) -> None:
+def the_next_position_is_one_step_later(epoch: int, batch: int, per_epoch: int) -> None:
     """A run that resumes from it repeats no batch and leaves none out."""
     assert 1 <= per_epoch <= 64
     assert 0 <= batch < per_epoch
     assert 0 <= epoch <= 1 << 30
-    after = windows.following(epoch, batch, per_epoch)
+    after = windows.next_position(epoch, batch, per_epoch)
     assert windows.steps_done(*after, per_epoch) == windows.steps_done(epoch, batch, per_epoch) + 1
     assert 0 <= after[1] < per_epoch
 
@@ -106,19 +106,19 @@ def a_step_knows_its_epoch_and_batch(epoch: int, batch: int, per_epoch: int) -> 
     assert divmod(windows.steps_done(epoch, batch, per_epoch), per_epoch) == (epoch, batch)
 
 
-def spread_takes_as_many_as_asked(count: int, limit: int) -> None:
-    """All where there is no limit or the limit is above."""
+def even_spacing_takes_as_many_as_the_limit(count: int, limit: int) -> None:
+    """All where there means no limit or the limit is above."""
     assert 1 <= count <= 5
     assert 0 <= limit <= 6
-    chosen = windows.spread(count, limit)
+    chosen = windows.evenly_spaced(count, limit)
     assert len(chosen) == (min(count, limit) if limit else count)
 
 
-def spread_is_in_order_and_in_range(count: int, limit: int) -> None:
+def even_spacing_is_in_order_and_in_range(count: int, limit: int) -> None:
     """No window twice, none that is not there."""
     assert 1 <= count <= 1 << 20
     assert 1 <= limit <= 4
-    chosen = windows.spread(count, limit)
+    chosen = windows.evenly_spaced(count, limit)
     assert chosen[0] == 0
     assert chosen[-1] < count
     assert all(one < other for one, other in pairwise(chosen))
@@ -134,7 +134,7 @@ def rows_hold_each_item_once(one: int, two: int, three: int) -> None:
 
 
 def rows_are_never_too_full(one: int, two: int, three: int) -> None:
-    """No sample is cut for want of room."""
+    """No sample is split if it fits into a row."""
     assert 1 <= one <= 10
     assert 1 <= two <= 10
     assert 1 <= three <= 10
@@ -161,29 +161,29 @@ def a_cut_answer_has_a_prompt_before_it(tokens: int, first: int) -> None:
     assert min(first, 4) == first - begin
 
 
-def the_fall_is_within_its_length(step: int, steps: int, warmup: int) -> None:
+def the_decay_is_within_its_length(step: int, steps: int, warmup: int) -> None:
     """The share of it that is done is never above one, below zero, or divided by zero."""
     assert 0 <= warmup <= 1 << 30
     assert warmup <= step <= 1 << 31
     assert 1 <= steps <= 1 << 30
-    done, fall = schedule.fall_steps(step, steps, warmup)
-    assert 0 <= done <= fall
-    assert fall > 0
+    done, decay = schedule.decay_progress(step, steps, warmup)
+    assert 0 <= done <= decay
+    assert decay > 0
 
 
-def the_last_step_is_at_the_end_of_the_fall(steps: int, warmup: int) -> None:
+def the_last_step_is_at_the_end_of_the_decay(steps: int, warmup: int) -> None:
     """The rate arrives where it must, and the warm-up's end is the peak."""
     assert 0 <= warmup <= 1 << 20
     assert warmup + 2 <= steps <= 1 << 30
-    done, fall = schedule.fall_steps(steps - 1, steps, warmup)
-    assert done == fall
-    assert schedule.fall_steps(warmup, steps, warmup)[0] == 0
+    done, decay = schedule.decay_progress(steps - 1, steps, warmup)
+    assert done == decay
+    assert schedule.decay_progress(warmup, steps, warmup)[0] == 0
 
 
-def rotation_keeps_the_newest(keep_last: int) -> None:
-    """What is deleted is older than what is kept, and as many stay as were asked for."""
+def rotation_keeps_the_latest(keep_last: int) -> None:
+    """What is deleted is older than what is kept, and as many stay as configured."""
     assert 1 <= keep_last <= 1 << 20
-    gone = folders.expired({10: None, 20: 1.0, 30: None, 40: None}, keep_last, keep_best=False)
+    gone = folders.steps_to_delete({10: None, 20: 1.0, 30: None, 40: None}, keep_last, keep_best=False)
     assert gone == [10, 20, 30, 40][: max(0, 4 - keep_last)]
 
 
@@ -194,12 +194,12 @@ def rotation_keeps_the_best(first: int, second: int, third: int, keep_last: int)
     assert 0 <= third <= 1 << 20
     assert 1 <= keep_last <= 3
     metrics = {10: first, 20: second, 30: third}
-    left = metrics.keys() - set(folders.expired(metrics, keep_last, keep_best=True))
+    left = metrics.keys() - set(folders.steps_to_delete(metrics, keep_last, keep_best=True))
     assert min(first, second, third) == min(metrics[step] for step in left)
     assert keep_last <= len(left) <= keep_last + 1
 
 
-def the_best_of_equals_is_the_newest(first: int, second: int) -> None:
+def the_best_of_equals_is_the_latest(first: int, second: int) -> None:
     """What was not measured is never the best."""
     assert 0 <= first <= 1 << 20
     assert 0 <= second <= 1 << 20
@@ -233,19 +233,23 @@ CONTRACTS = (
         a_batch_is_full_but_for_the_last, windows, "min((batch + 1) * batch_size, windows)", "(batch + 1) * batch_size"
     ),
     Contract(a_run_ends_at_its_first_limit, windows, "max_steps or per_epoch * epochs)", "max_steps)"),
-    Contract(the_state_that_follows_is_one_step_on, windows, "if batch + 1 < per_epoch", "if batch + 1 <= per_epoch"),
+    Contract(the_next_position_is_one_step_later, windows, "if batch + 1 < per_epoch", "if batch + 1 <= per_epoch"),
     Contract(a_step_knows_its_epoch_and_batch, windows, "epoch * per_epoch + batch", "epoch * per_epoch + batch + 1"),
-    Contract(spread_takes_as_many_as_asked, windows, "min(count, limit or count)", "limit or count"),
-    Contract(spread_is_in_order_and_in_range, windows, "index * count // chosen", "(index + 1) * count // chosen"),
+    Contract(even_spacing_takes_as_many_as_the_limit, windows, "min(count, limit or count)", "limit or count"),
+    Contract(
+        even_spacing_is_in_order_and_in_range, windows, "index * count // chosen", "(index + 1) * count // chosen"
+    ),
     Contract(rows_hold_each_item_once, windows, "rows[row].append(item)", "rows[row] = [item]"),
     Contract(
         rows_are_never_too_full, windows, "insort(spaces, (left - lengths[item], row))", "insort(spaces, (left, row))"
     ),
     Contract(a_sample_is_cut_without_loss_of_its_answer, windows, "max(0, first - length // 2)", "first + 1"),
     Contract(a_cut_answer_has_a_prompt_before_it, windows, "first - length // 2", "first - length"),
-    Contract(the_fall_is_within_its_length, schedule, "min(step - warmup, fall)", "step - warmup"),
-    Contract(the_last_step_is_at_the_end_of_the_fall, schedule, "max(1, steps - 1 - warmup)", "max(1, steps - warmup)"),
-    Contract(rotation_keeps_the_newest, folders, "sorted(metrics)[:-keep_last]", "sorted(metrics)[keep_last:]"),
+    Contract(the_decay_is_within_its_length, schedule, "min(step - warmup, decay_steps)", "step - warmup"),
+    Contract(
+        the_last_step_is_at_the_end_of_the_decay, schedule, "max(1, steps - 1 - warmup)", "max(1, steps - warmup)"
+    ),
+    Contract(rotation_keeps_the_latest, folders, "sorted(metrics)[:-keep_last]", "sorted(metrics)[keep_last:]"),
     Contract(rotation_keeps_the_best, folders, "if step != best]", "if step]"),
-    Contract(the_best_of_equals_is_the_newest, folders, "(measured[step], -step)", "(measured[step], step)"),
+    Contract(the_best_of_equals_is_the_latest, folders, "(measured[step], -step)", "(measured[step], step)"),
 )

@@ -18,7 +18,7 @@ TOKENS_BT = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 def new_model(**keys: Any) -> Llama:
     """A tiny model with weights; `keys` overrides the shape."""
     model = Llama(ModelConfig(**{**SHAPE, **keys}))
-    model.initialise(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     return model
 
 

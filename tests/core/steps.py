@@ -8,7 +8,7 @@ import torch
 from andon.core.config import Config, parse_config
 from andon.core.data.batch import Batch
 from andon.core.memory.sizes import step_of
-from andon.core.training.loop import accumulate, no_span
+from andon.core.training.loop import accumulate_gradients, no_span
 
 # Rows, length, logits in a chunk of the loss, model. The blocks dominate, the head does, the weights do; then a tied
 # head with grouped queries, heads wider than the model, a tied head that dominates, and many blocks.
@@ -43,7 +43,7 @@ def config(case: Case, **training: Any) -> Config:
 def optimizer_step(state: Any, run: Config) -> int:
     """One step over random tokens, every row two documents; returns the bytes of its gradients."""
     rows, length = step_of(run)[:2]
-    accumulate(
+    accumulate_gradients(
         state,
         [packed(rows, length) for _ in range(run.training.accumulation_steps)],
         run.training,

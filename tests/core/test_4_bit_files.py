@@ -48,8 +48,8 @@ def assert_same_model(expected: Llama, actual: Llama) -> None:
 
 @pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
-def test_a_quantised_model_is_written_and_read(double: bool, tmp_path: Path) -> None:
-    """Behaviour: a directory with 4-bit tensors gives the same model, in 4 bits, and says so in its config.json."""
+def test_a_quantized_model_is_written_and_read(double: bool, tmp_path: Path) -> None:
+    """Behavior: a directory with 4-bit tensors gives the same model, in 4 bits, and says so in its config.json."""
     model = new_model().bfloat16()
     quantize_model(model, double)
     export_huggingface(model, tmp_path / "hf")
@@ -67,7 +67,7 @@ def test_a_quantised_model_is_written_and_read(double: bool, tmp_path: Path) -> 
 
 @pytest.mark.tier2
 def test_a_damaged_4_bit_file_is_refused_by_folder_and_tensor(tmp_path: Path) -> None:
-    """Behaviour: a part that is missing, one too many, or a matrix that is never quantised."""
+    """Behavior: a part that is missing, one too many, or a matrix that is never quantized."""
     model = new_model()
     quantize_model(model)
     export_huggingface(model, tmp_path / "hf")
@@ -80,7 +80,7 @@ def test_a_damaged_4_bit_file_is_refused_by_folder_and_tensor(tmp_path: Path) ->
     refused({name: part for name, part in whole.items() if name != f"{MATRIX}.absmax"}, f"{MATRIX}.absmax is absent")
     refused({name: part for name, part in whole.items() if name != MATRIX}, f"{MATRIX} is missing")
     refused(whole | {f"{MATRIX}.extra": torch.zeros(2)}, f"{MATRIX}.extra is unexpected")
-    refused(whole | {f"lm_head.weight{STATE}": torch.zeros(2)}, "lm_head.weight is quantised; only the blocks'")
+    refused(whole | {f"lm_head.weight{STATE}": torch.zeros(2)}, "lm_head.weight is quantized; only the blocks'")
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +198,8 @@ def test_transformers_reads_our_4_bit_directory(double: bool, tmp_path: Path, bi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True], ids=["single", "double"])
-def test_reads_what_transformers_quantises_and_writes(double: bool, tmp_path: Path, bitsandbytes: Any) -> None:
-    """Reference: a directory that `transformers` quantised with bitsandbytes: our codes of the same weights."""
+def test_reads_what_transformers_quantizes_and_writes(double: bool, tmp_path: Path, bitsandbytes: Any) -> None:
+    """Reference: a directory that `transformers` quantized with bitsandbytes: our codes of the same weights."""
     del bitsandbytes
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     model = new_model(hidden_size=64, intermediate_size=128, vocab_size=100)

@@ -35,14 +35,14 @@ LORA: dict[str, Any] = {"rank": 2, "dropout": 0.25, "target_modules": ["q_proj",
 def new_adapted(config: Config, seed: int = 0, base_seed: int = 0) -> TrainState:
     """The same with an adapter, which alone learns, as `lora` in the configuration says."""
     model = Llama(config.model)
-    model.initialise(torch.Generator().manual_seed(base_seed))
+    model.init_weights(torch.Generator().manual_seed(base_seed))
     add_lora(model, config.lora, torch.Generator().manual_seed(seed))
     return TrainState(model, build_optimizer(model, config.training))
 
 
 @pytest.mark.tier2
 def test_an_adapter_resumes_bitwise_and_again(tmp_path: Path) -> None:
-    """Behaviour: losses, factors and moments after one and two resumes are the uninterrupted run's, with dropout."""
+    """Behavior: losses, factors and moments after one and two resumes are the uninterrupted run's, with dropout."""
     config = configuration(lora=LORA)
     state = new_adapted(config)
     torch.manual_seed(1)
@@ -65,7 +65,7 @@ def test_an_adapter_resumes_bitwise_and_again(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_checkpoint_of_an_adapter_is_pefts_folder(tmp_path: Path) -> None:
-    """Behaviour: it holds the active adapter and what its base is called, never the base, and loads as an adapter."""
+    """Behavior: it holds the active adapter and what its base is called, never the base, and loads as an adapter."""
     config = configuration(lora=LORA)
     state = new_adapted(config)
     add_lora(state.model, config.lora, torch.Generator().manual_seed(3), "other")
@@ -85,7 +85,7 @@ def test_a_checkpoint_of_an_adapter_is_pefts_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*ADAPTER_FILES, MANIFEST])
 @pytest.mark.tier3
 def test_a_damaged_checkpoint_of_an_adapter_is_refused(tmp_path: Path, name: str) -> None:
-    """Behaviour: each file, cut short, with a flipped bit or missing, is refused by name and nothing is changed."""
+    """Behavior: each file, cut short, with a flipped bit or missing, is refused by name and nothing is changed."""
     config = configuration(lora=LORA)
     state = new_adapted(config)
     advance(state, 1)
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_of_an_adapter_is_refused(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"rank": 3}, "adapter_config.json: r=2 in the checkpoint and 3 in this run"),
         ({"alpha": 2}, "adapter_config.json: lora_alpha=4 in the checkpoint and 2 in this run"),
@@ -112,25 +112,27 @@ def test_a_damaged_checkpoint_of_an_adapter_is_refused(tmp_path: Path, name: str
     ],
 )
 @pytest.mark.tier2
-def test_refuses_another_adapter(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
-    """Behaviour: the field and both values are named, by PEFT's name, even where the tensors would fit."""
+def test_refuses_another_adapter(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    """Behavior: the field and both values are named, by PEFT's name, even where the tensors would fit."""
     config = configuration(lora=LORA)
     folder = save_checkpoint(tmp_path, new_adapted(config), config)
     other = configuration(lora=LORA | changed)
-    assert_refused(folder, other, told, new_adapted(other))
+    assert_refused(folder, other, message, new_adapted(other))
 
 
 @pytest.mark.tier2
 def test_refuses_another_base_and_another_method(tmp_path: Path) -> None:
-    """Behaviour: the same adapter on other weights is refused by both hashes; a whole model is no adapter."""
+    """Behavior: the same adapter on other weights is refused by both hashes; a full model is not an adapter."""
     config = configuration(lora=LORA)
     state, whole = new_adapted(config), new_state(config)
     folder = save_checkpoint(tmp_path / "adapter", state, config)
     other = new_adapted(config, base_seed=1)
-    assert_refused(folder, config, f"of a base with SHA-256 {base_digest(state.model)[:12]}..., and this run's", other)
-    assert_refused(folder, config, "holds an adapter and this run trains a whole model; resume as", whole)
+    assert_refused(
+        folder, config, f"was trained on a base with SHA-256 {base_digest(state.model)[:12]}..., and this run's", other
+    )
+    assert_refused(folder, config, "holds an adapter and this run trains a full model; resume as", whole)
     folder = save_checkpoint(tmp_path / "whole", whole, config)
-    assert_refused(folder, config, "holds a whole model and this run trains an adapter; resume as", state)
+    assert_refused(folder, config, "holds a full model and this run trains an adapter; resume as", state)
     set_adapter(state.model, None)
     with pytest.raises(CheckpointError, match="no adapter is active"):
         save_checkpoint(tmp_path / "none", state, config)
@@ -139,7 +141,7 @@ def test_refuses_another_base_and_another_method(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_refuses_an_adapter_with_another_reading(tmp_path: Path) -> None:
-    """Behaviour: with hashes that match, fields and tensors are still checked before anything is changed."""
+    """Behavior: with hashes that match, fields and tensors are still checked before anything is changed."""
     config = configuration(lora=LORA)
     state = new_adapted(config)
     folder = save_checkpoint(tmp_path, state, config)
@@ -157,7 +159,7 @@ def test_refuses_an_adapter_with_another_reading(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_base_that_was_not_named_has_no_name(tmp_path: Path) -> None:
-    """Behaviour: an empty one, which is the name of no model."""
+    """Behavior: an empty one, which is the name of no model."""
     config = configuration(lora=LORA)
     folder = save_checkpoint(tmp_path, new_adapted(config), config)
     assert "" == json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]

@@ -12,11 +12,17 @@ from andon.core.adapters.nf4 import quantize_model, quantize_nf4
 from andon.core.adapters.targets import LoraError
 from andon.core.config import Config, LoraConfig, load_config, parse_config
 from andon.core.memory import adapter_sizes, sizes
-from andon.core.memory.adapter_sizes import adapted_moments, base_bytes, nf4_bytes, trainable_parameters, tuning_of
-from andon.core.memory.sizes import largest_batch, shape_of, step_of
-from andon.core.model.llama import Llama, build
+from andon.core.memory.adapter_sizes import (
+    adapter_memory_snapshots,
+    adapter_shape_of,
+    base_bytes,
+    nf4_bytes,
+    trainable_parameters,
+)
+from andon.core.memory.sizes import largest_micro_batch, shape_of, step_of
+from andon.core.model.llama import Llama, build_model
 from andon.core.training import loss
-from andon.core.training.loop import HALF, prepare
+from andon.core.training.loop import AUTOCAST_DTYPES, initial_state_of
 from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core import steps
 from tests.core.steps import BLOCKS, CASES, TIED, WIDE, Case, nbytes, optimizer_step
@@ -28,7 +34,7 @@ PATTERNS = {"target_modules": ["q_proj", "mlp.down_proj"], "rank_pattern": {"lay
 
 
 def config(case: Case, lora: dict[str, Any] | None = None, **training: Any) -> Config:
-    """A small run that adapts with rank 4 unless told otherwise."""
+    """A small run that adapts with rank 4 by default."""
     tables = steps.config(case, **training).model_dump()
     adapter = {"rank": 4} | (lora or {})
     double = adapter.pop("double_quantization", True)
@@ -40,7 +46,7 @@ def config(case: Case, lora: dict[str, Any] | None = None, **training: Any) -> C
 def test_shipped_adapters_have_their_published_numbers_of_parameters(name: str, method: str, number: int) -> None:
     """Reference: r (inputs + outputs) by hand; and the adapter that a meta model of the same file would get."""
     run = load_config(CONFIGS / f"{name}.toml")
-    assert number == trainable_parameters(shape_of(run), tuning_of(run, method))
+    assert number == trainable_parameters(shape_of(run), adapter_shape_of(run, method))
     with torch.device("meta"):
         planned = plan_lora(Llama(run.model), getattr(run, method)).values()
     assert number == sum(factors.rank * (factors.inputs + factors.outputs) for factors in planned)
@@ -67,21 +73,21 @@ def test_targets_and_ranks_are_those_of_a_built_adapter(lora: dict[str, Any]) ->
     run = config(TIED, lora)
     with torch.device("meta"):
         planned = plan_lora(Llama(run.model), run.lora)
-    ranks = tuning_of(run, "lora").ranks
+    ranks = adapter_shape_of(run, "lora").ranks
     found = {f"model.layers.{layer}.{part}": rank for layer, table in enumerate(ranks) for part, rank in table.items()}
     assert {name: factors.rank for name, factors in planned.items()} == found
     assert sum(factors.rank * (factors.inputs + factors.outputs) for factors in planned.values()) == (
-        trainable_parameters(shape_of(run), tuning_of(run, "lora"))
+        trainable_parameters(shape_of(run), adapter_shape_of(run, "lora"))
     )
 
 
 @pytest.mark.tier2
 @pytest.mark.parametrize("lora", [{"target_modules": ["lm_head"]}, {"rank_pattern": {"up_proj": 8}}, {"rank": 65}])
 def test_an_adapter_that_fits_no_module_is_refused(lora: dict[str, Any]) -> None:
-    """Behaviour: what a built model would refuse, by the same message."""
+    """Behavior: what a built model would refuse, by the same message."""
     run = config(BLOCKS, lora)
     with pytest.raises(LoraError) as planned:
-        tuning_of(run, "qlora")
+        adapter_shape_of(run, "qlora")
     with torch.device("meta"), pytest.raises(LoraError) as built:
         plan_lora(Llama(run.model), run.qlora)
     assert str(built.value) == str(planned.value)
@@ -90,8 +96,8 @@ def test_an_adapter_that_fits_no_module_is_refused(lora: dict[str, Any]) -> None
 @pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("elements", [1, 63, 64, 65, 64 * 256 + 1, 3 * 64 * 256])
-def test_bytes_of_nf4_are_those_of_the_quantised_tensor(elements: int, double: bool) -> None:
-    """Reference: the tensors that quantising makes, but for the 256 levels that all matrices share."""
+def test_bytes_of_nf4_are_those_of_the_quantized_tensor(elements: int, double: bool) -> None:
+    """Reference: the tensors that quantizing makes, but for the 256 levels that all matrices share."""
     made = quantize_nf4(torch.ones(elements), double=double)
     nested = made.nested.absmax.nbytes + made.nested.offset.nbytes if made.nested else 0
     assert made.codes.nbytes + made.absmax.nbytes + nested == nf4_bytes(elements, double)
@@ -101,10 +107,10 @@ def test_bytes_of_nf4_are_those_of_the_quantised_tensor(elements: int, double: b
 @pytest.mark.parametrize("accumulation_steps", [1, 4])
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_parts_of_each_moment_sum_to_its_total(method: str, accumulation_steps: int) -> None:
-    """Behaviour: conservation; only adapters have gradients, and at the end all of them do."""
+    """Behavior: conservation; only adapters have gradients, and at the end all of them do."""
     run = config(TIED, ALL, accumulation_steps=accumulation_steps)
-    found = adapter_sizes.moments_of(run, method)(step_of(run))
-    trainable = 4 * trainable_parameters(shape_of(run), tuning_of(run, method))
+    found = adapter_sizes.snapshots_for(run, method)(step_of(run))
+    trainable = 4 * trainable_parameters(shape_of(run), adapter_shape_of(run, method))
     for moment in found:
         assert moment.total == sum(moment[1:-1])
         assert min(moment[1:-1]) >= 0
@@ -115,12 +121,12 @@ def test_parts_of_each_moment_sum_to_its_total(method: str, accumulation_steps: 
 @pytest.mark.tier2
 @pytest.mark.parametrize("name", ["1b", "7b"])
 def test_4_bits_take_less_than_16_and_adapters_less_than_all(name: str) -> None:
-    """Behaviour: QLoRA's peak is below LoRA's, and LoRA's below full fine-tuning's; so its batches are larger."""
+    """Behavior: QLoRA's peak is below LoRA's, and LoRA's below full fine-tuning's; so its batches are larger."""
     run = load_config(CONFIGS / f"{name}.toml")
-    moments = [adapter_sizes.moments_of(run, method) for method in ("qlora", "lora", "full")]
+    moments = [adapter_sizes.snapshots_for(run, method) for method in ("qlora", "lora", "full")]
     peaks = [max(moment.total for moment in found(step_of(run))) for found in moments]
     assert sorted(peaks) == peaks
-    rows = [largest_batch(found, step_of(run), 80 * 10**9) for found in moments]
+    rows = [largest_micro_batch(found, step_of(run), 80 * 10**9) for found in moments]
     assert sorted(rows, reverse=True) == rows
 
 
@@ -175,15 +181,15 @@ def test_bytes_follow_targets_ranks_and_dropout(case: Case, method: str, lora: d
 
 def assert_measured(run: Config, method: str) -> None:
     """Compare a step's arithmetic with what it does."""
-    shape, step, tuning = shape_of(run), step_of(run), tuning_of(run, method)
-    expected = adapted_moments(shape, step, tuning)
-    model = build(run.model, 0, dtype=HALF.get(run.training.dtype, torch.float32))
+    shape, step, tuning = shape_of(run), step_of(run), adapter_shape_of(run, method)
+    expected = adapter_memory_snapshots(shape, step, tuning)
+    model = build_model(run.model, 0, dtype=AUTOCAST_DTYPES.get(run.training.dtype, torch.float32))
     if method == "qlora":
         quantize_model(model, run.qlora.double_quantization)
     table: LoraConfig = getattr(run, method)
     base = [*model.parameters(), *model.buffers()]
     add_lora(model, table, torch.Generator().manual_seed(0))
-    state = prepare(model, run)
+    state = initial_state_of(model, run)
     assert expected[-1].gradients == optimizer_step(state, run)
     moments_kept = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
     adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -15,8 +15,15 @@ from torch import Tensor
 from andon.core.adapters.lora import LoraError, active_adapter, add_lora, lora_origin, lora_parameters, set_adapter
 from andon.core.config import LoraConfig, ModelConfig
 from andon.core.formats.peft import load_adapter, save_adapter
-from andon.core.formats.peft_config import NEUTRAL, NOTES, OURS, AdapterError, peft_fields, read_adapter_config
-from andon.core.model.llama import Llama, build
+from andon.core.formats.peft_config import (
+    ALLOWED_VALUES,
+    INFORMATIONAL_FIELDS,
+    OUR_KEYS,
+    AdapterError,
+    peft_fields,
+    read_adapter_config,
+)
+from andon.core.model.llama import Llama, build_model
 from tests.core.shapes import SHAPE
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -26,7 +33,7 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 def llama(seed: int = 0, **keys: Any) -> Llama:
     """A small model, not yet adapted."""
-    return build(ModelConfig.model_validate(SHAPE | keys), seed)
+    return build_model(ModelConfig.model_validate(SHAPE | keys), seed)
 
 
 def adapted(name: str = "default", **keys: Any) -> Llama:
@@ -93,7 +100,7 @@ def refusal(folder: Path, model: Llama | None = None) -> str:
     ],
 )
 def test_reads_back_what_it_writes(tmp_path: Path, keys: dict[str, Any]) -> None:
-    """Behaviour: the logits keep every bit, and what was configured is known again."""
+    """Behavior: the logits keep every bit, and what was configured is known again."""
     model, other = adapted(**keys), llama()
     save_adapter(model, tmp_path / "one", "default", "models/small")
     assert list(load_adapter(other, tmp_path / "one", "again")) == [
@@ -132,14 +139,14 @@ def test_the_folder_is_pefts(tmp_path: Path) -> None:
     assert ["q_proj", "down_proj"] == fields["target_modules"]
     assert "models/small" == fields["base_model_name_or_path"]
     assert "models/small" == read_adapter_config(tmp_path / "adapter" / CONFIG).base
-    assert {*NEUTRAL, *OURS, *NOTES} - {"peft_version", "runtime_config"} == fields.keys()
+    assert {*ALLOWED_VALUES, *OUR_KEYS, *INFORMATIONAL_FIELDS} - {"peft_version", "runtime_config"} == fields.keys()
     with safe_open(tmp_path / "adapter" / WEIGHTS, "pt") as file:
         assert {"format": "pt", "base_sha256": lora_origin(model, "mine").base} == file.metadata()
 
 
 @pytest.mark.tier2
 def test_several_sit_on_one_base_and_are_switched(tmp_path: Path) -> None:
-    """Behaviour: each is saved and loaded alone, and gives its own logits again."""
+    """Behavior: each is saved and loaded alone, and gives its own logits again."""
     model = adapted("one")
     expected = {"one": logits(model)}
     add_lora(model, LoraConfig(rank=3, target_modules=["up_proj"]), torch.Generator().manual_seed(5), "two")
@@ -181,7 +188,7 @@ def test_what_peft_leaves_out_has_pefts_default(tmp_path: Path) -> None:
     ],
 )
 def test_what_changes_no_number_is_read(tmp_path: Path, field: str, value: Any) -> None:
-    """Behaviour: notes, and other spellings of "not in use", are read as the adapter that they describe."""
+    """Behavior: notes, and other spellings of "not in use", are read as the adapter that they describe."""
     assert ADAPTER == read_adapter_config(written(tmp_path, **{field: value})).config
 
 
@@ -223,7 +230,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 @pytest.mark.tier2
 @pytest.mark.parametrize(("field", "value"), UNSUPPORTED)
 def test_a_field_that_is_not_supported_is_refused_when_set(tmp_path: Path, field: str, value: Any) -> None:
-    """Behaviour: file, field and value are named; nothing is ignored."""
+    """Behavior: file, field and value are named; nothing is ignored."""
     path = written(tmp_path, **{field: value})
     with pytest.raises(AdapterError) as caught:
         read_adapter_config(path)
@@ -232,15 +239,15 @@ def test_a_field_that_is_not_supported_is_refused_when_set(tmp_path: Path, field
 
 @pytest.mark.tier2
 def test_no_field_is_without_its_refusal() -> None:
-    """Behaviour: each field that must be neutral is refused in the test above."""
-    assert set(NEUTRAL) == {field for field, _ in UNSUPPORTED}
+    """Behavior: each field that must be neutral is refused in the test above."""
+    assert set(ALLOWED_VALUES) == {field for field, _ in UNSUPPORTED}
 
 
 @pytest.mark.tier2
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"lora_magic": 3}, "lora_magic=3 is no field of PEFT's LoraConfig"),
+        ({"lora_magic": 3}, "lora_magic=3 is not a field of PEFT's LoraConfig"),
         ({"r": 0}, "r=0: input should be greater than 0"),
         ({"r": True}, "r=True: input should be a valid integer"),
         ({"r": "8"}, "r='8': input should be a valid integer"),
@@ -257,13 +264,13 @@ def test_no_field_is_without_its_refusal() -> None:
             {
                 "target_modules": "(",
             },
-            "'(' is no regular expression",
+            "'(' is not a valid regular expression",
         ),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path=3; expected a name or a path"),
     ],
 )
 def test_a_field_that_breaks_a_rule_is_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
-    """Behaviour: with PEFT's name for the field, its value and the rule."""
+    """Behavior: with PEFT's name for the field, its value and the rule."""
     path = written(tmp_path, **fields)
     with pytest.raises(AdapterError) as caught:
         read_adapter_config(path)
@@ -275,13 +282,13 @@ def test_a_field_that_breaks_a_rule_is_refused(tmp_path: Path, fields: dict[str,
     ("fields", "said"),
     [
         ({"target_modules": ["query"]}, "target_modules: 'query' matches no module; the linear ones end in down_proj"),
-        ({"target_modules": ["lm_head"]}, "target_modules: lm_head is taken inside the chunked loss"),
+        ({"target_modules": ["lm_head"]}, "target_modules: lm_head is computed inside the chunked loss"),
         ({"r": 99}, "rank=99 is above the smaller side of model.layers.0.self_attn.q_proj (16 x 16)"),
-        ({"rank_pattern": {"up_proj": 2}}, "pattern 'up_proj' describes none of the targets"),
+        ({"rank_pattern": {"up_proj": 2}}, "pattern 'up_proj' matches none of the targets"),
     ],
 )
 def test_a_config_for_other_modules_is_refused(folder: Path, fields: dict[str, Any], said: str) -> None:
-    """Behaviour: what the model cannot be is told of the file that asks for it."""
+    """Behavior: an adapter that does not fit the model is an error that names the file."""
     written(folder, **fields)
     assert refusal(folder).startswith(f"{folder / CONFIG}: {said}")
 
@@ -291,14 +298,14 @@ def test_a_config_for_other_modules_is_refused(folder: Path, fields: dict[str, A
     ("content", "said"),
     [
         (None, "cannot be read (No such file or directory); name an adapter's folder"),
-        (b"\xff", "is no JSON ("),
-        (b"{", "is no JSON ("),
-        (b"[" * 100_000, "is no JSON ("),
-        (b"[]", "is no JSON object"),
+        (b"\xff", "is not valid JSON ("),
+        (b"{", "is not valid JSON ("),
+        (b"[" * 100_000, "is not valid JSON ("),
+        (b"[]", "is not a JSON object"),
     ],
 )
 def test_a_config_that_is_none_is_named(folder: Path, content: bytes | None, said: str) -> None:
-    """Behaviour: missing, not text, no JSON, no object."""
+    """Behavior: missing, not text, no JSON, no object."""
     (folder / CONFIG).unlink() if content is None else (folder / CONFIG).write_bytes(content)
     assert refusal(folder).startswith(f"{folder / CONFIG}: {said}")
 
@@ -327,7 +334,7 @@ def add_magnitudes(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda tensors: tensors.pop(FIRST), f"{FIRST} is missing, which {CONFIG} promises"),
+        (lambda tensors: tensors.pop(FIRST), f"{FIRST} is missing, though {CONFIG} lists it"),
         (add_magnitudes, "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector has no place"),
         (change_shape, f"{FIRST} has shape (16, 2) where this model needs (2, 16)"),
         (change_dtype, f"{FIRST} is I8; only F32, BF16, F16, F64 are read"),
@@ -337,25 +344,28 @@ def add_magnitudes(tensors: dict[str, Tensor]) -> None:
 def test_tensors_that_do_not_fit_are_refused(
     folder: Path, change: Callable[[dict[str, Tensor]], object], said: str
 ) -> None:
-    """Behaviour: file and tensor are named, and what is wrong with it."""
+    """Behavior: file and tensor are named, and what is wrong with it."""
     change_tensors(folder, change)
     assert refusal(folder).startswith(f"{folder / WEIGHTS}: {said}")
 
 
 @pytest.mark.tier2
 def test_a_truncated_adapter_is_refused(folder: Path) -> None:
-    """Behaviour: at each sixteenth of its length, and when it is not there at all."""
+    """Behavior: at each sixteenth of its length, and when it is not there at all."""
     whole = (folder / WEIGHTS).read_bytes()
     for sixteenth in range(16):
         (folder / WEIGHTS).write_bytes(whole[: len(whole) * sixteenth // 16])
         assert refusal(folder).startswith(f"{folder / WEIGHTS}: ")
     (folder / WEIGHTS).unlink()
-    assert "cannot be read (No such file or directory); pickled adapters are not read" in refusal(folder)
+    assert (
+        "cannot be read (No such file or directory); name a folder with safetensors: pickled adapters are not read"
+        in refusal(folder)
+    )
 
 
 @pytest.mark.tier2
 def test_an_adapter_for_another_base_is_refused(folder: Path) -> None:
-    """Behaviour: of another shape by its first tensor, of other weights by both hashes; without a hash it loads."""
+    """Behavior: of another shape by its first tensor, of other weights by both hashes; without a hash it loads."""
     said = refusal(folder, llama(hidden_size=32))
     assert "k_proj.lora_A.weight has shape (2, 16) where this model needs (2, 32); load the base it was trained" in said
     other = lora_origin(adapted(), "default").base[:12]
@@ -368,7 +378,7 @@ def test_an_adapter_for_another_base_is_refused(folder: Path) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_every_float_is_read_as_fp32(folder: Path, dtype: torch.dtype) -> None:
-    """Behaviour: the factors are the file's numbers, in full precision."""
+    """Behavior: the factors are the file's numbers, in full precision."""
     model = llama()
     change_tensors(folder, lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items()}))
     load_adapter(model, folder)
@@ -379,7 +389,7 @@ def test_every_float_is_read_as_fp32(folder: Path, dtype: torch.dtype) -> None:
 
 @pytest.mark.tier2
 def test_what_was_loaded_does_not_lean_on_the_file(folder: Path) -> None:
-    """Behaviour: damage to the file does not reach the model."""
+    """Behavior: damage to the file does not reach the model."""
     model = llama()
     load_adapter(model, folder)
     expected = logits(model)
@@ -391,15 +401,15 @@ def test_what_was_loaded_does_not_lean_on_the_file(folder: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_name_that_is_taken_is_refused(folder: Path) -> None:
-    """Behaviour: the adapter that is there stays."""
+    """Behavior: the adapter that is there stays."""
     assert "there is an adapter 'default' already; choose another name" in refusal(folder, adapted())
 
 
 @pytest.mark.tier2
 def test_nothing_is_written_over(folder: Path, tmp_path: Path) -> None:
-    """Behaviour: a folder that is in use is refused, an empty one is used, and an unknown adapter writes nothing."""
+    """Behavior: a folder that is in use is refused, an empty one is used, and an unknown adapter writes nothing."""
     before = (folder / CONFIG).read_bytes()
-    with pytest.raises(AdapterError, match=r"adapter: exists and is not an empty folder; choose a new one for --out"):
+    with pytest.raises(AdapterError, match=r"adapter: exists and is not an empty folder; choose another for --out"):
         save_adapter(adapted(rank=4), folder, "default", "")
     assert before == (folder / CONFIG).read_bytes()
     (tmp_path / "empty").mkdir()
@@ -407,6 +417,8 @@ def test_nothing_is_written_over(folder: Path, tmp_path: Path) -> None:
     assert 2 == len(list((tmp_path / "empty").iterdir()))
     with pytest.raises(LoraError, match="there is no adapter 'other'; there are: default"):
         save_adapter(adapted(), tmp_path / "none", "other", "")
-    with pytest.raises(AdapterError, match=r"config\.json.*: could not be written .*; make room or choose another"):
+    with pytest.raises(
+        AdapterError, match=r"config\.json.*: could not be written .*; free disk space or choose another folder"
+    ):
         save_adapter(adapted(), folder / CONFIG / "below", "default", "")
     assert {folder, tmp_path / "empty"} == set(tmp_path.iterdir())

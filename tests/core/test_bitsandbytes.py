@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tier1
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize(("shape", "size"), [((3, 5), 64), ((64, 256), 64), ((7, 100), 128)])
 def test_reads_back_what_it_writes(shape: tuple[int, int], size: int, double: bool) -> None:
-    """Behaviour: every part, to the bit, whatever the sizes."""
+    """Behavior: every part, to the bit, whatever the sizes."""
     stored = quantize_nf4(normal(*shape).bfloat16(), size, double)
     assert_same(stored, from_bitsandbytes("w", to_bitsandbytes("w", stored), shape))
 
@@ -60,8 +60,8 @@ def change_state(**fields: Any) -> Callable[[dict[str, Tensor]], None]:
         (lambda parts: parts.pop("w.nested_quant_map"), "w.nested_quant_map is absent; expected 256"),
         (lambda parts: parts.update({"w": parts["w"][1:]}), "w is 639 of torch.uint8; expected 640"),
         (lambda parts: parts.update({"w.absmax": parts["w.absmax"].float()}), "w.absmax is 20 of torch.float32"),
-        (lambda parts: parts["w.quant_map"][3].add_(1e-3), "w.quant_map holds other levels than NF4's"),
-        (lambda parts: parts.update({f"w{STATE}": torch.zeros(3, dtype=torch.uint8)}), "is no JSON"),
+        (lambda parts: parts["w.quant_map"][3].add_(1e-3), "w.quant_map does not hold NF4's levels"),
+        (lambda parts: parts.update({f"w{STATE}": torch.zeros(3, dtype=torch.uint8)}), "is not valid JSON"),
         (change_state(shape=[20, 63]), "shape=[20, 63]; expected [20, 64]"),
         (change_state(quant_type="fp4"), "quant_type='fp4'; expected nf4"),
         (change_state(blocksize=0), "blocksize=0; expected 32 or 64"),
@@ -72,7 +72,7 @@ def change_state(**fields: Any) -> Callable[[dict[str, Tensor]], None]:
     ],
 )
 def test_a_damaged_part_is_refused_by_name(change: Callable[[dict[str, Tensor]], object], complaint: str) -> None:
-    """Behaviour: what is wrong and what was expected."""
+    """Behavior: what is wrong and what was expected."""
     parts = to_bitsandbytes("w", quantize_nf4(normal(20, 64)))
     change(parts)
     with pytest.raises(InterchangeError) as caught:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from andon.core.data import chat as tested
-from andon.core.data.chat import SECONDS, ChatError, ChatTemplate, Turn, answer, render, turns
+from andon.core.data.chat import CPU_SECONDS, ChatError, ChatTemplate, Turn, render, render_requests, render_turns
 from andon.core.formats.chat_template import load_template
 
 CHATML = (
@@ -34,13 +34,13 @@ def template(source: str, **tokens: str) -> ChatTemplate:
 
 def said(source: str, messages: Any = TALK) -> dict[str, Any]:
     """What the renderer answers, in this process."""
-    return answer({"template": source, "tokens": {}, "requests": [[messages, False]]})
+    return render_requests({"template": source, "tokens": {}, "requests": [[messages, False]]})
 
 
 @pytest.mark.tier2
 def test_answers_are_learned_and_all_else_is_read() -> None:
-    """Behaviour: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
-    (found,) = turns(template(CHATML), [("a.jsonl:1", TALK)])
+    """Behavior: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
+    (found,) = render_turns(template(CHATML), [("a.jsonl:1", TALK)])
     assert found == [
         Turn("<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", learned=False),
         Turn("two<|im_end|>\n", learned=True),
@@ -51,26 +51,26 @@ def test_answers_are_learned_and_all_else_is_read() -> None:
 
 @pytest.mark.tier3
 def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: each conversation gets its own turns, also where several processes render them."""
-    monkeypatch.setattr(tested, "TOGETHER", 2)
+    """Behavior: each conversation gets its own turns, also where several processes render them."""
+    monkeypatch.setattr(tested, "CONVERSATIONS_PER_PROCESS", 2)
     talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
-    found = turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
+    found = render_turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
     assert [[str(n)] * (n + 1) for n in range(5)] == [[turn.text for turn in each if turn.learned] for each in found]
 
 
 @pytest.mark.tier1
 def test_writes_what_transformers_would() -> None:
-    """Behaviour: named tokens, `tojson` that keeps letters, `{% break %}` and `{% generation %}` are as there."""
+    """Behavior: named tokens, `tojson` that keeps letters, `{% break %}` and `{% generation %}` are as there."""
     source = "{{ bos_token }}{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{% generation %}\n"
     source += "{{ m | tojson }}{% endgeneration %}{% endfor %}"
     messages = [{"role": "é"}, {"role": "b"}]
     content = {"template": source, "tokens": {"bos_token": "<s>"}, "requests": [[messages, True]]}
-    assert {"texts": ['<s>{"role": "é"}']} == answer(content)
+    assert {"texts": ['<s>{"role": "é"}']} == render_requests(content)
 
 
 @pytest.mark.tier1
 def test_what_is_learned_does_not_depend_on_the_day() -> None:
-    """Behaviour: a template that asks for today's date takes its other branch."""
+    """Behavior: a template that asks for today's date takes its other branch."""
     assert {"texts": ["none"]} == said("{{ strftime_now('%d') if strftime_now is defined else 'none' }}")
 
 
@@ -90,7 +90,7 @@ def test_what_is_learned_does_not_depend_on_the_day() -> None:
     ],
 )
 def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what reaches for the interpreter, files or the conversation itself is an error and leaves no trace."""
+    """Behavior: what reaches for the interpreter, files or the conversation itself is an error and leaves no trace."""
     monkeypatch.chdir(tmp_path)
     talk = [dict(message) for message in TALK]
     found = said(source, talk)
@@ -113,9 +113,9 @@ def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch:
     ],
 )
 def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
-    """Behaviour: time, memory and output are bounded; the error names the template and the next step."""
+    """Behavior: time, memory and output are bounded; the error names the template and the next step."""
     with pytest.raises(ChatError, match=r"model/chat_template.jinja: the chat template .*--chat-template") as caught:
-        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else SECONDS)
+        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else CPU_SECONDS)
     assert complaint in str(caught.value)
 
 
@@ -126,31 +126,31 @@ def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
         ("{% for %}", "TemplateSyntaxError: line 1"),
         ("{{ raise_exception('roles must alternate') }}", "TemplateError: roles must alternate, for a.jsonl:2"),
         ("{{ 1 + 'a' }}", "TypeError"),
-        ("{{ messages | length }}", "writes a turn otherwise once another follows, for a.jsonl:1"),
+        ("{{ messages | length }}", "changes a turn once another follows, for a.jsonl:1"),
     ],
 )
 def test_template_that_fails_is_named(source: str, complaint: str) -> None:
-    """Behaviour: a template's own complaint comes with file, line and the sample that it was about."""
+    """Behavior: a template's own complaint comes with file, line and the sample that it was about."""
     talks = [("a.jsonl:1", TALK), ("a.jsonl:2", TALK)]
     if "raise" in source:
         source = "{% if messages[0].content == 'odd' %}" + source + "{% endif %}"
         talks[1] = ("a.jsonl:2", [{"role": "user", "content": "odd"}, *TALK[1:]])
     with pytest.raises(ChatError) as caught:
-        turns(template(source), talks)
+        render_turns(template(source), talks)
     assert str(caught.value).startswith("model/chat_template.jinja: the chat template ")
     assert complaint in str(caught.value)
 
 
 @pytest.mark.tier1
 def test_conversation_without_an_answer_is_named() -> None:
-    """Behaviour: a conversation in which nobody answers is refused by file and line."""
+    """Behavior: a conversation in which nobody answers is refused by file and line."""
     with pytest.raises(ChatError, match=r"a\.jsonl:7: holds no message with the role 'assistant'"):
-        turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
+        render_turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
 
 
 @pytest.mark.tier1
 def test_template_is_found_where_models_keep_it(tmp_path: Path) -> None:
-    """Behaviour: chat_template.jinja goes before tokenizer_config.json; of several there, the default one is taken."""
+    """Behavior: chat_template.jinja goes before tokenizer_config.json; of several there, the default one is taken."""
     assert load_template(tmp_path) is None
     fields: dict[str, Any] = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
@@ -167,7 +167,7 @@ def test_template_is_found_where_models_keep_it(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_template_of_a_gguf_file(tmp_path: Path) -> None:
-    """Behaviour: a GGUF file's template comes with the names of its first and last token; without one there is none."""
+    """Behavior: a GGUF file's template comes with the names of its first and last token; without one there is none."""
     for name, chat in (("plain", None), ("chat", "{{ eos_token }}")):
         writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
         writer.add_token_list(["a", "<end>"])
@@ -188,14 +188,14 @@ def test_template_of_a_gguf_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "is no JSON"),
-        ("[]", "is no JSON object"),
-        ('{"chat_template": 3}', "chat_template is no text"),
-        ('{"chat_template": "\\ud800"}', "chat_template is no text"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"chat_template": 3}', "chat_template is not text"),
+        ('{"chat_template": "\\ud800"}', "chat_template is not text"),
     ],
 )
 def test_damaged_configuration_is_named(content: str, complaint: str, tmp_path: Path) -> None:
-    """Behaviour: a tokenizer_config.json that cannot be read is named, and so is a template that is no text."""
+    """Behavior: a tokenizer_config.json that cannot be read is named, and so is a template that is not text."""
     path = tmp_path / "tokenizer_config.json"
     path.write_text(content)
     with pytest.raises(ChatError, match=f"{path.name}: {complaint}"):
@@ -204,29 +204,29 @@ def test_damaged_configuration_is_named(content: str, complaint: str, tmp_path: 
 
 @pytest.mark.tier1
 def test_absent_template_is_named(tmp_path: Path) -> None:
-    """Behaviour: a file that is not there, or is no text, is refused by name."""
+    """Behavior: a file that is not there, or is not text, is refused by name."""
     with pytest.raises(ChatError, match=r"absent\.jinja: cannot be read"):
         load_template(tmp_path / "absent.jinja")
     (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe")
-    with pytest.raises(ChatError, match=r"binary\.jinja: is no text"):
+    with pytest.raises(ChatError, match=r"binary\.jinja: is not text"):
         load_template(tmp_path / "binary.jinja")
     (tmp_path / "tokenizer_config.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ChatError, match=r"tokenizer_config\.json: is no text"):
+    with pytest.raises(ChatError, match=r"tokenizer_config\.json: is not text"):
         load_template(tmp_path)
 
 
 @pytest.mark.tier2
 def test_template_of_a_gguf_file_must_be_text(tmp_path: Path) -> None:
-    """Behaviour: a number in its place is refused by file and key."""
+    """Behavior: a number in its place is refused by file and key."""
     path, key = tmp_path / "m.gguf", b"tokenizer.chat_template"
     path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + struct.pack("<IB", 0, 7))
-    with pytest.raises(ChatError, match=r"m\.gguf: tokenizer\.chat_template is no text; name a \.jinja file"):
+    with pytest.raises(ChatError, match=r"m\.gguf: tokenizer\.chat_template is not text; name a \.jinja file"):
         load_template(path)
 
 
 @pytest.mark.tier2
 def test_template_whose_process_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: where the limits within the process do not end it, its time from outside does."""
+    """Behavior: where the limits within the process do not end it, its time from outside does."""
 
     def hang(command: list[str], *, timeout: float, **_: Any) -> None:
         raise subprocess.TimeoutExpired(command, timeout)

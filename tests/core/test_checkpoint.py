@@ -58,7 +58,7 @@ def configuration(**tables: dict[str, Any]) -> Config:
 def new_state(config: Config, seed: int = 0, dtype: torch.dtype = torch.float32) -> TrainState:
     """A run at step 0."""
     model = Llama(config.model).to(dtype)
-    model.initialise(torch.Generator().manual_seed(seed))
+    model.init_weights(torch.Generator().manual_seed(seed))
     return TrainState(model, build_optimizer(model, config.training))
 
 
@@ -97,7 +97,7 @@ def fingerprint(state: TrainState) -> dict[str, bytes]:
 
 def tokenizer_file(folder: Path) -> Path:
     """Something to carry along; nothing here reads it."""
-    (folder / "given.json").write_text('{"a": "tokeniser"}')
+    (folder / "given.json").write_text('{"a": "tokenizer"}')
     return folder / "given.json"
 
 
@@ -124,7 +124,7 @@ def file_size_limit(limit: int) -> Generator[None]:
 
 @pytest.mark.parametrize(("dtype", "tied"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, True)])
 def test_resumes_bitwise_and_again(tmp_path: Path, dtype: torch.dtype, tied: bool) -> None:
-    """Behaviour: losses and weights after one and after two resumes are those of the uninterrupted run, to the bit."""
+    """Behavior: losses and weights after one and after two resumes are those of the uninterrupted run, to the bit."""
     config = configuration(model={"tie_word_embeddings": tied})
     state = new_state(config, dtype=dtype)
     torch.manual_seed(1)
@@ -151,7 +151,7 @@ def test_resumes_bitwise_and_again(tmp_path: Path, dtype: torch.dtype, tied: boo
 
 
 def test_resumes_from_before_the_first_step(tmp_path: Path) -> None:
-    """Behaviour: a state without moments restores to one without, also over moments that are there."""
+    """Behavior: a state without moments restores to one without, also over moments that are there."""
     config = configuration()
     state = new_state(config)
     folder = save_checkpoint(tmp_path, state, config)
@@ -163,7 +163,7 @@ def test_resumes_from_before_the_first_step(tmp_path: Path) -> None:
 
 
 def test_restored_tensors_do_not_lean_on_the_file(tmp_path: Path) -> None:
-    """Behaviour: training after a resume does not change the checkpoint, and damage to it does not reach the run."""
+    """Behavior: training after a resume does not change the checkpoint, and damage to it does not reach the run."""
     config = configuration()
     state = new_state(config)
     advance(state, 1)
@@ -178,7 +178,7 @@ def test_restored_tensors_do_not_lean_on_the_file(tmp_path: Path) -> None:
 
 
 def test_a_tied_head_is_written_once_and_stays_tied(tmp_path: Path) -> None:
-    """Behaviour: the file holds the embedding alone, and after loading both names are one parameter."""
+    """Behavior: the file holds the embedding alone, and after loading both names are one parameter."""
     config = configuration(model={"tie_word_embeddings": True})
     state = new_state(config)
     folder = save_checkpoint(tmp_path, state, config)
@@ -188,7 +188,7 @@ def test_a_tied_head_is_written_once_and_stays_tied(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_complete(tmp_path: Path) -> None:
-    """Behaviour: all files are there under the step's name, the tokeniser is a copy, and no temporary name is left."""
+    """Behavior: all files are there under the step's name, the tokenizer is a copy, and no temporary name is left."""
     config, state = configuration(), new_state(configuration())
     advance(state, 3)
     given = tokenizer_file(tmp_path)
@@ -203,8 +203,8 @@ def test_the_folder_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", [math.nan, math.inf, -math.inf])
-def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path, metric: float) -> None:
-    """Behaviour: a loss that is not finite is recorded as not measured."""
+def test_a_metric_that_is_not_a_number_is_never_the_best(tmp_path: Path, metric: float) -> None:
+    """Behavior: a loss that is not finite is recorded as not measured."""
     config = configuration()
     folder = save_checkpoint(tmp_path, new_state(config), config, metric=metric)
     assert read_manifest(folder).metric is None
@@ -212,7 +212,7 @@ def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path, metric: fl
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_refuses_a_file_cut_at_every_sixteenth(tmp_path: Path, name: str) -> None:
-    """Behaviour: each file, truncated at each 1/16 of its length, is refused by name and nothing is changed."""
+    """Behavior: each file, truncated at each 1/16 of its length, is refused by name and nothing is changed."""
     config, state = configuration(), new_state(configuration())
     advance(state, 1)
     folder = save_checkpoint(tmp_path, state, config, tokenizer_file(tmp_path))
@@ -231,7 +231,7 @@ def test_refuses_a_file_cut_at_every_sixteenth(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_refuses_a_flipped_bit(tmp_path: Path, name: str) -> None:
-    """Behaviour: one bit in the middle of any file is noticed, and the message says what to do."""
+    """Behavior: one bit in the middle of any file is noticed, and the message says what to do."""
     config, state = configuration(), new_state(configuration())
     folder = save_checkpoint(tmp_path, state, config, tokenizer_file(tmp_path))
     content = bytearray((folder / name).read_bytes())
@@ -242,7 +242,7 @@ def test_refuses_a_flipped_bit(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [MODEL, OPTIMIZER])
 def test_refuses_a_file_of_another_checkpoint(tmp_path: Path, name: str) -> None:
-    """Behaviour: weights or moments of another step, equally long, are refused by name."""
+    """Behavior: weights or moments of another step, equally long, are refused by name."""
     config, state = configuration(), new_state(configuration())
     advance(state, 1)
     first = save_checkpoint(tmp_path, state, config)
@@ -253,11 +253,11 @@ def test_refuses_a_file_of_another_checkpoint(tmp_path: Path, name: str) -> None
 
 
 def test_refuses_a_folder_under_another_steps_name(tmp_path: Path) -> None:
-    """Behaviour: step 0 renamed to step 5 is refused; under a name without a step it is what it is."""
+    """Behavior: step 0 renamed to step 5 is refused; under a name without a step it is what it is."""
     config, state = configuration(), new_state(configuration())
     folder = save_checkpoint(tmp_path, state, config)
     renamed = folder.rename(tmp_path / "step-00000005")
-    assert_refused(renamed, config, "of step 0, not of this folder's")
+    assert_refused(renamed, config, "is of step 0, and the folder's name says another")
     assert [] == load_checkpoint(renamed.rename(tmp_path / "keep"), state, config)
 
 
@@ -288,7 +288,7 @@ def add_a_tensor(tensors: dict[str, torch.Tensor]) -> None:
 def test_refuses_tensors_that_do_not_fit(
     tmp_path: Path, name: str, change: Callable[[dict[str, torch.Tensor]], None]
 ) -> None:
-    """Behaviour: with hashes that match, each tensor's name, shape and dtype must still be this model's."""
+    """Behavior: with hashes that match, each tensor's name, shape and dtype must still be this model's."""
     config, state = configuration(), new_state(configuration())
     advance(state, 1)
     folder = save_checkpoint(tmp_path, state, config)
@@ -300,57 +300,57 @@ def test_refuses_tensors_that_do_not_fit(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (drop_a_tensor, "is absent in the file and ('F32', (16,)) in this run"),
         (add_a_tensor, "model.norm.bias is ('F32', (1,)) in the file and absent in this run"),
     ],
 )
 def test_says_on_which_side_a_tensor_is_missing(
-    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], told: str
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], message: str
 ) -> None:
-    """Behaviour: the message shows what the other side has in its place."""
+    """Behavior: the message shows what the other side has in its place."""
     config = configuration()
     folder = save_checkpoint(tmp_path, new_state(config), config)
     tensors = {key: tensor.clone() for key, tensor in load_file(folder / MODEL).items()}
     change(tensors)
     save_file(tensors, folder / MODEL)
     write_manifest(folder, read_manifest(folder).model_copy(update={"files": record_files(folder)}))
-    assert_refused(folder, config, told)
+    assert_refused(folder, config, message)
 
 
-def test_refuses_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
-    """Behaviour: with hashes that match, the header is still checked before anything is mapped."""
+def test_refuses_a_file_that_is_not_safetensors(tmp_path: Path) -> None:
+    """Behavior: with hashes that match, the header is still checked before anything is mapped."""
     config, state = configuration(), new_state(configuration())
     folder = save_checkpoint(tmp_path, state, config)
     (folder / MODEL).write_bytes(b"a pickle, perhaps")
     write_manifest(folder, read_manifest(folder).model_copy(update={"files": record_files(folder)}))
-    assert_refused(folder, config, f"{folder / MODEL}: 17 bytes do not hold the header announced")
+    assert_refused(folder, config, f"{folder / MODEL}: 17 bytes do not hold the announced header")
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("hidden_size", 32, "model.hidden_size=16 in the checkpoint and 32 in this run"),
         ("tie_word_embeddings", True, "model.tie_word_embeddings=False in the checkpoint and True in this run"),
         ("rope_theta", 500.0, "model.rope_theta=10000.0 in the checkpoint and 500.0 in this run"),
     ],
 )
-def test_refuses_another_model(tmp_path: Path, key: str, value: object, told: str) -> None:
-    """Behaviour: `--resume` with another model names the key and both values, even where the tensors would fit."""
+def test_refuses_another_model(tmp_path: Path, key: str, value: object, message: str) -> None:
+    """Behavior: `--resume` with another model names the key and both values, even where the tensors would fit."""
     config = configuration()
     folder = save_checkpoint(tmp_path, new_state(config), config)
-    assert_refused(folder, configuration(model={key: value}), told)
+    assert_refused(folder, configuration(model={key: value}), message)
 
 
 def test_says_what_bitwise_depends_on_and_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: one note a difference in machine, torch or a setting that moves weights; none for other settings."""
+    """Behavior: one note a difference in machine, torch or a setting that moves weights; none for other settings."""
     config = configuration()
     folder = save_checkpoint(tmp_path, new_state(config), config)
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 2)
     monkeypatch.setattr(torch, "__version__", "9.9.0")
-    monkeypatch.setattr(checkpoint, "_processor", lambda: "abacus")
+    monkeypatch.setattr(checkpoint, "cpu_model", lambda: "abacus")
     changed = configuration(
         training={"learning_rate": 0.5, "max_skipped_steps": 3}, data={"workers": 2}, checkpoint={"keep_last": 7}
     )
@@ -361,7 +361,7 @@ def test_says_what_bitwise_depends_on_and_differs(tmp_path: Path, monkeypatch: p
 
 
 def test_a_full_disk_leaves_earlier_checkpoints_whole(tmp_path: Path) -> None:
-    """Behaviour: wherever the space ends, the error is clear, no trace is left, and the one before still loads."""
+    """Behavior: wherever the space ends, the error is clear, no trace is left, and the one before still loads."""
     config, state = configuration(), new_state(configuration())
     advance(state, 1)
     folder = save_checkpoint(tmp_path, state, config, tokenizer_file(tmp_path))
@@ -376,8 +376,8 @@ def test_a_full_disk_leaves_earlier_checkpoints_whole(tmp_path: Path) -> None:
     assert saved == fingerprint(state)
 
 
-def test_a_missing_tokenizer_is_told_before_anything_is_lost(tmp_path: Path) -> None:
-    """Behaviour: what cannot be copied is named, and the folder does not appear."""
+def test_a_missing_tokenizer_is_reported_before_anything_is_lost(tmp_path: Path) -> None:
+    """Behavior: what cannot be copied is named, and the folder does not appear."""
     config = configuration()
     with pytest.raises(CheckpointError, match=r"nowhere\.json"):
         save_checkpoint(tmp_path, new_state(config), config, tmp_path / "nowhere.json")
@@ -385,7 +385,7 @@ def test_a_missing_tokenizer_is_told_before_anything_is_lost(tmp_path: Path) -> 
 
 
 def test_a_killed_save_is_ignored_and_swept(tmp_path: Path) -> None:
-    """Behaviour: half a folder of an earlier process is no checkpoint, and the next save removes it."""
+    """Behavior: half a folder of an earlier process is not a checkpoint, and the next save removes it."""
     config, state = configuration(), new_state(configuration())
     half = tmp_path / ".step-00000002.partial"
     half.mkdir()
@@ -396,7 +396,7 @@ def test_a_killed_save_is_ignored_and_swept(tmp_path: Path) -> None:
 
 
 def test_saves_a_step_again(tmp_path: Path) -> None:
-    """Behaviour: after a resume from before it, a step is saved over the damaged checkpoint of the same name."""
+    """Behavior: after a resume from before it, a step is saved over the damaged checkpoint of the same name."""
     config, state = configuration(), new_state(configuration())
     folder = save_checkpoint(tmp_path, state, config)
     (folder / MODEL).write_bytes(b"damaged")
@@ -407,22 +407,22 @@ def test_saves_a_step_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_checkpoint_is_a_model_to_load(tmp_path: Path, tied: bool) -> None:
-    """Behaviour: `load_model` takes the folder, whatever its name, and still believes only what the manifest says."""
+    """Behavior: `load_model` takes the folder, whatever its name, and still believes only what the manifest says."""
     config = configuration(model={"tie_word_embeddings": tied})
     state = new_state(config)
     folder = save_checkpoint(tmp_path, state, config).rename(tmp_path / "mine")
     (folder / OPTIMIZER).unlink()  # not needed here
-    model, tokeniser = load_model(folder)
+    model, tokenizer = load_model(folder)
     tokens_BT = torch.arange(8)[None]
     assert torch.equal(state.model(tokens_BT), model(tokens_BT))
-    assert tokeniser is None
+    assert tokenizer is None
     (folder / "config.json").write_text((folder / "config.json").read_text().replace("10000.0", "20000.0"))
     with pytest.raises(CheckpointError, match=r"config\.json: SHA-256"):
         load_model(folder)
 
 
 def test_a_gpu_gets_its_own_generator_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a state saved from a GPU goes to the GPU that continues, and nowhere where there is none."""
+    """Behavior: a state saved from a GPU goes to the GPU that continues, and nowhere where there is none."""
     given = {}
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.update({device: state.tolist()}))
     states = RandomStates(
@@ -434,16 +434,8 @@ def test_a_gpu_gets_its_own_generator_back(monkeypatch: pytest.MonkeyPatch) -> N
     assert {torch.device("cuda", 1): [1, 2, 255]} == given
 
 
-def test_knows_the_processor_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: where there is no /proc/cpuinfo the platform's own name serves."""
-    monkeypatch.setattr(Path, "exists", lambda _: False)
-    monkeypatch.setattr("platform.processor", lambda: "")
-    monkeypatch.setattr("platform.machine", lambda: "abacus64")
-    assert "abacus64" == checkpoint._processor()
-
-
 def test_a_gpus_generator_and_name_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: of the GPU that the model lies on."""
+    """Behavior: of the GPU that the model lies on."""
     config = configuration()
     state = new_state(config)
     folder = save_checkpoint(tmp_path, state, config)
@@ -452,24 +444,15 @@ def test_a_gpus_generator_and_name_are_written_down(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_name", {gpu: "Abacus 9000"}.__getitem__)
     there = SimpleNamespace(device=gpu)
     monkeypatch.setattr(state.model, "parameters", lambda: iter([there]))
-    found = checkpoint._describe(folder, state, config, None)
+    found = checkpoint._build_manifest(folder, state, config, None)
     assert ("01ff", "Abacus 9000") == (found.random.cuda, found.environment["device"])
     assert {"torch", "threads", "processor", "device"} == found.environment.keys()
     assert "cpu" == checkpoint._environment(torch.device("cpu"))["device"]
     assert read_manifest(folder).random.cuda is None
 
 
-def test_knows_the_processor_from_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the first line that says its name."""
-    monkeypatch.setattr(Path, "exists", lambda _: True)
-    monkeypatch.setattr(
-        Path, "read_text", lambda _: "flags\t: a model name : b\nmodel name\t: Abacus 3\nmodel name: c\n"
-    )
-    assert "Abacus 3" == checkpoint._processor()
-
-
 def test_moments_are_those_of_the_checkpoint_and_no_others(tmp_path: Path) -> None:
-    """Behaviour: a parameter without any there has none afterwards, and one that had none gets its own."""
+    """Behavior: a parameter without any there has none afterwards, and one that had none gets its own."""
     config = configuration()
     donor, state = new_state(config), new_state(config, seed=9)
     advance(donor, 1)
@@ -483,7 +466,7 @@ def test_moments_are_those_of_the_checkpoint_and_no_others(tmp_path: Path) -> No
 
 
 def test_transformers_is_told_who_wrote_the_weights(tmp_path: Path) -> None:
-    """Behaviour: its version 4 refuses a file without that."""
+    """Behavior: its version 4 refuses a file without that."""
     config = configuration()
     folder = save_checkpoint(tmp_path, new_state(config), config)
     with safe_open(folder / MODEL, "pt") as file:

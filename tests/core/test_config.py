@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from andon.core.config import OTHER_SPELLINGS, Config, ConfigError, dump_config, known_keys, load_config, parse_config
+from andon.core.aliases import ADVICE, ALIASES, TABLE_ALIASES
+from andon.core.config import Config, ConfigError, dump_config, known_keys, load_config, parse_config
 from tests.core.shapes import LLAMA3, SHAPE
 
 pytestmark = pytest.mark.tier1
@@ -37,7 +38,7 @@ def refusal(**tables: Any) -> str:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_configuration_loads(name: str) -> None:
-    """Behaviour: strict parsing passes, and what is stored with a run reads back as the same configuration."""
+    """Behavior: strict parsing passes, and what is stored with a run reads back as the same configuration."""
     config = load_config(CONFIGS / name)
     assert config == parse_config(json.loads(dump_config(config)), "stored")
     assert set(SHIPPED) | OTHERS == {path.name for path in CONFIGS.glob("*.toml")}
@@ -56,7 +57,7 @@ def test_defaults_are_those_people_know() -> None:
 
 
 def test_alpha_is_twice_the_rank_where_not_given() -> None:
-    """Behaviour: in both tables, and what is given counts."""
+    """Behavior: in both tables, and what is given counts."""
     config = parse(lora={"rank": 5}, qlora={"alpha": 3})
     assert (10.0, 3.0, 128.0) == (config.lora.resolved_alpha, config.qlora.resolved_alpha, parse().qlora.resolved_alpha)
 
@@ -154,7 +155,7 @@ BROKEN: list[tuple[str, str, Any, str]] = [
 def test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule(
     table: str, key: str, value: Any, rule: str
 ) -> None:
-    """Behaviour: one line, `file: table.key=value: rule; got type`."""
+    """Behavior: one line, `file: table.key=value: rule; got type`."""
     base = SHAPE if table == "model" else {}
     message = refusal(**{table: base | {key: value}})
     assert message.startswith(f"run.toml: {table}.{key}={value!r}: {rule}"), message
@@ -163,7 +164,7 @@ def test_each_rule_of_a_key_is_refused_with_file_key_value_and_rule(
 
 
 def test_no_key_is_without_a_rule_that_is_tested() -> None:
-    """Behaviour: each key of the schema is somewhere refused here, so that a new one cannot come without its rule."""
+    """Behavior: each key of the schema is somewhere refused here, so that a new one cannot come without its rule."""
     tested = {(table, key) for table, key, _, _ in BROKEN} | {("model", "rope_scaling")}
     assert {(table, key) for table, keys in known_keys().items() for key in keys} == tested
 
@@ -181,15 +182,15 @@ def test_no_key_is_without_a_rule_that_is_tested() -> None:
         ),
         (
             {"model": SHAPE | {"head_dim": 5}},
-            "model: head_dim=5 is odd and RoPE turns pairs; choose an even head_dim",
+            "model: head_dim=5 is odd and RoPE rotates pairs; choose an even head_dim",
         ),
         (
             {"model": SHAPE | {"hidden_size": 12}},
-            "model: head_dim=3 is odd and RoPE turns pairs; choose an even head_dim",
+            "model: head_dim=3 is odd and RoPE rotates pairs; choose an even head_dim",
         ),
         (
             {"model": SHAPE | {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}},
-            "model.rope_scaling: high_freq_factor=1.0 must be above low_freq_factor=1.0",
+            "model.rope_scaling: high_freq_factor=1.0 must be greater than low_freq_factor=1.0",
         ),
         (
             {"training": {"batch_size": 10, "accumulation_steps": 4}},
@@ -213,24 +214,27 @@ def test_no_key_is_without_a_rule_that_is_tested() -> None:
         (
             {"qlora": {"target_modules": "q_proj("}},
             (
-                "qlora: 'q_proj(' is no regular expression (missing ), unterminated subpattern at position 6); "
-                "correct the pattern"
+                "qlora: 'q_proj(' is not a valid regular expression "
+                "(missing ), unterminated subpattern at position 6); correct the pattern"
             ),
         ),
         (
             {"lora": {"rank_pattern": {"*": 3}}},
-            "lora: '*' is no regular expression (nothing to repeat at position 0); correct the pattern",
+            "lora: '*' is not a valid regular expression (nothing to repeat at position 0); correct the pattern",
         ),
         (
             {"lora": {"alpha_pattern": {"[": 3}}},
-            "lora: '[' is no regular expression (unterminated character set at position 0); correct the pattern",
+            (
+                "lora: '[' is not a valid regular expression "
+                "(unterminated character set at position 0); correct the pattern"
+            ),
         ),
     ],
 )
 def test_impossible_combinations_are_refused_with_both_values_and_a_remedy(
     tables: dict[str, Any], message: str
 ) -> None:
-    """Behaviour: file, both keys with their values, the rule, what to do."""
+    """Behavior: file, both keys with their values, the rule, what to do."""
     assert f"run.toml: {message}" == refusal(**tables)
 
 
@@ -249,16 +253,16 @@ def test_impossible_combinations_are_refused_with_both_values_and_a_remedy(
     ],
 )
 def test_what_is_at_a_rules_edge_is_accepted(tables: dict[str, Any]) -> None:
-    """Behaviour: the rules above refuse nothing that works."""
+    """Behavior: the rules above refuse nothing that works."""
     parse(**tables)
 
 
-@pytest.mark.parametrize("spelling", OTHER_SPELLINGS)
+@pytest.mark.parametrize("spelling", ALIASES)
 def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str) -> None:
-    """Behaviour: in whichever table it is written, the message names the key that this project has."""
-    only, _, right = OTHER_SPELLINGS[spelling].rpartition(".")
+    """Behavior: in whichever table it is written, the message names the key that this project has."""
+    only, _, right = ALIASES[spelling].rpartition(".")
     homes = [table for table, keys in known_keys().items() if right in keys and only in ("", table)]
-    assert homes, f"{right} is no key"
+    assert homes, f"{right} is not a key"
     assert spelling not in {key for keys in known_keys().values() for key in keys}
     for table in homes:
         base = SHAPE if table == "model" else {}
@@ -289,9 +293,9 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
         ),
         ({"data": {"epochs": 3}}, "data.epochs=3: unknown key; the right key is 'training.epochs'"),
         (
-            {"optimiser": {}},
+            {"zzz": {}},
             (
-                "optimiser={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
+                "zzz={}: unknown key; known here: model, training, schedule, data, validation, checkpoint, "
                 "cord, lora, qlora"
             ),
         ),
@@ -304,12 +308,57 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
     ],
 )
 def test_a_misspelt_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
-    """Behaviour: the key of the same table first, else its right table, else what the table knows."""
+    """Behavior: the key of the same table first, else its right table, else what the table knows."""
     assert f"run.toml: {message}" == refusal(**tables)
 
 
+# Keys of torchtitan's TOML files in our tables, and the advice for each.
+TORCHTITAN = {
+    ("training", "max_norm"): "the right key is 'training.grad_clip'",
+    ("training", "steps"): "the right key is 'training.max_steps'",
+    ("training", "seq_len"): "the right key is 'data.sequence_length'",
+    ("training", "global_batch_size"): "the right key is 'training.batch_size'",
+    ("training", "local_batch_size"): ADVICE["local_batch_size"],
+    ("training", "mixed_precision_param"): "the right key is 'training.dtype'",
+    ("training", "gc_freq"): "known here: epochs, ",
+    ("schedule", "decay_type"): "the right key is 'schedule.type'",
+    ("schedule", "min_lr_factor"): "the right key is 'schedule.min_ratio'",
+    ("schedule", "decay_ratio"): "known here: type, ",
+    ("checkpoint", "interval"): "the right key is 'checkpoint.every_steps'",
+    ("checkpoint", "keep_latest_k"): "the right key is 'checkpoint.keep_last'",
+    ("checkpoint", "folder"): "known here: every_steps, ",
+    ("model", "dim"): "the right key is 'model.hidden_size'",
+    ("model", "norm_eps"): "the right key is 'model.rms_norm_eps'",
+    ("model", "ffn_dim_multiplier"): ADVICE["ffn_dim_multiplier"],
+}
+
+
+@pytest.mark.parametrize(("place", "advice"), TORCHTITAN.items(), ids=[".".join(place) for place in TORCHTITAN])
+def test_torchtitans_keys_get_the_right_key_or_none(place: tuple[str, str], advice: str) -> None:
+    """Behavior: a key is suggested where it means the same or is nearly the same word, and no other one."""
+    table, key = place
+    base = SHAPE if table == "model" else {}
+    assert refusal(**{table: base | {key: 7}}).startswith(f"run.toml: {table}.{key}=7: unknown key; {advice}")
+
+
+@pytest.mark.parametrize("table", TABLE_ALIASES)
+def test_torchtitans_tables_get_the_right_table(table: str) -> None:
+    """Behavior: another framework's table is refused with the name that it has here."""
+    assert f"run.toml: {table}={{}}: unknown key; the right table is {TABLE_ALIASES[table]!r}" == refusal(**{table: {}})
+
+
+@pytest.mark.parametrize("key", ["quantize_base", "load_in_4bit"])
+@pytest.mark.parametrize("table", ["model", "training", "lora", "qlora"])
+def test_a_key_for_quantizing_the_base_is_answered_with_the_method(table: str, key: str) -> None:
+    """Behavior: whether the base is quantized is the choice of the command, and the message says so."""
+    base = SHAPE if table == "model" else {}
+    message = refusal(**{table: base | {key: True}})
+    assert message.startswith(f"run.toml: {table}.{key}=True: unknown key; there is no key for it: ")
+    assert "`andon finetune qlora` quantizes the base model" in message
+
+
 def test_a_missing_key_or_table_is_named() -> None:
-    """Behaviour: keys without a default are asked for, each on a line of its own."""
+    """Behavior: missing keys without a default are named, one per line."""
     partial = {key: value for key, value in SHAPE.items() if key not in ("hidden_size", "num_attention_heads")}
     rule = "missing; this key has no default, so give it a value"
     assert refusal(model=partial).splitlines() == [
@@ -321,13 +370,13 @@ def test_a_missing_key_or_table_is_named() -> None:
 
 
 def test_every_mistake_is_named_at_once() -> None:
-    """Behaviour: a line for each of several mistakes."""
+    """Behavior: a line for each of several mistakes."""
     lines = refusal(training={"lr": 1, "epochs": 0}, data={"sequence_length": 1}).splitlines()
     assert ["training.epochs=0", "training.lr=1", "data.sequence_length=1"] == [line.split(": ")[1] for line in lines]
 
 
 def test_a_configuration_cannot_be_changed() -> None:
-    """Behaviour: what is stored with the run is what ran."""
+    """Behavior: what is stored with the run is what ran."""
     with pytest.raises(ValidationError, match="frozen"):
         setattr(parse().training, "epochs", 3)  # noqa: B010 - ty would refuse the plain assignment too
 
@@ -346,7 +395,7 @@ def test_a_configuration_cannot_be_changed() -> None:
     ],
 )
 def test_overrides_are_written_as_in_toml(tmp_path: Path, override: str, value: Any) -> None:
-    """Behaviour: `table.key=value` in TOML's spelling, a string without its quotes too."""
+    """Behavior: `table.key=value` in TOML's spelling, a string without its quotes too."""
     table, key = override.partition("=")[0].strip().split(".")
     assert value == getattr(getattr(load_config(CONFIGS / "tiny.toml", [override]), table), key)
     path = tmp_path / "bare.toml"
@@ -355,26 +404,26 @@ def test_overrides_are_written_as_in_toml(tmp_path: Path, override: str, value: 
 
 
 def test_the_last_override_of_a_key_counts() -> None:
-    """Behaviour: as on any command line."""
+    """Behavior: as on any command line."""
     assert load_config(CONFIGS / "tiny.toml", ["training.epochs=3", "training.epochs=4"]).training.epochs == 4
 
 
 @pytest.mark.parametrize("override", ["training.epochs", "epochs=3", "=3", "training.=3", ".epochs=3"])
 def test_an_override_without_table_key_and_value_is_refused(override: str) -> None:
-    """Behaviour: the message shows the form and an example."""
+    """Behavior: the message shows the form and an example."""
     with pytest.raises(ConfigError) as caught:
         load_config(CONFIGS / "tiny.toml", [override])
     assert str(caught.value).startswith(f"--set {override}: expected table.key=value, for example --set ")
 
 
 def test_an_override_below_a_key_is_refused() -> None:
-    """Behaviour: a key has no keys."""
+    """Behavior: a key has no keys."""
     with pytest.raises(ConfigError, match=r"--set training.epochs.x=3: 'epochs' is a key, not a table"):
         load_config(CONFIGS / "tiny.toml", ["training.epochs.x=3"])
 
 
 def test_an_override_obeys_the_rules() -> None:
-    """Behaviour: it is refused like the file's own value."""
+    """Behavior: it is refused like the file's own value."""
     with pytest.raises(ConfigError, match=r"training.epochs=0: input should be greater than 0"):
         load_config(CONFIGS / "tiny.toml", ["training.epochs=0"])
 
@@ -383,15 +432,15 @@ def test_an_override_obeys_the_rules() -> None:
     ("content", "said"),
     [
         (None, "cannot be read (No such file or directory); name a TOML file such as configs/tiny.toml"),
-        (b"[model\n", "is no TOML ("),
-        (b"epochs = 3\nepochs = 4\n", "is no TOML ("),
-        (b"\xff\xfe", "is no TOML ("),
+        (b"[model\n", "is not valid TOML ("),
+        (b"epochs = 3\nepochs = 4\n", "is not valid TOML ("),
+        (b"\xff\xfe", "is not valid TOML ("),
         (b"", "model: missing"),
         (b"model = 3\n", "model=3: input should be a valid dictionary"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
-    """Behaviour: missing, broken, binary, empty, or of another kind: one ConfigError that begins with the file."""
+def test_a_file_that_is_not_a_configuration_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """Behavior: missing, broken, binary, empty, or of another kind: one ConfigError that begins with the file."""
     path = tmp_path / "run.toml"
     if content is not None:
         path.write_bytes(content)
@@ -403,7 +452,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes
 
 
 def test_a_json_file_holds_tables(tmp_path: Path) -> None:
-    """Behaviour: a list is refused with the file and what to start with."""
+    """Behavior: a list is refused with the file and what to start with."""
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"run\.json: holds list, not tables; start with \[model\]"):
         load_config(tmp_path / "run.json")

@@ -1,4 +1,4 @@
-"""Documents come in a fixed order, and whatever is no text is refused by name."""
+"""Documents come in a fixed order, and whatever is not text is refused by name."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def read(*paths: Path | str, text_field: str = "text") -> list[tuple[str, str]]:
 
 @pytest.mark.tier1
 def test_files_keep_the_order_in_which_they_are_named_and_come_once(tmp_path: Path) -> None:
-    """Behaviour: paths decide the order; a file named twice, or through a link, is one."""
+    """Behavior: paths decide the order; a file named twice, or through a link, is one."""
     write(tmp_path, {"b.txt": "bee", "a.txt": "ay"})
     (tmp_path / "link.txt").symlink_to(tmp_path / "b.txt")
     expected = [("b.txt", "bee"), ("a.txt", "ay")]
@@ -35,7 +35,7 @@ def test_files_keep_the_order_in_which_they_are_named_and_come_once(tmp_path: Pa
 
 @pytest.mark.tier1
 def test_a_folder_is_read_in_sorted_order_without_what_is_hidden_or_cached(tmp_path: Path) -> None:
-    """Behaviour: folders give every file below them, sorted by path; hidden ones and caches are not looked at."""
+    """Behavior: folders give every file below them, sorted by path; hidden ones and caches are ignored."""
     write(tmp_path, {"b/2.txt": "two", "b/1.md": "one", "a.txt": "ay", ".hidden": b"\0", ".git/x": b"\0"})
     write(tmp_path, {f"tokens/{CACHE_TAG}": "", "tokens/manifest.json": "{}", "tokens/deep/x": b"\0"})
     write(tmp_path, {"__pycache__/x.pyc": b"\0"})
@@ -44,7 +44,7 @@ def test_a_folder_is_read_in_sorted_order_without_what_is_hidden_or_cached(tmp_p
 
 @pytest.mark.tier1
 def test_a_glob_gives_files_and_folders_sorted(tmp_path: Path) -> None:
-    """Behaviour: a glob is expanded in sorted order, `**` reaches into folders, a matched folder is read whole."""
+    """Behavior: a glob is expanded in sorted order, `**` reaches into folders, a matched folder is read whole."""
     write(tmp_path, {"b.txt": "bee", "a.txt": "ay", "c.bin": b"\0", "deep/er/d.txt": "dee"})
     assert [("a.txt", "ay"), ("b.txt", "bee")] == read(f"{tmp_path}/*.txt")
     assert [("a.txt", "ay"), ("b.txt", "bee"), ("d.txt", "dee")] == read(f"{tmp_path}/**/*.txt")
@@ -53,22 +53,22 @@ def test_a_glob_gives_files_and_folders_sorted(tmp_path: Path) -> None:
 
 @pytest.mark.tier1
 def test_a_name_with_glob_characters_that_exists_is_a_file(tmp_path: Path) -> None:
-    """Behaviour: what lies there under exactly that name wins over the pattern."""
+    """Behavior: what lies there under exactly that name wins over the pattern."""
     write(tmp_path, {"[1].txt": "bracket", "1.txt": "one"})
     assert [("[1].txt", "bracket")] == read(tmp_path / "[1].txt")
 
 
 @pytest.mark.tier1
 def test_each_line_of_jsonl_is_a_document(tmp_path: Path) -> None:
-    """Behaviour: a line is an object with the text under the field; blank lines and empty texts are no documents."""
+    """Behavior: a line is an object with the text under the field; blank lines and empty texts are no documents."""
     lines = ['{"body": "one\\ntwo", "id": 1}', "", '{"body": ""}', '{"body": "dreißig"}']
     write(tmp_path, {"a.jsonl": "\n".join(lines)})
     assert [("a.jsonl:1", "one\ntwo"), ("a.jsonl:4", "dreißig")] == read(tmp_path, text_field="body")
 
 
 @pytest.mark.tier1
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
-    """Behaviour: the mark at a file's start is dropped."""
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    """Behavior: the mark at a file's start is dropped."""
     write(tmp_path, {"a.txt": b"\xef\xbb\xbfay", "b.jsonl": b'\xef\xbb\xbf{"text": "bee"}'})
     assert [("a.txt", "ay"), ("b.jsonl:1", "bee")] == read(tmp_path)
 
@@ -81,23 +81,23 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ({}, "*.txt", "the glob '*.txt' matches no file"),
         ({}, ".", "the corpus is empty"),
         ({"a.txt": ""}, "a.txt", "the corpus is empty"),
-        ({"a.txt": "ay", "b.png": b"\x89PNG\0"}, ".", "b.png: holds a NUL byte, so it is no text; take it out"),
-        ({"a.txt": "ay".encode("utf-16")}, "a.txt", "a.txt: holds a NUL byte, so it is no text"),
+        ({"a.txt": "ay", "b.png": b"\x89PNG\0"}, ".", "b.png: holds a NUL byte, so it is not text; remove it"),
+        ({"a.txt": "ay".encode("utf-16")}, "a.txt", "a.txt: holds a NUL byte, so it is not text"),
         ({"a.txt": b"gr\xfc\xdfe"}, "a.txt", "a.txt: is not UTF-8"),
         ({"a.txt": "ü".encode()[:1]}, "a.txt", "a.txt: is not UTF-8"),
-        ({"a.jsonl": '{"text": "a"}\n{"text": '}, ".", "a.jsonl:2: is no JSON"),
-        ({"a.jsonl": "[" * 100_000}, ".", "a.jsonl:1: is no JSON"),
+        ({"a.jsonl": '{"text": "a"}\n{"text": '}, ".", "a.jsonl:2: is not valid JSON"),
+        ({"a.jsonl": "[" * 100_000}, ".", "a.jsonl:1: is not valid JSON"),
         ({"a.jsonl": '\n{"body": "a"}'}, ".", "a.jsonl:2: no string under data.text_field='text'; found 'body'"),
         ({"a.jsonl": '{"text": 1}'}, ".", "a.jsonl:1: no string under data.text_field='text'; found 'text'"),
         ({"a.jsonl": "{}"}, ".", "a.jsonl:1: no string under data.text_field='text'; found nothing"),
         ({"a.jsonl": '["text"]'}, ".", "a.jsonl:1: no string under data.text_field='text'; found list"),
-        ({"a.jsonl": '{"text": "ü\\ud800"}'}, ".", "a.jsonl:1: half of a surrogate pair"),
+        ({"a.jsonl": '{"text": "ü\\ud800"}'}, ".", "a.jsonl:1: 'text' holds half of a surrogate pair"),
     ],
 )
 def test_bad_input_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str | bytes], named: str, message: str
 ) -> None:
-    """Behaviour: one error that says which file or pattern, and why."""
+    """Behavior: one error that says which file or pattern, and why."""
     write(tmp_path, files)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CorpusError) as refused:
@@ -106,20 +106,20 @@ def test_bad_input_is_refused_by_name(
 
 
 @pytest.mark.tier1
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
-    """Behaviour: a pipe would wait for ever and a dangling link holds nothing."""
+def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
+    """Behavior: a pipe would wait for ever and a dangling link holds nothing."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CorpusError, match="pipe: is no regular file"):
+    with pytest.raises(CorpusError, match="pipe: is not a regular file"):
         read(tmp_path)
     (tmp_path / "pipe").unlink()
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(CorpusError, match="link: is no regular file"):
+    with pytest.raises(CorpusError, match="link: is not a regular file"):
         read(tmp_path)
 
 
 @pytest.mark.tier1
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the system's reason is in the message; as root may read everything, it is played."""
+    """Behavior: the system's reason is in the message; as root may read everything, it is played."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, monkeypatch: py
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_a_file_that_changes_after_its_inspection_is_refused(tmp_path: Path, name: str) -> None:
-    """Behaviour: what is read must be what was hashed."""
+    """Behavior: what is read must be what was hashed."""
     write(tmp_path, {name: json.dumps({"text": "before"})})
     sources = find_sources([str(tmp_path)])
     write(tmp_path, {name: json.dumps({"text": "behind"})})
@@ -143,7 +143,7 @@ def test_a_file_that_changes_after_its_inspection_is_refused(tmp_path: Path, nam
 
 @pytest.mark.tier1
 def test_a_long_document_is_cut_at_line_ends(tmp_path: Path) -> None:
-    """Behaviour: nothing above a fiftieth of the corpus stays whole; no character is lost, no line is broken."""
+    """Behavior: nothing above a fiftieth of the corpus stays whole; no character is lost, no line is broken."""
     text = "".join(f"line {number}\n" for number in range(10_000))
     write(tmp_path, {"a.txt": text, "b.txt": "short\n"})
     *pieces, (last, short) = read(tmp_path)
@@ -158,7 +158,7 @@ def test_a_long_document_is_cut_at_line_ends(tmp_path: Path) -> None:
 @pytest.mark.tier1
 @pytest.mark.parametrize(("text", "ends"), [("word " * 200, " "), ("x" * 1000, "x")])
 def test_a_document_without_lines_is_cut_at_spaces_or_anywhere(tmp_path: Path, text: str, ends: str) -> None:
-    """Behaviour: pieces keep the limit (here the least, 256 characters) whatever the text looks like."""
+    """Behavior: pieces keep the limit (here the least, 256 characters) whatever the text looks like."""
     write(tmp_path, {"a.txt": text})
     pieces = [piece for _, piece in read(tmp_path)]
     assert text == "".join(pieces)
@@ -168,7 +168,7 @@ def test_a_document_without_lines_is_cut_at_spaces_or_anywhere(tmp_path: Path, t
 
 @pytest.mark.tier1
 def test_without_paths_the_standard_library_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: .py files only, and neither tests nor installed packages nor generated tables."""
+    """Behavior: .py files only, and neither tests nor installed packages nor generated tables."""
     kept = {"json/decoder.py": "import re\n", "ast.py": "import sys\n"}
     left = dict.fromkeys(
         ("test/a.py", "lib2to3/tests/a.py", "site-packages/a/a.py", "encodings/cp1.py", "html/entities.py"), "x = 1\n"
@@ -181,8 +181,8 @@ def test_without_paths_the_standard_library_is_read(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.tier1
-def test_a_python_without_sources_is_told_to_name_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an interpreter that carries only compiled files has no default corpus."""
+def test_a_python_without_sources_needs_text_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: an interpreter that carries only compiled files has no default corpus."""
     monkeypatch.setattr(corpus.sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(
         CorpusError, match=r"holds no sources of the standard library; name your own text in data\.paths"
@@ -192,7 +192,7 @@ def test_a_python_without_sources_is_told_to_name_text(tmp_path: Path, monkeypat
 
 @pytest.mark.tier3
 def test_the_interpreters_own_library_is_a_corpus() -> None:
-    """Behaviour: megabytes of Python, the same in the same order each time, with nothing of the test suites."""
+    """Behavior: megabytes of Python, the same in the same order each time, with nothing of the test suites."""
     sources = find_sources([])
     assert sources == find_sources([])
     names = {source.path.name for source in sources}

@@ -14,8 +14,8 @@ from andon.core.config import Config, parse_config
 from andon.core.data import dataset as data
 from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.corpus import CorpusError
-from andon.core.data.dataset import Dataset, Split, batches, divide, epoch_order, pack, validation_batches
-from andon.core.data.shards import Encoded, open_store, write_store
+from andon.core.data.dataset import Dataset, Split, batches, epoch_order, held_out_mask, pack, validation_batches
+from andon.core.data.shards import EncodedDocument, open_store, write_store
 
 pytestmark = pytest.mark.tier2
 END = 0
@@ -35,7 +35,7 @@ def split(folder: Path, *lengths: int) -> Split:
     folder.mkdir()
     stream = iter(range(1, sum(lengths) + 1))
     texts = [[*islice(stream, length - 1), END] for length in lengths]
-    write_store(folder, [Encoded(ids, 3 * len(ids), number) for number, ids in enumerate(texts)], 50, 9999, {})
+    write_store(folder, [EncodedDocument(ids, 3 * len(ids), number) for number, ids in enumerate(texts)], 50, 9999, {})
     store = open_store(folder)
     return data._split(store, np.ones(len(lengths), bool))
 
@@ -49,7 +49,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def test_labels_are_the_tokens_that_follow(tmp_path: Path) -> None:
-    """Behaviour: label t is input t + 1, within a window and from its last input to the next window's first."""
+    """Behavior: label t is input t + 1, within a window and from its last input to the next window's first."""
     batch = pack(split(tmp_path / "a", 40), np.array([1, 3]), 8, END)
     assert [list(range(9, 17)), list(range(25, 33))] == batch.tokens_BT.tolist()
     assert [list(range(10, 18)), list(range(26, 34))] == batch.labels_BT.tolist()
@@ -58,7 +58,7 @@ def test_labels_are_the_tokens_that_follow(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_document_is_predicted_and_what_follows_it_is_not(tmp_path: Path) -> None:
-    """Behaviour: END is a label; from END, the next document's first token is ignored."""
+    """Behavior: END is a label; from END, the next document's first token is ignored."""
     batch = pack(split(tmp_path / "a", 4, 3, 4), np.array([0]), 8, END)
     assert [[1, 2, 3, END, 4, 5, END, 6]] == batch.tokens_BT.tolist()
     assert [[2, 3, END, IGNORE, 5, END, IGNORE, 7]] == batch.labels_BT.tolist()
@@ -67,7 +67,7 @@ def test_the_end_of_a_document_is_predicted_and_what_follows_it_is_not(tmp_path:
 
 
 def test_documents_are_numbered_where_one_row_holds_two(tmp_path: Path) -> None:
-    """Behaviour: one such row numbers the micro-batch; an ignored label at a row's end makes no second document."""
+    """Behavior: one such row numbers the micro-batch; an ignored label at a row's end makes no second document."""
     several = split(tmp_path / "a", 8, 4, 12)
     assert pack(several, np.array([0, 2]), 8, END).documents_BT is None
     mixed = pack(several, np.array([0, 1]), 8, END)
@@ -77,7 +77,7 @@ def test_documents_are_numbered_where_one_row_holds_two(tmp_path: Path) -> None:
 
 
 def test_the_last_window_is_padded_and_its_padding_not_counted(tmp_path: Path) -> None:
-    """Behaviour: a tail shorter than a window is kept; a label is ignored exactly where nothing follows."""
+    """Behavior: a tail shorter than a window is kept; a label is ignored exactly where nothing follows."""
     batch = pack(split(tmp_path / "a", 12), np.array([1]), 8, 77)
     assert [[9, 10, 11, END, 77, 77, 77, 77]] == batch.tokens_BT.tolist()
     assert [[10, 11, END] + [IGNORE] * 5] == batch.labels_BT.tolist()
@@ -86,7 +86,7 @@ def test_the_last_window_is_padded_and_its_padding_not_counted(tmp_path: Path) -
 
 @pytest.mark.parametrize(("length", "windows"), [(8, 1), (9, 1), (10, 2), (17, 2), (18, 3)])
 def test_a_document_that_fits_exactly_is_kept(tmp_path: Path, length: int, windows: int) -> None:
-    """Behaviour: no label is lost or repeated around multiples of the window's length."""
+    """Behavior: no label is lost or repeated around multiples of the window's length."""
     one = split(tmp_path / "a", length)
     both = Dataset(one, one, tmp_path, END, "")
     (micro_batches, _), *_ = batches(both, config(), DataState())
@@ -96,7 +96,7 @@ def test_a_document_that_fits_exactly_is_kept(tmp_path: Path, length: int, windo
 
 
 def test_an_epoch_visits_every_window_once_and_the_last_batch_is_smaller(dataset: Dataset) -> None:
-    """Behaviour: 13 windows in batches of 4 are 4, 4, 4 and 1; each epoch has them all, in another order."""
+    """Behavior: 13 windows in batches of 4 are 4, 4, 4 and 1; each epoch has them all, in another order."""
     steps = list(batches(dataset, config(), DataState()))
     rows = [[row for batch in micro_batches for row in batch.tokens_BT.tolist()] for micro_batches, _ in steps]
     assert [4, 4, 4, 1] * 3 == [len(step) for step in rows]
@@ -107,7 +107,7 @@ def test_an_epoch_visits_every_window_once_and_the_last_batch_is_smaller(dataset
 
 
 def test_states_count_batches_and_epochs(dataset: Dataset) -> None:
-    """Behaviour: the state is that after the step, and what is used up is the next epoch's beginning."""
+    """Behavior: the state is that after the step, and what is used up is the next epoch's beginning."""
     states = [state for _, state in batches(dataset, config(), DataState())]
     expected = [DataState(epoch, batch) for epoch in range(3) for batch in range(4)][1:]
     assert [*expected, DataState(3, 0)] == states
@@ -116,7 +116,7 @@ def test_states_count_batches_and_epochs(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_any_state_goes_on_with_the_same_batches_and_any_number_of_workers(dataset: Dataset, workers: int) -> None:
-    """Behaviour: a run taken up at any step, also within a later epoch, sees bitwise what it would have seen."""
+    """Behavior: a run taken up at any step, also within a later epoch, sees bitwise what it would have seen."""
     whole = list(batches(dataset, config(training={"accumulation_steps": 2}), DataState()))
     resumed = config(training={"accumulation_steps": 2}, data={"workers": workers})
     states = [DataState(), *(state for _, state in whole)]
@@ -126,13 +126,13 @@ def test_any_state_goes_on_with_the_same_batches_and_any_number_of_workers(datas
 
 
 def test_a_state_of_other_data_is_refused(dataset: Dataset) -> None:
-    """Behaviour: a batch that an epoch does not have means that corpus or sizes changed."""
+    """Behavior: a batch that an epoch does not have means that corpus or sizes changed."""
     with pytest.raises(CorpusError, match="batch 4 of epoch 1 is beyond the 4 batches of an epoch"):
         batches(dataset, config(), DataState(1, 4))
 
 
-def test_micro_batches_divide_a_batch_without_loss(dataset: Dataset) -> None:
-    """Behaviour: one batch of 4 and four of 1 hold the same rows in the same order; a small last batch has fewer."""
+def test_micro_batches_split_a_batch_without_loss(dataset: Dataset) -> None:
+    """Behavior: one batch of 4 and four of 1 hold the same rows in the same order; a small last batch has fewer."""
     whole = list(batches(dataset, config(), DataState()))
     parts = list(batches(dataset, config(training={"accumulation_steps": 4}), DataState()))
     assert [4, 4, 4, 1] * 3 == [len(micro_batches) for micro_batches, _ in parts]
@@ -141,7 +141,7 @@ def test_micro_batches_divide_a_batch_without_loss(dataset: Dataset) -> None:
 
 
 def test_a_run_ends_after_max_steps(dataset: Dataset) -> None:
-    """Behaviour: `max_steps` stops within an epoch, and a finished state gives nothing more."""
+    """Behavior: `max_steps` stops within an epoch, and a finished state gives nothing more."""
     short = config(training={"max_steps": 5, "batch_size": 4}, schedule={"warmup_steps": 0})
     states = [state for _, state in batches(dataset, short, DataState())]
     assert [DataState(1, 1)] == states[4:]
@@ -158,7 +158,7 @@ def test_the_order_is_philoxs() -> None:
 
 
 def test_workers_are_threads_that_end_with_the_iterator(dataset: Dataset) -> None:
-    """Behaviour: none before the first batch, as many as asked for, none left after a consumer stops early."""
+    """Behavior: none before the first batch, as many as requested, none left after a consumer stops early."""
     before = set(threading.enumerate())
     upcoming = batches(dataset, config(data={"workers": 2}), DataState())
     assert before == set(threading.enumerate())
@@ -169,7 +169,7 @@ def test_workers_are_threads_that_end_with_the_iterator(dataset: Dataset) -> Non
 
 
 def test_no_thread_outlives_a_consumer_that_raises(dataset: Dataset) -> None:
-    """Behaviour: an error in the loop's body ends the threads as its frame goes."""
+    """Behavior: an error in the loop's body ends the threads as its frame goes."""
     before = set(threading.enumerate())
 
     def consume() -> None:
@@ -185,7 +185,7 @@ def test_no_thread_outlives_a_consumer_that_raises(dataset: Dataset) -> None:
 def test_an_error_in_a_worker_reaches_the_consumer(
     dataset: Dataset, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour: batches before the failing one arrive, then its error, and the threads are gone."""
+    """Behavior: batches before the failing one arrive, then its error, and the threads are gone."""
     before, real = set(threading.enumerate()), data.pack
 
     def fragile(part: Split, indices: np.ndarray, length: int, padding: int) -> Batch:
@@ -202,7 +202,7 @@ def test_an_error_in_a_worker_reaches_the_consumer(
 
 
 def test_validation_is_the_same_each_time_and_counts_every_label(dataset: Dataset) -> None:
-    """Behaviour: fixed order, rows as in a micro-batch, all labels but the first token of each document."""
+    """Behavior: fixed order, rows as in a micro-batch, all labels but the first token of each document."""
     run = config(training={"accumulation_steps": 2})
     held_out = list(validation_batches(dataset, run))
     assert [2, 2] == [len(batch.tokens_BT) for batch in held_out]
@@ -212,47 +212,47 @@ def test_validation_is_the_same_each_time_and_counts_every_label(dataset: Datase
     assert flat((held_out, DataState())) == flat((again, DataState()))
 
 
-def test_a_limited_validation_is_spread_over_the_split(dataset: Dataset) -> None:
-    """Behaviour: `max_sequences` of the windows, from all over."""
+def test_a_limited_validation_is_evenly_spaced_over_the_split(dataset: Dataset) -> None:
+    """Behavior: `max_sequences` of the windows, from all over."""
     held_out = list(validation_batches(dataset, config(validation={"max_sequences": 2})))
     assert [1, 17] == torch.cat([batch.tokens_BT[:, 0] for batch in held_out]).tolist()
 
 
-def test_bits_per_byte_do_not_depend_on_the_tokeniser(tmp_path: Path) -> None:
+def test_bits_per_byte_do_not_depend_on_the_tokenizer(tmp_path: Path) -> None:
     """Reference: bits of all predicted tokens over all bytes: here 3 for each of 30 + 12 tokens but the two first."""
     assert pytest.approx(3 * 40 / 126, rel=1e-12) == split(tmp_path / "a", 30, 12).bits_per_byte(float(np.log(8)))
 
 
 def test_equal_documents_are_held_out_together_or_not_at_all() -> None:
-    """Behaviour: the hash of the content decides, whatever stands around it."""
+    """Behavior: the hash of the content decides, whatever stands around it."""
     hashes = np.array([5, 9, 5, 1, 9, 5, 2, 3], np.uint64)
     for seed in range(20):
-        held_out = divide(hashes, np.full(8, 100), seed, 0.3)
+        held_out = held_out_mask(hashes, np.full(8, 100), seed, 0.3)
         assert {False, True} == set(held_out.tolist())
         assert set(hashes[held_out].tolist()).isdisjoint(hashes[~held_out].tolist())
 
 
 def test_the_share_held_out_is_of_bytes_and_drawn_by_the_seed() -> None:
-    """Behaviour: close to the fraction where documents are small; another seed holds out others."""
+    """Behavior: close to the fraction where documents are small; another seed holds out others."""
     hashes, sizes = np.arange(10_000, dtype=np.uint64), np.arange(10_000) % 100 + 1
-    seen = [divide(hashes, sizes, seed, 0.05) for seed in (0, 1)]
+    seen = [held_out_mask(hashes, sizes, seed, 0.05) for seed in (0, 1)]
     assert pytest.approx([0.05, 0.05], rel=0.01) == [sizes[one].sum() / sizes.sum() for one in seen]
     assert (seen[0] & seen[1]).sum() < 50
-    assert (seen[0] == divide(hashes, sizes, 0, 0.05)).all()
+    assert (seen[0] == held_out_mask(hashes, sizes, 0, 0.05)).all()
 
 
 @pytest.mark.parametrize(("sizes", "fraction"), [([1, 1000], 0.01), ([1000, 1], 0.5), ([1, 1, 1], 0.01)])
 def test_each_side_gets_a_document(sizes: list[int], fraction: float) -> None:
-    """Behaviour: with few documents the fraction gives way."""
-    held_out = divide(np.arange(len(sizes), dtype=np.uint64), np.array(sizes), 0, fraction)
+    """Behavior: with few documents the fraction gives way."""
+    held_out = held_out_mask(np.arange(len(sizes), dtype=np.uint64), np.array(sizes), 0, fraction)
     assert 1 == held_out.sum()
 
 
 @pytest.mark.parametrize("hashes", [[], [7], [7, 7, 7]])
 def test_a_corpus_of_one_document_is_refused(hashes: list[int]) -> None:
-    """Behaviour: what would be held out is what was trained on."""
+    """Behavior: what would be held out is what was trained on."""
     with pytest.raises(CorpusError, match=f"has {len(set(hashes))} different documents"):
-        divide(np.array(hashes, np.uint64), np.ones(len(hashes)), 0, 0.1)
+        held_out_mask(np.array(hashes, np.uint64), np.ones(len(hashes)), 0, 0.1)
 
 
 def flat(step: tuple[list[Batch], DataState]) -> tuple[Any, ...]:

@@ -19,13 +19,20 @@ from andon.core.data import dataset as data
 from andon.core.data import shards
 from andon.core.data.batch import IGNORE, Batch, DataState
 from andon.core.data.corpus import CorpusError, documents, find_sources
-from andon.core.data.dataset import Dataset, Split, batches, divide, epoch_order, open_dataset
-from andon.core.data.shards import Encoded, open_store, read_tokens, write_store
-from andon.core.data.tokenizer import TokeniserError, encode, load_tokeniser, train_tokeniser
-from andon.core.data.windows import batches_per_epoch, following, micro_batch_sizes, run_steps, shard_pieces, spread
+from andon.core.data.dataset import Dataset, Split, batches, epoch_order, held_out_mask, open_dataset
+from andon.core.data.shards import EncodedDocument, open_store, read_tokens, write_store
+from andon.core.data.tokenizer import TokenizerError, encode, load_tokenizer, train_tokenizer
+from andon.core.data.windows import (
+    batches_per_epoch,
+    evenly_spaced,
+    micro_batch_sizes,
+    next_position,
+    run_steps,
+    shard_pieces,
+)
 
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=8)
-TOKENISER = train_tokeniser([Path(__file__).read_text(encoding="utf-8")], 400)
+TRAINED = train_tokenizer([Path(__file__).read_text(encoding="utf-8")], 400)
 
 
 def config(**tables: dict[str, Any]) -> Config:
@@ -42,7 +49,7 @@ def stored(lengths: list[int], shard_tokens: int = 16) -> Generator[Split]:
     with tempfile.TemporaryDirectory() as folder:
         ends = np.cumsum(lengths)
         texts = [list(range(end - length, end)) for end, length in zip(ends.tolist(), lengths, strict=True)]
-        write_store(Path(folder), [Encoded(ids, 1, 1) for ids in texts], shard_tokens, 9999, {})
+        write_store(Path(folder), [EncodedDocument(ids, 1, 1) for ids in texts], shard_tokens, 9999, {})
         yield data._split(open_store(Path(folder)), np.ones(len(lengths), bool))
 
 
@@ -66,16 +73,16 @@ def lines(word: str, count: int = 30) -> str:
 
 @pytest.mark.tier2
 def test_a_corpus_becomes_two_splits_of_its_tokens(tmp_path: Path) -> None:
-    """Behaviour: every document is on one side, whole, closed by one END; bytes are those of its text."""
+    """Behavior: every document is on one side, whole, closed by one END; bytes are those of its text."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"), c=lines("cat"))
     found = open_dataset(config(data=table), tmp_path / "cache")
-    tokeniser = load_tokeniser(found.tokenizer)
+    tokenizer = load_tokenizer(found.tokenizer_file)
     texts = []
     for side in (found.train, found.validation):
         tokens, owners = side.read(np.arange(side.tokens))
         pieces = [tokens[owners == owner].tolist() for owner in range(owners[-1] + 1)]
-        assert all(piece.count(found.end) == 2 and piece[0] == piece[-1] == found.end for piece in pieces)
-        texts.append([tokeniser.decode(piece[1:-1]) for piece in pieces])
+        assert all(piece.count(found.eos_id) == 2 and piece[0] == piece[-1] == found.eos_id for piece in pieces)
+        texts.append([tokenizer.decode(piece[1:-1]) for piece in pieces])
         assert side.bytes == sum(len(text) for text in texts[-1])
     assert lines("ant") + lines("bee") + lines("cat") == "".join(sorted(texts[0] + texts[1], key=order_of))
     assert set(texts[0]).isdisjoint(texts[1])
@@ -83,52 +90,52 @@ def test_a_corpus_becomes_two_splits_of_its_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_tokens_are_used_again_until_something_changes(tmp_path: Path) -> None:
-    """Behaviour: a changed source, tokeniser or layout is noticed; seed, fraction and length change no token."""
+    """Behavior: a changed source, tokenizer or layout is noticed; seed, fraction and length change no token."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"))
 
     def note(changed: dict[str, Any] | None = None, **tables: dict[str, Any]) -> str:
         return open_dataset(config(data={**table, **(changed or {})}, **tables), tmp_path / "cache").note
 
-    assert ["tokens written", "tokens re-used"] == [note(), note()]
-    assert "tokens re-used" == note({"sequence_length": 4}, training={"seed": 3}, validation={"fraction": 0.4})
+    assert ["tokens written", "tokens reused"] == [note(), note()]
+    assert "tokens reused" == note({"sequence_length": 4}, training={"seed": 3}, validation={"fraction": 0.4})
     assert "tokens written" == note({"shard_tokens": 50})
     (tmp_path / "a.txt").write_text(lines("ape"))
     assert "tokens written" == note()
-    (tmp_path / "tokenizer.json").write_text(train_tokeniser([lines("dog")], 290).to_str())
-    assert ["tokens written", "tokens re-used"] == [note({"tokenizer": str(tmp_path / "tokenizer.json")}) for _ in "ab"]
+    (tmp_path / "tokenizer.json").write_text(train_tokenizer([lines("dog")], 290).to_str())
+    assert ["tokens written", "tokens reused"] == [note({"tokenizer": str(tmp_path / "tokenizer.json")}) for _ in "ab"]
 
 
 @pytest.mark.tier2
-def test_a_given_tokeniser_is_used_as_it_is(tmp_path: Path) -> None:
-    """Behaviour: its ids are the corpus's, and it lies beside the shards."""
+def test_a_given_tokenizer_is_used_as_it_is(tmp_path: Path) -> None:
+    """Behavior: its ids are the corpus's, and it lies beside the shards."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"))
-    given = train_tokeniser([lines("dog")], 290)
+    given = train_tokenizer([lines("dog")], 290)
     (tmp_path / "tokenizer.json").write_text(given.to_str())
     found = open_dataset(config(data={**table, "tokenizer": str(tmp_path / "tokenizer.json")}), tmp_path / "cache")
-    assert given.to_str() == found.tokenizer.read_text()
+    assert given.to_str() == found.tokenizer_file.read_text()
     tokens, _ = found.train.read(np.arange(found.train.bounds[1]))
     text = given.decode(tokens[:-1].tolist())
-    assert [found.end, *encode(given, [text])[0], found.end] == tokens.tolist()
+    assert [found.eos_id, *encode(given, [text])[0], found.eos_id] == tokens.tolist()
 
 
 @pytest.mark.tier2
-def test_a_tokeniser_that_does_not_fit_the_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """Behaviour: ids beyond model.vocab_size, or no end of document, end in one error and an untouched disk."""
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Behavior: ids beyond model.vocab_size, or no end of document, end in one error and an untouched disk."""
     table = words(tmp_path, a=lines("ant"), b=lines("bee"))
     path = tmp_path / "tokenizer.json"
-    path.write_text(train_tokeniser([Path(__file__).read_text()], 310).to_str())
-    with pytest.raises(TokeniserError, match=r"ids go up to 309, beyond model\.vocab_size=300"):
+    path.write_text(train_tokenizer([Path(__file__).read_text()], 310).to_str())
+    with pytest.raises(TokenizerError, match=r"ids go up to 309, beyond model\.vocab_size=300"):
         open_dataset(config(data={**table, "tokenizer": str(path)}), tmp_path / "cache")
     path.write_text(path.read_text().replace("<|endoftext|>", "<|pad|>"))
     wide = config(data={**table, "tokenizer": str(path)}, model={"vocab_size": 310})
-    with pytest.raises(TokeniserError, match="has no end of document"):
+    with pytest.raises(TokenizerError, match="has no end-of-document token"):
         open_dataset(wide, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.tier2
 def test_a_corpus_shorter_than_one_sequence_is_refused(tmp_path: Path) -> None:
-    """Behaviour: the message has both numbers and what to do."""
+    """Behavior: the message has both numbers and what to do."""
     table = words(tmp_path, a="ant bee", b="cat dog")
     with pytest.raises(CorpusError, match=r"\d tokens to train on are less than one sequence .*sequence_length=8"):
         open_dataset(config(data=table), tmp_path / "cache")
@@ -136,12 +143,12 @@ def test_a_corpus_shorter_than_one_sequence_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_many_small_documents_are_encoded_in_several_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: however texts are grouped for encoding, the tokens are the same."""
+    """Behavior: however texts are grouped for encoding, the tokens are the same."""
     rows = [json.dumps({"text": lines("ant", number + 1)}) for number in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     table = {"paths": [str(tmp_path / "a.jsonl")]}
     one = open_dataset(config(data=table), tmp_path / "one")
-    monkeypatch.setattr(data, "CHARACTERS_TOGETHER", 100)
+    monkeypatch.setattr(data, "CHARACTERS_PER_CALL", 100)
     several = open_dataset(config(data=table), tmp_path / "several")
     hashes = [json.loads((found.train.store.folder / shards.MANIFEST).read_text())["files"] for found in (one, several)]
     assert hashes[0] == hashes[1]
@@ -158,7 +165,7 @@ def order_of(text: str) -> tuple[str, int]:
 def test_an_epoch_predicts_every_token_once_from_the_one_before_it(
     lengths: list[int], length: int, rows: int, parts: int, shard_tokens: int
 ) -> None:
-    """Behaviour: all pairs of neighbours within a document, each exactly once, and no pair across two."""
+    """Behavior: all pairs of neighbors within a document, each exactly once, and no pair across two."""
     run = config(
         training={"batch_size": rows * parts, "accumulation_steps": parts, "epochs": 1},
         data={"sequence_length": max(2, length)},
@@ -182,7 +189,7 @@ def test_an_epoch_predicts_every_token_once_from_the_one_before_it(
 def test_a_run_taken_up_anywhere_goes_on_as_it_would_have(
     lengths: list[int], rows: int, parts: int, workers: int, stop: int, seed: int
 ) -> None:
-    """Behaviour: the state's two integers give bitwise the same batches, with any other number of workers."""
+    """Behavior: the state's two integers give bitwise the same batches, with any other number of workers."""
     training = {"batch_size": rows * parts, "accumulation_steps": parts, "epochs": 3, "seed": seed}
     with stored(lengths) as split:
         both = Dataset(split, split, Path(), 0, "")
@@ -196,7 +203,7 @@ def test_a_run_taken_up_anywhere_goes_on_as_it_would_have(
 @pytest.mark.tier2
 @given(st.integers(0, 2**70), st.integers(0, 300), st.integers(0, 1000))
 def test_an_order_is_a_permutation(seed: int, count: int, epoch: int) -> None:
-    """Behaviour: each window once, whatever seed and epoch."""
+    """Behavior: each window once, whatever seed and epoch."""
     assert list(range(count)) == sorted(epoch_order(seed, count, epoch).tolist())
 
 
@@ -207,13 +214,13 @@ def test_an_order_is_a_permutation(seed: int, count: int, epoch: int) -> None:
     st.floats(0.001, 0.5),
 )
 def test_no_document_is_on_both_sides(rows: list[tuple[int, int]], seed: int, fraction: float) -> None:
-    """Behaviour: equal documents go together, neither side is empty, one document alone is refused."""
+    """Behavior: equal documents go together, neither side is empty, one document alone is refused."""
     hashes, sizes = (np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), "Qq", strict=True))
     if len(set(hashes.tolist())) == 1:
         with pytest.raises(CorpusError):
-            divide(hashes, sizes, seed, fraction)
+            held_out_mask(hashes, sizes, seed, fraction)
         return
-    held_out = divide(hashes, sizes, seed, fraction)
+    held_out = held_out_mask(hashes, sizes, seed, fraction)
     assert held_out.any()
     assert not held_out.all()
     assert set(hashes[held_out].tolist()).isdisjoint(hashes[~held_out].tolist())
@@ -222,7 +229,7 @@ def test_no_document_is_on_both_sides(rows: list[tuple[int, int]], seed: int, fr
 @pytest.mark.tier3
 @given(LENGTHS, st.integers(1, 30), st.data())
 def test_tokens_are_where_they_were_put(lengths: list[int], shard_tokens: int, draw: st.DataObject) -> None:
-    """Behaviour: any positions of the stream, in any order, through shards of any size."""
+    """Behavior: any positions of the stream, in any order, through shards of any size."""
     positions = draw.draw(st.lists(st.integers(0, sum(lengths) - 1), max_size=20))
     with stored(lengths, shard_tokens) as split:
         assert positions == read_tokens(split.store, np.array(positions, int)).tolist()
@@ -231,14 +238,14 @@ def test_tokens_are_where_they_were_put(lengths: list[int], shard_tokens: int, d
 @pytest.mark.tier2
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_every_text_comes_back_from_its_tokens(text: str) -> None:
-    """Behaviour: bytes are the alphabet, so nothing is unknown."""
-    assert text == TOKENISER.decode(encode(TOKENISER, [text])[0], skip_special_tokens=False)
+    """Behavior: bytes are the alphabet, so nothing is unknown."""
+    assert text == TRAINED.decode(encode(TRAINED, [text])[0], skip_special_tokens=False)
 
 
 @pytest.mark.tier3
 @given(st.lists(st.text(st.sampled_from("ab \n"), max_size=900), min_size=1, max_size=3))
 def test_cutting_a_document_loses_no_character(texts: list[str]) -> None:
-    """Behaviour: pieces joined are the file, and none is empty or longer than the limit (here 256 characters)."""
+    """Behavior: pieces joined are the file, and none is empty or longer than the limit (here 256 characters)."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{number}.txt") for number in range(len(texts))]
         for path, text in zip(paths, texts, strict=True):
@@ -253,7 +260,7 @@ def test_cutting_a_document_loses_no_character(texts: list[str]) -> None:
 @pytest.mark.tier2
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 60))
 def test_pieces_of_shards_make_up_the_range(start: int, tokens: int, shard_tokens: int) -> None:
-    """Behaviour: each token of a range stands in one piece, in order, within its shard."""
+    """Behavior: each token of a range stands in one piece, in order, within its shard."""
     pieces = list(shard_pieces(start, start + tokens, shard_tokens))
     assert all(0 <= begin < end <= shard_tokens for _, begin, end in pieces)
     where = [shard * shard_tokens + at for shard, begin, end in pieces for at in range(begin, end)]
@@ -263,7 +270,7 @@ def test_pieces_of_shards_make_up_the_range(start: int, tokens: int, shard_token
 @pytest.mark.tier2
 @given(st.integers(0, 200), st.integers(1, 50))
 def test_micro_batches_make_up_the_batch(rows: int, parts: int) -> None:
-    """Behaviour: sizes add up, differ by one at most, and none is empty."""
+    """Behavior: sizes add up, differ by one at most, and none is empty."""
     sizes = micro_batch_sizes(rows, parts)
     assert rows == sum(sizes)
     assert sizes == sorted(sizes, reverse=True)
@@ -274,21 +281,21 @@ def test_micro_batches_make_up_the_batch(rows: int, parts: int) -> None:
 @pytest.mark.tier2
 @given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 5), st.integers(0, 50))
 def test_positions_count_the_steps_of_a_run(windows: int, batch_size: int, epochs: int, max_steps: int) -> None:
-    """Behaviour: step number s is at batch s mod n of epoch s / n, for as many steps as the run has."""
+    """Behavior: step number s is at batch s mod n of epoch s / n, for as many steps as the run has."""
     per_epoch = batches_per_epoch(windows, batch_size)
     assert (per_epoch - 1) * batch_size < windows <= per_epoch * batch_size
     position, steps = (0, 0), run_steps(per_epoch, epochs, max_steps)
     assert steps <= per_epoch * epochs
     for step in range(steps):
         assert divmod(step, per_epoch) == position
-        position = following(*position, per_epoch)
+        position = next_position(*position, per_epoch)
 
 
 @pytest.mark.tier2
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_a_spread_is_in_order_and_within(count: int, limit: int) -> None:
-    """Behaviour: as many as asked for, or all; none twice."""
-    chosen = spread(count, limit)
+def test_even_spacing_is_in_order_and_within(count: int, limit: int) -> None:
+    """Behavior: as many as requested, or all; none twice."""
+    chosen = evenly_spaced(count, limit)
     assert min(count, limit or count) == len(chosen)
     assert chosen == sorted(set(chosen))
     assert not chosen or 0 == chosen[0] <= chosen[-1] < count

@@ -1,4 +1,4 @@
-"""GGUF: weights are un-permuted and dequantised, the tokeniser is rebuilt, and the rest is refused by name."""
+"""GGUF: weights are un-permuted and dequantized, the tokenizer is rebuilt, and the rest is refused by name."""
 
 import re
 import struct
@@ -9,10 +9,10 @@ import gguf
 import pytest
 import torch
 
-from andon.core.data.tokenizer import END, train_tokeniser
+from andon.core.data.tokenizer import EOS, train_tokenizer
 from andon.core.formats.gguf_header import GgufError, parse_header
-from andon.core.formats.gguf_tokenizer import read_tokeniser
-from andon.core.formats.gguf_weights import halves_from_pairs
+from andon.core.formats.gguf_tokenizer import read_tokenizer
+from andon.core.formats.gguf_weights import unpermute_rope
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
 from tests.core.foreign import assert_refused, logits, new_model
@@ -98,21 +98,21 @@ def write_gguf(
 def test_permutes_pairs_into_halves() -> None:
     """Reference: two heads of four rows, by hand: the first of each pair, then the second of each."""
     rows = torch.arange(8.0)[:, None] * torch.ones(8, 3)
-    assert [0, 2, 1, 3, 4, 6, 5, 7] == halves_from_pairs(rows, heads=2)[:, 0].int().tolist()
+    assert [0, 2, 1, 3, 4, 6, 5, 7] == unpermute_rope(rows, heads=2)[:, 0].int().tolist()
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_reads_gguf(tmp_path: Path, tied: bool) -> None:
     """Reference: fp32 weights in llama.cpp's layout give the logits of the model that they came from."""
     model = new_model(tie_word_embeddings=tied, num_attention_heads=2, num_key_value_heads=1, rope_theta=5e5)
-    loaded, tokeniser = load_model(write_gguf(tmp_path / "m.gguf", model))
+    loaded, tokenizer = load_model(write_gguf(tmp_path / "m.gguf", model))
     assert torch.equal(logits(model), logits(loaded))
     assert tied == loaded.config.tie_word_embeddings
-    assert tokeniser is None
+    assert tokenizer is None
 
 
-def test_dequantises(tmp_path: Path) -> None:
-    """Behaviour: half-precision weights are the rounded originals, and `dtype` casts what was read."""
+def test_dequantizes(tmp_path: Path) -> None:
+    """Behavior: half-precision weights are the rounded originals, and `dtype` casts what was read."""
     model = new_model()
     path = write_gguf(tmp_path / "m.gguf", model, kind=gguf.GGMLQuantizationType.F16)
     loaded, _ = load_model(path, torch.float64)
@@ -135,7 +135,7 @@ def test_dequantises(tmp_path: Path) -> None:
     ],
 )
 def test_refuses_gguf_metadata_that_does_not_fit(tmp_path: Path, fields: dict[str, Any], complaint: str) -> None:
-    """Behaviour: what the metadata asks for and this model or this file does not have is named."""
+    """Behavior: what the metadata asks for and this model or this file does not have is named."""
     if "general.architecture" in fields:
         path = write_gguf(tmp_path / "m.gguf", new_model())
         path.write_bytes(path.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0qwen2"))
@@ -145,36 +145,36 @@ def test_refuses_gguf_metadata_that_does_not_fit(tmp_path: Path, fields: dict[st
 
 
 def test_refuses_a_gguf_tensor_that_a_plain_llama_lacks(tmp_path: Path) -> None:
-    """Behaviour: llama 3's frequency factors and biases are named, not dropped."""
+    """Behavior: llama 3's frequency factors and biases are named, not dropped."""
     for name in ("rope_freqs.weight", "blk.0.attn_q.bias"):
         path = write_gguf(tmp_path / "m.gguf", new_model(), extra={name: torch.ones(2)})
         assert_refused(path, f"{name} is unexpected in a plain Llama")
 
 
-def test_refuses_numbers_that_are_no_weights(tmp_path: Path) -> None:
-    """Behaviour: a tensor of integers cannot be dequantised, and is named with its type."""
+def test_refuses_numbers_that_are_not_weights(tmp_path: Path) -> None:
+    """Behavior: a tensor of integers cannot be dequantized, and is named with its type."""
     path = write_gguf(tmp_path / "m.gguf", new_model(), extra={"model.norm.weight": torch.ones(16, dtype=torch.int8)})
     assert_refused(path, "output_norm.weight is I8, which is not read")
 
 
 def test_refuses_a_cut_or_foreign_gguf(tmp_path: Path) -> None:
-    """Behaviour: a file cut at each 1/16, another format and a missing file are one clear error."""
+    """Behavior: a file cut at each 1/16, another format and a missing file are one clear error."""
     path = write_gguf(tmp_path / "m.gguf", new_model())
     whole = path.read_bytes()
     for sixteenth in range(16):
         path.write_bytes(whole[: len(whole) * sixteenth // 16])
-        assert_refused(path, f"{path}: is no whole GGUF file")
+        assert_refused(path, f"{path}: is not a complete GGUF file")
     path.write_bytes(b"GGML" + whole[4:])
-    assert_refused(path, "is no whole GGUF file")
+    assert_refused(path, "is not a complete GGUF file")
     path.unlink()
     assert_refused(path, "cannot be read")
 
 
 def vocabulary(pre: str, **more: Any) -> dict[str, Any]:
-    """Tokeniser metadata: the bytes, one merge, one control and one user-defined token."""
-    alphabet = train_tokeniser([], 257).get_vocab()
-    tokens = [token for token in sorted(alphabet) if token != END]
-    names = [END, *tokens, "12", "he", "<user>"]
+    """Tokenizer metadata: the bytes, one merge, one control and one user-defined token."""
+    alphabet = train_tokenizer([], 257).get_vocab()
+    tokens = [token for token in sorted(alphabet) if token != EOS]
+    names = [EOS, *tokens, "12", "he", "<user>"]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
@@ -186,23 +186,23 @@ def vocabulary(pre: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("pre", "number"), [("gpt-2", ["12"]), ("smollm", ["1", "2"])])
-def test_reads_the_tokeniser_of_a_gguf(pre: str, number: list[str]) -> None:
+def test_reads_the_tokenizer_of_a_gguf(pre: str, number: list[str]) -> None:
     """Reference: gpt-2 merges digits, smollm keeps each alone; special tokens are whole; bytes come back."""
-    tokeniser = read_tokeniser(vocabulary(pre))
-    assert tokeniser is not None
-    assert ["he", *number, END, "<user>"] == tokeniser.encode(f"he12{END}<user>").tokens
+    tokenizer = read_tokenizer(vocabulary(pre))
+    assert tokenizer is not None
+    assert ["he", *number, EOS, "<user>"] == tokenizer.encode(f"he12{EOS}<user>").tokens
     text = "hé 12\n\tñ"
-    assert text == tokeniser.decode(tokeniser.encode(text).ids)
-    assert "" == tokeniser.decode(tokeniser.encode(END).ids)
+    assert text == tokenizer.decode(tokenizer.encode(text).ids)
+    assert "" == tokenizer.decode(tokenizer.encode(EOS).ids)
 
 
 @pytest.mark.parametrize(
     "fields", [{}, vocabulary("llama-bpe"), vocabulary("smollm", **{"tokenizer.ggml.model": "llama"})]
 )
-def test_a_tokeniser_that_would_cut_differently_is_left_out(fields: dict[str, Any]) -> None:
-    """Behaviour: an unknown kind gives no tokeniser rather than a wrong one."""
-    assert read_tokeniser(fields) is None
-    assert read_tokeniser(vocabulary("smollm")) is not None
+def test_a_tokenizer_that_would_cut_differently_is_left_out(fields: dict[str, Any]) -> None:
+    """Behavior: an unknown kind gives no tokenizer rather than a wrong one."""
+    assert read_tokenizer(fields) is None
+    assert read_tokenizer(vocabulary("smollm")) is not None
 
 
 @pytest.mark.parametrize(
@@ -213,11 +213,11 @@ def test_a_tokeniser_that_would_cut_differently_is_left_out(fields: dict[str, An
         (struct.pack("<IIQ", 9, 9, 1), "an array holds values of type 9"),
         (struct.pack("<I", 77), "a value has type 77"),
         (struct.pack("<IQs", 8, 1, b"\xff"), "is not UTF-8"),
-        (struct.pack("<IB", 0, 1) + struct.pack("<Qs", 1, b"k") + struct.pack("<IB", 0, 1), "'k' stands twice"),
+        (struct.pack("<IB", 0, 1) + struct.pack("<Qs", 1, b"k") + struct.pack("<IB", 0, 1), "'k' occurs twice"),
     ],
 )
 def test_believes_no_count_or_type_in_a_gguf_header(value: bytes, complaint: str) -> None:
-    """Behaviour: what is not there, or not known, is refused before memory is asked for it."""
+    """Behavior: what is not there, or not known, is refused before memory is allocated for it."""
     with pytest.raises(GgufError, match=re.escape(complaint)):
         parse_header(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + struct.pack("<Qs", 1, b"k") + value)
 
@@ -225,15 +225,15 @@ def test_believes_no_count_or_type_in_a_gguf_header(value: bytes, complaint: str
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("tokens", None, "tokens is missing, or no list of str"),
+        ("tokens", None, "tokens is missing, or not a list of str"),
         ("token_type", [1], "token_type has 1 entries for 260 tokens"),
-        ("merges", ["1 nothing"], "merges do not fit the tokens"),
+        ("merges", ["1 nothing"], "merges do not match the tokens"),
     ],
 )
-def test_refuses_a_tokeniser_whose_parts_do_not_fit(key: str, value: Any, complaint: str) -> None:
-    """Behaviour: tokens, their types and merges are compared before a tokeniser is made of them."""
+def test_refuses_a_tokenizer_whose_parts_do_not_fit(key: str, value: Any, complaint: str) -> None:
+    """Behavior: tokens, their types and merges are compared before a tokenizer is made of them."""
     with pytest.raises(GgufError, match=complaint):
-        read_tokeniser(vocabulary("gpt-2", **{f"tokenizer.ggml.{key}": value}))
+        read_tokenizer(vocabulary("gpt-2", **{f"tokenizer.ggml.{key}": value}))
 
 
 TENSOR = struct.pack("<Qs", 1, b"t")
@@ -243,20 +243,20 @@ TENSOR = struct.pack("<Qs", 1, b"t")
     ("counts", "table", "complaint"),
     [
         ((1, 0, 0), b"", "version 1 is not read, only 2 and 3 are"),
-        ((3, 2, 0), 2 * (TENSOR + struct.pack("<IQIQ", 1, 8, 0, 0)), "'t' stands twice"),
-        ((3, 1, 0), TENSOR + struct.pack("<I", 5), "'t' has 5 dimensions; 4 is the most there is"),
+        ((3, 2, 0), 2 * (TENSOR + struct.pack("<IQIQ", 1, 8, 0, 0)), "'t' occurs twice"),
+        ((3, 1, 0), TENSOR + struct.pack("<I", 5), "'t' has 5 dimensions; 4 is the maximum"),
     ],
 )
 def test_believes_no_version_or_tensor_in_a_gguf_header(
     counts: tuple[int, int, int], table: bytes, complaint: str
 ) -> None:
-    """Behaviour: another version, a tensor that is there twice and one of too many dimensions are refused."""
+    """Behavior: another version, a tensor that is there twice and one of too many dimensions are refused."""
     with pytest.raises(GgufError, match=re.escape(complaint)):
         parse_header(b"GGUF" + struct.pack("<IQQ", *counts) + table)
 
 
-def test_names_the_file_whose_tokeniser_does_not_fit(tmp_path: Path) -> None:
-    """Behaviour: what is wrong with the tokens is said of the file, with the next step."""
+def test_names_the_file_whose_tokenizer_does_not_fit(tmp_path: Path) -> None:
+    """Behavior: what is wrong with the tokens is said of the file, with the next step."""
     fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
     path = write_gguf(tmp_path / "m.gguf", new_model(), fields)
-    assert_refused(path, f"{path}: tokenizer.ggml.tokens is missing, or no list of str; fetch the file again")
+    assert_refused(path, f"{path}: tokenizer.ggml.tokens is missing, or not a list of str; fetch the file again")

@@ -91,7 +91,7 @@ def test_writes_old_and_new_keys_alike() -> None:
     ],
 )
 def test_refuses_what_this_model_is_not(tmp_path: Path, keys: dict[str, Any], complaint: str) -> None:
-    """Behaviour: a feature that would change the result is refused by key and value, never ignored."""
+    """Behavior: a feature that would change the result is refused by key and value, never ignored."""
     fields = {key: value for key, value in {**BASE, **keys}.items() if value is not None}
     with pytest.raises(InterchangeError) as caught:
         read_config(tmp_path, fields)
@@ -101,10 +101,15 @@ def test_refuses_what_this_model_is_not(tmp_path: Path, keys: dict[str, Any], co
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("[]", "no JSON object"), ("{", "is no JSON"), ("[" * 100_000, "is no JSON"), (None, "cannot be read")],
+    [
+        ("[]", "not a JSON object"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        (None, "cannot be read"),
+    ],
 )
 def test_refuses_an_unreadable_config(tmp_path: Path, text: str | None, complaint: str) -> None:
-    """Behaviour: a missing or broken config.json is named."""
+    """Behavior: a missing or broken config.json is named."""
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(InterchangeError) as caught:

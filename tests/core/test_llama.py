@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from andon.core.config import ModelConfig, load_config
 from andon.core.data.batch import Batch
 from andon.core.model import llama
-from andon.core.model.llama import Cache, Llama, build, rotary_angles, rotary_frequencies
+from andon.core.model.llama import KVCache, Llama, build_model, rotary_angles, rotary_frequencies
 from andon.core.model.ops import at_least_fp32, compute_dtype, rms_norm, rotate, swiglu
 from andon.core.training.loss import loss
 from tests.core.shapes import LLAMA3, SHAPE
@@ -39,7 +39,7 @@ def shape(**changes: Any) -> ModelConfig:
 
 def double(**changes: Any) -> Llama:
     """A small float64 model whose norms are not all one."""
-    model = build(shape(**changes), 0, dtype=torch.float64)
+    model = build_model(shape(**changes), 0, dtype=torch.float64)
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.normal_(parameter, 1, 0.2, generator=torch.Generator().manual_seed(1))
@@ -104,7 +104,7 @@ def test_logits_and_gradients_follow_the_papers_equations(name: str) -> None:
 
 @pytest.mark.tier1
 def test_packed_documents_see_only_themselves() -> None:
-    """Reference: each document alone. Positions start anew, and ids that return are the same document only by place."""
+    """Reference: each document alone. Positions restart, and ids that return are the same document only by place."""
     model, tokens_BT = double(), tokens(2, 9)
     documents_BT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [4, 5, 5, 5, 5, 5, 5, 5, 5]])
     with torch.no_grad():
@@ -113,14 +113,14 @@ def test_packed_documents_see_only_themselves() -> None:
         for begin, end in itertools.pairwise(cuts):
             alone = by_the_book(model, tokens_BT[row, begin:end])
             assert distance(logits_BTV[row, begin:end], alone.detach()) < EXACT
-    positions_BT, _ = llama._layout(tokens_BT, documents_BT, 0, torch.float64)
+    positions_BT, _ = llama._positions_and_mask(tokens_BT, documents_BT, 0, torch.float64)
     assert [[0, 1, 2, 0, 1, 2, 3, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6, 7]] == positions_BT.tolist()
 
 
 @pytest.mark.tier1
 @pytest.mark.parametrize("packed", [False, True])
 def test_no_token_sees_a_later_one(packed: bool) -> None:
-    """Behaviour: bitwise, changing a token leaves everything before it alone, and changes what comes after."""
+    """Behavior: bitwise, changing a token leaves everything before it alone, and changes what comes after."""
     model, tokens_BT = double(), tokens(1, 8)
     documents_BT = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]]) if packed else None
     before = model(tokens_BT, documents_BT)
@@ -135,7 +135,7 @@ def test_no_token_sees_a_later_one(packed: bool) -> None:
 def test_a_cache_changes_no_logit(pieces: list[int]) -> None:
     """Reference: the forward pass over everything at once, at every position, however the tokens are cut."""
     model, tokens_BT = double(), tokens(2, 9)
-    cache = Cache(model.config, 2, 9, model.lm_head.weight)
+    cache = KVCache(model.config, 2, 9, model.lm_head.weight)
     with torch.no_grad():
         parts = [model(piece, cache=cache) for piece in tokens_BT.split(pieces, 1)]
         assert distance(torch.cat(parts, 1), model(tokens_BT)) < EXACT
@@ -144,21 +144,21 @@ def test_a_cache_changes_no_logit(pieces: list[int]) -> None:
 
 @pytest.mark.tier1
 def test_a_cache_refuses_what_it_cannot_hold() -> None:
-    """Behaviour: one token too many is a ValueError with both numbers."""
+    """Behavior: one token too many is a ValueError with both numbers."""
     model = double()
-    cache = Cache(model.config, 1, 4, model.lm_head.weight)
+    cache = KVCache(model.config, 1, 4, model.lm_head.weight)
     with torch.no_grad():
         model(tokens(1, 3), cache=cache)
-        with pytest.raises(ValueError, match="the cache holds 4 tokens and 5 are asked for"):
+        with pytest.raises(ValueError, match="the cache holds 4 tokens and 5 are needed"):
             model(tokens(1, 2), cache=cache)
 
 
 @pytest.mark.tier1
 @pytest.mark.parametrize("past", [0, 3])
 def test_a_cache_refuses_documents(past: int) -> None:
-    """Behaviour: an empty cache too, as what is kept would be seen across documents by the next token."""
+    """Behavior: an empty cache too, as what is kept would be seen across documents by the next token."""
     model = double()
-    cache = Cache(model.config, 1, 8, model.lm_head.weight)
+    cache = KVCache(model.config, 1, 8, model.lm_head.weight)
     with torch.no_grad():
         if past:
             model(tokens(1, past), cache=cache)
@@ -220,7 +220,7 @@ def test_half_precision_inputs_are_normed_and_turned_in_float32(dtype: torch.dty
 
 @pytest.mark.tier1
 def test_rotary_scores_depend_on_distance_alone() -> None:
-    """Behaviour: q at m and k at n score the same wherever m - n is the same, and no vector changes its length."""
+    """Behavior: q at m and k at n score the same wherever m - n is the same, and no vector changes its length."""
     q, k = op_inputs((1, 1, 1, 8), (1, 1, 1, 8))
     config = shape(head_dim=8)
 
@@ -252,8 +252,8 @@ def test_frequencies_are_those_of_the_published_formulas() -> None:
 @pytest.mark.tier1
 def test_far_positions_keep_their_angles_in_a_bfloat16_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: float64 angles. At position 70,000 a bfloat16 angle would be off by whole turns."""
-    model = build(shape(max_position_embeddings=131072), 0, dtype=torch.bfloat16)
-    cache = Cache(model.config, 1, 70_003, model.lm_head.weight)
+    model = build_model(shape(max_position_embeddings=131072), 0, dtype=torch.bfloat16)
+    cache = KVCache(model.config, 1, 70_003, model.lm_head.weight)
     cache.keys.zero_(), cache.values.zero_()
     cache.length = 70_000
     seen = []
@@ -271,15 +271,15 @@ def test_far_positions_keep_their_angles_in_a_bfloat16_model(monkeypatch: pytest
 
 @pytest.mark.tier1
 def test_in_fp32_means_at_least() -> None:
-    """Behaviour: half precision is promoted, float64 is left alone."""
+    """Behavior: half precision is promoted, float64 is left alone."""
     dtypes = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
     assert [torch.float32] * 3 + [torch.float64] == [at_least_fp32(dtype) for dtype in dtypes]
 
 
 @pytest.mark.tier1
 def test_a_tied_head_is_the_embedding_and_is_stored_once() -> None:
-    """Behaviour: one tensor through construction, move and load; the state holds the embedding alone."""
-    untied, model = build(shape(), 0), build(shape(tie_word_embeddings=True), 0)
+    """Behavior: one tensor through construction, move and load; the state holds the embedding alone."""
+    untied, model = build_model(shape(), 0), build_model(shape(tie_word_embeddings=True), 0)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert set(untied.state_dict()) - {"lm_head.weight"} == set(model.state_dict())
     assert "lm_head.weight" in untied.state_dict()
@@ -291,19 +291,21 @@ def test_a_tied_head_is_the_embedding_and_is_stored_once() -> None:
 
 @pytest.mark.tier1
 def test_weights_are_drawn_from_the_seed() -> None:
-    """Behaviour: the same seed gives the same bits, another one others, and the global generator is left alone."""
+    """Behavior: the same seed gives the same bits, another one others, and the global generator is left alone."""
     state = torch.get_rng_state()
-    first, again, other = (build(shape(), seed).state_dict() for seed in (1, 1, 2))
+    first, again, other = (build_model(shape(), seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first if "norm" not in name)
     assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.tier1
-def test_weights_have_their_spreads() -> None:
+def test_weights_have_their_standard_deviations() -> None:
     """Reference: 0.02; / sqrt(2 x layers) where the residual stream is written; x sqrt(256 / width) for the head."""
     config = shape(hidden_size=1024, head_dim=16, vocab_size=300, num_hidden_layers=2)
-    spreads = {name: float(weight.std()) for name, weight in build(config, 0).state_dict().items() if weight.dim() == 2}
+    spreads = {
+        name: float(weight.std()) for name, weight in build_model(config, 0).state_dict().items() if weight.dim() == 2
+    }
     for name, spread in spreads.items():
         expected = 0.02
         if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -323,7 +325,7 @@ def test_the_first_loss_is_that_of_guessing(name: str) -> None:
     """
     shipped = load_config(CONFIGS / f"{name}.toml").model
     narrow = {"vocab_size": 500, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 2}
-    model = build(shipped.model_copy(update=narrow), 0)
+    model = build_model(shipped.model_copy(update=narrow), 0)
     tokens_BT = torch.randint(0, 500, (2, 128), generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         first = float(loss(model, Batch(tokens_BT, tokens_BT.flip(0), None)))
@@ -333,8 +335,8 @@ def test_the_first_loss_is_that_of_guessing(name: str) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("packed", [False, True])
 def test_activation_checkpointing_changes_no_bit(packed: bool) -> None:
-    """Behaviour: the same loss and the same gradients, bitwise; and the blocks did run twice."""
-    model = build(shape(), 0)
+    """Behavior: the same loss and the same gradients, bitwise; and the blocks did run twice."""
+    model = build_model(shape(), 0)
     tokens_BT = tokens(2, 8)
     documents_BT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]] * 2) if packed else None
     batch = Batch(tokens_BT, tokens_BT.roll(-1, 1), documents_BT)
@@ -354,7 +356,7 @@ def test_activation_checkpointing_changes_no_bit(packed: bool) -> None:
 @pytest.mark.tier2
 def test_activation_checkpointing_is_off_and_learns_beside_what_is_frozen() -> None:
     """Reference: the gradients without it. The first block's input needs none, as under an adapter."""
-    model = build(shape(), 0)
+    model = build_model(shape(), 0)
     assert not model.activation_checkpointing
     model.model.embed_tokens.weight.requires_grad_(False)
     batch = Batch(tokens(2, 8), tokens(2, 8).roll(-1, 1), None)
@@ -371,7 +373,7 @@ def test_activation_checkpointing_is_off_and_learns_beside_what_is_frozen() -> N
 @pytest.mark.tier2
 def test_each_weight_is_drawn_once_in_the_order_of_names() -> None:
     """Reference: torch's own draws from the same seed, times 0.02, 0.02 / sqrt(2 x 2) and 0.02 x sqrt(256 / 1024)."""
-    model = build(shape(hidden_size=1024, head_dim=2, num_hidden_layers=2), 3)
+    model = build_model(shape(hidden_size=1024, head_dim=2, num_hidden_layers=2), 3)
     generator = torch.Generator().manual_seed(3)
     for name, weight in model.named_parameters():
         if "norm" in name:
@@ -382,10 +384,10 @@ def test_each_weight_is_drawn_once_in_the_order_of_names() -> None:
 
 @pytest.mark.tier2
 def test_a_mask_is_made_only_where_plain_causal_will_not_do() -> None:
-    """Behaviour: none for a whole row or a single token, which fused kernels are told in a word; else 0 and -inf."""
+    """Behavior: none for a whole row or a single token, for which fused kernels take a flag; else 0 and -inf."""
 
     def mask_of(length: int, past: int, dtype: torch.dtype) -> Tensor | None:
-        return llama._layout(tokens(1, length), None, past, dtype)[1]
+        return llama._positions_and_mask(tokens(1, length), None, past, dtype)[1]
 
     assert mask_of(3, 0, torch.float32) is None
     assert mask_of(1, 5, torch.float32) is None
@@ -431,7 +433,7 @@ def test_a_half_precision_norm_has_its_gradients_from_float32(dtype: torch.dtype
 
 @pytest.mark.tier2
 def test_products_are_in_autocasts_dtype_where_it_is_on() -> None:
-    """Behaviour: and else in the tensor's own; a norm hands on what the next product will take."""
+    """Behavior: and else in the tensor's own; a norm hands on what the next product will take."""
     x = torch.ones(2, 4)
     assert [torch.float32, torch.float64] == [compute_dtype(x), compute_dtype(x.double())]
     with torch.autocast("cpu", torch.bfloat16):

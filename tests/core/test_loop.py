@@ -9,9 +9,18 @@ import torch
 
 from andon.core.data.batch import IGNORE, Batch
 from andon.core.data.dataset import Dataset, open_dataset, validation_batches
-from andon.core.model.llama import build
+from andon.core.model.llama import build_model
 from andon.core.training import loop as training
-from andon.core.training.loop import NonFiniteError, StepRecord, accumulate, no_span, prepare, start, train, validate
+from andon.core.training.loop import (
+    NonFiniteError,
+    StepRecord,
+    accumulate_gradients,
+    initial_state,
+    initial_state_of,
+    no_span,
+    train,
+    validate,
+)
 from andon.core.training.loss import loss
 from andon.core.training.state import TrainState
 from tests.small_run import small_config, write_corpus
@@ -33,7 +42,7 @@ def plain(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[T
 def finished(paths: list[str], cache: Path, *overrides: tuple[str, Any]) -> tuple[TrainState, list[StepRecord]]:
     """A whole run in memory."""
     config = small_config(paths, *overrides)
-    state = start(config)
+    state = initial_state(config)
     return state, list(train(state, open_dataset(config, cache), config))
 
 
@@ -44,14 +53,14 @@ def weights(state: TrainState) -> list[torch.Tensor]:
 
 @pytest.mark.tier3
 def test_loss_falls(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the loss after a run is well below that of its first step."""
+    """Behavior: the loss after a run is well below that of its first step."""
     _, records = finished(paths, tmp_path, ("training.epochs", 5))
     assert records[-1].loss < records[0].loss - 1
 
 
 @pytest.mark.tier2
 def test_same_seed_same_run(plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: two runs of one configuration agree bitwise in every loss, norm and weight."""
+    """Behavior: two runs of one configuration agree bitwise in every loss, norm and weight."""
     (one, first), (two, second) = plain, finished(paths, tmp_path)
     assert [(r.loss, r.grad_norm) for r in first] == [(r.loss, r.grad_norm) for r in second]
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
@@ -59,10 +68,10 @@ def test_same_seed_same_run(plain: tuple[TrainState, list[StepRecord]], paths: l
 
 @pytest.mark.tier2
 def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: records number the steps from 1, count the labels of an epoch once, and time every phase."""
+    """Behavior: records number the steps from 1, count the labels of an epoch once, and time every phase."""
     config = small_config(paths)
     dataset = open_dataset(config, tmp_path)
-    records = list(train(start(config), dataset, config))
+    records = list(train(initial_state(config), dataset, config))
     epoch = [record for record in records if record.epoch == 0]
     documents = len(dataset.train.bounds) - 1
     assert list(range(1, dataset.steps(config) + 1)) == [record.step for record in records]
@@ -74,8 +83,8 @@ def test_records_say_what_happened(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.tier3
 @pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("bfloat16", 1.0), ("float16", 65536.0)])
 def test_only_float16_begins_with_a_loss_scale(paths: list[str], dtype: str, scale: float) -> None:
-    """Behaviour: other dtypes reach small gradients by themselves."""
-    assert scale == start(small_config(paths, ("training.dtype", dtype))).loss_scale
+    """Behavior: other dtypes reach small gradients by themselves."""
+    assert scale == initial_state(small_config(paths, ("training.dtype", dtype))).loss_scale
 
 
 def unequal_rows(config: Any) -> Batch:
@@ -90,16 +99,16 @@ def unequal_rows(config: Any) -> Batch:
 
 @pytest.mark.tier2
 def test_micro_batches_add_up() -> None:
-    """Behaviour: gradients of eight micro-batches of unequal length equal those of one batch (float64, rtol 1e-10)."""
+    """Behavior: gradients of eight micro-batches of unequal length equal those of one batch (float64, rtol 1e-10)."""
     config = small_config([])
     batch = unequal_rows(config)
     grads, losses = [], []
     for parts in (1, 8):
-        state = prepare(build(config.model, 0, dtype=torch.float64), config)
+        state = initial_state_of(build_model(config.model, 0, dtype=torch.float64), config)
         rows = zip(*(part.split(8 // parts) for part in batch[:2]), strict=True)
         micro_batches = [Batch(tokens, labels, None) for tokens, labels in rows]
         assert parts == len(micro_batches)
-        total, _ = accumulate(state, micro_batches, config.training, no_span, defaultdict(float))
+        total, _ = accumulate_gradients(state, micro_batches, config.training, no_span, defaultdict(float))
         losses.append(total)
         grads.append([parameter.grad for parameter in state.model.parameters()])
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-10, atol=0)
@@ -110,9 +119,9 @@ def test_micro_batches_add_up() -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Behaviour: a step with a loss that is not finite changes nothing, is marked, and training goes on."""
+    """Behavior: a step with a loss that is not finite changes nothing, is marked, and training goes on."""
     config = small_config(paths)
-    state, calls = start(config), 0
+    state, calls = initial_state(config), 0
 
     def broken(model: Any, batch: Batch, tokens: int) -> torch.Tensor:
         nonlocal calls
@@ -135,9 +144,9 @@ def test_non_finite_step_is_skipped(bad: float, paths: list[str], tmp_path: Path
 
 @pytest.mark.tier2
 def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a finite loss with a gradient that is not finite changes no weight."""
+    """Behavior: a finite loss with a gradient that is not finite changes no weight."""
     config = small_config(paths)
-    state = start(config)
+    state = initial_state(config)
     state.model.model.norm.weight.register_hook(lambda grad: grad * float("inf"))
     before = weights(state)
     assert next(train(state, open_dataset(config, tmp_path), config)).skipped
@@ -146,23 +155,23 @@ def test_non_finite_gradient_is_skipped(paths: list[str], tmp_path: Path) -> Non
 
 @pytest.mark.tier2
 def test_too_many_skips_end_the_run(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the record of the last allowed skip is yielded, and then the run ends with the step in the message."""
+    """Behavior: the record of the last allowed skip is yielded, and then the run ends with the step in the message."""
     config = small_config(paths, ("training.max_skipped_steps", 3))
-    state = start(config)
+    state = initial_state(config)
     with torch.no_grad():
         state.model.lm_head.weight.fill_(float("nan"))
     records = []
     with pytest.raises(NonFiniteError, match=r"step 3.*3 steps in a row"):
         records.extend(train(state, open_dataset(config, tmp_path), config))
-    steps = train(start(config), open_dataset(config, tmp_path), config)
+    steps = train(initial_state(config), open_dataset(config, tmp_path), config)
     assert not next(steps).skipped
 
 
 @pytest.mark.tier2
 def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: a float16 run starts with a large loss scale, and an overflow halves it and skips the step."""
+    """Behavior: a float16 run starts with a large loss scale, and an overflow halves it and skips the step."""
     config = small_config(paths, ("training.dtype", "float16"))
-    state = start(config)
+    state = initial_state(config)
     state.loss_scale = 2.0**40
     record = next(train(state, open_dataset(config, tmp_path), config))
     assert record.skipped
@@ -171,12 +180,12 @@ def test_half_precision_scale_halves_on_overflow(paths: list[str], tmp_path: Pat
 
 @pytest.mark.tier2
 def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the scale is divided out again: the norm and AdamW's first moment do not know it, up to rounding."""
+    """Behavior: the scale is divided out again: the norm and AdamW's first moment do not know it, up to rounding."""
     config = small_config(paths, ("training.dtype", "float16"))
     dataset = open_dataset(config, tmp_path)
     results = []
     for scale in (2.0**12, 2.0**16):
-        state = start(config)
+        state = initial_state(config)
         state.loss_scale = scale
         record = next(train(state, dataset, config))
         results.append((record.grad_norm, [moments["exp_avg"] for moments in state.optimizer.state.values()]))
@@ -189,9 +198,9 @@ def test_loss_scale_does_not_change_the_step(paths: list[str], tmp_path: Path) -
 def test_half_precision_stays_near_float32(
     dtype: str, plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path
 ) -> None:
-    """Behaviour: under autocast the weights stay float32 and the first loss is float32's within half precision."""
+    """Behavior: under autocast the weights stay float32 and the first loss is float32's within half precision."""
     config = small_config(paths, ("training.dtype", dtype))
-    state = start(config)
+    state = initial_state(config)
     record = next(train(state, open_dataset(config, tmp_path), config))
     assert {torch.float32} == {parameter.dtype for parameter in state.model.parameters()}
     assert record.loss == pytest.approx(plain[1][0].loss, rel=1e-2)
@@ -202,17 +211,17 @@ def test_half_precision_stays_near_float32(
 def test_activation_checkpointing_changes_nothing(
     plain: tuple[TrainState, list[StepRecord]], paths: list[str], tmp_path: Path
 ) -> None:
-    """Behaviour: recomputing activations gives bitwise the same run."""
+    """Behavior: recomputing activations gives bitwise the same run."""
     again, _ = finished(paths, tmp_path, ("training.activation_checkpointing", True))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain[0]), weights(again), strict=True))
 
 
 @pytest.mark.tier2
 def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: validating changes neither mode, nor gradients, nor random numbers, and weighs tokens equally."""
+    """Behavior: validating changes neither mode, nor gradients, nor random numbers, and weighs tokens equally."""
     config = small_config(paths)
     dataset: Dataset = open_dataset(config, tmp_path)
-    model = start(config).model.train()
+    model = initial_state(config).model.train()
     random_state = torch.get_rng_state()
     mean, tokens = validate(model, validation_batches(dataset, config))
     assert model.training
@@ -230,31 +239,31 @@ def test_validation_leaves_no_trace(paths: list[str], tmp_path: Path) -> None:
 @pytest.mark.tier2
 def test_the_loss_scale_halves_on_overflow_and_doubles_after_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: by hand, with a patience of three clean steps; other dtypes have no scale to change."""
-    monkeypatch.setattr(training, "SCALE_PATIENCE", 3)
+    monkeypatch.setattr(training, "LOSS_SCALE_GROWTH_INTERVAL", 3)
     config = small_config([], ("training.dtype", "float16"))
-    state = prepare(build(config.model, 0), config)
+    state = initial_state_of(build_model(config.model, 0), config)
     state.loss_scale, scales = 8.0, []
     for finite in (True, False, True, True, True, True, True, True, False):
-        training._adjust_scale(state, finite, config.training)
+        training._update_loss_scale(state, finite, config.training)
         scales.append(state.loss_scale)
     assert [8, 4, 4, 4, 8, 8, 8, 16, 8] == scales
-    training._adjust_scale(state, False, small_config([]).training)
+    training._update_loss_scale(state, False, small_config([]).training)
     assert 8 == state.loss_scale
 
 
 @pytest.mark.tier2
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_batch_is_moved_whole(packed: bool) -> None:
-    """Behaviour: tokens, labels and, where there are any, documents."""
+    """Behavior: tokens, labels and, where there are any, documents."""
     batch = Batch(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2) if packed else None)
-    moved = training._moved(batch, torch.device("meta"))
+    moved = training._to_device(batch, torch.device("meta"))
     assert [packed] == [part is not None for part in moved[2:]]
     assert all(part.is_meta for part in moved if part is not None)
 
 
 @pytest.mark.tier2
 def test_a_phases_seconds_add_up_and_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: micro-batches of one step share a figure, and the work behind it is done when the clock is read."""
+    """Behavior: micro-batches of one step share a figure, and the work behind it is done when the clock is read."""
     waited: list[object] = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     seconds = {"forward": 5.0}
@@ -271,12 +280,12 @@ def test_gradients_are_scaled_and_the_loss_is_not(scale: float) -> None:
     """Reference: the model's own loss and gradients in float64; the sum of micro-batches keeps its digits."""
     config = small_config([])
     batch = unequal_rows(config)
-    model = build(config.model, 0, dtype=torch.float64)
+    model = build_model(config.model, 0, dtype=torch.float64)
     expected = loss(model, batch)
     gradients = torch.autograd.grad(expected, list(model.parameters()))
-    state = prepare(model, config)
+    state = initial_state_of(model, config)
     state.loss_scale = scale
-    total, _ = accumulate(state, [batch], config.training, no_span, defaultdict(float))
+    total, _ = accumulate_gradients(state, [batch], config.training, no_span, defaultdict(float))
     assert float(expected.detach()) == pytest.approx(total, rel=1e-14)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert parameter.grad is not None
@@ -285,18 +294,18 @@ def test_gradients_are_scaled_and_the_loss_is_not(scale: float) -> None:
 
 @pytest.mark.tier2
 def test_compiling_is_of_what_stops_before_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: only where it is asked for."""
+    """Behavior: only where it is requested."""
     monkeypatch.setattr(torch, "compile", lambda function: ("compiled", function))
-    for asked in (True, False):
-        config = small_config([], ("training.compile", asked))
-        model = build(config.model, 0)
+    for requested in (True, False):
+        config = small_config([], ("training.compile", requested))
+        model = build_model(config.model, 0)
         plain = model.hidden
-        assert (("compiled", plain) if asked else plain) == prepare(model, config).model.hidden
+        assert (("compiled", plain) if requested else plain) == initial_state_of(model, config).model.hidden
 
 
 @pytest.mark.tier2
 def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: the names that traces are read by."""
+    """Behavior: the names that traces are read by."""
     config = small_config(paths)
     spans: list[Any] = []
 
@@ -304,16 +313,16 @@ def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path:
         spans.append((name, attributes))
         return no_span(name)
 
-    next(train(start(config), open_dataset(config, tmp_path), config, span=noted))
+    next(train(initial_state(config), open_dataset(config, tmp_path), config, span=noted))
     parts = [("forward", {}), ("backward", {})] * 3
     assert [("train.step", {"step": 1}), ("data", {}), *parts, ("clip", {}), ("optimizer", {})] == spans
 
 
 @pytest.mark.tier2
 def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: they are None, as after any step, and take no memory until the next."""
+    """Behavior: they are None, as after any step, and take no memory until the next."""
     config = small_config(paths)
-    state = start(config)
+    state = initial_state(config)
     state.model.model.norm.weight.register_hook(lambda grad: grad * float("nan"))
     assert next(train(state, open_dataset(config, tmp_path), config)).skipped
     assert all(parameter.grad is None for parameter in state.model.parameters())
@@ -321,20 +330,20 @@ def test_a_skipped_step_frees_its_gradients(paths: list[str], tmp_path: Path) ->
 
 @pytest.mark.tier2
 def test_validation_is_where_the_model_lies(paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: every held-out batch is moved there."""
+    """Behavior: every held-out batch is moved there."""
     devices: list[object] = []
-    monkeypatch.setattr(training, "_moved", lambda batch, device: devices.append(device) or batch)
+    monkeypatch.setattr(training, "_to_device", lambda batch, device: devices.append(device) or batch)
     config = small_config(paths)
     held_out = list(validation_batches(open_dataset(config, tmp_path), config))
-    validate(start(config).model, held_out)
+    validate(initial_state(config).model, held_out)
     assert [torch.device("cpu")] * len(held_out) == devices
 
 
 @pytest.mark.tier2
 def test_validation_is_in_the_dtype_of_the_run(paths: list[str], tmp_path: Path) -> None:
-    """Behaviour: half precision differs from float32, which is the default, within its tolerance."""
+    """Behavior: half precision differs from float32, which is the default, within its tolerance."""
     config = small_config(paths)
-    dataset, model = open_dataset(config, tmp_path), start(config).model
+    dataset, model = open_dataset(config, tmp_path), initial_state(config).model
     plain, same, half = (
         validate(model, validation_batches(dataset, config), *dtype)[0] for dtype in ([], ["float32"], ["bfloat16"])
     )
@@ -346,4 +355,7 @@ def test_validation_is_in_the_dtype_of_the_run(paths: list[str], tmp_path: Path)
 def test_the_loss_scale_begins_and_grows_as_torchs() -> None:
     """Reference: torch's own scaler, as it comes."""
     scaler = torch.amp.GradScaler("cpu")
-    assert (scaler.get_scale(), scaler.get_growth_interval()) == (training.FIRST_SCALE, training.SCALE_PATIENCE)
+    assert (scaler.get_scale(), scaler.get_growth_interval()) == (
+        training.INITIAL_LOSS_SCALE,
+        training.LOSS_SCALE_GROWTH_INTERVAL,
+    )

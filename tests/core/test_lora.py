@@ -27,7 +27,7 @@ from andon.core.adapters.lora import (
 )
 from andon.core.adapters.nf4 import NF4Linear, quantize_model
 from andon.core.config import LoraConfig, ModelConfig, load_config
-from andon.core.model.llama import Llama, _has_dropout, build
+from andon.core.model.llama import Llama, _has_dropout, build_model
 from andon.core.model.ops import rms_norm
 from andon.core.training.optimizer import build_optimizer
 from tests.core.shapes import SHAPE
@@ -68,7 +68,7 @@ def factors(layer: LoRALinear) -> tuple[Tensor, Tensor, float]:
 
 def llama(dtype: torch.dtype = torch.float32, **keys: Any) -> Llama:
     """A small model, not yet adapted."""
-    return build(ModelConfig.model_validate(SHAPE | keys), 0, dtype=dtype)
+    return build_model(ModelConfig.model_validate(SHAPE | keys), 0, dtype=dtype)
 
 
 def adapted(seed: int = 1, dtype: torch.dtype = torch.float32, **keys: Any) -> Llama:
@@ -141,7 +141,7 @@ def test_adds_the_scaled_product(shape: tuple[int, ...], bias: bool) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_untrained_adapter_changes_no_bit(dtype: torch.dtype) -> None:
-    """Behaviour: before the first step the adapted model's logits are the base's, to the bit."""
+    """Behavior: before the first step the adapted model's logits are the base's, to the bit."""
     model = llama(dtype)
     before = logits(model)
     add_lora(model, LoraConfig(rank=4, target_modules="all-linear"), seeded())
@@ -168,7 +168,7 @@ class Signed(nn.Module):
 @pytest.mark.parametrize("rank", [1, 16])
 @pytest.mark.parametrize("rows", [1, 64])
 def test_adding_nothing_keeps_the_sign_of_a_zero(rows: int, rank: int, dtype: torch.dtype) -> None:
-    """Behaviour: with B zero not even -0 becomes +0, whatever kernel the sizes choose."""
+    """Behavior: with B zero not even -0 becomes +0, whatever kernel the sizes choose."""
     model = nn.ModuleDict({"layer": Signed(dtype)})
     add_lora(model, LoraConfig(rank=rank, target_modules=["layer"]), seeded())
     for x in (random(rows, 48, dtype=dtype), -random(rows, 48, dtype=dtype).abs()):
@@ -192,7 +192,7 @@ def test_gradients_are_those_of_central_differences(shape: tuple[int, ...]) -> N
 
 @pytest.mark.tier2
 def test_gradients_do_not_depend_on_how_memory_is_laid_out() -> None:
-    """Behaviour: inputs and gradients that are transposed views give what their copies give."""
+    """Behavior: inputs and gradients that are transposed views give what their copies give."""
     layer = wrapped()
     x, weights = random(3, 5, 2).transpose(1, 2), random(7, 2, 3, seed=5).permute(2, 1, 0)
     leaves = [*factors(layer)[:2], x.requires_grad_()]
@@ -203,7 +203,7 @@ def test_gradients_do_not_depend_on_how_memory_is_laid_out() -> None:
 
 @pytest.mark.tier2
 def test_only_the_active_adapter_learns() -> None:
-    """Behaviour: after a backward pass the base has no gradient, the active adapter has, and the other has none."""
+    """Behavior: after a backward pass the base has no gradient, the active adapter has, and the other has none."""
     model = adapted()
     add_lora(model, LoraConfig(rank=2), seeded(), "second")
     stir(model, "second")
@@ -216,7 +216,7 @@ def test_only_the_active_adapter_learns() -> None:
 
 @pytest.mark.tier2
 def test_keeps_its_input_and_little_else_for_the_backward_pass() -> None:
-    """Behaviour: beside what a frozen layer keeps, that is the input, R numbers a token, and the factors themselves."""
+    """Behavior: beside what a frozen layer keeps, that is the input, R numbers a token, and the factors themselves."""
     layer = wrapped(torch.float32)
     kept: dict[int, int] = {}
     x = random(40, 5, dtype=torch.float32).requires_grad_()
@@ -234,7 +234,7 @@ def test_keeps_its_input_and_little_else_for_the_backward_pass() -> None:
 
 @pytest.mark.tier2
 def test_half_precision_follows_the_base() -> None:
-    """Behaviour: under autocast the output is bfloat16; adapters and their gradients stay fp32."""
+    """Behavior: under autocast the output is bfloat16; adapters and their gradients stay fp32."""
     layer = wrapped(torch.float32)
     x = random(4, 5, dtype=torch.float32).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -250,7 +250,7 @@ def test_half_precision_follows_the_base() -> None:
 
 @pytest.mark.tier2
 def test_adapters_are_fp32_whatever_the_base_is_stored_in() -> None:
-    """Behaviour: a half-precision base has adapters of full precision, and another dtype is had for the asking."""
+    """Behavior: a half-precision base has adapters of full precision, and another dtype is had for the asking."""
     model = llama(torch.bfloat16)
     add_lora(model, LoraConfig(rank=2), seeded())
     assert {torch.float32} == {factor.dtype for factor in lora_parameters(model, "default").values()}
@@ -293,7 +293,7 @@ def test_dropout_is_on_the_adapters_input_and_only_in_training(dropout: float) -
 
 @pytest.mark.tier2
 def test_knows_whether_it_draws() -> None:
-    """Behaviour: only an active adapter with dropout makes a model's forward pass random."""
+    """Behavior: only an active adapter with dropout makes a model's forward pass random."""
     model = llama()
     assert not _has_dropout(model)
     add_lora(model, LoraConfig(rank=2, dropout=0.1), seeded(), "wet")
@@ -307,7 +307,7 @@ def test_knows_whether_it_draws() -> None:
 
 @pytest.mark.tier2
 def test_without_an_active_adapter_nothing_is_drawn() -> None:
-    """Behaviour: an adapter that is there and not active makes no forward pass random."""
+    """Behavior: an adapter that is there and not active makes no forward pass random."""
     model = llama()
     add_lora(model, LoraConfig(rank=2, dropout=0.1), seeded(), "wet")
     set_adapter(model, None)
@@ -317,7 +317,7 @@ def test_without_an_active_adapter_nothing_is_drawn() -> None:
 @pytest.mark.tier2  # torch.utils.checkpoint imports torch._dynamo
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_activation_checkpointing_changes_no_gradient(share: float) -> None:
-    """Behaviour: the second forward pass drops what the first one dropped, so that gradients are equal to the bit."""
+    """Behavior: the second forward pass drops what the first one dropped, so that gradients are equal to the bit."""
     model = adapted(dropout=share)
     gradients = []
     for checkpointing in (False, True, True):
@@ -332,7 +332,7 @@ def test_activation_checkpointing_changes_no_gradient(share: float) -> None:
 
 @pytest.mark.tier2
 def test_adapters_are_switched() -> None:
-    """Behaviour: several sit on one base; the active one alone decides the logits, and with none it is the base."""
+    """Behavior: several sit on one base; the active one alone decides the logits, and with none it is the base."""
     model = llama()
     plain, seen = logits(model), {}
     chosen = {"one": ["q_proj"], "two": ["q_proj", "up_proj"], "three": ["v_proj"]}
@@ -355,7 +355,7 @@ def test_adapters_are_switched() -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "keys", "default", "items", "../x", "é"])
 def test_a_name_that_cannot_be_is_refused(name: str) -> None:
-    """Behaviour: taken, or no module's; the model stays as it was."""
+    """Behavior: taken, or no module's; the model stays as it was."""
     model = adapted()
     before = state(model)
     with pytest.raises(LoraError, match="adapter") as caught:
@@ -367,7 +367,7 @@ def test_a_name_that_cannot_be_is_refused(name: str) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("use", [set_adapter, merge_lora, unmerge_lora, lora_parameters])
 def test_an_adapter_that_is_not_there_is_refused(use: Callable[[nn.Module, str], object]) -> None:
-    """Behaviour: the name is told, and the model stays as it was."""
+    """Behavior: the name is given, and the model stays as it was."""
     model = adapted()
     before = state(model)
     with pytest.raises(LoraError, match="'other'"):
@@ -378,7 +378,7 @@ def test_an_adapter_that_is_not_there_is_refused(use: Callable[[nn.Module, str],
 @pytest.mark.tier2
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_base_that_is_not_finite_is_refused(value: float) -> None:
-    """Behaviour: the tensor is named, whether it would be adapted or not, and the model stays as it was."""
+    """Behavior: the tensor is named, whether it would be adapted or not, and the model stays as it was."""
     model = llama()
     model.get_parameter("model.layers.1.mlp.up_proj.weight").data[3, 2] = value
     before = state(model)
@@ -389,7 +389,7 @@ def test_a_base_that_is_not_finite_is_refused(value: float) -> None:
 
 @pytest.mark.tier2
 def test_the_digest_is_of_the_base_alone() -> None:
-    """Behaviour: it does not see adapters, their values or their activity, and sees every bit, name and dtype below."""
+    """Behavior: it does not see adapters, their values or their activity, and sees every bit, name and dtype below."""
     model = llama()
     digest = base_digest(model)
     add_lora(model, LoraConfig(rank=2), seeded())
@@ -408,7 +408,7 @@ def test_the_digest_is_of_the_base_alone() -> None:
 
 @pytest.mark.tier2
 def test_training_leaves_the_base_alone() -> None:
-    """Behaviour: after steps with decay every base weight has its bits, and the loss has fallen."""
+    """Behavior: after steps with decay every base weight has its bits, and the loss has fallen."""
     model = llama()
     digest = base_digest(model)
     add_lora(model, LoraConfig(rank=4, target_modules="all-linear"), seeded())
@@ -427,7 +427,7 @@ def test_training_leaves_the_base_alone() -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("bias", [False, True])
 def test_merged_equals_adapted(bias: bool) -> None:
-    """Behaviour: in fp32 outputs differ by less than 1e-5 rms, and no bit of the adapter or of the base moves."""
+    """Behavior: in fp32 outputs differ by less than 1e-5 rms, and no bit of the adapter or of the base moves."""
     model = nn.Sequential(nn.Linear(24, 32, bias=bias), nn.Tanh(), nn.Linear(32, 24, bias=bias))
     add_lora(model, LoraConfig(rank=4, target_modules=["0", "2"]), seeded())
     stir(model, "default")
@@ -450,7 +450,7 @@ def test_merged_equals_adapted(bias: bool) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_unmerging_restores_every_dtype_exactly(dtype: torch.dtype) -> None:
-    """Behaviour: also where the sum was rounded to half precision."""
+    """Behavior: also where the sum was rounded to half precision."""
     model = adapted(dtype=dtype)
     before, expected = state(model), logits(model)
     merge_lora(model, "default")
@@ -463,7 +463,7 @@ def test_unmerging_restores_every_dtype_exactly(dtype: torch.dtype) -> None:
 
 @pytest.mark.tier2
 def test_what_is_merged_is_not_merged_or_mixed_again() -> None:
-    """Behaviour: a second merge, another adapter and a switch are refused until the first is unmerged."""
+    """Behavior: a second merge, another adapter and a switch are refused until the first is unmerged."""
     model = adapted()
     add_lora(model, LoraConfig(rank=2), seeded(), "second")
     merge_lora(model, "default")
@@ -487,7 +487,7 @@ def test_what_is_merged_is_not_merged_or_mixed_again() -> None:
 
 @pytest.mark.tier2
 def test_a_merged_model_that_was_converted_is_not_unmerged() -> None:
-    """Behaviour: the base under it has the old dtype and would not fit; the message says so and nothing changes."""
+    """Behavior: the base under it has the old dtype and would not fit; the message says so and nothing changes."""
     model = adapted()
     merge_lora(model, "default")
     before = state(model.half())
@@ -498,7 +498,7 @@ def test_a_merged_model_that_was_converted_is_not_unmerged() -> None:
 
 @pytest.mark.tier2
 def test_unwrapping_leaves_a_plain_model() -> None:
-    """Behaviour: names and modules are those of a model never adapted, and the logits those of the merged one."""
+    """Behavior: names and modules are those of a model never adapted, and the logits those of the merged one."""
     model = adapted()
     merge_lora(model, "default")
     expected = logits(model)
@@ -526,8 +526,8 @@ class Packed(nn.Module):
 
 
 @pytest.mark.tier2
-def test_a_quantised_base_is_adapted_and_merged_into_its_dequantised_weight() -> None:
-    """Behaviour: the names of what is quantised no more come back, and unmerging brings back the very codes."""
+def test_a_quantized_base_is_adapted_and_merged_into_its_dequantized_weight() -> None:
+    """Behavior: the names of what is quantized no more come back, and unmerging brings back the very codes."""
     model = nn.Sequential(Packed(random(7, 5)), nn.Linear(7, 6))
     digest = base_digest(model)
     add_lora(model, LoraConfig(rank=3, target_modules="all-linear"), seeded())
@@ -544,7 +544,7 @@ def test_a_quantised_base_is_adapted_and_merged_into_its_dequantised_weight() ->
 
 
 @pytest.mark.tier2
-def test_gradients_through_a_quantised_base_are_those_of_central_differences() -> None:
+def test_gradients_through_a_quantized_base_are_those_of_central_differences() -> None:
     """Reference: central differences in float64 for A, B and the input, rtol 1e-6."""
     layer = wrapped(base=Packed(random(7, 5)))
     (a, b, _), x, weights = factors(layer), random(4, 5).requires_grad_(), random(4, 7, seed=5)
@@ -563,7 +563,7 @@ def test_gradients_through_a_quantised_base_are_those_of_central_differences() -
 
 @pytest.mark.tier2
 def test_a_weight_that_is_shared_is_not_merged_into() -> None:
-    """Behaviour: both names are told, and nothing is merged."""
+    """Behavior: both names are given, and nothing is merged."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     add_lora(model, LoraConfig(rank=2, target_modules=["1"]), seeded())
@@ -575,7 +575,7 @@ def test_a_weight_that_is_shared_is_not_merged_into() -> None:
 
 @pytest.mark.tier2
 def test_adding_keeps_a_models_mode() -> None:
-    """Behaviour: a model in evaluation stays there, adapters included."""
+    """Behavior: a model in evaluation stays there, adapters included."""
     model = llama().eval()
     add_lora(model, LoraConfig(rank=2, dropout=0.5), seeded())
     assert has_adapters(model)
@@ -597,7 +597,7 @@ def test_trainable_parameters_of_published_shapes(name: str, rank: int, count: i
 
 @pytest.mark.tier2
 def test_a_frozen_norm_gives_its_input_the_same_gradient() -> None:
-    """Behaviour: the gain's gradient is left out, and the input's keeps its bits."""
+    """Behavior: the gain's gradient is left out, and the input's keeps its bits."""
     x, weight, grad = random(4, 6).requires_grad_(), random(6, seed=1), random(4, 6, seed=2)
     frozen = torch.autograd.grad(rms_norm(x, weight, 1e-5), x, grad)
     free = torch.autograd.grad(rms_norm(x, weight.clone().requires_grad_(), 1e-5), x, grad)
@@ -606,7 +606,7 @@ def test_a_frozen_norm_gives_its_input_the_same_gradient() -> None:
 
 @pytest.mark.tier3
 def test_the_digest_of_a_base_does_not_ask_what_shares_memory() -> None:
-    """Behaviour: levels that all matrices share, and the same levels each of its own, are one base."""
+    """Behavior: levels that all matrices share, and the same levels each of its own, are one base."""
     model = llama()
     quantize_model(model)
     shared = base_digest(model)
@@ -618,7 +618,7 @@ def test_the_digest_of_a_base_does_not_ask_what_shares_memory() -> None:
 
 @pytest.mark.tier2
 def test_a_fresh_wrapper_has_nothing_active_and_nothing_merged() -> None:
-    """Behaviour: None, not a name that no adapter has; and a model says whether it has wrappers at all."""
+    """Behavior: None, not a name that no adapter has; and a model says whether it has wrappers at all."""
     model = llama()
     assert not has_adapters(model)
     assert active_adapter(model) is None
@@ -629,7 +629,7 @@ def test_a_fresh_wrapper_has_nothing_active_and_nothing_merged() -> None:
 
 @pytest.mark.tier2
 def test_a_second_adapter_goes_to_the_same_modules() -> None:
-    """Behaviour: with every linear module wanted, what lies inside a wrapper is none of them."""
+    """Behavior: with every linear module wanted, what lies inside a wrapper is none of them."""
     model, config = llama(), LoraConfig(rank=2, target_modules="all-linear")
     first = add_lora(model, config, seeded(), "one")
     assert 14 == len(first)
@@ -638,11 +638,11 @@ def test_a_second_adapter_goes_to_the_same_modules() -> None:
 
 @pytest.mark.tier2
 def test_half_a_linear_module_is_refused() -> None:
-    """Behaviour: a module that names its inputs and not its outputs is no linear one."""
+    """Behavior: a module that names its inputs and not its outputs is not linear."""
     half = nn.Module()
     setattr(half, "in_features", 4)  # noqa: B010 - torch types a module's attributes as tensors
     model = nn.ModuleDict({"inputs": half, "layer": nn.Linear(4, 4)})
-    with pytest.raises(LoraError, match="inputs is no linear module"):
+    with pytest.raises(LoraError, match="inputs is not a linear module"):
         add_lora(model, LoraConfig(rank=2, target_modules=["inputs"]), seeded())
 
 
@@ -660,7 +660,7 @@ def test_factors_are_uniform_draws_in_the_order_of_modules() -> None:
 
 @pytest.mark.tier2
 def test_the_digest_knows_modules_called_base() -> None:
-    """Behaviour: what a wrapper inserts into a name is taken out again at its last place only."""
+    """Behavior: what a wrapper inserts into a name is taken out again at its last place only."""
     model = nn.ModuleDict({"tower": nn.ModuleDict({"base": nn.ModuleDict({"q_proj": nn.Linear(4, 4)})})})
     before = base_digest(model)
     add_lora(model, LoraConfig(rank=2, target_modules=["q_proj"]), seeded())
@@ -668,7 +668,7 @@ def test_the_digest_knows_modules_called_base() -> None:
 
 
 class Widening(nn.Linear):
-    """Takes half precision and gives float32, as some quantised layers do."""
+    """Takes half precision and gives float32, as some quantized layers do."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """(..., I) to (..., O)."""
@@ -678,7 +678,7 @@ class Widening(nn.Linear):
 @pytest.mark.tier2
 @pytest.mark.parametrize(("kind", "dtype"), [(nn.Linear, torch.bfloat16), (Widening, torch.float32)])
 def test_an_adapter_works_in_the_dtype_that_its_base_gives(kind: type[nn.Linear], dtype: torch.dtype) -> None:
-    """Behaviour: and its own backward gives each input's dtype, before autograd rounds."""
+    """Behavior: and its own backward gives each input's dtype, before autograd rounds."""
     layer = wrapped(torch.bfloat16, kind(5, 7, bias=False, dtype=torch.bfloat16))
     (a, b, scale), x = factors(layer), random(6, 5, dtype=torch.bfloat16).requires_grad_()
     y = layer(x)
@@ -692,7 +692,7 @@ def test_an_adapter_works_in_the_dtype_that_its_base_gives(kind: type[nn.Linear]
 @pytest.mark.tier2
 @pytest.mark.parametrize("frozen", ["x", "lora_A"])
 def test_what_is_frozen_costs_no_product(frozen: str) -> None:
-    """Behaviour: the adapter's own backward makes no gradient that nobody asked for."""
+    """Behavior: the adapter's own backward makes no gradient that is not needed."""
     layer, x = wrapped(), random(6, 5).requires_grad_()
     leaf = x if frozen == "x" else factors(layer)[0]
     leaf.requires_grad_(False)
@@ -703,7 +703,7 @@ def test_what_is_frozen_costs_no_product(frozen: str) -> None:
 
 @pytest.mark.tier2
 def test_a_large_base_is_finite() -> None:
-    """Behaviour: numbers whose squares are beyond float32 are numbers."""
+    """Behavior: numbers whose squares are beyond float32 are numbers."""
     model = nn.ModuleDict({"layer": nn.Linear(4, 4)})
     model.get_parameter("layer.weight").data.fill_(-1e30)
     assert ["layer"] == add_lora(model, LoraConfig(rank=2, target_modules=["layer"]), seeded())
@@ -712,7 +712,7 @@ def test_a_large_base_is_finite() -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("wanted", ["x", "a", "b"])
 def test_one_gradient_alone_is_the_same_as_among_all(wanted: str) -> None:
-    """Behaviour: what else is frozen changes no bit of the input's, of A's or of B's gradient."""
+    """Behavior: what else is frozen changes no bit of the input's, of A's or of B's gradient."""
     layer, x = wrapped(), random(6, 5).requires_grad_()
     a, b, _ = factors(layer)
     leaves: dict[str, Tensor] = {"x": x, "a": a, "b": b}

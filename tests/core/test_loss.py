@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy as plain_cross_entropy
 
 from andon.core.config import ModelConfig
 from andon.core.data.batch import IGNORE, Batch
-from andon.core.model.llama import build
+from andon.core.model.llama import build_model
 from andon.core.training import loss as module
 from andon.core.training.loss import cross_entropy, loss
 from andon.verify.observation.tensor_memory import TensorMemory
@@ -66,7 +66,7 @@ def test_the_gradient_that_comes_in_is_passed_on(factor: float) -> None:
 @pytest.mark.tier1
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
-    """Behaviour: a frozen head or frozen states cost no gradient, and the other's is the same."""
+    """Behavior: a frozen head or frozen states cost no gradient, and the other's is the same."""
     leaves = inputs()[:2]
     labels = inputs()[2]
     leaves[frozen].requires_grad_(False)
@@ -79,7 +79,7 @@ def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
 
 @pytest.mark.tier2  # a dispatch mode imports torch._dynamo, a second
 def test_without_gradients_only_the_value_is_computed() -> None:
-    """Behaviour: under no_grad the value is the same to the last bit, and nothing as large as the head is made."""
+    """Behavior: under no_grad the value is the same to the last bit, and nothing as large as the head is made."""
     x, weight, labels = inputs()
     expected = cross_entropy(x, weight, labels).detach()
     x, weight = x.detach()[:1, :2], weight.detach()
@@ -93,7 +93,7 @@ def test_without_gradients_only_the_value_is_computed() -> None:
 
 @pytest.mark.tier2  # a dispatch mode imports torch._dynamo, a second
 def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: no tensor is larger than a chunk's logits or the head's gradient, a sixteenth of all logits."""
+    """Behavior: no tensor is larger than a chunk's logits or the head's gradient, a sixteenth of all logits."""
     rows, vocab, width = 256, 128, 8
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 16 * vocab)
     x = torch.randn(1, rows, width, requires_grad=True)
@@ -112,7 +112,7 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.tier1
 def test_micro_batches_add_up_to_one_batch() -> None:
     """Reference: one batch of eight rows with unequal numbers of counted labels, in float64, rtol 1e-10."""
-    model = build(ModelConfig.model_validate(SHAPE), 0, dtype=torch.float64)
+    model = build_model(ModelConfig.model_validate(SHAPE), 0, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     tokens_BT = torch.randint(0, SHAPE["vocab_size"], (8, 10), generator=generator)
     labels_BT = tokens_BT.roll(-1, 1)
@@ -143,7 +143,7 @@ def test_the_models_loss_is_that_of_its_logits() -> None:
     """Reference: torch's cross_entropy of the model's own logits, tied head and packed rows included."""
     for tied in (False, True):
         config = ModelConfig.model_validate(SHAPE | {"tie_word_embeddings": tied})
-        model = build(config, 0, dtype=torch.float64)
+        model = build_model(config, 0, dtype=torch.float64)
         tokens_BT = torch.randint(0, config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(2))
         batch = Batch(tokens_BT, tokens_BT.roll(-1, 1), torch.tensor([[0, 0, 0, 1, 1, 1]] * 2))
         expected = plain_cross_entropy(model(tokens_BT, batch.documents_BT).flatten(0, 1), batch.labels_BT.flatten())
@@ -203,7 +203,7 @@ def test_float16_gradients_do_not_underflow_before_the_loss_scale() -> None:
 
 @pytest.mark.tier1
 def test_where_no_label_counts_the_loss_is_nan() -> None:
-    """Behaviour: no number is made up, whether or not gradients are wanted."""
+    """Behavior: no number is made up, whether or not gradients are wanted."""
     x, weight, labels = inputs()
     labels.fill_(IGNORE)
     assert cross_entropy(x, weight, labels).isnan()
@@ -213,7 +213,7 @@ def test_where_no_label_counts_the_loss_is_nan() -> None:
 
 @pytest.mark.tier1
 def test_a_micro_batch_without_labels_adds_nothing() -> None:
-    """Behaviour: with the step's total given, its loss and its gradients are zero."""
+    """Behavior: with the step's total given, its loss and its gradients are zero."""
     x, weight, labels = inputs()
     value = cross_entropy(x, weight, labels.fill_(IGNORE), tokens=7)
     assert float(value.detach()) == 0
@@ -222,7 +222,7 @@ def test_a_micro_batch_without_labels_adds_nothing() -> None:
 
 @pytest.mark.tier1
 def test_a_second_backward_raises() -> None:
-    """Behaviour: the gradients were handed out; nothing stale or doubled comes back, and no second derivative."""
+    """Behavior: the gradients were handed out; nothing stale or doubled comes back, and no second derivative."""
     x, weight, labels = inputs()
     value = cross_entropy(x, weight, labels)
     value.backward(retain_graph=True)
@@ -255,7 +255,7 @@ def test_without_gradients_every_chunk_counts(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.tier2
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_heads_gradient_is_handed_out_as_it_is(dtype: torch.dtype) -> None:
-    """Behaviour: its own backward gives each input's dtype, and copies nothing where none is to be changed."""
+    """Behavior: its own backward gives each input's dtype, and copies nothing where none is to be changed."""
     x, weight, labels = inputs(dtype)
     node: Any = cross_entropy(x, weight, labels).grad_fn
     held = node.grads[1]

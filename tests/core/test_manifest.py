@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from andon.core.files.folders import (
+    atomic_folder,
     best_checkpoint,
     checkpoint_folder,
     checkpoint_step,
     checkpoints,
-    expired,
     latest_checkpoint,
-    published,
+    remove_leftovers,
     rotate,
-    sweep,
+    steps_to_delete,
 )
 from andon.core.files.manifest import (
     ADAPTER_FILES,
@@ -74,20 +74,20 @@ def reseal(folder: Path, **fields: Any) -> None:
 
 
 def test_reads_back_what_was_written(tmp_path: Path) -> None:
-    """Behaviour: every field survives the file, floats to the last bit, and the files match."""
+    """Behavior: every field survives the file, floats to the last bit, and the files match."""
     folder = checkpoint(tmp_path, 3, metric=1 / 3)
     assert manifest(folder, 3, 1 / 3) == read_manifest(folder)
     check_files(folder, read_manifest(folder))
 
 
 def test_the_spelling_of_a_manifest_is_fixed() -> None:
-    """Behaviour: a line a field, so that every version reads and seals the same bytes."""
+    """Behavior: a line a field, so that every version reads and seals the same bytes."""
     digest = hashlib.sha256(b'{"step": 1}').hexdigest()
     assert f'{{\n  "step": 1,\n  "{SEAL}": "{digest}"\n}}\n'.encode() == seal({"step": 1})
 
 
 def test_notices_a_flipped_bit_anywhere_in_the_manifest(tmp_path: Path) -> None:
-    """Behaviour: one flipped bit, be it in a value, a name or white space, is refused."""
+    """Behavior: one flipped bit, be it in a value, a name or white space, is refused."""
     folder = checkpoint(tmp_path, 3)
     whole = (folder / MANIFEST).read_bytes()
     for index in range(0, len(whole), 3):
@@ -100,7 +100,7 @@ def test_notices_a_flipped_bit_anywhere_in_the_manifest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"[" * 100_000, b'{"sha256": 1}', b"\xff"])
 def test_refuses_a_foreign_manifest(tmp_path: Path, content: bytes) -> None:
-    """Behaviour: any other JSON, or none at all, is refused as not matching its own hash."""
+    """Behavior: any other JSON, or none at all, is refused as not matching its own hash."""
     folder = checkpoint(tmp_path, 3)
     (folder / MANIFEST).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"does not match its own SHA-256.*--resume --previous"):
@@ -121,7 +121,7 @@ def test_refuses_a_foreign_manifest(tmp_path: Path, content: bytes) -> None:
 def test_refuses_a_sealed_manifest_that_breaks_the_rules(
     tmp_path: Path, fields: dict[str, Any], complaint: str
 ) -> None:
-    """Behaviour: a right seal does not excuse another format, an unknown key or a path out of the folder."""
+    """Behavior: a right seal does not excuse another format, an unknown key or a path out of the folder."""
     folder = checkpoint(tmp_path, 3)
     reseal(folder, **fields)
     with pytest.raises(CheckpointError) as caught:
@@ -131,7 +131,7 @@ def test_refuses_a_sealed_manifest_that_breaks_the_rules(
 
 @pytest.mark.parametrize("name", FILES)
 def test_names_the_file_that_changed(tmp_path: Path, name: str) -> None:
-    """Behaviour: a file that is torn, flipped, swapped with another checkpoint's, or gone is named."""
+    """Behavior: a file that is truncated, flipped, swapped with another checkpoint's, or gone is named."""
     folder, other = checkpoint(tmp_path, 3), checkpoint(tmp_path, 4)
     whole, record = (folder / name).read_bytes(), read_manifest(folder)
     for content, complaint in [
@@ -150,24 +150,24 @@ def test_names_the_file_that_changed(tmp_path: Path, name: str) -> None:
 
 
 def test_refuses_a_file_that_the_manifest_does_not_list(tmp_path: Path) -> None:
-    """Behaviour: a tokeniser may be absent from both; one that was put there afterwards is foreign."""
+    """Behavior: a tokenizer may be absent from both; one that was added afterwards belongs to another checkpoint."""
     folder = checkpoint(tmp_path, 3)
     (folder / "tokenizer.json").unlink()
     write_manifest(folder, manifest(folder, 3))
     check_files(folder, read_manifest(folder))
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not in manifest\.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not listed in manifest\.json"):
         check_files(folder, read_manifest(folder))
 
 
-def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
-    """Behaviour: the message names the file that is missing."""
+def test_a_folder_without_a_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
+    """Behavior: the message names the file that is missing."""
     with pytest.raises(CheckpointError, match=r"manifest\.json: cannot be read"):
         read_manifest(tmp_path)
 
 
 def test_publishes_only_after_everything_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: each file and the folder are synced before the name appears, and the parent after it."""
+    """Behavior: each file and the folder are synced before the name appears, and the parent after it."""
     target, synced = tmp_path / "run" / "step-00000001", []
     sync = os.fsync
 
@@ -176,7 +176,7 @@ def test_publishes_only_after_everything_is_on_disk(tmp_path: Path, monkeypatch:
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
-    with published(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "a").write_text("a")
         (partial / "b").write_text("b")
         inner = {path.stat().st_ino for path in (partial / "a", partial / "b")}
@@ -187,13 +187,13 @@ def test_publishes_only_after_everything_is_on_disk(tmp_path: Path, monkeypatch:
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
-    """Behaviour: when filling the new folder fails, the old one stands untouched and nothing else is left."""
+    """Behavior: when filling the new folder fails, the old one stands untouched and nothing else is left."""
     target = tmp_path / "model"
-    with published(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "a").write_text("old")
 
     def interrupted() -> None:
-        with published(target) as partial:
+        with atomic_folder(target) as partial:
             (partial / "a").write_text("new")
             raise KeyboardInterrupt
 
@@ -204,17 +204,17 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_replaces_a_folder_of_the_same_name(tmp_path: Path) -> None:
-    """Behaviour: the new content takes the name and the old is gone, also after a replacement cut short."""
+    """Behavior: the new content takes the name and the old is gone, also after a replacement cut short."""
     target = checkpoint(tmp_path, 3)
     target.with_name("step-00000003.replaced").mkdir()
-    with published(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "a").write_text("new")
     assert [target] == list(tmp_path.iterdir())
     assert ["a"] == [path.name for path in target.iterdir()]
 
 
 def test_a_death_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: while the new folder takes the name of the old, the old is still found and whole."""
+    """Behavior: while the new folder takes the name of the old, the old is still found and whole."""
     target, rename = checkpoint(tmp_path, 3), Path.rename
 
     def dies(self: Path, to: Path) -> Path:
@@ -223,7 +223,7 @@ def test_a_death_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: 
         return rename(self, to)
 
     def replace() -> None:
-        with published(target):
+        with atomic_folder(target):
             monkeypatch.setattr(Path, "rename", dies)
 
     with pytest.raises(KeyboardInterrupt):
@@ -233,7 +233,7 @@ def test_a_death_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: 
 
 
 def test_lists_checkpoints_newest_first_and_nothing_else(tmp_path: Path) -> None:
-    """Behaviour: half-written folders, files and other names do not count; one that was about to be replaced does."""
+    """Behavior: half-written folders, files and other names do not count; one that was about to be replaced does."""
     for step in (5, 100_000_000, 20):
         checkpoint(tmp_path, step)
     checkpoint(tmp_path, 7).rename(tmp_path / "step-00000007.replaced")
@@ -252,12 +252,12 @@ def test_lists_checkpoints_newest_first_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
-    """Behaviour: partial folders go; checkpoints and everything else stay."""
+    """Behavior: partial folders go; checkpoints and everything else stay."""
     folder = checkpoint(tmp_path, 3)
     (tmp_path / ".step-00000004.partial").mkdir()
     (tmp_path / ".step-00000004.partial" / "model.safetensors").write_text("half")
     (tmp_path / ".notes").mkdir()
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert {folder, tmp_path / ".notes"} == set(tmp_path.iterdir())
 
 
@@ -276,23 +276,23 @@ def test_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
 def test_rotation_keeps_the_last_and_the_best(
     metrics: dict[int, float | None], keep_last: int, keep_best: bool, gone: list[int]
 ) -> None:
-    """Behaviour: the highest steps stay, and the lowest metric, the newest among equals."""
-    assert gone == expired(metrics, keep_last, keep_best)
+    """Behavior: the highest steps stay, and the lowest metric, the newest among equals."""
+    assert gone == steps_to_delete(metrics, keep_last, keep_best)
 
 
 def test_rotation_deletes_neither_too_much_nor_too_little() -> None:
-    """Behaviour: what stays is exactly the last N and the best, for every set of at most five checkpoints."""
+    """Behavior: what stays is exactly the last N and the best, for every set of at most five checkpoints."""
     for choice in itertools.product(("absent", None, 1.0, 2.0), repeat=5):
         metrics = {step: metric for step, metric in enumerate(choice) if not isinstance(metric, str)}
         lowest = min((metric for metric in metrics.values() if metric is not None), default=None)
         best = {max(step for step in metrics if metrics[step] == lowest)} if lowest else set()
         for keep_last, keep_best in itertools.product((1, 2, 4, 6), (True, False)):
-            kept = metrics.keys() - set(expired(metrics, keep_last, keep_best))
+            kept = metrics.keys() - set(steps_to_delete(metrics, keep_last, keep_best))
             assert set(sorted(metrics)[-keep_last:]) | (best if keep_best else set()) == kept
 
 
 def test_rotates_folders(tmp_path: Path) -> None:
-    """Behaviour: the expired folders are gone from disk, the best and the newest are there."""
+    """Behavior: the expired folders are gone from disk, the best and the newest are there."""
     saved = [checkpoint(tmp_path, step, metric) for step, metric in [(1, 2.0), (2, 1.0), (3, 3.0), (4, None)]]
     assert [saved[0], saved[2]] == rotate(saved[3], keep_last=1, keep_best=True)
     assert {saved[1], saved[3]} == set(tmp_path.iterdir())
@@ -301,7 +301,7 @@ def test_rotates_folders(tmp_path: Path) -> None:
 
 
 def test_a_damaged_or_later_checkpoint_pushes_out_no_good_one(tmp_path: Path) -> None:
-    """Behaviour: a damaged step 3, a renamed one and a step 9 of before a resume are neither counted nor deleted."""
+    """Behavior: a damaged step 3, a renamed one and a step 9 of before a resume are neither counted nor deleted."""
     first, second = checkpoint(tmp_path, 1, 5.0), checkpoint(tmp_path, 2, 6.0)
     damaged, later = checkpoint(tmp_path, 3, 0.0), checkpoint(tmp_path, 9, 4.0)
     (damaged / MANIFEST).write_bytes(b"{}")
@@ -314,7 +314,7 @@ def test_a_damaged_or_later_checkpoint_pushes_out_no_good_one(tmp_path: Path) ->
 
 
 def test_a_folder_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the file system's refusal becomes one clear error."""
+    """Behavior: the file system's refusal becomes one clear error."""
     first, second = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
 
     def refuse(self: Path, target: Path) -> Path:
@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
 def test_an_adapters_folder_is_listed_and_checked_by_its_own_files(tmp_path: Path, name: str) -> None:
-    """Behaviour: its weights, its configuration, its moments and the tokeniser; what a whole model has is not asked."""
+    """Behavior: its weights, its configuration, its optimizer state and tokenizer; not those of a full model."""
     for each in ADAPTER_FILES:
         (tmp_path / each).write_text(each)
     record = manifest(tmp_path, 3)

@@ -1,4 +1,4 @@
-"""NF4: the levels, rounding, blocks, double quantisation, and the linear map on it."""
+"""NF4: the levels, rounding, blocks, double quantization, and the linear map on it."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from andon.core.adapters.nf4 import (
 )
 from andon.core.adapters.nf4_blocks import BLOCK, NESTED_BLOCK
 from andon.core.config import LoraConfig, ModelConfig
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core.shapes import SHAPE
 from tests.core.stored import normal
@@ -39,7 +39,7 @@ AWKWARD = [(1,), (3, 5), (64,), (65,), (7, 13), (64, 257), (BLOCK * NESTED_BLOCK
 
 def new_model() -> Llama:
     """A tiny model with weights."""
-    return build(ModelConfig(**SHAPE), seed=0)
+    return build_model(ModelConfig(**SHAPE), seed=0)
 
 
 @pytest.mark.tier2
@@ -79,10 +79,10 @@ def test_levels_of_absmaxes_are_seven_decades_of_doubling_resolution() -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 def test_nothing_depends_on_the_default_dtype(double: bool) -> None:
-    """Behaviour: tables and values are those of float32 where torch's default is bfloat16."""
+    """Behavior: tables and values are those of float32 where torch's default is bfloat16."""
     weight = normal(9, 100)
     expected = dequantize_nf4(quantize_nf4(weight, double=double))
-    tables = nf4_levels, dynamic_levels, quant._pairs
+    tables = nf4_levels, dynamic_levels, quant._level_pairs
     torch.set_default_dtype(torch.bfloat16)
     try:
         for table in tables:
@@ -122,7 +122,7 @@ def test_each_weight_becomes_the_nearest_level_of_its_block(shape: tuple[int, ..
 
 @pytest.mark.tier2
 def test_a_weight_halfway_between_two_levels_becomes_the_lower() -> None:
-    """Behaviour: one ulp above the middle it is the upper; so does bitsandbytes."""
+    """Behavior: one ulp above the middle it is the upper; so does bitsandbytes."""
     middles = (nf4_levels(CPU)[:-1] + nf4_levels(CPU)[1:]) / 2
     one = torch.ones(1)
     for nudged, lift in ((middles, 0), (middles.nextafter(one), 1)):
@@ -135,7 +135,7 @@ def test_a_weight_halfway_between_two_levels_becomes_the_lower() -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 def test_slabs_leave_no_seam(double: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a tensor of many slabs gives what one slab gives, to the bit."""
+    """Behavior: a tensor of many slabs gives what one slab gives, to the bit."""
     weight = normal(5, 77)
     whole = quantize_nf4(weight, double=double)
     values = dequantize_nf4(whole)
@@ -158,7 +158,7 @@ def test_slabs_leave_no_seam(double: bool, monkeypatch: pytest.MonkeyPatch) -> N
     ids=["zeros", "denormals", "extremes", "outlier"],
 )
 def test_extremes_stay_finite(weight: Tensor, double: bool) -> None:
-    """Behaviour: nothing overflows; a block's largest weight keeps its sign and zeros stay zero in single."""
+    """Behavior: nothing overflows; a block's largest weight keeps its sign and zeros stay zero in single."""
     back = dequantize_nf4(quantize_nf4(weight, double=double))
     assert back.isfinite().all()
     if not double:
@@ -170,7 +170,7 @@ def test_extremes_stay_finite(weight: Tensor, double: bool) -> None:
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("position", [0, 129])
 def test_what_is_not_finite_is_refused_by_name(value: float, position: int) -> None:
-    """Behaviour: wherever it stands, in a last, shorter block too."""
+    """Behavior: wherever it stands, in a last, shorter block too."""
     weight = normal(130)
     weight[position] = value
     with pytest.raises(QuantError, match=r"q_proj\.weight holds infinity or NaN"):
@@ -179,14 +179,14 @@ def test_what_is_not_finite_is_refused_by_name(value: float, position: int) -> N
 
 @pytest.mark.tier2
 def test_nothing_is_refused() -> None:
-    """Behaviour: an empty tensor has no absmax."""
+    """Behavior: an empty tensor has no absmax."""
     with pytest.raises(QuantError, match="tensor is empty"):
         quantize_nf4(torch.empty(0, 3))
 
 
 @pytest.mark.tier2
 def test_bits_a_parameter_are_counted_from_what_is_stored() -> None:
-    """Reference: 4 + 32 / 64 bits; 4 + 8 / 64 + 32 / (64 x 256) with double quantisation."""
+    """Reference: 4 + 32 / 64 bits; 4 + 8 / 64 + 32 / (64 x 256) with double quantization."""
     weight = normal(64, 256)
     assert bits_per_parameter([quantize_nf4(weight, double=False)] * 2) == 4.5
     assert bits_per_parameter([quantize_nf4(weight)]) == pytest.approx(4.127, abs=5e-4)
@@ -203,7 +203,7 @@ def test_values_are_products_in_fp32_rounded_once(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.tier2
-def test_double_quantisation_costs_little() -> None:
+def test_double_quantization_costs_little() -> None:
     """Reference: relative errors of normal weights: 0.0959 with exact absmaxes, 0.3% of that more with 8-bit ones."""
     weight = normal(256, 1024)
     errors = [
@@ -215,8 +215,8 @@ def test_double_quantisation_costs_little() -> None:
 
 @pytest.mark.tier2
 @pytest.mark.parametrize("autocast", [True, False])
-def test_a_linear_map_is_that_of_the_dequantised_weight(autocast: bool) -> None:
-    """Reference: torch's own product with the dequantised weight; under autocast in half precision, out and back."""
+def test_a_linear_map_is_that_of_the_dequantized_weight(autocast: bool) -> None:
+    """Reference: torch's own product with the dequantized weight; under autocast in half precision, out and back."""
     layer = NF4Linear(quantize_nf4(normal(24, 40)))
     x, expected_x = (normal(2, 3, 40).requires_grad_() for _ in range(2))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -234,7 +234,7 @@ def test_a_linear_map_is_that_of_the_dequantised_weight(autocast: bool) -> None:
 
 @pytest.mark.tier2
 def test_the_backward_pass_keeps_codes_only() -> None:
-    """Behaviour: no tensor is saved, and no floating-point matrix outlives the forward pass."""
+    """Behavior: no tensor is saved, and no floating-point matrix outlives the forward pass."""
     layer = NF4Linear(quantize_nf4(normal(64, 64)))
     x, saved = normal(2, 64).requires_grad_(), []
     with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda kept: kept), TensorMemory([x]) as live:
@@ -246,7 +246,7 @@ def test_the_backward_pass_keeps_codes_only() -> None:
 
 @pytest.mark.tier2
 def test_casting_a_model_leaves_its_4_bits_alone() -> None:
-    """Behaviour: `model.to(dtype)` would round the absmaxes; they stay float32, to the bit."""
+    """Behavior: `model.to(dtype)` would round the absmaxes; they stay float32, to the bit."""
     layer = NF4Linear(quantize_nf4(normal(8, 64)))
     before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     weight = layer.dequantize()
@@ -258,8 +258,8 @@ def test_casting_a_model_leaves_its_4_bits_alone() -> None:
 
 
 @pytest.mark.tier2
-def test_a_model_is_quantised_in_its_blocks_only() -> None:
-    """Behaviour: the seven projections of each block; embeddings, norms and the head stay parameters."""
+def test_a_model_is_quantized_in_its_blocks_only() -> None:
+    """Behavior: the seven projections of each block; embeddings, norms and the head stay parameters."""
     model = new_model()
     expected = dequantize_nf4(quantize_nf4(model.get_parameter("model.layers.1.mlp.up_proj.weight")))
     quantize_model(model)
@@ -272,8 +272,8 @@ def test_a_model_is_quantised_in_its_blocks_only() -> None:
 
 
 @pytest.mark.tier3
-def test_a_dequantised_model_is_plain_and_means_the_same() -> None:
-    """Behaviour: plain frozen matrices without bias, of what the codes stood for, in the dtype from before."""
+def test_a_dequantized_model_is_plain_and_means_the_same() -> None:
+    """Behavior: plain frozen matrices without bias, of what the codes stood for, in the dtype from before."""
     model = new_model().to(torch.bfloat16)
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "proj" in name]
     stood_for = {name: dequantize_nf4(quantize_nf4(model.get_parameter(f"{name}.weight"))) for name in names}
@@ -291,14 +291,14 @@ def test_a_dequantised_model_is_plain_and_means_the_same() -> None:
 @pytest.mark.tier3
 @pytest.mark.parametrize("double", [True, False])
 def test_a_printed_model_shows_how_it_is_stored(double: bool) -> None:
-    """Behaviour: the map's sides, and whether its absmaxes are quantised."""
+    """Behavior: the map's sides, and whether its absmaxes are quantized."""
     shown = repr(NF4Linear(quantize_nf4(normal(6, 10), double=double)))
     assert f"NF4Linear(in_features=10, out_features=6, double={double})" == shown
 
 
 @pytest.mark.tier2
 def test_a_model_with_nan_is_refused_by_the_matrix_that_holds_it() -> None:
-    """Behaviour: the name is the one in the weight's file."""
+    """Behavior: the name is the one in the weight's file."""
     model = new_model()
     with torch.no_grad():
         model.get_parameter("model.layers.1.self_attn.o_proj.weight")[2, 3] = math.nan
@@ -308,7 +308,7 @@ def test_a_model_with_nan_is_refused_by_the_matrix_that_holds_it() -> None:
 
 @pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
-def test_gradients_through_a_quantised_base_are_exact(double: bool) -> None:
+def test_gradients_through_a_quantized_base_are_exact(double: bool) -> None:
     """Reference: central differences of A, B and the inputs, in float64."""
     model = nn.ModuleDict({"q_proj": NF4Linear(quantize_nf4(normal(6, 10), double=double))})
     table = LoraConfig(rank=3, target_modules=["q_proj"])
@@ -330,7 +330,7 @@ def test_gradients_through_a_quantised_base_are_exact(double: bool) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("double", [True, False])
 def test_a_layer_of_any_size_is_moved_whole(double: bool) -> None:
-    """Behaviour: every buffer goes along, those of one byte and of none too."""
+    """Behavior: every buffer goes along, those of one byte and of none too."""
     layer = NF4Linear(quantize_nf4(normal(3, 5), double=double))
     before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     layer.to(torch.bfloat16)
@@ -341,15 +341,15 @@ def test_a_layer_of_any_size_is_moved_whole(double: bool) -> None:
 
 
 @pytest.mark.tier2
-@pytest.mark.parametrize("table", [nf4_levels, dynamic_levels, quant._pairs])
+@pytest.mark.parametrize("table", [nf4_levels, dynamic_levels, quant._level_pairs])
 def test_tables_lie_where_they_are_asked_for(table: Callable[[torch.device], Tensor]) -> None:
-    """Behaviour: whatever torch's default device is."""
+    """Behavior: whatever torch's default device is."""
     assert "meta" == table(torch.device("meta")).device.type
 
 
 @pytest.mark.tier2
-def test_dequantising_a_model_draws_nothing() -> None:
-    """Behaviour: no matrix is initialised that is replaced at once, so random numbers stay where they were."""
+def test_dequantizing_a_model_draws_nothing() -> None:
+    """Behavior: no matrix is initialized that is replaced at once, so random numbers stay where they were."""
     model = new_model()
     quantize_model(model)
     assert any(isinstance(module, NF4Linear) for module in model.modules())
@@ -360,7 +360,7 @@ def test_dequantising_a_model_draws_nothing() -> None:
 
 @pytest.mark.tier2
 def test_the_gradient_has_the_inputs_dtype_under_autocast() -> None:
-    """Behaviour: its own backward gives it, before autograd rounds."""
+    """Behavior: its own backward gives it, before autograd rounds."""
     layer = NF4Linear(quantize_nf4(normal(24, 40)))
     with torch.autocast("cpu", torch.bfloat16):
         node: Any = layer(normal(2, 40).requires_grad_()).grad_fn
@@ -368,8 +368,8 @@ def test_the_gradient_has_the_inputs_dtype_under_autocast() -> None:
 
 
 @pytest.mark.tier2
-def test_quantising_takes_little_memory_on_the_way() -> None:
-    """Behaviour: nothing wider than float32 is made, and 14 bytes a weight are the most at once."""
+def test_quantizing_takes_little_memory_on_the_way() -> None:
+    """Behavior: nothing wider than float32 is made, and 14 bytes a weight are the most at once."""
     weight = normal(256, 256)
     with TensorMemory([weight]) as live:
         quantize_nf4(weight)

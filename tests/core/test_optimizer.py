@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from andon.core.config import ModelConfig, TrainingConfig
-from andon.core.model.llama import Llama, build
+from andon.core.model.llama import Llama, build_model
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
@@ -19,7 +19,7 @@ TRAINING = TrainingConfig(weight_decay=0.3, beta1=0.8, beta2=0.9, eps=1e-6)
 
 def model(**changes: Any) -> Llama:
     """A small model with a gradient of known spread everywhere."""
-    built = build(ModelConfig.model_validate(SHAPE | changes), 0)
+    built = build_model(ModelConfig.model_validate(SHAPE | changes), 0)
     fill(built, 0)
     return built
 
@@ -38,7 +38,7 @@ def members(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_groups_partition_the_parameters(tied: bool) -> None:
-    """Behaviour: each parameter is in one group, once, a tied head too; matrices decay and vectors do not."""
+    """Behavior: each parameter is in one group, once, a tied head too; matrices decay and vectors do not."""
     built = model(tie_word_embeddings=tied)
     optimizer = build_optimizer(built, TRAINING)
     assert sorted(map(id, built.parameters())) == sorted(map(id, members(optimizer)))
@@ -48,7 +48,7 @@ def test_groups_partition_the_parameters(tied: bool) -> None:
 
 
 def test_what_is_frozen_is_left_out() -> None:
-    """Behaviour: frozen parameters are in no group, have no state, and no group is empty."""
+    """Behavior: frozen parameters are in no group, have no state, and no group is empty."""
     built = model()
     for name, parameter in built.named_parameters():
         parameter.requires_grad_("q_proj" in name)
@@ -100,7 +100,7 @@ def moments(optimizer: torch.optim.Optimizer, built: Llama) -> list[Tensor]:
 
 
 def test_a_step_frees_the_gradients_and_leaves_nothing_behind() -> None:
-    """Behaviour: gradients are None, and what was said to the fused kernel is gone, for the next step says its own."""
+    """Behavior: gradients are None, and what was said to the fused kernel is gone, for the next step says its own."""
     built = model()
     optimizer = build_optimizer(built, TRAINING)
     step(optimizer, 0.1, 10.0, 1.0, 1.0)
@@ -121,7 +121,7 @@ def test_the_norm_is_of_all_gradients_together() -> None:
 
 
 def test_a_single_matrix_is_stepped_where_it_lies() -> None:
-    """Behaviour: whatever torch's default device is, moments and what a step makes lie beside the parameter."""
+    """Behavior: whatever torch's default device is, moments and what a step makes lie beside the parameter."""
     layer = torch.nn.Linear(3, 3, bias=False)
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.ones(3, 3)

@@ -13,8 +13,8 @@ from andon.core.adapters.targets import LoraError
 from andon.core.config import LoraConfig, ModelConfig
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.peft import load_adapter, save_adapter
-from andon.core.formats.peft_config import NEUTRAL, NOTES, OURS
-from andon.core.model.llama import Llama, build
+from andon.core.formats.peft_config import ALLOWED_VALUES, INFORMATIONAL_FIELDS, OUR_KEYS
+from andon.core.model.llama import Llama, build_model
 from tests.core.shapes import SHAPE
 from tests.tolerances import TOLERANCE, distance
 
@@ -27,7 +27,7 @@ pytestmark = [
 FP32 = TOLERANCE[torch.float32]
 SETTINGS: dict[str, dict[str, Any]] = {
     "usual": {"rank": 4},
-    "rank-stabilised": {"rank": 4, "alpha": 3.5, "use_rslora": True, "dropout": 0.1},
+    "rank-stabilized": {"rank": 4, "alpha": 3.5, "use_rslora": True, "dropout": 0.1},
     "all-linear": {"rank": 2, "target_modules": "all-linear"},
     "pattern": {"rank": 4, "target_modules": r".*layers\.1\..*(q|down)_proj"},
     "full name": {"rank": 2, "target_modules": ["model.layers.0.self_attn.q_proj", "mlp.up_proj"]},
@@ -58,8 +58,8 @@ def base(peft: Any, tmp_path: Path) -> Path:
 
 
 def llama() -> Llama:
-    """The same weights each time, larger than `initialise` draws them, so that the layers matter."""
-    model = build(ModelConfig.model_validate(SHAPE), 0)
+    """The same weights each time, larger than `init_weights` draws them, so that the layers matter."""
+    model = build_model(ModelConfig.model_validate(SHAPE), 0)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.data *= 8
@@ -89,7 +89,7 @@ def logits(model: Any) -> Tensor:
 
 def theirs(config: LoraConfig) -> dict[str, Any]:
     """Our configuration as arguments of PEFT's."""
-    fields = {field: getattr(config, ours) for field, ours in OURS.items()}
+    fields = {field: getattr(config, ours) for field, ours in OUR_KEYS.items()}
     return fields | {"lora_alpha": config.resolved_alpha, "task_type": "CAUSAL_LM"}
 
 
@@ -153,7 +153,7 @@ def test_training_agrees_with_peft(peft: Any, base: Path, tmp_path: Path) -> Non
     assert 2 * 7 * 2 == len(grads)
 
 
-def test_initial_values_are_spread_as_pefts(peft: Any, base: Path) -> None:
+def test_initial_values_are_distributed_as_pefts(peft: Any, base: Path) -> None:
     """Reference: `peft`'s own initial A: the same bound and, within a few percent, the same deviation; B zero."""
     config = LoraConfig(rank=16, target_modules=["q_proj", "down_proj"])
     adapted = peft.get_peft_model(reference(base), peft.LoraConfig(**theirs(config)))
@@ -173,14 +173,14 @@ def test_initial_values_are_spread_as_pefts(peft: Any, base: Path) -> None:
 
 
 def test_every_field_of_peft_is_known(peft: Any, tmp_path: Path) -> None:
-    """Reference: `peft`'s dataclass: each field, and no other, is honoured, noted or refused; defaults are neutral."""
+    """Reference: `peft`'s dataclass: each field, and no other, is honored, noted or refused; defaults are neutral."""
     peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     fields = set(peft.LoraConfig.__dataclass_fields__)
-    assert {*NEUTRAL, *OURS, *NOTES} == fields
+    assert {*ALLOWED_VALUES, *OUR_KEYS, *INFORMATIONAL_FIELDS} == fields
     assert written.keys() <= fields
     for field, value in written.items():
-        assert field not in NEUTRAL or value in NEUTRAL[field], field
+        assert field not in ALLOWED_VALUES or value in ALLOWED_VALUES[field], field
     defaults = peft.LoraConfig()
     assert (8, 8, 0.0, False) == (defaults.r, defaults.lora_alpha, defaults.lora_dropout, defaults.use_rslora)
 

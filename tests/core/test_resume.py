@@ -22,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_twenty_kills_leave_no_trace(runs: dict[str, Any]) -> None:
-    """Behaviour: 20 runs killed at random, resumed, killed and resumed again end bitwise as the undisturbed run.
+    """Behavior: 20 runs killed at random, resumed, killed and resumed again end bitwise as the undisturbed run.
 
     That is every logged loss, all weights and all moments.
     """
@@ -34,7 +34,7 @@ def test_twenty_kills_leave_no_trace(runs: dict[str, Any]) -> None:
 
 
 def test_some_kills_hit_an_accumulation(runs: dict[str, Any]) -> None:
-    """Behaviour: of those kills, several came between two micro-batches of one step, several inside other phases."""
+    """Behavior: of those kills, several came between two micro-batches of one step, several inside other phases."""
     places = [names for kill in runs["kills"] for names in kill["places"]]
     inside = [names for names in places if names[-2:] == ["backward", "forward"]]
     assert len(inside) >= 3
@@ -42,7 +42,7 @@ def test_some_kills_hit_an_accumulation(runs: dict[str, Any]) -> None:
 
 
 def test_runs_are_worth_comparing(runs: dict[str, Any]) -> None:
-    """Behaviour: the runs are different by dtype, and each has steps whose losses differ from one another."""
+    """Behavior: the runs are different by dtype, and each has steps whose losses differ from one another."""
     tensors = {whole["tensors"][0] for whole in runs["whole"]}
     assert len(runs["whole"]) - 1 == len(tensors)  # workers change nothing, dtypes do
     for whole in runs["whole"]:

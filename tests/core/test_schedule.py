@@ -42,29 +42,29 @@ def test_linear_is_a_line_down_to_its_floor() -> None:
 
 
 def test_constant_stays_at_the_peak() -> None:
-    """Behaviour: after the warm-up nothing changes, whatever the floor."""
+    """Behavior: after the warm-up nothing changes, whatever the minimum."""
     assert [PEAK] * 6 == rates(8, type="constant", warmup_steps=2, min_ratio=0.0)[2:]
 
 
-@pytest.mark.parametrize(("kind", "floor"), [("cosine", 0.0), ("linear", 0.5), ("cosine", 1.0)])
-def test_no_warm_up_starts_at_the_peak(kind: str, floor: float) -> None:
-    """Behaviour: the first step has the full rate, the last the floor."""
-    run = rates(7, type=kind, warmup_steps=0, min_ratio=floor)
+@pytest.mark.parametrize(("kind", "minimum"), [("cosine", 0.0), ("linear", 0.5), ("cosine", 1.0)])
+def test_no_warm_up_starts_at_the_peak(kind: str, minimum: float) -> None:
+    """Behavior: the first step has the full rate, the last the minimum."""
+    run = rates(7, type=kind, warmup_steps=0, min_ratio=minimum)
     assert PEAK == run[0]
-    assert pytest.approx(PEAK * floor, abs=1e-18) == run[-1]
+    assert pytest.approx(PEAK * minimum, abs=1e-18) == run[-1]
     assert sorted(run, reverse=True) == run
 
 
 @pytest.mark.parametrize(("kind", "end"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)])
 def test_beyond_the_last_step_it_stays_at_the_end(kind: str, end: float) -> None:
-    """Behaviour: a step past the run does not rise again, as a cosine would."""
+    """Behavior: a step past the run does not rise again, as a cosine would."""
     table = ScheduleConfig.model_validate({"type": kind, "warmup_steps": 2, "min_ratio": 0.1})
     assert pytest.approx([PEAK * end] * 3) == [learning_rate(step, 10, PEAK, table) for step in (9, 10, 25)]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_shortest_runs_have_a_rate(steps: int) -> None:
-    """Behaviour: a run of one step, or of warm-up alone, divides by nothing."""
+    """Behavior: a run of one step, or of warm-up alone, divides by nothing."""
     for warmup in range(steps + 1):
         assert all(0 < rate <= PEAK for rate in rates(steps, warmup_steps=warmup))
 

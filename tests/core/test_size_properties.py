@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from andon.core.config import ModelConfig, load_config
 from andon.core.memory import adapter_sizes, sizes
-from andon.core.memory.sizes import Parameters, Shape, Step
+from andon.core.memory.sizes import ParameterCounts, Shape, Step
 from andon.core.model import llama as model
 from andon.core.model.llama import Llama
 
@@ -61,31 +61,31 @@ def formula(shape: Shape, _step: Step) -> None:
         return sum(math.prod(size) for name, size in built.items() if word in name)
 
     parts = (count("embed"), count("self_attn"), count("mlp."), count("norm"), count("lm_head"))
-    assert (*parts, sum(parts)) == tuple(sizes.parameters(few))
+    assert (*parts, sum(parts)) == tuple(sizes.count_parameters(few))
     assert len(built) == sizes.parameter_tensors(few)
 
 
 def linear_in_layers(shape: Shape, step: Step) -> None:
     """Each layer adds the same parameters, and to what is kept for the backward pass the same bytes."""
-    counted = [sizes.parameters(shape._replace(layers=layers)) for layers in (1, 2, 3, shape.layers)]
+    counted = [sizes.count_parameters(shape._replace(layers=layers)) for layers in (1, 2, 3, shape.layers)]
     block = counted[1].total - counted[0].total
     assert counted[2].total - counted[1].total == block > 0
     assert counted[0].total + (shape.layers - 1) * block == counted[3].total
-    held = [sizes.moments(shape._replace(layers=layers), step)[0].activations for layers in (1, 2, 3)]
-    assert held[1] - held[0] == held[2] - held[1] == sizes.kept_bytes(shape, step)
+    held = [sizes.memory_snapshots(shape._replace(layers=layers), step)[0].activations for layers in (1, 2, 3)]
+    assert held[1] - held[0] == held[2] - held[1] == sizes.saved_bytes(shape, step)
 
 
 def quadratic_in_width(shape: Shape, _step: Step) -> None:
     """Twice all widths: four times the matrices of the blocks, twice the norms and the embedding."""
     wide = shape._replace(hidden=2 * shape.hidden, ffn=2 * shape.ffn, head_size=2 * shape.head_size)
-    one, two = sizes.parameters(shape), sizes.parameters(wide)
+    one, two = sizes.count_parameters(shape), sizes.count_parameters(wide)
     assert (4 * one.attention, 4 * one.mlp) == (two.attention, two.mlp)
     assert (2 * one.norms, 2 * one.embedding, 2 * one.head) == (two.norms, two.embedding, two.head)
 
 
 def blocks_know_no_vocabulary(shape: Shape, step: Step) -> None:
     """Another vocabulary changes the embedding and the head, by the width for each word, and nothing of a block."""
-    one, two = sizes.parameters(shape), sizes.parameters(shape._replace(vocab=shape.vocab + 1))
+    one, two = sizes.count_parameters(shape), sizes.count_parameters(shape._replace(vocab=shape.vocab + 1))
     assert (one.attention, one.mlp, one.norms) == (two.attention, two.mlp, two.norms)
     assert shape.hidden == two.embedding - one.embedding
     assert shape.hidden * (2 - shape.tied) == two.total - one.total
@@ -95,37 +95,37 @@ def blocks_know_no_vocabulary(shape: Shape, step: Step) -> None:
 def tying_saves_one_matrix(shape: Shape, _step: Step) -> None:
     """A tied head has no parameters and no tensor of its own."""
     free, tied = shape._replace(tied=False), shape._replace(tied=True)
-    assert shape.vocab * shape.hidden == sizes.parameters(free).total - sizes.parameters(tied).total
+    assert shape.vocab * shape.hidden == sizes.count_parameters(free).total - sizes.count_parameters(tied).total
     assert 1 == sizes.parameter_tensors(free) - sizes.parameter_tensors(tied)
 
 
 def grows(shape: Shape, step: Step) -> None:
     """More of anything is never less, in parameters or bytes; of what adds a parameter it is more.
 
-    But for one row of a chunk of the loss: a chunk is whole rows, of which a larger vocabulary leaves room for fewer.
+    But for one row of a chunk of the loss: a chunk is whole rows, of which a larger vocabulary has fewer.
     """
-    base = sizes.parameters(shape).total
-    bytes_ = sizes.peak(shape, step).total
+    base = sizes.count_parameters(shape).total
+    bytes_ = sizes.peak_memory(shape, step).total
     for key in ("vocab", "hidden", "ffn", "layers", "head_size"):
         more = shape._replace(**{key: getattr(shape, key) + (2 if key == "head_size" else 1)})
-        assert sizes.parameters(more).total > base, key
+        assert sizes.count_parameters(more).total > base, key
         row = 8 * more.vocab if key == "vocab" else 0
-        assert sizes.peak(more, step).total + row > bytes_, key
+        assert sizes.peak_memory(more, step).total + row > bytes_, key
     for key in ("rows", "length"):
-        assert sizes.peak(shape, step._replace(**{key: getattr(step, key) + 1})).total >= bytes_, key
+        assert sizes.peak_memory(shape, step._replace(**{key: getattr(step, key) + 1})).total >= bytes_, key
     assert (
-        sizes.peak(shape, step._replace(checkpointing=True)).total
-        <= sizes.peak(shape, step._replace(checkpointing=False)).total
+        sizes.peak_memory(shape, step._replace(checkpointing=True)).total
+        <= sizes.peak_memory(shape, step._replace(checkpointing=False)).total
     )
 
 
 def memory(shape: Shape, step: Step) -> None:
     """AdamW in float32 holds 16 bytes a parameter at the end of a step, and a step count a tensor; a peak no less."""
-    total = sizes.parameters(shape).total
-    end = sizes.moments(shape, step)[-1]
+    total = sizes.count_parameters(shape).total
+    end = sizes.memory_snapshots(shape, step)[-1]
     assert (4 * total, 4 * total) == (end.weights, end.gradients)
     assert 8 * total + 4 * sizes.parameter_tensors(shape) == end.optimizer
-    assert sizes.peak(shape, step).total >= 16 * total
+    assert sizes.peak_memory(shape, step).total >= 16 * total
     whole = 64 * 256 * total  # weights, of which 64 share a scale and 64 x 256 a scale of scales
     assert 8 * adapter_sizes.nf4_bytes(whole, True) == 4 * whole + 8 * whole // 64 + 32 * total + 32
     assert adapter_sizes.nf4_bytes(total, False) == -(-total // 2) + 4 * -(-total // 64)
@@ -134,10 +134,13 @@ def memory(shape: Shape, step: Step) -> None:
 def whole_numbers(shape: Shape, step: Step) -> None:
     """No sum overflows or rounds: sizes stay exact integers far beyond 64 bits."""
     vast = shape._replace(vocab=shape.vocab << 40, hidden=shape.hidden << 40)
-    found = [*sizes.parameters(vast), *(value for moment in sizes.moments(vast, step) for value in moment[1:])]
+    found = [
+        *sizes.count_parameters(vast),
+        *(value for moment in sizes.memory_snapshots(vast, step) for value in moment[1:]),
+    ]
     assert all(type(value) is int and value >= 0 for value in found)
-    assert sizes.parameters(vast).embedding == sizes.parameters(shape).embedding << 80
-    assert sizes.parameters(vast).total > sys.maxsize
+    assert sizes.count_parameters(vast).embedding == sizes.count_parameters(shape).embedding << 80
+    assert sizes.count_parameters(vast).total > sys.maxsize
 
 
 def frequencies(shape: Shape, step: Step) -> None:
@@ -175,7 +178,7 @@ PROPERTIES = {
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_sizes(name: str) -> None:
-    """Behaviour: the property holds for a hundred shapes and steps."""
+    """Behavior: the property holds for a hundred shapes and steps."""
 
     @settings(max_examples=DRAWS)
     @given(shapes(), STEPS)
@@ -188,7 +191,7 @@ def test_sizes(name: str) -> None:
 @settings(max_examples=DRAWS)
 @given(shapes(), st.integers(1, 9))
 def test_divisibility(shape: Shape, extra: int) -> None:
-    """Behaviour: heads that do not divide the width, or are no multiple of the keys', and odd heads are refused."""
+    """Behavior: heads that do not divide the width, or are no multiple of the keys', and odd heads are refused."""
     table = config_of(shape).model_dump(exclude_none=True)
     with pytest.raises(ValidationError, match="does not divide"):
         ModelConfig.model_validate(table | {"num_key_value_heads": shape.heads + extra})
@@ -206,12 +209,12 @@ def test_divisibility(shape: Shape, extra: int) -> None:
 @settings(max_examples=DRAWS)
 @given(st.sampled_from(sorted(BOUNDS)), STEPS)
 def test_bounds_of_standard_configurations(name: str, step: Step) -> None:
-    """Behaviour: each has the parameters that its name says, and at least 16 bytes of memory for each, at any batch."""
+    """Behavior: each has the parameters that its name says, and at least 16 bytes of memory for each, at any batch."""
     shape = sizes.shape_of(load_config(CONFIGS / f"{name}.toml"))
     low, high = BOUNDS[name]
-    total = sizes.parameters(shape).total
+    total = sizes.count_parameters(shape).total
     assert low <= total <= high
-    assert 16 * total <= sizes.peak(shape, step).total
+    assert 16 * total <= sizes.peak_memory(shape, step).total
 
 
 # ------------------------------------------------------------------------------------------------ bugs
@@ -219,9 +222,9 @@ def counted(**changes: Callable[[Shape], int]) -> Callable[[Any], None]:
     """A plant: some parts of the parameters are counted in another way."""
 
     def plant(patch: Any) -> None:
-        right = sizes.parameters
+        right = sizes.count_parameters
 
-        def wrong(shape: Shape) -> Parameters:
+        def wrong(shape: Shape) -> ParameterCounts:
             parts = right(shape)._replace(**{part: change(shape) for part, change in changes.items()})
             return parts._replace(total=sum(parts[:-1]))
 
@@ -230,12 +233,12 @@ def counted(**changes: Callable[[Shape], int]) -> Callable[[Any], None]:
     return plant
 
 
-def replaced(room: Any, name: str, change: Callable[..., Any]) -> Callable[[Any], None]:
+def replaced(module: Any, name: str, change: Callable[..., Any]) -> Callable[[Any], None]:
     """A plant: a function whose result is changed; the change sees its arguments, too."""
 
     def plant(patch: Any) -> None:
-        right = getattr(room, name)
-        patch.setattr(room, name, lambda *given: change(right(*given), *given))
+        right = getattr(module, name)
+        patch.setattr(module, name, lambda *given: change(right(*given), *given))
 
     return plant
 
@@ -275,17 +278,17 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "one moment": ("memory", replaced(sizes, "optimizer_bytes", lambda made, shape: made // 2)),
     "no step counts": (
         "memory",
-        replaced(sizes, "optimizer_bytes", lambda made, shape: 8 * sizes.parameters(shape).total),
+        replaced(sizes, "optimizer_bytes", lambda made, shape: 8 * sizes.count_parameters(shape).total),
     ),
     "eight bits for four": ("memory", replaced(adapter_sizes, "nf4_bytes", lambda made, elements, double: 2 * made)),
     "no absmaxes": ("memory", replaced(adapter_sizes, "nf4_bytes", lambda made, elements, double: -(-elements // 2))),
     "wrapped at 64 bits": (
         "whole_numbers",
-        replaced(sizes, "parameters", lambda made, shape: Parameters._make(value % 2**63 for value in made)),
+        replaced(sizes, "count_parameters", lambda made, shape: ParameterCounts._make(value % 2**63 for value in made)),
     ),
     "floating point": (
         "whole_numbers",
-        replaced(sizes, "parameters", lambda made, shape: Parameters._make(map(float, made))),
+        replaced(sizes, "count_parameters", lambda made, shape: ParameterCounts._make(map(float, made))),
     ),
     "frequencies by i over H": (
         "frequencies",
@@ -309,7 +312,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_in_the_arithmetic_turns_its_property_red(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: of a shape whose sizes all differ the property holds, and with the bug it does not."""
+    """Behavior: of a shape whose sizes all differ the property holds, and with the bug it does not."""
     name, plant = BUGS[bug]
     PROPERTIES[name](LOPSIDED, STEP)
     plant(monkeypatch)
@@ -319,5 +322,5 @@ def test_a_bug_in_the_arithmetic_turns_its_property_red(bug: str, monkeypatch: p
 
 
 def test_every_property_has_a_bug() -> None:
-    """Behaviour: none stands here that has not been red."""
+    """Behavior: none stands here that has not been red."""
     assert set(PROPERTIES) == {name for name, _ in BUGS.values()}

@@ -8,10 +8,17 @@ import torch
 
 from andon.core.config import load_config
 from andon.core.memory import sizes
-from andon.core.memory.sizes import largest_batch, moments, parameters, peak, shape_of, step_of
-from andon.core.model.llama import Llama, build
+from andon.core.memory.sizes import (
+    count_parameters,
+    largest_micro_batch,
+    memory_snapshots,
+    peak_memory,
+    shape_of,
+    step_of,
+)
+from andon.core.model.llama import Llama, build_model
 from andon.core.training import loss
-from andon.core.training.loop import prepare
+from andon.core.training.loop import initial_state_of
 from andon.verify.observation.tensor_memory import TensorMemory
 from tests.core.steps import BLOCKS, CASES, TIED, WIDE, Case, config, nbytes, optimizer_step
 
@@ -24,7 +31,7 @@ PUBLISHED = {"124m": 162_417_408, "1b": 1_100_048_384, "7b": 6_738_415_616}
 def test_shipped_shapes_have_their_published_numbers_of_parameters(name: str) -> None:
     """Reference: the sums of the shapes' matrices; a meta model built from the file agrees tensor by tensor."""
     run = load_config(CONFIGS / f"{name}.toml")
-    assert PUBLISHED[name] == parameters(shape_of(run)).total
+    assert PUBLISHED[name] == count_parameters(shape_of(run)).total
     with torch.device("meta"):
         built = list(Llama(run.model).parameters())
     assert sum(tensor.numel() for tensor in built) == PUBLISHED[name]
@@ -43,7 +50,7 @@ def test_parameters_by_part_are_those_of_the_built_model(case: Case) -> None:
         return sum(tensor.numel() for name, tensor in built.items() if any(word in name for word in words))
 
     norms = count("norm")
-    counted = parameters(shape_of(run))
+    counted = count_parameters(shape_of(run))
     assert (count("embed"), count("self_attn"), count("mlp."), norms, count("lm_head")) == counted[:5]
     assert sum(counted[:5]) == counted.total
 
@@ -52,28 +59,28 @@ def test_parameters_by_part_are_those_of_the_built_model(case: Case) -> None:
 @pytest.mark.parametrize("accumulation_steps", [1, 4])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parts_of_each_moment_sum_to_its_total(dtype: str, accumulation_steps: int) -> None:
-    """Behaviour: conservation; gradients never exceed one a parameter, and only the last moment has them all alone."""
+    """Behavior: conservation; gradients never exceed one a parameter, and only the last moment has them all alone."""
     run = config(TIED, dtype=dtype, accumulation_steps=accumulation_steps)
-    found = moments(shape_of(run), step_of(run))
-    every = 4 * parameters(shape_of(run)).total
+    found = memory_snapshots(shape_of(run), step_of(run))
+    every = 4 * count_parameters(shape_of(run)).total
     for moment in found:
         assert moment.total == sum(moment[1:-1])
         assert min(moment[1:-1]) >= 0
         assert moment.gradients <= every
     assert (every, every) == (found[-1].weights, found[-1].gradients)
-    assert max(moment.total for moment in found) == peak(shape_of(run), step_of(run)).total
+    assert max(moment.total for moment in found) == peak_memory(shape_of(run), step_of(run)).total
 
 
 @pytest.mark.tier1
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("memory", [10**9, 24 * 10**9, 141 * 10**9, 10**13])
 def test_the_largest_batch_fits_and_one_row_more_does_not(name: str, memory: int) -> None:
-    """Behaviour: its peak is within memory, that of one row more is not; 0 where one row is too much."""
+    """Behavior: its peak is within memory, that of one row more is not; 0 where one row is too much."""
     run = load_config(CONFIGS / f"{name}.toml")
     shape, step = shape_of(run), step_of(run)
-    rows = largest_batch(lambda step: moments(shape, step), step, memory)
-    assert rows == 0 or peak(shape, step._replace(rows=rows)).total <= memory
-    assert peak(shape, step._replace(rows=rows + 1)).total > memory
+    rows = largest_micro_batch(lambda step: memory_snapshots(shape, step), step, memory)
+    assert rows == 0 or peak_memory(shape, step._replace(rows=rows)).total <= memory
+    assert peak_memory(shape, step._replace(rows=rows + 1)).total > memory
 
 
 @pytest.mark.tier3
@@ -100,8 +107,8 @@ def test_bytes_are_those_of_a_measured_step(
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", case[2])
     monkeypatch.setattr(sizes, "CHUNK_ELEMENTS", case[2])
     run = config(case, **training)
-    expected = moments(shape_of(run), step_of(run))
-    state = prepare(build(run.model, 0), run)
+    expected = memory_snapshots(shape_of(run), step_of(run))
+    state = initial_state_of(build_model(run.model, 0), run)
     assert expected[-1].gradients == optimizer_step(state, run)
     moments_kept = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
     weights = list(state.model.parameters())

@@ -39,10 +39,10 @@ def transformers() -> Any:
 
 @pytest.fixture(scope="module")
 def ours(path: Path) -> tuple[Llama, Tokenizer]:
-    """The model in fp32, and the tokeniser that its metadata describes."""
-    model, tokeniser = load_model(path)
-    assert tokeniser is not None
-    return model, tokeniser
+    """The model in fp32, and the tokenizer that its metadata describes."""
+    model, tokenizer = load_model(path)
+    assert tokenizer is not None
+    return model, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +53,18 @@ def folder(ours: tuple[Llama, Tokenizer], tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def logits(model: Callable[..., Any], tokeniser: Tokenizer) -> torch.Tensor:
+def logits(model: Callable[..., Any], tokenizer: Tokenizer) -> torch.Tensor:
     """(1, T, V), of our model or of a reference."""
     with torch.no_grad():
-        output = model(torch.tensor([tokeniser.encode(TEXT).ids]))
+        output = model(torch.tensor([tokenizer.encode(TEXT).ids]))
     return output if isinstance(output, torch.Tensor) else output.logits
 
 
 def test_knows_the_capital_of_france(ours: tuple[Llama, Tokenizer]) -> None:
-    """Behaviour: greedy decoding continues with Paris."""
-    model, tokeniser = ours
-    tokens = generate(model, torch.tensor([tokeniser.encode(PROMPT).ids]), 1, temperature=0)
-    assert " Paris" == tokeniser.decode([int(token) for token in tokens])
+    """Behavior: greedy decoding continues with Paris."""
+    model, tokenizer = ours
+    tokens = generate(model, torch.tensor([tokenizer.encode(PROMPT).ids]), 1, temperature=0)
+    assert " Paris" == tokenizer.decode([int(token) for token in tokens])
 
 
 def test_logits_equal_the_reference_on_the_exported_directory(
@@ -108,7 +108,7 @@ def test_computing_in_bf16_is_no_worse_than_the_reference(
     assert distance(ours_bf16, exact) < 1.5 * distance(theirs_bf16, exact)
 
 
-def test_the_tokeniser_encodes_as_the_reference(
+def test_the_tokenizer_encodes_as_the_reference(
     ours: tuple[Llama, Tokenizer], folder: Path, path: Path, transformers: Any
 ) -> None:
     """Reference: `transformers` from our export, and from the GGUF by its own reader: equal ids, text comes back."""

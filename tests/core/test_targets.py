@@ -61,15 +61,15 @@ def test_targets_are_chosen_as_peft_chooses(targets: list[str] | str, expected: 
         (["query"], "'query' matches no module; the linear ones end in down_proj, gate_proj, k_proj, o_proj, q_proj"),
         (["q_proj", "proj"], "'proj' matches no module"),
         ("q_proj", "'q_proj' matches no module"),
-        (["lm_head"], "lm_head is taken inside the chunked loss and takes no adapter; choose among down_proj"),
-        (".*(head|q_proj)", "lm_head is taken inside the chunked loss"),
-        (["embed_tokens"], "model.embed_tokens is no linear module"),
-        (["input_layernorm"], "model.layers.0.input_layernorm is no linear module"),
-        ([r"self_attn"], "model.layers.0.self_attn is no linear module"),
+        (["lm_head"], "lm_head is computed inside the chunked loss and takes no adapter; choose among down_proj"),
+        (".*(head|q_proj)", "lm_head is computed inside the chunked loss"),
+        (["embed_tokens"], "model.embed_tokens is not a linear module"),
+        (["input_layernorm"], "model.layers.0.input_layernorm is not a linear module"),
+        ([r"self_attn"], "model.layers.0.self_attn is not a linear module"),
     ],
 )
 def test_a_target_that_cannot_be_adapted_is_refused(targets: list[str] | str, said: str) -> None:
-    """Behaviour: the message names the target and the linear modules there are; no misspelling is passed over."""
+    """Behavior: the message names the target and the linear modules there are; no misspelling is passed over."""
     assert said in refusal(target_modules=targets)
 
 
@@ -89,22 +89,22 @@ def test_rank_and_alpha_are_looked_up_apart() -> None:
 
 
 def test_alpha_is_twice_the_rank_where_not_given() -> None:
-    """Behaviour: a scale of 2 at any rank; what is given counts, over the rank or, rank-stabilised, over its root."""
+    """Behavior: a scale of 2 at any rank; what is given counts, over the rank or, rank-stabilized, over its root."""
     assert {2.0} == {factors.scale for factors in planned(rank=5).values()}
     assert {3 / 5} == {factors.scale for factors in planned(rank=5, alpha=3).values()}
     assert {3 / math.sqrt(5)} == {factors.scale for factors in planned(rank=5, alpha=3, use_rslora=True).values()}
 
 
 def test_a_pattern_that_describes_no_target_is_refused() -> None:
-    """Behaviour: a key that would do nothing is a mistake, and named."""
+    """Behavior: a key that would do nothing is a mistake, and named."""
     for key in ("down_proj", "proj", "layers"):
         for pattern in ("rank_pattern", "alpha_pattern"):
-            said = f"pattern '{key}' describes none of the targets, which end in k_proj, o_proj, q_proj, v_proj"
+            said = f"pattern '{key}' matches none of the targets, which end in k_proj, o_proj, q_proj, v_proj"
             assert said == refusal(**{pattern: {key: 2}})
 
 
 def test_a_rank_above_a_matrix_is_refused() -> None:
-    """Behaviour: the module, its sides and the most it takes are named; at the edge it is accepted."""
+    """Behavior: the module, its sides and the most it takes are named; at the edge it is accepted."""
     said = "rank=9 is above the smaller side of model.layers.0.self_attn.k_proj (8 x 16); choose at most 8"
     assert said == refusal(rank=9)
     assert 8 == planned(rank=8)["model.layers.0.self_attn.k_proj"].rank
@@ -112,7 +112,7 @@ def test_a_rank_above_a_matrix_is_refused() -> None:
 
 
 def test_any_linear_module_counts_wherever_it_lies() -> None:
-    """Behaviour: what has two widths is linear, also outside a Llama; the model itself is no target."""
+    """Behavior: what has two widths is linear, also outside a Llama; the model itself is not a target."""
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.LayerNorm(5), nn.Sequential(nn.Linear(5, 4, bias=False)))
     config = LoraConfig(rank=2, target_modules="all-linear")
     assert {"0": Factors(2, 3, 5, 2.0), "3.0": Factors(2, 5, 4, 2.0)} == plan_lora(model, config)

@@ -20,7 +20,7 @@ FAULTS = (
         status="historical",
         source="hao-ai-lab/FastVideo#870",
         symptom="Merging adds B A without its scale: the merged model is another.",
-        where="andon.core:_merged",
+        where="andon.core:_merged_linear",
         before="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
         after="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI).to(weight_OI.dtype)",
     ),
@@ -31,12 +31,12 @@ FAULTS = (
         source="espnet/espnet#5722; Baijiong-Lin/LoRA-Torch#10",
         symptom="Nothing notices that an adapter is merged already, and it is added once more.",
         where="andon.core:merge_lora",
-        before=("wrappers = _wrappers(model)\n_check_unmerged(wrappers)\nowners = _owners(wrappers, name)"),
+        before=("wrappers = _wrappers(model)\n_check_unmerged(wrappers)\nowners = _adapters_named(wrappers, name)"),
         after=(
             "wrappers = _wrappers(model)\n"
             "for wrapper in wrappers.values():\n"
             "    wrapper.unmerged = None\n"
-            "owners = _owners(wrappers, name)"
+            "owners = _adapters_named(wrappers, name)"
         ),
     ),
     Fault(
@@ -66,10 +66,10 @@ FAULTS = (
         area="lora",
         status="historical",
         source="huggingface/peft#2195",
-        symptom="The pattern of ranks is asked for the alpha, too: some modules have another scale than configured.",
+        symptom="The pattern of ranks is used for the alpha, too: some modules have another scale than configured.",
         where="andon.core:plan",
-        before="alpha = config.alpha_pattern.get(_first(config.alpha_pattern, name), config.resolved_alpha)",
-        after="alpha = config.alpha_pattern.get(_first(config.rank_pattern, name), config.resolved_alpha)",
+        before="alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name), config.resolved_alpha)",
+        after="alpha = config.alpha_pattern.get(_first_matching(config.rank_pattern, name), config.resolved_alpha)",
         subjects=("lora",),
     ),
     Fault(
@@ -78,7 +78,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#2537; huggingface/peft#1678, #285",
         symptom="Tensors that the file names otherwise stay as they were drawn, without a word.",
-        where="andon.core:_read_weights",
+        where="andon.core:peft._read_weights",
         before="weights = {name: file.get_tensor(PREFIX + name).to(torch.float32, copy=True) for name in shapes}",
         after=(
             "weights = {\n"
@@ -136,7 +136,7 @@ FAULTS = (
         status="historical",
         source="huggingface/peft#3396, #3411",
         symptom="Merging writes its low-precision copies back into the adapter.",
-        where="andon.core:_merged",
+        where="andon.core:_merged_linear",
         before="a_RI, b_OR = adapter.lora_A.detach().to(high), adapter.lora_B.detach().to(high)",
         after=(
             "adapter.lora_B.data = adapter.lora_B.data.to(torch.bfloat16).to(high)\n"
@@ -184,8 +184,8 @@ FAULTS = (
         area="quantization",
         status="transposed",
         source="bitsandbytes-foundation/bitsandbytes#1884",
-        symptom="The two halves of a byte are packed one way and read the other: neighbours change places.",
-        where="andon.core:_packed",
+        symptom="The two halves of a byte are packed one way and read the other: neighbors change places.",
+        where="andon.core:_pack_codes",
         before="return codes[::2] << 4 | codes[1::2]",
         after="return codes[1::2] << 4 | codes[::2]",
     ),
@@ -195,7 +195,7 @@ FAULTS = (
         status="historical",
         source="bitsandbytes-foundation/bitsandbytes#1884",
         symptom="A last, shorter block takes the scale of the one before it.",
-        where="andon.core:_scale",
+        where="andon.core:_scale_blocks",
         before="torch.mul(values[whole:], scales[blocks], out=out[whole : len(values)])",
         after="torch.mul(values[whole:], scales[max(0, blocks - 1)], out=out[whole : len(values)])",
     ),
@@ -232,10 +232,10 @@ FAULTS = (
         status="transposed",
         source="pytorch/ao 757d89648; artidoro/qlora",
         symptom="A list of modules is compared with the wrong part of their names: half of them stay as they were.",
-        where="andon.core:is_quantized",
+        where="andon.core:should_quantize",
         before='return name.removesuffix(".weight").endswith("_proj")',
         after='return name.removesuffix(".weight").endswith("_proj") and ".self_attn." in name',
         subjects=("four bits",),
-        test="tests/core/test_nf4.py::test_a_model_is_quantised_in_its_blocks_only",
+        test="tests/core/test_nf4.py::test_a_model_is_quantized_in_its_blocks_only",
     ),
 )

@@ -10,9 +10,9 @@ FAULTS = (
         status="historical",
         source="huggingface/trl#784; huggingface/nanoVLM#204",
         symptom="Documents packed into one row read each other; the loss is a little worse.",
-        where="andon.core:_layout",
-        before="mask_BTS = _additive(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
-        after="mask_BTS = _additive((steps_T[:, None] >= steps_T).expand_as(same_BTS), dtype)",
+        where="andon.core:_positions_and_mask",
+        before="mask_BTS = _additive_mask(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
+        after="mask_BTS = _additive_mask((steps_T[:, None] >= steps_T).expand_as(same_BTS), dtype)",
         subjects=("llama", "packed"),
     ),
     Fault(
@@ -20,8 +20,8 @@ FAULTS = (
         area="attention mask",
         status="historical",
         source="swiss-ai/Megatron-LM#40",
-        symptom="One token of each document is read as part of its neighbour.",
-        where="andon.core:_layout",
+        symptom="One token of each document is read as part of its neighbor.",
+        where="andon.core:_positions_and_mask",
         before="same_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]",
         after=(
             "owners_BT = torch.cat((documents_BT[:, 1:], documents_BT[:, -1:]), 1)\n"
@@ -35,9 +35,9 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="Each token sees the next one; the loss is implausibly low.",
-        where="andon.core:_layout",
-        before="mask_BTS = _additive(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
-        after="mask_BTS = _additive(same_BTS & (steps_T[:, None] + 1 >= steps_T), dtype)",
+        where="andon.core:_positions_and_mask",
+        before="mask_BTS = _additive_mask(same_BTS & (steps_T[:, None] >= steps_T), dtype)",
+        after="mask_BTS = _additive_mask(same_BTS & (steps_T[:, None] + 1 >= steps_T), dtype)",
         subjects=("packed", "llama"),
     ),
     Fault(
@@ -95,7 +95,7 @@ FAULTS = (
         area="rope",
         status="historical",
         source="huggingface/transformers#29285, #29496; EleutherAI/gpt-neox#1016; KellerJordan/modded-nanogpt#39",
-        symptom="Frequencies are cast with the model, and positions beyond 256 cannot be told apart.",
+        symptom="Frequencies are cast with the model, and positions beyond 256 cannot be distinguished.",
         where="andon.core:Llama.hidden",
         before="rotation = rotary_angles(positions_BT, self.config, at_least_fp32(x_BTD.dtype))",
         after=(
@@ -122,7 +122,7 @@ FAULTS = (
         area="rope",
         status="historical",
         source="huggingface/transformers#25199; huggingface/nanotron#427; rasbt/LLMs-from-scratch#747",
-        symptom="Neighbours are turned where the weights expect halves: training is fine, foreign weights are not.",
+        symptom="Neighbors are turned where the weights expect halves: training is fine, foreign weights are not.",
         where="andon.core:_turn",
         before=(
             "first, second = x.to(cos.dtype).chunk(2, dim=-1)\n"
@@ -151,7 +151,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#2849",
         symptom="Positions of a packed row start again inside a document: far tokens look near.",
-        where="andon.core:_layout",
+        where="andon.core:_positions_and_mask",
         before="return steps_T - starts_BT.cummax(1).values, mask_BTS[:, None]",
         after="return (steps_T - starts_BT.cummax(1).values) % 16, mask_BTS[:, None]",
         subjects=("llama", "packed"),
@@ -254,7 +254,7 @@ FAULTS = (
         status="historical",
         source="karpathy/nanoGPT 43b37fd5",
         symptom="The head takes the embedding's wide initial weights: the first loss is far above ln V.",
-        where="andon.core:Llama.initialise",
+        where="andon.core:Llama.init_weights",
         before="std = base * min(1.0, math.sqrt(256 / self.config.hidden_size))",
         after=(
             "std = base * min(1.0, math.sqrt(256 / self.config.hidden_size))\n"
@@ -269,7 +269,7 @@ FAULTS = (
         status="historical",
         source="Lightning-AI/litgpt#1162, #759",
         symptom="The model's own initialization never runs: all weights are drawn as torch draws them.",
-        where="andon.core:Llama.initialise",
+        where="andon.core:Llama.init_weights",
         before="nn.init.normal_(parameter, std=std, generator=generator)",
         after=(
             'if name.endswith("embed_tokens.weight"):\n'
@@ -284,7 +284,7 @@ FAULTS = (
         status="historical",
         source="huggingface/transformers#17877",
         symptom="The smaller weights that write into the residual stream are drawn again like all others.",
-        where="andon.core:Llama.initialise",
+        where="andon.core:Llama.init_weights",
         before=(
             "if parameter is self.lm_head.weight:\n    std = base * min(1.0, math.sqrt(256 / self.config.hidden_size))"
         ),
@@ -293,6 +293,6 @@ FAULTS = (
             "if parameter is self.lm_head.weight:\n"
             "    std = base * min(1.0, math.sqrt(256 / self.config.hidden_size))"
         ),
-        test="tests/core/test_llama.py::test_weights_have_their_spreads",
+        test="tests/core/test_llama.py::test_weights_have_their_standard_deviations",
     ),
 )

@@ -9,5 +9,5 @@ ELSEWHERE = {
     "tie-lora-merge-into-embedding": "the head takes no adapter, and merging refuses a shared weight",
     "lora-qkv-index": "queries, keys and values are three matrices, never one",
     "metric-accuracy-unshifted": "no accuracy is computed",
-    "metric-mfu-world": "utilisation is measured by the bench, of one device",
+    "metric-mfu-world": "utilization is measured by the bench, of one device",
 }

@@ -42,10 +42,10 @@ FAULTS = (
         source="huggingface/accelerate#1466",
         symptom="The batches that a resume skips are skipped in every later epoch too.",
         where="andon.core:batches",
-        before="return _ahead(prepare, iter(steps), config.data.workers)",
+        before="return _prefetch(prepare, iter(steps), config.data.workers)",
         after=(
             "rest = (step for step in steps if step % per_epoch >= state.batch)\n"
-            "return _ahead(prepare, rest, config.data.workers)"
+            "return _prefetch(prepare, rest, config.data.workers)"
         ),
     ),
     Fault(
@@ -72,8 +72,8 @@ FAULTS = (
         source="pytorch/torchtitan#2865",
         symptom="The position moves on before the batch is handed out: each resume loses one.",
         where="andon.core:batches",
-        before="return packed, DataState(*following(epoch, batch, per_epoch))",
-        after="return packed, DataState(*following(*following(epoch, batch, per_epoch), per_epoch))",
+        before="return packed, DataState(*next_position(epoch, batch, per_epoch))",
+        after="return packed, DataState(*next_position(*next_position(epoch, batch, per_epoch), per_epoch))",
     ),
     Fault(
         id="ckpt-alias-not-copy",
@@ -81,7 +81,7 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="What is kept to go back to is a reference, and changes with what replaced it.",
-        where="andon.core:_merged",
+        where="andon.core:_merged_linear",
         before="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
         after="total_OI = weight_OI.to(high).addmm_(b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
     ),
@@ -123,9 +123,9 @@ FAULTS = (
         status="historical",
         source="unslothai/unsloth-zoo#959",
         symptom="Two parties each put the opening mark, and every document begins with it twice.",
-        where="andon.core:dataset._closed",
-        before="yield Encoded([end, *ids, end], len(text.encode()), text_hash(text))",
-        after="yield Encoded([end, end, *ids, end], len(text.encode()), text_hash(text))",
+        where="andon.core:_encode_documents",
+        before="yield EncodedDocument([eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
+        after="yield EncodedDocument([eos_id, eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
     ),
     Fault(
         id="data-prompt-mask-off-by-one",
@@ -143,7 +143,7 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtune#1697",
         symptom="A document more than twice as long as allowed loses what is beyond.",
-        where="andon.core:_cut",
+        where="andon.core:_split_text",
         before=(
             "while len(text) - start > longest:\n"
             "    limit = start + longest\n"
@@ -256,7 +256,7 @@ FAULTS = (
         area="configuration",
         status="pattern",
         source="",
-        symptom="A misspelt key is dropped, and the default used.",
+        symptom="A misspelled key is dropped, and the default used.",
         where="andon.core:Table.model_config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="ignore", strict=True, frozen=True)',

@@ -11,8 +11,8 @@ FAULTS = (
         source="Lightning-AI/litgpt#419",
         symptom="Evaluation compares each logit with its own token: only the validation loss is wrong.",
         where="andon.core:validate",
-        before="total += float(loss(model, _moved(batch, device), tokens=1))",
-        after="total += float(loss(model, _moved(batch._replace(labels_BT=batch.tokens_BT), device), tokens=1))",
+        before="total += float(loss(model, _to_device(batch, device), tokens=1))",
+        after="total += float(loss(model, _to_device(batch._replace(labels_BT=batch.tokens_BT), device), tokens=1))",
     ),
     Fault(
         id="loss-mean-includes-masked",
@@ -83,7 +83,7 @@ FAULTS = (
         status="historical",
         source="pytorch/ao#1124; pytorch/torchtune#2254; Nerogar/OneTrainer#996",
         symptom="Weights are bfloat16 without a float32 master: small updates round to nothing and training stalls.",
-        where="andon.core:prepare",
+        where="andon.core:initial_state_of",
         before="torch.manual_seed(config.training.seed)",
         after=("torch.manual_seed(config.training.seed)\nmodel.to(HALF.get(config.training.dtype, torch.float32))"),
         subjects=("mixed late",),
@@ -94,7 +94,7 @@ FAULTS = (
         status="historical",
         source="pytorch/pytorch#120376",
         symptom="The backward pass runs under autocast, which is meant for the forward pass alone.",
-        where="andon.core:accumulate",
+        where="andon.core:accumulate_gradients",
         before=('with _phase("backward", span, seconds, device):\n    ...'),
         after=('with _phase("backward", span, seconds, device), autocast(training.dtype, device):\n    ...'),
         subjects=("mixed",),
@@ -106,8 +106,8 @@ FAULTS = (
         source="pytorch/torchtitan#4615; huggingface/nanotron 4cc62ae8",
         symptom="Loaded moments go through half precision: a resumed run drifts from the unbroken one.",
         where="andon.core:_restore",
-        before="{moment: moments[f'{name}.{moment}'].to(parameter.device, copy=True) for moment in MOMENTS}",
-        after="{moment: moments[f'{name}.{moment}'].to(torch.bfloat16).to(torch.float32) for moment in MOMENTS}",
+        before="{moment: moments[f'{name}.{moment}'].to(parameter.device, copy=True) for moment in ADAM_STATE}",
+        after="{moment: moments[f'{name}.{moment}'].to(torch.bfloat16).to(torch.float32) for moment in ADAM_STATE}",
     ),
     # ------------------------------------------------------------------------------------------ accumulation
     Fault(
@@ -116,9 +116,9 @@ FAULTS = (
         status="historical",
         source="karpathy/nanoGPT#168, #206",
         symptom="Micro-batches are summed, not averaged: gradients grow with their number, and clipping hides it.",
-        where="andon.core:accumulate",
-        before="part = loss(state.model, _moved(batch, device), tokens)",
-        after="part = loss(state.model, _moved(batch, device))",
+        where="andon.core:accumulate_gradients",
+        before="part = loss(state.model, _to_device(batch, device), tokens)",
+        after="part = loss(state.model, _to_device(batch, device))",
     ),
     Fault(
         id="accum-mean-of-means",
@@ -126,9 +126,9 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#2206; pytorch/torchtune#1875; huggingface/transformers#34191",
         symptom="Each micro-batch is averaged over its own tokens: short ones weigh too much.",
-        where="andon.core:accumulate",
-        before="part = loss(state.model, _moved(batch, device), tokens)",
-        after="part = loss(state.model, _moved(batch, device)) / len(micro_batches)",
+        where="andon.core:accumulate_gradients",
+        before="part = loss(state.model, _to_device(batch, device), tokens)",
+        after="part = loss(state.model, _to_device(batch, device)) / len(micro_batches)",
     ),
     Fault(
         id="accum-zero-grad-missing",
@@ -146,7 +146,7 @@ FAULTS = (
         status="historical",
         source="huggingface/trl#2175",
         symptom="Gradients are summed in bfloat16: late micro-batches are partly lost.",
-        where="andon.core:accumulate",
+        where="andon.core:accumulate_gradients",
         before=(
             'with _phase("backward", span, seconds, device):\n'
             "    (part * state.loss_scale if state.loss_scale != 1 else part).backward()"
@@ -190,7 +190,7 @@ FAULTS = (
         status="historical",
         source="huggingface/accelerate#641",
         symptom="Gradients are clipped after each micro-batch: the step points elsewhere.",
-        where="andon.core:accumulate",
+        where="andon.core:accumulate_gradients",
         before=(
             'with _phase("backward", span, seconds, device):\n'
             "    (part * state.loss_scale if state.loss_scale != 1 else part).backward()"
@@ -212,12 +212,12 @@ FAULTS = (
         after='grads = [p.grad for p in optimizer.param_groups[-1]["params"] if p.grad is not None]',
     ),
     Fault(
-        id="clip-then-normalise",
+        id="clip-then-normalize",
         area="clipping",
         status="transposed",
         source="pytorch/torchtune#2172",
         symptom="Sums are clipped and then divided by their tokens: the threshold means nothing.",
-        where="andon.core:accumulate",
+        where="andon.core:accumulate_gradients",
         before="return float(total), tokens",
         after=(
             "for parameter in state.model.parameters():\n"

@@ -23,7 +23,7 @@ def source(where: str) -> str:
 
 @pytest.mark.tier1
 def test_every_fault_still_applies() -> None:
-    """Behaviour: one module defines what a fault names, its `before` stands there once, and `after` is another."""
+    """Behavior: one module defines what a fault names, its `before` stands there once, and `after` is another."""
     broken = []
     for fault in FAULTS:
         try:
@@ -38,20 +38,20 @@ def test_every_fault_still_applies() -> None:
 
 @pytest.mark.tier1
 def test_no_fault_names_a_module() -> None:
-    """Behaviour: a fault of our core names the package and a definition, so that moving a module breaks none."""
+    """Behavior: a fault of our core names the package and a definition, so that moving a module breaks none."""
     assert {"andon.core"} == {fault.where.partition(":")[0] for fault in FAULTS}
 
 
 @pytest.mark.tier2
 def test_every_fault_makes_python() -> None:
-    """Behaviour: what a fault makes of its module can be parsed."""
+    """Behavior: what a fault makes of its module can be parsed."""
     for fault in FAULTS:
         ast.parse(patched(fault, source(fault.where)), fault.id)
 
 
 @pytest.mark.tier1
 def test_faults_are_many_and_have_names_of_their_own() -> None:
-    """Behaviour: at least 85 faults, none twice, none of those said to have no home here."""
+    """Behavior: at least 85 faults, none twice, none of those said to have no home here."""
     names = Counter(fault.id for fault in FAULTS)
     assert FEWEST <= len(FAULTS)
     assert {1} == set(names.values())
@@ -60,7 +60,7 @@ def test_faults_are_many_and_have_names_of_their_own() -> None:
 
 @pytest.mark.tier1
 def test_every_fault_says_where_it_was_found_and_how_it_shows() -> None:
-    """Behaviour: only a pattern has no source, and every fault has a symptom and a subject."""
+    """Behavior: only a pattern has no source, and every fault has a symptom and a subject."""
     unsourced = {fault.id for fault in FAULTS if not fault.source}
     assert {fault.id for fault in FAULTS if fault.status == "pattern"} == unsourced
     assert [] == [fault.id for fault in FAULTS if not (fault.symptom and fault.subjects and fault.area)]
@@ -68,6 +68,6 @@ def test_every_fault_says_where_it_was_found_and_how_it_shows() -> None:
 
 @pytest.mark.tier1
 def test_unit_tests_that_find_a_fault_exist() -> None:
-    """Behaviour: a test that a fault names is defined in the file that it names."""
+    """Behavior: a test that a fault names is defined in the file that it names."""
     for path, _, name in (fault.test.partition("::") for fault in FAULTS if fault.test):
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name

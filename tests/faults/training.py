@@ -72,7 +72,7 @@ FAULTS = (
         status="historical",
         source="pytorch/pytorch#104336; huggingface/accelerate#2665",
         symptom="The optimizer holds the parameters from before the model was transformed; the loss stays flat.",
-        where="andon.core:prepare",
+        where="andon.core:initial_state_of",
         before="return TrainState(model, build_optimizer(model, config.training), loss_scale=scale)",
         after=(
             "import copy\n"
@@ -127,9 +127,9 @@ FAULTS = (
         status="pattern",
         source="",
         symptom="Beyond the last step the cosine rises again, and a long run diverges late.",
-        where="andon.core:fall_steps",
-        before="return min(step - warmup, fall), fall",
-        after="return step - warmup, fall",
+        where="andon.core:decay_progress",
+        before="return min(step - warmup, decay_steps), decay_steps",
+        after="return step - warmup, decay_steps",
     ),
     # ------------------------------------------------------------------------------------------ memory
     Fault(
@@ -138,7 +138,7 @@ FAULTS = (
         status="historical",
         source="huggingface/transformers#6999; BatsResearch/labelmodels#4; google/brax#152",
         symptom="A running loss keeps every step's graph: memory grows until it is gone.",
-        where="andon.core:accumulate",
+        where="andon.core:accumulate_gradients",
         before="total += part.detach().cpu()",
         after=(
             "total += part.detach().cpu()\nstate.model.running_loss = getattr(state.model, 'running_loss', 0.0) + part"
@@ -166,9 +166,9 @@ FAULTS = (
         status="transposed",
         source="pytorch/torchtune#2172",
         symptom="What is divided by all tokens already is averaged once more over its parts: gradients are too small.",
-        where="andon.core:accumulate",
-        before="part = loss(state.model, _moved(batch, device), tokens)",
-        after="part = loss(state.model, _moved(batch, device), tokens) / len(micro_batches)",
+        where="andon.core:accumulate_gradients",
+        before="part = loss(state.model, _to_device(batch, device), tokens)",
+        after="part = loss(state.model, _to_device(batch, device), tokens) / len(micro_batches)",
     ),
     Fault(
         id="dist-val-mean-of-sums",
@@ -190,12 +190,12 @@ FAULTS = (
         where="andon.core:validate",
         before=(
             "with torch.no_grad(), autocast(dtype, device):\n"
-            "    total += float(loss(model, _moved(batch, device), tokens=1))\n"
+            "    total += float(loss(model, _to_device(batch, device), tokens=1))\n"
             "tokens += int((batch.labels_BT != IGNORE).sum())"
         ),
         after=(
             "with torch.no_grad(), autocast(dtype, device):\n"
-            "    total += float(loss(model, _moved(batch, device)))\n"
+            "    total += float(loss(model, _to_device(batch, device)))\n"
             "tokens += 1"
         ),
     ),
@@ -205,14 +205,14 @@ FAULTS = (
         status="historical",
         source="pytorch/torchtitan#3225",
         symptom="A tied head is subtracted although it was never counted: too few parameters, and a wrong MFU.",
-        where="andon.core:parameters",
+        where="andon.core:count_parameters",
         before=(
-            "return Parameters(embedding, attention, mlp, norms, head, embedding + attention + mlp + norms + head)"
+            "return ParameterCounts(embedding, attention, mlp, norms, head, embedding + attention + mlp + norms + head)"
         ),
         after=(
             "twice = embedding if shape.tied else 0\n"
             "total = embedding + attention + mlp + norms + head - twice\n"
-            "return Parameters(embedding, attention, mlp, norms, head, total)"
+            "return ParameterCounts(embedding, attention, mlp, norms, head, total)"
         ),
         test="tests/core/test_sizes.py::test_parameters_by_part_are_those_of_the_built_model",
     ),

@@ -1,4 +1,4 @@
-"""A checkpoint's manifest, sealed anew so that its fields are reached, and the header of its tensors."""
+"""A checkpoint's manifest, sealed again so that its fields are reached, and the header of its tensors."""
 
 import json
 from contextlib import suppress
@@ -11,7 +11,7 @@ from tests.fuzz.files import FOLDER, parts, written
 REFUSALS = (CheckpointError, HeaderError)
 PARSER = {
     manifest: ("read_manifest", "check_files", "_record", "seal"),
-    headers: ("read_header", "parse_header", "check_tiling", "_without_repeats", "_entry", "_are_sizes"),
+    headers: ("read_header", "parse_header", "check_tiling", "_without_duplicates", "_tensor_entry", "_are_sizes"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Files whose bytes a fuzzer has chosen: one folder a process, written anew for each input."""
+"""Files whose bytes a fuzzer has chosen: one folder per process, written again for each input."""
 
 import atexit
 import shutil

@@ -1,10 +1,10 @@
-"""GGUF's metadata and tensor table, the model's shape in it, its tokeniser and its chat template."""
+"""GGUF's metadata and tensor table, the model's shape in it, its tokenizer and its chat template."""
 
 from andon.core.data.chat import ChatError
 from andon.core.formats import chat_template, gguf_header, gguf_tokenizer
 from andon.core.formats.chat_template import load_template
-from andon.core.formats.gguf_header import GgufError, model_config, our_name, read_header
-from andon.core.formats.gguf_tokenizer import read_tokeniser
+from andon.core.formats.gguf_header import GgufError, huggingface_name, model_config, read_header
+from andon.core.formats.gguf_tokenizer import read_tokenizer
 from andon.core.formats.huggingface_config import InterchangeError
 from tests.fuzz.files import written
 
@@ -14,14 +14,14 @@ PARSER = {
         "read_header",
         "parse_header",
         "model_config",
-        "our_name",
+        "huggingface_name",
         "_value",
         "_tensor",
         "Cursor.take",
         "Cursor.numbers",
         "Cursor.text",
     ),
-    gguf_tokenizer: ("read_tokeniser", "_listed"),
+    gguf_tokenizer: ("read_tokenizer", "_list_of"),
     chat_template: ("_from_gguf",),
 }
 
@@ -31,7 +31,7 @@ def one(data: bytes) -> None:
     path = written("model.gguf", data)
     header = read_header(path)
     load_template(path)
-    read_tokeniser(header.fields)
+    read_tokenizer(header.fields)
     model_config(path, header)
     for name in header.shapes:
-        our_name(path, name)
+        huggingface_name(path, name)

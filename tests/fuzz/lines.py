@@ -1,26 +1,26 @@
 """JSONL: lines of text, and lines of instructions and conversations."""
 
-from andon.core.data import corpus, sample_lines
+from andon.core.data import corpus, instruction_records
 from andon.core.data.chat import ChatError
 from andon.core.data.corpus import CorpusError, documents, find_sources
-from andon.core.data.sample_lines import InstructionError, has_instructions, read_lines
+from andon.core.data.instruction_records import InstructionError, has_instructions, read_instructions
 from tests.fuzz.files import written
 
 REFUSALS = (CorpusError, InstructionError, ChatError)
 PARSER = {
-    sample_lines: ("has_instructions", "read_lines", "_pair", "_messages"),
+    instruction_records: ("has_instructions", "read_instructions", "_prompt_and_completion", "_messages"),
     corpus: (
         "documents",
         "records",
         "check_text",
         "_inspect",
-        "_lines",
-        "_parsed",
+        "_jsonl_documents",
+        "_parse_json",
         "is_jsonl",
-        "_file",
-        "_names",
-        "_cut",
-        "_no_text",
+        "_text_document",
+        "_piece_names",
+        "_split_text",
+        "_not_text",
         "_check_unchanged",
     ),
 }
@@ -32,6 +32,6 @@ def one(data: bytes) -> None:
     name = "text.txt" if data[:1] == b"#" else "lines.jsonl"
     sources = find_sources([str(written(name, data))])
     if has_instructions(sources):
-        list(read_lines(sources[0], SPECIAL))
+        list(read_instructions(sources[0], SPECIAL))
     else:
         list(documents(sources, "text"))

@@ -16,7 +16,7 @@ URL = "http://localhost:4318"
 
 
 def one(data: bytes) -> None:
-    """A trace and its note, where not empty, and an answer; the next offset is noted and a torn line is cut."""
+    """A trace and its note, where not empty, and an answer; the next offset is noted and an incomplete line is cut."""
     trace, note, reply = parts(data, 3)
     path = present("trace.jsonl", trace)
     present("trace.jsonl.sent.json", note)

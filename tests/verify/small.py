@@ -36,7 +36,7 @@ def batch(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Mean nats a token."""
+    """Mean nats per token."""
     return cross_entropy(model(batch["tokens"]).flatten(0, 1), batch["labels"].flatten())
 
 

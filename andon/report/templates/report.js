@@ -23,7 +23,7 @@
     norm: () => ({ data: [curves.step, curves.norm], series: [line("gradient norm", "accent", 1.2)], levels: [], ticks: curves.skipped }),
   };
 
-  // Baselines as labelled levels, skipped steps as ticks at the foot.
+  // Baselines as labeled levels, skipped steps as ticks at the foot.
   const marks = (levels, ticks) => (u) => {
     const { ctx, bbox } = u;
     const scale = window.devicePixelRatio || 1;

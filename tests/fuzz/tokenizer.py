@@ -1,19 +1,19 @@
-"""A tokeniser's settings and its chat template, as this code reads and renders them."""
+"""A tokenizer's settings and its chat template, as this code reads and renders them."""
 
 import re
 
 from andon.core.data import chat, tokenizer
-from andon.core.data.chat import ChatError, answer
-from andon.core.data.tokenizer import TokeniserError, check_vocabulary, end_of_document, load_tokeniser, special_names
+from andon.core.data.chat import ChatError, render_requests
+from andon.core.data.tokenizer import TokenizerError, check_vocabulary, find_eos_id, load_tokenizer, special_tokens
 from andon.core.formats import chat_template
 from andon.core.formats.chat_template import load_template
 from tests.fuzz.files import FOLDER, parts, present
 
-REFUSALS = (ChatError, TokeniserError)
+REFUSALS = (ChatError, TokenizerError)
 PARSER = {
     chat_template: ("load_template", "_read", "_fields", "_is_utf8", "_token"),
-    chat: ("answer", "_bounded", "Generation.parse", "_raise"),
-    tokenizer: ("load_tokeniser", "id_count", "check_vocabulary", "end_of_document", "special_names"),
+    chat: ("render_requests", "_render_bounded", "Generation.parse", "_raise"),
+    tokenizer: ("load_tokenizer", "id_count", "check_vocabulary", "find_eos_id", "special_tokens"),
 }
 MESSAGES = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two"}]
 # What may take a template hours, or all memory: that is the sandbox's process to stop.
@@ -30,11 +30,11 @@ def one(data: bytes) -> None:
     if alone.exists():
         load_template(alone)
     if template is not None and not UNBOUNDED.search(template.source):
-        answer(
+        render_requests(
             {"template": template.source, "tokens": template.tokens, "requests": [(MESSAGES, True), (MESSAGES, False)]}
         )
     path = FOLDER / "tokenizer.json"
-    tokeniser = load_tokeniser(path)
-    special_names(tokeniser)
-    check_vocabulary(tokeniser, 300, str(path))
-    end_of_document(tokeniser, str(path))
+    tokenizer = load_tokenizer(path)
+    special_tokens(tokenizer)
+    check_vocabulary(tokenizer, 300, str(path))
+    find_eos_id(tokenizer, str(path))

@@ -34,7 +34,7 @@ START = "a = 1\nb = 2\n"
     ],
 )
 def test_an_unfinished_end_is_excused(end: str) -> None:
-    """Behaviour: open brackets, triple quotes, continuations, and a string open on the last line are no errors."""
+    """Behavior: open brackets, triple quotes, continuations, and a string open on the last line are no errors."""
     assert tokenizes(START + end)
 
 
@@ -54,13 +54,13 @@ def test_an_unfinished_end_is_excused(end: str) -> None:
     ],
 )
 def test_an_error_before_the_end_is_an_error(middle: str) -> None:
-    """Behaviour: strings left open on their line, dedents to nowhere, stray closers and characters, at the end too."""
+    """Behavior: strings left open on their line, dedents to nowhere, stray closers and characters, at the end too."""
     assert tokenizes(START + middle + "c = 3\n") is False
     assert tokenizes(START + middle) is False
 
 
-def test_an_error_in_the_last_line_that_is_no_open_string_is_an_error() -> None:
-    """Behaviour: being last excuses nothing but what goes on."""
+def test_an_error_in_the_last_line_is_an_error_unless_an_open_string() -> None:
+    """Behavior: being last excuses nothing but what goes on."""
     assert tokenizes(START + "x = $2") is False
     assert tokenizes(START + "if x:\n    a\n  b") is False
 
@@ -70,18 +70,18 @@ def test_an_error_in_the_last_line_that_is_no_open_string_is_an_error() -> None:
     [("", False), ("a\nb\n", False), ("a\n\n   \nb", False), ("a\n\nb\n\nc", True), ("# a\n#\n#", True)],
 )
 def test_three_lines_must_not_be_blank(text: str, verdict: bool) -> None:
-    """Behaviour: too little text is no sample."""
+    """Behavior: too little text is no sample."""
     assert verdict == tokenizes(text)
 
 
 def test_every_beginning_of_real_python_tokenizes() -> None:
-    """Behaviour: a cut at any character of correct code is only an unfinished end."""
+    """Behavior: a cut at any character of correct code is only an unfinished end."""
     text = inspect.getsource(json.JSONEncoder.iterencode)
     assert all(tokenizes(text[:length]) for length in range(200, len(text), 29))
 
 
 def test_a_run_is_found_wherever_it_stands() -> None:
-    """Behaviour: at the corpus's start, end and middle; a sample that is nowhere has a run of 0."""
+    """Behavior: at the corpus's start, end and middle; a sample that is nowhere has a run of 0."""
     corpus = np.array([5, 6, 7, 1, 2, 3, 4, 9, 1, 2, 8])
     cases = {(5, 6, 0): 2, (1, 2, 8): 3, (0, 1, 2, 3, 4, 0): 4, (0, 0): 0, (2, 2): 1, (2, 8, 5): 2, (4, 3, 2): 1, (): 0}
     assert list(cases.values()) == [longest_copied_run(np.array(sample), corpus) for sample in cases]
@@ -99,7 +99,7 @@ def test_runs_equal_those_of_a_search() -> None:
 
 
 def test_more_kinds_of_token_than_a_small_integer_has() -> None:
-    """Behaviour: a sample of 300 different tokens is numbered without wrapping around at 256."""
+    """Behavior: a sample of 300 different tokens is numbered without wrapping around at 256."""
     corpus = np.arange(300)
     assert 200 == longest_copied_run(np.roll(corpus, 200), corpus)
 

@@ -1,4 +1,4 @@
-"""What CrossHair cannot prove, floats and text, it draws as hypothesis' cases: paths are sought, not guessed."""
+"""What CrossHair cannot prove, floats and text, it draws as hypothesis' cases: paths are searched, not guessed."""
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +19,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("kind", SCHEDULES)
 @CROSSHAIR
 @given(step=st.integers(0, 40), steps=st.integers(1, 30))
-def test_a_rate_is_between_its_floor_and_its_peak(kind: str, step: int, steps: int) -> None:
+def test_a_rate_is_between_its_minimum_and_its_peak(kind: str, step: int, steps: int) -> None:
     """Invariant: no step has a rate of zero, or above the peak."""
     rate = learning_rate(step, steps, 2.0, SCHEDULES[kind])
     assert 0.5 <= rate <= 2.0

@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: the share of a GPU's peak that a step's own arithmetic makes use of."""
+"""Model FLOPs utilization: the share of a GPU's peak that a step's own arithmetic makes use of."""
 
 from tests.bench.workload import Workload, products
 
@@ -34,7 +34,7 @@ def flops_a_token(workload: Workload) -> int:
     return 6 * multiplying + 12 * attention
 
 
-def utilisation(workload: Workload, seconds: float, device: str) -> float | None:
+def utilization(workload: Workload, seconds: float, device: str) -> float | None:
     """The share of the device's peak; None where that is not known, as a guess would be a made-up figure."""
     peak = peak_flops(device)
     return None if peak is None else flops_a_token(workload) * workload.tokens / seconds / peak

@@ -67,7 +67,7 @@ def test_probabilities_equal_those_of_a_dictionary(order: int) -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_probabilities_of_all_tokens_add_up_to_one(order: int) -> None:
-    """Behaviour: in every context that occurs, in ones that never did, and at a document's beginning."""
+    """Behavior: in every context that occurs, in ones that never did, and at a document's beginning."""
     tokens, documents = corpus(2)
     model = ngram.fit(tokens, documents, V, order)
     histories = {gram[:-1] for gram in contexts(tokens.tolist(), documents.tolist(), order)}
@@ -94,7 +94,7 @@ def test_a_bigram_by_hand() -> None:
 
 
 def test_no_context_reaches_into_another_document() -> None:
-    """Behaviour: the order of documents changes no probability, and the first token of each is not predicted."""
+    """Behavior: the order of documents changes no probability, and the first token of each is not predicted."""
     first, second = [1, 2, 3, 0], [4, 2, 3, 0]
     owners = np.array([0] * 4 + [1] * 4)
     one, other = (ngram.fit(np.array(text), owners, V, 3) for text in (first + second, second + first))
@@ -106,14 +106,14 @@ def test_no_context_reaches_into_another_document() -> None:
 
 
 def test_a_document_number_may_come_back() -> None:
-    """Behaviour: only its changes count, so numbers 0 1 0 are three documents as 0 1 2 are."""
+    """Behavior: only its changes count, so numbers 0 1 0 are three documents as 0 1 2 are."""
     tokens, owners = np.array([1, 2, 3, 3, 1, 2, 4]), np.array([0, 0, 1, 0, 0, 0, 0])
     one, other = (ngram.fit(tokens, labels, V, 4) for labels in (owners, np.array([0, 0, 1, 2, 2, 2, 2])))
     assert ngram.nats(one, tokens, owners).tolist() == ngram.nats(other, tokens, owners).tolist()
 
 
 def test_more_context_predicts_a_habit_better() -> None:
-    """Behaviour: text in which two tokens decide the third is learned by the trigram and not by the bigram."""
+    """Behavior: text in which two tokens decide the third is learned by the trigram and not by the bigram."""
     pattern = np.array([0, 0, 1, 1] * 200)
     owners = np.zeros(800, int)
     means = [ngram.nats(ngram.fit(pattern, owners, 2, order), pattern, owners).mean() for order in (1, 2, 3)]
@@ -132,6 +132,6 @@ def test_more_context_predicts_a_habit_better() -> None:
     ],
 )
 def test_what_cannot_be_counted_is_refused(tokens: list[int], vocab_size: int, order: int, message: str) -> None:
-    """Behaviour: one error with the numbers in it."""
+    """Behavior: one error with the numbers in it."""
     with pytest.raises(ValueError, match=message):
         ngram.fit(np.array(tokens, int), np.zeros(len(tokens), int), vocab_size, order)
