@@ -6,6 +6,7 @@ counted: at most three files. Then the gates that would notice run in the copy, 
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from typing import NamedTuple
 import click
 
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
+from andon.gates.measures.debt.ratchet import fallen, read_baseline
+from andon.gates.measures.debt.score import find_files, grade_files
 from andon.gates.measures.mutation import generate, keys, plan, results
 from andon.gates.names import file_of
 from andon.gates.selftest.injection import copy_tree
@@ -29,8 +32,9 @@ MOVES = {  # each to a folder in which its package's contract lets it be
     "verify:inject": "verify/run",
 }
 SOURCES = ["andon", "configs", "core", "gates", "noxfile.py", "pyproject.toml", "tests", "tracing", "verify"]
+GRADED = ("andon", "core", "gates", "noxfile.py", "tracing", "verify")
 ANSWERS = "from tests.moving import unanswered; print(*unanswered(), sep='\\n')"
-DEBT = ("andon", "core", "gates", "noxfile.py", "tracing", "verify")
+DEBT = "from tests.moving import below; print(*below(), sep='\\n')"
 GATES: dict[str, Sequence[str]] = {
     "format": ["ruff", "format", "--check"],
     "lint": ["ruff", "check"],
@@ -40,7 +44,7 @@ GATES: dict[str, Sequence[str]] = {
     "tables": ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gates/test_risk.py",
                "tests/gates/test_selftest.py", "tests/gates/test_fuzz.py", "tests/test_tables.py", "-m", "not long"],
     "surface": ["python", "-m", "andon", "dev", "surface"],
-    "debt": ["python", "-m", "andon.gates.measures.debt", *DEBT],
+    "debt": ["python", "-c", DEBT],
     "answers about mutants": ["python", "-c", ANSWERS],
 }  # fmt: skip
 
@@ -136,20 +140,27 @@ def unanswered() -> list[str]:
         if keys.tests_digest(module, known) != kept[module.name].digest:
             found.append(f"{module.name}: which test covers what")
         for name, source in generate.functions(Path(module.file).read_text(encoding="utf-8")).items():
-            held = kept[module.name].functions[name]
-            if held.key != keys.key(source, held.tests, module.count, known, generate.version()):
+            held = kept[module.name].functions.get(name)
+            if held is None or held.key != keys.key(source, held.tests, module.count, known, generate.version()):
                 found.append(f"{module.name}: {name}")
     return found
 
 
+def below() -> list[str]:
+    """Files that fell below their recorded grade, in the tree of the working directory."""
+    texts = {str(path): path.read_text(encoding="utf-8") for path in find_files(GRADED)}
+    return fallen(grade_files(texts), read_baseline())
+
+
 def said(command: Sequence[str], root: Path) -> tuple[int, list[str]]:
-    """Exit code of a gate, and of one that is red what it printed but for seconds."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "OMP_NUM_THREADS": "1"}
+    """Exit code of a gate, and what one that is red, or a question of ours, printed, but for how long it took."""
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [_tool(command[0]), *command[1:]], cwd=root, env=environment, check=False, capture_output=True, text=True
     )
-    lines = [line for line in done.stdout.splitlines() if not line.rstrip().endswith("s") or " in " not in line]
-    return done.returncode, lines if done.returncode or command[0] == "python" else []
+    lines = [line for line in done.stdout.splitlines() if not re.search(r" in [\d.]+s", line)]
+    return done.returncode, lines if done.returncode or "-c" in command else []
 
 
 def _tool(name: str) -> Path:

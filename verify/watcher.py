@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from andon.verify.errors import CheckFailed
-from andon.verify.invariants.gradients import FreshGradients, GradientsReach
+from andon.verify.invariants.gradient_flow import FreshGradients, GradientsReach
 from andon.verify.invariants.inputs import DifferentBatches, MovingLoss
 from andon.verify.invariants.state import OptimizerMembership, TiedWeights, TrainMode
 from andon.verify.invariants.values import FrozenWeights, MovingWeights

@@ -183,8 +183,10 @@ def test_a_deleted_test_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         keys.parts.cache_clear()
         return keys.key(function, ["test_a.py::test_a[1]"], count, PLAN, version)
 
+    assert key() == key(content="import y\n" + text)  # which nothing here names
     changed = [
         key(),
+        key(content=text.replace("import x", "import y as x, z\nx = z")),
         key(function="def f(): pass"),
         key(content=text.replace("assert x", "assert x.y")),
         key(content=text.replace("return 1", "return 2")),

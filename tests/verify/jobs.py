@@ -6,7 +6,7 @@ import time
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from andon.verify.faults.inject import Fault
+from andon.verify.faults.inject import Fault, inject
 
 
 def answer(fault: Fault | None, wish: str) -> object:
@@ -21,7 +21,5 @@ def answer(fault: Fault | None, wish: str) -> object:
     if wish == "raise":
         raise ValueError("as planned")
     if wish == "twice":
-        importlib.import_module("andon.verify.observation.tolerances")
-        inject = importlib.import_module("andon.verify.faults.inject").inject
-        inject(Fault("late", "area", "pattern", "", "", "andon.verify.observation.tolerances", "0.0", "1.0"))
+        inject(Fault("late", "area", "pattern", "", "", inject.__module__, "0.0", "1.0"))
     return importlib.import_module("house.rooms").answer()

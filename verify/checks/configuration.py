@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from andon.verify.access.calls import loss_of, needed, new_batch, seeded
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.norms import norms_of
+from andon.verify.observation.norm_layers import norms_of
 from andon.verify.observation.perturb import logits_eval, precise, rescale
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject

@@ -10,7 +10,7 @@ from andon.verify.access.calls import new_model
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed
 from andon.verify.observation.half_precision import device_of, low_dtype
-from andon.verify.observation.norms import INVARIANT, norms_of, random_rows
+from andon.verify.observation.norm_layers import INVARIANT, norms_of, random_rows
 from andon.verify.observation.perturb import precise
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Subject

@@ -20,7 +20,7 @@ from andon.verify.zoo.scripts import script
 
 GREEN, RED, ABSENT, NOT_RUN = "green", "red", "not applicable", "not run"
 MARGIN = 0.7  # of the limit, after which no further check is begun: what has been found is kept
-LIBRARIES = {"transformers": "causal_models", "peft": "adapter_types", "bitsandbytes": "optimizers"}
+LIBRARIES = {"transformers": "causal_models", "peft": "adapter_types", "bitsandbytes": "optimizer_types"}
 
 
 class Zoo(Protocol):

@@ -39,6 +39,12 @@ def key(function: str, tests: Iterable[str], count: int, plan: Plan, version: st
 
 def unmoved(text: str) -> str:
     """A source as it is wherever the modules lie that it imports: of imports only the names that they bind count."""
+    body, names = _apart(text)
+    return "\n".join([body, *names])
+
+
+def _apart(text: str) -> tuple[str, list[str]]:
+    """A source without its imports and empty lines, and what the imports bind: `f`, `f as g`."""
     names: list[str] = []
 
     def note(found: re.Match[str]) -> str:
@@ -48,7 +54,7 @@ def unmoved(text: str) -> str:
         return ""
 
     lines = [line for line in IMPORT.sub(note, text).splitlines() if line.strip()]
-    return "\n".join([*lines, *sorted(names)])
+    return "\n".join(lines), sorted(names)
 
 
 def _content(path: str) -> str:
@@ -60,12 +66,18 @@ def _content(path: str) -> str:
 def test_source(test: str) -> str:
     """A test's source with everything in its file that is no test; "absent" where either is gone.
 
-    The test helpers that the test's file imports belong to it, by their content.
+    The test helpers that the test's file imports belong to it, by their content; of what else the file imports, what
+    is named in all this.
     """
     path, _, name = test.partition("::")
     name = name.partition("[")[0].partition("::")[0]
     around, tests = parts(path)
-    return f"{unmoved(around)}\n{unmoved(tests[name])}" if name in tests else "absent"
+    if name not in tests:
+        return "absent"
+    body, names = _apart(around)
+    source = f"{body}\n{unmoved(tests[name])}"
+    words = set(re.findall(r"\w+", source))
+    return "\n".join([source, *(each for each in names if each.rpartition(" ")[2].partition(".")[0] in words)])
 
 
 def choose_tests(

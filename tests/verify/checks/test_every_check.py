@@ -9,7 +9,7 @@ import pytest
 from andon.verify import checks
 from andon.verify.checks import CHECKS
 from tests.verify.checks import test_model_checks, test_training_checks
-from tests.verify.test_generic_faults import PARITY
+from tests.verify.test_generic import PARITY
 
 MATRIX = Path(__file__).parents[3] / "reports" / "baselines" / "faults.json"
 
