@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With `-m tier1` do not import the files that never say tier1: an import can cost more than all unit tests."""
     mark = config.option.markexpr
-    if mark in TIERS and collection_path.suffix == ".py" and mark not in collection_path.read_text(encoding="utf-8"):
+    if mark in TIERS and collection_path.suffix == ".py" and f"mark.{mark}" not in collection_path.read_text("utf-8"):
         return True
     return None
 

@@ -21,7 +21,7 @@ def source(where: str) -> str:
     return find(where).path.read_text(encoding="utf-8")
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_every_fault_still_applies() -> None:
     """Behavior: one module defines what a fault names, its `before` stands there once, and `after` is another."""
     broken = []
