@@ -359,15 +359,20 @@ def _suggest(location: tuple[str | int, ...]) -> str:
         return ADVICE[key]
     if not table and key in TABLE_ALIASES:
         return f"the right table is {TABLE_ALIASES[key]!r}"
+    return _right_key(key, homes, tables) or _close_key(key, homes, tables) or f"known here: {', '.join(tables[table])}"
+
+
+def _right_key(key: str, homes: list[str], tables: dict[str, list[str]]) -> str:
+    """The sentence that names what another framework's key, or another table's, is called here; empty where none is."""
     only, _, right = ALIASES.get(key, key).rpartition(".")
-    for home in homes:
-        if right in tables[home] and only in ("", home):
-            return f"the right key is {_join(home, right)!r}"
-    for home in homes:
-        close = difflib.get_close_matches(key, tables[home], n=1, cutoff=TYPO)
-        if close:
-            return f"did you mean {_join(home, close[0])!r}?"
-    return f"known here: {', '.join(tables[table])}"
+    found = [_join(home, right) for home in homes if right in tables[home] and only in ("", home)]
+    return f"the right key is {found[0]!r}" if found else ""
+
+
+def _close_key(key: str, homes: list[str], tables: dict[str, list[str]]) -> str:
+    """The sentence that names a key that it nearly is; empty where none is close."""
+    found = [_join(home, close) for home in homes for close in difflib.get_close_matches(key, tables[home], 1, TYPO)]
+    return f"did you mean {found[0]!r}?" if found else ""
 
 
 def _join(table: str, key: str) -> str:

@@ -18,6 +18,7 @@ from andon.console import console
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from andon.gates.config import Measure
     from andon.gates.run import Step
     from andon.gates.verdict import Verdict
     from andon.tracing.pipeline import Result
@@ -111,11 +112,15 @@ def list_command(only: str | None, config: Path | None) -> None:
         included = f", with all of {tier.includes}" if tier.includes else ""
         click.echo(f"{tier.name}: {tier.summary}{included}{budget}")
         for measure in [each for each in gates.measures if each.tier == tier.name]:
-            seconds = f"{measure.budget_seconds:g} s" if measure.budget_seconds else ""
-            instead = f" (instead of {', '.join(measure.supersedes)})" if measure.supersedes else ""
-            click.echo(f"  {measure.name:<12} {measure.lane:<8} {seconds:>6}  {measure.command}{instead}")
+            click.echo(_measure_line(measure))
         for threshold in [each for each in gates.thresholds if each.tier == tier.name]:
             click.echo(f"  {threshold.metric} {threshold.operator} {threshold.value:g}: {threshold.why}")
+
+
+def _measure_line(measure: "Measure") -> str:
+    seconds = f"{measure.budget_seconds:g} s" if measure.budget_seconds else ""
+    instead = f" (instead of {', '.join(measure.supersedes)})" if measure.supersedes else ""
+    return f"  {measure.name:<12} {measure.lane:<8} {seconds:>6}  {measure.command}{instead}"
 
 
 for subcommand in (claims_command, explain_command, history_command, compare_command, selftest_command):
@@ -126,13 +131,10 @@ def trace(verdict: "Verdict", tasks: list[tuple[str, int, int, int]], otlp: str 
     """Write what ran as spans, and send them where asked for."""
     from andon.gates.commits import head
     from andon.gates.evidence import FOLDER
-    from andon.tracing.read import TraceError
-    from andon.tracing.send import replay
+    from andon.tracing import TraceError, pipeline, replay
 
     if not tasks:
         return
-    from andon.tracing import pipeline
-
     commit = head()
     path = FOLDER / "trace.jsonl"
     spans = [pipeline.Task(name, RESULTS.get(code, "failure"), start, end, code) for name, start, end, code in tasks]

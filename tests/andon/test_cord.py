@@ -141,7 +141,7 @@ def test_no_run_starts_behind_a_red_or_stale_gate(tmp_path: Path, monkeypatch: p
     line = ("train", "small.toml", "--data", "corpus", "--out", "run", "--no-trace", "--require", "t")
 
     def evidence(exit_code: int) -> None:
-        write_evidence(Evidence("m", "true", 1.0, digests(["code.py"]), {"exit_code": Metric(exit_code)}))
+        write_evidence(Evidence("m.run", "true", 1.0, digests(["code.py"]), {"exit_code": Metric(exit_code)}))
 
     for prepare in (lambda: None, lambda: evidence(1)):
         prepare()
@@ -150,7 +150,7 @@ def test_no_run_starts_behind_a_red_or_stale_gate(tmp_path: Path, monkeypatch: p
         assert "no run is started behind t RED; `andon gate run t` first" in refused.output
     evidence(0)
     (tmp_path / "code.py").write_text("a = 2\n")
-    assert "code.py changed since it was measured" in andon(*line).output
+    assert "code.py changed since it was measured" in " ".join(andon(*line).output.split())
     assert not (tmp_path / "run").exists()
     evidence(0)
     assert 0 == andon(*line).exit_code

@@ -159,15 +159,7 @@ def check_decay(subject: Subject, named: NamedOptimizer) -> None:
     shrunk = _shrunk(model, optimizer)
     vectors = {key: value for key, value in shrunk.items() if model.get_parameter(key).dim() < 2}
     _require_kept(name, vectors, due)
-    matrices = {key: value for key, value in shrunk.items() if key not in vectors}
-    wrong = sorted(key for key, value in matrices.items() if abs(value - due) > 2e-2 * due)
-    tables = _tables(model)
-    spared = [key for key in wrong if model.get_parameter(key).shape in tables and abs(matrices[key]) < 1e-3 * due]
-    if wrong and (len(spared) < len(wrong) or len(wrong) == len(matrices)):
-        raise CheckFailed(
-            f"{name}: {wrong[0]} shrinks by rate x {matrices[wrong[0]]:.4g} a step without a gradient, "
-            f"and {due:.4g} is due"
-        )
+    _require_shrunk(name, model, {key: value for key, value in shrunk.items() if key not in vectors}, due)
 
 
 @each_optimizer
@@ -232,9 +224,7 @@ def check_memory(_: Subject, named: NamedOptimizer) -> None:
     kept = {key: p for key, p in trainable(model).items() if id(p) in groups}
     if not kept:
         raise NotApplicable("a group of the optimizer with a momentum")
-    for group in optimizer.param_groups:
-        group["weight_decay"] = 0.0
-        group["lr"] = float(group["lr"]) or DEFAULT_RATE
+    _without_decay(optimizer)
     _step_of_size(model, optimizer, 1.0)
     before, weights = {key: kept_of(optimizer, p) for key, p in kept.items()}, parameters(model)
     _step_of_size(model, optimizer, 0.0)
@@ -387,6 +377,18 @@ def _decay_due(subject: Subject, model: nn.Module, optimizer: Any) -> float:
     return named
 
 
+def _require_shrunk(name: str, model: nn.Module, matrices: dict[str, float], due: float) -> None:
+    """Fail where a matrix does not shrink as the decay says; embeddings may all be left out."""
+    wrong = sorted(key for key, value in matrices.items() if abs(value - due) > 2e-2 * due)
+    tables = _tables(model)
+    spared = [key for key in wrong if model.get_parameter(key).shape in tables and abs(matrices[key]) < 1e-3 * due]
+    if wrong and (len(spared) < len(wrong) or len(wrong) == len(matrices)):
+        raise CheckFailed(
+            f"{name}: {wrong[0]} shrinks by rate x {matrices[wrong[0]]:.4g} a step without a gradient, "
+            f"and {due:.4g} is due"
+        )
+
+
 def _require_kept(name: str, vectors: Mapping[str, float], due: float) -> None:
     """Fail where a vector shrinks without a gradient."""
     fading = sorted(key for key, value in vectors.items() if abs(value) > 1e-3 * due)
@@ -430,6 +432,13 @@ def _shrunk(model: nn.Module, optimizer: Any) -> dict[str, float]:
         for key, parameter in trainable(model).items()
         if id(parameter) in ids
     }
+
+
+def _without_decay(optimizer: Any) -> None:
+    """Groups whose steps come from gradients alone, at a rate that is not 0."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+        group["lr"] = float(group["lr"]) or DEFAULT_RATE
 
 
 def _step_of_size(model: nn.Module, optimizer: Any, size: float) -> None:
