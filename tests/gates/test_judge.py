@@ -55,6 +55,7 @@ def test_a_command_that_fails_is_red_with_its_output(tmp_path: Path, code: int) 
     (tmp_path / "probe.log").write_text("".join(f"line {number}\n" for number in range(100)) + "\x1b[31mboom\x1b[0m\n")
     check = check_of(judge("loose", gates_with(), tmp_path), "probe")
     assert ("red", COMMAND, "mend the probe") == (check.state, check.command, check.next_step)
+    assert check.why == "a command that fails has found something"
     assert check.detail.endswith("line 99\nboom")
     assert "line 5\n" not in check.detail
 
