@@ -315,10 +315,10 @@ def verified(session: nox.Session, target: str, name: str, *sources: str, venv: 
     python(session, "-m", "andon", "verify", target, "--evidence", name, *kept, venv=venv)
 
 
-def reached(session: nox.Session, floors: str, *command: str) -> None:
+def reached(session: nox.Session, minimums: str, *command: str) -> None:
     """Run a command under coverage, and judge its result and how much of the critical modules it reaches."""
-    measured(session, f"reached_{floors}", "--floors", floors, *command)
-    andon(session, "gate", "judge", floors)
+    measured(session, f"reached_{minimums}", "--minimums", minimums, *command)
+    andon(session, "gate", "judge", minimums)
 
 
 def measured(session: nox.Session, name: str, *arguments: str) -> None:

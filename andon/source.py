@@ -50,7 +50,7 @@ def find(where: str, root: Path | None = None) -> Place:
 
 
 def modules(package: str, root: Path | None = None) -> Iterator[tuple[str, Path]]:
-    """Each module of a package, by name, with its file; a module that is no package has itself alone.
+    """Each module of a package, by name, with its file; a module that is not a package has itself alone.
 
     Raises:
         SourceError: there is no such package.

@@ -125,7 +125,7 @@ def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path
         "signal.pause()\n"
     )
     with subprocess.Popen([sys.executable, "-m", "nox", "-s", "bench"], cwd=project) as process:
-        alive = os.open(fifo, os.O_RDWR)  # both ends, so that a command which never starts is no endless wait
+        alive = os.open(fifo, os.O_RDWR)  # both ends, so that a command which never starts is not an endless wait
         assert select.select([alive], [], [], 60)[0]
         process.send_signal(signal.SIGTERM)
         assert 7 == process.wait(60)

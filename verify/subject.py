@@ -354,5 +354,5 @@ def _by_current_names(init: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
+setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is not a method's
 Subject.__doc__ = f"{inspect.cleandoc(Subject.__doc__ or '')}\n{as_text(documented())}"

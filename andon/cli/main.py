@@ -108,7 +108,7 @@ class LazyGroup(click.Group):
 def _explain(error: Exception, name: str) -> str:
     """The message a user can act on: one of our own, or how to install what the verb lacks. Empty for a bug.
 
-    A builtin error that escapes from our packages is a bug and keeps its traceback. So does a stranger's error.
+    A builtin error that escapes from our packages is a bug and keeps its traceback. So does an error of user code.
     """
     if type(error).__module__.startswith("andon."):
         return str(error)

@@ -121,7 +121,7 @@ def read_seen(path: Path = TABLE) -> list[Seen]:
 
 
 def write_seen(table: Sequence[Seen], path: Path = TABLE) -> None:
-    """Write the table, a row a line, whole or not at all."""
+    """Write the table, a row per line, whole or not at all."""
     rows = ",\n".join("  " + json.dumps(asdict(seen), ensure_ascii=False) for seen in table)
     write_whole(path, f"[\n{rows}\n]\n")
 

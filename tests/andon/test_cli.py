@@ -65,7 +65,7 @@ def test_a_package_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.tier1
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: a builtin error that escapes is no user's mistake and is not dressed as one."""
+    """Behavior: a builtin error that escapes is not a user's mistake and is not dressed as one."""
     error = ValueError("a bug")
     fail_with(monkeypatch, "plan", error)
     result = CliRunner().invoke(cli, ["plan"])

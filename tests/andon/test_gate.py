@@ -76,7 +76,7 @@ def test_a_terminal_shows_what_runs_and_a_dead_endpoint_is_said(tmp_path: Path) 
 
 @pytest.mark.long
 def test_a_tier_without_measures_leaves_no_trace(tmp_path: Path) -> None:
-    """Behavior: what ran nothing is no run."""
+    """Behavior: what ran nothing is not a run."""
     (tmp_path / "none.toml").write_text('[[tiers]]\nname = "small"\nsummary = "s"\n')
     done = andon(tmp_path, "run", "small", "--config", "none.toml")
     assert done.stdout.startswith("small ")

@@ -85,7 +85,7 @@ def _collected(ours: Connection, place: int, process: BaseProcess, begun: float,
 
 
 def _run(connection: Connection, fault: Fault | None, work: Callable[..., Any], argument: Any) -> None:
-    """In the forked process. What a stranger's code prints there is dropped."""
+    """In the forked process. What user code prints there is dropped."""
     import torch
 
     silence = os.open(os.devnull, os.O_WRONLY)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 ENTRIES = 64  # sampled of one tensor
 TENSORS = 4  # sampled in one step
 EVERY = 10  # steps between readings of which tensors there are
-PATIENCE = 5  # steps of the same batch or loss, or without a gradient, before it is no chance
+PATIENCE = 5  # steps of the same batch or loss, or without a gradient, before it is not chance
 
 
 class Invariant(Protocol):

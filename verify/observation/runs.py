@@ -269,7 +269,7 @@ def data_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
 
 
 def _token_rows(inputs: Mapping[str, Tensor], roles: Mapping[str, str | int]) -> Iterator[tuple[int, ...]]:
-    given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are no arguments'
+    given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are not arguments'
     found, different = find(inputs, given), _different(inputs)
     if "tokens" not in found and len(different) > 1:
         raise NotApplicable(

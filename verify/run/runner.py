@@ -226,7 +226,7 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
                 outcome = task.check.function(task.subject) or ""
         except (NotApplicable, OutOfTime) as lack:
             outcome = lack
-        except Exception as error:  # noqa: BLE001 - a stranger's code raises what it likes; it is explained
+        except Exception as error:  # noqa: BLE001 - user code raises what it likes; it is explained
             about, wrong = explain(task.check), isinstance(error, CheckFailed)
             message, seconds = str(error) if wrong else why(error), time.monotonic() - begun
             silent = f"{about.detail} {about.silent}".strip()

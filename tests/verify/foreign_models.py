@@ -1,7 +1,7 @@
 """Small training code as other people write it, to be checked: nothing here is like ours but the mathematics.
 
 `CLEAN` holds subjects without a fault. Each is made by a function, so that a test can make it from this file's text
-with a fault planted in it.
+with a fault injected in it.
 Legend: B batch, T time, D width, V vocab, H head.
 """
 
