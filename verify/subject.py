@@ -126,7 +126,7 @@ class Subject:
     collate_padded: Callable[[Documents], Batch] | None = field(
         default=None,
         metadata=says(
-            MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document a row, padded."
+            MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document per row, padded."
         ),
     )  # fmt: skip
     collate_packed: Callable[[Documents], Batch] | None = field(

@@ -98,7 +98,7 @@ def test_a_mistake_in_the_file_or_the_tier_is_one_message(tmp_path: Path) -> Non
 
 @pytest.mark.tier3
 def test_a_run_is_a_trace_and_a_line_of_history(tmp_path: Path) -> None:
-    """Behavior: a span a measure below the tier's; the verdict is kept once; --output writes what --format names."""
+    """Behavior: a span per measure below the tier's; the verdict is kept once; --output writes what --format names."""
     andon(tmp_path, "run", "small")
     done = andon(tmp_path, "judge", "small", "--format", "sarif", "--output", "reports/small.sarif")
     assert (1, True) == (done.returncode, done.stdout.startswith("small RED: bad"))

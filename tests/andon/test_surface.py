@@ -23,7 +23,7 @@ from package.options import Options as Settings
 if TYPE_CHECKING:
     from package import inputs
     from package.layers import LIMIT, Layer, made
-__all__ = ["LIMIT", "Settings", "Layer", "here", "made", "inputs"]
+__all__ = ["LIMIT", "Layer", "Settings", "here", "inputs", "made"]
 def here(): pass
 def not_exported(): pass
 """
@@ -51,13 +51,13 @@ def test_public_names_with_their_parameters(package: Path) -> None:
     """Behavior: what `__all__` names is listed, from wherever it comes, with what a caller must know; nothing else."""
     expected = [
         "package.LIMIT",
-        "package.Settings()",
         "package.Layer(dict)",
         "package.Layer.size",
         "package.Layer.add(self, value, *, at=)",
+        "package.Settings()",
         "package.here()",
-        "package.made(a, /, b, c=, *rest, d, e=, **more)",
         "package.inputs",
+        "package.made(a, /, b, c=, *rest, d, e=, **more)",
     ]
     assert [f"name {each}" for each in expected] == list(public_names(["package"], package.parents[1]))
     for private in ("options", "inputs"):  # a move changes nothing

@@ -204,7 +204,7 @@ def the_update(run: Run, step: StepTrace) -> State:
         NotApplicable: it made none or several, or they belong to other tensors than the model's (master weights).
     """
     if len(step.updates) != 1:
-        raise NotApplicable(f"one optimizer update a step ({run.name} made {len(step.updates)})")
+        raise NotApplicable(f"one optimizer update per step ({run.name} made {len(step.updates)})")
     if not step.updates[0].gradients:
         raise NotApplicable("an optimizer over the model's own parameters")
     return step.updates[0].gradients

@@ -178,7 +178,7 @@ def logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def padded(documents: Documents, padding: int, tokenizer: Any = None) -> dict[str, Tensor]:
-    """One document a row: by the tokenizer and the library's collator, or padded on the right."""
+    """One document per row: by the tokenizer and the library's collator, or padded on the right."""
     if tokenizer is not None and tokenizer.pad_token_id is not None:
         collator = hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)
         return dict(collator([{"input_ids": list(document)} for document in documents]))

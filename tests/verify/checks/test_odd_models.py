@@ -137,7 +137,7 @@ def unit(model: Any, tokens: Tensor) -> Tensor:
 
 
 def pooled(model: Any, tokens: Tensor) -> Tensor:
-    """One vector a row, by a head without rows of words."""
+    """One vector per row, by a head without rows of words."""
     return torch.tanh(model.mix(model.embed(tokens))).mean(1)
 
 
@@ -214,7 +214,7 @@ def idle_dropout(model: Any) -> None:
 
 # ---------------------------------------------------------------------------------------------- documents and text
 def rows(documents: Documents, end: int = -1, begin: int = -1) -> dict[str, Tensor]:
-    """One document a row, padded; with a begin mark where one is given, and no target for an end where one is."""
+    """One document per row, padded; with a begin mark where one is given, and no target for an end where one is."""
     lists = [[*([begin] if begin >= 0 else []), *document] for document in documents]
     longest = max(map(len, lists))
     tokens_BT = torch.tensor([[*each, *[0] * (longest - len(each))] for each in lists])

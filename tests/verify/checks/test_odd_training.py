@@ -21,7 +21,7 @@ from tests.verify.small import VOCAB, WIDTH, Small, batch, loss, said, small
 
 pytestmark = pytest.mark.long
 MIXTURE = "a mixture's micro-batches of one size"
-ONCE = "one optimizer update a step"
+ONCE = "one optimizer update per step"
 Act = Callable[..., Mapping[str, float]]
 
 
