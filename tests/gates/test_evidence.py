@@ -34,7 +34,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
-def test_a_value_that_is_no_number_is_null(tmp_path: Path, value: float) -> None:
+def test_a_value_that_is_not_a_number_is_null(tmp_path: Path, value: float) -> None:
     """Behavior: NaN and infinity are "not measured" and never compare."""
     write_evidence(evidence_of({}, lines=value), tmp_path)
     assert read_evidence("probe", tmp_path).metrics["lines"].value is None

@@ -157,7 +157,7 @@ def test_a_shared_machine_is_one_where_ci_is_true(
     assert code == judge("strict", gates_with(), tmp_path).exit_code
 
 
-def test_nothing_to_judge_is_no_pass(tmp_path: Path) -> None:
+def test_nothing_to_judge_is_not_a_pass(tmp_path: Path) -> None:
     """Behavior: a tier without a measure, a threshold or a budget could not measure: exit 3."""
     gates = Gates.model_validate({"tiers": [{"name": "bare", "summary": "s"}]})
     assert 3 == judge("bare", gates, tmp_path).exit_code
@@ -201,7 +201,7 @@ def test_an_exit_code_is_the_runners(tmp_path: Path) -> None:
     assert ("red", 7.0) == (check_of(verdict, "probe.exit_code").state, check_of(verdict, "probe.exit_code").value)
 
 
-def test_a_clock_without_hands_is_no_budget_kept(tmp_path: Path) -> None:
+def test_a_missing_duration_does_not_keep_a_budget(tmp_path: Path) -> None:
     """Behavior: null says so."""
     leave_evidence(tmp_path)
     write_evidence(Evidence("strict", "run", 1.0, {}, {"wall_seconds": Metric(None)}), tmp_path)
