@@ -240,18 +240,8 @@ def measure_fuzz(session: nox.Session, *options: str) -> None:
 def measure_gradients(session: nox.Session, *options: str) -> None:
     """Gradients of our core against central differences, and what that comparison can find."""
     kept = ("--source", "verify", "--source", "core", "--source", "tests/subjects.py")
-    exact = (
-        "andon",
-        "verify",
-        "tests.subjects:EXACT",
-        "--only",
-        "gradients",
-        "--evidence",
-        "gradients",
-        *kept,
-        *options,
-    )
-    reached(session, "gradients", "-m", *exact)
+    exact = ("andon", "verify", "tests.subjects:EXACT", "--only", "gradients", "--evidence", "gradients", *kept)
+    reached(session, "gradients", "-m", *exact, *options)
     python(session, "-m", "tests.bench.power")
 
 

@@ -64,7 +64,7 @@ def test_skipped_steps_are_counted_and_hold_no_loss() -> None:
     ]
 
 
-@pytest.mark.tier1
+@pytest.mark.tier2
 def test_weights_that_nobody_watches_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: a run without cord.watch_weights starts without andon.verify."""
     monkeypatch.setitem(sys.modules, "andon.verify", None)
