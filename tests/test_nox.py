@@ -1,5 +1,6 @@
 """The sessions: one environment, built once, rebuilt when half-built, and exit codes that pass through."""
 
+import ast
 import os
 import select
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sessions import measures, sessions
+from tests.sessions import measure_functions, measures, sessions
 
 ROOT = Path(__file__).parents[1]
 GROUPS = ("START", "GATES", "TESTS", "CHECKS", "CODE", "SPEED", "UPKEEP")
@@ -87,6 +88,17 @@ def test_a_measure_that_is_not_there_is_answered_by_those_that_are() -> None:
     done = nox(ROOT, "-s", "measure", "--", "no-such")
     listed = [line.split()[0] for line in done.stderr.splitlines() if line.startswith("  ")]
     assert (1, measures()) == (done.returncode, listed), done.stderr
+
+
+@pytest.mark.tier1
+def test_every_measure_passes_its_options_on() -> None:
+    """Behavior: what follows a measure's name reaches a command, where it is known or refused by name."""
+    functions = measure_functions()
+    assert len(measures()) == len(functions)
+    for each in functions:
+        assert each.args.vararg, each.name
+        passed = [node for node in ast.walk(each) if isinstance(node, ast.Starred)]
+        assert each.args.vararg.arg in {ast.unparse(node.value) for node in passed}, each.name
 
 
 @pytest.mark.long

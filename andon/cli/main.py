@@ -37,6 +37,8 @@ VERBS = {
     "dev": Verb("Measure checks and tests: injected faults, mutants, public names.", "verify"),
 }
 
+DEVELOPMENT_TOOLS = ("griffe", "libcst", "pytest")  # the extra `dev` brings these, whichever verb lacks them
+
 
 def _command(verb: str) -> click.Command:  # noqa: C901, PLR0912 - one line of code for each verb
     """A verb's command; imported only here, as most verbs cost an import of torch."""
@@ -114,7 +116,8 @@ def _explain(error: Exception, name: str) -> str:
         return str(error)
     if not isinstance(error, ModuleNotFoundError) or name not in VERBS:
         return ""
-    missing, extra = (error.name or "").partition(".")[0], VERBS[name].extra
+    missing = (error.name or "").partition(".")[0]
+    extra = "dev" if missing in DEVELOPMENT_TOOLS else VERBS[name].extra
     if not extra or missing in ("", "andon"):
         return ""
     return f"andon {name} needs {missing}: pip install 'andon[{extra}]'"

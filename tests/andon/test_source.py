@@ -97,3 +97,17 @@ def test_what_does_not_stand_once_is_refused(name: str, before: str, said: str) 
     """Behavior: the message says the name and how often it stands there."""
     with pytest.raises(SourceError, match=said):
         replaced(TEXT, name, before, "0")
+
+
+@pytest.mark.parametrize("odd", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_only_newlines_end_a_line(odd: str) -> None:
+    """Behaviour: what `str.splitlines` takes for the end of a line and Python does not moves no place."""
+    text = f"# odd{odd}comment\ndef forward(x):\n    return x + 1\n"
+    assert text.replace("x + 1", "(x + 2)") == replaced(text, "forward", "x + 1", "x + 2")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_each_kind_of_newline_ends_a_line(newline: str) -> None:
+    """Behaviour: lines end where Python's own do, whichever system wrote them."""
+    text = newline.join(["# note", "def forward(x):", "    return x + 1", ""])
+    assert text.replace("x + 1", "(x + 2)") == replaced(text, "forward", "x + 1", "x + 2")

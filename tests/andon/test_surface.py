@@ -133,6 +133,17 @@ def test_a_new_public_name_is_red_until_accepted(tmp_path: Path, monkeypatch: py
     assert 1 == read_evidence("surface").metrics["changed"].value
 
 
+def test_another_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour: the surface is that of Andon's own checkout; elsewhere the message says so, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, ["dev", "surface", "--write"])
+    assert (2, f"andon: {tmp_path} is no checkout of Andon: run `andon dev surface` in the root of one\n") == (
+        done.exit_code,
+        done.stderr,
+    )
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_the_surface_names_what_readme_shows() -> None:
     """Behavior: the real lists hold known members of each sort, so that none of them is empty."""
     lines = surface.surface(cli)
@@ -146,6 +157,7 @@ def test_the_surface_names_what_readme_shows() -> None:
 def test_what_is_public_is_there(package: str) -> None:
     """Behavior: each exported name is imported on first use and explained; no module of the package hides it."""
     module = import_module(package)
+    assert set(module.__all__) <= set(dir(module))
     for name in module.__all__:
         assert getattr(module, name).__doc__, name
         assert not (Path(module.__file__ or "").parent / name / "__init__.py").exists() or name == "subjects"

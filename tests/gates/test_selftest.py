@@ -178,6 +178,20 @@ def test_thresholds_are_tried_at_the_next_floats(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.tier3
+def test_a_threshold_on_an_exit_code_is_tried_where_the_judge_reads_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Behaviour: the runner's own record of a measure is what such a threshold is judged on."""
+    monkeypatch.chdir(tmp_path)
+    gates = project(tmp_path, CHECK, GOOD.format("bad"))
+    exits = gates.thresholds[0].model_copy(update={"metric": "m.exit_code", "operator": "=="})
+    known = selftest.gates_to_test(gates.model_copy(update={"thresholds": [exits]}))[1:2]
+    assert [("m.exit_code", True, "")] == [
+        (each.name, each.red, each.problem) for each in selftest.run(known, lambda each: None)
+    ]
+
+
+@pytest.mark.tier3
 def test_a_changed_definition_is_unseen_until_it_is_tested_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

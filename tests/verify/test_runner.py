@@ -146,9 +146,9 @@ def test_only_names_checks_or_areas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("a.one", "a.two") == run(monkeypatch, small(), *checks, only=("a",)).passed
     assert ("b.three",) == run(monkeypatch, small(), *checks, only="b.three").passed
     assert ("a.one", "b.three") == run(monkeypatch, small(), *checks, tier=1).passed
-    with pytest.raises(UnknownCheckError, match=r"'b\.thre' is not a check; closest: b\.three"):
+    with pytest.raises(UnknownCheckError, match=r"'b\.thre' is neither a check nor an area; closest: b\.three"):
         run(monkeypatch, small(), *checks, only=("b.thre",))
-    with pytest.raises(UnknownCheckError, match="not a check"):
+    with pytest.raises(UnknownCheckError, match="neither a check nor an area"):
         run(monkeypatch, small(), *checks, ignore={"xyz": "never"})
 
 
@@ -346,6 +346,46 @@ def test_a_dict_of_dicts_is_all_their_subjects() -> None:
     assert [["other"], ["small"], ["small"]] == [
         list(subjects(f"{here}{keys}")) for keys in ("[x][two]", "[y]", "[3][alone]")
     ]
+
+
+PREFIXES = {"a": {"x": small(name="a-x"), "y": small}, "a.b": small(name="a-b"), "b.c": small, "b.c.d": FAMILY}
+
+
+def several() -> dict[str, Subject]:
+    """A factory of two subjects."""
+    return {"one": small(name="first"), "two": small(name="second")}
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "expected"),
+    [
+        ("PREFIXES", "a.x", "a-x"),
+        ("PREFIXES", "a.b", "a-b"),
+        ("PREFIXES", "b.c.d.x.two", "other"),
+        ("several", "two", "second"),
+        ("small", "small", "small"),
+    ],
+)
+def test_the_longest_key_names_a_subject(target: str, name: str, expected: str) -> None:
+    """Behaviour: a key with a dot in it is taken whole, whatever shorter key stands before it."""
+    assert expected == load_one(f"{__name__}:{target}", name).name
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "there"),
+    [
+        ("PREFIXES", "a.z", "x, y"),
+        ("PREFIXES", "a", "a.x, a.y"),
+        ("FAMILY", "y.more", "y"),
+        ("several", "three", "one, two"),
+        ("several", "several", "one, two"),
+        ("small", "big", "small"),
+    ],
+)
+def test_a_name_that_no_subject_has_is_refused(target: str, name: str, there: str) -> None:
+    """Behaviour: no other subject is given in its place, not even the only one; the message lists those there are."""
+    with pytest.raises(SubjectError, match=f"there is no .*; there are {there}$"):
+        load_one(f"{__name__}:{target}", name)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from andon.verify.invariants.watched import Watched, listed
+from andon.verify.errors import listed
+from andon.verify.invariants.watched import Watched
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.observation.parameters import trainable
 
@@ -36,7 +37,7 @@ class OptimizerMembership:
         if not self.has_masters:
             self.watched.found(
                 "optimizer",
-                f"the optimizer does not hold {listed(missing)}, which require gradients",
+                f"the optimizer does not hold {listed(sorted(missing))}, which require gradients",
                 "Look at the parameter groups, and whether they were made before the model was complete.",
             )
 
@@ -50,7 +51,7 @@ class OptimizerMembership:
         if stale:
             self.watched.found(
                 "stale",
-                f"the optimizer moves other tensors than the model's: {listed(stale)}",
+                f"the optimizer moves other tensors than the model's: {listed(sorted(stale))}",
                 "Make the optimizer after the model is loaded, moved, wrapped or given adapters.",
             )
 

@@ -1,6 +1,6 @@
 """What all invariants see of a run: its model, its optimizer, the step, and samples of tensors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -64,9 +64,3 @@ class Watched:
                 torch.randint(size, (ENTRIES,), generator=generator).to(tensor.device) for size in tensor.shape
             )
         return tensor.detach()[self._places[key]] if tensor.dim() else tensor.detach().reshape(1).clone()
-
-
-def listed(names: Iterable[str]) -> str:
-    """A few names in order, and how many more."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:PATIENCE]) + (f" and {len(ordered) - PATIENCE} more" if len(ordered) > PATIENCE else "")
