@@ -33,7 +33,7 @@ from andon.verify.documentation import (
     says,
 )
 from andon.verify.errors import SubjectError
-from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES
+from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES, SYNONYMS
 
 Batch = Any  # a mapping, a named tuple, a dataclass, a tuple (tokens, labels) or a tensor of tokens
 Documents = Sequence[Sequence[int]]  # token ids
@@ -310,7 +310,9 @@ def _copies(instance: Any) -> Callable[..., Any]:
 def _require_known(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for key in given:
         if key not in known:
-            raise SubjectError(f"Subject.{part} has an unknown key {key!r}; known are {', '.join(known)}")
+            close = [SYNONYMS[key]] if key in SYNONYMS else difflib.get_close_matches(key, known, 1)
+            hint = f"closest: {close[0]}; " if close and close[0] in known else ""
+            raise SubjectError(f"Subject.{part} has an unknown key {key!r}; {hint}known are {', '.join(known)}")
 
 
 def _require_text_decoder(decode: Callable[..., Any] | None) -> None:

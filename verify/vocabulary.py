@@ -51,6 +51,31 @@ ROLES = {
     ),
 }
 
+# What other code calls a hyperparameter or a role.
+SYNONYMS = {
+    "lr": "learning_rate",
+    "max_lr": "learning_rate",
+    "peak_lr": "learning_rate",
+    "clip": "grad_clip",
+    "clip_grad": "grad_clip",
+    "max_norm": "grad_clip",
+    "max_grad_norm": "grad_clip",
+    "gradient_clip_val": "grad_clip",
+    "wd": "weight_decay",
+    "warmup": "warmup_steps",
+    "max_steps": "steps",
+    "total_steps": "steps",
+    "num_training_steps": "steps",
+    "min_lr_ratio": "min_ratio",
+    "steps_per_epoch": "epoch_steps",
+    "input_ids": "tokens",
+    "targets": "labels",
+    "attention_mask": "mask",
+    "loss_mask": "counted",
+    "position_ids": "positions",
+    "document_ids": "documents",
+}
+
 RENAMED = {
     "pad": "collate_padded",
     "pack": "collate_packed",
