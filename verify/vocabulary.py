@@ -27,10 +27,10 @@ HYPERPARAMETERS = {
 
 # What a train step or a loop's step may return; a check compares it with what happened.
 LOGGED = {
-    "loss": "of this step's batches at the weights before it, in nats per counted token",
+    "loss": "of this step's batches at the weights before it, in nats per label that is not ignored",
     "grad_norm": "2-norm of the whole gradient before clipping",
     "learning_rate": "of this update",
-    "tokens": "how many this step was made of: all of its micro-batches' tokens, or the counted ones",
+    "tokens": "how many this step was made of: all of its micro-batches' tokens, or those whose labels are not ignored",
 }
 
 # Parts of a batch by role; `Subject.roles` says which key or position has a role, where no name does.
