@@ -71,7 +71,7 @@ def test_the_pages_of_checks_are_what_the_docstrings_say(monkeypatch: pytest.Mon
 
 
 def test_every_key_stands_on_its_page() -> None:
-    """Behavior: names of hyperparameters, roles and logged values stand on docs/subject.md, settings on docs/train.md."""
+    """Behavior: docs/subject.md names hyperparameters, roles and logged values; docs/train.md each setting."""
     subject, train = (text_of(ROOT / "docs" / f"{page}.md") for page in ("subject", "train"))
     names = [key for field in ("hyperparameters", "roles", "loop") for key in keys_of(field)]
     settings = [f"{table}.{key}" for table, keys in known_keys().items() for key in keys]

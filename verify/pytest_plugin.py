@@ -37,7 +37,7 @@ def parametrize(
     from andon.verify.run.runner import chosen, ignored
     from andon.verify.run.target import subjects
 
-    ignored(ignore or {})  # refuses what is no check, before any runs
+    ignored(ignore or {})  # refuses what is not a check, before any runs
     found = subjects(subject)
     parameters = []
     for name, each in found.items():

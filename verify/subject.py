@@ -126,7 +126,7 @@ class Subject:
     collate_padded: Callable[[Documents], Batch] | None = field(
         default=None,
         metadata=says(
-            MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document a row, padded."
+            MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document per row, padded."
         ),
     )  # fmt: skip
     collate_packed: Callable[[Documents], Batch] | None = field(
@@ -361,5 +361,5 @@ def _by_current_names(init: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
+setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is not a method's
 Subject.__doc__ = f"{inspect.cleandoc(Subject.__doc__ or '')}\n{as_text(documented())}"

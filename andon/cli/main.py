@@ -37,6 +37,8 @@ VERBS = {
     "dev": Verb("Measure checks and tests: injected faults, mutants, public names.", "verify"),
 }
 
+DEVELOPMENT_TOOLS = ("griffe", "libcst", "pytest")  # the extra `dev` brings these, whichever verb lacks them
+
 
 def _command(verb: str) -> click.Command:  # noqa: C901, PLR0912 - one line of code for each verb
     """A verb's command; imported only here, as most verbs cost an import of torch."""
@@ -108,13 +110,14 @@ class LazyGroup(click.Group):
 def _explain(error: Exception, name: str) -> str:
     """The message a user can act on: one of our own, or how to install what the verb lacks. Empty for a bug.
 
-    A builtin error that escapes from our packages is a bug and keeps its traceback. So does a stranger's error.
+    A builtin error that escapes from our packages is a bug and keeps its traceback. So does an error of user code.
     """
     if type(error).__module__.startswith("andon."):
         return str(error)
     if not isinstance(error, ModuleNotFoundError) or name not in VERBS:
         return ""
-    missing, extra = (error.name or "").partition(".")[0], VERBS[name].extra
+    missing = (error.name or "").partition(".")[0]
+    extra = "dev" if missing in DEVELOPMENT_TOOLS else VERBS[name].extra
     if not extra or missing in ("", "andon"):
         return ""
     return f"andon {name} needs {missing}: pip install 'andon[{extra}]'"

@@ -57,7 +57,7 @@ class Verify(click.Group):
     """A group whose first argument may also be a subject: then its checks are run."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the verb `run` before what is no verb."""
+        """Put the verb `run` before what is not a verb."""
         if not (args and (args[0] in self.commands or args[0] in ctx.help_option_names)):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -93,7 +93,7 @@ def command() -> None:
     type=click.IntRange(1, 3),
     default=3,
     show_default=True,
-    help="Run checks up to this tier: 1 takes milliseconds a check, 2 seconds, 3 longer.",
+    help="Run checks up to this tier: 1 takes milliseconds per check, 2 seconds, 3 longer.",
 )
 @click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop checking after this long.")
 @click.option("--evidence", metavar="NAME", help="Write the counts to reports/evidence/NAME.json, for a gate to judge.")

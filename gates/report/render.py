@@ -12,7 +12,7 @@ LABEL = 12
 
 
 def render_text(verdict: Verdict, *, quiet: bool = False) -> str:
-    """Plain text: the answer, a line a check, then all about each check that does not pass.
+    """Plain text: the answer, a line per check, then all about each check that does not pass.
 
     `quiet` leaves out the lines of the checks. Commands are never broken, as people paste them.
     """

@@ -83,7 +83,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def faults(content: dict[str, Any]) -> str:
-    """Planted faults by area, and by how well each is known to have happened, with what found them."""
+    """Injected faults by area, and by how well each is known to have happened, with what found them."""
     header = [
         "bugs injected into Andon's core",
         "live",
@@ -184,7 +184,7 @@ def nightly(content: dict[str, Any]) -> str:
 
 
 def third_party(content: dict[str, Any]) -> str:
-    """Other people's packages: checked as they are, and what was found of the faults planted into them."""
+    """Other people's packages: checked as they are, and what was found of the faults injected into them."""
     rows = content["rows"]
     missed = [f"`{row['fault']}`" for row in rows if not row["finder"]]
     alarms = sum(map(bool, content["subjects"].values()))

@@ -307,7 +307,7 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
         ),
     ],
 )
-def test_a_misspelt_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
+def test_a_misspelled_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
     """Behavior: the key of the same table first, else its right table, else what the table knows."""
     assert f"run.toml: {message}" == refusal(**tables)
 

@@ -260,6 +260,6 @@ FAULTS = (
         where="andon.core:Table.model_config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="ignore", strict=True, frozen=True)',
-        test="tests/core/test_config.py::test_a_misspelt_key_is_refused_with_the_nearest_one",
+        test="tests/core/test_config.py::test_a_misspelled_key_is_refused_with_the_nearest_one",
     ),
 )

@@ -46,7 +46,7 @@ def test_lacking(check):
 
 @pytest.mark.tier3
 def test_each_check_is_a_test(tmp_path: Path) -> None:
-    """Behaviour: one fails with the finding alone, one is skipped with its reason, and the summary says how many."""
+    """Behavior: one fails with the finding alone, one is skipped with its reason, and the summary says how many."""
     (tmp_path / "test_mine.py").write_text(TESTS)
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "pytest", "-rfs", "-p", "no:cacheprovider"]
@@ -64,7 +64,7 @@ def test_each_check_is_a_test(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_misspelled_name_is_refused_where_the_test_is_made() -> None:
-    """Behaviour: what is to be ignored, or alone to be run, is a check or an area; as for `check`."""
+    """Behavior: what is to be ignored, or alone to be run, is a check or an area; as for `check`."""
     for wrong in ({"ignore": {"atention": "why"}}, {"only": ("atention",)}):
-        with pytest.raises(UnknownCheckError, match="'atention' is not a check; closest: "):
+        with pytest.raises(UnknownCheckError, match="'atention' is neither a check nor an area; closest: "):
             parametrize(small(), **wrong)  # ty: ignore[invalid-argument-type]

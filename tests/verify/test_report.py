@@ -36,7 +36,7 @@ REPORT = Report(
 
 
 def test_the_first_line_says_how_much_applied() -> None:
-    """Behaviour: checked, not run, and what the rest needs, before anything else."""
+    """Behavior: checked, not run, and what the rest needs, before anything else."""
     first, second = " ".join(render_text(REPORT).splitlines()[:2]), render_text(REPORT).splitlines()[2]
     assert (
         "21 checked, 1 not run (budget), 6 not applicable: loop unlocks 3, resume 3, epoch_batches 1, adapters 1"
@@ -46,7 +46,7 @@ def test_the_first_line_says_how_much_applied() -> None:
 
 
 def test_lines_fit_a_terminal() -> None:
-    """Behaviour: no line is longer than 100 columns, and what was found stands in full."""
+    """Behavior: no line is longer than 100 columns, and what was found stands in full."""
     text = render_text(REPORT)
     assert max(map(len, text.splitlines())) <= 100
     assert FINDING.message in " ".join(text.split())
@@ -62,7 +62,7 @@ def test_lines_fit_a_terminal() -> None:
 
 
 def test_each_lacking_part_has_one_row() -> None:
-    """Behaviour: parts stand in rows, most checks first; what fine-tuning adds in one line; then other reasons."""
+    """Behavior: parts stand in rows, most checks first; what fine-tuning adds in one line; then other reasons."""
     rows = [line[12:] for line in render_text(REPORT).splitlines() if line.startswith(("needs  ", " " * 12))]
     starts = ["loop (3) ", "resume (3) ", "epoch_batches (1) ", "fine-tuning ", "other code "]
     assert [start for start in starts if any(row.startswith(start) for row in rows)] == starts
@@ -70,14 +70,14 @@ def test_each_lacking_part_has_one_row() -> None:
 
 
 def test_a_caveat_is_a_line_of_its_own() -> None:
-    """Behaviour: what else is to be said of a check stands under its own label, and no label's word comes twice."""
+    """Behavior: what else is to be said of a check stands under its own label, and no label's word comes twice."""
     text = render_text(Report("s", (FINDING._replace(detail="Windows count their own."),)))
     assert "  detail    Windows count their own.\n  silent    because the loss" in text
     assert "  look      at the mask's diagonal." in text
 
 
 def test_a_long_headline_is_wrapped_whole() -> None:
-    """Behaviour: parts are counted by field, also where a reason names several; none is cut at the width."""
+    """Behavior: parts are counted by field, also where a reason names several; none is cut at the width."""
     reasons = ["train_step or loop", "hyperparameters['grad_clip']", "a setting in `config_alternatives`", "configure"]
     reasons += [
         "validation_batches",
@@ -95,7 +95,7 @@ def test_a_long_headline_is_wrapped_whole() -> None:
 
 
 def test_quiet_leaves_out_what_is_well() -> None:
-    """Behaviour: the answer, findings and what was not run stay; what passed, its notes and what is needed go."""
+    """Behavior: the answer, findings and what was not run stay; what passed, its notes and what is needed go."""
     text = render_text(REPORT, quiet=True)
     assert "area.check_0" not in text
     assert "can be detected" not in text
@@ -104,15 +104,15 @@ def test_quiet_leaves_out_what_is_well() -> None:
     assert "loss.label_shift" in text
 
 
-def test_a_mistake_is_no_finding_about_the_code() -> None:
-    """Behaviour: a subject that cannot be run is said so, with exit code 2."""
+def test_a_mistake_is_not_a_finding_about_the_code() -> None:
+    """Behavior: a subject that cannot be run is said so, with exit code 2."""
     report = Report("llama", (Finding("subject", "Subject.loss returned float", mistake=True),))
     assert ("0 checked", 2, True) == (report.headline, report.exit_code, report.found)
     assert "ERROR subject: the subject could not be run\n  why       Subject.loss returned float" in render_text(report)
 
 
 def test_json_holds_everything() -> None:
-    """Behaviour: JSON has each field, the headline and the exit code."""
+    """Behavior: JSON has each field, the headline and the exit code."""
     (content,) = json.loads(render_json([REPORT]))
     assert (REPORT.headline, 1) == (content["headline"], content["exit_code"])
     assert FINDING._asdict() == content["findings"][0]
@@ -121,14 +121,14 @@ def test_json_holds_everything() -> None:
 
 
 def test_several_reports_have_one_headline() -> None:
-    """Behaviour: each verdict and each lack counts once for each subject, also where subjects have one name."""
+    """Behavior: each verdict and each lack counts once for each subject, also where subjects have one name."""
     one = Report("llama", passed=("a.one",), not_applicable={"a.two": "loop"}, not_run={"a.three": "ignored: known"})
     assert "1 checked, 1 not run (ignored), 1 not applicable: loop unlocks 1" == headline([one])
     assert "2 checked, 2 not run (ignored), 2 not applicable: loop unlocks 2" == headline([one, one])
 
 
 def test_a_mistake_is_one_message() -> None:
-    """Behaviour: checks that a broken subject leaves out are counted, not listed; one reason of several stands once."""
+    """Behavior: checks that a broken subject leaves out are counted, not listed; one reason of several stands once."""
     broken = Report("s", (Finding("subject", "loss returned float", mistake=True),), not_run={"a.one": CANNOT_RUN})
     text = render_text(broken)
     assert "0 checked, 1 not run (the subject could not be run)" == text.splitlines()[0]
@@ -150,7 +150,7 @@ def test_a_mistake_is_one_message() -> None:
     ],
 )
 def test_exit_codes(report: Report, code: int) -> None:
-    """Behaviour: 0 only where something was measured, nothing found and nothing left out for time."""
+    """Behavior: 0 only where something was measured, nothing found and nothing left out for time."""
     assert code == report.exit_code
     with pytest.raises(CheckFailed) if report.found else contextlib.nullcontext():
         report.raise_if_found()

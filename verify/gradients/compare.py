@@ -30,7 +30,7 @@ GROUPS = 8
 DRAWN = 2  # groups, and tensors of which entries are looked at, of a large model
 SHARP = 4.0  # times RTOL: a coarser tolerance is said in the report
 NAMED = 8  # wrong tensors named in a message
-COARSE = 0.1  # a tolerance that lets a tenth of the gradient be wrong is no check
+COARSE = 0.1  # a tolerance that lets a tenth of the gradient be wrong is not a check
 
 
 class Resolution(NamedTuple):

@@ -18,7 +18,7 @@ RISE = 0.05  # largest share of the value that a first step is to change it by
 OWN_ROUNDING = 100.0  # autograd's own rounding, in units of the value's relative noise
 THIRD = 1 / 3  # of the value, whose gradient is a third but for rounding
 BACKWARD = 10.0  # the backward pass's own rounding, in units of what a third of it is off by
-SINGLE = 1e-6  # what single precision within a backward pass explains; what is off by more is no rounding
+SINGLE = 1e-6  # what single precision within a backward pass explains; what is off by more is not rounding
 
 
 class Comparison(NamedTuple):
