@@ -64,7 +64,8 @@ def _run(subject: "Subject", name: str, ignore: Mapping[str, str]) -> None:
     report = check(subject, only=(name,), ignore=ignore)
     _reports.append(report)
     if report.found:
-        pytest.fail(render_text(report, quiet=True), pytrace=False)
+        worst = report.findings[0]
+        pytest.fail(f"{worst.check}: {worst.message}\n\n{render_text(report, quiet=True)}", pytrace=False)
     if not report.passed:
         needs = [f"needs {what}" for what in report.not_applicable.values()]
         pytest.skip("; ".join(dict.fromkeys([*needs, *report.not_run.values()])))

@@ -21,7 +21,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "demo": Verb("Train a small model on real text, judge it, write a report.", "train"),
+    "demo": Verb("Train a small model on real text, evaluate it, write a report.", "train"),
     "train": Verb("Train a LLaMA from a TOML configuration; resume it bit for bit.", "train"),
     "finetune": Verb("Train a LoRA or QLoRA adapter on a frozen model; resume it.", "train"),
     "merge": Verb("Merge an adapter into its model, as a Hugging Face directory.", "train"),
@@ -130,4 +130,4 @@ def _explain(error: Exception, name: str) -> str:
 )
 @click.version_option(version=__version__, prog_name="andon")
 def cli() -> None:
-    """Turn training bugs red before the GPU hours are spent."""
+    """Find silent bugs in PyTorch training code before the run; run quality gates; train a compact LLaMA."""

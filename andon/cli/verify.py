@@ -44,6 +44,15 @@ class Options(TypedDict):
     budget: float | None
 
 
+class RunContext(click.Context):
+    """A run's name in usage and errors is the group's: nobody types the verb `run`."""
+
+    @property
+    def command_path(self) -> str:
+        """As the group's."""
+        return self.parent.command_path if self.parent else super().command_path
+
+
 class Verify(click.Group):
     """A group whose first argument may also be a subject: then its checks are run."""
 
@@ -74,7 +83,7 @@ def command() -> None:
     """
 
 
-@command.command(hidden=True, epilog="Example: andon verify run my_checks:subject")
+@command.command(hidden=True, epilog="Example: andon verify my_checks:subject")
 @click.argument("target", required=False, metavar="PACKAGE.MODULE:SUBJECT")
 @click.option("--only", multiple=True, metavar="CHECK", help="Run this check, or all of an area; may be repeated.")
 @click.option("--ignore", multiple=True, metavar="CHECK", help="Leave out a check or an area; each needs a --reason.")
@@ -120,6 +129,9 @@ def run(
         keep(evidence, reports, measured)
     codes = {each.exit_code for each in reports}
     sys.exit(next((code for code in SEVEREST if code in codes), 3))
+
+
+run.context_class = RunContext
 
 
 @command.command("list", epilog="Example: andon verify list attention")

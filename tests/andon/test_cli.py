@@ -121,9 +121,8 @@ def leaves(name: str, command: click.Command) -> dict[str, click.Command]:
     """A verb's commands by what is typed: itself, or those of a group."""
     if not isinstance(command, click.Group):
         return {name: command}
-    return {
-        key: leaf for inner, each in command.commands.items() for key, leaf in leaves(f"{name} {inner}", each).items()
-    }
+    named = {name if each.hidden else f"{name} {inner}": each for inner, each in command.commands.items()}
+    return {key: leaf for inner, each in named.items() for key, leaf in leaves(inner, each).items()}
 
 
 @pytest.mark.tier2

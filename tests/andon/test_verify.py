@@ -230,6 +230,8 @@ def test_nothing_named_is_a_usage_error() -> None:
     """Behavior: without a subject the message says how one is named."""
     result = run()
     assert 2 == result.exit_code
+    assert " verify [OPTIONS] PACKAGE.MODULE:SUBJECT" in result.stderr
+    assert "verify run" not in result.stderr
     assert "package.module:subject" in result.stderr
 
 

@@ -42,5 +42,7 @@ def test_a_check_is_explained_as_it_stands(tmp_path: Path) -> None:
     text = advice.explain("probe.lines", gates, judge("strict", gates, tmp_path).checks)
     assert all(part in text for part in ("red, 50 % (must be >= 90)", "lines matter", "make probe", "\n1. "))
     assert max(map(len, text.splitlines())) <= 100
+    nothing = advice.explain("probe.lines", gates, judge("strict", gates, tmp_path / "absent").checks)
+    assert "state  not measured (must be >= 90)" in nothing
     with pytest.raises(GateError, match=r"did you mean probe\.lines"):
         advice.explain("probe.line", gates, ())

@@ -1,5 +1,6 @@
 """Claims: words of a page, a command that exists, a metric that is measured, and a state that only evidence gives."""
 
+from dataclasses import replace
 from pathlib import Path
 from shlex import split
 
@@ -62,6 +63,9 @@ def test_a_claim_is_met_by_evidence_alone(tmp_path: Path) -> None:
         assert ([state, "not measured"], code) == ([check.state for check in verdict.checks], verdict.exit_code)
     assert "RED: fast\n    probe.lines: 50 % (must be >= 90)\n    make probe\n" in render_claims(claims, verdict)
     leave_evidence(tmp_path, sources={str(tmp_path / "absent"): "0"})
+    lines = render_claims(Claims(claims=claims.claims * 60), replace(verdict, checks=verdict.checks * 60)).splitlines()
+    assert lines[0].startswith("claims RED: probe.lines, ")
+    assert max(map(len, lines)) <= 100
     assert ["not measured"] * 2 == [check.state for check in judge_claims(claims, tmp_path).checks]
 
 

@@ -34,6 +34,15 @@ def test_text_answers_first_and_fits(red: Verdict) -> None:
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
+def test_no_value_is_said_in_words(tmp_path: Path) -> None:
+    """Behavior: what has no value is "not measured", with the bound that it must meet; no form says null of it."""
+    verdict = judge("strict", gates_with(), tmp_path)
+    text = render_text(verdict)
+    assert "RED probe: not measured (must be == 0)" in text
+    assert "RED probe.lines: not measured (must be >= 90)" in text
+    assert "null" not in text + render_markdown(verdict)
+
+
 def test_quiet_text_keeps_the_answer_and_what_is_red(red: Verdict) -> None:
     """Behavior: quiet leaves out the table, not the findings."""
     text = render_text(red, quiet=True)

@@ -17,6 +17,7 @@ from andon.verify.access.calls import new_batch, new_model
 from andon.verify.checks import CHECKS, Check
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
 from andon.verify.run import runner
+from andon.verify.run.explain import why
 from andon.verify.run.report import BUDGET, UNFINISHED, Report
 from andon.verify.run.target import load_one, subjects
 from andon.verify.subject import Subject
@@ -71,7 +72,7 @@ def test_each_check_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["a.fails"] == [finding.check for finding in report.findings]
     assert {"b.declines": "labels in the batch: name them", "b.lacks": "optimizer and resume"} == report.not_applicable
     assert {"c.ignored": "ignored: known"} == report.not_run
-    assert "2 checked, 1 not run (ignored), 2 need: labels in the batch, optimizer, resume" == report.headline
+    assert "2 checked, 1 not run (ignored), 2 not applicable: optimizer unlocks 1, resume 1" == report.headline
     assert (True, 1) == (report.found, report.exit_code)
 
 
@@ -270,6 +271,25 @@ def test_the_line_of_the_users_own_code_is_named(monkeypatch: pytest.MonkeyPatch
     assert "the classes are last" in message
 
 
+def test_a_function_of_the_wrong_arguments_is_told_how_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: where a call does not fit the user's function, the message says what it is called with."""
+
+    def no_argument() -> dict[str, Tensor]:
+        return {}
+
+    message = run(monkeypatch, small(batch=no_argument), Check("a.passes", passes)).findings[0].message
+    assert "given; it is called as batch(generator: torch.Generator) -> batch" in message
+
+
+def test_a_syntax_error_names_the_users_line() -> None:
+    """Behavior: a module that Python cannot read is told by its own file and line, not by the line that imports it."""
+    with pytest.raises(SyntaxError) as caught:
+        compile("x = 1\nloss = (\n", "my_checks.py", "exec")
+    said = why(caught.value)
+    assert "SyntaxError: '(' was never closed" in said
+    assert said.endswith("in my_checks.py, line 2: loss = (")
+
+
 def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: what no seed makes repeat is a finding of its own, and no other check is run."""
     report = run(monkeypatch, small(model=Counts), Check("a.passes", passes))
@@ -280,7 +300,12 @@ def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"hyperparameters": {"lr": 1.0}}, "hyperparameters has an unknown key 'lr'"),
+        (
+            {"hyperparameters": {"lr": 1.0}},
+            "hyperparameters has an unknown key 'lr'; closest: learning_rate; known are",
+        ),
+        ({"hyperparameters": {"clip": 1.0}}, "unknown key 'clip'; closest: grad_clip; known are"),
+        ({"hyperparameters": {"weight_decays": 1.0}}, "unknown key 'weight_decays'; closest: weight_decay; known are"),
         ({"roles": {"token": "x"}}, "roles has an unknown key 'token'"),
         ({"optimizer": torch.nn.Linear}, ""),
         ({"optimizer": 3}, "optimizer is int, not a function"),
@@ -367,7 +392,7 @@ def several() -> dict[str, Subject]:
     ],
 )
 def test_the_longest_key_names_a_subject(target: str, name: str, expected: str) -> None:
-    """Behaviour: a key with a dot in it is taken whole, whatever shorter key stands before it."""
+    """Behavior: a key with a dot in it is taken whole, whatever shorter key stands before it."""
     assert expected == load_one(f"{__name__}:{target}", name).name
 
 
@@ -383,7 +408,7 @@ def test_the_longest_key_names_a_subject(target: str, name: str, expected: str) 
     ],
 )
 def test_a_name_that_no_subject_has_is_refused(target: str, name: str, there: str) -> None:
-    """Behaviour: no other subject is given in its place, not even the only one; the message lists those there are."""
+    """Behavior: no other subject is given in its place, not even the only one; the message lists those there are."""
     with pytest.raises(SubjectError, match=f"there is no .*; there are {there}$"):
         load_one(f"{__name__}:{target}", name)
 

@@ -151,7 +151,7 @@ def compare_all(
         except RuntimeError as error:
             raise SubjectError(f"there is no second derivative here: {error}") from error
     coarse = joint > SHARP * min(rtol, RTOL) or note
-    notes = [f"errors below {joint:.0e} of a gradient are not seen"] if coarse else []
+    notes = [f"smallest gradient error that can be detected: {joint:.0e}"] if coarse else []
     notes += [extent] if (extent := _extent(derivatives, seed)) else []
     note = f"gradients{note}: {'; '.join(notes)}" if notes else ""
     return Resolution(derivatives.value.dtype, worst, joint, derivatives.evaluations, note)

@@ -232,8 +232,8 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
         except Exception as error:  # noqa: BLE001 - user code raises what it likes; it is explained
             about, wrong = explain(task.check), isinstance(error, CheckFailed)
             message, seconds = str(error) if wrong else why(error), time.monotonic() - begun
-            silent = f"{about.detail} {about.silent}".strip()
-            outcome = Finding(task.name, message, about.title, silent, about.look, seconds, mistake=not wrong)
+            said = about.title, about.silent, about.look
+            outcome = Finding(task.name, message, *said, seconds, mistake=not wrong, detail=about.detail)
     return outcome, time.monotonic() - begun
 
 
