@@ -86,7 +86,9 @@ FAULTS = (
         where="andon.core:initial_state_of",
         before="torch.manual_seed(config.training.seed)",
         after=(
-            "torch.manual_seed(config.training.seed)\nmodel.to(AUTOCAST_DTYPES.get(config.training.dtype, torch.float32))"
+            "torch.manual_seed(config.training.seed)
+"
+            "model.to(AUTOCAST_DTYPES.get(config.training.dtype, torch.float32))"
         ),
         subjects=("mixed late",),
     ),
