@@ -86,8 +86,7 @@ FAULTS = (
         where="andon.core:initial_state_of",
         before="torch.manual_seed(config.training.seed)",
         after=(
-            "torch.manual_seed(config.training.seed)
-"
+            "torch.manual_seed(config.training.seed)\n"
             "model.to(AUTOCAST_DTYPES.get(config.training.dtype, torch.float32))"
         ),
         subjects=("mixed late",),
