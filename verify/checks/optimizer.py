@@ -236,10 +236,8 @@ def check_effects(_: Subject, named: NamedOptimizer) -> None:
     """
     name, optimizer = named.name, named.optimizer
     usual = outcome(optimizer)
-    idle = [
-        f"{key} = {value if isinstance(value, tuple) else f'{value:g}'}" for key, value in _altered(optimizer.param_groups[0])
-        if _is_same(usual, outcome(optimizer, **{key: value}))
-    ]  # fmt: skip
+    altered = _altered(optimizer.param_groups[0])
+    idle = [_written(key, value) for key, value in altered if _is_same(usual, outcome(optimizer, **{key: value}))]
     if idle:
         raise Unusual(
             f"{name}: with {listed(idle)} in place of the default, 8 steps on the same gradients are bit by bit the "
@@ -445,6 +443,10 @@ def _altered(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((key, (*value[:i], other, *value[i + 1 :])) for i in range(len(value)))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield key, other + float(value)
+
+
+def _written(key: str, value: Any) -> str:
+    return f"{key} = {value if isinstance(value, tuple) else f'{value:g}'}"
 
 
 def _is_same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

@@ -451,7 +451,7 @@ def _walk(subject: Subject, optimizer: Any, schedule: Any, count: int) -> list[f
         try:
             schedule.step()
         except Exception:  # whatever it raises, it has ended
-            if len(rates) < count // 4:
+            if len(rates) < subject.hyperparameters.get("steps", 2):
                 raise
             break
     traces = list(zip(*rates, strict=True))
