@@ -146,7 +146,7 @@ def open_data(job: FinetuneJob, config: "Config", tokenizer: "Tokenizer | None",
     from andon.core.data import instructions
 
     sources = find_sources(config.data.paths)
-    if not has_instructions(sources):
+    if not has_instructions(sources, config.data.text_field):
         return open_dataset(config, CACHE, tokenizer)
     file = folder / TOKENIZER
     dataset = instructions.open_instructions(config, sources, tokenizer, file, job.template)

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from andon.core.data import chat as tested
-from andon.core.data.chat import CPU_SECONDS, ChatError, ChatTemplate, Turn, render, render_requests, render_turns
+from andon.core.data.chat import (
+    CPU_SECONDS,
+    ChatError,
+    ChatTemplate,
+    Conversation,
+    Request,
+    Turn,
+    render,
+    render_requests,
+    render_turns,
+)
 from andon.core.formats.chat_template import load_template
 
 CHATML = (
@@ -34,13 +44,13 @@ def template(source: str, **tokens: str) -> ChatTemplate:
 
 def said(source: str, messages: Any = TALK) -> dict[str, Any]:
     """What the renderer answers, in this process."""
-    return render_requests({"template": source, "tokens": {}, "requests": [[messages, False]]})
+    return render_requests({"templates": [source] * 2, "tokens": {}, "requests": [[messages, False, None, {}]]})
 
 
 @pytest.mark.tier2
 def test_answers_are_learned_and_all_else_is_read() -> None:
     """Behavior: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
-    (found,) = render_turns(template(CHATML), [("a.jsonl:1", TALK)])
+    (found,) = render_turns(template(CHATML), [Conversation("a.jsonl:1", TALK)])
     assert found == [
         Turn("<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", learned=False),
         Turn("two<|im_end|>\n", learned=True),
@@ -53,7 +63,7 @@ def test_answers_are_learned_and_all_else_is_read() -> None:
 def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: each conversation gets its own turns, also where several processes render them."""
     monkeypatch.setattr(tested, "CONVERSATIONS_PER_PROCESS", 2)
-    talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
+    talks = [Conversation(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
     found = render_turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
     assert [[str(n)] * (n + 1) for n in range(5)] == [[turn.text for turn in each if turn.learned] for each in found]
 
@@ -64,7 +74,11 @@ def test_writes_what_transformers_would() -> None:
     source = "{{ bos_token }}{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{% generation %}\n"
     source += "{{ m | tojson }}{% endgeneration %}{% endfor %}"
     messages = [{"role": "é"}, {"role": "b"}]
-    content = {"template": source, "tokens": {"bos_token": "<s>"}, "requests": [[messages, True]]}
+    content = {
+        "templates": [source] * 2,
+        "tokens": {"bos_token": "<s>"},
+        "requests": [[messages, True, None, {}]],
+    }
     assert {"texts": ['<s>{"role": "é"}']} == render_requests(content)
 
 
@@ -115,7 +129,11 @@ def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch:
 def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
     """Behavior: time, memory and output are bounded; the error names the template and the next step."""
     with pytest.raises(ChatError, match=r"model/chat_template.jinja: the chat template .*--chat-template") as caught:
-        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else CPU_SECONDS)
+        render(
+            template(source),
+            [Request(Conversation("a.jsonl:1", TALK), len(TALK), header=False)],
+            seconds=1 if "1 s" in complaint else CPU_SECONDS,
+        )
     assert complaint in str(caught.value)
 
 
@@ -131,10 +149,10 @@ def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
 )
 def test_template_that_fails_is_named(source: str, complaint: str) -> None:
     """Behavior: a template's own complaint comes with file, line and the sample that it was about."""
-    talks = [("a.jsonl:1", TALK), ("a.jsonl:2", TALK)]
+    talks = [Conversation("a.jsonl:1", TALK), Conversation("a.jsonl:2", TALK)]
     if "raise" in source:
         source = "{% if messages[0].content == 'odd' %}" + source + "{% endif %}"
-        talks[1] = ("a.jsonl:2", [{"role": "user", "content": "odd"}, *TALK[1:]])
+        talks[1] = Conversation("a.jsonl:2", [{"role": "user", "content": "odd"}, *TALK[1:]])
     with pytest.raises(ChatError) as caught:
         render_turns(template(source), talks)
     assert str(caught.value).startswith("model/chat_template.jinja: the chat template ")
@@ -145,7 +163,7 @@ def test_template_that_fails_is_named(source: str, complaint: str) -> None:
 def test_conversation_without_an_answer_is_named() -> None:
     """Behavior: a conversation in which nobody answers is refused by file and line."""
     with pytest.raises(ChatError, match=r"a\.jsonl:7: holds no message with the role 'assistant'"):
-        render_turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
+        render_turns(template(CHATML), [Conversation("a.jsonl:7", TALK[:1])])
 
 
 @pytest.mark.tier1
@@ -233,4 +251,4 @@ def test_template_whose_process_hangs_is_given_up(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(ChatError, match="the chat template did not end within 27 s; name another"):
-        render(template(CHATML), [("a.jsonl:1", TALK, False)], seconds=3)
+        render(template(CHATML), [Request(Conversation("a.jsonl:1", TALK), len(TALK), header=False)], seconds=3)

@@ -31,7 +31,11 @@ def one(data: bytes) -> None:
         load_template(alone)
     if template is not None and not UNBOUNDED.search(template.source):
         render_requests(
-            {"template": template.source, "tokens": template.tokens, "requests": [(MESSAGES, True), (MESSAGES, False)]}
+            {
+                "templates": [template.tool_use or template.source, template.source],
+                "tokens": template.tokens,
+                "requests": [(MESSAGES, True, None, {}), (MESSAGES, False, None, {})],
+            }
         )
     path = FOLDER / "tokenizer.json"
     tokenizer = load_tokenizer(path)
