@@ -193,7 +193,7 @@ def render_requests(content: dict[str, Any]) -> dict[str, Any]:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     # As in transformers, without `strftime_now`: training data must not depend on the day.
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
+    environment.filters["tojson"] = _tojson
     texts: list[str] = []
     compiled = False
     try:
@@ -226,6 +226,10 @@ def _render_bounded(template: jinja2.Template, variables: dict[str, Any]) -> str
     if text != text.encode(errors="replace").decode():
         raise ValueError("writes half of a surrogate pair")
     return text
+
+
+def _tojson(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 def _raise(message: str) -> NoReturn:

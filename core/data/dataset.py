@@ -32,8 +32,8 @@ from andon.core.data.shards import (
     write_store,
 )
 from andon.core.data.tokenizer import (
-    check_vocabulary,
     TextMarks,
+    check_vocabulary,
     encode,
     id_count,
     load_tokenizer,

@@ -130,9 +130,9 @@ def _part(where: str, key: str, record: dict[str, Any]) -> Iterator[tuple[str, M
         name = f"{key}[{number}]"
         if not isinstance(message, dict):
             raise InstructionError(f"{where}: {name}={message!r:.60}: expected an object")
-        if key == SHAREGPT and "from" in message:
-            message = _from_sharegpt(f"{where}: {name}", message)
-        yield name, message | {"weight": 0} if key == PROMPT and message.get("role") == "assistant" else message
+        renamed = _from_sharegpt(f"{where}: {name}", message) if key == SHAREGPT and "from" in message else message
+        context = key == PROMPT and renamed.get("role") == "assistant"
+        yield name, renamed | {"weight": 0} if context else renamed
 
 
 def _from_sharegpt(where: str, message: dict[str, Any]) -> Message:

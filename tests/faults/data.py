@@ -125,7 +125,7 @@ FAULTS = (
         symptom="Two parties each put the opening mark, and every document begins with it twice.",
         where="andon.core:_encode_documents",
         before="yield EncodedDocument([*marks.first, *ids, marks.end], len(text.encode()), text_hash(text))",
-        after="yield EncodedDocument([*marks.first, *marks.first, *ids, marks.end], len(text.encode()), text_hash(text))",
+        after="yield EncodedDocument([*marks.first * 2, *ids, marks.end], len(text.encode()), text_hash(text))",
     ),
     Fault(
         id="data-prompt-mask-off-by-one",
