@@ -6,6 +6,27 @@ import click
 
 from andon.runs.models import load_any_model, marks_of
 
+# Settings of generation_config.json that would change what is said, and that this command's options do not take from it.
+SAMPLING = (
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "stop_strings",
+    "min_new_tokens",
+    "max_new_tokens",
+)
+
 
 @click.command(
     epilog="""\b
@@ -34,6 +55,9 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
         raise click.UsageError(f"{model}: has no tokenizer; put its tokenizer.json there")
     marks = marks_of(model)
     around = marks_of_text(tokenizer, marks, model)
+    left = ", ".join(f"{key}={value!r}" for key, value in marks.generation.items() if key in SAMPLING)
+    if left:
+        click.echo(f"generation_config.json: not applied: {left}; the options of this command count", err=True)
     ends = {around.end, *marks.stop} if not marks.generation else {*marks.stop} or {around.end}
     text = tokenizer.encode(prompt, add_special_tokens=False).ids
     ids = [*around.begin, *text] if text else [*around.first]

@@ -112,7 +112,7 @@ def render(template: ChatTemplate, requests: Sequence[Request], seconds: int = C
     return reply["texts"]
 
 
-def _render_batch(template: ChatTemplate, conversations: Sequence[tuple[str, list[Message]]]) -> list[list[Turn]]:
+def _render_batch(template: ChatTemplate, conversations: Sequence[Conversation]) -> list[list[Turn]]:
     answers = [_answers(conversation) for conversation in conversations]
     texts = iter(
         render(

@@ -252,3 +252,75 @@ def test_template_whose_process_hangs_is_given_up(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(ChatError, match="the chat template did not end within 27 s; name another"):
         render(template(CHATML), [Request(Conversation("a.jsonl:1", TALK), len(TALK), header=False)], seconds=3)
+
+
+@pytest.mark.tier2
+def test_tools_reach_the_template() -> None:
+    """Behavior: a line's tools are told to the template, to the one for tools where the model has two."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with_tools = "{{ tools[0].name }}:" + source
+    talk = Conversation("a.jsonl:1", TALK[:2], [{"name": "get_tide"}])
+    plain = Conversation("a.jsonl:2", TALK[:2])
+    for given in (
+        template("{% if tools %}{{ tools[0].name }}:{% endif %}" + source),
+        template(source)._replace(tool_use=with_tools),
+    ):
+        found = render_turns(given, [talk, plain])
+        assert ["get_tide:one", "one"] == [turns[0].text for turns in found]
+
+
+@pytest.mark.tier2
+def test_a_template_that_reads_no_tools_is_refused() -> None:
+    """Behavior: tools and calls of them would be left out without an error, so the line and the key are named."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ChatError, match=r"does not read 'tools', which a\.jsonl:1 gives; name another"):
+        render_turns(template(source), [Conversation("a.jsonl:1", TALK[:2], [{"name": "get_tide"}])])
+    call = [TALK[0], {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "get_tide"}}]}]
+    with pytest.raises(ChatError, match=r"does not read 'tool_calls', which a\.jsonl:2 gives"):
+        render_turns(template(source), [Conversation("a.jsonl:2", call)])
+
+
+@pytest.mark.tier2
+def test_an_answer_of_weight_0_is_context() -> None:
+    """Behavior: it is read by what follows and not learned; one at the end is left out, and none left is refused."""
+    weighed = [message | ({"weight": 0} if message["content"] == "two" else {}) for message in TALK]
+    (found,) = render_turns(template(CHATML), [Conversation("a.jsonl:1", weighed)])
+    assert ["four<|im_end|>\n"] == [turn.text for turn in found if turn.learned]
+    assert "two" in found[0].text
+    assert "weight" not in render(template("{{ messages }}"), [Request(Conversation("x", weighed), 4, header=False)])[0]
+    last = [message | ({"weight": 0} if message["content"] == "four" else {}) for message in TALK]
+    assert "four" not in "".join(turn.text for turn in render_turns(template(CHATML), [Conversation("x", last)])[0])
+    none = [message | ({"weight": 0} if message["role"] == "assistant" else {}) for message in TALK]
+    with pytest.raises(ChatError, match="x: holds only messages of weight 0 with the role 'assistant'"):
+        render_turns(template(CHATML), [Conversation("x", none)])
+
+
+@pytest.mark.tier2
+def test_messages_are_told_as_transformers_tells_them() -> None:
+    """Reference: keys without a value are left out, reasoning goes by the name templates read, and more is told."""
+    talk = [{"role": "assistant", "content": "a", "thinking": "why", "name": None}]
+    asked = Conversation("x", talk, None, {"enable_thinking": False})
+    source = "{{ messages[0].reasoning_content }},{{ messages[0].name is defined }},{{ enable_thinking }}"
+    assert ["why,False,False"] == render(template(source), [Request(asked, 1, header=False)])
+
+
+@pytest.mark.tier2
+def test_a_template_that_must_have_the_date_is_told_why_not() -> None:
+    """Behavior: one that calls strftime_now regardless is refused with the reason and the next step."""
+    asked = Request(Conversation("x", TALK), 1, header=False)
+    with pytest.raises(ChatError, match=r"asks for today's date \(strftime_now\).*depend on the day.*--chat-template"):
+        render(template("{%- set today = strftime_now('%d') %}{{ today }}"), [asked])
+
+
+@pytest.mark.tier1
+def test_several_templates_need_a_default(tmp_path: Path) -> None:
+    """Behavior: of named templates, the one for tools is kept beside the default one, without which none is taken."""
+    entries = [{"name": "tool_use", "template": "t"}, {"name": "rag", "template": "r"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+    with pytest.raises(ChatError, match="chat_template has no default among tool_use, rag"):
+        load_template(tmp_path)
+    entries.append({"name": "default", "template": "d"})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+    found = load_template(tmp_path)
+    assert found is not None
+    assert ("d", "t") == (found.source, found.tool_use)
