@@ -8,7 +8,6 @@ import json
 from typing import Any, NamedTuple
 
 from andon.core.config import ModelConfig
-from andon.core.formats.huggingface_config import LLAMA_FIELDS
 from andon.core.formats.peft_config import ALLOWED_VALUES, INFORMATIONAL_FIELDS, OUR_KEYS
 
 HONORED, REFUSED, NO_MEANING = "honored", "refused", "no meaning"

@@ -6,7 +6,7 @@ import click
 
 from andon.runs.models import load_any_model, marks_of
 
-# Settings of generation_config.json that would change what is said, and that this command's options do not take from it.
+# Settings of generation_config.json that would change what is said, and are not taken from it.
 SAMPLING = (
     "do_sample",
     "temperature",

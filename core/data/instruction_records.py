@@ -124,7 +124,7 @@ def _part(where: str, key: str, record: dict[str, Any]) -> Iterator[tuple[str, M
     """Name and content of each message under a key; a prompt's are context, ShareGPT's are renamed."""
     messages = record[key]
     if not isinstance(messages, list) or not messages:
-        wanted = "a string" if key in (PROMPT, COMPLETION) else "a list of objects"
+        wanted = {PROMPT: "a string", COMPLETION: "a list of messages, as the prompt is"}.get(key, "a list of objects")
         raise InstructionError(f"{where}: {key}={messages!r:.60}: expected {wanted}")
     for number, message in enumerate(messages):
         name = f"{key}[{number}]"

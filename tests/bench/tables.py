@@ -15,7 +15,6 @@ import click
 from pydantic.fields import FieldInfo
 
 from andon.core.config import Config, known_keys
-from tests.file_fields import FILES, Field
 from andon.files import write_whole
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
@@ -26,6 +25,7 @@ from andon.workshop import matrix
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
 from tests.bench.step_tables import BENCH, adapters, gpu, learned, memory, methods, nf4, plan, speed
+from tests.file_fields import FILES, Field
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
 

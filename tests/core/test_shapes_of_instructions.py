@@ -1,4 +1,4 @@
-"""The shapes in which instructions are published: each is read for what it says, or refused by line with a next step."""
+"""The shapes in which instructions are published: each is read for what it says, or refused by its line."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from andon.core.data.batch import IGNORE
-from andon.core.data.chat import ChatTemplate, Conversation, render_turns
+from andon.core.data.chat import ChatTemplate, Conversation, Turn, render_turns
 from andon.core.data.corpus import CorpusError, documents, find_sources
 from andon.core.data.instruction_records import InstructionError, has_instructions, read_instructions
 from andon.core.data.instructions import encode_turns
@@ -103,7 +103,7 @@ def test_a_shape_is_read(tmp_path: Path, record: Any, messages: list[Any], rest:
             "conversations[0].from='bing': known are human, user, gpt",
         ),
         ({"conversations": [{"from": "human"}]}, "conversations[0].content=None: expected a string"),
-        ({"prompt": [ASKED], "completion": "b"}, "completion='b': expected a list of objects"),
+        ({"prompt": [ASKED], "completion": "b"}, "completion='b': expected a list of messages, as"),
         ({"prompt": "a", "completion": "b", "tools": [TOOL]}, "tools is read beside messages alone"),
     ],
 )
@@ -186,9 +186,7 @@ def test_a_conversation_is_encoded_as_a_whole(kind: str) -> None:
 
 
 def test_a_token_of_both_sides_is_learned() -> None:
-    """Behavior: one that begins in the header and ends in the answer belongs to the answer, as in transformers' mask."""
-    from andon.core.data.chat import Turn
-
+    """Behavior: one that begins in the header and ends in the answer is the answer's, as in transformers' mask."""
     tokenizer = tokenizer_of("chatml")
     whole = tokenizer.encode("What is").tokens
     cut = len(whole[0]) + 2  # within " is"
