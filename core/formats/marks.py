@@ -12,14 +12,15 @@ from tokenizers import Tokenizer
 from andon.core.data.chat import ChatTemplate
 from andon.core.data.tokenizer import TextMarks, TokenizerError, text_marks
 from andon.core.files.manifest import CONFIG, TOKENIZER
-from andon.core.formats.chat_template import ADDITIONAL, FIELDS, TEMPLATE, load_template, special_names
+from andon.core.formats.chat_template import ADDITIONAL, FIELDS, MAP, TEMPLATE, load_template, special_names
 from andon.core.formats.gguf_header import read_header
 from andon.core.formats.huggingface_config import InterchangeError, read_json
 
 GENERATION = "generation_config.json"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Small files that go with the weights as they are; other libraries read more in them than this one.
-CARRIED = (GENERATION, TOKENIZER, FIELDS, "special_tokens_map.json", "added_tokens.json", "tokenizer.model", TEMPLATE)
+CARRIED = (GENERATION, TOKENIZER, FIELDS, MAP, "added_tokens.json", "tokenizer.model", TEMPLATE)
+TEXT_FILES = (FIELDS, MAP, TEMPLATE, ADDITIONAL)  # those that name tokens and write conversations
 GGUF_IDS = {
     name: f"tokenizer.ggml.{where}_token_id" for name, where in zip(IDS, ("bos", "eos", "padding"), strict=True)
 }
@@ -54,6 +55,26 @@ def load_marks(path: Path) -> Marks:
     more = sorted((path / ADDITIONAL).glob("*.jinja"))
     files |= {f"{ADDITIONAL}/{file.name}": file.read_bytes() for file in more}
     return Marks(special_names(path), ids, stop, load_template(path), generation, files)
+
+
+def marks_beside(folder: Path, base: Marks) -> Marks:
+    """A base's marks, but for the tokenizer's files that lie beside an adapter, which go before the base's.
+
+    Raises:
+        TokenizerError: the adapter's tokenizer has other ids than the base's.
+    """
+    own = load_marks(folder)
+    if FIELDS not in own.files:
+        return base
+    ours, theirs = (each.files.get(TOKENIZER) for each in (own, base))
+    if ours and theirs and ours != theirs:
+        vocabularies = [Tokenizer.from_buffer(each).get_vocab(with_added_tokens=True) for each in (ours, theirs)]
+        if vocabularies[0] != vocabularies[1]:
+            raise TokenizerError(
+                f"{folder / TOKENIZER}: has other ids than the base's; merge with peft, which resizes the embedding"
+            )
+    kept = {name: content for name, content in base.files.items() if not name.startswith(TEXT_FILES)}
+    return base._replace(names=own.names, template=own.template, files=kept | own.files)
 
 
 def marks_of_text(tokenizer: Tokenizer, marks: Marks, path: Path) -> TextMarks:

@@ -11,7 +11,15 @@ from tests.fuzz.files import FOLDER, parts, present
 
 REFUSALS = (ChatError, TokenizerError)
 PARSER = {
-    chat_template: ("load_template", "_read", "_fields", "_is_utf8", "_token"),
+    chat_template: (
+        "load_template",
+        "special_names",
+        "_named_templates",
+        "_read",
+        "_fields",
+        "_is_utf8",
+        "_token",
+    ),
     chat: ("render_requests", "_render_bounded", "Generation.parse", "_raise"),
     tokenizer: ("load_tokenizer", "id_count", "check_vocabulary", "find_eos_id", "special_tokens"),
 }
