@@ -1,5 +1,6 @@
 """What a step's update and log ought to be, beside what they are."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from andon.verify.errors import CheckFailed, NotApplicable
@@ -20,8 +21,18 @@ class Difference(NamedTuple):
     whole: float  # before clipping
 
 
-def gradient_error(subject: Subject, run: Run, step: StepTrace, batches: list[Batch]) -> Difference:
+def gradient_error(
+    subject: Subject,
+    run: Run,
+    step: StepTrace,
+    batches: list[Batch],
+    shares: Sequence[float] = (),
+    *,
+    scaled: bool = False,
+) -> Difference:
     """Compare an update's gradient with the independent one of its batches, clipped or not.
+
+    `shares` and `scaled` are those of `expected`.
 
     Raises:
         NotApplicable: there is not one update, or a loop's batches cannot be told.
@@ -30,7 +41,7 @@ def gradient_error(subject: Subject, run: Run, step: StepTrace, batches: list[Ba
         batches = batches_seen(subject, step)
     require_alike(subject, batches)
     actual = the_update(run, step)
-    _, whole = expected(subject, run.model, step, batches)
+    _, whole = expected(subject, run.model, step, batches, shares, scaled=scaled)
     wanted = as_clipped(subject, actual, whole)
     return Difference(*mismatch(actual, wanted), norm(actual), norm(wanted), norm(whole))
 
@@ -41,14 +52,16 @@ def require_alike(subject: Subject, batches: list[Batch]) -> None:
         raise NotApplicable("a mixture's micro-batches of one size")
 
 
-def compare_gradient(subject: Subject, run: Run, step: StepTrace, batches: list[Batch], which: str) -> None:
+def compare_gradient(
+    subject: Subject, run: Run, step: StepTrace, batches: list[Batch], which: str, shares: Sequence[float] = ()
+) -> None:
     """Whether an update's gradient is the independent one of its batches, clipped or not.
 
     Raises:
         CheckFailed: it is not.
         NotApplicable: there is not one update, or a loop's batches cannot be told.
     """
-    found, allowed = gradient_error(subject, run, step, batches), tolerance(run.model, step)
+    found, allowed = gradient_error(subject, run, step, batches, shares), tolerance(run.model, step)
     if not found.error <= allowed:
         raise CheckFailed(
             f"{run.name}: {which} sees a gradient of {found.name} that differs by {found.error:.2g} of itself from its "
@@ -57,7 +70,9 @@ def compare_gradient(subject: Subject, run: Run, step: StepTrace, batches: list[
         )
 
 
-def compare_loss(subject: Subject, run: Run, step: StepTrace, batches: list[Batch]) -> None:
+def compare_loss(
+    subject: Subject, run: Run, step: StepTrace, batches: list[Batch], shares: Sequence[float] = ()
+) -> None:
     """Whether a step reports the loss of its batches.
 
     Raises:
@@ -69,10 +84,11 @@ def compare_loss(subject: Subject, run: Run, step: StepTrace, batches: list[Batc
     reported, allowed = float(step.logged["loss"]), tolerance(run.model, step)
     due = []
     for each in loss_alternatives(subject):
-        due.append(expected(each, run.model, step, batches)[0])
+        due.append(expected(each, run.model, step, batches, shares)[0])
         if abs(reported - due[-1]) <= allowed * abs(due[-1]):
             return
     raise CheckFailed(
-        f"{run.name} reports a loss of {reported:.6g}, and that of its {len(batches)} batch(es), each weighted by "
-        f"its counted tokens, is {' or '.join(f'{loss:.6g}' for loss in due)}; rounding explains {allowed:.0e} of it"
+        f"{run.name} reports a loss of {reported:.6g}, and that of its {len(batches)} batch(es), each weighted as "
+        f"the loss of all their rows weighs it, is {' or '.join(f'{loss:.6g}' for loss in due)}; rounding "
+        f"explains {allowed:.0e} of it"
     )
