@@ -196,7 +196,7 @@ def check_mode(subject: Subject) -> None:
         _left_training(name, model, step)
 
 
-def check_without_gradients(subject: Subject) -> None:
+def check_gradients_off(subject: Subject) -> None:
     """While evaluation runs, gradients are off.
 
     Not asked where the loss takes gradients itself, as of energies. Unusual, not wrong: it costs memory and time.
@@ -528,7 +528,7 @@ CHECKS = (
     Check("evaluation.cut", check_cut, ("validate",), tier=2),
     Check("evaluation.traces", check_traces, tier=2),
     Check("evaluation.mode", check_mode, tier=2),
-    Check("evaluation.gradients_off", check_without_gradients, tier=2),
+    Check("evaluation.gradients_off", check_gradients_off, tier=2),
     Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),
     Check("evaluation.trajectory", check_trajectory, ("loop",), tier=2),
 )
