@@ -69,10 +69,11 @@ def check_inputs(subject: Subject) -> str:
 
 def _compare(place: Place, leaves: dict[str, Tensor]) -> str:
     """As the model begins; where it begins with a matrix of zeros, which hides what is behind, once more without."""
-    note = compare_all(place.function, leaves, rtol=place.rtol, note=place.note).note
+    state = list(place.model.buffers())
+    note = compare_all(place.function, leaves, rtol=place.rtol, note=place.note, state=state).note
     if any(parameter.dim() > 1 and not parameter.any() for parameter in place.model.parameters()):
         fill_zero_parameters(place.model)
-        compare_all(place.function, leaves, rtol=place.rtol)
+        compare_all(place.function, leaves, rtol=place.rtol, state=state)
     return note
 
 

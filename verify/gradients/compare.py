@@ -5,7 +5,7 @@ float64 one wrong entry of a whole model shows. Where the two disagree, halving 
 Then tensor by tensor, and single entries: the largest, the smallest and a random one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -88,7 +88,8 @@ def check_gradients(
         SubjectError: the loss is not a scalar, or does not depend on the model that it is given.
     """
     place = prepared(Subject(model=model, batch=batch, loss=loss), training=model.training)
-    options = {"order": order, "rtol": max(rtol, place.rtol), "seed": seed, "note": place.note}
+    state = list(place.model.buffers())
+    options = {"order": order, "rtol": max(rtol, place.rtol), "seed": seed, "note": place.note, "state": state}
     found = compare_all(place.function, place.parameters, **options)
     inputs = inputs_of(place)  # from here on they stand in for what makes them
     return found if not inputs else _both(found, compare_all(place.function, inputs, **options))
@@ -133,6 +134,7 @@ def compare_all(
     rtol: float = RTOL,
     seed: int = 0,
     note: str = "",
+    state: Iterable[Tensor] = (),
 ) -> Resolution:
     """Compare along joint directions, tensor by tensor and entry by entry.
 
@@ -141,7 +143,7 @@ def compare_all(
     """
     if not leaves:
         raise NotApplicable("a trainable parameter")
-    derivatives = DirectionalDerivatives(function, leaves, rtol)
+    derivatives = DirectionalDerivatives(function, leaves, rtol, state)
     _require_gradient(derivatives, seed)
     joint, worst = _compare_directions(derivatives, seed)
     _compare_entries(derivatives, seed)
@@ -182,7 +184,7 @@ def _placed(subject: Subject, dtype: torch.dtype, *, training: bool) -> Place:
     """The subject's loss in this dtype, in float64 without its own casts to float32 where it runs so."""
     model = new_model(subject).to(dtype).train(training)
     place = Place(subject, model, _in_dtype(new_batch(subject), dtype), "")
-    with seeded(), torch.no_grad():
+    with seeded():
         place.function()
     return place._replace(in_float64=dtype == torch.float64 and _casts(place))
 
@@ -224,7 +226,7 @@ def inputs_of(place: Place) -> dict[str, Tensor]:
                     seen.setdefault(name, []).append(output)
 
             handles.append(module.register_forward_hook(note_output))
-    with seeded(), torch.no_grad():
+    with seeded():
         place.function()
     for handle in handles:
         handle.remove()
