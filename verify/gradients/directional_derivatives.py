@@ -141,9 +141,10 @@ class DirectionalDerivatives:
         """
         try:
             with seeded(), self.stops.replaying() if self.stops.found else torch.enable_grad():
-                return float(self.function().detach())
+                value = self.function()
         except (RuntimeError, ValueError, ArithmeticError) as error:
             raise NotApplicable(f"a loss that can be taken beside its own point ({error})") from error
+        return float(value.detach())
 
     def _restore(self) -> None:
         with torch.no_grad():
