@@ -110,7 +110,7 @@ def verify(session: nox.Session) -> None:
     """CHECKS: all of verify on our own core, and their cost (minutes); `-- smollm2` on published weights."""
     if session.posargs == ["smollm2"]:
         prepare_oracles(session)
-        verified(session, "tests.smollm2:SUBJECT", "smollm2", "tests/smollm2.py", venv=ORACLES)
+        verified(session, "tests.smollm2:SUBJECT", "smollm2", "tests/smollm2.py", "tests/published.py", venv=ORACLES)
         andon(session, "gate", "judge", "smollm2")
     elif session.posargs:
         andon(session, "verify", "tests.subjects:SUBJECTS", *session.posargs)
@@ -237,11 +237,11 @@ def measure_fuzz(session: nox.Session, *options: str) -> None:
     andon(session, "gate", "judge", "fuzzing")
 
 
-def measure_gradients(session: nox.Session) -> None:
+def measure_gradients(session: nox.Session, *options: str) -> None:
     """Gradients of our core against central differences, and what that comparison can find."""
     kept = ("--source", "verify", "--source", "core", "--source", "tests/subjects.py")
     exact = ("andon", "verify", "tests.subjects:EXACT", "--only", "gradients", "--evidence", "gradients", *kept)
-    reached(session, "gradients", "-m", *exact)
+    reached(session, "gradients", "-m", *exact, *options)
     python(session, "-m", "tests.bench.power")
 
 
@@ -315,10 +315,10 @@ def verified(session: nox.Session, target: str, name: str, *sources: str, venv: 
     python(session, "-m", "andon", "verify", target, "--evidence", name, *kept, venv=venv)
 
 
-def reached(session: nox.Session, floors: str, *command: str) -> None:
+def reached(session: nox.Session, minimums: str, *command: str) -> None:
     """Run a command under coverage, and judge its result and how much of the critical modules it reaches."""
-    measured(session, f"reached_{floors}", "--floors", floors, *command)
-    andon(session, "gate", "judge", floors)
+    measured(session, f"reached_{minimums}", "--minimums", minimums, *command)
+    andon(session, "gate", "judge", minimums)
 
 
 def measured(session: nox.Session, name: str, *arguments: str) -> None:

@@ -3,18 +3,27 @@
 import ast
 import importlib
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def on_first_use(package: str) -> Callable[[str], Any]:
-    """A `__getattr__` for a package whose `__init__.py` imports its public names under `if TYPE_CHECKING:`.
+def on_first_use(
+    package: str, renamed: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for a package whose `__init__.py` imports its public names under `if TYPE_CHECKING:`.
 
     These statements, which type checkers and editors follow too, are the one list of what is imported from where.
+    `renamed` maps names before 0.1 to those of now: an old one is taken with a warning.
     """
 
     def attribute(name: str) -> Any:
+        if renamed and name in renamed:
+            current = renamed[name]
+            short = package.rpartition(".")[2]
+            warnings.warn(f"{short}.{name} is {current!r} now; the old name goes in 0.2", FutureWarning, 2)
+            return getattr(sys.modules[package], current)
         homes = _homes(package)
         if name not in homes:
             public = ", ".join(sys.modules[package].__all__)
@@ -24,7 +33,7 @@ def on_first_use(package: str) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)  # the next use finds it at once
         return value
 
-    return attribute
+    return attribute, lambda: sorted(sys.modules[package].__all__)
 
 
 def _homes(package: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ is all that this needs, as every package may stand on it.
 """
 
 import ast
+import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -50,7 +51,7 @@ def find(where: str, root: Path | None = None) -> Place:
 
 
 def modules(package: str, root: Path | None = None) -> Iterator[tuple[str, Path]]:
-    """Each module of a package, by name, with its file; a module that is no package has itself alone.
+    """Each module of a package, by name, with its file; a module that is not a package has itself alone.
 
     Raises:
         SourceError: there is no such package.
@@ -166,7 +167,7 @@ def _body(node: ast.AST) -> list[ast.stmt]:
 
 def _span(text: str, first: _Node, last: _Node) -> tuple[int, int]:
     """Offsets in the text of what begins and ends with these; `ast` counts bytes in a line."""
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text, newline="").readlines()  # str.splitlines also ends lines at form feeds and the like
     ends = ((first.lineno, first.col_offset), (last.end_lineno or 0, last.end_col_offset or 0))
     start, end = (
         sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode()) for line, column in ends

@@ -69,4 +69,4 @@ __all__ = [
     "validate",
 ]
 
-__getattr__ = on_first_use(__name__)
+__getattr__, __dir__ = on_first_use(__name__)

@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -286,9 +287,9 @@ def read_tables(path: Path) -> dict[str, Any]:
     try:
         tables = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); name a TOML file such as configs/tiny.toml"
-        ) from error
+        run, file = "the folder of a run, such as reports/runs/<id>", "a TOML file such as configs/tiny.toml"
+        hint = run if path.suffix == ".json" else file
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name {hint}") from error
     except (ValueError, RecursionError) as error:  # of either parser, or text that is not UTF-8
         raise ConfigError(f"{path}: is not valid {language} ({error}); correct that line") from error
     if not isinstance(tables, dict):
@@ -305,8 +306,7 @@ def parse_config(tables: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(tables)
     except ValidationError as error:
-        lines = [_explain(source, detail) for detail in error.errors(include_url=False)]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(_explain_all(source, error.errors(include_url=False)))) from error
 
 
 def dump_config(config: Config) -> str:
@@ -334,6 +334,20 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override}: {parent!r} is a key, not a table; set {parent}={text} instead")
     table[key] = value
+
+
+def _explain_all(source: str, details: Sequence[Any]) -> list[str]:
+    """A line for each mistake, unknown keys first; a key is not missing where an unknown one stands for it."""
+    unknown = [_explain(source, each) for each in details if each["type"] == "extra_forbidden"]
+    others = [each for each in details if each["type"] != "extra_forbidden"]
+    kept = [each for each in others if each["type"] != "missing" or not _stands_for(unknown, each["loc"])]
+    return unknown + [_explain(source, each) for each in kept]
+
+
+def _stands_for(unknown: Sequence[str], location: Sequence[str | int]) -> bool:
+    """Whether the line of an unknown key names this one as the right key."""
+    right = repr(".".join(str(part) for part in location))
+    return any(f" {right}" in line.partition(": unknown key; ")[2] for line in unknown)
 
 
 def _explain(source: str, detail: Any) -> str:

@@ -28,6 +28,8 @@ FETCHED = re.compile(
 def stage(folder: Path) -> None:
     """Write every page, and the files that they show, into `folder`."""
     shutil.copytree(ROOT / "docs", folder, ignore=shutil.ignore_patterns(*NO_PAGES))
+    for path in folder.rglob("*.md"):
+        path.write_text(beside(path.read_text(encoding="utf-8"), len(path.relative_to(folder).parts)), encoding="utf-8")
     for name, page in PAGES.items():
         (folder / page).write_text(inside((ROOT / name).read_text(encoding="utf-8")), encoding="utf-8")
     front = folder / "index.md"
@@ -40,6 +42,19 @@ def inside(text: str) -> str:
     """A page of the repository's root as one of the site."""
     return LINK.sub(
         lambda link: f"]({(PAGES | FILES).get(link[1], link[1].removeprefix('docs/'))}{link[2] or ''})", text
+    )
+
+
+def beside(text: str, depth: int) -> str:
+    """A page of docs, so many folders below the repository's root, whose links to pages there lead to those staged."""
+    root = "../" * depth
+    return LINK.sub(
+        lambda link: (
+            f"]({root.removesuffix('../')}{(PAGES | FILES)[name]}{link[2] or ''})"
+            if (name := link[1].removeprefix(root)) in PAGES | FILES and link[1] != name
+            else link[0]
+        ),
+        text,
     )
 
 

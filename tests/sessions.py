@@ -22,6 +22,12 @@ def measures() -> list[str]:
     return [str(ast.literal_eval(key)) for table in tables if isinstance(table, ast.Dict) for key in table.keys if key]
 
 
+def measure_functions() -> list[ast.FunctionDef]:
+    """What runs the measures, in the noxfile's order."""
+    functions = [node for node in _noxfile().body if isinstance(node, ast.FunctionDef)]
+    return [each for each in functions if each.name.startswith("measure_")]
+
+
 def is_known(session: str, *arguments: str) -> bool:
     """Whether `nox -s SESSION -- ARGUMENTS` names what there is."""
     return session in sessions() and (session != "measure" or arguments[:1] == () or arguments[0] in measures())

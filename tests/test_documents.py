@@ -5,13 +5,17 @@ import inspect
 import re
 import tomllib
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from shlex import split
 from urllib.parse import urlsplit
 
 import pytest
 
+from andon.cli.main import cli
+from andon.core.config import known_keys
 from andon.gates.config import Gates
+from andon.verify.vocabulary import keys_of
 from tests import pages as check_pages
 from tests.documents import ROOT, anchors, blocks, links, pages, prose, shell_lines, text_of
 
@@ -66,6 +70,23 @@ def test_the_pages_of_checks_are_what_the_docstrings_say(monkeypatch: pytest.Mon
     assert [] == check_pages.stale(), "run `python -m tests.pages`"
 
 
+def test_every_key_stands_on_its_page() -> None:
+    """Behavior: docs/subject.md names hyperparameters, roles and logged values; docs/train.md each setting."""
+    subject, train = (text_of(ROOT / "docs" / f"{page}.md") for page in ("subject", "train"))
+    names = [key for field in ("hyperparameters", "roles", "loop") for key in keys_of(field)]
+    settings = [f"{table}.{key}" for table, keys in known_keys().items() for key in keys]
+    assert min(len(names), len(settings)) > 15
+    assert [] == [name for name in names if f"| `{name}` " not in subject]
+    assert [] == [name for name in settings if f"| `{name}` " not in train]
+
+
+def test_the_first_sentence_is_the_product() -> None:
+    """Behavior: the package's description and the command's help begin with what README promises."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for said in (project["description"], cli.help or ""):
+        assert re.match(r"Finds? silent bugs in PyTorch training code before the run", said), said
+
+
 def test_every_area_is_in_one_group() -> None:
     """Behavior: README's list of areas has each area of the checks once."""
     grouped = [area for group in check_pages.GROUPS.values() for area in group]
@@ -80,7 +101,14 @@ def test_every_line_of_shell_is_of_a_known_kind() -> None:
         "andon": lambda line: line.startswith("andon "),  # tests/test_examples.py
         "nox": lambda line: "nox -s" in line,
         "docker": lambda line: line.split("#")[0].strip() == "docker compose up -d",
-        "pip": lambda line: line in [f"pip install 'andon[{extra}]'" for extra in extras],
+        "pip": lambda line: (
+            line
+            in [
+                f"pip install 'andon[{','.join(some)}]'"
+                for some in (*combinations(extras, 1), *combinations(extras, 2))
+            ]
+        ),
+        "git": lambda line: line.startswith("git clone REPOSITORY "),
         "pytest": lambda line: line.startswith("python -m pytest "),
         "others": lambda line: line in (". .venv/bin/activate", "pipx run pre-commit install"),
     }

@@ -217,7 +217,7 @@ def test_shown_commands_work() -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in andon_lines() if is_large(line)])
-def test_large_commands_are_spelt_right(line: str) -> None:
+def test_large_commands_are_spelled_right(line: str) -> None:
     """Behavior: the options of a line too large for a test are ones its verb has, and its files are shipped."""
     command: click.Command | None = cli
     words = split(line, comments=True)[1:]

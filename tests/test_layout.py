@@ -124,6 +124,18 @@ def test_a_wrong_call_from_the_command_line_is_a_type_error(tmp_path: Path, pack
     assert (1, True) == (done.returncode, "unknown-argument" in done.stdout), done.stdout
 
 
+@pytest.mark.tier2
+def test_what_commands_write_below_reports_is_ignored_by_git() -> None:
+    """Behavior: each folder or file of results that a module names is ignored, but for the committed baselines."""
+    ignored = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
+    code = "".join(
+        path.read_text(encoding="utf-8") for name in (*CODE, "tests") for path in (ROOT / name).rglob("*.py")
+    )
+    named = set(re.findall(r'^[A-Z_]+ = Path\("(reports/[\w.]+)', code, flags=re.MULTILINE)) - {"reports/baselines"}
+    assert {"reports/evidence", "reports/known_bugs"} <= named
+    assert set() == named - ignored
+
+
 @pytest.mark.tier1
 def test_every_dependency_has_a_reason() -> None:
     """Behavior: each package that pyproject.toml asks for is explained in the decision record."""

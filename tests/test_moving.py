@@ -29,7 +29,7 @@ def late():
 
 @pytest.mark.tier2
 def test_imports_follow_a_module() -> None:
-    """Behaviour: of the module, from the module and among others of its folder; a longer name is another's."""
+    """Behavior: of the module, from the module and among others of its folder; a longer name is another's."""
     assert AFTER == moving.imports_moved(BEFORE, "andon.core.data.strips", "andon.core.files.strips")
 
 
@@ -38,7 +38,7 @@ def test_imports_follow_a_module() -> None:
 def test_a_move_changes_at_most_three_files_beside_imports(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour: faults, plants, tables, baselines and documents find a module where it lies after `git mv`."""
+    """Behavior: faults of core and gates, tables, baselines and documents find a module after `git mv`."""
     monkeypatch.chdir(ROOT)
     root = moving.copied(tmp_path / "tree")
     assert moving.MOST >= len(moving.moved(file_of(name), moving.MOVES[name], root))
@@ -47,7 +47,7 @@ def test_a_move_changes_at_most_three_files_beside_imports(
 
 @pytest.mark.long
 def test_a_file_that_names_the_old_place_is_counted(tmp_path: Path) -> None:
-    """Behaviour: text with a path or a dotted name counts, one with an import alone does not."""
+    """Behavior: text with a path or a dotted name counts, one with an import alone does not."""
     texts = {
         "core/data/strips.py": "A = 1\n",
         "uses.py": "from andon.core.data.strips import A\n",

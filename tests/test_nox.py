@@ -1,5 +1,6 @@
 """The sessions: one environment, built once, rebuilt when half-built, and exit codes that pass through."""
 
+import ast
 import os
 import select
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sessions import measures, sessions
+from tests.sessions import measure_functions, measures, sessions
 
 ROOT = Path(__file__).parents[1]
 GROUPS = ("START", "GATES", "TESTS", "CHECKS", "CODE", "SPEED", "UPKEEP")
@@ -89,6 +90,17 @@ def test_a_measure_that_is_not_there_is_answered_by_those_that_are() -> None:
     assert (1, measures()) == (done.returncode, listed), done.stderr
 
 
+@pytest.mark.tier1
+def test_every_measure_passes_its_options_on() -> None:
+    """Behavior: what follows a measure's name reaches a command, where it is known or refused by name."""
+    functions = measure_functions()
+    assert len(measures()) == len(functions)
+    for each in functions:
+        assert each.args.vararg, each.name
+        passed = [node for node in ast.walk(each) if isinstance(node, ast.Starred)]
+        assert each.args.vararg.arg in {ast.unparse(node.value) for node in passed}, each.name
+
+
 @pytest.mark.long
 def test_one_environment_is_built_once_and_anew_when_half_built(project: Path) -> None:
     """Behavior: a warm run installs nothing; changed dependencies do; a half-built environment is rebuilt."""
@@ -125,7 +137,7 @@ def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path
         "signal.pause()\n"
     )
     with subprocess.Popen([sys.executable, "-m", "nox", "-s", "bench"], cwd=project) as process:
-        alive = os.open(fifo, os.O_RDWR)  # both ends, so that a command which never starts is no endless wait
+        alive = os.open(fifo, os.O_RDWR)  # both ends, so that a command which never starts is not an endless wait
         assert select.select([alive], [], [], 60)[0]
         process.send_signal(signal.SIGTERM)
         assert 7 == process.wait(60)

@@ -41,6 +41,8 @@ def test_staged_pages_lead_where_they_lead_on_github(tmp_path: Path) -> None:
     assert "](docs/" not in front
     assert (tmp_path / "pages" / "assets" / "report.png").exists()
     assert not (tmp_path / "pages" / "build.py").exists()
+    assert "](contributing.md#a-check)" in (tmp_path / "pages" / "subject.md").read_text(encoding="utf-8")
+    assert "[a](../contributing.md#b) [c](d.md)" == BUILD["beside"]("[a](../../CONTRIBUTING.md#b) [c](d.md)", 2)
     assert "](https://example.org/docs/a.md)" in BUILD["inside"]("[a](https://example.org/docs/a.md)")
 
 

@@ -21,7 +21,7 @@ def test_every_subject_answers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "packed", "tied"])
 def test_logits_are_those_of_the_plain_equations(name: str) -> None:
-    """Reference: the equations by themselves, in float64, on awake weights."""
+    """Reference: the equations by themselves, in float64, on weights scaled up."""
     subject = subjects.SUBJECTS[name]()
     model, batch = new_model(subject).double().eval(), new_batch(subject)
     with torch.no_grad():

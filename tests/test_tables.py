@@ -143,7 +143,6 @@ def test_the_plan_covers_every_shipped_configuration(monkeypatch: pytest.MonkeyP
         "claims",
         "coverage",
         "gates",
-        "mutation",
         "mutation_excuses",
         "risk",
         "supply",

@@ -24,4 +24,4 @@ __all__ = [
     "undelivered",
 ]
 
-__getattr__ = on_first_use(__name__)
+__getattr__, __dir__ = on_first_use(__name__)

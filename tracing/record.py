@@ -7,7 +7,7 @@ Layout, made for 100,000 steps and for runs that die:
 - Between them lies one trace per window of steps, since viewers get slow beyond a few thousand spans. The window's
   root links to the start and to the window before. It is written when it ends, so a run that dies inside a window
   leaves that window's steps without their root; the resource carries `train.run.id` for them.
-- Spans are written when the outermost one inside the window ends: one line a step, on disk before the next step
+- Spans are written when the outermost one inside the window ends: one line per step, on disk before the next step
   starts. Times are nanoseconds since the epoch, as OTLP has them.
 
 Names follow OpenTelemetry's semantic conventions 1.44. Recorded are names, numbers and times: no environment, no

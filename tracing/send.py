@@ -5,7 +5,7 @@ The file is the queue: whoever delivers takes the next line behind the offset ke
 delivery continues, and a live run and a replay never send a line twice. Only a process killed between the endpoint's
 answer and the note of it sends that one line again.
 
-Protocol: OTLP 1.x, "OTLP/HTTP", JSON encoding; `OTEL_EXPORTER_OTLP_HEADERS` is honoured as specified there.
+Protocol: OTLP 1.x, "OTLP/HTTP", JSON encoding; `OTEL_EXPORTER_OTLP_HEADERS` is honored as specified there.
 """
 
 import json

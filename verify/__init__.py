@@ -38,4 +38,4 @@ __all__ = [
     "watch",
 ]
 
-__getattr__ = on_first_use(__name__)
+__getattr__, __dir__ = on_first_use(__name__, {"Quantiser": "Quantizer"})

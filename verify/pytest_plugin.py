@@ -37,7 +37,7 @@ def parametrize(
     from andon.verify.run.runner import chosen, ignored
     from andon.verify.run.target import subjects
 
-    ignored(ignore or {})  # refuses what is no check, before any runs
+    ignored(ignore or {})  # refuses what is not a check, before any runs
     found = subjects(subject)
     parameters = []
     for name, each in found.items():
@@ -64,7 +64,8 @@ def _run(subject: "Subject", name: str, ignore: Mapping[str, str]) -> None:
     report = check(subject, only=(name,), ignore=ignore)
     _reports.append(report)
     if report.found:
-        pytest.fail(render_text(report, quiet=True), pytrace=False)
+        worst = report.findings[0]
+        pytest.fail(f"{worst.check}: {worst.message}\n\n{render_text(report, quiet=True)}", pytrace=False)
     if not report.passed:
         needs = [f"needs {what}" for what in report.not_applicable.values()]
         pytest.skip("; ".join(dict.fromkeys([*needs, *report.not_run.values()])))

@@ -33,7 +33,7 @@ from andon.verify.documentation import (
     says,
 )
 from andon.verify.errors import SubjectError
-from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES
+from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES, SYNONYMS
 
 Batch = Any  # a mapping, a named tuple, a dataclass, a tuple (tokens, labels) or a tensor of tokens
 Documents = Sequence[Sequence[int]]  # token ids
@@ -107,10 +107,10 @@ class Subject:
     loss: Callable[[nn.Module, Batch], Tensor] = field(
         metadata=says(
             NEEDED, "loss(model, batch) -> scalar tensor",
-            "The mean cross-entropy in nats per counted token, as the training loop takes it backward.",
+            "The mean cross-entropy in nats over labels that are not ignored: the tensor that you call backward() on.",
         )
     )  # fmt: skip
-    name: str = field(default="subject", metadata=says(NEEDED, "a string", "How reports call it."))
+    name: str = field(default="subject", metadata=says(NEEDED, "a string", "The name shown in reports."))
 
     logits: Callable[[nn.Module, Batch], Tensor] | None = field(
         default=None,
@@ -126,7 +126,7 @@ class Subject:
     collate_padded: Callable[[Documents], Batch] | None = field(
         default=None,
         metadata=says(
-            MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document a row, padded."
+            MODEL, "collate_padded(documents: list of lists of token ids) -> batch", "One document per row, padded."
         ),
     )  # fmt: skip
     collate_packed: Callable[[Documents], Batch] | None = field(
@@ -198,7 +198,7 @@ class Subject:
         default=None,
         metadata=says(
             TRAINING, "validate(model, batches: list of batches) -> float",
-            "The mean loss in nats over the counted tokens of all batches together.",
+            "The mean loss in nats over the labels that are not ignored, of all batches together.",
         ),
     )  # fmt: skip
     loop: Callable[[], Loop] | None = field(
@@ -218,7 +218,7 @@ class Subject:
     hyperparameters: Mapping[str, float] = field(
         default_factory=dict,
         metadata=says(
-            TRAINING, 'a mapping: {"learning_rate": 3e-4}', "What the training says of itself; checks compare it."
+            TRAINING, 'a mapping: {"learning_rate": 3e-4}', "Your declared settings, compared with what happens."
         ),
     )  # fmt: skip
 
@@ -226,7 +226,7 @@ class Subject:
         default=None, metadata=says(DATA, "epoch_batches(epoch) -> iterable of batches", "All of epoch 0, 1, ...")
     )
     validation_batches: Callable[[], Iterable[Batch]] | None = field(
-        default=None, metadata=says(DATA, "validation_batches() -> iterable of batches", "All that is held out.")
+        default=None, metadata=says(DATA, "validation_batches() -> iterable of batches", "All validation batches.")
     )
     encode: Callable[[str], Sequence[int]] | None = field(
         default=None,
@@ -267,14 +267,19 @@ class Subject:
     )  # fmt: skip
     recurrent: bool = field(
         default=False,
-        metadata=says(TRAITS, "True or False", "A recurrence sums states up, where attention would average them."),
+        metadata=says(
+            TRAITS,
+            "True or False",
+            "State-space models and RNNs: states are summed up, where attention would average them.",
+        ),
     )
     random_augmentation: bool = field(
         default=False,
         metadata=says(TRAITS, "True or False", "An example is changed at random each time that it is read."),
     )
     dtype: torch.dtype | None = field(
-        default=None, metadata=says(TRAITS, "a torch.dtype", "The only one that the code runs in, where it is so.")
+        default=None,
+        metadata=says(TRAITS, "a torch.dtype", "The only dtype that the code runs in, if there is only one."),
     )
 
     def __post_init__(self) -> None:
@@ -310,7 +315,9 @@ def _copies(instance: Any) -> Callable[..., Any]:
 def _require_known(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for key in given:
         if key not in known:
-            raise SubjectError(f"Subject.{part} has an unknown key {key!r}; known are {', '.join(known)}")
+            close = [SYNONYMS[key]] if key in SYNONYMS else difflib.get_close_matches(key, known, 1)
+            hint = f"closest: {close[0]}; " if close and close[0] in known else ""
+            raise SubjectError(f"Subject.{part} has an unknown key {key!r}; {hint}known are {', '.join(known)}")
 
 
 def _require_text_decoder(decode: Callable[..., Any] | None) -> None:
@@ -354,5 +361,5 @@ def _by_current_names(init: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is no method's
+setattr(Subject, "__init__", _by_current_names(Subject.__init__))  # noqa: B010 - a plain assignment is not a method's
 Subject.__doc__ = f"{inspect.cleandoc(Subject.__doc__ or '')}\n{as_text(documented())}"

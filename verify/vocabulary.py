@@ -27,10 +27,10 @@ HYPERPARAMETERS = {
 
 # What a train step or a loop's step may return; a check compares it with what happened.
 LOGGED = {
-    "loss": "of this step's batches at the weights before it, in nats per counted token",
+    "loss": "of this step's batches at the weights before it, in nats per label that is not ignored",
     "grad_norm": "2-norm of the whole gradient before clipping",
     "learning_rate": "of this update",
-    "tokens": "how many this step was made of: all of its micro-batches' tokens, or the counted ones",
+    "tokens": "how many this step was made of: all of its micro-batches' tokens, or those whose labels are not ignored",
 }
 
 # Parts of a batch by role; `Subject.roles` says which key or position has a role, where no name does.
@@ -49,6 +49,31 @@ ROLES = {
         ("documents", "document_ids", "doc_ids", "segment_ids", "sequence_ids", "seq_idx"),
         "(B, T): the number of each token's document",
     ),
+}
+
+# What other code calls a hyperparameter or a role.
+SYNONYMS = {
+    "lr": "learning_rate",
+    "max_lr": "learning_rate",
+    "peak_lr": "learning_rate",
+    "clip": "grad_clip",
+    "clip_grad": "grad_clip",
+    "max_norm": "grad_clip",
+    "max_grad_norm": "grad_clip",
+    "gradient_clip_val": "grad_clip",
+    "wd": "weight_decay",
+    "warmup": "warmup_steps",
+    "max_steps": "steps",
+    "total_steps": "steps",
+    "num_training_steps": "steps",
+    "min_lr_ratio": "min_ratio",
+    "steps_per_epoch": "epoch_steps",
+    "input_ids": "tokens",
+    "targets": "labels",
+    "attention_mask": "mask",
+    "loss_mask": "counted",
+    "position_ids": "positions",
+    "document_ids": "documents",
 }
 
 RENAMED = {

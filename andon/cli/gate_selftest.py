@@ -62,7 +62,7 @@ def _named(known: "Sequence[Gate]", only: Sequence[str]) -> "list[Gate]":
     """The gates of these names; all where none is given.
 
     Raises:
-        UsageError: a name is no gate's.
+        UsageError: a name is not a gate's.
     """
     for name in only:
         if all(gate.name != name for gate in known):

@@ -21,7 +21,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "demo": Verb("Train a small model on real text, judge it, write a report.", "train"),
+    "demo": Verb("Train a small model on real text, evaluate it, write a report.", "train"),
     "train": Verb("Train a LLaMA from a TOML configuration; resume it bit for bit.", "train"),
     "finetune": Verb("Train a LoRA or QLoRA adapter on a frozen model; resume it.", "train"),
     "merge": Verb("Merge an adapter into its model, as a Hugging Face directory.", "train"),
@@ -36,6 +36,8 @@ VERBS = {
     "init": Verb("Write minimal gates for another project: andon.toml, noxfile."),
     "dev": Verb("Measure checks and tests: injected faults, mutants, public names.", "verify"),
 }
+
+DEVELOPMENT_TOOLS = ("griffe", "libcst", "pytest")  # the extra `dev` brings these, whichever verb lacks them
 
 
 def _command(verb: str) -> click.Command:  # noqa: C901, PLR0912 - one line of code for each verb
@@ -108,13 +110,14 @@ class LazyGroup(click.Group):
 def _explain(error: Exception, name: str) -> str:
     """The message a user can act on: one of our own, or how to install what the verb lacks. Empty for a bug.
 
-    A builtin error that escapes from our packages is a bug and keeps its traceback. So does a stranger's error.
+    A builtin error that escapes from our packages is a bug and keeps its traceback. So does an error of user code.
     """
     if type(error).__module__.startswith("andon."):
         return str(error)
     if not isinstance(error, ModuleNotFoundError) or name not in VERBS:
         return ""
-    missing, extra = (error.name or "").partition(".")[0], VERBS[name].extra
+    missing = (error.name or "").partition(".")[0]
+    extra = "dev" if missing in DEVELOPMENT_TOOLS else VERBS[name].extra
     if not extra or missing in ("", "andon"):
         return ""
     return f"andon {name} needs {missing}: pip install 'andon[{extra}]'"
@@ -127,4 +130,4 @@ def _explain(error: Exception, name: str) -> str:
 )
 @click.version_option(version=__version__, prog_name="andon")
 def cli() -> None:
-    """Turn training bugs red before the GPU hours are spent."""
+    """Find silent bugs in PyTorch training code before the run; run quality gates; train a compact LLaMA."""

@@ -44,11 +44,20 @@ class Options(TypedDict):
     budget: float | None
 
 
+class RunContext(click.Context):
+    """A run's name in usage and errors is the group's: nobody types the verb `run`."""
+
+    @property
+    def command_path(self) -> str:
+        """As the group's."""
+        return self.parent.command_path if self.parent else super().command_path
+
+
 class Verify(click.Group):
     """A group whose first argument may also be a subject: then its checks are run."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the verb `run` before what is no verb."""
+        """Put the verb `run` before what is not a verb."""
         if not (args and (args[0] in self.commands or args[0] in ctx.help_option_names)):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -74,7 +83,7 @@ def command() -> None:
     """
 
 
-@command.command(hidden=True, epilog="Example: andon verify run my_checks:subject")
+@command.command(hidden=True, epilog="Example: andon verify my_checks:subject")
 @click.argument("target", required=False, metavar="PACKAGE.MODULE:SUBJECT")
 @click.option("--only", multiple=True, metavar="CHECK", help="Run this check, or all of an area; may be repeated.")
 @click.option("--ignore", multiple=True, metavar="CHECK", help="Leave out a check or an area; each needs a --reason.")
@@ -84,7 +93,7 @@ def command() -> None:
     type=click.IntRange(1, 3),
     default=3,
     show_default=True,
-    help="Run checks up to this tier: 1 takes milliseconds a check, 2 seconds, 3 longer.",
+    help="Run checks up to this tier: 1 takes milliseconds per check, 2 seconds, 3 longer.",
 )
 @click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop checking after this long.")
 @click.option("--evidence", metavar="NAME", help="Write the counts to reports/evidence/NAME.json, for a gate to judge.")
@@ -120,6 +129,9 @@ def run(
         keep(evidence, reports, measured)
     codes = {each.exit_code for each in reports}
     sys.exit(next((code for code in SEVEREST if code in codes), 3))
+
+
+run.context_class = RunContext
 
 
 @command.command("list", epilog="Example: andon verify list attention")

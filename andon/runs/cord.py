@@ -90,10 +90,10 @@ def require_green(tier: str) -> None:
 
 def watched_weights(settings: "CordConfig", state: "TrainState") -> "AbstractContextManager[Watch | None]":
     """`verify.watch` around the loop if `cord.watch_weights` is set."""
-    from andon.verify import watch
-
     if not settings.watch_weights:
         return nullcontext()
+    from andon.verify import watch  # late: it costs nothing where nobody asks for it
+
     return watch(state.model, state.optimizer, raises=False)
 
 

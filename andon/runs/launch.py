@@ -108,7 +108,8 @@ def run_and_exit(
 
 def summary(result: dict[str, Any], folder: Path) -> str:
     """A run in one line, a fine-tune in two."""
-    line = f"{folder}: {result['steps']} steps, {result['tokens']:,} tokens, validation loss {_nats(result)}"
+    complete = "already complete, " if 0 < result["steps"] == result["resumed_at"] else ""
+    line = f"{folder}: {complete}{result['steps']} steps, {result['tokens']:,} tokens, validation loss {_nats(result)}"
     tuned = result.get("finetune")
     if not tuned:
         return line

@@ -77,9 +77,10 @@ def run(
         state = setup.state
         if resume:
             _restore(state, config, folder, say, previous=previous)
+        resumed_at = state.step
         (folder / "config.json").write_text(dump_config(config), encoding="utf-8")
         drop_log_after(state.step, folder)
-        attributes = {"train.steps": setup.dataset.steps(config), "train.resumed_at": state.step}
+        attributes = {"train.steps": setup.dataset.steps(config), "train.resumed_at": resumed_at}
         begun = time.monotonic()
         started = time.strftime("%Y-%m-%d %H:%M:%S %z")
         memory = PeakMemory(state, config)
@@ -92,6 +93,7 @@ def run(
             "started": started,
             "seconds": time.monotonic() - begun,
             "peak_bytes": memory.peak,
+            "resumed_at": resumed_at,
         }
         result |= setup.on_finish()
         write_result(folder, result)

@@ -153,7 +153,7 @@ def coverings(plan: Plan, kept: Results, workers: int) -> dict[str, tuple[str, t
     jobs = [(None, (each.file, each.tests, plan.settings.marks)) for each in missing]
     for outcome in run_jobs(jobs, run_tests.covering, workers=workers, limit=600.0, warm=WARM):
         name = missing[outcome.place].name
-        if outcome.error:
+        if outcome.value is None:
             raise PlanError(f"the tests of {name} cannot run: {outcome.error}; run them with pytest first")
         found[name] = digests[name], tuple(Covering(*each) for each in outcome.value)
     return found

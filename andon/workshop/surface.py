@@ -76,6 +76,8 @@ def command(*, write: bool) -> None:
     from andon import gates
     from andon.gates.measures import surface as compare
 
+    if not all(Path(*package.split("."), "__init__.py").is_file() for package in PACKAGES):
+        raise compare.SurfaceError(f"{Path.cwd()} is no checkout of Andon: run `andon dev surface` in the root of one")
     begun = time.perf_counter()
     baseline: Path = compare.BASELINE
     sources, today = gates.digests([*SOURCES, str(baseline)]), surface(click.get_current_context().find_root().command)

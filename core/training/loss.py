@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def loss(model: "Llama", batch: "Batch", tokens: int | None = None) -> Tensor:
-    """Nats a token, a scalar in at least fp32; NaN where no label counts.
+    """Nats per token, a scalar in at least fp32; NaN where no label counts.
 
     The sum over the batch's counted labels is divided by `tokens`, by default their number. Micro-batches of one step
     pass the step's total, so that their losses, and gradients, add up to those of one large batch.

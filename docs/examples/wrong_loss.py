@@ -25,7 +25,7 @@ class Model(nn.Module):
 
 
 def next_batch(generator: torch.Generator) -> Batch:
-    """Four rows, of which the first is shorter; its padding is labeled -100, which is not to be counted."""
+    """Four rows, of which the first is shorter; its padding is labeled -100, which is to be ignored."""
     tokens = torch.randint(64, (4, 17), generator=generator)
     labels = tokens[:, 1:].clone()
     labels[0, 9:] = -100
@@ -33,7 +33,7 @@ def next_batch(generator: torch.Generator) -> Batch:
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The mean over all labels, counted or not."""
+    """The mean over all labels, ignored or not."""
     logits, labels = model(batch["input_ids"]), batch["labels"]
     total = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
     return total / labels.numel()

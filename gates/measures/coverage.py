@@ -2,9 +2,9 @@
 
 Coverage's own `fail_under` mixes lines with branches; here they are metrics apart, of the whole and of each file:
 `lines`, `branches`, `lines core/config.py`, `branches core/config.py`, in percent. `--risk FILE` leaves out what the
-table says runs elsewhere, and adds how many files are `short` of its floors (`--floors` says which), `--base COMMIT`
-the share of `changed` lines. One process measures and converts, so that figures of an older run cannot pass for those
-of this one.
+table says runs elsewhere, and adds how many files are `short` of its minimums (`--minimums` says which),
+`--base COMMIT` the share of `changed` lines. One process measures and converts, so that figures of an older run cannot
+pass for those of this one.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from andon.gates.commits import CommitError
 from andon.gates.config import GateError
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.measures.changed import changed_coverage, changed_lines
-from andon.gates.measures.risk import Floors, Risks, read_risks, short_metrics
+from andon.gates.measures.risk import Minimums, Risks, read_risks, short_metrics
 
 
 def coverage_metrics(report: dict[str, Any]) -> dict[str, Metric]:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     content = json.loads(report.stdout)
     metrics = coverage_metrics(content)
     if risks:
-        metrics |= short_metrics(metrics, risks, options.floors)
+        metrics |= short_metrics(metrics, risks, options.minimums)
     if changed is not None:
         share, missed = changed_coverage(content, changed)
         metrics["changed"] = Metric(share, "%")
@@ -89,8 +89,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     """Our own options stand before `-m`; what is not ours, and all from `-m` on, goes to `coverage run`."""
     parser = argparse.ArgumentParser(prog="python -m andon.gates.measures.coverage", description=main.__doc__)
     parser.add_argument("--evidence", default="coverage", metavar="NAME", help="under what name evidence is left")
-    parser.add_argument("--risk", type=Path, metavar="FILE", help="a risk table whose floors files must reach")
-    parser.add_argument("--floors", choices=get_args(Floors), default="tests", help="which of the table's floors")
+    parser.add_argument("--risk", type=Path, metavar="FILE", help="a risk table whose minimums files must reach")
+    parser.add_argument("--minimums", choices=get_args(Minimums), default="tests", help="which of the table's minimums")
     parser.add_argument("--base", metavar="COMMIT", help="measure the lines that differ from it")
     own = arguments.index("-m") if "-m" in arguments else len(arguments)
     options, others = parser.parse_known_args(arguments[:own])

@@ -1,6 +1,6 @@
 """The risk table: by module what a mistake in it costs, how much of it its tests must reach, and how it is mutated.
 
-Five kinds of floors: all tests' lines and branches, those of a module's level; lines that the early tiers alone reach,
+Five kinds of minimums: all tests' lines and branches, those of a module's level; lines that the early tiers reach,
 lines that properties alone reach, lines that gradient checks alone reach, and mutants killed, which its own row names.
 """
 
@@ -17,12 +17,12 @@ from andon.gates.names import file_of
 
 DEFAULT = Path("configs/risk.toml")
 ORDINARY = "ordinary"
-Floors = Literal["tests", "early", "properties", "gradients", "mutation"]
+Minimums = Literal["tests", "early", "properties", "gradients", "mutation"]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Level(Table):
-    """Floors in percent, and what a mistake costs."""
+    """Minimums in percent, and what a mistake costs."""
 
     name: str
     lines: Percent
@@ -31,9 +31,9 @@ class Level(Table):
 
 
 class Row(Table):
-    """Modules of a level that is not the ordinary one, why, and the floors, in percent, that are their own.
+    """Modules of a level that is not the ordinary one, why, and the minimums, in percent, that are their own.
 
-    Where there is a floor of mutants killed, the module is mutated; `tests` run beside those that mirror it.
+    Where there is a minimum of mutants killed, the module is mutated; `tests` run beside those that mirror it.
     """
 
     modules: Annotated[list[str], Field(min_length=1)]  # "core:loss", or a path
@@ -90,16 +90,16 @@ class Risks:
         """A file's level; that named "ordinary" where the table does not name the file."""
         return self.levels[self.modules[path].row.level if path in self.modules else ORDINARY]
 
-    def floors_of(self, path: str, floors: Floors) -> dict[str, float]:
+    def minimums_of(self, path: str, minimums: Minimums) -> dict[str, float]:
         """What a file must reach, by the measured figure's name."""
-        if floors == "tests":
+        if minimums == "tests":
             level = self.level_of(path)
             return {"lines": level.lines, "branches": level.branches}
         own = self.modules[path].row.model_dump() if path in self.modules else {}
-        return {"score_by_file" if floors == "mutation" else "lines": own.get(floors, 0.0)}
+        return {"score_by_file" if minimums == "mutation" else "lines": own.get(minimums, 0.0)}
 
     def left_out(self) -> list[str]:
-        """Files of a level without a floor: they run elsewhere, and are no part of any figure here."""
+        """Files of a level without a minimum: they run elsewhere, and are not part of any figure here."""
         return [path for path in self.modules if self.level_of(path).lines == 0 == self.level_of(path).branches]
 
 
@@ -128,8 +128,8 @@ def read_risks(path: Path = DEFAULT) -> Risks:
     return Risks(levels, modules, table.mutation)
 
 
-def short_metrics(measured: Mapping[str, Metric], risks: Risks, floors: Floors = "tests") -> dict[str, Metric]:
-    """How many files are below their floors, and by how many points each; a named file without a figure is short."""
+def short_metrics(measured: Mapping[str, Metric], risks: Risks, minimums: Minimums = "tests") -> dict[str, Metric]:
+    """How many files are below their minimums, and by how many points each; a named file without a figure is short."""
     files = {module.name: path for path, module in risks.modules.items()}
     values = {}
     for key, metric in measured.items():
@@ -139,9 +139,9 @@ def short_metrics(measured: Mapping[str, Metric], risks: Risks, floors: Floors =
     lacking = {}
     for path in sorted({path for _, path in values} | set(risks.modules)):
         short = 0.0
-        for figure, floor in risks.floors_of(path, floors).items():
+        for figure, minimum in risks.minimums_of(path, minimums).items():
             value = values.get((figure, path), Metric(0.0)).value
-            short = max(short, floor - value if value is not None else 0.0)
+            short = max(short, minimum - value if value is not None else 0.0)
         if short > 0:
             lacking[f"short {path}"] = Metric(short, f"points below {risks.level_of(path).name}")
     return {"short": Metric(len(lacking), "files"), **lacking}

@@ -75,7 +75,8 @@ def explain(name: str, gates: Gates, checks: Sequence[Check]) -> str:
 
 
 def _facts(check: Check) -> list[str]:
-    facts = {"state": f"{check.state}, {bound(check)}", "why": check.why, "run": check.command, "next": check.next_step}
+    state = bound(check) if check.value is None else f"{check.state}, {bound(check)}"  # no value is neither color
+    facts = {"state": state, "why": check.why, "run": check.command, "next": check.next_step}
     return [f"{label:<6} {text}" for label, text in facts.items() if text]
 
 

@@ -1,11 +1,12 @@
 """Claims of the documentation, judged by today's evidence."""
 
+import textwrap
 from pathlib import Path
 
 from andon.gates.config import Claims, GateError, Gates, Threshold, Tier, read_table
 from andon.gates.evidence import FOLDER
 from andon.gates.judge import judge
-from andon.gates.report.render import bound
+from andon.gates.report.render import WIDTH, bound
 from andon.gates.verdict import Verdict
 
 TIER = Tier(name="claims", summary="claims of the documentation", strict=False)
@@ -35,7 +36,7 @@ def judge_claims(claims: Claims, folder: Path = FOLDER) -> Verdict:
 
 def render_claims(claims: Claims, verdict: Verdict) -> str:
     """The answer, then for each claim its state, its words, its value and the command that proves it."""
-    lines = [verdict.headline]
+    lines = textwrap.wrap(verdict.headline, WIDTH, break_long_words=False, break_on_hyphens=False)
     for claim, check in zip(claims.claims, verdict.checks, strict=True):
         state = check.state if check.state == "pass" else check.state.upper()
         lines += [f"{state}: {claim.says}", f"    {check.name}: {bound(check)}", f"    {claim.command}"]

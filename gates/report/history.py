@@ -53,7 +53,7 @@ def read(path: Path = HISTORY) -> list[Entry]:
     """Every verdict, oldest first; none where there is no file. A last line without its end is left out.
 
     Raises:
-        HistoryError: another line is no verdict.
+        HistoryError: another line is not a verdict.
     """
     if not path.exists():
         return []

@@ -12,7 +12,7 @@ LABEL = 12
 
 
 def render_text(verdict: Verdict, *, quiet: bool = False) -> str:
-    """Plain text: the answer, a line a check, then all about each check that does not pass.
+    """Plain text: the answer, a line per check, then all about each check that does not pass.
 
     `quiet` leaves out the lines of the checks. Commands are never broken, as people paste them.
     """
@@ -42,9 +42,9 @@ def render_json(verdict: Verdict) -> str:
 
 def bound(check: Check) -> str:
     """A check's value against its threshold: `96.4 % (must be >= 95)`."""
-    value = "null" if check.value is None else f"{check.value:.4g}"
     unit = f" {check.unit}" if check.unit else ""
-    return f"{value}{unit} (must be {check.operator} {check.threshold:g})"
+    value = "not measured" if check.value is None else f"{check.value:.4g}{unit}"
+    return f"{value} (must be {check.operator} {check.threshold:g})"
 
 
 def _line(check: Check, width: int) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from andon.files import write_whole
 from andon.gates.config import GateError, Gates, InjectedFault, InjectedFaults, Measure, Threshold, Tier, read_table
-from andon.gates.evidence import Evidence, Metric, write_evidence
+from andon.gates.evidence import EXIT_CODE, Evidence, Metric, run_record, write_evidence
 from andon.gates.judge import judge
 from andon.gates.run import SIDE_BY_SIDE
 from andon.gates.selftest.injection import inject_and_run
@@ -121,7 +121,7 @@ def read_seen(path: Path = TABLE) -> list[Seen]:
 
 
 def write_seen(table: Sequence[Seen], path: Path = TABLE) -> None:
-    """Write the table, a row a line, whole or not at all."""
+    """Write the table, a row per line, whole or not at all."""
     rows = ",\n".join("  " + json.dumps(asdict(seen), ensure_ascii=False) for seen in table)
     write_whole(path, f"[\n{rows}\n]\n")
 
@@ -148,13 +148,14 @@ def _threshold(threshold: Threshold, gates: Gates) -> Gate:
     definition = _digest([threshold.operator, threshold.value, tier.strict])
     gate = ("threshold", threshold.metric, threshold.tier)
     name, _, key = threshold.metric.partition(".")
+    file = run_record(name) if key == EXIT_CODE else name  # as the judge reads it
     rules = Gates(tiers=[tier.model_copy(update={"includes": "", "budget_seconds": None})], thresholds=[threshold])
 
     def run() -> Seen:
         wrong = []
         for value, state in [*edges(threshold.operator, threshold.value), (None, _null(tier))]:
             with tempfile.TemporaryDirectory(prefix="andon-selftest-") as folder:
-                write_evidence(Evidence(name, "", 0.0, {}, {key: Metric(value)}), Path(folder))
+                write_evidence(Evidence(file, "", 0.0, {}, {key: Metric(value)}), Path(folder))
                 found = judge(tier.name, rules, Path(folder)).checks[0].state
             wrong += [f"{value!r} is {found}, not {state}"] * (found != state)
         return Seen(*gate, f"just inside, just outside {threshold.operator} {threshold.value:g}, null", not wrong,

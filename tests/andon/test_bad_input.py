@@ -164,9 +164,17 @@ def test_damaged_checkpoint_is_refused_and_the_previous_one_used(finished: Path,
     assert loss == json.loads((finished / "result.json").read_text())["validation_loss"]
 
 
+def test_a_finished_run_says_so(finished: Path) -> None:
+    """Behavior: resuming a run that has all of its steps trains nothing, and says that it is complete."""
+    assert "complete" not in train("--resume", str(finished), "--previous").output
+    result = train("--resume", str(finished))
+    assert 0 == result.exit_code
+    assert f"{finished}: already complete, " in result.output
+
+
 def test_nothing_to_resume_is_refused(home: Path) -> None:
     """Behavior: a folder without a run cannot be resumed, and is not created."""
-    refused(train("--resume", "absent"), "absent")
+    refused(train("--resume", "absent"), "absent", "name the folder of a run, such as reports/runs/<id>")
     assert not (home / "absent").exists()
 
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from andon.cli.main import VERBS, cli
+from andon.cli.main import DEVELOPMENT_TOOLS, VERBS, cli
 from tests.commands import bare
 
 HEAVY = ("torch", "numpy", "pydantic", "rich", "tokenizers", "opentelemetry")
@@ -65,7 +66,7 @@ def test_a_package_s_error_is_one_message_and_exit_2(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.tier1
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: a builtin error that escapes is no user's mistake and is not dressed as one."""
+    """Behavior: a builtin error that escapes is not a user's mistake and is not dressed as one."""
     error = ValueError("a bug")
     fail_with(monkeypatch, "plan", error)
     result = CliRunner().invoke(cli, ["plan"])
@@ -78,6 +79,18 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     fail_with(monkeypatch, "train", ModuleNotFoundError("No module named 'torch'", name="torch.nn"))
     result = CliRunner().invoke(cli, ["train"])
     assert (2, "andon: andon train needs torch: pip install 'andon[train]'\n") == (result.exit_code, result.stderr)
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("tool", DEVELOPMENT_TOOLS)
+def test_a_missing_development_tool_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch, tool: str) -> None:
+    """Behavior: `andon dev` itself needs the extra `verify`, and its tools come with `dev`."""
+    fail_with(monkeypatch, "dev", ModuleNotFoundError(f"No module named {tool!r}", name=tool))
+    result = CliRunner().invoke(cli, ["dev"])
+    assert (2, f"andon: andon dev needs {tool}: pip install 'andon[dev]'\n") == (result.exit_code, result.stderr)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.split(r"[^\w-]", each)[0] for each in project["optional-dependencies"]["dev"]]
+    assert {tool, f"{tool}lib"} & set(names)
 
 
 @pytest.mark.tier1
@@ -108,9 +121,8 @@ def leaves(name: str, command: click.Command) -> dict[str, click.Command]:
     """A verb's commands by what is typed: itself, or those of a group."""
     if not isinstance(command, click.Group):
         return {name: command}
-    return {
-        key: leaf for inner, each in command.commands.items() for key, leaf in leaves(f"{name} {inner}", each).items()
-    }
+    named = {name if each.hidden else f"{name} {inner}": each for inner, each in command.commands.items()}
+    return {key: leaf for inner, each in named.items() for key, leaf in leaves(inner, each).items()}
 
 
 @pytest.mark.tier2

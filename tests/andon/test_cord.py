@@ -1,6 +1,7 @@
 """The cord: each bound stops a run with a checkpoint, its verdict and exit code 4; no run starts behind a red gate."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from andon.core.config import CordConfig
 from andon.core.training.loop import StepRecord
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
-from andon.runs.cord import BOUNDS, make_cord
+from andon.runs.cord import BOUNDS, make_cord, watched_weights
 from andon.runs.run import RunSetup, from_scratch, run
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
@@ -61,6 +62,15 @@ def test_skipped_steps_are_counted_and_hold_no_loss() -> None:
     assert [("cord.loss", "not measured"), ("cord.skipped", "red")] == [
         (check.name, check.state) for check in second.checks
     ]
+
+
+@pytest.mark.tier2
+def test_weights_that_nobody_watches_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: a run without cord.watch_weights starts without andon.verify."""
+    monkeypatch.setitem(sys.modules, "andon.verify", None)
+    state: Any = None
+    with watched_weights(CordConfig(), state) as watch:
+        assert watch is None
 
 
 def thawed(state: Any) -> None:

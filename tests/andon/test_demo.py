@@ -7,15 +7,33 @@ from typing import Any
 
 import pytest
 
+from andon.core.config import load_config
 from andon.demo import measure, parts
+from andon.gates.config import load_gates
 from andon.runs.folder import RUNS
+from tests import learn
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, write_corpus
 from tests.tuning import andon
 
 pytestmark = pytest.mark.tier3
 
+GATES = Path(__file__).parents[2] / "configs" / "gates.toml"
 ADAPTERS = ("--set", "lora.rank=2", "--set", "qlora.rank=4")
+
+
+def thresholds_of(name: str) -> set[str]:
+    """The metrics of one evidence file that the shipped gates set thresholds on: at least one."""
+    metrics = [each.metric.partition(".") for each in load_gates(GATES).thresholds]
+    found = {key for file, _, key in metrics if file == name}
+    assert found, name
+    return found
+
+
+def test_both_fine_tunes_of_published_weights_write_what_is_judged() -> None:
+    """Behavior: each threshold on `learn_adapters` has its metric, of that very name."""
+    result = {"finetune": {"loss_before": 2.0, "loss_after": 1.0, "base_unchanged": True}}
+    assert set() == thresholds_of(learn.NAME) - set(learn.metrics(learn.summarize(result, result)))
 
 
 def test_each_part_is_judged_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +64,11 @@ def test_each_part_is_judged_and_reported(tmp_path: Path, monkeypatch: pytest.Mo
         assert f"demo_{method}.loss_after_minus_before" in page
         assert f"{method}, rank {rank}: " in result.output
     assert "demo.validation_loss_minus_bigram" in page
+    for name in ("demo", *(f"demo_{method}" for method in parts.FINETUNES)):
+        metrics = json.loads(Path(f"reports/evidence/{name}.json").read_text())["metrics"]
+        assert set() == thresholds_of(name) - set(metrics), name
+    against_trigram, _ = measure.measure(load_config(Path("small.toml")), folder, "trigram")
+    assert set() == thresholds_of(parts.EVIDENCE["trigram"]) - set(against_trigram)
 
     alone = andon("demo", "small.toml", "--part", "qlora", *ADAPTERS)
     assert 0 == alone.exit_code, alone.output

@@ -12,7 +12,7 @@ from tests.fault_rows import ROWS
 
 @pytest.mark.tier1
 def test_faults_are_chosen_by_name_and_area() -> None:
-    """Behaviour: --only takes a fault, an area, or how names begin, and refuses what is neither."""
+    """Behavior: --only takes a fault, an area, or how names begin, and refuses what is neither."""
     assert ["future-leak"] == [fault.id for fault in faults.chosen(GENERIC_FAULTS, ["future-leak"])]
     assert {"gradients"} == {fault.area for fault in faults.chosen(GENERIC_FAULTS, ["gradients"])}
     with pytest.raises(faults.FaultsError, match="does not name a fault; areas are loss"):
@@ -21,7 +21,7 @@ def test_faults_are_chosen_by_name_and_area() -> None:
 
 @pytest.mark.long
 def test_a_users_subject_is_measured_by_the_faults_that_fit_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the found one is a line, one without its factory is absent and quiet, and the counts end it."""
+    """Behavior: the found one is a line, one without its factory is absent and quiet, and the counts end it."""
     monkeypatch.chdir(tmp_path)
     told = ["tests.verify.small:small", "--only", "future-leak", "--only", "resume-one-late", "--workers", "1"]
     done = CliRunner().invoke(faults.command, [*told, "--quiet"])
@@ -38,7 +38,7 @@ def test_a_users_subject_is_measured_by_the_faults_that_fit_it(tmp_path: Path, m
 def test_a_long_run_says_how_much_time_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Behaviour: every so often one line to stderr, none at the end; quiet, only what was not found is printed."""
+    """Behavior: every so often one line to stderr, none at the end; quiet, only what was not found is printed."""
     monkeypatch.setattr(faults, "LINE_EVERY_SECONDS", 0.0)
     with faults.screen(2, quiet=True, silent=False, timed=False) as note:
         note(ROWS[0])
@@ -53,7 +53,7 @@ def test_a_long_run_says_how_much_time_is_left(
 
 @pytest.mark.tier2
 def test_samples_follow_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the same order for the same commit, another for another, and nothing is lost."""
+    """Behavior: the same order for the same commit, another for another, and nothing is lost."""
 
     def order(commit: str | None) -> list[str]:
         monkeypatch.setattr(faults.commits, "head", lambda: commit)
@@ -65,13 +65,13 @@ def test_samples_follow_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.tier2
 def test_without_git_a_sample_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: where git is not installed there is an order, too, and no traceback."""
+    """Behavior: where git is not installed there is an order, too, and no traceback."""
     monkeypatch.setenv("PATH", "")
     assert len(GENERIC_FAULTS) == len(faults.shuffled(GENERIC_FAULTS))
 
 
 @pytest.mark.tier2
 def test_a_sample_of_no_seconds_is_refused() -> None:
-    """Behaviour: it would inject nothing, and must not pass for a whole run."""
+    """Behavior: it would inject nothing, and must not pass for a whole run."""
     done = CliRunner().invoke(faults.command, ["a:b", "--sample", "0"])
     assert (2, True) == (done.exit_code, "--sample" in done.output)

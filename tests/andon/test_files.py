@@ -10,7 +10,7 @@ pytestmark = pytest.mark.tier1
 
 
 def test_a_file_is_replaced_with_its_folders(tmp_path: Path) -> None:
-    """Behaviour: folders are made, the new text stands alone, and nothing else is left."""
+    """Behavior: folders are made, the new text stands alone, and nothing else is left."""
     path = tmp_path / "a" / "b.json"
     write_whole(path, "old, and longer")
     write_whole(path, "new")
@@ -18,7 +18,7 @@ def test_a_file_is_replaced_with_its_folders(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_leaves_the_old_text(tmp_path: Path) -> None:
-    """Behaviour: an error on the way leaves the file as it was, and no other file."""
+    """Behavior: an error on the way leaves the file as it was, and no other file."""
     path = tmp_path / "a.json"
     write_whole(path, "old")
     with pytest.raises(UnicodeEncodeError):

@@ -218,7 +218,7 @@ def test_a_base_without_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_verbs_are_not_mixed_up(tuning: Path) -> None:
-    """Behavior: a LoRA run resumes as LoRA only, an adapter is no base, and `andon train` does not go on with it."""
+    """Behavior: a LoRA run resumes as LoRA only, an adapter is not a base, and `andon train` does not go on with it."""
     assert 0 == tune("lora", "--model", "base", "--data", "corpus", "--out", "run").exit_code
     before = content(tuning / "run")
     refused(tune("qlora", "--resume", "run"), "andon finetune lora --resume run")

@@ -76,7 +76,7 @@ def test_a_terminal_shows_what_runs_and_a_dead_endpoint_is_said(tmp_path: Path) 
 
 @pytest.mark.long
 def test_a_tier_without_measures_leaves_no_trace(tmp_path: Path) -> None:
-    """Behavior: what ran nothing is no run."""
+    """Behavior: what ran nothing is not a run."""
     (tmp_path / "none.toml").write_text('[[tiers]]\nname = "small"\nsummary = "s"\n')
     done = andon(tmp_path, "run", "small", "--config", "none.toml")
     assert done.stdout.startswith("small ")
@@ -98,7 +98,7 @@ def test_a_mistake_in_the_file_or_the_tier_is_one_message(tmp_path: Path) -> Non
 
 @pytest.mark.tier3
 def test_a_run_is_a_trace_and_a_line_of_history(tmp_path: Path) -> None:
-    """Behavior: a span a measure below the tier's; the verdict is kept once; --output writes what --format names."""
+    """Behavior: a span per measure below the tier's; the verdict is kept once; --output writes what --format names."""
     andon(tmp_path, "run", "small")
     done = andon(tmp_path, "judge", "small", "--format", "sarif", "--output", "reports/small.sarif")
     assert (1, True) == (done.returncode, done.stdout.startswith("small RED: bad"))

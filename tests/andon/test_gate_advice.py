@@ -12,7 +12,7 @@ def test_claims_and_explain_show_today_s_state() -> None:
     """Behavior: an unmeasured claim is exit code 3; a check is explained by name, and an unknown one is refused."""
     claims = andon("gate", "claims")
     assert (3, True) == (claims.exit_code, claims.output.startswith("claims NOT MEASURED: text.lines"))
-    assert "NOT MEASURED: long\n    text.lines: null (must be >= 3)\n    make\n" in claims.output
+    assert "NOT MEASURED: long\n    text.lines: not measured (must be >= 3)\n    make\n" in claims.output
     explained = andon("gate", "explain", "text.lines")
     assert (0, True) == (explained.exit_code, "\n1. " in explained.output)
     unknown = andon("gate", "explain", "text.line")

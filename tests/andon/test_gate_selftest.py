@@ -12,7 +12,7 @@ pytestmark = pytest.mark.tier3
 
 
 def test_selftest_says_what_was_not_seen_and_keeps_what_was(small_gates: Path) -> None:
-    """Behaviour: a fault that shows nothing fails by name; fixed, it is measured again; --check injects nothing."""
+    """Behavior: a fault that shows nothing fails by name; fixed, it is measured again; --check injects nothing."""
     (small_gates / "code.txt").write_text("good\n")
     failed = andon("gate", "selftest")
     assert 1 == failed.exit_code

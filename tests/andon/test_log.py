@@ -22,13 +22,13 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["{", "[]", "{}", '{"kind":"step"}'])
 def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, bad: str) -> None:
-    """Behavior: a line that is no record, before the last, is an error that names file and line."""
+    """Behavior: a line that is not a record, before the last, is an error that names file and line."""
     (tmp_path / "log.jsonl").write_text(json.dumps(RECORDS[0]) + f"\n{bad}\n")
     with pytest.raises(LogError, match=r"log\.jsonl line 2 is not a record"):
         read_log(tmp_path)
 
 
 def test_a_folder_without_log_is_refused(tmp_path: Path) -> None:
-    """Behavior: a folder that is no run's is refused by name."""
+    """Behavior: a folder that is not a run's is refused by name."""
     with pytest.raises(LogError, match="is not a run's folder"):
         read_log(tmp_path)

@@ -12,7 +12,7 @@ from tests.fault_rows import ROWS
 
 @pytest.mark.tier1
 def test_counts_tell_apart_who_found_it() -> None:
-    """Behaviour: found by checks, by parity alone and by a unit test alone are counted apart; errors are not live."""
+    """Behavior: found by checks, by parity alone and by a unit test alone are counted apart; errors are not live."""
     found = counts(ROWS)
     assert (5, 4, 3, 1, 1, 1, 1, 1) == tuple(
         found[key]
@@ -34,7 +34,7 @@ def test_counts_tell_apart_who_found_it() -> None:
 
 @pytest.mark.tier1
 def test_lines_fit_a_terminal_and_unfound_ones_say_what_differs() -> None:
-    """Behaviour: at most 100 columns; more checks than one are counted."""
+    """Behavior: at most 100 columns; more checks than one are counted."""
     lines = [line for row in ROWS for line in matrix.line(row).splitlines()]
     assert 100 >= max(map(len, lines))
     assert "shapes.count +1" in lines[0]
@@ -43,7 +43,7 @@ def test_lines_fit_a_terminal_and_unfound_ones_say_what_differs() -> None:
 
 @pytest.mark.tier1
 def test_the_picture_escapes_what_it_shows() -> None:
-    """Behaviour: the page holds every fault, no script, and no text as markup."""
+    """Behavior: the page holds every fault, no script, and no text as markup."""
     page = matrix.picture(ROWS)
     assert page.count("<svg viewBox") == 1
     drawn = page[page.index("<svg viewBox") :]

@@ -90,7 +90,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.long
 def test_a_removed_test_lowers_the_score_without_a_new_look_at_the_rest(project: Path) -> None:
-    """Behaviour: all but what hangs is killed; answers hold; a test that is gone is a change, of its function alone."""
+    """Behavior: all but what hangs is killed; answers hold; a test that is gone is a change, of its function alone."""
     first = andon(folder=project)
     assert first.returncode == 0, first.stdout + first.stderr
     whole = score(project)
@@ -110,7 +110,7 @@ def test_a_removed_test_lowers_the_score_without_a_new_look_at_the_rest(project:
 
 @pytest.mark.long
 def test_what_an_interruption_left_is_not_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: results are kept on the way, and the next run tests only what has no result there."""
+    """Behavior: results are kept on the way, and the next run tests only what has no result there."""
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(project)
     monkeypatch.setattr(mutants, "KEEP_SECONDS", 0.0)
@@ -130,7 +130,7 @@ def test_what_an_interruption_left_is_not_run_again(project: Path, monkeypatch: 
 
 @pytest.mark.long
 def test_a_suite_that_asserts_nothing_kills_nothing(project: Path) -> None:
-    """Behaviour: tests that run the code and look at nothing kill only what raises."""
+    """Behavior: tests that run the code and look at nothing kill only what raises."""
     (project / "sums.py").write_text("def add(a: int, b: int) -> int:\n    return a + b\n", encoding="utf-8")
     (project / "test_sums.py").write_text(STUB, encoding="utf-8")
     result = andon(folder=project)
@@ -140,7 +140,7 @@ def test_a_suite_that_asserts_nothing_kills_nothing(project: Path) -> None:
 
 @pytest.mark.long
 def test_shards_joined_are_the_whole(project: Path) -> None:
-    """Behaviour: parts of two shards make what one run makes; one part alone is refused."""
+    """Behavior: parts of two shards make what one run makes; one part alone is refused."""
     (project / "sums.py").write_text("def add(a: int, b: int) -> int:\n    return abs(a + b) + 0\n", encoding="utf-8")
     (project / "test_sums.py").write_text(REAL.partition("@pytest.mark.tier1\ndef test_count")[0], encoding="utf-8")
     andon("--all", "--shard", "1/2", folder=project)
@@ -156,8 +156,8 @@ def test_shards_joined_are_the_whole(project: Path) -> None:
 
 
 @pytest.mark.long
-def test_tests_that_are_red_already_are_no_measure(project: Path) -> None:
-    """Behaviour: exit 2 and the name of the red test, as every mutant would count as killed."""
+def test_tests_that_are_red_already_are_not_a_measure(project: Path) -> None:
+    """Behavior: exit 2 and the name of the red test, as every mutant would count as killed."""
     (project / "test_sums.py").write_text(REAL.replace("== 5", "== 6"), encoding="utf-8")
     result = andon(folder=project)
     assert result.returncode == 2
@@ -166,7 +166,7 @@ def test_tests_that_are_red_already_are_no_measure(project: Path) -> None:
 
 @pytest.mark.tier2
 def test_parts_of_another_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: none at all, those of two runs, and one that was measured on other files; the next step is said."""
+    """Behavior: none at all, those of two runs, and one that was measured on other files; the next step is said."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ShardError, match=r"holds shards of 0 runs; .* run --shard 1/N first"):
         parts({})
@@ -181,7 +181,7 @@ def test_parts_of_another_run_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.tier2
 def test_an_excuse_for_what_is_gone_is_to_be_deleted() -> None:
-    """Behaviour: a mutant that is excused and not there is counted, with what to do; a hashed one is not."""
+    """Behavior: a mutant that is excused and not there is counted, with what to do; a hashed one is not."""
     answers = mutants.Answers({}, 0, 0, 0)
     excuses = {"m": Excuse(id="m", function="a.py::f", reason="no input tells them apart")}
     told = summary(answers, metrics({}, excuses), excuses, quiet=True)
@@ -191,14 +191,14 @@ def test_an_excuse_for_what_is_gone_is_to_be_deleted() -> None:
 
 @pytest.mark.tier2
 def test_a_sample_of_no_seconds_is_refused() -> None:
-    """Behaviour: it would measure nothing, and must not pass for a whole run, which rewrites the baseline."""
+    """Behavior: it would measure nothing, and must not pass for a whole run, which rewrites the baseline."""
     done = CliRunner().invoke(command, ["--sample", "0"])
     assert (2, True) == (done.exit_code, "--sample" in done.output)
 
 
 @pytest.mark.tier2
 def test_without_git_a_sample_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: where git is not installed the order is that of no commit, and there is no traceback."""
+    """Behavior: where git is not installed the order is that of no commit, and there is no traceback."""
     monkeypatch.setenv("PATH", "")
     mutants.commit.cache_clear()
     assert "" == mutants.commit()
@@ -209,7 +209,7 @@ def test_without_git_a_sample_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPa
 def test_a_file_is_imported_by_the_link_that_a_package_has_of_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour: a mutant goes into the module that tests import, be its folder linked into a package or not."""
+    """Behavior: a mutant goes into the module that tests import, be its folder linked into a package or not."""
     monkeypatch.chdir(tmp_path)
     for folder in ("app", "core", "other"):
         (tmp_path / folder).mkdir()
@@ -223,7 +223,7 @@ def test_a_file_is_imported_by_the_link_that_a_package_has_of_its_folder(
 @pytest.mark.tier3
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
 def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
-    """Behaviour: the message says how to write one."""
+    """Behavior: the message says how to write one."""
     with pytest.raises(ShardError, match="I from 1 to N"):
         parsed(shard)
 
@@ -241,14 +241,14 @@ def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
     ids=["late", "died", "no answer", "red", "green"],
 )
 def test_what_became_of_a_mutant(outcome: Outcome, state: str, by: str) -> None:
-    """Behaviour: a hang has noticed nothing, a crash is loud; whoever lives keeps its diff."""
+    """Behavior: a hang has noticed nothing, a crash is loud; whoever lives keeps its diff."""
     job: Any = SimpleNamespace(mutant=SimpleNamespace(diff="-a\n+b"))
     assert (state, by, "" if state == "killed" else "-a\n+b") == mutants.verdict(job, outcome)
 
 
 @pytest.mark.tier2
 def test_a_sample_is_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the same functions in the same order for the same commit, others for another; about one of eight."""
+    """Behavior: the same functions in the same order for the same commit, others for another; about one of eight."""
     jobs: list[Any] = [SimpleNamespace(mutant=SimpleNamespace(id=str(number))) for number in range(400)]
 
     def drawn(commit: str) -> tuple[list[Any], list[str]]:
@@ -266,7 +266,7 @@ def test_a_sample_is_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.tier2
 @pytest.mark.parametrize("scope", ["module", "function"])
 def test_what_a_shared_fixture_runs_is_run_by_all_tests_of_its_file(scope: str) -> None:
-    """Behaviour: functions that a fixture for several tests calls belong to the file, and to the test that made it."""
+    """Behavior: functions that a fixture for several tests calls belong to the file, and to the test that made it."""
     watcher = run_tests._Watcher("sums.py")
     watcher.seen = {"before"}
     node = SimpleNamespace(nodeid="test_sums.py::test_add")
@@ -285,7 +285,7 @@ def test_what_a_shared_fixture_runs_is_run_by_all_tests_of_its_file(scope: str) 
 @pytest.mark.tier2
 @pytest.mark.parametrize(("code", "red", "said"), [(0, "", ""), (1, "test_a", "test_a"), (2, "", "import")])
 def test_who_killed_a_mutant(monkeypatch: pytest.MonkeyPatch, code: int, red: str, said: str) -> None:
-    """Behaviour: the first red test, the import where no test could be loaded, nobody where all are green."""
+    """Behavior: the first red test, the import where no test could be loaded, nobody where all are green."""
 
     def run(_arguments: list[str], watcher: Any) -> int:
         watcher.red = red
@@ -298,7 +298,7 @@ def test_who_killed_a_mutant(monkeypatch: pytest.MonkeyPatch, code: int, red: st
 
 @pytest.mark.tier2
 def test_pytest_that_gives_no_answer_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an internal error of pytest is no red test."""
+    """Behavior: an internal error of pytest is not a red test."""
     monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     monkeypatch.setattr(run_tests, "_pytest", lambda *_: 3)
     with pytest.raises(run_tests.TestRunError, match="pytest exits with 3"):

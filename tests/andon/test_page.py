@@ -259,7 +259,7 @@ def test_a_reader_never_sees_half_a_report(run: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
-    """Behavior: the error says that this is no run's folder, and nothing is written there."""
+    """Behavior: the error says that this is not a run's folder, and nothing is written there."""
     with pytest.raises(LogError, match=r"log\.jsonl does not exist, so .* is not a run's folder"):
         render_report(tmp_path, None)
     assert [] == list(tmp_path.iterdir())

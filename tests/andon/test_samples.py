@@ -34,7 +34,7 @@ START = "a = 1\nb = 2\n"
     ],
 )
 def test_an_unfinished_end_is_excused(end: str) -> None:
-    """Behavior: open brackets, triple quotes, continuations, and a string open on the last line are no errors."""
+    """Behavior: open brackets, triple quotes, continuations, and a string open on the last line are not errors."""
     assert tokenizes(START + end)
 
 
@@ -70,7 +70,7 @@ def test_an_error_in_the_last_line_is_an_error_unless_an_open_string() -> None:
     [("", False), ("a\nb\n", False), ("a\n\n   \nb", False), ("a\n\nb\n\nc", True), ("# a\n#\n#", True)],
 )
 def test_three_lines_must_not_be_blank(text: str, verdict: bool) -> None:
-    """Behavior: too little text is no sample."""
+    """Behavior: too little text is not a sample."""
     assert verdict == tokenizes(text)
 
 

@@ -39,12 +39,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_a_module_defines_has_qualified_names() -> None:
-    """Behaviour: variables, classes, their fields and methods are named; what a function defines belongs to it."""
+    """Behavior: variables, classes, their fields and methods are named; what a function defines belongs to it."""
     assert ["LEVELS", "Block", "Block.size", "Block.forward"] == list(definitions(TEXT))
 
 
 def test_a_definition_is_found_wherever_it_lies(package: Path) -> None:
-    """Behaviour: a name that one module has is found by it, another by the module's stem too, also after a move."""
+    """Behavior: a name that one module has is found by it, another by the module's stem too, also after a move."""
     assert "app.views.gate" == find("app:open_it").module
     assert "app.models.door" == find("app:door.build").module
     (package / "app/views/gate.py").rename(package / "app/gate.py")
@@ -62,7 +62,7 @@ def test_a_definition_is_found_wherever_it_lies(package: Path) -> None:
     ],
 )
 def test_a_place_that_is_not_the_only_one_is_refused(where: str, said: str) -> None:
-    """Behaviour: none, several and no package are told apart, each with the name."""
+    """Behavior: none, several and no package are told apart, each with the name."""
     with pytest.raises(SourceError, match=said):
         find(where)
 
@@ -77,7 +77,7 @@ def test_a_place_that_is_not_the_only_one_is_refused(where: str, said: str) -> N
     ],
 )
 def test_syntax_is_replaced_and_all_else_stays(before: str, after: str, old: str, new: str) -> None:
-    """Behaviour: an expression, statements in a row, and a statement whose body stays, at the right indentation."""
+    """Behavior: an expression, statements in a row, and a statement whose body stays, at the right indentation."""
     changed = replaced(TEXT, "Block.forward", before, after)
     assert TEXT.replace(old, new) == changed
     ast.parse(changed)
@@ -94,6 +94,20 @@ def test_syntax_is_replaced_and_all_else_stays(before: str, after: str, old: str
     ],
 )
 def test_what_does_not_stand_once_is_refused(name: str, before: str, said: str) -> None:
-    """Behaviour: the message says the name and how often it stands there."""
+    """Behavior: the message says the name and how often it stands there."""
     with pytest.raises(SourceError, match=said):
         replaced(TEXT, name, before, "0")
+
+
+@pytest.mark.parametrize("odd", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_only_newlines_end_a_line(odd: str) -> None:
+    """Behaviour: what `str.splitlines` takes for the end of a line and Python does not moves no place."""
+    text = f"# odd{odd}comment\ndef forward(x):\n    return x + 1\n"
+    assert text.replace("x + 1", "(x + 2)") == replaced(text, "forward", "x + 1", "x + 2")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_each_kind_of_newline_ends_a_line(newline: str) -> None:
+    """Behaviour: lines end where Python's own do, whichever system wrote them."""
+    text = newline.join(["# note", "def forward(x):", "    return x + 1", ""])
+    assert text.replace("x + 1", "(x + 2)") == replaced(text, "forward", "x + 1", "x + 2")

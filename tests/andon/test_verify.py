@@ -62,7 +62,7 @@ def run(*arguments: str) -> Result:
 
 
 def test_a_correct_subject_passes() -> None:
-    """Behaviour: exit code 0, and the first line says how much applied."""
+    """Behavior: exit code 0, and the first line says how much applied."""
     result = run("my_checks:subject", *ONE)
     assert (0, "1 checked", "subject: pass") == (
         result.exit_code,
@@ -72,7 +72,7 @@ def test_a_correct_subject_passes() -> None:
 
 
 def test_a_fault_is_found_and_explained() -> None:
-    """Behaviour: exit code 1, with the numbers, why it is silent and where to look."""
+    """Behavior: exit code 1, with the numbers, why it is silent and where to look."""
     result = run("my_checks:leaks", *ONE, "--quiet")
     assert 1 == result.exit_code, result.output
     assert "FOUND attention.causality: No logit depends on a later token." in result.stdout
@@ -81,21 +81,21 @@ def test_a_fault_is_found_and_explained() -> None:
 
 
 def test_a_dict_is_all_its_subjects_and_the_severest_code() -> None:
-    """Behaviour: each subject is reported by name; JSON holds a list of reports and nothing else is printed."""
+    """Behavior: each subject is reported by name; JSON holds a list of reports and nothing else is printed."""
     result = run("my_checks:both", *ONE, "--json")
     reports = json.loads(result.stdout)
     assert [("good", 0), ("bad", 1)] == [(report["subject"], report["exit_code"]) for report in reports]
     assert 1 == result.exit_code
 
 
-def test_what_the_budget_leaves_out_is_no_pass() -> None:
-    """Behaviour: exit code 3 where nothing could be checked in time."""
+def test_what_the_budget_leaves_out_is_not_a_pass() -> None:
+    """Behavior: exit code 3 where nothing could be checked in time."""
     result = run("my_checks:subject", *ONE, "--budget", "0")
     assert (3, "0 checked, 1 not run (budget)") == (result.exit_code, result.stdout.splitlines()[0])
 
 
 def test_counts_are_left_as_evidence(home: Path) -> None:
-    """Behaviour: checks, findings, what does not apply and what had no time, of all subjects, and what they are of."""
+    """Behavior: checks, findings, what does not apply and what had no time, of all subjects, and what they are of."""
     both = ("--only", "attention.causality", "--only", "resume.twice")
     run("my_checks:both", *both, "--evidence", "mine", "--source", "my_checks.py")
     found = read_evidence("mine")
@@ -109,7 +109,7 @@ def test_counts_are_left_as_evidence(home: Path) -> None:
 
 
 def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the bar is drawn after so many seconds, stopped in the end, and never drawn into a file."""
+    """Behavior: the bar is drawn after so many seconds, stopped in the end, and never drawn into a file."""
     drawn, shown, start = threading.Event(), [], Progress.start
 
     def started(progress: Progress) -> None:
@@ -135,7 +135,7 @@ def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_ignored_check_needs_its_reason() -> None:
-    """Behaviour: the reason is printed; without one, it is a usage error."""
+    """Behavior: the reason is printed; without one, it is a usage error."""
     both = ("--only", "attention.causality", "--only", "gradients.parameters")
     result = run("my_checks:leaks", *both, "--ignore", "attention.causality", "--reason", "a prefix model")
     assert 0 == result.exit_code, result.output
@@ -160,8 +160,8 @@ def test_an_ignored_check_needs_its_reason() -> None:
         ("faulty:subject", "faulty.py, line 2"),
     ],
 )
-def test_what_is_no_subject_is_one_message(target: str, message: str) -> None:
-    """Behaviour: exit code 2, one message on stderr, no traceback."""
+def test_what_is_not_a_subject_is_one_message(target: str, message: str) -> None:
+    """Behavior: exit code 2, one message on stderr, no traceback."""
     result = run(target)
     assert (2, "") == (result.exit_code, result.stdout)
     assert message in result.stderr
@@ -169,7 +169,7 @@ def test_what_is_no_subject_is_one_message(target: str, message: str) -> None:
 
 
 def test_a_subject_that_cannot_be_run_exits_2() -> None:
-    """Behaviour: a factory's mistake is explained once."""
+    """Behavior: a factory's mistake is explained once."""
     result = run("my_checks:bad_loss")
     assert 2 == result.exit_code
     assert 1 == result.stdout.count("ERROR subject: the subject could not be run")
@@ -178,7 +178,7 @@ def test_a_subject_that_cannot_be_run_exits_2() -> None:
 
 
 def test_the_list_says_every_word() -> None:
-    """Behaviour: lines wrap at 100 columns and nothing is cut; an area is listed alone, with the fields it needs."""
+    """Behavior: lines wrap at 100 columns and nothing is cut; an area is listed alone, with the fields it needs."""
     from andon.verify import CHECKS
     from andon.verify.run.runner import explain
 
@@ -193,11 +193,14 @@ def test_the_list_says_every_word() -> None:
     assert "lr_at" not in packing
     assert "Fields of verify.Subject" not in run("list", "norms").stdout
     result = run("list", "packin")
-    assert (2, True) == (result.exit_code, "closest: packing." in result.stderr)
+    assert (2, "andon: 'packin' is neither a check nor an area; closest: packing") == (
+        result.exit_code,
+        result.stderr.partition(",")[0].strip(),
+    )
 
 
 def test_an_explanation() -> None:
-    """Behaviour: a check is explained in full; a misspelled one is refused."""
+    """Behavior: a check is explained in full; a misspelled one is refused."""
     text = run("explain", "attention.causality").stdout
     assert text.startswith("attention.causality: No logit depends on a later token.")
     assert "\n\nExample:\n    # wrong: the mask lets position t see position t + 1\n    mask_TT = " in text
@@ -208,7 +211,7 @@ def test_an_explanation() -> None:
 
 
 def test_help_shows_a_runs_options_and_the_verbs() -> None:
-    """Behaviour: the shortest help has all of it; an option may stand before the subject."""
+    """Behavior: the shortest help has all of it; an option may stand before the subject."""
     text = run("--help").stdout
     for word in ("PACKAGE.MODULE:SUBJECT", "--only", "--budget", "list", "explain", "power", "Examples:"):
         assert word in text, word
@@ -216,7 +219,7 @@ def test_help_shows_a_runs_options_and_the_verbs() -> None:
 
 
 def test_one_of_a_dict_is_run_by_its_key() -> None:
-    """Behaviour: the key picks the subject; a wrong one is refused with those that are there."""
+    """Behavior: the key picks the subject; a wrong one is refused with those that are there."""
     assert 1 == run("my_checks:both[bad]", *ONE).exit_code
     assert 0 == run("my_checks:both[good]", *ONE).exit_code
     result = run("my_checks:both[ugly]")
@@ -224,14 +227,16 @@ def test_one_of_a_dict_is_run_by_its_key() -> None:
 
 
 def test_nothing_named_is_a_usage_error() -> None:
-    """Behaviour: without a subject the message says how one is named."""
+    """Behavior: without a subject the message says how one is named."""
     result = run()
     assert 2 == result.exit_code
+    assert " verify [OPTIONS] PACKAGE.MODULE:SUBJECT" in result.stderr
+    assert "verify run" not in result.stderr
     assert "package.module:subject" in result.stderr
 
 
 def test_power_is_a_table_of_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a row for each kind of wrong gradient."""
+    """Behavior: a row for each kind of wrong gradient."""
     monkeypatch.setattr(power, "measure", lambda progress: [power.Row("wrong sign", 200, 150, 3)])
     result = run("power")
     assert 0 == result.exit_code, result.output

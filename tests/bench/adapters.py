@@ -88,8 +88,8 @@ def metrics(summary: dict[str, Any]) -> dict[str, Metric]:
     for kind in ("single", "double"):
         nf4 = summary["nf4"][kind]
         found[f"nf4_error_{kind}"] = Metric(nf4["relative_error"])
-        found[f"nf4_bits_{kind}"] = Metric(nf4["bits"], "bits a parameter")
-        found[f"nf4_file_bits_{kind}"] = Metric(nf4["file_bits"], "bits a parameter")
+        found[f"nf4_bits_{kind}"] = Metric(nf4["bits"], "bits per parameter")
+        found[f"nf4_file_bits_{kind}"] = Metric(nf4["file_bits"], "bits per parameter")
         found[f"nf4_loss_difference_{kind}"] = Metric(abs(nf4["loss"] - nf4["loss_bitsandbytes"]), "nats per token")
     speed = summary["nf4"]["speed"]
     found["dequantize_vs_bitsandbytes"] = Metric(speed["bitsandbytes"] / speed["ours"], "x its speed")

@@ -142,7 +142,7 @@ def _glance(record: dict[str, Any]) -> str:
     """What a record says at first sight."""
     if "products" in record:
         step, ratio = statistics.median(record["steps"]), over_products(record["steps"], record["products"])
-        return f"{step * 1000:.0f} ms a step, {ratio:.3f} x its products"
+        return f"{step * 1000:.0f} ms per step, {ratio:.3f} x its products"
     if "live" in record:
         return f"{record['live'] / 1e6:.0f} MB of tensors"
     return f"peak {record['peak'] / 1e6:.0f} MB" if record["peak"] else "memory: not measured on this platform"

@@ -84,7 +84,7 @@ def relative_error(weights: Mapping[str, Tensor], stored: dict[str, NF4Tensor]) 
 
 
 def file_bits(stored: dict[str, NF4Tensor]) -> float:
-    """Bits a parameter of a file in bitsandbytes' layout, header included."""
+    """Bits per parameter of a file in bitsandbytes' layout, header included."""
     parts = {part: tensor for name, weight in stored.items() for part, tensor in to_bitsandbytes(name, weight).items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -93,7 +93,7 @@ def file_bits(stored: dict[str, NF4Tensor]) -> float:
 
 
 def mean_loss(model: Llama, tokens: Tensor) -> float:
-    """Nats a token."""
+    """Nats per token."""
     return float(loss(model, Batch(tokens[:, :-1], tokens[:, 1:], None)))
 
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic.fields import FieldInfo
 
+from andon.core.config import Config, known_keys
 from andon.files import write_whole
 from andon.gates.measures.debt.loss import grade
 from andon.gates.measures.mutation.plan import read_excuses
 from andon.verify.faults.rows import counts, from_json
 from andon.verify.subject import documented
+from andon.verify.vocabulary import keys_of
 from andon.workshop import matrix
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
@@ -49,8 +52,38 @@ def parts() -> str:
     return "\n\n".join("\n".join([f"**{group.capitalize()}**", "", *lines]) for group, lines in by_group.items())
 
 
+def vocabulary() -> str:
+    """The keys of the mappings that a subject holds or returns."""
+    titles = {
+        "hyperparameters": "`hyperparameters`",
+        "roles": "`roles`",
+        "loop": "what `train_step` and `Loop.step` return",
+    }
+    rows = {name: [[f"`{key}`", said] for key, said in keys_of(name).items()] for name in titles}
+    return "\n\n".join(table([titles[name], "meaning"], own) for name, own in rows.items())
+
+
+def config_keys() -> str:
+    """Every key of a run's configuration, with its default."""
+    rows = []
+    for name, keys in known_keys().items():
+        fields = Config.model_fields[name].annotation.model_fields  # ty: ignore[missing-attribute]
+        rows += [[f"`{name}.{key}`", _default(fields[key])] for key in keys]
+    return table(["key", "default"], rows)
+
+
+def _default(field: FieldInfo) -> str:
+    return (
+        "required"
+        if field.is_required()
+        else f"`{json.dumps(field.default)}`"
+        if field.default is not None
+        else "not set"
+    )
+
+
 def faults(content: dict[str, Any]) -> str:
-    """Planted faults by area, and by how well each is known to have happened, with what found them."""
+    """Injected faults by area, and by how well each is known to have happened, with what found them."""
     header = [
         "bugs injected into Andon's core",
         "live",
@@ -151,7 +184,7 @@ def nightly(content: dict[str, Any]) -> str:
 
 
 def third_party(content: dict[str, Any]) -> str:
-    """Other people's packages: checked as they are, and what was found of the faults planted into them."""
+    """Other people's packages: checked as they are, and what was found of the faults injected into them."""
     rows = content["rows"]
     missed = [f"`{row['fault']}`" for row in rows if not row["finder"]]
     alarms = sum(map(bool, content["subjects"].values()))
@@ -261,6 +294,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "memory": lambda: _from(BENCH, memory, "nox -s bench"),
         "plan": plan,
         "parts": parts,
+        "vocabulary": vocabulary,
+        "config-keys": config_keys,
         "areas": areas,
         "numbers": numbers,
         "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),

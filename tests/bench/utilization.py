@@ -25,7 +25,7 @@ def peak_flops(device: str) -> float | None:
 def flops_a_token(workload: Workload) -> int:
     """6 N + 12 L H Q T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
 
-    N: parameters that multiply, the embedding and norms aside. L layers, H heads of Q elements, T tokens a row; the
+    N: parameters that multiply, the embedding and norms aside. L layers, H heads of Q elements, T tokens per row; the
     second term is attention's own products, counted without the causal half, as the paper does.
     """
     shape = workload.model

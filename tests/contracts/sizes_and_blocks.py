@@ -54,7 +54,7 @@ def each_layer_has_nine_tensors(layers: int, tied: bool) -> None:
 
 
 def the_optimizer_holds_two_moments(vocab: int, layers: int) -> None:
-    """Eight bytes a parameter, and four a tensor for its step."""
+    """Eight bytes per parameter, and four per tensor for its step."""
     assert 2 <= vocab <= 1 << 20
     assert 1 <= layers <= 64
     shape = sizes.Shape(vocab, 8, 16, layers, 2, 1, 4, tied=False)

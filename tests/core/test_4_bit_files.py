@@ -228,7 +228,7 @@ def test_published_weights_take_the_published_bits(
     tmp_path: Path,
     bitsandbytes: Any,
 ) -> None:
-    """Reference: SmolLM2-135M's blocks: relative error, bits a weight stored and in the file; codes of bitsandbytes."""
+    """Reference: SmolLM2-135M's blocks: relative error; bits per weight, also of the file; codes of bitsandbytes."""
     model, _ = load_model(path)
     weights = {name: weight.detach() for name, weight in model.named_parameters() if name.endswith("_proj.weight")}
     stored = {name: quantize_nf4(weight, double=double, name=name) for name, weight in weights.items()}

@@ -135,6 +135,7 @@ def test_resumes_bitwise_and_again(tmp_path: Path, dtype: torch.dtype, tied: boo
     for group in state.optimizer.param_groups:
         group["lr"] = 0.0125
     first = save_checkpoint(tmp_path, state, config)
+    assert str(dtype) == "torch." + json.loads((first / "config.json").read_text())["dtype"]
     before = fingerprint(state)
     expected = advance(state, 2)
     random.gauss(0, 1)

@@ -307,7 +307,7 @@ def test_other_frameworks_spellings_are_refused_with_the_right_key(spelling: str
         ),
     ],
 )
-def test_a_misspelt_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
+def test_a_misspelled_key_is_refused_with_the_nearest_one(tables: dict[str, Any], message: str) -> None:
     """Behavior: the key of the same table first, else its right table, else what the table knows."""
     assert f"run.toml: {message}" == refusal(**tables)
 
@@ -369,10 +369,18 @@ def test_a_missing_key_or_table_is_named() -> None:
         parse_config({}, "run.toml")
 
 
+def test_an_unknown_key_explains_what_is_missing() -> None:
+    """Behavior: unknown keys come first, and the key that one of them stands for is not called missing as well."""
+    shape = {key: value for key, value in SHAPE.items() if key not in ("hidden_size", "num_attention_heads")}
+    first, second = refusal(model={"hiden_size": 64} | shape).splitlines()
+    assert "run.toml: model.hiden_size=64: unknown key; did you mean 'model.hidden_size'?" == first
+    assert second.startswith("run.toml: model.num_attention_heads: missing")
+
+
 def test_every_mistake_is_named_at_once() -> None:
-    """Behavior: a line for each of several mistakes."""
+    """Behavior: a line for each of several mistakes, unknown keys first."""
     lines = refusal(training={"lr": 1, "epochs": 0}, data={"sequence_length": 1}).splitlines()
-    assert ["training.epochs=0", "training.lr=1", "data.sequence_length=1"] == [line.split(": ")[1] for line in lines]
+    assert ["training.lr=1", "training.epochs=0", "data.sequence_length=1"] == [line.split(": ")[1] for line in lines]
 
 
 def test_a_configuration_cannot_be_changed() -> None:

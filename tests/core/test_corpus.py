@@ -60,7 +60,7 @@ def test_a_name_with_glob_characters_that_exists_is_a_file(tmp_path: Path) -> No
 
 @pytest.mark.tier1
 def test_each_line_of_jsonl_is_a_document(tmp_path: Path) -> None:
-    """Behavior: a line is an object with the text under the field; blank lines and empty texts are no documents."""
+    """Behavior: a line is an object with the text under the field; blank lines and empty texts are not documents."""
     lines = ['{"body": "one\\ntwo", "id": 1}', "", '{"body": ""}', '{"body": "dreißig"}']
     write(tmp_path, {"a.jsonl": "\n".join(lines)})
     assert [("a.jsonl:1", "one\ntwo"), ("a.jsonl:4", "dreißig")] == read(tmp_path, text_field="body")

@@ -311,6 +311,7 @@ def test_without_an_active_adapter_nothing_is_drawn() -> None:
     model = llama()
     add_lora(model, LoraConfig(rank=2, dropout=0.1), seeded(), "wet")
     set_adapter(model, None)
+    assert {0.0} == {module.dropout for module in model.modules() if isinstance(module, LoRALinear)}
     assert not _has_dropout(model)
 
 

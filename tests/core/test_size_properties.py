@@ -120,7 +120,7 @@ def grows(shape: Shape, step: Step) -> None:
 
 
 def memory(shape: Shape, step: Step) -> None:
-    """AdamW in float32 holds 16 bytes a parameter at the end of a step, and a step count a tensor; a peak no less."""
+    """AdamW in float32 holds 16 bytes per parameter after a step, and a step count per tensor; a peak no less."""
     total = sizes.count_parameters(shape).total
     end = sizes.memory_snapshots(shape, step)[-1]
     assert (4 * total, 4 * total) == (end.weights, end.gradients)
@@ -191,7 +191,7 @@ def test_sizes(name: str) -> None:
 @settings(max_examples=DRAWS)
 @given(shapes(), st.integers(1, 9))
 def test_divisibility(shape: Shape, extra: int) -> None:
-    """Behavior: heads that do not divide the width, or are no multiple of the keys', and odd heads are refused."""
+    """Behavior: heads that do not divide the width, or are not a multiple of the keys', and odd heads are refused."""
     table = config_of(shape).model_dump(exclude_none=True)
     with pytest.raises(ValidationError, match="does not divide"):
         ModelConfig.model_validate(table | {"num_key_value_heads": shape.heads + extra})
@@ -219,28 +219,28 @@ def test_bounds_of_standard_configurations(name: str, step: Step) -> None:
 
 # ------------------------------------------------------------------------------------------------ bugs
 def counted(**changes: Callable[[Shape], int]) -> Callable[[Any], None]:
-    """A plant: some parts of the parameters are counted in another way."""
+    """An injected fault: some parts of the parameters are counted in another way."""
 
-    def plant(patch: Any) -> None:
+    def inject(patch: Any) -> None:
         right = sizes.count_parameters
 
         def wrong(shape: Shape) -> ParameterCounts:
             parts = right(shape)._replace(**{part: change(shape) for part, change in changes.items()})
             return parts._replace(total=sum(parts[:-1]))
 
-        patch.setattr(sizes, "parameters", wrong)
+        patch.setattr(sizes, "count_parameters", wrong)
 
-    return plant
+    return inject
 
 
 def replaced(module: Any, name: str, change: Callable[..., Any]) -> Callable[[Any], None]:
-    """A plant: a function whose result is changed; the change sees its arguments, too."""
+    """An injected fault: a function whose result is changed; the change sees its arguments, too."""
 
-    def plant(patch: Any) -> None:
+    def inject(patch: Any) -> None:
         right = getattr(module, name)
         patch.setattr(module, name, lambda *given: change(right(*given), *given))
 
-    return plant
+    return inject
 
 
 def heads(shape: Shape) -> int:
@@ -273,7 +273,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "ffn left out": ("grows", counted(mlp=lambda s: 3 * s.layers * s.hidden * s.hidden)),
     "rows left out": (
         "grows",
-        replaced(sizes, "peak", lambda made, shape, step: made._replace(total=made.total // step.rows**2)),
+        replaced(sizes, "peak_memory", lambda made, shape, step: made._replace(total=made.total // step.rows**2)),
     ),
     "one moment": ("memory", replaced(sizes, "optimizer_bytes", lambda made, shape: made // 2)),
     "no step counts": (
@@ -313,9 +313,9 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_in_the_arithmetic_turns_its_property_red(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: of a shape whose sizes all differ the property holds, and with the bug it does not."""
-    name, plant = BUGS[bug]
+    name, inject = BUGS[bug]
     PROPERTIES[name](LOPSIDED, STEP)
-    plant(monkeypatch)
+    inject(monkeypatch)
     tied = LOPSIDED._replace(tied=bug.startswith("a tied"))
     with pytest.raises(AssertionError):
         PROPERTIES[name](tied, STEP)

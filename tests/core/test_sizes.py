@@ -59,7 +59,7 @@ def test_parameters_by_part_are_those_of_the_built_model(case: Case) -> None:
 @pytest.mark.parametrize("accumulation_steps", [1, 4])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parts_of_each_moment_sum_to_its_total(dtype: str, accumulation_steps: int) -> None:
-    """Behavior: conservation; gradients never exceed one a parameter, and only the last moment has them all alone."""
+    """Behavior: conservation; gradients never exceed one per parameter, and only the last moment has them all alone."""
     run = config(TIED, dtype=dtype, accumulation_steps=accumulation_steps)
     found = memory_snapshots(shape_of(run), step_of(run))
     every = 4 * count_parameters(shape_of(run)).total

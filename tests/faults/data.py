@@ -114,7 +114,7 @@ FAULTS = (
         symptom="Padding is the end token and all of it is ignored: the model never learns to stop.",
         where="andon.core:pack",
         before="within = owners[:, :-1] - owners[:, :1]",
-        after=("labels[labels == padding] = IGNORE\nwithin = owners[:, :-1] - owners[:, :1]"),
+        after=("labels[labels == pad_id] = IGNORE\nwithin = owners[:, :-1] - owners[:, :1]"),
         subjects=("llama", "packed"),
     ),
     Fault(
@@ -211,7 +211,7 @@ FAULTS = (
         symptom="A padding id of 0 counts as none: padding is trained on.",
         where="andon.core:pack",
         before="outside = positions >= split.tokens",
-        after="outside = (positions >= split.tokens) & bool(padding)",
+        after="outside = (positions >= split.tokens) & bool(pad_id)",
     ),
     Fault(
         id="data-extra-batch-epoch",
@@ -260,6 +260,6 @@ FAULTS = (
         where="andon.core:Table.model_config",
         before='model_config = ConfigDict(extra="forbid", strict=True, frozen=True)',
         after='model_config = ConfigDict(extra="ignore", strict=True, frozen=True)',
-        test="tests/core/test_config.py::test_a_misspelt_key_is_refused_with_the_nearest_one",
+        test="tests/core/test_config.py::test_a_misspelled_key_is_refused_with_the_nearest_one",
     ),
 )

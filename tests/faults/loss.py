@@ -85,7 +85,10 @@ FAULTS = (
         symptom="Weights are bfloat16 without a float32 master: small updates round to nothing and training stalls.",
         where="andon.core:initial_state_of",
         before="torch.manual_seed(config.training.seed)",
-        after=("torch.manual_seed(config.training.seed)\nmodel.to(HALF.get(config.training.dtype, torch.float32))"),
+        after=(
+            "torch.manual_seed(config.training.seed)\n"
+            "model.to(AUTOCAST_DTYPES.get(config.training.dtype, torch.float32))"
+        ),
         subjects=("mixed late",),
     ),
     Fault(

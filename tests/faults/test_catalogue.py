@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +49,26 @@ def test_every_fault_makes_python() -> None:
     """Behavior: what a fault makes of its module can be parsed."""
     for fault in FAULTS:
         ast.parse(patched(fault, source(fault.where)), fault.id)
+
+
+@pytest.mark.tier2
+def test_every_fault_names_what_its_module_knows(tmp_path: Path) -> None:
+    """Behavior: no injected code uses a name that the module does not define: such a fault would end in a NameError."""
+    for fault in FAULTS:
+        (tmp_path / f"{fault.id}.py").write_text(patched(fault, source(fault.where)), encoding="utf-8")
+    command = [
+        Path(sys.executable).with_name("ruff"),
+        "check",
+        "--isolated",
+        "--no-cache",
+        "--quiet",
+        "--select",
+        "F821",
+        "--output-format",
+        "concise",
+    ]
+    done = subprocess.run([*command, tmp_path], check=False, capture_output=True, text=True)
+    assert "" == done.stdout
 
 
 @pytest.mark.tier1

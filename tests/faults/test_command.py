@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.tier2
 def test_the_whole_catalogue_is_kept_beside_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a whole run writes the baseline, with what cannot be injected, and its tables; a part compares."""
+    """Behavior: a whole run writes the baseline, with what cannot be injected, and its tables; a part compares."""
     monkeypatch.chdir(tmp_path)
     rewritten: list[bool] = []
     monkeypatch.setattr(command.tables, "rewrite_pages", lambda: rewritten.append(True))
@@ -38,7 +38,7 @@ def test_the_whole_catalogue_is_kept_beside_evidence(tmp_path: Path, monkeypatch
 
 @pytest.mark.tier2
 def test_without_a_committed_matrix_nothing_is_claimed_of_the_catalogue() -> None:
-    """Behaviour: null, which no threshold passes."""
+    """Behavior: null, which no threshold passes."""
     found = command.metrics(ROWS, [], 1.0)
     names = ("catalogue_live", "catalogue_unfound", "catalogue_found_by_checks")
     assert [None] * 3 == [found[name].value for name in names]
@@ -49,7 +49,7 @@ def test_without_a_committed_matrix_nothing_is_claimed_of_the_catalogue() -> Non
 def test_only_a_whole_run_rewrites_the_baseline(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], whole: bool
 ) -> None:
-    """Behaviour: a sample and a selection are parts, and are only compared."""
+    """Behavior: a sample and a selection are parts, and are only compared."""
     kept: list[bool] = []
     monkeypatch.setattr(command, "evaluated", lambda target, faults, options: ROWS[:1])
     monkeypatch.setattr(command, "keep", lambda rows, sources, seconds, *, whole: kept.append(whole))
@@ -60,7 +60,7 @@ def test_only_a_whole_run_rewrites_the_baseline(
 
 @pytest.mark.tier3
 def test_two_faults_are_injected_and_found(tmp_path: Path) -> None:
-    """Behaviour: a doubled residual and a skipped layer are live and found; evidence is left, and no baseline."""
+    """Behavior: a doubled residual and a skipped layer are live and found; evidence is left, and no baseline."""
     command = [sys.executable, "-m", "tests.faults", "--only", "block", "--json", "--html", "faults.html"]
     done = subprocess.run(
         command, cwd=tmp_path, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}

@@ -142,7 +142,7 @@ TRANSFORMERS = (
         area="norm",
         status="historical",
         source="Liger-Kernel#582",
-        symptom="Norms are too small where the width is no power of two.",
+        symptom="Norms are too small where the width is not a power of two.",
         where=LLAMA,
         before="        variance = hidden_states.pow(2).mean(-1, keepdim=True)\n",
         after=(

@@ -13,20 +13,20 @@ pytestmark = pytest.mark.tier2
 
 
 def test_every_check_of_this_project_has_a_recipe_of_its_own() -> None:
-    """Behaviour: no measure, threshold or budget of configs/gates.toml falls back on the general recipe."""
+    """Behavior: no measure, threshold or budget of configs/gates.toml falls back on the general recipe."""
     names = advice.known_checks(load_gates())
     assert len(names) > 20
     assert [] == [name for name in names if advice.recipe_for(name) is advice.ANY]
 
 
 def test_every_recipe_explains_some_name() -> None:
-    """Behaviour: no recipe stands behind another whose patterns take all of its names."""
+    """Behavior: no recipe stands behind another whose patterns take all of its names."""
     for each in advice.recipes():
         assert any(advice.recipe_for(pattern.replace("*", "x")).name == each.name for pattern in each.checks), each.name
 
 
 def test_a_survivor_has_its_five_whys() -> None:
-    """Behaviour: the worked recipes that people look for are there, by the names of their checks."""
+    """Behavior: the worked recipes that people look for are there, by the names of their checks."""
     survivor = advice.recipe_for("mutation.survivors core/training/loss.py")
     assert 4 <= " ".join(survivor.steps).lower().count("why")
     assert "hotspot" in advice.recipe_for("debt.project").name
@@ -35,12 +35,14 @@ def test_a_survivor_has_its_five_whys() -> None:
 
 
 def test_a_check_is_explained_as_it_stands(tmp_path: Path) -> None:
-    """Behaviour: its value, its reason and its command, then the steps, in 100 columns; an unknown one is refused."""
+    """Behavior: its value, its reason and its command, then the steps, in 100 columns; an unknown one is refused."""
     leave_evidence(tmp_path, lines=50.0)
     leave_clock(tmp_path)
     gates = gates_with()
     text = advice.explain("probe.lines", gates, judge("strict", gates, tmp_path).checks)
     assert all(part in text for part in ("red, 50 % (must be >= 90)", "lines matter", "make probe", "\n1. "))
     assert max(map(len, text.splitlines())) <= 100
+    nothing = advice.explain("probe.lines", gates, judge("strict", gates, tmp_path / "absent").checks)
+    assert "state  not measured (must be >= 90)" in nothing
     with pytest.raises(GateError, match=r"did you mean probe\.lines"):
         advice.explain("probe.line", gates, ())

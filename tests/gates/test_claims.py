@@ -1,5 +1,6 @@
 """Claims: words of a page, a command that exists, a metric that is measured, and a state that only evidence gives."""
 
+from dataclasses import replace
 from pathlib import Path
 from shlex import split
 
@@ -24,7 +25,7 @@ def words(text: str) -> str:
 
 
 def test_a_page_says_what_is_claimed_and_every_guide_has_a_claim() -> None:
-    """Behaviour: each claim stands on some page word for word, and each page that promises something has one."""
+    """Behavior: each claim stands on some page word for word, and each page that promises something has one."""
     claims = read_claims(load_gates()).claims
     texts = {page: words(text_of(page)) for page in pages() if page.parent.name not in ("checks", "decisions")}
     said = "\n".join(texts.values())
@@ -34,7 +35,7 @@ def test_a_page_says_what_is_claimed_and_every_guide_has_a_claim() -> None:
 
 
 def test_each_claim_has_a_command_and_a_metric_that_exist() -> None:
-    """Behaviour: a session or a file of tests; a metric with a threshold, a measure's exit code, a tier's clock."""
+    """Behavior: a session or a file of tests; a metric with a threshold, a measure's exit code, a tier's clock."""
     gates = load_gates()
     metrics = {threshold.metric for threshold in gates.thresholds}
     metrics |= {f"{measure.name}.exit_code" for measure in gates.measures}
@@ -51,7 +52,7 @@ def test_each_claim_has_a_command_and_a_metric_that_exist() -> None:
 
 
 def test_a_claim_is_met_by_evidence_alone(tmp_path: Path) -> None:
-    """Behaviour: what is missing or stale is not measured, what misses its bound is red, and the command stands by."""
+    """Behavior: what is missing or stale is not measured, what misses its bound is red, and the command stands by."""
     row = {"command": "make probe", "operator": ">=", "value": 90.0}
     claims = Claims.model_validate(
         {"claims": [{**row, "says": "fast", "metric": "probe.lines"}, {**row, "says": "small", "metric": "other.x"}]}
@@ -62,10 +63,13 @@ def test_a_claim_is_met_by_evidence_alone(tmp_path: Path) -> None:
         assert ([state, "not measured"], code) == ([check.state for check in verdict.checks], verdict.exit_code)
     assert "RED: fast\n    probe.lines: 50 % (must be >= 90)\n    make probe\n" in render_claims(claims, verdict)
     leave_evidence(tmp_path, sources={str(tmp_path / "absent"): "0"})
+    lines = render_claims(Claims(claims=claims.claims * 60), replace(verdict, checks=verdict.checks * 60)).splitlines()
+    assert lines[0].startswith("claims RED: probe.lines, ")
+    assert max(map(len, lines)) <= 100
     assert ["not measured"] * 2 == [check.state for check in judge_claims(claims, tmp_path).checks]
 
 
 def test_a_project_without_claims_is_told_how_to_have_some() -> None:
-    """Behaviour: the message names the key."""
+    """Behavior: the message names the key."""
     with pytest.raises(GateError, match=r'claims = "configs/claims\.toml"'):
         read_claims(Gates(tiers=[]))

@@ -16,15 +16,15 @@ from andon.gates.clock import Reading, read_clock, usage
     ("ours", "busy", "lost", "share"),
     [
         (12.0, 12.0, 0.0, 0.0),  # alone: all that was busy was ours
-        (12.0, 15.0, 0.0, 0.15),  # neighbours
+        (12.0, 15.0, 0.0, 0.15),  # neighbors
         (12.0, 12.0, 3.0, 0.15),  # stolen or throttled
         (12.0, 13.0, 2.0, 0.15),  # both
         (12.0, 11.5, 0.0, 0.0),  # ticks are coarser than our own clock: never below nothing
     ],
-    ids=["alone", "neighbours", "stolen", "both", "coarse"],
+    ids=["alone", "neighbors", "stolen", "both", "coarse"],
 )
 def test_share_of_others(ours: float, busy: float, lost: float, share: float) -> None:
-    """Behaviour: others' share is all CPU that is not ours, plus stolen and throttled, over cores x wall."""
+    """Behavior: others' share is all CPU that is not ours, plus stolen and throttled, over cores x wall."""
     start = Reading(wall=100.0, ours=5.0, busy=1000.0, lost=7.0)
     end = Reading(wall=110.0, ours=5.0 + ours, busy=1000.0 + busy, lost=7.0 + lost)
     used = usage(start, end, cores=2)
@@ -35,14 +35,14 @@ def test_share_of_others(ours: float, busy: float, lost: float, share: float) ->
 @pytest.mark.tier1
 @pytest.mark.parametrize(("busy", "excused"), [(2.0, False), (2.1, True)], ids=["at", "above"])
 def test_only_above_a_tenth_excuses(busy: float, excused: bool) -> None:
-    """Behaviour: exactly 10% of cores x wall does not excuse; more does."""
+    """Behavior: exactly 10% of cores x wall does not excuse; more does."""
     start, end = Reading(0.0, 0.0, 0.0, 0.0), Reading(10.0, 0.0, busy, 0.0)
     assert excused == usage(start, end, cores=2).is_excused
 
 
 @pytest.mark.tier3
 def test_children_that_ended_and_live_count_as_ours() -> None:
-    """Behaviour: the CPU of ended and of running child processes is ours, so our own tests excuse nothing."""
+    """Behavior: the CPU of ended and of running child processes is ours, so our own tests excuse nothing."""
     spin = "import time\nwhile time.process_time() < 0.4: pass\n"
     start = read_clock()
     subprocess.run([sys.executable, "-c", spin], check=True)
@@ -59,15 +59,15 @@ def test_children_that_ended_and_live_count_as_ours() -> None:
 
 @pytest.mark.tier1
 def test_clocks_run_forward() -> None:
-    """Behaviour: two readings on this machine give a share that is no negative number."""
+    """Behavior: two readings on this machine give a share that is not negative."""
     used = usage(read_clock(), read_clock())
     assert used.wall_seconds >= 0
     assert used.others_share >= 0
 
 
 @pytest.mark.tier2
-def test_a_child_that_ends_while_it_is_asked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the others' user and system time, and that of their own children, still count."""
+def test_a_child_that_ends_while_it_is_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: the others' user and system time, and that of their own children, still count."""
 
     class Child:
         def __init__(self, *times: float) -> None:
@@ -85,7 +85,7 @@ def test_a_child_that_ends_while_it_is_asked_is_left_out(monkeypatch: pytest.Mon
 
 @pytest.mark.tier2
 def test_time_that_a_limit_took_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: read where the control group says so, in its unit; elsewhere, and under another key, there is none."""
+    """Behavior: read where the control group says so, in its unit; elsewhere, and under another key, there is none."""
     path = tmp_path / "cpu.stat"
     monkeypatch.setattr(
         clock, "THROTTLED", ((tmp_path / "absent", "throttled_usec", 1e-6), (path, "throttled_usec", 1e-6))

@@ -24,7 +24,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_tier_includes_another_whole(tmp_path: Path) -> None:
-    """Behaviour: an including tier runs and demands all of the tier below, less what it supersedes."""
+    """Behavior: an including tier runs and demands all of the tier below, less what it supersedes."""
     bound = '[[thresholds]]\nmetric = "a.x y"\noperator = ">="\nvalue = 1\ntier = "quick"\nwhy = "w"\n'
     text = TIERS + measure("a", "quick") + measure("b", "quick") + measure("c", "full", 'supersedes = ["b"]') + bound
     gates = load_gates(write(tmp_path, text))
@@ -63,7 +63,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_breaks_a_rule_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    """Behaviour: the message names the file, where in it, and the rule."""
+    """Behavior: the message names the file, where in it, and the rule."""
     path = write(tmp_path, text)
     with pytest.raises(GateError) as refusal:
         load_gates(path)
@@ -72,7 +72,7 @@ def test_what_breaks_a_rule_is_refused(tmp_path: Path, text: str, said: str) -> 
 
 
 def test_a_missing_file_and_an_unknown_tier_are_refused(tmp_path: Path) -> None:
-    """Behaviour: both refusals say what to name instead."""
+    """Behavior: both refusals say what to name instead."""
     with pytest.raises(GateError, match="--config"):
         load_gates(tmp_path / "absent.toml")
     with pytest.raises(GateError, match="known are quick, full"):
@@ -80,7 +80,7 @@ def test_a_missing_file_and_an_unknown_tier_are_refused(tmp_path: Path) -> None:
 
 
 def test_our_own_file_loads_and_its_tiers_nest() -> None:
-    """Behaviour: the shipped file obeys its own schema; each tier contains the one below; budgets are 5, 30, 300 s."""
+    """Behavior: the shipped file obeys its own schema; each tier contains the one below; budgets are 5, 30, 300 s."""
     gates = load_gates()
     budgets = [gates.tier(name).budget_seconds for name in ("tier1", "tier2", "tier3")]
     assert [5, 30, 300] == budgets
@@ -90,7 +90,7 @@ def test_our_own_file_loads_and_its_tiers_nest() -> None:
 
 
 def test_every_measure_of_this_project_has_a_budget_and_tier3_sums_to_270_seconds() -> None:
-    """Behaviour: a new measure says what it may take, and makes room where there is none."""
+    """Behavior: a new measure says what it may take, and makes room where there is none."""
     gates = load_gates()
     assert [] == [measure.name for measure in gates.measures if measure.budget_seconds is None]
     budgets = {measure.name: measure.budget_seconds or 0 for measure in gates.measures_of("tier3")}
@@ -98,7 +98,7 @@ def test_every_measure_of_this_project_has_a_budget_and_tier3_sums_to_270_second
 
 
 def test_a_project_s_own_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: andon.toml is read where there is one, else configs/gates.toml, and neither is an error that helps."""
+    """Behavior: andon.toml is read where there is one, else configs/gates.toml, and neither is an error that helps."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GateError, match=r"andon\.toml.*andon init"):
         load_gates()

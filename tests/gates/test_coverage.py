@@ -18,7 +18,7 @@ def summary(lines: tuple[int, int], branches: tuple[int, int]) -> dict[str, int]
 
 @pytest.mark.tier1
 def test_lines_and_branches_are_metrics_apart() -> None:
-    """Behaviour: 100% of lines with half of the branches is not 100%; a file without branches has null there."""
+    """Behavior: 100% of lines with half of the branches is not 100%; a file without branches has null there."""
     report = {
         "totals": summary((30, 40), (1, 2)),
         "files": {
@@ -46,7 +46,7 @@ def test_f(tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_a_process_in_another_folder_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what a test's own process runs counts wherever it runs."""
+    """Behavior: what a test's own process runs counts wherever it runs."""
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "a.py").write_text("def f(x):\n    if x:\n        return 1\n    return 2\n")
     settings = '[tool.coverage.run]\nsource = ["core"]\nparallel = true\nconcurrency = ["multiprocessing"]\n'
@@ -64,7 +64,7 @@ def test_a_process_in_another_folder_is_measured(tmp_path: Path, monkeypatch: py
 def test_measures_a_real_run_and_passes_its_exit_code_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: str
 ) -> None:
-    """Behaviour: evidence holds the figures of the run just made, and a failing test is still a failure."""
+    """Behavior: evidence holds the figures of the run just made, and a failing test is still a failure."""
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "a.py").write_text("def f(x):\n    if x:\n        return 1\n    return 2\n")
     settings = f'[tool.coverage.run]\nbranch = true\nsource = ["core"]\nparallel = {parallel}\n'

@@ -67,7 +67,7 @@ FREE_AND_NOT = [  # dimension, the most that is free, one more, the points of th
 @pytest.mark.tier3
 @pytest.mark.parametrize(("dimension", "free", "costs", "points"), FREE_AND_NOT)
 def test_a_limit_is_free_and_one_more_costs(dimension: str, free: str, costs: str, points: float) -> None:
-    """Behaviour: at the limit nothing is lost in that dimension, beyond it the documented points."""
+    """Behavior: at the limit nothing is lost in that dimension, beyond it the documented points."""
     assert [] == [loss for loss in graded(free).losses if loss.dimension == dimension]
     found = [loss.points for loss in graded(costs).losses if loss.dimension == dimension]
     assert 1 == len(found)
@@ -76,7 +76,7 @@ def test_a_limit_is_free_and_one_more_costs(dimension: str, free: str, costs: st
 
 @pytest.mark.tier3
 def test_a_run_of_ten_lines_that_stands_twice_costs_both_files() -> None:
-    """Behaviour: each copy loses 0.2 a line and names the other; nine lines, and imports, are no run."""
+    """Behavior: each copy loses 0.2 per line and names the other; nine lines, and imports, are not a run."""
     files = grade_files({"a.py": DOC + body(12, ""), "b.py": f"{DOC}first = 0\n" + body(12, "")})
     found = [(loss.path, loss.line, loss.points) for file in files for loss in file.losses]
     assert [("a.py", 2, 2.4), ("b.py", 3, 2.4)] == found
@@ -131,7 +131,7 @@ CAMPBELL = [  # Reference: examples of the white paper, in Python
     (MATCH, 1),
     ("def f(a, b, c, d):\n    if a and b and c or d:\n        pass\n", 3),
     ("def f(a, b):\n    if a and not (b and a):\n        pass\n", 3),
-    (PRIMES, 7),  # 1 + 2 + 3, and 1 for a loop's else where the paper has a labelled continue
+    (PRIMES, 7),  # 1 + 2 + 3, and 1 for a loop's else where the paper has a labeled continue
     (NESTED, 9),
     ("def f():\n    r = lambda: 1 if a else 2\n", 2),
     (DECORATOR, 1),
@@ -184,7 +184,7 @@ WORSE = {
 @pytest.mark.parametrize("change", WORSE)
 @given(lines=programs())
 def test_worse_code_never_scores_higher(change: str, lines: list[str]) -> None:
-    """Behaviour: whatever the program, making it worse does not raise its score."""
+    """Behavior: whatever the program, making it worse does not raise its score."""
     before, after = (graded("\n".join(each) + "\n") for each in (lines, WORSE[change](lines)))
     assert after.score <= before.score
 
@@ -196,7 +196,7 @@ def test_worse_code_never_scores_higher(change: str, lines: list[str]) -> None:
     place=st.integers(0, 4),
 )
 def test_more_loss_anywhere_never_raises_the_project(scores: list[list[float]], more: float, place: int) -> None:
-    """Behaviour: a loss added to any file lowers that file's and the project's score or leaves it, down to 0."""
+    """Behavior: a loss added to any file lowers that file's and the project's score or leaves it, down to 0."""
     losses = [[Loss("a", 1, "length", points, "") for points in each] for each in scores]
     before = project_score([File("a", tuple(each), 1) for each in losses])
     losses[place % len(losses)].append(Loss("a", 1, "length", more, ""))
@@ -208,7 +208,7 @@ def test_more_loss_anywhere_never_raises_the_project(scores: list[list[float]], 
 
 @pytest.mark.tier3
 def test_letters_at_their_edges_and_nothing_graded() -> None:
-    """Behaviour: a letter begins at its number; no file is no score, and a file without a statement is none."""
+    """Behavior: a letter begins at its number; no file has no score, and a file without a statement is none."""
     letters = [grade(score) for score in (100, 95, 94.99, 90, 89.99, 80, 70, 60, 59.99, 0)]
     assert ["A+", "A+", "A", "A", "B", "B", "C", "D", "F", "F"] == letters
     assert project_score([]) is None
@@ -217,7 +217,7 @@ def test_letters_at_their_edges_and_nothing_graded() -> None:
 
 @pytest.mark.tier3
 def test_all_forms_show_the_same_points() -> None:
-    """Behaviour: table, JSON and SARIF list the same losses, each with its line."""
+    """Behavior: table, JSON and SARIF list the same losses, each with its line."""
     files = grade_files({"a.py": branches(20), "b.py": "def g(): pass  # noqa\n", "clean.py": DOC})
     losses = {(loss.path, loss.line, loss.dimension, loss.points) for file in files for loss in file.losses}
     assert 5 == len(losses)
@@ -248,7 +248,7 @@ def test_all_forms_show_the_same_points() -> None:
 
 @pytest.mark.tier3
 def test_the_ratchet_turns_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a fall beyond a point and a poor new file are red, with evidence; unchanged content never is."""
+    """Behavior: a fall beyond a point and a poor new file are red, with evidence; unchanged content never is."""
     monkeypatch.chdir(tmp_path)
     legacy, code = Path("code/legacy.py"), Path("code")
     code.mkdir()
@@ -274,7 +274,7 @@ def test_the_ratchet_turns_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_graded_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str | None
 ) -> None:
-    """Behaviour: a missing file and one that is no Python exit 2 with the path, and leave no evidence."""
+    """Behavior: a missing file and one that is no Python exit 2 with the path, and leave no evidence."""
     monkeypatch.chdir(tmp_path)
     if text is not None:
         Path(name).write_text(text)
@@ -285,7 +285,7 @@ def test_what_cannot_be_graded_is_refused(
 
 @pytest.mark.tier3
 def test_hotspots_without_history_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: outside of a repository there is no churn, and it says so."""
+    """Behavior: outside of a repository there is no churn, and it says so."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert "not measured: no git repository with a commit" == hotspots([])
@@ -293,7 +293,7 @@ def test_hotspots_without_history_are_not_measured(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.tier3
 def test_hotspots_are_commits_times_complexity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: worst first; a file without branches or commits is none; a shallow clone measures nothing."""
+    """Behavior: worst first; a file without branches or commits is none; a shallow clone measures nothing."""
     monkeypatch.chdir(tmp_path)
     for text in ("1", "2", "3"):
         commit(tmp_path, often=text, seldom="1")
@@ -305,7 +305,7 @@ def test_hotspots_are_commits_times_complexity(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.tier3
 def test_a_record_that_holds_no_scores_is_refused(tmp_path: Path) -> None:
-    """Behaviour: the message names the file and the command that writes it."""
+    """Behavior: the message names the file and the command that writes it."""
     path = tmp_path / "debt.json"
     path.write_text('{"a.py": 3}')
     with pytest.raises(DebtError, match=r"debt\.json: holds no scores .*nox -s measure -- debt --write"):
@@ -314,7 +314,7 @@ def test_a_record_that_holds_no_scores_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.tier3
 def test_each_imported_module_counts_once() -> None:
-    """Behaviour: absolute, dotted and relative ones; Python's own, and a second import of one, are free."""
+    """Behavior: absolute, dotted and relative ones; Python's own, and a second import of one, are free."""
     lines = ["import os, json", "from . import a, b", "from ..c import d", "import e.f", "import e.f"]
     lines += [f"import m{number}" for number in range(13)]
     (file,) = grade_files({"a.py": DOC + "\n".join(lines) + "\n"})

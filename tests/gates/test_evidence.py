@@ -26,7 +26,7 @@ def evidence_of(sources: dict[str, str], **metrics: float | None) -> Evidence:
 
 
 def test_reads_what_was_written(tmp_path: Path) -> None:
-    """Behaviour: evidence survives the file, nulls included."""
+    """Behavior: evidence survives the file, nulls included."""
     written = evidence_of({"core": "ab"}, lines=97.5, branches=None)
     write_evidence(written, tmp_path)
     assert written == read_evidence("probe", tmp_path)
@@ -34,8 +34,8 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
-def test_a_value_that_is_no_number_is_null(tmp_path: Path, value: float) -> None:
-    """Behaviour: NaN and infinity are "not measured" and never compare."""
+def test_a_value_that_is_not_a_number_is_null(tmp_path: Path, value: float) -> None:
+    """Behavior: NaN and infinity are "not measured" and never compare."""
     write_evidence(evidence_of({}, lines=value), tmp_path)
     assert read_evidence("probe", tmp_path).metrics["lines"].value is None
 
@@ -55,14 +55,14 @@ TORN = {
 
 @pytest.mark.parametrize("content", TORN.values(), ids=TORN)
 def test_torn_or_foreign_evidence_is_refused(tmp_path: Path, content: str) -> None:
-    """Behaviour: a file that is no evidence of that name is refused by its name."""
+    """Behavior: a file that is not evidence of that name is refused by its name."""
     (tmp_path / "probe.json").write_text(content)
     with pytest.raises(EvidenceError, match=r"probe\.json"):
         read_evidence("probe", tmp_path)
 
 
 def test_an_interrupted_write_leaves_the_old_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: evidence is replaced whole; what cannot be written leaves what was there."""
+    """Behavior: evidence is replaced whole; what cannot be written leaves what was there."""
     write_evidence(evidence_of({}, lines=1.0), tmp_path)
 
     def fail(*_: object) -> None:
@@ -76,7 +76,7 @@ def test_an_interrupted_write_leaves_the_old_evidence(tmp_path: Path, monkeypatc
 
 
 def test_evidence_holds_until_a_source_changes(tmp_path: Path) -> None:
-    """Behaviour: editing, adding, renaming and deleting make it stale; hidden files and caches do not."""
+    """Behavior: editing, adding, renaming and deleting make it stale; hidden files and caches do not."""
     folder = tmp_path / "folder"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "a.py").write_text("a = 1\n")
@@ -99,7 +99,7 @@ def test_evidence_holds_until_a_source_changes(tmp_path: Path) -> None:
 
 
 def test_a_source_that_vanished_is_a_change(tmp_path: Path) -> None:
-    """Behaviour: a deleted file makes evidence stale, as it cannot be what was measured."""
+    """Behavior: a deleted file makes evidence stale, as it cannot be what was measured."""
     source = tmp_path / "a.py"
     source.write_text("")
     held = evidence_of(digests([str(source)]))
@@ -109,7 +109,7 @@ def test_a_source_that_vanished_is_a_change(tmp_path: Path) -> None:
 
 
 def test_the_file_has_the_documented_keys(tmp_path: Path) -> None:
-    """Behaviour: the format is what another tool would write by hand."""
+    """Behavior: the format is what another tool would write by hand."""
     path = write_evidence(evidence_of({"core": "ab"}, lines=97.5), tmp_path)
     expected = {
         "name": "probe",
@@ -122,7 +122,7 @@ def test_the_file_has_the_documented_keys(tmp_path: Path) -> None:
 
 
 def test_evidence_lies_where_it_is_asked_for_a_value_a_line(tmp_path: Path) -> None:
-    """Behaviour: folders are made, and a diff shows the value that changed."""
+    """Behavior: folders are made, and a diff shows the value that changed."""
     path = write_evidence(evidence_of({}, lines=97.5), tmp_path / "new" / "folder")
     assert path.parent == tmp_path / "new" / "folder"
     assert path.read_text().startswith('{\n  "name": "probe",\n  "command": "make probe",\n')

@@ -44,7 +44,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.long
 def test_an_injected_crash_is_found_and_becomes_a_seed(package: str, tmp_path: Path) -> None:
-    """Behaviour: within 60 s; the input is kept, and replaying it is red until the parser is fixed."""
+    """Behavior: within 60 s; the input is kept, and replaying it is red until the parser is fixed."""
     assert 0 == fuzz.main([package, "--replay"])
     start = time.monotonic()
     assert 1 == fuzz.main(
@@ -62,7 +62,7 @@ def test_an_injected_crash_is_found_and_becomes_a_seed(package: str, tmp_path: P
 
 @pytest.mark.long
 def test_a_target_without_feedback_is_an_error(package: str, tmp_path: Path) -> None:
-    """Behaviour: where the parser is not instrumented, a run without a crash is red."""
+    """Behavior: where the parser is not instrumented, a run without a crash is red."""
     assert 1 == fuzz.main([package, "--seconds", "2", "--instrument", "nothing", "--branches"])
     metrics = read_evidence("fuzz", tmp_path / "reports" / "evidence").metrics
     assert (0, 1) == (metrics["crashes"].value, metrics["blind"].value)
@@ -74,7 +74,7 @@ def test_a_target_without_feedback_is_an_error(package: str, tmp_path: Path) -> 
 def test_without_the_fuzzer_nothing_is_measured(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Behaviour: exit code 3, and a word that says so."""
+    """Behavior: exit code 3, and a word that says so."""
     monkeypatch.setattr(fuzz, "find_spec", lambda name: None)
     assert 3 == fuzz.main([package])
     assert "not measured: atheris is not installed" in capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_without_the_fuzzer_nothing_is_measured(
 
 @pytest.mark.tier2
 def test_executions_are_summed_over_runs_and_the_least_counts(tmp_path: Path) -> None:
-    """Behaviour: a target that was hardly run is not hidden by another."""
+    """Behavior: a target that was hardly run is not hidden by another."""
     path = tmp_path / "fuzz.json"
     runs = [Run("a", 600, 1.0, 10, 12, 0, ""), Run("b", 10, 1.0, 9, 9, 0, "")]
     record(path, runs)
@@ -97,7 +97,7 @@ def test_executions_are_summed_over_runs_and_the_least_counts(tmp_path: Path) ->
 @pytest.mark.tier2
 @pytest.mark.parametrize("target", fuzz.target_names(ROOT / "tests" / "fuzz"))
 def test_a_target_names_functions_that_stand(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: each function of a parser is defined in the module that the target imports, by coverage's own path."""
+    """Behavior: each function of a parser is defined in the module that the target imports, by coverage's own path."""
     monkeypatch.chdir(ROOT)
     for path, _, name in (place.partition(":") for place in places(import_module(f"tests.fuzz.{target}").PARSER)):
         assert name in definitions((ROOT / path).read_text(encoding="utf-8")), f"{path}: {name}"
@@ -106,7 +106,7 @@ def test_a_target_names_functions_that_stand(target: str, monkeypatch: pytest.Mo
 
 @pytest.mark.tier2
 def test_branches_count_in_the_parsers_functions_alone() -> None:
-    """Behaviour: what else stands in the file counts for nothing, and an unknown function is an error."""
+    """Behavior: what else stands in the file counts for nothing, and an unknown function is an error."""
     summaries = {"f": (3, 4), "g": (0, 10), "h": (5, 6)}
     functions = {
         name: {"summary": {"covered_branches": taken, "num_branches": total}}

@@ -39,7 +39,7 @@ def commit(path: str, text: str) -> str:
 
 @pytest.mark.usefixtures("repository")
 def test_each_verdict_is_kept_once_with_its_commit() -> None:
-    """Behaviour: the same verdict again is no news; another value, or an edited file, is."""
+    """Behavior: the same verdict again is not news; another value, or an edited file, is."""
     history.append(Verdict("t", (LINES,)))
     history.append(Verdict("t", (LINES,)))
     history.append(Verdict("t", (replace(LINES, value=96.0),)))
@@ -53,7 +53,7 @@ def test_each_verdict_is_kept_once_with_its_commit() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_trends_fit_100_columns() -> None:
-    """Behaviour: newest answer first, then each check with its first and last value and a bar for each between."""
+    """Behavior: newest answer first, then each check with its first and last value and a bar for each between."""
     for value in (90.0, 92.0, None, 97.0):
         long = replace(LINES, name="coverage." + "x" * 90)
         history.append(Verdict("t", (replace(LINES, value=value), replace(UNIT, seconds=value), long)))
@@ -72,7 +72,7 @@ def only(entry: history.Entry, name: str) -> history.Entry:
 
 
 def test_nothing_kept_says_how_to_keep_something(tmp_path: Path) -> None:
-    """Behaviour: an empty history is a message with the next step, a broken line is named."""
+    """Behavior: an empty history is a message with the next step, a broken line is named."""
     with pytest.raises(history.HistoryError, match="andon gate run TIER"):
         history.render_trends(history.read(tmp_path / "absent.jsonl"))
     (tmp_path / "h.jsonl").write_text("{}\n")
@@ -94,7 +94,7 @@ def two_commits() -> tuple[str, str]:
 
 @pytest.mark.usefixtures("repository")
 def test_two_commits_differ_in_checks_and_where() -> None:
-    """Behaviour: each check that changed, its values, what was found, the files that changed among its sources."""
+    """Behavior: each check that changed, its values, what was found, the files that changed among its sources."""
     first, last = two_commits()
     text, whole = history.compare(history.read(), first, last)
     assert whole
@@ -108,7 +108,7 @@ def test_two_commits_differ_in_checks_and_where() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_a_check_of_one_commit_alone_is_new_or_removed() -> None:
-    """Behaviour: it is named without a comparison; where neither was judged, the next step is said."""
+    """Behavior: it is named without a comparison; where neither was judged, the next step is said."""
     history.append(Verdict("t", (LINES,)))
     first, last = git("rev-parse", "HEAD"), commit("core/b.py", "b = 1\n")
     history.append(Verdict("t", (UNIT,)))
@@ -119,7 +119,7 @@ def test_a_check_of_one_commit_alone_is_new_or_removed() -> None:
 
 
 def test_without_git_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: there is no commit, and none can be named."""
+    """Behavior: there is no commit, and none can be named."""
     assert commits.head()
     monkeypatch.setenv("PATH", "")
     assert commits.head() is None
@@ -129,7 +129,7 @@ def test_without_git_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_a_commit_that_was_not_judged_is_not_measured() -> None:
-    """Behaviour: a verdict among changes belongs to no commit, and what is missing is said with its command."""
+    """Behavior: a verdict among changes belongs to no commit, and what is missing is said with its command."""
     first, last = two_commits()
     changed = [entry | {"changed": entry["commit"] == last} for entry in history.read()]
     text, whole = history.compare(changed, first, last)
@@ -141,7 +141,7 @@ def test_a_commit_that_was_not_judged_is_not_measured() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_a_shallow_clone_says_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: where older commits are missing, their number and files are not guessed at."""
+    """Behavior: where older commits are missing, their number and files are not guessed at."""
     first, last = two_commits()
     entries = history.read()
     assert "1 commits" == commits.between(first, last)

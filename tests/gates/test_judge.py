@@ -26,7 +26,7 @@ def check_of(verdict: Verdict, name: str) -> Check:
 
 @pytest.mark.parametrize(("operator", "value", "passes"), EDGES)
 def test_every_kind_of_threshold_at_its_edge(tmp_path: Path, operator: str, value: float, passes: bool) -> None:
-    """Behaviour: each operator passes and goes red on the right side of its value."""
+    """Behavior: each operator passes and goes red on the right side of its value."""
     leave_evidence(tmp_path, lines=value)
     leave_clock(tmp_path)
     verdict = judge("strict", gates_with(operator), tmp_path)
@@ -35,7 +35,7 @@ def test_every_kind_of_threshold_at_its_edge(tmp_path: Path, operator: str, valu
 
 
 def test_every_threshold_of_this_project_goes_red(tmp_path: Path) -> None:
-    """Behaviour: a value on the wrong side of each shipped threshold is red, and one on the right side passes."""
+    """Behavior: a value on the wrong side of each shipped threshold is red, and one on the right side passes."""
     gates = load_gates()
     for bound in gates.thresholds:
         name, _, metric = bound.metric.partition(".")
@@ -49,24 +49,25 @@ def test_every_threshold_of_this_project_goes_red(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [1, 2, -9, 124])
 def test_a_command_that_fails_is_red_with_its_output(tmp_path: Path, code: int) -> None:
-    """Behaviour: any exit code but 0 is red, with the end of what it printed, the command and the next step."""
+    """Behavior: any exit code but 0 is red, with the end of what it printed, the command and the next step."""
     leave_evidence(tmp_path, exit_code=code)
     leave_clock(tmp_path)
     (tmp_path / "probe.log").write_text("".join(f"line {number}\n" for number in range(100)) + "\x1b[31mboom\x1b[0m\n")
     check = check_of(judge("loose", gates_with(), tmp_path), "probe")
     assert ("red", COMMAND, "mend the probe") == (check.state, check.command, check.next_step)
+    assert check.why == "a command that fails has found something"
     assert check.detail.endswith("line 99\nboom")
     assert "line 5\n" not in check.detail
 
 
 def test_a_red_whole_names_its_worst_parts(tmp_path: Path) -> None:
-    """Behaviour: a threshold on a whole says which parts pull it down, worst first."""
+    """Behavior: a threshold on a whole says which parts pull it down, worst first."""
     leave_evidence(tmp_path, lines=50.0, **{"a.py": 90.0, "b.py": 10.0, "c.py": 30.0})
     assert "b.py: 10\nc.py: 30\na.py: 90" == check_of(judge("strict", gates_with(), tmp_path), "probe.lines").detail
 
 
 def test_a_part_has_a_threshold_of_its_own(tmp_path: Path) -> None:
-    """Behaviour: the evidence's name ends at the first dot: a metric may name a file."""
+    """Behavior: the evidence's name ends at the first dot: a metric may name a file."""
     leave_evidence(tmp_path, **{"a.py": 10.0})
     gates = gates_with()
     part = gates.thresholds[0].model_copy(update={"metric": "probe.lines a.py"})
@@ -75,7 +76,7 @@ def test_a_part_has_a_threshold_of_its_own(tmp_path: Path) -> None:
 
 
 def test_null_is_red_where_strict_and_never_passes(tmp_path: Path) -> None:
-    """Behaviour: null is red from the strict tier up; below it is "not measured", exit 3."""
+    """Behavior: null is red from the strict tier up; below it is "not measured", exit 3."""
     leave_evidence(tmp_path, lines=None)
     leave_clock(tmp_path)
     strict, loose = (judge(tier, gates_with(), tmp_path) for tier in ("strict", "loose"))
@@ -84,7 +85,7 @@ def test_null_is_red_where_strict_and_never_passes(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_is_not_there_is_null(tmp_path: Path) -> None:
-    """Behaviour: a misspelt or vanished metric is red and the message lists what there is."""
+    """Behavior: a misspelled or vanished metric is red and the message lists what there is."""
     gates = gates_with()
     renamed = gates.thresholds[0].model_copy(update={"metric": "probe.line"})
     leave_evidence(tmp_path)
@@ -95,7 +96,7 @@ def test_a_metric_that_is_not_there_is_null(tmp_path: Path) -> None:
 
 
 def test_absent_evidence_is_red_and_says_how_to_measure(tmp_path: Path) -> None:
-    """Behaviour: with nothing measured each check of a strict tier is red, the budget too."""
+    """Behavior: with nothing measured each check of a strict tier is red, the budget too."""
     verdict = judge("strict", gates_with(), tmp_path)
     assert ["red"] * 3 == [check.state for check in verdict.checks]
     assert all("andon gate run strict" in check.next_step for check in verdict.checks)
@@ -103,7 +104,7 @@ def test_absent_evidence_is_red_and_says_how_to_measure(tmp_path: Path) -> None:
 
 
 def test_stale_evidence_is_refused(tmp_path: Path) -> None:
-    """Behaviour: evidence of content that has changed since counts as none, and the message names the content."""
+    """Behavior: evidence of content that has changed since counts as none, and the message names the content."""
     source = tmp_path / "model.py"
     source.write_text("a = 1\n")
     leave_evidence(tmp_path, sources={str(source): "0" * 64})
@@ -129,7 +130,7 @@ BUDGETS = [  # wall, others, tier, shared machine -> state, exit code
 def test_the_budget_is_excused_by_others_only(
     tmp_path: Path, wall: float, others: float, tier: str, shared: bool, state: str, code: int
 ) -> None:
-    """Behaviour: beyond the budget is red unless others took over 10%; then exit 3, or a line on shared machines."""
+    """Behavior: beyond the budget is red unless others took over 10%; then exit 3, or a line on shared machines."""
     leave_evidence(tmp_path)
     leave_clock(tmp_path, wall, others)
     verdict = judge(tier, gates_with(), tmp_path, shared_machine=shared)
@@ -139,7 +140,7 @@ def test_the_budget_is_excused_by_others_only(
 
 
 def test_a_busy_machine_excuses_the_budget_alone(tmp_path: Path) -> None:
-    """Behaviour: with the budget excused everything else is judged as always, and red outweighs "not measured"."""
+    """Behavior: with the budget excused everything else is judged as always, and red outweighs "not measured"."""
     leave_evidence(tmp_path, lines=10.0)
     leave_clock(tmp_path, wall=99.0, others=0.5)
     assert 1 == judge("strict", gates_with(), tmp_path, shared_machine=False).exit_code
@@ -149,15 +150,15 @@ def test_a_busy_machine_excuses_the_budget_alone(tmp_path: Path) -> None:
 def test_a_shared_machine_is_one_where_ci_is_true(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, code: int
 ) -> None:
-    """Behaviour: unless told, the environment's CI decides."""
+    """Behavior: unless told, the environment's CI decides."""
     monkeypatch.setenv("CI", value)
     leave_evidence(tmp_path)
     leave_clock(tmp_path, wall=99.0, others=0.5)
     assert code == judge("strict", gates_with(), tmp_path).exit_code
 
 
-def test_nothing_to_judge_is_no_pass(tmp_path: Path) -> None:
-    """Behaviour: a tier without a measure, a threshold or a budget could not measure: exit 3."""
+def test_nothing_to_judge_is_not_a_pass(tmp_path: Path) -> None:
+    """Behavior: a tier without a measure, a threshold or a budget could not measure: exit 3."""
     gates = Gates.model_validate({"tiers": [{"name": "bare", "summary": "s"}]})
     assert 3 == judge("bare", gates, tmp_path).exit_code
 
@@ -180,7 +181,7 @@ def with_measure(**keys: Any) -> Gates:
 def test_a_late_tier_names_the_measures_beyond_their_budgets(
     tmp_path: Path, budgets: list[float | None], step: str
 ) -> None:
-    """Behaviour: with what they took and what they may take; else the slowest measure is the next step."""
+    """Behavior: with what they took and what they may take; else the slowest measure is the next step."""
     gates = gates_with()
     named = zip(("probe", "slow"), budgets, strict=False)
     measures = [gates.measures[0].model_copy(update={"name": n, "budget_seconds": b}) for n, b in named]
@@ -192,7 +193,7 @@ def test_a_late_tier_names_the_measures_beyond_their_budgets(
 
 
 def test_an_exit_code_is_the_runners(tmp_path: Path) -> None:
-    """Behaviour: a threshold on a measure's exit code reads what the runner wrote, whatever the measure wrote."""
+    """Behavior: a threshold on a measure's exit code reads what the runner wrote, whatever the measure wrote."""
     leave_evidence(tmp_path, exit_code=7.0)
     leave_clock(tmp_path)
     bound = gates_with().thresholds[0].model_copy(update={"metric": "probe.exit_code", "operator": "==", "value": 0.0})
@@ -200,8 +201,8 @@ def test_an_exit_code_is_the_runners(tmp_path: Path) -> None:
     assert ("red", 7.0) == (check_of(verdict, "probe.exit_code").state, check_of(verdict, "probe.exit_code").value)
 
 
-def test_a_clock_without_hands_is_no_budget_kept(tmp_path: Path) -> None:
-    """Behaviour: null says so."""
+def test_a_missing_duration_does_not_keep_a_budget(tmp_path: Path) -> None:
+    """Behavior: null says so."""
     leave_evidence(tmp_path)
     write_evidence(Evidence("strict", "run", 1.0, {}, {"wall_seconds": Metric(None)}), tmp_path)
     check = check_of(judge("strict", gates_with(), tmp_path), "budget")
@@ -209,7 +210,7 @@ def test_a_clock_without_hands_is_no_budget_kept(tmp_path: Path) -> None:
 
 
 def test_what_was_measured_stands_beside_what_came_of_it(tmp_path: Path) -> None:
-    """Behaviour: the command that reproduces it, its unit, and the files and folders that were measured."""
+    """Behavior: the command that reproduces it, its unit, and the files and folders that were measured."""
     (tmp_path / "a.py").write_text("a = 1\n")
     sources = digests([str(tmp_path / "a.py")])
     leave_evidence(tmp_path, sources=sources)
@@ -222,7 +223,7 @@ def test_what_was_measured_stands_beside_what_came_of_it(tmp_path: Path) -> None
 
 
 def test_a_failed_commands_last_thirty_lines_are_shown(tmp_path: Path) -> None:
-    """Behaviour: as they stand, without the empty ones at the end."""
+    """Behavior: as they stand, without the empty ones at the end."""
     leave_evidence(tmp_path, exit_code=1)
     for printed, shown in [(range(100), range(70, 100)), (range(3), range(3))]:
         (tmp_path / "probe.log").write_text("".join(f"  line {number}\n" for number in printed) + "\n\n")
@@ -231,7 +232,7 @@ def test_a_failed_commands_last_thirty_lines_are_shown(tmp_path: Path) -> None:
 
 
 def test_five_parts_are_enough(tmp_path: Path) -> None:
-    """Behaviour: the worst of them; another metric whose name begins alike is no part."""
+    """Behavior: the worst of them; another metric whose name begins alike is not a part."""
     metrics = {f"lines {number}.py": Metric(float(number)) for number in range(9)}
     metrics |= {"lines": Metric(50.0), "linesman 0.py": Metric(0.0)}
     write_evidence(Evidence("probe", "make probe", 1.5, {}, metrics), tmp_path)
@@ -240,7 +241,7 @@ def test_five_parts_are_enough(tmp_path: Path) -> None:
 
 
 def test_a_loose_tier_says_why_nothing_was_measured(tmp_path: Path) -> None:
-    """Behaviour: the reason where there is one, else null; every source that changed is named."""
+    """Behavior: the reason where there is one, else null; every source that changed is named."""
     assert "is missing" in check_of(judge("loose", gates_with(), tmp_path), "probe").detail
     leave_evidence(tmp_path, lines=None)
     assert "null" == check_of(judge("loose", gates_with(), tmp_path), "probe.lines").detail

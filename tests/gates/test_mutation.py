@@ -75,14 +75,14 @@ def function_of(expression: str) -> str:
 
 @pytest.mark.parametrize(("operator", "before", "after"), MISTAKES)
 def test_each_operator_makes_its_mistake(operator: str, before: str, after: str) -> None:
-    """Behaviour: the mistake is among the mutants, under its operator's name."""
+    """Behavior: the mistake is among the mutants, under its operator's name."""
     wanted = ast.dump(ast.parse(function_of(after)))
     found = [mutant for mutant in made(function_of(before)) if ast.dump(ast.parse(mutant.text)) == wanted]
     assert [operator] == [mutant.operator for mutant in found]
 
 
 def test_what_a_gradient_flows_through_is_detached() -> None:
-    """Behaviour: a returned tensor is detached, but where no gradient flows: in an autograd function's own steps."""
+    """Behavior: a returned tensor is detached, but where no gradient flows: in an autograd function's own steps."""
     detached = [mutant.text for mutant in made(function_of("x + w")) if mutant.operator == "detach"]
     assert [function_of("(x + w).detach()")] == detached
     by_hand = function_of("x + w").replace("x: Tensor", "ctx: Any, x: Tensor")
@@ -90,20 +90,20 @@ def test_what_a_gradient_flows_through_is_detached() -> None:
 
 
 def test_a_statement_in_place_is_lost() -> None:
-    """Behaviour: a statement that changes a tensor in place can be left out."""
+    """Behavior: a statement that changes a tensor in place can be left out."""
     text = "def f(x):\n    x.mul_(2)\n    return x\n"
     assert "def f(x):\n    x\n    return x\n" in {mutant.text for mutant in made(text)}
 
 
 def test_tables_of_a_module_are_mutated_entry_by_entry() -> None:
-    """Behaviour: each number of a constant, and the sign of a negative one."""
+    """Behavior: each number of a constant, and the sign of a negative one."""
     found = {mutant.text for mutant in made("LEVELS = (-1.0, 0.5)\nSTEPS = 7\n")}
     expected = {(-1.01, 0.5, 7), (1.0, 0.5, 7), (-1.0, 0.505, 7), (-1.0, 0.5, 8)}
     assert {f"LEVELS = ({a}, {b})\nSTEPS = {steps}\n" for a, b, steps in expected} == found
 
 
 def test_what_decides_nothing_is_left_alone() -> None:
-    """Behaviour: annotations, docstrings, what an error says, imports, and casts that only a type checker reads."""
+    """Behavior: annotations, docstrings, what an error says, imports, and casts that only a type checker reads."""
     text = '''def f(x: Annotated[int, 1 + 1]) -> "A":
     """One + two."""
     from a import b
@@ -114,15 +114,15 @@ def test_what_decides_nothing_is_left_alone() -> None:
     assert [] == made(text)
 
 
-def test_a_dimension_that_is_no_number_is_left_alone() -> None:
-    """Behaviour: what stands where a dimension would is not guessed at."""
+def test_a_dimension_that_is_not_a_number_is_left_alone() -> None:
+    """Behavior: what stands where a dimension would is not guessed at."""
     found = {mutant.operator for mutant in made(function_of("x.sum(w).unsqueeze(eps)"))}
     assert found
     assert found.isdisjoint({"dimension_changed", "keepdim_flipped", "axis_moved"})
 
 
-def test_what_does_not_compile_is_no_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an operator that makes something else than Python has made nothing."""
+def test_what_does_not_compile_is_not_a_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: an operator that makes something else than Python has made nothing."""
     import libcst
 
     from andon.gates.measures.mutation import generate
@@ -139,7 +139,7 @@ def test_what_does_not_compile_is_no_mutant(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_method_is_named_by_its_class() -> None:
-    """Behaviour: each function by its qualified name; what stands around them is the module's."""
+    """Behavior: each function by its qualified name; what stands around them is the module's."""
     from andon.gates.measures.mutation.generate import functions
 
     found = functions("A = 1\nclass B:\n    def f(self):\n        return A\n")
@@ -147,7 +147,7 @@ def test_a_method_is_named_by_its_class() -> None:
 
 
 def test_every_mutant_is_another_program() -> None:
-    """Behaviour: all of them compile, none is the original, none is there twice."""
+    """Behavior: all of them compile, none is the original, none is there twice."""
     text = function_of("x.sum(-1, keepdim=True) * (w if eps < 0.5 else w.t()) + eps")
     found = [mutant.text for mutant in made(text)]
     for each in found:
@@ -158,7 +158,7 @@ def test_every_mutant_is_another_program() -> None:
 
 
 def test_the_choice_is_bounded_and_always_the_same() -> None:
-    """Behaviour: at most so many a function, one of each operator before two of any, wherever the function stands."""
+    """Behavior: at most so many a function, one of each operator before two of any, wherever the function stands."""
     text = function_of("x.sum(-1, keepdim=True) * (w if eps < 0.5 else w.t()) + eps")
     few = made(text, 5)
     assert len(few) == 5
@@ -168,13 +168,13 @@ def test_the_choice_is_bounded_and_always_the_same() -> None:
 
 
 def test_the_same_change_in_two_places_has_two_names() -> None:
-    """Behaviour: two lines alike, in one function, make mutants that an excuse can tell apart."""
+    """Behavior: two lines alike, in one function, make mutants that an excuse can tell apart."""
     found = made("def f(x):\n    y = 1\n    x(y < 2)\n    y = 1\n    x(y < 2)\n    y = 1\n")
     assert len({mutant.id for mutant in found}) == len(found)
 
 
 def test_a_deleted_test_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the key changes with the function, the test, a fixture beside it, and with a test that is gone."""
+    """Behavior: the key changes with the function, the test, a fixture beside it, and with a test that is gone."""
     monkeypatch.chdir(tmp_path)
     text = "import x\n\ndef helper():\n    return 1\n\ndef test_a():\n    assert x\n\ndef test_b():\n    assert 1\n"
 
@@ -200,7 +200,7 @@ def test_a_deleted_test_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_fast_tests_run_first_and_slow_ones_never() -> None:
-    """Behaviour: those that cover, by seconds, earlier killers before all, up to the plan's seconds."""
+    """Behavior: those that cover, by seconds, earlier killers before all, up to the plan's seconds."""
     covered = [
         Covering("slow", 1.5, ("f",)),
         Covering("b", 0.9, ("f",)),
@@ -223,7 +223,7 @@ def kept(states: dict[str, str], key: str = "k") -> results.Results:
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
-    """Behaviour: what is kept comes back whole."""
+    """Behavior: what is kept comes back whole."""
     path = tmp_path / "mutation.json"
     results.write_results(kept({"m1": "killed", "m2": "survived"}), {"command": "c"}, path)
     assert kept({"m1": "killed", "m2": "survived"}) == results.read_results(path)
@@ -231,7 +231,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_torn_results_are_refused(tmp_path: Path) -> None:
-    """Behaviour: the message names the file and the next step."""
+    """Behavior: the message names the file and the next step."""
     path = tmp_path / "mutation.json"
     path.write_text('{"files": {"a.py": 1}}', encoding="utf-8")
     with pytest.raises(GateError, match=r"mutation\.json holds no results .* run `andon dev mutation`"):
@@ -239,7 +239,7 @@ def test_torn_results_are_refused(tmp_path: Path) -> None:
 
 
 def test_shards_joined_hold_every_mutant_once() -> None:
-    """Behaviour: mutants of both parts where the function is the same, of the later one alone where it is not."""
+    """Behavior: mutants of both parts where the function is the same, of the later one alone where it is not."""
     whole = results.join([kept({"m1": "killed", "m2": "late"}), kept({"m2": "late", "m3": "killed"})])
     assert ["m1", "m2", "m3"] == [row.id for row in whole["a.py"].functions["f"].rows]
     other = results.join([kept({"m1": "killed"}), kept({"m3": "killed"}, key="new")])
@@ -248,7 +248,7 @@ def test_shards_joined_hold_every_mutant_once() -> None:
 
 @pytest.mark.parametrize("state", ["survived", "late", "untested", "error"])
 def test_only_a_red_test_counts(state: str) -> None:
-    """Behaviour: what survives, hangs, is covered by no test or gives no answer lowers the score."""
+    """Behavior: what survives, hangs, is covered by no test or gives no answer lowers the score."""
     found = results.metrics(kept({"m1": "killed", "m2": state, "m3": "killed", "m4": "killed"}), {})
     assert found["score"].value == 75
     assert found["score_by_file a.py"].value == 75
@@ -256,7 +256,7 @@ def test_only_a_red_test_counts(state: str) -> None:
 
 
 def test_an_excused_mutant_counts_as_alive() -> None:
-    """Behaviour: an excuse leaves the score alone, and one whose mutant is gone or killed is counted."""
+    """Behavior: an excuse leaves the score alone, and one whose mutant is gone or killed is counted."""
     excuses = {
         name: Excuse(id=name, function="a.py::f", reason="the same for every input") for name in ("m1", "m2", "x")
     }
@@ -266,8 +266,8 @@ def test_an_excused_mutant_counts_as_alive() -> None:
     assert found["excuses_gone"].value == 2
 
 
-def test_nothing_measured_is_no_score() -> None:
-    """Behaviour: without mutants there is no figure, and a file without any makes the lowest unknown."""
+def test_nothing_measured_has_no_score() -> None:
+    """Behavior: without mutants there is no figure, and a file without any makes the lowest unknown."""
     assert results.metrics({}, {})["score"].value is None
     found = results.metrics({**kept({"m1": "killed"}), "b.py": File(functions={"g": Function("k", (), (), 3)})}, {})
     assert found["score"].value == 100
@@ -276,15 +276,15 @@ def test_nothing_measured_is_no_score() -> None:
 
 
 def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what is gone or missing, an unknown key and a doubled excuse are refused by name."""
+    """Behavior: what is gone or missing, an unknown key and a doubled excuse are refused by name."""
     monkeypatch.chdir(tmp_path)
     path = Path("risk.toml")
     Path("a.py").touch()
     for text, said in (
-        (RISKS + 'modules = ["gone.py"]\n', r"risk\.toml: modules: gone\.py is no file"),
+        (RISKS + 'modules = ["gone.py"]\n', r"risk\.toml: modules: gone\.py is not a file"),
         (RISKS + 'modules = ["a.py"]\n', r"risk\.toml: modules: a\.py has no test that mirrors it"),
         (RISKS + 'modules = ["a.py"]\ntests = ["b.py"]\n', r"risk\.toml: modules: a\.py: b\.py does not exist"),
-        (RISKS.partition("[[modules]]")[0], "none has a floor `mutation`"),
+        (RISKS.partition("[[modules]]")[0], "none has a minimum `mutation`"),
         ("[[levels]]" + RISKS.partition("[[levels]]")[2] + 'modules = ["a.py"]\n', "mutation: there is no such table"),
         ("color = 1\n", r"risk\.toml: color"),
     ):
@@ -299,7 +299,7 @@ def test_a_plan_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_module_is_tested_by_the_tests_that_mirror_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the test of a module's stem in the package's folder, then those that its row names, before a move."""
+    """Behavior: the test of a module's stem in the package's folder, then those that its row names, before a move."""
     monkeypatch.chdir(tmp_path)
     for name in ("app/inner/door.py", "tests/app/test_door.py", "tests/app/test_gate.py"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -313,7 +313,7 @@ def test_a_module_is_tested_by_the_tests_that_mirror_it(tmp_path: Path, monkeypa
 
 
 def test_a_source_is_the_same_wherever_its_imports_lie() -> None:
-    """Behaviour: of imports the names count, in any order; what is imported under another name is a change."""
+    """Behavior: of imports the names count, in any order; what is imported under another name is a change."""
     text = (
         "from a.b import f, g as h\nimport c.d as e\nimport os.path\n\n\ndef test():\n    from a import k\n    f(k)\n"
     )
@@ -328,7 +328,7 @@ def test_a_source_is_the_same_wherever_its_imports_lie() -> None:
 
 
 def test_excuses_are_by_mutant(tmp_path: Path) -> None:
-    """Behaviour: each by its mutant; no file of them is no excuse."""
+    """Behavior: each by its mutant; without a file of them nothing is excused."""
     path = tmp_path / "excuses.toml"
     assert {} == plan.read_excuses(path)
     path.write_text('[[excuses]]\nid = "m"\nfunction = "f"\nreason = "no input tells them apart"\n')

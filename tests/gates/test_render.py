@@ -24,7 +24,7 @@ def red(tmp_path: Path) -> Verdict:
 
 
 def test_text_answers_first_and_fits(red: Verdict) -> None:
-    """Behaviour: the first line answers; what failed, the command and the next step follow, within 100 columns."""
+    """Behavior: the first line answers; what failed, the command and the next step follow, within 100 columns."""
     text = render_text(red)
     assert "strict RED: probe, probe.lines (1 of 3 checks pass)" == text.splitlines()[0]
     assert all(
@@ -34,8 +34,17 @@ def test_text_answers_first_and_fits(red: Verdict) -> None:
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
+def test_no_value_is_said_in_words(tmp_path: Path) -> None:
+    """Behavior: what has no value is "not measured", with the bound that it must meet; no form says null of it."""
+    verdict = judge("strict", gates_with(), tmp_path)
+    text = render_text(verdict)
+    assert "RED probe: not measured (must be == 0)" in text
+    assert "RED probe.lines: not measured (must be >= 90)" in text
+    assert "null" not in text + render_markdown(verdict)
+
+
 def test_quiet_text_keeps_the_answer_and_what_is_red(red: Verdict) -> None:
-    """Behaviour: quiet leaves out the table, not the findings."""
+    """Behavior: quiet leaves out the table, not the findings."""
     text = render_text(red, quiet=True)
     assert text.startswith(red.headline)
     assert "RED probe: " in text
@@ -43,7 +52,7 @@ def test_quiet_text_keeps_the_answer_and_what_is_red(red: Verdict) -> None:
 
 
 def test_a_pass_shows_both_clocks(tmp_path: Path) -> None:
-    """Behaviour: wall and CPU stand beside the budget also when all is well."""
+    """Behavior: wall and CPU stand beside the budget also when all is well."""
     leave_evidence(tmp_path)
     leave_clock(tmp_path)
     text = render_text(judge("strict", gates_with(), tmp_path))
@@ -52,7 +61,7 @@ def test_a_pass_shows_both_clocks(tmp_path: Path) -> None:
 
 
 def test_markdown_survives_markup_in_output(red: Verdict) -> None:
-    """Behaviour: backticks in a tool's output cannot close the block that holds it, nor a bar end a table's cell."""
+    """Behavior: backticks in a tool's output cannot close the block that holds it, nor a bar end a table's cell."""
     markdown = render_markdown(red)
     assert markdown.startswith("## strict RED")
     assert "````text\nE   assert 1 == 2 | ```x```" in markdown
@@ -61,7 +70,7 @@ def test_markdown_survives_markup_in_output(red: Verdict) -> None:
 
 
 def test_json_holds_every_field(red: Verdict) -> None:
-    """Behaviour: a program reads the answer, the exit code and each check without parsing prose."""
+    """Behavior: a program reads the answer, the exit code and each check without parsing prose."""
     content = json.loads(render_json(red))
     assert ("strict", "RED", 1) == (content["tier"], content["answer"], content["exit_code"])
     lines = next(check for check in content["checks"] if check["name"] == "probe.lines")
@@ -69,7 +78,7 @@ def test_json_holds_every_field(red: Verdict) -> None:
 
 
 def test_sarif_says_the_same_at_the_places_that_the_output_names(red: Verdict, tmp_path: Path) -> None:
-    """Behaviour: a result a check, its kind by state; a named file and line is its place, else the gates file."""
+    """Behavior: a result a check, its kind by state; a named file and line is its place, else the gates file."""
     here = Path(__file__).relative_to(Path.cwd())
     (tmp_path / "probe.log").write_text(f"{here}:7:3: E1 no\n./{here}:7:3: E1 no\nabsent.py:1: no\n{here}:0: no\n")
     verdict = judge("strict", gates_with(), tmp_path)
@@ -87,7 +96,7 @@ def test_sarif_says_the_same_at_the_places_that_the_output_names(red: Verdict, t
 
 
 def test_every_form_names_what_was_measured(tmp_path: Path) -> None:
-    """Behaviour: a check that is red says on which files and folders."""
+    """Behavior: a check that is red says on which files and folders."""
     leave_evidence(tmp_path, lines=50.0, sources={str(tmp_path / "absent.py"): "absent"})
     verdict = judge("loose", gates_with(), tmp_path)
     assert f"measured   {tmp_path}" in render_text(verdict)
@@ -96,7 +105,7 @@ def test_every_form_names_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_a_budget_names_the_measures_beyond_their_own(tmp_path: Path) -> None:
-    """Behaviour: where the tier is late, its next step is the measure that took more than its share."""
+    """Behavior: where the tier is late, its next step is the measure that took more than its share."""
     gates = gates_with()
     slow = gates.measures[0].model_copy(update={"budget_seconds": 1.0})
     leave_evidence(tmp_path)

@@ -47,14 +47,14 @@ EDGES = [  # lines and branches of the critical a.py, then of the ordinary b.py;
 
 
 @pytest.mark.parametrize(("critical", "ordinary", "short"), EDGES)
-def test_floors_at_their_edges(
+def test_minimums_at_their_edges(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     critical: tuple[float, float | None],
     ordinary: tuple[float, float | None],
     short: list[str],
 ) -> None:
-    """Behaviour: each file is held to its own level, lines and branches apart; without branches there is no floor."""
+    """Behavior: each file is held to its own level, lines and branches apart; without branches there is no minimum."""
     monkeypatch.chdir(tmp_path)
     risks = read_risks(table(tmp_path, LEVELS + FILE.format(path="a.py", level="critical")))
     measured = {"lines": Metric(50.0), "branches": Metric(50.0)}
@@ -65,7 +65,7 @@ def test_floors_at_their_edges(
 
 
 def test_a_named_file_without_a_figure_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a critical file that was not measured counts as reached by nothing."""
+    """Behavior: a critical file that was not measured counts as reached by nothing."""
     monkeypatch.chdir(tmp_path)
     risks = read_risks(table(tmp_path, LEVELS + FILE.format(path="a.py", level="critical")))
     assert 100 == short_metrics({"lines b.py": Metric(100.0)}, risks)["short a.py"].value
@@ -74,25 +74,25 @@ def test_a_named_file_without_a_figure_is_short(tmp_path: Path, monkeypatch: pyt
 FIGURES = {"early": "lines", "properties": "lines", "gradients": "lines", "mutation": "score_by_file"}
 
 
-@pytest.mark.parametrize("floors", FIGURES)
-def test_a_row_has_floors_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floors: Literal["early", "properties", "gradients", "mutation"]
+@pytest.mark.parametrize("minimums", FIGURES)
+def test_a_row_has_minimums_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minimums: Literal["early", "properties", "gradients", "mutation"]
 ) -> None:
-    """Behaviour: what properties, gradient checks or mutants must reach is held at its edge, in that file alone."""
+    """Behavior: what properties, gradient checks or mutants must reach is held at its edge, in that file alone."""
     monkeypatch.chdir(tmp_path)
-    row = FILE.format(path="a.py", level="critical") + f"{floors} = 60\n"
+    row = FILE.format(path="a.py", level="critical") + f"{minimums} = 60\n"
     risks = read_risks(table(tmp_path, LEVELS + row))
     for value, short in ((60.0, 0), (59.9, 1)):
-        measured = {f"{FIGURES[floors]} a.py": Metric(value), f"{FIGURES[floors]} b.py": Metric(0.0)}
-        assert short == short_metrics(measured, risks, floors)["short"].value
+        measured = {f"{FIGURES[minimums]} a.py": Metric(value), f"{FIGURES[minimums]} b.py": Metric(0.0)}
+        assert short == short_metrics(measured, risks, minimums)["short"].value
 
 
 BAD = [
     (FILE.format(path="a.py", level="ordinary"), "levels: Field required"),
     ("levels = []\nmodules = []", "none is named 'ordinary'"),
     (LEVELS + FILE.format(path="a.py", level="high"), "level='high' is none of ordinary, critical"),
-    (LEVELS + FILE.format(path="gone.py", level="critical"), "gone.py is no file"),
-    (LEVELS + FILE.format(path="app:gone", level="critical"), "app:gone is no file below app/"),
+    (LEVELS + FILE.format(path="gone.py", level="critical"), "gone.py is not a file"),
+    (LEVELS + FILE.format(path="app:gone", level="critical"), "app:gone is not a file below app/"),
     (LEVELS + 2 * FILE.format(path="a.py", level="critical"), "a.py is named twice"),
     (LEVELS.replace("100", "101") + FILE.format(path="a.py", level="critical"), "levels.1.lines"),
     ("levels = [", "is not valid TOML"),
@@ -103,7 +103,7 @@ BAD = [
 def test_a_table_that_cannot_be_used_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, says: str
 ) -> None:
-    """Behaviour: the message names the file, the key and the rule; the command exits 2 and runs nothing."""
+    """Behavior: the message names the file, the key and the rule; the command exits 2 and runs nothing."""
     monkeypatch.chdir(tmp_path)
     path = table(tmp_path, text)
     with pytest.raises(GateError) as caught:
@@ -114,7 +114,7 @@ def test_a_table_that_cannot_be_used_is_refused(
 
 
 def test_a_module_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a row by folder and stem holds before and after a move, for figures by path and by name."""
+    """Behavior: a row by folder and stem holds before and after a move, for figures by path and by name."""
     monkeypatch.chdir(tmp_path)
     text = LEVELS + FILE.format(path="app:b", level="critical") + "mutation = 60\n"
     for place in ("app/b.py", "app/inner/b.py"):
@@ -129,7 +129,7 @@ def test_a_module_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_runs_elsewhere_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a module of a level without floors is no part of the figures, and never short."""
+    """Behavior: a module of a level without minimums is not part of the figures, and never short."""
     monkeypatch.chdir(tmp_path)
     level = '[[levels]]\nname = "elsewhere"\nlines = 0\nbranches = 0\nwhy = "w"\n'
     risks = read_risks(table(tmp_path, LEVELS + level + FILE.format(path="a.py", level="elsewhere")))
@@ -138,14 +138,14 @@ def test_what_runs_elsewhere_is_left_out(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_our_own_table_names_files_that_stand() -> None:
-    """Behaviour: the committed table is valid and holds what issue and mutation call critical."""
+    """Behavior: the committed table is valid and holds what issue and mutation call critical."""
     risks = read_risks()
     assert "critical" == risks.level_of("core/training/loss.py").name
     assert "ordinary" == risks.level_of("andon/cli/demo.py").name
 
 
 def test_changed_lines_and_which_of_them_no_test_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: edited, added and new files count; statements only; what was there before does not."""
+    """Behavior: edited, added and new files count; statements only; what was there before does not."""
     monkeypatch.chdir(tmp_path)
     git("init", "-q")
     Path("a.py").write_text("a = 1\nb = 2\nc = 3\n")

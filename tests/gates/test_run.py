@@ -30,7 +30,7 @@ def gates_of(*measures: dict[str, object], sources: list[str] | None = None) -> 
 
 @pytest.mark.tier2
 def test_leaves_evidence_log_and_clock(tmp_path: Path) -> None:
-    """Behaviour: each command leaves its exit code, its seconds and its output; the tier leaves its clock."""
+    """Behavior: each command leaves its exit code, its seconds and its output; the tier leaves its clock."""
     run("all", gates_of({"command": python("print('out'); import sys; sys.exit('err')")}), tmp_path)
     evidence = read_evidence("m0.run", tmp_path)
     assert Metric(1, "exit code") == evidence.metrics["exit_code"]
@@ -42,7 +42,7 @@ def test_leaves_evidence_log_and_clock(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_measure_s_evidence_is_its_own(tmp_path: Path) -> None:
-    """Behaviour: the runner writes the exit code beside what a command wrote, not into it; an older run's is gone."""
+    """Behavior: the runner writes the exit code beside what a command wrote, not into it; an older run's is gone."""
     content = {
         "name": "m0",
         "command": "c",
@@ -61,7 +61,7 @@ def test_a_measure_s_evidence_is_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_lanes_run_side_by_side_and_a_lane_in_turn(tmp_path: Path) -> None:
-    """Behaviour: two lanes meet, which only running together allows; within a lane the file's order holds."""
+    """Behavior: two lanes meet, which only running together allows; within a lane the file's order holds."""
     here, there, order = (str(tmp_path / name) for name in ("here", "there", "order"))
     meet = "import pathlib, time\npathlib.Path({!r}).touch()\nend = time.monotonic() + 20\n"
     meet += "while not pathlib.Path({!r}).exists(): assert time.monotonic() < end\n"
@@ -79,7 +79,7 @@ def test_lanes_run_side_by_side_and_a_lane_in_turn(tmp_path: Path) -> None:
 
 @pytest.mark.tier3
 def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None:
-    """Behaviour: past its time a command is killed, and a process that it started too; the log says why."""
+    """Behavior: past its time a command is killed, and a process that it started too; the log says why."""
     code = "import pathlib, subprocess, sys\n"
     code += "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
     code += f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\nchild.wait()"
@@ -93,7 +93,7 @@ def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> No
 
 @pytest.mark.tier2
 def test_a_command_that_does_not_exist_is_red(tmp_path: Path) -> None:
-    """Behaviour: a missing tool is no pass: exit code 127 and a log that names it."""
+    """Behavior: a missing tool is not a pass: exit code 127 and a log that names it."""
     run("all", gates_of({"command": "no-such-tool --check"}), tmp_path)
     assert 127 == read_evidence("m0.run", tmp_path).metrics["exit_code"].value
     assert "no-such-tool" in (tmp_path / "m0.log").read_text()
@@ -101,7 +101,7 @@ def test_a_command_that_does_not_exist_is_red(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_an_edit_while_measuring_makes_the_evidence_stale(tmp_path: Path) -> None:
-    """Behaviour: content is hashed before the command starts, so what it never saw is not vouched for."""
+    """Behavior: content is hashed before the command starts, so what it never saw is not vouched for."""
     source = tmp_path / "a.py"
     source.write_text("a = 1\n")
     gates = gates_of({"command": python(f"open({str(source)!r}, 'a').write('b = 2')")}, sources=[str(source)])
@@ -111,7 +111,7 @@ def test_an_edit_while_measuring_makes_the_evidence_stale(tmp_path: Path) -> Non
 
 @pytest.mark.tier2
 def test_commands_find_this_environment_s_tools_and_print_plainly(tmp_path: Path) -> None:
-    """Behaviour: tools beside the running Python come first, colors are off, and the measure's own values arrive."""
+    """Behavior: tools beside the running Python come first, colors are off, and the measure's own values arrive."""
     code = "import os; print(os.environ['PATH'].split(os.pathsep)[0], os.environ['NO_COLOR'], os.environ['EXTRA'])"
     run("all", gates_of({"command": python(code), "environment": {"EXTRA": "e"}}), tmp_path)
     assert f"{Path(sys.executable).parent} 1 e\n" == (tmp_path / "m0.log").read_text()
@@ -119,7 +119,7 @@ def test_commands_find_this_environment_s_tools_and_print_plainly(tmp_path: Path
 
 @pytest.mark.tier2
 def test_a_stopped_run_ends_its_commands_and_starts_none(tmp_path: Path) -> None:
-    """Behaviour: what runs is killed, and what comes after is not begun."""
+    """Behavior: what runs is killed, and what comes after is not begun."""
     (measure,), commands = gates_of({"command": "tail -f /dev/null"}).measures, Commands()
     with (tmp_path / "log").open("wb") as log:
         process = commands.start(measure, log.fileno(), tmp_path)

@@ -55,7 +55,7 @@ WHERE = 'where = "{}"\nbefore = "steps  +  0"\nafter = "steps + 1"\nshows = "bad
 def test_a_fault_finds_its_definition_wherever_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str
 ) -> None:
-    """Behaviour: a definition of a package is changed by syntax, in whichever folder its module lies."""
+    """Behavior: a definition of a package is changed by syntax, in whichever folder its module lies."""
     (tmp_path / "app/parts").mkdir(parents=True)
     (tmp_path / "app/parts/door.py").write_text("def count(steps):\n    return steps + 0\n")
     monkeypatch.chdir(tmp_path)
@@ -74,7 +74,7 @@ def test_a_fault_finds_its_definition_wherever_it_lies(
     ],
 )
 def test_a_fault_has_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, said: str) -> None:
-    """Behaviour: no place, two places, and a definition without what is to change are refused."""
+    """Behavior: no place, two places, and a definition without what is to change are refused."""
     monkeypatch.chdir(tmp_path)
     gates = project(tmp_path, CHECK, place + 'after = "2"\nshows = "bad"\n')
     with pytest.raises(GateError, match=said):
@@ -83,7 +83,7 @@ def test_a_fault_has_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.tier3
 def test_every_fault_of_this_project_applies() -> None:
-    """Behaviour: what each fault changes occurs once where the fault says."""
+    """Behavior: what each fault changes occurs once where the fault says."""
     root = Path(__file__).parents[2]
     for fault in selftest.read_faults(load_gates()):
         if fault.where:
@@ -100,7 +100,7 @@ GOOD = 'file = "code.txt"\nbefore = "good"\nafter = "bad"\nshows = "{}"\n'
 
 @pytest.mark.tier3
 def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: changed and new files as they are, ignored and deleted ones not, and git knows the commits."""
+    """Behavior: changed and new files as they are, ignored and deleted ones not, and git knows the commits."""
     root, copy = tmp_path / "root", tmp_path / "copy"
     root.mkdir()
     (root / ".gitignore").write_text("left/\n")
@@ -127,7 +127,7 @@ def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, mon
         (CHECK, GOOD.format("bad"), ""),  # by its exit code
         (LEAVE, GOOD.format("m.bad"), ""),  # by its threshold
         ("print('bad')", GOOD.format("bad"), "stayed green"),
-        (LEAVE.replace("count('bad')", "count('-')"), GOOD.format("m.null"), "stayed green"),  # null is no finding
+        (LEAVE.replace("count('bad')", "count('-')"), GOOD.format("m.null"), "stayed green"),  # null is not a finding
         (
             "import sys; sys.exit('no such tool')",
             GOOD.format("bad"),
@@ -141,7 +141,7 @@ def test_a_copy_is_the_project_as_it_stands_with_its_history(tmp_path: Path, mon
 def test_a_measure_is_seen_red_on_its_own_fault_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, fault: str, said: str
 ) -> None:
-    """Behaviour: red by exit code or threshold counts where the fault shows; whatever else happens is said."""
+    """Behavior: red by exit code or threshold counts where the fault shows; whatever else happens is said."""
     monkeypatch.chdir(tmp_path)
     found = seen(project(tmp_path, code, fault))
     assert (not said) == found.red, found.problem
@@ -153,7 +153,7 @@ def test_a_measure_is_seen_red_on_its_own_fault_alone(
 def test_a_measure_without_a_fault_fails_and_a_fault_without_a_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour: a new measure cannot come without its fault."""
+    """Behavior: a new measure cannot come without its fault."""
     monkeypatch.chdir(tmp_path)
     gates = project(tmp_path, CHECK, GOOD.format("bad"))
     assert "no fault is defined for it" == seen(gates.model_copy(update={"faults": ""})).problem
@@ -164,7 +164,7 @@ def test_a_measure_without_a_fault_fails_and_a_fault_without_a_measure_is_refuse
 
 @pytest.mark.tier3
 def test_thresholds_are_tried_at_the_next_floats(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Behaviour: the value and the floats beside it, each with its state; judging that is off by one is found."""
+    """Behavior: the value and the floats beside it, each with its state; judging that is off by one is found."""
     below, above = math.nextafter(90, -math.inf), math.nextafter(90, math.inf)
     assert [(below, "red"), (90, "pass"), (above, "pass")] == list(selftest.edges(">=", 90))
     assert [(below, "red"), (90, "red"), (above, "pass")] == list(selftest.edges(">", 90))
@@ -178,10 +178,24 @@ def test_thresholds_are_tried_at_the_next_floats(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.tier3
+def test_a_threshold_on_an_exit_code_is_tried_where_the_judge_reads_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Behaviour: the runner's own record of a measure is what such a threshold is judged on."""
+    monkeypatch.chdir(tmp_path)
+    gates = project(tmp_path, CHECK, GOOD.format("bad"))
+    exits = gates.thresholds[0].model_copy(update={"metric": "m.exit_code", "operator": "=="})
+    known = selftest.gates_to_test(gates.model_copy(update={"thresholds": [exits]}))[1:2]
+    assert [("m.exit_code", True, "")] == [
+        (each.name, each.red, each.problem) for each in selftest.run(known, lambda each: None)
+    ]
+
+
+@pytest.mark.tier3
 def test_a_changed_definition_is_unseen_until_it_is_tested_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Behaviour: the table holds for the definitions it was made with, and only what changed is unseen."""
+    """Behavior: the table holds for the definitions it was made with, and only what changed is unseen."""
     monkeypatch.chdir(tmp_path)
     gates = project(tmp_path, CHECK, GOOD.format("bad"))
     known = selftest.gates_to_test(gates)
@@ -201,6 +215,6 @@ def test_a_changed_definition_is_unseen_until_it_is_tested_again(
 
 @pytest.mark.tier3
 def test_every_measure_of_this_project_has_a_fault() -> None:
-    """Behaviour: a measure that is added to configs/gates.toml brings the fault that turns it red."""
+    """Behavior: a measure that is added to configs/gates.toml brings the fault that turns it red."""
     gates = load_gates()
     assert {measure.name for measure in gates.measures} == {fault.measure for fault in selftest.read_faults(gates)}

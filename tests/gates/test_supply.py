@@ -27,7 +27,7 @@ METADATA = [
 
 @pytest.mark.parametrize(("fields", "expected"), METADATA)
 def test_a_license_in_the_package_s_own_words(fields: dict[str, str], expected: str) -> None:
-    """Behaviour: the expression comes first, then classifiers, then the text's first line; nothing is guessed."""
+    """Behavior: the expression comes first, then classifiers, then the text's first line; nothing is guessed."""
     metadata = Message()
     for name, value in fields.items():
         metadata[name] = value
@@ -51,7 +51,7 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize(("expression", "allowed"), EXPRESSIONS)
 def test_each_part_of_an_expression_must_be_allowed(expression: str, allowed: bool) -> None:
-    """Behaviour: AND asks for all, OR for one; an unknown license and brackets with one are refused."""
+    """Behavior: AND asks for all, OR for one; an unknown license and brackets with one are refused."""
     assert allowed == is_allowed(expression, ["MIT", "BSD"])
 
 
@@ -64,7 +64,7 @@ def package(folder: Path, name: str, terms: str) -> Distribution:
 
 
 def test_a_license_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
-    """Behaviour: what is not allowed is named with its version; an entry in the table stands for silent metadata."""
+    """Behavior: what is not allowed is named with its version; an entry in the table stands for silent metadata."""
     found = {"good": package(tmp_path, "good", "MIT"), "bad": package(tmp_path, "bad", "GPL-3.0")}
     lines = list(refused(found, Supply(allowed=["MIT"], unhashed=[], packages=[])))
     assert ["bad 1: license 'GPL-3.0' is not allowed by configs/supply.toml"] == lines
@@ -83,7 +83,7 @@ bad==1
 
 
 def test_a_package_beside_the_lock_is_named(tmp_path: Path) -> None:
-    """Behaviour: a pin counts with a hash alone, any of several versions will do, and patterns excuse."""
+    """Behavior: a pin counts with a hash alone, any of several versions will do, and patterns excuse."""
     (tmp_path / "lock").write_text(LOCK)
     pins = read_pins(tmp_path / "lock")
     assert {"good": {"1", "2"}} == pins
@@ -96,14 +96,14 @@ def test_a_package_beside_the_lock_is_named(tmp_path: Path) -> None:
 
 
 def test_requirements_are_followed_to_their_end() -> None:
-    """Behaviour: what a package brings counts too; other systems' and unasked extras' requirements are not."""
+    """Behavior: what a package brings counts too; other systems' and unasked extras' requirements are not."""
     found, missing = installed(["jinja2>=3", "no-such-package", "other; sys_platform == 'nowhere'"])
     assert {"jinja2", "markupsafe"} == set(found)
     assert ["no-such-package"] == missing
 
 
 def test_our_own_environment_is_under_allowed_licenses() -> None:
-    """Behaviour: of all that pytest and pydantic bring here nothing is refused."""
+    """Behavior: of all that pytest and pydantic bring here nothing is refused."""
     found, _ = installed(["pytest", "pydantic", "hypothesis"])
     assert len(found) > 8
     assert [] == list(refused(found, read_supply()))
@@ -121,27 +121,27 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("output", "found"), ANSWERS)
 def test_no_answer_is_not_measured(output: str, found: list[str] | None) -> None:
-    """Behaviour: only packages that a source answered for count; without any it says so in so many words."""
+    """Behavior: only packages that a source answered for count; without any it says so in so many words."""
     known, words = read_answer(output, "no route to host")
     assert found == known
     assert (found is None) == words.startswith("not measured: no advisory source answered")
 
 
 def test_without_the_tool_it_is_not_measured() -> None:
-    """Behaviour: an interpreter that is none, or has no pip-audit, is no answer."""
+    """Behavior: an interpreter that is none, or has no pip-audit, is not an answer."""
     known, words = audit("/no/such/python")
     assert (None, True) == (known, words.startswith("not measured: /no/such/python cannot run"))
     assert (None, "not measured: no advisory source answered (it printed nothing)") == audit("false")
 
 
 def test_a_comparison_that_does_not_run_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: where deptry leaves no answer, there is none, and not an empty one."""
+    """Behavior: where deptry leaves no answer, there is none, and not an empty one."""
     monkeypatch.setattr(command.sys, "executable", "false")
     assert command.undeclared() is None
 
 
 def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: vulnerabilities are null unless measured; a missing package and a bad allow list are red."""
+    """Behavior: vulnerabilities are null unless measured; a missing package and a bad allow list are red."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "undeclared", list)
     assert 2 == command.main([])
@@ -166,7 +166,7 @@ def test_evidence_and_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_undeclared_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: deptry's findings come with file, line and rule."""
+    """Behavior: deptry's findings come with file, line and rule."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "p"\nversion = "1"\ndependencies = []\n')
     (tmp_path / "a.py").write_text("import json\nimport jinja2\n")

@@ -65,7 +65,7 @@ def write_contracts(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) 
 def test_only_what_is_proved_and_can_be_refuted_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, metric: str
 ) -> None:
-    """Behaviour: a counterexample, a precondition that nothing meets, and a contract of any body are red."""
+    """Behavior: a counterexample, a precondition that nothing meets, and a contract of any body are red."""
     assert code == symbolic.main([write_contracts(tmp_path, monkeypatch, name), "--sources", "proved_module.py"])
     metrics = read_evidence("symbolic", tmp_path / "reports" / "evidence").metrics
     assert 1 == metrics[metric].value == metrics["contracts"].value
@@ -74,7 +74,7 @@ def test_only_what_is_proved_and_can_be_refuted_passes(
 
 @pytest.mark.tier2
 def test_a_mutant_that_no_longer_applies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: text that is gone from the source is named, and never taken for a mutant that was refuted."""
+    """Behavior: text that is gone from the source is named, and never taken for a mutant that was refuted."""
     (contract,) = symbolic.collect(write_contracts(tmp_path, monkeypatch, "a_proof"))
     with pytest.raises(ValueError, match="'n // 5' occurs 0 times in proved_module, and must occur once"):
         symbolic.mutate(contract._replace(before="n // 5"))
@@ -84,7 +84,7 @@ def test_a_mutant_that_no_longer_applies_is_an_error(tmp_path: Path, monkeypatch
 def test_without_the_prover_nothing_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Behaviour: exit code 3, and a word that says so."""
+    """Behavior: exit code 3, and a word that says so."""
     monkeypatch.setattr(symbolic, "find_spec", lambda name: None)
     assert 3 == symbolic.main(["tests.contracts"])
     assert "not measured: crosshair-tool is not installed" in capsys.readouterr().out
@@ -97,7 +97,7 @@ def dies() -> None:
 
 @pytest.mark.tier2
 def test_a_process_that_gives_no_answer_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: whether it dies or does not come to an end, the contract is unproved, with the reason."""
+    """Behavior: whether it dies or does not come to an end, the contract is unproved, with the reason."""
     contract = symbolic.Contract(dies, symbolic, "", "")
     monkeypatch.setattr(symbolic, "_verdict", lambda holds, seconds: holds())
     assert ("unproved", "its process died") == symbolic.prove(contract)[1:3]
@@ -119,5 +119,5 @@ def test_a_process_that_gives_no_answer_proves_nothing(monkeypatch: pytest.Monke
     ],
 )
 def test_the_worst_of_its_messages_is_a_contracts_state(names: tuple[str, ...], state: str) -> None:
-    """Behaviour: whatever is no state of a proof is a counterexample, and no message at all is no proof."""
+    """Behavior: whatever is not a state of a proof is a counterexample, and no message at all is not a proof."""
     assert state == symbolic.worst((name, "words") for name in names)[0]

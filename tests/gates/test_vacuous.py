@@ -75,7 +75,7 @@ CLEAN = [
     ("kind", "source"), [(kind, source) for kind, sources in VACUOUS.items() for source in sources]
 )
 def test_each_kind_is_found(kind: str, source: str) -> None:
-    """Behaviour: a test that cannot fail is accused, of its kind, at its line."""
+    """Behavior: a test that cannot fail is accused, of its kind, at its line."""
     found = read_file("test_a.py", source)
     assert kind in [finding.kind for finding in found]
     assert all(1 <= finding.line <= source.count("\n") for finding in found)
@@ -84,13 +84,13 @@ def test_each_kind_is_found(kind: str, source: str) -> None:
 @pytest.mark.tier3
 @pytest.mark.parametrize("source", CLEAN)
 def test_clean_idioms_are_not_accused(source: str) -> None:
-    """Behaviour: what can fail is not accused, also where it fails through what it calls."""
+    """Behavior: what can fail is not accused, also where it fails through what it calls."""
     assert [] == read_file("test_a.py", source)
 
 
 @pytest.mark.tier3
 def test_our_own_tests_read_as_tests_that_can_fail() -> None:
-    """Behaviour: the budget is zero, over every test file of this project."""
+    """Behavior: the budget is zero, over every test file of this project."""
     files = find_tests_in(Path("tests"))
     assert len(files) > 80
     assert [] == [str(each) for path in files for each in read_file(str(path), path.read_text(encoding="utf-8"))]
@@ -176,8 +176,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.long
-def test_tests_are_asked_while_their_code_does_nothing(project: Path) -> None:
-    """Behaviour: who passes is named, who fails has noticed, who only stays silent or runs elsewhere is counted."""
+def test_tests_are_run_while_their_code_does_nothing(project: Path) -> None:
+    """Behavior: who passes is named, who fails has noticed, who only stays silent or runs elsewhere is counted."""
     found = run_stubbed(["tests"])
     assert (3, 1, 1) == (found.noticed, found.silent, found.not_run)
     assert ["test_vacuous"] == [finding.test for finding in found.findings]
@@ -213,7 +213,7 @@ def test_left():
 
 @pytest.mark.long
 def test_what_a_test_leaves_running_ends_with_the_run(project: Path) -> None:
-    """Behaviour: a process that code which does nothing never ended holds nothing afterwards."""
+    """Behavior: a process that code which does nothing never ended holds nothing afterwards."""
     (project / "tests" / "stubbed_package" / "test_left.py").write_text(LEFT)
     assert 1 == run_stubbed(["tests/stubbed_package/test_left.py"]).noticed
     with FileLock(project / "held", timeout=10):
@@ -221,16 +221,16 @@ def test_what_a_test_leaves_running_ends_with_the_run(project: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("question", [run_stubbed, collect])
-def test_tests_that_pytest_cannot_run_are_an_error(question: Callable[[list[str]], object]) -> None:
-    """Behaviour: pytest's own words are passed on."""
+@pytest.mark.parametrize("operation", [run_stubbed, collect])
+def test_tests_that_pytest_cannot_run_are_an_error(operation: Callable[[list[str]], object]) -> None:
+    """Behavior: pytest's own words are passed on."""
     with pytest.raises(RunError, match="no-such-option"):
-        question(["--no-such-option"])
+        operation(["--no-such-option"])
 
 
 @pytest.mark.tier3
-def test_all_tests_are_asked_where_no_sample_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: --run passes its words on as they are; what the tests said is counted."""
+def test_all_tests_are_run_where_no_sample_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: --run passes its words on as they are; what the tests said is counted."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test_a.py").write_text("def test_a():\n    assert f()\n")
     told: list[list[str]] = []
@@ -241,7 +241,7 @@ def test_all_tests_are_asked_where_no_sample_is_drawn(tmp_path: Path, monkeypatc
 
 @pytest.mark.tier3
 def test_a_file_that_mirrors_no_module_tests_what_it_imports() -> None:
-    """Behaviour: the module of that stem in the package, else all of the project that the file takes from."""
+    """Behavior: the module of that stem in the package, else all of the project that the file takes from."""
     here, root = sys.modules[__name__], Path(__file__).parents[2]
     for place in ("test_running.py", "vacuous/test_running.py"):
         (mirrored,) = modules_of(here, root / "tests" / "gates" / place, root)
@@ -258,7 +258,7 @@ def test_a_file_that_mirrors_no_module_tests_what_it_imports() -> None:
 
 @pytest.mark.tier3
 def test_answers_are_sorted() -> None:
-    """Behaviour: one assertion and one call make the difference between vacuous, silent and not run."""
+    """Behavior: one assertion and one call make the difference between vacuous, silent and not run."""
     shape = [("passed", 1, 1), ("passed", 1, 0), ("passed", 0, 1), ("failed", 0, 0), ("skipped", 0, 0)]
     answers = [
         {"test": f"a.py::t{i}", "line": 3, "outcome": o, "calls": c, "asserted": a} for i, (o, c, a) in enumerate(shape)
@@ -269,7 +269,7 @@ def test_answers_are_sorted() -> None:
 
 @pytest.mark.tier3
 def test_a_sample_is_the_commit_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: one commit always draws the same tests, another one others; no tests at all is red."""
+    """Behavior: one commit always draws the same tests, another one others; no tests at all is red."""
     tests = [f"test_{number}" for number in range(100)]
     first, second = sample(tests, 10, "a"), sample(tests, 10, "b")
     assert (10, first) == (len(first), sample(tests[::-1], 10, "a"))

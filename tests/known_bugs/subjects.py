@@ -77,7 +77,7 @@ def patterns() -> Subject:
 
 
 def combination() -> dict[str, Subject]:
-    """PEFT's LoRA, plain and with rank-stabilised scale, merged by its weighted combination."""
+    """PEFT's LoRA, plain and with rank-stabilized scale, merged by its weighted combination."""
     adapted = subjects.peft.adapted
     return {
         "lora": subjects.peft.combined(adapted(llama())),

@@ -23,7 +23,7 @@ def answer(**findings: str) -> Answer:
 
 @pytest.mark.tier2
 def test_every_release_is_listed_once_pinned_and_has_its_subject() -> None:
-    """Behaviour: ids are unique, each version is pinned, subjects exist, and a living bug says what shows it."""
+    """Behavior: ids are unique, each version is pinned, subjects exist, and a living bug says what shows it."""
     listed = releases()
     assert len(listed) == len({each.id for each in listed}) == 21
     for each in listed:
@@ -39,7 +39,7 @@ def test_every_release_is_listed_once_pinned_and_has_its_subject() -> None:
 
 @pytest.mark.tier2
 def test_shards_are_all_of_it_once() -> None:
-    """Behaviour: the shards of any number are the list, each release in one; a wrong shard is refused."""
+    """Behavior: the shards of any number are the list, each release in one; a wrong shard is refused."""
     listed = releases()
     for count in (1, 2, 5):
         shards = [sharded(listed, f"{number}/{count}") for number in range(1, count + 1)]
@@ -51,7 +51,7 @@ def test_shards_are_all_of_it_once() -> None:
 
 @pytest.mark.tier2
 def test_a_bug_is_what_the_other_release_does_not_show() -> None:
-    """Behaviour: a finding counts where the right release was checked and is clean; the rest is reported."""
+    """Behavior: a finding counts where the right release was checked and is clean; the rest is reported."""
     both = Result("a", answer(loss_scale="2", norms_unit="3"), answer(norms_unit="3"))
     assert {"loss.scale": "2"} == both.found(release())
     assert {} == both.found(release(shows=("loss.precision", "norms.unit")))
@@ -65,7 +65,7 @@ def test_a_bug_is_what_the_other_release_does_not_show() -> None:
 
 @pytest.mark.tier2
 def test_a_living_bug_is_what_the_list_says_of_it() -> None:
-    """Behaviour: without a right release only the findings on the list are the bug; others stand beside it."""
+    """Behavior: without a right release only the findings on the list are the bug; others stand beside it."""
     alive, result = release(right="", shows=("loss.scale",)), Result("a", answer(loss_scale="2", norms_unit="3"), None)
     assert {"loss.scale": "2"} == result.found(alive)
     assert {"norms.unit": "3"} == result.others(alive)
@@ -73,7 +73,7 @@ def test_a_living_bug_is_what_the_list_says_of_it() -> None:
 
 @pytest.mark.tier2
 def test_an_answer_without_a_verdict_is_none() -> None:
-    """Behaviour: a subject that could not run is not measured, which is no pass."""
+    """Behavior: a subject that could not run is not measured, which is not a pass."""
     finding = {"check": "subject", "message": "no module peft", "mistake": True}
     with pytest.raises(InstallError, match="no module peft"):
         read("1.0", [{"subject": "a", "findings": [finding], "passed": []}], 1.0)
@@ -83,7 +83,7 @@ def test_an_answer_without_a_verdict_is_none() -> None:
 
 @pytest.mark.tier2
 def test_nothing_that_is_ours_knows_a_case() -> None:
-    """Behaviour: no check and no ready-made subject names a release of the list, or its bug."""
+    """Behavior: no check and no ready-made subject names a release of the list, or its bug."""
     text = "".join(file.read_text(encoding="utf-8") for file in Path("verify").rglob("*.py"))
     for each in releases():
         assert each.id not in text

@@ -149,7 +149,7 @@ def clip() -> Subject:
 
 
 # ------------------------------------------------------------------------------------------- triplets, twins, classes
-def labelled(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def labeled(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Four classes of vectors, four of each."""
     y = torch.arange(16) % 4
     return torch.randn(4, 10, generator=generator)[y] + 0.5 * torch.randn(16, 10, generator=generator), y
@@ -197,7 +197,7 @@ def siamese() -> Subject:
     """Hadsell et al. 2006: pairs that are alike are drawn together, others pushed beyond a margin."""
 
     def batch(generator: torch.Generator) -> dict[str, Tensor]:
-        (x, y), order = labelled(generator), torch.randperm(16, generator=generator)
+        (x, y), order = labeled(generator), torch.randperm(16, generator=generator)
         return {"left": x, "right": x[order], "alike": (y == y[order]).float()}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -320,7 +320,7 @@ def mean_teacher() -> Subject:
     """Cross-entropy where there are labels (-1 where not), agreement with the teacher everywhere."""
 
     def batch(generator: torch.Generator) -> dict[str, Tensor]:
-        x, y = labelled(generator)
+        x, y = labeled(generator)
         return {"x": x, "y": torch.where(torch.arange(16) < 8, y, -1)}
 
     def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -352,9 +352,9 @@ SUBJECTS = {
     "simclr": simclr,
     "clip": clip,
     "triplets": lambda: Subject(
-        name="triplets", model=embedder, batch=labelled, loss=hardest_triplets, causal=False,
+        name="triplets", model=embedder, batch=labeled, loss=hardest_triplets, causal=False,
     ),
-    "supcon": lambda: Subject(name="supcon", model=embedder, batch=labelled, loss=supcon, causal=False),
+    "supcon": lambda: Subject(name="supcon", model=embedder, batch=labeled, loss=supcon, causal=False),
     "siamese": siamese,
     "moco": moco,
     "byol": byol,

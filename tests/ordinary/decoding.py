@@ -97,7 +97,7 @@ class Rotary(nn.Module):
 
 
 def rows(documents: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """One a row, padded on the right with 0; labels are one ahead."""
+    """One per row, padded on the right with 0; labels are one ahead."""
     longest = max(map(len, documents))
     ids, labels = torch.zeros(len(documents), longest, dtype=torch.long), torch.full((len(documents), longest), -100)
     for row, document in enumerate(documents):

@@ -33,7 +33,7 @@ def communities(generator: torch.Generator, nodes: int = 30) -> Graph:
 
 
 class GCNConv(nn.Module):
-    """Kipf and Welling 2017: neighbours and oneself, weighted by the roots of their degrees."""
+    """Kipf and Welling 2017: neighbors and oneself, weighted by the roots of their degrees."""
 
     def __init__(self, inp: int, out: int) -> None:
         super().__init__()

@@ -157,7 +157,7 @@ class SensorEncoder(nn.Module):
         self.value = nn.Linear(width, 1)
 
     def forward(self, series: Tensor, lengths: Tensor) -> Tensor:
-        """A number a row, from the mean over what was read."""
+        """A number per row, from the mean over what was read."""
         real = torch.arange(series.size(1), device=series.device) < lengths[:, None]
         hidden = self.body(self.inputs(series) + self.places[:, : series.size(1)], src_key_padding_mask=~real)
         pooled = (hidden * real[..., None]).sum(1) / lengths[:, None]

@@ -241,7 +241,7 @@ class ActNormFlow(nn.Module):
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Neighbouring numbers turned against each other."""
+    """Neighboring numbers turned against each other."""
     even, odd = x[..., ::2], x[..., 1::2]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 

@@ -8,7 +8,7 @@ import torch
 from andon.verify import subjects
 from andon.verify.subject import Subject
 
-# Sizes that are no powers of two and no multiples of each other.
+# Sizes that are not powers of two and not multiples of each other.
 SHAPE: dict[str, Any] = {
     "vocab_size": 67,
     "hidden_size": 48,

@@ -73,20 +73,20 @@ THIRD_PARTY = {
 
 
 def test_what_is_as_it_should_be_is_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: silence on clean code, and 20 different faults found, pass every threshold."""
+    """Behavior: silence on clean code, and 20 different faults found, pass every threshold."""
     assert [] == red("nightly", variants.publish, quiet(), tmp_path, monkeypatch)
     assert [] == red("third_party", third_party.publish, with_faults(), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("metric", NIGHTLY)
 def test_each_threshold_of_nightly_goes_red(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a bad result turns its own threshold red, and no other."""
+    """Behavior: a bad result turns its own threshold red, and no other."""
     assert [metric] == red("nightly", variants.publish, NIGHTLY[metric], tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("metric", THIRD_PARTY)
 def test_each_threshold_of_third_party_goes_red(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an alarm, or 19 faults of which one is found twice and one job that died, turn their threshold red."""
+    """Behavior: an alarm, or 19 faults of which one is found twice and one job that died, turn their threshold red."""
     assert [metric] == red("third_party", third_party.publish, THIRD_PARTY[metric], tmp_path, monkeypatch)
 
 
@@ -98,7 +98,7 @@ def test_the_bound_is_that_of_clopper_and_pearson() -> None:
 
 
 def test_tables_show_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: counts by whose code it is, alarms, and the faults that nothing found."""
+    """Behavior: counts by whose code it is, alarms, and the faults that nothing found."""
     monkeypatch.chdir(tmp_path)
     shown = tables.nightly(variants.summary([*quiet(), run("manual", finder="area.check")]))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if "|" in line]

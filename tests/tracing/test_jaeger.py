@@ -37,7 +37,7 @@ def stored(url: str, trace: str) -> list[dict[str, Any]]:
 
 @pytest.mark.skipif("JAEGER_URL" not in os.environ, reason="needs JAEGER_URL, such as http://localhost:16686")
 def test_jaeger_has_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: every span of a run is accepted, and each trace read back holds the spans of the file."""
+    """Behavior: every span of a run is accepted, and each trace read back holds the spans of the file."""
     monkeypatch.chdir(tmp_path)
     url = os.environ["JAEGER_URL"].rstrip("/")
     run(small_config(write_corpus(tmp_path / "corpus")), tmp_path / "run", quiet=True)

@@ -31,7 +31,7 @@ with open_trace(Path(sys.argv[1]), "run-1", {}) as trace:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_three_thousand_spans_survive_a_kill(tmp_path: Path) -> None:
-    """Behaviour: a run killed inside a step has lost that step and its window's root, and not one span else."""
+    """Behavior: a run killed inside a step has lost that step and its window's root, and not one span else."""
     path = tmp_path / "trace.jsonl"
     run = subprocess.run([sys.executable, "-c", KILLED, path], check=False)
     spans, torn = read_spans(path)

@@ -19,7 +19,7 @@ COMMIT = {"vcs.ref.head.revision": "abc"}
 
 
 def test_a_pipeline_is_one_trace_with_a_span_a_task(tmp_path: Path) -> None:
-    """Behaviour: what is read back are the tasks with their times below the pipeline, which spans them all."""
+    """Behavior: what is read back are the tasks with their times below the pipeline, which spans them all."""
     path = tmp_path / "trace.jsonl"
     trace = write_pipeline(path, "tier1", "failure", TASKS, COMMIT)
     root, lint, unit = read_spans(path).spans
@@ -54,7 +54,7 @@ def test_names_are_those_of_the_semantic_conventions(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_takes_it(tmp_path: Path) -> None:
-    """Behaviour: what is appended is sent by replay like any run's trace, each run once."""
+    """Behavior: what is appended is sent by replay like any run's trace, each run once."""
     path = tmp_path / "trace.jsonl"
     write_pipeline(path, "tier1", "failure", TASKS, {})
     with endpoint() as server:
@@ -65,7 +65,7 @@ def test_an_endpoint_takes_it(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path: Path) -> None:
-    """Behaviour: the line that does not fit is undone, what stood there stays, and whoever asked is told."""
+    """Behavior: the line that does not fit is undone, what stood there stays, and whoever asked is told."""
     path, usual = tmp_path / "trace.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
     write_pipeline(path, "tier1", "success", TASKS, {})
     before = path.read_bytes()

@@ -39,7 +39,7 @@ def test_a_line_of_the_specification(path: Path) -> None:
 
 
 def test_a_torn_last_line_is_left_out_and_reported(path: Path) -> None:
-    """Behaviour: cut anywhere inside its last line, the file gives the spans before it and the size of the rest."""
+    """Behavior: cut anywhere inside its last line, the file gives the spans before it and the size of the rest."""
     for kept in range(0, len(LINE), 16):
         path.write_bytes(LINE + LINE[:kept])
         spans, torn = read_spans(path)
@@ -48,20 +48,20 @@ def test_a_torn_last_line_is_left_out_and_reported(path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [b"{}\n", b"not json\n", b"[]\n", b"\n", LINE.replace(b'"name":"train.step",', b"")])
 def test_a_bad_line_is_refused_with_its_number(path: Path, bad: bytes) -> None:
-    """Behaviour: a complete line that is not OTLP JSON is an error that names file and line."""
+    """Behavior: a complete line that is not OTLP JSON is an error that names file and line."""
     path.write_bytes(LINE + bad + LINE)
     with pytest.raises(TraceError, match=r"trace\.jsonl line 2 is not OTLP JSON"):
         read_spans(path)
 
 
 def test_a_missing_file_is_refused(path: Path) -> None:
-    """Behaviour: the error names the file and why it may be missing."""
+    """Behavior: the error names the file and why it may be missing."""
     with pytest.raises(TraceError, match=r"trace\.jsonl does not exist; a run writes it unless tracing was off"):
         read_spans(path)
 
 
 def test_complete_lines_from_an_offset(path: Path) -> None:
-    """Behaviour: every complete line comes with the offset to go on from; an unfinished one does not come."""
+    """Behavior: every complete line comes with the offset to go on from; an unfinished one does not come."""
     path.write_bytes(b"one\ntwo\nthr")
     assert [(4, b"one\n"), (8, b"two\n")] == list(complete_lines(path))
     assert [(8, b"two\n")] == list(complete_lines(path, 4))
@@ -73,20 +73,20 @@ def test_complete_lines_from_an_offset(path: Path) -> None:
     [(b"one\ntwo\n", b"one\ntwo\n", 0), (b"one\nt", b"one\n", 1), (b"one", b"", 3), (b"", b"", 0)],
 )
 def test_trimming(path: Path, content: bytes, left: bytes, cut: int) -> None:
-    """Behaviour: only what follows the last newline is cut."""
+    """Behavior: only what follows the last newline is cut."""
     path.write_bytes(content)
     assert cut == trim_torn_line(path)
     assert left == path.read_bytes()
 
 
 def test_trimming_nothing(path: Path) -> None:
-    """Behaviour: a file that is not there yet needs no trimming and is not made."""
+    """Behavior: a file that is not there yet needs no trimming and is not made."""
     assert 0 == trim_torn_line(path)
     assert not path.exists()
 
 
 def test_a_line_is_on_disk_once_written(path: Path) -> None:
-    """Behaviour: nothing of a line waits in this process."""
+    """Behavior: nothing of a line waits in this process."""
     file = LineFile(path)
     for count in (1, 2):
         file.write("x" * 20_000 + "\n")

@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_layout(path: Path) -> None:
-    """Behaviour: a start, one trace per window of steps with the steps' phases below them, and an end that counts."""
+    """Behavior: a start, one trace per window of steps with the steps' phases below them, and an end that counts."""
     record(path, 5, window_steps=2)
     spans, torn = read_spans(path)
     by_id = {span.span_id: span for span in spans}
@@ -79,7 +79,7 @@ def test_layout(path: Path) -> None:
 
 
 def test_links_chain_the_windows(path: Path) -> None:
-    """Behaviour: each window links to the run's start and to the window before it, and the end to the last."""
+    """Behavior: each window links to the run's start and to the window before it, and the end to the last."""
     record(path, 4, window_steps=2)
     spans, _ = read_spans(path)
     start, first, second, end = (
@@ -94,7 +94,7 @@ def test_links_chain_the_windows(path: Path) -> None:
 
 
 def test_spans_beside_steps_stay_in_their_window(path: Path) -> None:
-    """Behaviour: validation after a window's last step belongs to that window, not to the next."""
+    """Behavior: validation after a window's last step belongs to that window, not to the next."""
     with open_trace(path, "run-1", {}, window_steps=2) as trace:
         for step in steps(trace, 1, 3):
             if step == 2:
@@ -107,7 +107,7 @@ def test_spans_beside_steps_stay_in_their_window(path: Path) -> None:
 
 
 def test_times_are_real(path: Path) -> None:
-    """Behaviour: a span begins and ends when its block did, on the machine's clock, and within its parent."""
+    """Behavior: a span begins and ends when its block did, on the machine's clock, and within its parent."""
     with open_trace(path, "run-1", {}) as trace, trace.span("train.step", step=1):
         before = time.time_ns()
         with trace.span("forward"):
@@ -124,7 +124,7 @@ def test_times_are_real(path: Path) -> None:
 
 
 def test_a_finished_step_is_on_disk_before_the_next(path: Path) -> None:
-    """Behaviour: after each step the file holds all its spans, in one more line."""
+    """Behavior: after each step the file holds all its spans, in one more line."""
     with open_trace(path, "run-1", {}) as trace:
         for step in steps(trace, 1, 3):
             spans, torn = read_spans(path)
@@ -161,7 +161,7 @@ def test_names_follow_the_semantic_conventions(path: Path) -> None:
 
 
 def test_nothing_private_is_recorded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: neither the environment, nor an exception's text, nor an absolute path reaches the file."""
+    """Behavior: neither the environment, nor an exception's text, nor an absolute path reaches the file."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "secret.key=hunter2")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "hunter2")
     with (
@@ -178,7 +178,7 @@ def test_nothing_private_is_recorded(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_failing_step_is_marked(path: Path) -> None:
-    """Behaviour: what raised, its window and the run's end carry the error's type; the error passes through."""
+    """Behavior: what raised, its window and the run's end carry the error's type; the error passes through."""
     with (
         pytest.raises(ZeroDivisionError),
         open_trace(path, "run-1", {}) as trace,
@@ -192,7 +192,7 @@ def test_a_failing_step_is_marked(path: Path) -> None:
 
 
 def test_two_traces_do_not_mix(tmp_path: Path) -> None:
-    """Behaviour: two runs recorded side by side, one span opened inside the other's, each have a file of their own."""
+    """Behavior: two runs recorded side by side, one span opened inside the other's, each have a file of their own."""
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     with (
         open_trace(one, "one", {}) as first,
@@ -213,14 +213,14 @@ def test_two_traces_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_the_global_tracer_provider_is_left_alone(path: Path) -> None:
-    """Behaviour: a program's own OpenTelemetry set-up is neither used nor replaced."""
+    """Behavior: a program's own OpenTelemetry set-up is neither used nor replaced."""
     before = global_trace._TRACER_PROVIDER
     record(path, 1)
     assert before is global_trace._TRACER_PROVIDER
 
 
 def test_recording_draws_nothing_from_the_seeded_generator(tmp_path: Path) -> None:
-    """Behaviour: ids do not come from `random`, so training draws the same numbers and equal seeds share no id."""
+    """Behavior: ids do not come from `random`, so training draws the same numbers and equal seeds share no id."""
     ids = []
     for name in ("one", "two"):
         random.seed(0)
@@ -233,7 +233,7 @@ def test_recording_draws_nothing_from_the_seeded_generator(tmp_path: Path) -> No
 
 
 def test_a_resumed_run_appends(path: Path) -> None:
-    """Behaviour: the second session leaves the first one's lines as they are and adds its own under the same run."""
+    """Behavior: the second session leaves the first one's lines as they are and adds its own under the same run."""
     record(path, 2)
     first = path.read_bytes()
     trace = record(path, 1)
@@ -245,7 +245,7 @@ def test_a_resumed_run_appends(path: Path) -> None:
 
 
 def test_a_torn_line_is_cut_off_and_said(path: Path) -> None:
-    """Behaviour: a line the last session did not finish does not swallow the next session's first."""
+    """Behavior: a line the last session did not finish does not swallow the next session's first."""
     record(path, 1)
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"resourceSpans":[{"reso')
@@ -257,7 +257,7 @@ def test_a_torn_line_is_cut_off_and_said(path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_trace_and_not_the_run(path: Path) -> None:
-    """Behaviour: the file keeps whole lines only, the run goes on, and what is missing is counted."""
+    """Behavior: the file keeps whole lines only, the run goes on, and what is missing is counted."""
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))  # stands in for a full disk
     try:
@@ -274,7 +274,7 @@ def test_a_full_disk_ends_the_trace_and_not_the_run(path: Path) -> None:
 
 
 def test_live_delivery(path: Path) -> None:
-    """Behaviour: with an endpoint named, all spans arrive there as they are written, and a replay has nothing left."""
+    """Behavior: with an endpoint named, all spans arrive there as they are written, and a replay has nothing left."""
     with endpoint() as server:
         trace = record(path, 3, otlp=server.url)
         assert read_spans(path).spans == server.spans
@@ -283,7 +283,7 @@ def test_live_delivery(path: Path) -> None:
 
 
 def test_a_dead_endpoint_costs_nothing_and_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an endpoint that takes connections and never answers holds the run's end for CLOSE_SECONDS only."""
+    """Behavior: an endpoint that takes connections and never answers holds the run's end for CLOSE_SECONDS only."""
     monkeypatch.setattr(send, "CLOSE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -298,7 +298,7 @@ def test_a_dead_endpoint_costs_nothing_and_is_said(path: Path, monkeypatch: pyte
 
 
 def test_an_endpoint_that_refuses_is_said_and_made_up_for(path: Path) -> None:
-    """Behaviour: what did not arrive is counted with the reason, and a replay delivers exactly that."""
+    """Behavior: what did not arrive is counted with the reason, and a replay delivers exactly that."""
     with endpoint() as server:
         server.fail_after = 2
         trace = record(path, 3, otlp=server.url)
@@ -312,7 +312,7 @@ def test_an_endpoint_that_refuses_is_said_and_made_up_for(path: Path) -> None:
 
 
 def test_spans_that_an_endpoint_rejects_are_said(path: Path) -> None:
-    """Behaviour: how many, whose endpoint, and its reason."""
+    """Behavior: how many, whose endpoint, and its reason."""
     with endpoint() as server:
         server.answer = b'{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}'
         (note,) = record(path, 1, otlp=server.url).notes
@@ -320,7 +320,7 @@ def test_spans_that_an_endpoint_rejects_are_said(path: Path) -> None:
 
 
 def test_damaged_notes_of_what_was_sent_are_said(path: Path) -> None:
-    """Behaviour: the run ends well, and its note names the file."""
+    """Behavior: the run ends well, and its note names the file."""
     with endpoint() as server:
         sent_file(path).write_text("no notes")
         (note,) = record(path, 1, otlp=server.url).notes
@@ -329,14 +329,14 @@ def test_damaged_notes_of_what_was_sent_are_said(path: Path) -> None:
 
 
 def test_a_bad_address_is_refused_before_anything_is_written(path: Path) -> None:
-    """Behaviour: `otlp` without http:// is one clear error, and no file appears."""
+    """Behavior: `otlp` without http:// is one clear error, and no file appears."""
     with pytest.raises(TraceError, match=r"otlp='localhost:4318' is not an http\(s\) address"):
         record(path, 1, otlp="localhost:4318")
     assert not path.exists()
 
 
 def test_the_sender_ends_with_the_trace(path: Path) -> None:
-    """Behaviour: no thread is left behind after a delivered run."""
+    """Behavior: no thread is left behind after a delivered run."""
     with endpoint() as server:
         record(path, 1, otlp=server.url)
     assert "otlp-sender" not in {thread.name for thread in threading.enumerate()}

@@ -50,7 +50,7 @@ def server() -> Generator[Endpoint, None, None]:
 
 
 def test_every_line_is_posted_as_recorded(path: Path, server: Endpoint) -> None:
-    """Behaviour: each line goes to /v1/traces as JSON, byte for byte, in order; the count is of spans."""
+    """Behavior: each line goes to /v1/traces as JSON, byte for byte, in order; the count is of spans."""
     heard: list[int] = []
     assert Delivery(4, 0) == replay(path, server.url, progress=heard.append)
     assert LINES == server.lines
@@ -61,14 +61,14 @@ def test_every_line_is_posted_as_recorded(path: Path, server: Endpoint) -> None:
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1/traces", "/v1/traces/"])
 def test_the_address_may_name_the_path(path: Path, server: Endpoint, ending: str) -> None:
-    """Behaviour: an endpoint's address is the same with /v1/traces and without, also for what was sent before."""
+    """Behavior: an endpoint's address is the same with /v1/traces and without, also for what was sent before."""
     assert 4 == replay(path, server.url + ending).accepted
     assert ["/v1/traces"] * 3 == server.paths
     assert 0 == replay(path, server.url).accepted
 
 
 def test_nothing_is_sent_twice_unless_asked(path: Path, server: Endpoint) -> None:
-    """Behaviour: a second replay sends only what was recorded since; `again` sends everything."""
+    """Behavior: a second replay sends only what was recorded since; `again` sends everything."""
     replay(path, server.url)
     assert Delivery(0, 0) == replay(path, server.url)
     with path.open("ab") as file:
@@ -79,7 +79,7 @@ def test_nothing_is_sent_twice_unless_asked(path: Path, server: Endpoint) -> Non
 
 
 def test_each_endpoint_has_its_own_place(path: Path, server: Endpoint) -> None:
-    """Behaviour: what one endpoint took is still waiting for another."""
+    """Behavior: what one endpoint took is still waiting for another."""
     with running() as other:
         replay(path, server.url)
         assert (0, 4) == (undelivered(path, server.url), undelivered(path, other.url))
@@ -88,7 +88,7 @@ def test_each_endpoint_has_its_own_place(path: Path, server: Endpoint) -> None:
 
 
 def test_an_interrupted_replay_goes_on_where_it_stopped(path: Path, server: Endpoint) -> None:
-    """Behaviour: the endpoint's refusal is an error with its words; the next replay sends the rest alone."""
+    """Behavior: the endpoint's refusal is an error with its words; the next replay sends the rest alone."""
     server.fail_after = 1
     with pytest.raises(TraceError, match="answered HTTP 503 Service Unavailable: come back later"):
         replay(path, server.url)
@@ -117,8 +117,8 @@ def test_an_empty_answer_in_protobuf(path: Path, server: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"<!doctype html>", b"", b"[]", b'{"partialSuccess":{"rejectedSpans":"?"}}'])
-def test_what_is_no_otlp_endpoint(path: Path, server: Endpoint, answer: bytes) -> None:
-    """Behaviour: status 200 with anything but OTLP's answer is refused, and nothing counts as sent."""
+def test_what_is_not_an_otlp_endpoint(path: Path, server: Endpoint, answer: bytes) -> None:
+    """Behavior: status 200 with anything but OTLP's answer is refused, and nothing counts as sent."""
     server.answer = answer
     with pytest.raises(TraceError, match="is not an OTLP endpoint"):
         replay(path, server.url)
@@ -127,7 +127,7 @@ def test_what_is_no_otlp_endpoint(path: Path, server: Endpoint, answer: bytes) -
 
 @pytest.mark.parametrize("status", [302, 400, 404, 500])
 def test_any_other_status_is_an_error(path: Path, server: Endpoint, status: int) -> None:
-    """Behaviour: neither a redirect nor an error status passes for success."""
+    """Behavior: neither a redirect nor an error status passes for success."""
     server.status = status
     with pytest.raises(TraceError, match=f"/v1/traces answered HTTP {status}"):
         replay(path, server.url)
@@ -135,7 +135,7 @@ def test_any_other_status_is_an_error(path: Path, server: Endpoint, status: int)
 
 
 def test_an_endpoint_that_is_not_there(path: Path) -> None:
-    """Behaviour: the error names the address and what to do."""
+    """Behavior: the error names the address and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as socket_:
         port = socket_.getsockname()[1]
     with pytest.raises(TraceError, match=rf"127.0.0.1:{port}/v1/traces cannot be reached .*; start it"):
@@ -143,8 +143,8 @@ def test_an_endpoint_that_is_not_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:4318", "ftp://localhost", "http://", "file:///etc/passwd", ""])
-def test_what_is_no_address(path: Path, url: str) -> None:
-    """Behaviour: only http(s) addresses with a host are posted to."""
+def test_what_is_not_an_address(path: Path, url: str) -> None:
+    """Behavior: only http(s) addresses with a host are posted to."""
     with pytest.raises(TraceError, match=r"is not an http\(s\) address"):
         replay(path, url)
 
@@ -160,13 +160,13 @@ def test_headers_of_the_users_environment(path: Path, server: Endpoint, monkeypa
 def test_this_machine_is_reached_without_the_proxy(
     path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour: a proxy set for the outside world is not asked about a port of this machine."""
+    """Behavior: a proxy set for the outside world is not asked about a port of this machine."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert 4 == replay(path, server.url).accepted
 
 
 def test_an_unfinished_line_waits(path: Path, server: Endpoint) -> None:
-    """Behaviour: a line still being written is not sent; once whole it is."""
+    """Behavior: a line still being written is not sent; once whole it is."""
     path.write_bytes(LINES[0] + LINES[1][:50])
     assert 1 == replay(path, server.url).accepted
     path.write_bytes(LINES[0] + LINES[1])
@@ -183,14 +183,14 @@ def test_an_unfinished_line_waits(path: Path, server: Endpoint) -> None:
     ],
 )
 def test_damaged_notes_are_refused(path: Path, notes: str, message: str) -> None:
-    """Behaviour: a note of what was sent that cannot be true names its file and the way out."""
+    """Behavior: a note of what was sent that cannot be true names its file and the way out."""
     sent_file(path).write_text(notes)
     with pytest.raises(TraceError, match=rf"trace\.jsonl\.sent\.json.*{message}"):
         replay(path, "http://127.0.0.1:4318")
 
 
 def test_a_note_without_its_trace_is_refused(path: Path) -> None:
-    """Behaviour: where the trace is gone, a note of what was sent of it names the way out, and nothing is counted."""
+    """Behavior: where the trace is gone, a note of what was sent of it names the way out, and nothing is counted."""
     sent_file(path).write_text('{"http://127.0.0.1:4318/v1/traces": 7}')
     path.unlink()
     with pytest.raises(TraceError, match="7 bytes were sent, beyond the end"):
@@ -200,11 +200,11 @@ def test_a_note_without_its_trace_is_refused(path: Path) -> None:
 
 
 def test_spans_are_counted_by_key_and_not_by_text() -> None:
-    """Behaviour: a name that looks like the key counts once, as the span it names."""
+    """Behavior: a name that looks like the key counts once, as the span it names."""
     assert [1, 2] == [count_spans(line('"startTimeUnixNano":')), count_spans(LINES[1])]
 
 
 def test_a_trace_that_is_not_there_is_named(path: Path) -> None:
-    """Behaviour: the message says what would have written it."""
+    """Behavior: the message says what would have written it."""
     with pytest.raises(TraceError, match=r"none\.jsonl does not exist; a run writes it unless tracing was off"):
         replay(path.with_name("none.jsonl"), "http://localhost:4318")

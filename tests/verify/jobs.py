@@ -10,7 +10,7 @@ from andon.verify.faults.inject import Fault, inject
 
 
 def answer(fault: Fault | None, wish: str) -> object:
-    """What the house's rooms answer; otherwise this process dies, hangs, raises, injects too late, or leaves a file."""
+    """What the module answers; otherwise this process dies, hangs, raises, injects too late, or leaves a file."""
     del fault
     if wish == "die":
         os._exit(7)
@@ -22,4 +22,4 @@ def answer(fault: Fault | None, wish: str) -> object:
         raise ValueError("as planned")
     if wish == "twice":
         inject(Fault("late", "area", "pattern", "", "", inject.__module__, "0.0", "1.0"))
-    return importlib.import_module("house.rooms").answer()
+    return importlib.import_module("package.module").answer()

@@ -1,4 +1,4 @@
-"""Clean training code of several habits, for checks to pass and for bugs to be planted into by exchange of text.
+"""Clean training code of several habits, for checks to pass and for bugs to be injected into by exchange of text.
 
 A script in the manner of nanoGPT, a trainer class in Hugging Face's, a loop that accumulates in Lightning's, a LoRA and
 a block quantizer. Legend: B batch, T time, D width, V vocab.

@@ -35,7 +35,7 @@ def told(_: object) -> None:
 
 
 def test_a_docstring_is_taken_apart() -> None:
-    """Behaviour: paragraphs become one line each, and the example keeps its lines and loses its indentation."""
+    """Behavior: paragraphs become one line each, and the example keeps its lines and loses its indentation."""
     wrong = "# wrong: one short\nfor i in range(n - 1):\n    total += x[i]"
     right = "# right\nfor i in range(n):\n    total += x[i]"
     assert (
@@ -50,7 +50,7 @@ def test_a_docstring_is_taken_apart() -> None:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_a_docstring_has_its_parts(check: Check) -> None:
-    """Behaviour: a check says what is true, why a fault is silent and where to look, and shows one, and it mended."""
+    """Behavior: a check says what is true, why a fault is silent and where to look, and shows one, and it mended."""
     about = runner.explain(check)
     assert all((about.title, about.silent, about.look, about.example))
     wrong, found, right = about.example.partition("\n\n# right")

@@ -37,14 +37,14 @@ def answers(*outcomes: Outcome) -> Generator[Outcome]:
     ids=["by a check", "by parity", "unfound", "not live", "not applicable", "killed"],
 )
 def test_a_fault_is_judged_by_what_its_process_sent(outcome: Outcome, state: str, way: str) -> None:
-    """Behaviour: found counts only where the fault is live, and parity with a reference is told apart."""
+    """Behavior: found counts only where the fault is live, and parity with a reference is told apart."""
     row = judged(BLANK, outcome)
     assert (state, way) == (row.state, row.way)
 
 
 @pytest.mark.tier1
 def test_a_check_that_alarms_without_the_fault_has_found_nothing() -> None:
-    """Behaviour: a finding that the clean subject gives too becomes an error that names the check."""
+    """Behavior: a finding that the clean subject gives too becomes an error that names the check."""
     row = Row("a", "shapes", "historical", "x", state=FOUND, way=CHECK, checks=("shapes.count",), subject="llama")
     rows = {0: row}
     drop_false_alarms(rows, "t:S", lambda work, jobs: answers(Outcome(0, [SEEN], "", 1.0)), lambda row: None)
@@ -58,7 +58,7 @@ def test_a_check_that_alarms_without_the_fault_has_found_nothing() -> None:
     ids=["red with the fault", "green with the fault", "red without"],
 )
 def test_a_unit_test_finds_what_it_is_red_with_and_green_without(injected: bool, clean: bool, state: str) -> None:
-    """Behaviour: the test runs with and without the fault; red without it, it says nothing."""
+    """Behavior: the test runs with and without the fault; red without it, it says nothing."""
     rows = {0: BLANK}
     outcomes = (Outcome(0, injected, "", 1.0), Outcome(1, clean, "", 1.0))
     noted: list[Row] = []
@@ -69,7 +69,7 @@ def test_a_unit_test_finds_what_it_is_red_with_and_green_without(injected: bool,
 
 @pytest.mark.tier2
 def test_a_subject_that_cannot_run_ends_the_evaluation() -> None:
-    """Behaviour: the message names the target, the subject and what its process said."""
+    """Behavior: the message names the target, the subject and what its process said."""
     dead = Outcome(0, None, "killed: longer than 90 s", 90.0)
     with pytest.raises(SubjectError, match=r"small cannot be run: killed: longer"):
         list(
@@ -85,7 +85,7 @@ def test_a_subject_that_cannot_run_ends_the_evaluation() -> None:
 
 @pytest.mark.long
 def test_a_subject_is_evaluated_by_faults_that_fit_it() -> None:
-    """Behaviour: each fault has a row, noted as it is known: found by a check, or not applicable."""
+    """Behavior: each fault has a row, noted as it is known: found by a check, or not applicable."""
     faults = [fault for fault in GENERIC_FAULTS if fault.id in ("future-leak", "resume-one-late")]
     noted: list[Row] = []
     rows = evaluate("tests.verify.small:small", faults, workers=1, note=noted.append)
@@ -95,6 +95,6 @@ def test_a_subject_is_evaluated_by_faults_that_fit_it() -> None:
 
 @pytest.mark.tier1
 def test_generic_faults_have_names_of_their_own() -> None:
-    """Behaviour: at least 25, none twice, each with an area and what it does."""
+    """Behavior: at least 25, none twice, each with an area and what it does."""
     assert 25 <= len(GENERIC_FAULTS) == len({fault.id for fault in GENERIC_FAULTS})
     assert all(fault.area and fault.what for fault in GENERIC_FAULTS)

@@ -15,7 +15,7 @@ from andon.verify.faults.jobs import run_jobs
 from andon.verify.observation.fingerprint import Fingerprint, changes, fingerprint
 from andon.verify.subject import Quantizer, Subject
 from tests.subjects import SUBJECTS
-from tests.verify import loops, strangers
+from tests.verify import foreign_models, loops
 from tests.verify.checks.test_odd_training import adapted, add, merge, plainly, stepping
 from tests.verify.small import small
 
@@ -26,7 +26,7 @@ RARE = {"labels-ignored-counted", "dropout-in-eval"}  # show only where somethin
 
 @pytest.mark.tier3
 def test_the_same_subject_shows_nothing() -> None:
-    """Behaviour: what is seen of a subject is the same each time, and of another it is not."""
+    """Behavior: what is seen of a subject is the same each time, and of another it is not."""
     assert [] == changes(small(), fingerprint(small()))
     changed = replace(small(), loss=lambda model, batch: 1.01 * small().loss(model, batch))
     assert changes(changed, fingerprint(small()))
@@ -37,7 +37,7 @@ def test_the_same_subject_shows_nothing() -> None:
     "name", [fault.id for fault in GENERIC_FAULTS if fault.factory in ALWAYS and fault.id not in RARE]
 )
 def test_a_fault_of_what_every_subject_has_is_live(name: str) -> None:
-    """Behaviour: injected into a small subject, something that can be seen of it differs."""
+    """Behavior: injected into a small subject, something that can be seen of it differs."""
     injected = BY_ID[name].inject(small())
     assert injected
     assert changes(injected, fingerprint(small()))
@@ -46,7 +46,7 @@ def test_a_fault_of_what_every_subject_has_is_live(name: str) -> None:
 @pytest.mark.tier3
 @pytest.mark.parametrize(("name", "finder"), PARITY.items())
 def test_parity_with_a_reference_sees_it(name: str, finder: str) -> None:
-    """Behaviour: around our core, which has a reference, the check of parity is silent, then finds the fault."""
+    """Behavior: around our core, which has a reference, the check of parity is silent, then finds the fault."""
     clean = SUBJECTS["llama"]()
     injected = BY_ID[name].inject(clean)
     assert injected
@@ -54,7 +54,7 @@ def test_parity_with_a_reference_sees_it(name: str, finder: str) -> None:
     assert [finder] == [finding.check for finding in check(injected, only=(finder,)).findings]
 
 
-MADE = {"loops": loops.script, "packed": strangers.packing}
+MADE = {"loops": loops.script, "packed": foreign_models.packing}
 
 
 def owner(fault: GenericFault) -> str:
@@ -73,7 +73,7 @@ def clean() -> dict[str, dict[str, Fingerprint]]:
     "fault", [fault for fault in GENERIC_FAULTS if fault.factory not in ALWAYS], ids=lambda each: each.id
 )
 def test_a_fault_of_a_factory_is_live(fault: GenericFault, clean: dict[str, dict[str, Fingerprint]]) -> None:
-    """Behaviour: injected into a subject that has the factory, something that can be seen of it differs."""
+    """Behavior: injected into a subject that has the factory, something that can be seen of it differs."""
     injected = fault.inject(MADE[owner(fault)]())
     assert injected
     assert changes(injected, clean[owner(fault)])
@@ -96,7 +96,7 @@ def test_a_fault_of_a_factory_is_live(fault: GenericFault, clean: dict[str, dict
     ids=["adapters", "merge", "configuration", "quantizer", "momentum"],
 )
 def test_what_a_subject_lacks_is_not_seen(made: Callable[[], Subject], seen: str, unseen: str) -> None:
-    """Behaviour: a fingerprint has what the subject has, and nothing was raised for want of the rest."""
+    """Behavior: a fingerprint has what the subject has, and nothing was raised for want of the rest."""
     found = fingerprint(made())
     assert seen in found
     assert unseen not in found
@@ -118,7 +118,7 @@ class Momentum(torch.optim.SGD):
 
 @pytest.mark.long
 def test_a_generic_fault_is_detected() -> None:
-    """Behaviour: what differs and who finds it is told; a subject without the factory says what it needs."""
+    """Behavior: what differs and who finds it is told; a subject without the factory says what it needs."""
     task = Task("tests.verify.small:small", ("small",), {"small": fingerprint(small())}, generic="loss-scaled")
     result = detect(None, task)
     assert result.live[0].startswith("small: ")
@@ -130,7 +130,7 @@ def test_a_generic_fault_is_detected() -> None:
 
 @pytest.mark.long
 def test_a_unit_test_is_green_red_or_cannot_be_run(tmp_path: Path) -> None:
-    """Behaviour: a job runs a test in its process and says whether it is red; no test at all is an error."""
+    """Behavior: a job runs a test in its process and says whether it is red; no test at all is an error."""
     written = {"green": "def test_it():\n    pass\n", "red": "def test_it():\n    assert False\n", "none": ""}
     for name, text in written.items():
         (tmp_path / f"test_{name}.py").write_text(text, encoding="utf-8")
@@ -142,6 +142,6 @@ def test_a_unit_test_is_green_red_or_cannot_be_run(tmp_path: Path) -> None:
 
 @pytest.mark.tier1
 def test_a_fault_without_its_factory_is_not_injected() -> None:
-    """Behaviour: what a subject lacks cannot be wrong; what it has can."""
+    """Behavior: what a subject lacks cannot be wrong; what it has can."""
     assert all(fault.inject(small()) for fault in GENERIC_FAULTS if fault.factory in ALWAYS)
     assert all(fault.inject(small()) is None for fault in GENERIC_FAULTS if fault.factory == "resume")

@@ -30,7 +30,7 @@ class Deep(Small):
 @pytest.mark.parametrize(("blocks", "times"), [(2, 1), (8, 1), (32, 2), (128, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rounding_adds_up_over_blocks(blocks: int, times: float, dtype: torch.dtype) -> None:
-    """Behaviour: shallow models have the dtype's tolerance, deeper ones one that grows as the root of their blocks."""
+    """Behavior: shallow models have the dtype's tolerance, deeper ones one that grows as the root of their blocks."""
     data, model = batch(torch.Generator()), Deep(blocks, dtype)
     assert ROUNDING[dtype] == coarsest_eps(small(), model, data)
     assert times * ROUNDING[dtype] == pytest.approx(rounding_tolerance(small(), model, data))

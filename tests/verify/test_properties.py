@@ -92,7 +92,7 @@ def making(shape: dict[str, Any]) -> Callable[[], Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_property_holds(name: str) -> None:
-    """Behaviour: the check finds nothing on any shape, and applied to some."""
+    """Behavior: the check finds nothing on any shape, and applied to some."""
     passed = []
     dtypes = (torch.bfloat16,) if name in HALVES else (torch.float32, torch.float64)
 
@@ -108,6 +108,6 @@ def test_the_property_holds(name: str) -> None:
 
 
 def test_forty_properties_have_each_found_a_fault() -> None:
-    """Behaviour: no property stands here that has never been red."""
+    """Behavior: no property stands here that has never been red."""
     assert len(NAMES) >= 40
     assert [] == [name for name in NAMES if name not in finders()]

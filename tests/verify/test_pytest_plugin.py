@@ -46,24 +46,25 @@ def test_lacking(check):
 
 @pytest.mark.tier3
 def test_each_check_is_a_test(tmp_path: Path) -> None:
-    """Behaviour: one fails with the finding alone, one is skipped with its reason, and the summary says how many."""
+    """Behavior: one fails with the finding alone, one is skipped with its reason, and the summary says how many."""
     (tmp_path / "test_mine.py").write_text(TESTS)
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "pytest", "-rfs", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "300"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert 1 == done.returncode, done.stdout
     assert "test_training[leaks-attention.causality]" in done.stdout
     assert "FOUND attention.causality" in done.stdout
+    assert "[leaks-attention.causality] - Failed: attention.causality: changing the tokens from " in done.stdout
     assert "Traceback" not in done.stdout
     assert "ignored: a prefix model" in done.stdout
     assert "1 failed, 4 passed, 3 skipped" in done.stdout
-    assert "andon: 5 checked, 1 not run (ignored), 2 need: loop, resume" in done.stdout
+    assert "andon: 5 checked, 1 not run (ignored), 2 not applicable: loop unlocks 2, resume 2" in done.stdout
 
 
 @pytest.mark.tier2
 def test_a_misspelled_name_is_refused_where_the_test_is_made() -> None:
-    """Behaviour: what is to be ignored, or alone to be run, is a check or an area; as for `check`."""
+    """Behavior: what is to be ignored, or alone to be run, is a check or an area; as for `check`."""
     for wrong in ({"ignore": {"atention": "why"}}, {"only": ("atention",)}):
-        with pytest.raises(UnknownCheckError, match="'atention' is not a check; closest: "):
+        with pytest.raises(UnknownCheckError, match="'atention' is neither a check nor an area; closest: "):
             parametrize(small(), **wrong)  # ty: ignore[invalid-argument-type]

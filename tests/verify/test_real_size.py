@@ -27,7 +27,7 @@ def subject() -> Subject:
 
 
 def test_a_published_model_is_clean_within_ten_minutes(subject: Subject) -> None:
-    """Behaviour: every applicable check passes, each announced before it runs, in less than ten minutes in all."""
+    """Behavior: every applicable check passes, each announced before it runs, in less than ten minutes in all."""
     announced: list[str] = []
     report = check(subject, progress=lambda done, total, name: announced.append(name))
     assert () == report.findings
@@ -38,7 +38,7 @@ def test_a_published_model_is_clean_within_ten_minutes(subject: Subject) -> None
 
 
 def test_a_budget_is_respected_inside_a_check(subject: Subject) -> None:
-    """Behaviour: the check that is at work ends soon after the budget, is named, and that is no pass."""
+    """Behavior: the check that is at work ends soon after the budget, is named, and that is not a pass."""
     report = check(subject, only=["gradients.parameters"], budget=BUDGETED)
     assert report.seconds < BUDGETED + SLOWEST
     assert {"gradients.parameters": UNFINISHED} == report.not_run

@@ -22,54 +22,97 @@ REPORT = Report(
     "llama",
     (FINDING,),
     tuple(f"area.check_{index}" for index in range(20)),
-    {f"resume.check_{index}": "loop and resume" for index in range(3)} | {"data.epoch": "epoch"},
+    {f"resume.check_{index}": "loop and resume" for index in range(3)}
+    | {
+        "data.epochs": "epoch_batches",
+        "adapters.merge": "adapters",
+        "dtypes.loss": "a model in bfloat16, float16 or so",
+    },
     {"loss.label_shift": BUDGET},
-    {"gradients.parameters": "in torch.float32: errors below 1e-04 of a gradient are not seen"},
+    {"gradients.parameters": "in torch.float32: smallest gradient error that can be detected: 1e-04"},
     3.25,
     {"attention.causality": 0.25},
 )
 
 
 def test_the_first_line_says_how_much_applied() -> None:
-    """Behaviour: checked, not run, and what the rest needs, before anything else."""
-    first, second = render_text(REPORT).splitlines()[:2]
-    assert "21 checked, 1 not run (budget), 4 need: loop, resume, epoch" == first
+    """Behavior: checked, not run, and what the rest needs, before anything else."""
+    first, second = " ".join(render_text(REPORT).splitlines()[:2]), render_text(REPORT).splitlines()[2]
+    assert (
+        "21 checked, 1 not run (budget), 6 not applicable: loop unlocks 3, resume 3, epoch_batches 1, adapters 1"
+        == first
+    )
     assert "llama: 1 finding (3.2 s)" == second
 
 
 def test_lines_fit_a_terminal() -> None:
-    """Behaviour: no line is longer than 100 columns, and what was found stands in full."""
+    """Behavior: no line is longer than 100 columns, and what was found stands in full."""
     text = render_text(REPORT)
     assert max(map(len, text.splitlines())) <= 100
     assert FINDING.message in " ".join(text.split())
     assert "FOUND attention.causality: No logit depends on a later token." in text
     for part in (
-        FINDING.silent,
-        FINDING.look,
-        "errors below 1e-04",
+        FINDING.silent.removeprefix("Silent "),
+        FINDING.look.removeprefix("Look "),
+        "detected: 1e-04",
         "area.check_19",
-        "loop and resume: resume.check_0",
+        "a model in bfloat16, float16 or so: dtypes.loss",
     ):
         assert " ".join(part.split()) in " ".join(text.split())
 
 
+def test_each_lacking_part_has_one_row() -> None:
+    """Behavior: parts stand in rows, most checks first; what fine-tuning adds in one line; then other reasons."""
+    rows = [line[12:] for line in render_text(REPORT).splitlines() if line.startswith(("needs  ", " " * 12))]
+    starts = ["loop (3) ", "resume (3) ", "epoch_batches (1) ", "fine-tuning ", "other code "]
+    assert [start for start in starts if any(row.startswith(start) for row in rows)] == starts
+    assert "resume 3" in rows[[row.startswith("loop") for row in rows].index(True)]
+
+
+def test_a_caveat_is_a_line_of_its_own() -> None:
+    """Behavior: what else is to be said of a check stands under its own label, and no label's word comes twice."""
+    text = render_text(Report("s", (FINDING._replace(detail="Windows count their own."),)))
+    assert "  detail    Windows count their own.\n  silent    because the loss" in text
+    assert "  look      at the mask's diagonal." in text
+
+
+def test_a_long_headline_is_wrapped_whole() -> None:
+    """Behavior: parts are counted by field, also where a reason names several; none is cut at the width."""
+    reasons = ["train_step or loop", "hyperparameters['grad_clip']", "a setting in `config_alternatives`", "configure"]
+    reasons += [
+        "validation_batches",
+        "encode_instruction",
+        "reference_logits",
+        "cached_logits",
+        "a causal model, or not",
+    ]
+    report = Report("s", not_applicable={f"area.check_{place}": text for place, text in enumerate(reasons)})
+    first = render_text(report).partition("\ns: ")[0]
+    assert "9 not applicable: train_step unlocks 1, loop 1, hyperparameters 1, config_alternatives 1" in report.headline
+    assert report.headline == first.replace("\n", " ")
+    assert "..." not in first
+    assert "causal" not in first
+
+
 def test_quiet_leaves_out_what_is_well() -> None:
-    """Behaviour: the answer, findings, what was not run and notes stay; lists of what passed go."""
+    """Behavior: the answer, findings and what was not run stay; what passed, its notes and what is needed go."""
     text = render_text(REPORT, quiet=True)
     assert "area.check_0" not in text
+    assert "can be detected" not in text
+    assert "resume (3)" not in text
     assert "FOUND" in text
     assert "loss.label_shift" in text
 
 
-def test_a_mistake_is_no_finding_about_the_code() -> None:
-    """Behaviour: a subject that cannot be run is said so, with exit code 2."""
+def test_a_mistake_is_not_a_finding_about_the_code() -> None:
+    """Behavior: a subject that cannot be run is said so, with exit code 2."""
     report = Report("llama", (Finding("subject", "Subject.loss returned float", mistake=True),))
     assert ("0 checked", 2, True) == (report.headline, report.exit_code, report.found)
     assert "ERROR subject: the subject could not be run\n  why       Subject.loss returned float" in render_text(report)
 
 
 def test_json_holds_everything() -> None:
-    """Behaviour: JSON has each field, the headline and the exit code."""
+    """Behavior: JSON has each field, the headline and the exit code."""
     (content,) = json.loads(render_json([REPORT]))
     assert (REPORT.headline, 1) == (content["headline"], content["exit_code"])
     assert FINDING._asdict() == content["findings"][0]
@@ -78,14 +121,14 @@ def test_json_holds_everything() -> None:
 
 
 def test_several_reports_have_one_headline() -> None:
-    """Behaviour: each verdict and each lack counts once for each subject, also where subjects have one name."""
+    """Behavior: each verdict and each lack counts once for each subject, also where subjects have one name."""
     one = Report("llama", passed=("a.one",), not_applicable={"a.two": "loop"}, not_run={"a.three": "ignored: known"})
-    assert "1 checked, 1 not run (ignored), 1 need: loop" == headline([one])
-    assert "2 checked, 2 not run (ignored), 2 need: loop" == headline([one, one])
+    assert "1 checked, 1 not run (ignored), 1 not applicable: loop unlocks 1" == headline([one])
+    assert "2 checked, 2 not run (ignored), 2 not applicable: loop unlocks 2" == headline([one, one])
 
 
 def test_a_mistake_is_one_message() -> None:
-    """Behaviour: checks that a broken subject leaves out are counted, not listed; one reason of several stands once."""
+    """Behavior: checks that a broken subject leaves out are counted, not listed; one reason of several stands once."""
     broken = Report("s", (Finding("subject", "loss returned float", mistake=True),), not_run={"a.one": CANNOT_RUN})
     text = render_text(broken)
     assert "0 checked, 1 not run (the subject could not be run)" == text.splitlines()[0]
@@ -107,7 +150,7 @@ def test_a_mistake_is_one_message() -> None:
     ],
 )
 def test_exit_codes(report: Report, code: int) -> None:
-    """Behaviour: 0 only where something was measured, nothing found and nothing left out for time."""
+    """Behavior: 0 only where something was measured, nothing found and nothing left out for time."""
     assert code == report.exit_code
     with pytest.raises(CheckFailed) if report.found else contextlib.nullcontext():
         report.raise_if_found()

@@ -17,6 +17,7 @@ from andon.verify.access.calls import new_batch, new_model
 from andon.verify.checks import CHECKS, Check
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
 from andon.verify.run import runner
+from andon.verify.run.explain import why
 from andon.verify.run.report import BUDGET, UNFINISHED, Report
 from andon.verify.run.target import load_one, subjects
 from andon.verify.subject import Subject
@@ -56,7 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, subject: Subject, *checks: Check, **opt
 
 
 def test_each_check_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a check passes, is found, does not apply for want of a factory or by its own word, or is ignored."""
+    """Behavior: a check passes, is found, does not apply for want of a factory or by its own word, or is ignored."""
     report = run(
         monkeypatch,
         small(),
@@ -71,12 +72,12 @@ def test_each_check_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["a.fails"] == [finding.check for finding in report.findings]
     assert {"b.declines": "labels in the batch: name them", "b.lacks": "optimizer and resume"} == report.not_applicable
     assert {"c.ignored": "ignored: known"} == report.not_run
-    assert "2 checked, 1 not run (ignored), 2 need: labels in the batch, optimizer, resume" == report.headline
+    assert "2 checked, 1 not run (ignored), 2 not applicable: optimizer unlocks 1, resume 1" == report.headline
     assert (True, 1) == (report.found, report.exit_code)
 
 
 def test_a_finding_says_all_there_is_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: a finding holds the numbers, what is true of correct code, why it is silent and where to look."""
+    """Behavior: a finding holds the numbers, what is true of correct code, why it is silent and where to look."""
     finding = run(monkeypatch, small(), Check("a.fails", fails)).findings[0]
     assert finding[:5] == (
         "a.fails",
@@ -89,8 +90,8 @@ def test_a_finding_says_all_there_is_to_say(monkeypatch: pytest.MonkeyPatch) -> 
         run(monkeypatch, small(), Check("a.fails", fails)).raise_if_found()
 
 
-def test_a_check_that_runs_out_of_time_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: the budget ends a check at its next forward pass, whatever it suppresses; without one, never."""
+def test_a_check_that_runs_out_of_time_is_not_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: the budget ends a check at its next forward pass, whatever it suppresses; without one, never."""
 
     def endless(subject: Subject) -> None:
         """It holds."""
@@ -105,8 +106,8 @@ def test_a_check_that_runs_out_of_time_is_no_pass(monkeypatch: pytest.MonkeyPatc
     assert ("a.endless",) == run(monkeypatch, small(), Check("a.endless", endless)).passed
 
 
-def test_checks_not_begun_in_time_are_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what the budget leaves out is said, and the exit code is 3 unless something was found."""
+def test_checks_not_begun_in_time_are_not_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: what the budget leaves out is said, and the exit code is 3 unless something was found."""
     seconds = iter(range(100))
     monkeypatch.setattr(runner.time, "monotonic", lambda: float(next(seconds)))
     checks = [Check(f"a.{index}", passes) for index in range(4)]
@@ -121,12 +122,12 @@ def test_checks_not_begun_in_time_are_no_pass(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_where_nothing_applies_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: zero checks are no pass."""
+    """Behavior: zero checks are not a pass."""
     assert 3 == run(monkeypatch, small(), Check("a.declines", declines)).exit_code
 
 
 def test_variants_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: findings of another shape are named with it."""
+    """Behavior: findings of another shape are named with it."""
     subject = small(variants={"wide": small(name="wide")})
     report = run(monkeypatch, subject, Check("a.passes", passes), Check("a.fails", fails))
     assert ["a.fails", "a.fails [wide]"] == [finding.check for finding in report.findings]
@@ -134,26 +135,26 @@ def test_variants_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_finding_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: cheap tiers run first, and `first` runs nothing after a finding."""
+    """Behavior: cheap tiers run first, and `first` runs nothing after a finding."""
     checks = Check("a.late", passes, tier=3), Check("a.fails", fails, tier=2), Check("a.early", passes)
     report = run(monkeypatch, small(), *checks, first=True)
     assert (("a.early",), {"a.late": "stopped at the first finding"}) == (report.passed, report.not_run)
 
 
 def test_only_names_checks_or_areas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an area stands for its checks; what is misspelled is refused with what is close; tiers leave out."""
+    """Behavior: an area stands for its checks; what is misspelled is refused with what is close; tiers leave out."""
     checks = Check("a.one", passes), Check("a.two", passes, tier=2), Check("b.three", passes)
     assert ("a.one", "a.two") == run(monkeypatch, small(), *checks, only=("a",)).passed
     assert ("b.three",) == run(monkeypatch, small(), *checks, only="b.three").passed
     assert ("a.one", "b.three") == run(monkeypatch, small(), *checks, tier=1).passed
-    with pytest.raises(UnknownCheckError, match=r"'b\.thre' is not a check; closest: b\.three"):
+    with pytest.raises(UnknownCheckError, match=r"'b\.thre' is neither a check nor an area; closest: b\.three"):
         run(monkeypatch, small(), *checks, only=("b.thre",))
-    with pytest.raises(UnknownCheckError, match="not a check"):
+    with pytest.raises(UnknownCheckError, match="neither a check nor an area"):
         run(monkeypatch, small(), *checks, ignore={"xyz": "never"})
 
 
 def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: before each check that runs its place, the total and its name."""
+    """Behavior: before each check that runs its place, the total and its name."""
     told: list[tuple[int, int, str]] = []
     checks = Check("a.one", passes), Check("a.lacks", passes, needs=("loop",)), Check("a.two", passes)
     run(monkeypatch, small(), *checks, progress=lambda *each: told.append(each))
@@ -166,7 +167,7 @@ def raises(*_: object) -> Any:
 
 
 def test_the_callers_model_and_state_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: given a module and a batch themselves, checks work on copies and no global state moves."""
+    """Behavior: given a module and a batch themselves, checks work on copies and no global state moves."""
 
     def meddles(subject: Subject) -> None:
         model = new_model(subject).train()
@@ -195,7 +196,7 @@ def test_the_callers_model_and_state_stay_as_they_were(monkeypatch: pytest.Monke
 
 
 def test_the_whole_table_leaves_the_callers_objects_alone() -> None:
-    """Behaviour: every check that applies leaves a given model, its gradients, mode and batch untouched."""
+    """Behavior: every check that applies leaves a given model, its gradients, mode and batch untouched."""
     model, data = Small(0.1).eval(), batch(torch.Generator().manual_seed(0))
     loss(model, data).backward()
     weights = {name: (p.clone(), p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None}
@@ -239,7 +240,7 @@ MISTAKES: dict[str, tuple[Mapping[str, Any], str]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
-    """Behaviour: what the user got wrong is explained once, however many checks there are, and is no verdict."""
+    """Behavior: what the user got wrong is explained once, however many checks there are, and is not a verdict."""
     parts, message = MISTAKES[mistake]
     checks = Check("a.one", new_model_twice), Check("a.two", passes)
     report = run(monkeypatch, small(**parts), *checks)
@@ -259,7 +260,7 @@ def new_model_twice(subject: Subject) -> None:
 
 
 def test_the_line_of_the_users_own_code_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: an exception deep in a library is told with the user's line that led there."""
+    """Behavior: an exception deep in a library is told with the user's line that led there."""
 
     def wrong(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return cross_entropy(model(batch["tokens"]), batch["labels"])  # the classes are last
@@ -270,8 +271,27 @@ def test_the_line_of_the_users_own_code_is_named(monkeypatch: pytest.MonkeyPatch
     assert "the classes are last" in message
 
 
+def test_a_function_of_the_wrong_arguments_is_told_how_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: where a call does not fit the user's function, the message says what it is called with."""
+
+    def no_argument() -> dict[str, Tensor]:
+        return {}
+
+    message = run(monkeypatch, small(batch=no_argument), Check("a.passes", passes)).findings[0].message
+    assert "given; it is called as batch(generator: torch.Generator) -> batch" in message
+
+
+def test_a_syntax_error_names_the_users_line() -> None:
+    """Behavior: a module that Python cannot read is told by its own file and line, not by the line that imports it."""
+    with pytest.raises(SyntaxError) as caught:
+        compile("x = 1\nloss = (\n", "my_checks.py", "exec")
+    said = why(caught.value)
+    assert "SyntaxError: '(' was never closed" in said
+    assert said.endswith("in my_checks.py, line 2: loss = (")
+
+
 def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: what no seed makes repeat is a finding of its own, and no other check is run."""
+    """Behavior: what no seed makes repeat is a finding of its own, and no other check is run."""
     report = run(monkeypatch, small(model=Counts), Check("a.passes", passes))
     assert ["subject.repeats"] == [finding.check for finding in report.findings]
     assert (1, ()) == (report.exit_code, report.passed)
@@ -280,7 +300,12 @@ def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"hyperparameters": {"lr": 1.0}}, "hyperparameters has an unknown key 'lr'"),
+        (
+            {"hyperparameters": {"lr": 1.0}},
+            "hyperparameters has an unknown key 'lr'; closest: learning_rate; known are",
+        ),
+        ({"hyperparameters": {"clip": 1.0}}, "unknown key 'clip'; closest: grad_clip; known are"),
+        ({"hyperparameters": {"weight_decays": 1.0}}, "unknown key 'weight_decays'; closest: weight_decay; known are"),
         ({"roles": {"token": "x"}}, "roles has an unknown key 'token'"),
         ({"optimizer": torch.nn.Linear}, ""),
         ({"optimizer": 3}, "optimizer is int, not a function"),
@@ -288,7 +313,7 @@ def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_subject_refuses_what_no_check_can_use(parts: Mapping[str, Any], message: str) -> None:
-    """Behaviour: misspelled keys and values in place of functions are refused where they are written."""
+    """Behavior: misspelled keys and values in place of functions are refused where they are written."""
     if not message:
         small(**parts)
         return
@@ -297,14 +322,14 @@ def test_a_subject_refuses_what_no_check_can_use(parts: Mapping[str, Any], messa
 
 
 @pytest.mark.parametrize("value", [Small(), 3, None])
-def test_what_is_no_subject_is_explained(value: object) -> None:
-    """Behaviour: a plain model is told what is missing."""
+def test_what_is_not_a_subject_is_explained(value: object) -> None:
+    """Behavior: a plain model is told what is missing."""
     with pytest.raises(SubjectError, match=r"Subject\(model="):
         runner.check(value)  # ty: ignore[invalid-argument-type]
 
 
-def test_a_variant_that_is_no_subject_is_named() -> None:
-    """Behaviour: the message says which of the variants it is, and what is missing."""
+def test_a_variant_that_is_not_a_subject_is_named() -> None:
+    """Behavior: the message says which of the variants it is, and what is missing."""
     with pytest.raises(SubjectError, match=r"variants\['wide'\]: Small is a model; checks also need a batch"):
         runner.check(small(variants={"wide": Small()}))
 
@@ -320,13 +345,13 @@ def test_a_variant_that_is_no_subject_is_named() -> None:
     ids=["function", "failure", "no attribute", "another attribute"],
 )
 def test_what_gives_no_subject_is_explained(value: Any, said: str) -> None:
-    """Behaviour: a function that returns none, one that fails, and a name that is none, each in a sentence."""
+    """Behavior: a function that returns none, one that fails, and a name that is none, each in a sentence."""
     with pytest.raises(SubjectError, match=said):
         subjects(value)
 
 
 def test_a_subject_is_found_by_its_name() -> None:
-    """Behaviour: text is imported, within a mapping too."""
+    """Behavior: text is imported, within a mapping too."""
     assert ["one small"] == [
         f"{name} {each.name}" for name, each in subjects({"one": "tests.verify.small:small"}).items()
     ]
@@ -336,7 +361,7 @@ FAMILY = {"x": {"one": small, "two": small(name="other")}, "y": small, 3: {"alon
 
 
 def test_a_dict_of_dicts_is_all_their_subjects() -> None:
-    """Behaviour: each is named by its keys, and each can be had alone, by its name or by a target with keys."""
+    """Behavior: each is named by its keys, and each can be had alone, by its name or by a target with keys."""
     assert ["x.one", "x.two", "y", "3"] == list(subjects(FAMILY))
     here = f"{__name__}:FAMILY"
     assert {"x.one": "small", "x.two": "other", "y": "small", "3": "small"} == {
@@ -346,6 +371,46 @@ def test_a_dict_of_dicts_is_all_their_subjects() -> None:
     assert [["other"], ["small"], ["small"]] == [
         list(subjects(f"{here}{keys}")) for keys in ("[x][two]", "[y]", "[3][alone]")
     ]
+
+
+PREFIXES = {"a": {"x": small(name="a-x"), "y": small}, "a.b": small(name="a-b"), "b.c": small, "b.c.d": FAMILY}
+
+
+def several() -> dict[str, Subject]:
+    """A factory of two subjects."""
+    return {"one": small(name="first"), "two": small(name="second")}
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "expected"),
+    [
+        ("PREFIXES", "a.x", "a-x"),
+        ("PREFIXES", "a.b", "a-b"),
+        ("PREFIXES", "b.c.d.x.two", "other"),
+        ("several", "two", "second"),
+        ("small", "small", "small"),
+    ],
+)
+def test_the_longest_key_names_a_subject(target: str, name: str, expected: str) -> None:
+    """Behavior: a key with a dot in it is taken whole, whatever shorter key stands before it."""
+    assert expected == load_one(f"{__name__}:{target}", name).name
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "there"),
+    [
+        ("PREFIXES", "a.z", "x, y"),
+        ("PREFIXES", "a", "a.x, a.y"),
+        ("FAMILY", "y.more", "y"),
+        ("several", "three", "one, two"),
+        ("several", "several", "one, two"),
+        ("small", "big", "small"),
+    ],
+)
+def test_a_name_that_no_subject_has_is_refused(target: str, name: str, there: str) -> None:
+    """Behavior: no other subject is given in its place, not even the only one; the message lists those there are."""
+    with pytest.raises(SubjectError, match=f"there is no .*; there are {there}$"):
+        load_one(f"{__name__}:{target}", name)
 
 
 @pytest.mark.parametrize(
@@ -358,13 +423,13 @@ def test_a_dict_of_dicts_is_all_their_subjects() -> None:
     ],
 )
 def test_a_key_that_is_not_there_is_refused_with_those_that_are(keys: str, message: str) -> None:
-    """Behaviour: a wrong key, a key of what is not a dict, and a bracket that is not closed, each in a sentence."""
+    """Behavior: a wrong key, a key of what is not a dict, and a bracket that is not closed, each in a sentence."""
     with pytest.raises(SubjectError, match=message):
         subjects(f"{__name__}:FAMILY{keys}")
 
 
 def test_every_check_explains_itself() -> None:
-    """Behaviour: each line of the table has a name area.what, a sentence, why it is silent, and where to look."""
+    """Behavior: each line of the table has a name area.what, a sentence, why it is silent, and where to look."""
     names = [each.name for each in CHECKS]
     assert len(set(names)) == len(names)
     for each in CHECKS:

@@ -44,13 +44,13 @@ def shifted(value: float) -> Subject:
 
 @pytest.mark.long
 def test_the_small_model_passes_what_applies_to_it() -> None:
-    """Behaviour: nothing is found in the model itself, so that a finding is the library's."""
+    """Behavior: nothing is found in the model itself, so that a finding is the library's."""
     assert () == check(small.subject(), tier=2).findings
 
 
 @pytest.mark.long
-def test_zeros_that_learn_are_no_copy_of_zeros_that_are_frozen() -> None:
-    """Behaviour: a fresh side at zero is not taken for the base's zero bias; a copy of other values is."""
+def test_zeros_that_learn_are_not_a_copy_of_zeros_that_are_frozen() -> None:
+    """Behavior: a fresh side at zero is not taken for the base's zero bias; a copy of other values is."""
     report = check(shifted(0.0), only=["adapters.frozen"])
     assert ("adapters.frozen",) == report.passed, report.findings
     assert "1 of the base's" in check(shifted(0.5), only=["adapters.frozen"]).findings[0].message

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.tier1
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_renamed_field_is_taken_with_a_warning(old: str, new: str) -> None:
-    """Behaviour: an old name still sets the field, says what it is called now, and is refused beside the new one."""
+    """Behavior: an old name still sets the field, says what it is called now, and is refused beside the new one."""
     names = {each.name: each for each in dataclasses.fields(Subject)}
     assert (True, False) == (new in names, old in names)
     plain = small()
@@ -30,7 +30,7 @@ def test_a_renamed_field_is_taken_with_a_warning(old: str, new: str) -> None:
 
 
 def test_a_misspelled_field_is_refused_with_what_is_close() -> None:
-    """Behaviour: a name that no field has is refused where the subject is made, also where one is changed."""
+    """Behavior: a name that no field has is refused where the subject is made, also where one is changed."""
     with pytest.raises(SubjectError, match="no field 'optimiser'; closest: optimizer"):
         small(optimiser=None)
     changes: dict[str, Any] = {"lossy": None}
@@ -39,7 +39,7 @@ def test_a_misspelled_field_is_refused_with_what_is_close() -> None:
 
 
 def test_a_decoder_of_logits_is_told_its_new_name() -> None:
-    """Behaviour: `decode` was a function of model and tokens once; one of ids alone is taken, and a builtin."""
+    """Behavior: `decode` was a function of model and tokens once; one of ids alone is taken, and a builtin."""
 
     def old(model: nn.Module, tokens: object) -> object:
         return model, tokens
@@ -53,7 +53,7 @@ def test_a_decoder_of_logits_is_told_its_new_name() -> None:
 
 
 def test_every_field_says_what_it_is_in_help() -> None:
-    """Behaviour: help has each field with its call and its sentence, and what its mappings can hold."""
+    """Behavior: help has each field with its call and its sentence, and what its mappings can hold."""
     said = " ".join((inspect.getdoc(Subject) or "").split())
     assert [each.name for each in documented()] == [each.name for each in dataclasses.fields(Subject)]
     for each in documented():

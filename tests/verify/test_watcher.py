@@ -1,4 +1,4 @@
-"""`watch`: a correct loop passes, each planted fault is told with its step, and nothing of the loop changes."""
+"""`watch`: a correct loop passes, each injected fault is told with its step, and nothing of the loop changes."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -57,7 +57,7 @@ def kinds(watching: Watch) -> list[str]:
 @pytest.mark.parametrize("micro", [1, 3])
 @pytest.mark.parametrize("optimizer", [AdamW, SGD])
 def test_a_correct_loop_passes(optimizer: Callable[..., Optimizer], micro: int) -> None:
-    """Behaviour: dropout, clipping, frozen layers and micro-batches raise no alarm, and hooks are gone afterwards."""
+    """Behavior: dropout, clipping, frozen layers and micro-batches raise no alarm, and hooks are gone afterwards."""
     model = Small(0.2)
     model.embed.requires_grad_(False)
     made = optimizer([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -83,7 +83,7 @@ def test_the_loop_is_the_same_to_the_last_bit() -> None:
 
 
 def test_a_gradient_that_is_not_finite() -> None:
-    """Behaviour: the tensor and the step are named."""
+    """Behavior: the tensor and the step are named."""
     model, optimizer = small()
 
     def poison(step: int) -> None:
@@ -96,7 +96,7 @@ def test_a_gradient_that_is_not_finite() -> None:
 
 
 def test_a_frozen_parameter_that_moves() -> None:
-    """Behaviour: a write to what requires no gradient is found."""
+    """Behavior: a write to what requires no gradient is found."""
     model, optimizer = small()
     model.head.requires_grad_(False)
     watching = train(model, optimizer, lambda step: step == 2 and model.head.weight.data.mul_(0.999))
@@ -105,7 +105,7 @@ def test_a_frozen_parameter_that_moves() -> None:
 
 
 def test_a_parameter_that_is_frozen_or_unfrozen_on_the_way() -> None:
-    """Behaviour: what is frozen in a run is found when it moves; what is unfrozen may move."""
+    """Behavior: what is frozen in a run is found when it moves; what is unfrozen may move."""
     model, optimizer = small()
     model.embed.requires_grad_(False)
 
@@ -122,14 +122,14 @@ def test_a_parameter_that_is_frozen_or_unfrozen_on_the_way() -> None:
 
 
 def test_an_update_that_is_not_finite() -> None:
-    """Behaviour: weights that are not finite after an update whose gradient was are found."""
+    """Behavior: weights that are not finite after an update whose gradient was are found."""
     model, optimizer = small()
     watching = train(model, optimizer, lambda step: step == 2 and model.head.weight.data.fill_(float("inf")))
     assert "step 3: head.weight is not finite" == watching.findings[0].message
 
 
 def test_a_model_of_vectors_is_watched_too() -> None:
-    """Behaviour: where no ids are given no batch is said to come again."""
+    """Behavior: where no ids are given no batch is said to come again."""
     model = nn.Linear(3, 1)
     optimizer = SGD(model.parameters(), lr=1e-2)
     with watch(model, optimizer, raises=False) as watching:
@@ -141,7 +141,7 @@ def test_a_model_of_vectors_is_watched_too() -> None:
 
 
 def test_a_parameter_the_optimizer_does_not_hold() -> None:
-    """Behaviour: told before the first step, by name."""
+    """Behavior: told before the first step, by name."""
     model = Small()
     optimizer = AdamW(model.mix.parameters(), lr=1e-2)
     with (
@@ -152,13 +152,13 @@ def test_a_parameter_the_optimizer_does_not_hold() -> None:
 
 
 def test_an_optimizer_of_another_model() -> None:
-    """Behaviour: parameters replaced after the optimizer was made are told apart from forgotten ones."""
+    """Behavior: parameters replaced after the optimizer was made are told apart from forgotten ones."""
     optimizer = AdamW(Small().parameters(), lr=1e-2)
     assert "watch.stale" in kinds(train(Small(), optimizer))
 
 
-def test_float32_masters_are_no_stale_parameters() -> None:
-    """Behaviour: an optimizer over float32 copies of bfloat16 weights is left alone."""
+def test_float32_masters_are_not_stale_parameters() -> None:
+    """Behavior: an optimizer over float32 copies of bfloat16 weights is left alone."""
     model = Small().bfloat16()
     masters = [p.detach().float().requires_grad_() for p in model.parameters()]
 
@@ -171,7 +171,7 @@ def test_float32_masters_are_no_stale_parameters() -> None:
 
 
 def test_a_parameter_without_gradient() -> None:
-    """Behaviour: what the loss never reaches is named after a few steps."""
+    """Behavior: what the loss never reaches is named after a few steps."""
     model, _ = small()
     model.unused = nn.Linear(3, 3)
     watching = train(model, AdamW(model.parameters(), lr=1e-2))
@@ -180,14 +180,14 @@ def test_a_parameter_without_gradient() -> None:
 
 
 def test_updates_that_bfloat16_drops() -> None:
-    """Behaviour: weights that rounding holds in place are found; the same rate moves float32 weights."""
+    """Behavior: weights that rounding holds in place are found; the same rate moves float32 weights."""
     for dtype, expected in ((torch.bfloat16, ["watch.updates"]), (torch.float32, [])):
         model = Small().to(dtype)
         assert expected == kinds(train(model, AdamW(model.parameters(), lr=1e-5)))
 
 
 def test_a_loss_that_stays_the_same() -> None:
-    """Behaviour: told by hand, or seen where the model returns it."""
+    """Behavior: told by hand, or seen where the model returns it."""
     model, optimizer = small()
     with watch(model, optimizer, raises=False) as watching:
         for _ in range(STEPS):
@@ -207,7 +207,7 @@ def test_a_loss_that_stays_the_same() -> None:
 
 
 def test_updates_in_eval_mode() -> None:
-    """Behaviour: eval mode after train mode is lost; eval mode from the start counts where there is dropout."""
+    """Behavior: eval mode after train mode is lost; eval mode from the start counts where there is dropout."""
     model, optimizer = small()
     assert ["watch.mode"] == kinds(train(model, optimizer, lambda step: step == 4 and model.eval()))
     model, optimizer = small()
@@ -218,13 +218,13 @@ def test_updates_in_eval_mode() -> None:
 
 @pytest.mark.parametrize("micro", [1, 2])
 def test_gradients_that_pile_up(micro: int) -> None:
-    """Behaviour: without zero_grad each gradient holds the last, through clipping and micro-batches."""
+    """Behavior: without zero_grad each gradient holds the last, through clipping and micro-batches."""
     model, optimizer = small()
     assert ["watch.zero_grad"] == kinds(train(model, optimizer, clear=False, micro=micro))
 
 
 def test_tied_weights_that_part() -> None:
-    """Behaviour: one tensor under two names has to stay one."""
+    """Behavior: one tensor under two names has to stay one."""
     model, _ = small()
     model.head.weight = model.embed.weight
     optimizer = AdamW(model.parameters(), lr=1e-2)
@@ -237,6 +237,6 @@ def test_tied_weights_that_part() -> None:
 
 
 def test_the_same_batch_each_step() -> None:
-    """Behaviour: a loader that starts anew each step is told after a few."""
+    """Behavior: a loader that starts anew each step is told after a few."""
     model, optimizer = small()
     assert ["watch.batches"] == kinds(train(model, optimizer, same=True))

@@ -40,7 +40,7 @@ def rows() -> dict[str, sweep.Row]:
 
 @pytest.mark.long
 def test_each_model_has_a_row(rows: dict[str, sweep.Row]) -> None:
-    """Behaviour: the right one is green, the wrong one red, and what cannot be built or takes too long says why."""
+    """Behavior: the right one is green, the wrong one red, and what cannot be built or takes too long says why."""
     assert {"right", "ahead", "broken", "slow"} == set(rows)
     assert ({}, "green") == (rows["right"].red, rows["right"].areas["attention"])
     assert "attention.causality" in rows["ahead"].red
@@ -57,7 +57,7 @@ def test_each_model_has_a_row(rows: dict[str, sweep.Row]) -> None:
 def test_a_red_cell_s_script_shows_the_fault_and_is_quiet_without_it(
     rows: dict[str, sweep.Row], tmp_path: Path
 ) -> None:
-    """Behaviour: a script is short, imports none of ours, ends with 1 on a faulty model and with 0 on a right one."""
+    """Behavior: a script is short, imports none of ours, ends with 1 on a faulty model and with 0 on a right one."""
     text = rows["ahead"].red["attention.causality"].script
     assert len(text.splitlines()) <= LONGEST
     assert "verify" not in text.replace("tests.verify.stub_library", "")
@@ -70,7 +70,7 @@ def test_a_red_cell_s_script_shows_the_fault_and_is_quiet_without_it(
 
 @pytest.mark.long
 def test_a_sweep_is_resumed_and_told_as_json(rows: dict[str, sweep.Row], tmp_path: Path) -> None:
-    """Behaviour: what an earlier sweep has is not run again; rows come as JSON lines; red ends with exit code 1."""
+    """Behavior: what an earlier sweep has is not run again; rows come as JSON lines; red ends with exit code 1."""
     file = tmp_path / "reports" / "zoo" / sweep.release(STUB) / "rows.jsonl"
     for row in rows.values():
         sweep.write(file, row)
@@ -84,7 +84,7 @@ def test_a_sweep_is_resumed_and_told_as_json(rows: dict[str, sweep.Row], tmp_pat
 
 @pytest.mark.long
 def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour: names are listed or refused; what is red ends the table with its numbers and the script it left."""
+    """Behavior: names are listed or refused; what is red ends the table with its numbers and the script it left."""
     monkeypatch.chdir(tmp_path)
     listed = CliRunner().invoke(zoo.command, [STUB, "--list"])
     assert (0, {"right", "ahead", "broken", "slow"}) == (listed.exit_code, set(listed.output.split()))
@@ -109,7 +109,7 @@ def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypat
 def test_a_model_that_cannot_be_run_is_not_red(
     parts: dict[str, Any], reason: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour: a subject that fails says why; a check that fails on it has no verdict; one that passes is green."""
+    """Behavior: a subject that fails says why; a check that fails on it has no verdict; one that passes is green."""
     stub: Any = ModuleType("stub_of_one")
     stub.CHECKS, stub.subject = ("loss.definition",), lambda _: small(**parts)
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
@@ -121,7 +121,7 @@ def test_a_model_that_cannot_be_run_is_not_red(
 
 @pytest.mark.tier2
 def test_templates_compile_and_are_short_enough() -> None:
-    """Behaviour: every template makes a script that Python can read, beside a preamble of the usual length."""
+    """Behavior: every template makes a script that Python can read, beside a preamble of the usual length."""
     preamble = "import torch\n\ntorch.manual_seed(0)\nVOCABULARY = 9\n\n\ndef build(**changes):\n    pass\n\n\n"
     for check, words, _ in TEMPLATES:
         name = check + "again" if check.endswith(".") else check
@@ -133,7 +133,7 @@ def test_templates_compile_and_are_short_enough() -> None:
 
 @pytest.mark.tier2
 def test_what_no_template_fits_names_the_command() -> None:
-    """Behaviour: a finding without a template gives its numbers, and the call that finds it again."""
+    """Behavior: a finding without a template gives its numbers, and the call that finds it again."""
     text = script(Finding("norms.unit", "rms 0.5"), "", "andon.verify.zoo.adapter_types", "LORA/gpt2")
     assert "rms 0.5" in text
     assert "from andon.verify.zoo.adapter_types import subject" in text
@@ -142,6 +142,6 @@ def test_what_no_template_fits_names_the_command() -> None:
 
 @pytest.mark.tier2
 def test_an_unknown_library_is_refused() -> None:
-    """Behaviour: a library without a zoo is named, with those that have one."""
+    """Behavior: a library without a zoo is named, with those that have one."""
     with pytest.raises(SubjectError, match="no zoo for 'jax'; there are transformers, peft, bitsandbytes"):
         sweep.zoo("jax")

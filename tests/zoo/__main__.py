@@ -71,7 +71,7 @@ def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for name, check, cell in cells
             if cell["state"] == "red"
         ],
-        "not_asked": [
+        "not_run": [
             {"name": name, "check": check, "message": cell["message"]}
             for name, check, cell in cells
             if cell["state"] == "not run"

@@ -30,14 +30,14 @@ def red(name: str, check: str) -> dict:
 
 @pytest.mark.tier2
 def test_each_red_cell_of_the_committed_sweep_is_judged() -> None:
-    """Behaviour: no red cell of the baseline is without a row that says what we hold it to be."""
+    """Behavior: no red cell of the baseline is without a row that says what we hold it to be."""
     text = (ROOT / FILE).read_text(encoding="utf-8")
     assert [] == open_cells(json.loads(ZOO.read_text(encoding="utf-8")), text)
 
 
 @pytest.mark.tier2
 def test_each_judgment_is_of_red_cells_and_is_argued() -> None:
-    """Behaviour: each name and each check of a row is red in the baseline; "by design" quotes the library."""
+    """Behavior: each name and each check of a row is red in the baseline; "by design" quotes the library."""
     content = json.loads(ZOO.read_text(encoding="utf-8"))
     for row in verdicts((ROOT / FILE).read_text(encoding="utf-8")):
         parts = [row._replace(names=(name,)) for name in row.names]
@@ -50,7 +50,7 @@ def test_each_judgment_is_of_red_cells_and_is_argued() -> None:
 
 @pytest.mark.tier2
 def test_a_cell_that_no_row_covers_is_open() -> None:
-    """Behaviour: a row covers its own check, package and names alone; tables under other headings are not read."""
+    """Behavior: a row covers its own check, package and names alone; tables under other headings are not read."""
     known = verdicts(TEXT)
     assert "by design" == getattr(verdict(known, "peft", "adapters.merge", "LORA/llama"), "label", None)
     assert [] == open_cells(red("IA3/gpt2", "adapters.merge"), TEXT)
@@ -64,6 +64,6 @@ def test_a_cell_that_no_row_covers_is_open() -> None:
     [("by design", "tolerance", "no such label: 'tolerance'"), (" | by design", "", "has 4 columns, not 5")],
 )
 def test_a_row_that_says_nothing_is_refused(before: str, after: str, said: str) -> None:
-    """Behaviour: a label that is none, and a row without one, are errors and not silence."""
+    """Behavior: a label that is none, and a row without one, are errors and not silence."""
     with pytest.raises(ValueError, match=said):
         verdicts(TEXT.replace(before, after))

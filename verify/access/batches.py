@@ -108,7 +108,7 @@ def documents_in(subject: Subject, batch: Batch) -> Tensor:
 
 
 def one_document(subject: Subject, batch: Batch) -> Batch:
-    """The batch with one document a row, and no padding."""
+    """The batch with one document per row, and no padding."""
     tokens_BT, found = tokens_of(subject, batch), find(batch, subject.roles)
     changes = {}
     if "documents" in found:

@@ -59,7 +59,7 @@ def find(batch: Batch, given: Mapping[str, str | int]) -> dict[str, str | int]:
 
 
 def is_index(value: Tensor) -> bool:
-    """Whether a tensor can hold token ids, a row a sequence."""
+    """Whether a tensor can hold token ids, a row per sequence."""
     return value.dim() == 2 and value.dtype in (torch.int64, torch.int32)
 
 
@@ -90,7 +90,7 @@ def replaced(batch: Batch, changes: Mapping[str | int, Any]) -> Batch:
 
 
 def rows(batch: Batch, chosen: Tensor) -> Batch:
-    """The batch with these rows of each part that has a row a sequence; what has other dimensions is shared."""
+    """The batch with these rows of each part that has a row per sequence; what has other dimensions is shared."""
     parts = {key: value for key, value in _tensors(batch).items() if value.dim()}
     count = max(map(len, parts.values()), default=0)
     return replaced(batch, {key: value[chosen] for key, value in parts.items() if len(value) == count})

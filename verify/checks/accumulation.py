@@ -23,12 +23,12 @@ EXCESS = 50.0  # of a gradient over the threshold
 
 
 def check_gradient(subject: Subject) -> None:
-    """Several micro-batches give the gradient of one batch with all their rows: every counted token weighs the same.
+    """Several micro-batches give the gradient of one batch with all their rows: each label weighs the same.
 
     Silent because each micro-batch's mean is a plausible loss: short micro-batches merely weigh too much, or the
     whole gradient is as many times too large as there are micro-batches.
 
-    Look at what each loss is divided by: it should be the counted tokens of the whole step, neither the
+    Look at what each loss is divided by: it should be the labels of the whole step that are not ignored, neither the
     micro-batch's own tokens nor the number of micro-batches.
 
     Example:
@@ -38,7 +38,7 @@ def check_gradient(subject: Subject) -> None:
             loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
             (loss / len(micro_batches)).backward()
 
-        # right: divided by the counted tokens of the whole step
+        # right: divided by the labels of the whole step that are not ignored
         total = sum((batch["labels"] != -100).sum() for batch in micro_batches)
         for batch in micro_batches:
             logits = model(batch["input_ids"])
@@ -123,7 +123,7 @@ def check_many(subject: Subject) -> None:
 
 
 def check_reported_loss(subject: Subject) -> None:
-    """The loss reported for a step of several micro-batches is the mean over all their counted tokens together.
+    """The loss reported for a step of several micro-batches is the mean over all their labels, but for ignored ones.
 
     Silent because the curve still falls: a mean of means, a sum, or the last micro-batch's loss looks like a loss.
 
@@ -153,7 +153,7 @@ def check_reported_loss(subject: Subject) -> None:
 
 
 def check_tokens(subject: Subject) -> None:
-    """A step that reports tokens reports those of all its micro-batches: the counted ones, or all.
+    """A step that reports tokens reports those of all its micro-batches: all, or all with a label.
 
     Silent because throughput and token budgets are taken on trust, and the batch size in use is not the one
     intended.

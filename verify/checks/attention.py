@@ -76,10 +76,10 @@ def check_causality(subject: Subject) -> None:
 
 
 def check_influence(subject: Subject) -> None:
-    """Every token influences the logits at its own position and at its neighbors', and its reach has no gaps.
+    """Each token changes the logits at its own position, at the next one, and at all others that it can reach.
 
-    The neighbors are the next position and, in a model that is not causal, the previous one too. No token's
-    influence ends before that of an earlier token.
+    In a model that is not causal it changes the logits at the previous position too. The positions that it changes
+    have no gap, and end no earlier than those that an earlier token changes.
 
     Silent because a model that misses some tokens still learns from the others, only worse.
 
@@ -251,7 +251,9 @@ def check_documents(subject: Subject) -> None:
 
 
 def check_groups(subject: Subject) -> None:
-    """Neighboring query heads share a key head: head n of N reads key head n // (N / K), and query head n.
+    """With N query heads and K key/value heads, query head n uses key/value head n // (N / K).
+
+    The part of the output that belongs to head n comes from query head n alone.
 
     Silent because any pairing can be learned; pretrained weights, and caches, are paired by this rule.
 

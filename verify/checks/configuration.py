@@ -204,7 +204,7 @@ def _logits_of(subject: Subject, model: nn.Module, scale: float) -> Tensor:
 
 
 def _is_scaled(first: Tensor, second: Tensor) -> bool:
-    """Whether the second holds the first's numbers times one factor, and another one than 1; zeros are no numbers."""
+    """Whether the second holds the first's numbers times one factor, and another one than 1; zeros do not count."""
     if not first.any():
         return False
     factor = float((first.double() * second.double()).sum() / first.double().square().sum().clamp_min(1e-300))

@@ -28,9 +28,9 @@ Row = tuple[int, ...]
 
 
 def check_targets(subject: Subject) -> None:
-    """Each counted target is the token that follows in its row, in an epoch's and in held-out batches as in any other.
+    """Each target that is not ignored is the token that follows in its row, in all training and validation batches.
 
-    A model that sees both sides is not shown what it is to predict: most counted tokens of an epoch are hidden.
+    A model that sees both sides is not shown what it is to predict: most target tokens of an epoch are hidden.
 
     Silent because guessing two tokens ahead, or copying the input, also has a loss that falls.
 

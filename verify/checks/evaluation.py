@@ -25,7 +25,7 @@ LONGEST = 8  # steps of a run that is gone through to see an epoch end
 
 
 def check_mean(subject: Subject) -> None:
-    """The evaluated loss is the mean over all counted tokens of all batches together, in eval mode.
+    """The evaluated loss is the mean over all labels that are not ignored, of all batches together, in eval mode.
 
     Silent because a mean of batch means, an unshifted loss, or dropout left on give a number of the right size.
 
@@ -222,7 +222,7 @@ def check_trajectory(subject: Subject) -> None:
 
 
 def check_held_out(subject: Subject) -> None:
-    """A loop's own evaluation is the mean over the counted tokens of all held-out batches.
+    """A loop's own evaluation is the mean over the labels that are not ignored, of all validation batches.
 
     Silent because a mean of batch means, or over some of the batches, is a number of the right size.
 

@@ -1,4 +1,4 @@
-"""What the loss is: the mean cross-entropy of counted labels, and its gradient.
+"""What the loss is: the mean cross-entropy of labels that are not ignored, and its gradient.
 
 Legend: B batch, T time, V vocab.
 """
@@ -27,7 +27,7 @@ NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 
 
 def check_definition(subject: Subject) -> None:
-    """The loss is the mean over counted labels of -log softmax(logits)[label], in at least float32.
+    """The loss is the mean over labels that are not ignored of -log softmax(logits)[label], in at least float32.
 
     A mixture of experts may add its router's part, which is the same whatever the labels.
 
@@ -93,11 +93,11 @@ def check_shapes(subject: Subject) -> None:
 
 
 def check_ignored(subject: Subject) -> None:
-    """The loss is the mean over the counted labels, whichever those are: many or few of a row, one alone, other labels.
+    """The loss is the mean over the labels that are not ignored, be they many or few of a row, or one alone.
 
     Silent because losses of such batches are of the usual size; short rows or padding count too much or too little.
 
-    Look at `ignore_index`, at the divisor (counted labels, not rows or positions), and at means of rows.
+    Look at `ignore_index`, at the divisor (labels that are not ignored, not rows or positions), and at means of rows.
 
     Example:
         # wrong: mean() divides by all positions, ignored ones too
@@ -281,7 +281,7 @@ def _compare(
     if not abs(float(loss) - float(expected)) <= tolerance:
         _explain_unknown(subject, batch)
         raise CheckFailed(
-            f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} counted labels is "
+            f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} labels is "
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
 
@@ -320,7 +320,7 @@ def _compare_gradients(subject: Subject, model: nn.Module, batch: Batch, targets
 def _choices(subject: Subject, batch: Batch) -> Iterator[tuple[Tensor, str]]:
     """Targets that differ in which are counted, and in what they are."""
     targets_BT = targets_of(subject, batch)
-    yield _ragged(targets_BT), "with rows of few and many counted labels"
+    yield _ragged(targets_BT), "with rows of few and many labels"
     usable = (targets_BT != IGNORE).nonzero()
     for index in evenly_spaced(len(usable), 4):
         row, position = usable[index].tolist()

@@ -18,7 +18,7 @@ from andon.verify.subject import Subject
 
 STEPS = 6
 SETTLED = 5  # measurements, of the last steps, that are compared: the first one allocates moments and caches
-LARGE = 16  # elements of a tensor that is no logged number
+LARGE = 16  # elements of a tensor that is not a logged number
 
 
 @each_run

@@ -62,12 +62,12 @@ def check_membership(_: Subject, named: NamedOptimizer) -> None:
     if len(tensors) != len(ids):
         raise CheckFailed(f"{name} lists {len(tensors)} tensors, of which only {len(ids)} are different ones")
     lacking = sorted(key for key, parameter in learning.items() if id(parameter) not in ids)
-    strangers = _strangers(model, tensors)
-    if _are_copied([learning[key] for key in lacking], strangers):
+    foreign = _foreign_tensors(model, tensors)
+    if _are_copied([learning[key] for key in lacking], foreign):
         return
     raise CheckFailed(
         f"{name} holds {len(learning) - len(lacking)} of the model's {len(learning)} trainable parameters and "
-        f"{len(strangers)} tensors that are not the model's; it lacks {listed(lacking)}"
+        f"{len(foreign)} tensors that are not the model's; it lacks {listed(lacking)}"
     )
 
 
@@ -321,15 +321,15 @@ def check_survival(subject: Subject, make: Make) -> None:
         )
 
 
-def _strangers(model: nn.Module, tensors: list[Tensor]) -> list[Tensor]:
+def _foreign_tensors(model: nn.Module, tensors: list[Tensor]) -> list[Tensor]:
     """The tensors that are none of the model's parameters."""
     own = {id(parameter) for parameter in model.parameters()}
     return [tensor for tensor in tensors if id(tensor) not in own]
 
 
-def _are_copied(weights: list[nn.Parameter], strangers: list[Tensor]) -> bool:
+def _are_copied(weights: list[nn.Parameter], foreign: list[Tensor]) -> bool:
     """Whether full-precision copies stand for all of these half-precision weights."""
-    masters = {tensor.numel() for tensor in strangers if tensor.dtype == torch.float32}
+    masters = {tensor.numel() for tensor in foreign if tensor.dtype == torch.float32}
     return all(weight.dtype in HALVES and weight.numel() in masters for weight in weights)
 
 

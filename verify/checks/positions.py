@@ -21,7 +21,7 @@ from andon.verify.observation.perturb import logits_eval, perturbed_model, resca
 from andon.verify.observation.tolerances import ROUNDING, distance
 from andon.verify.subject import Batch, Subject
 
-PRIMES = (61, 53, 47, 43, 41, 37, 31, 29, 23, 19, 17, 13, 11, 7)  # lengths that are no other size
+PRIMES = (61, 53, 47, 43, 41, 37, 31, 29, 23, 19, 17, 13, 11, 7)  # lengths that no other size is
 COUNT = 5  # positions that are compared
 RELATIVE = 3e-4  # of the states that a block adds; angles in float32 at positions below 61
 ORDER = 1e-6
@@ -39,7 +39,7 @@ def check_shift(subject: Subject) -> None:
     positions that wrap, restart or are rounded.
 
     Example:
-        # wrong: without the minus sign this is no rotation
+        # wrong: without the minus sign this is not a rotation
         def rotate_half(x):
             x1, x2 = x.chunk(2, dim=-1)
             return torch.cat((x2, x1), dim=-1)
@@ -191,7 +191,7 @@ def check_precision(subject: Subject) -> None:
 
 
 def _single_documents(subject: Subject, model: nn.Module) -> tuple[nn.Module, Batch, int]:
-    """The model, a batch of one document a row without padding, and its length: a prime that is no other size."""
+    """The model, a batch of one document per row without padding, and its length: a prime that no other size is."""
     batch = one_document(subject, new_batch(subject))
     tokens_BT = tokens_of(subject, batch)
     sizes = {size for p in model.parameters() for size in p.shape}
@@ -204,7 +204,7 @@ def _single_documents(subject: Subject, model: nn.Module) -> tuple[nn.Module, Ba
 def _require_mask(
     subject: Subject, block: nn.Module, call: Call, states: Tensor, result: Tensor, first: int, time: int
 ) -> None:
-    """Refuse a block that is not causal on a part of its arguments: they are no mask of these positions."""
+    """Refuse a block that is not causal on a part of its arguments: they are not a mask of these positions."""
     if subject.causal and first == 1:
         other = torch.cat([states[:, :-1], states[:, -1:].flip(-1)], 1)
         if distance(call_again(block, call, other, first, time)[:, :-1], result[:, :-1]) > RELATIVE:

@@ -238,7 +238,7 @@ def check_run(subject: Subject) -> None:
     run = loop_run(subject)
     seen = [step.updates[0].rates for step in (run.step() for _ in range(_few(subject))) if step.updates]
     if not seen:
-        raise NotApplicable("one optimizer update a step")
+        raise NotApplicable("one optimizer update per step")
     rates = [(max if len(set(seen[0])) == 1 else min)(each) for each in seen]  # of groups with rates of their own
     if _wastes(subject, rates[0], rates[min(1, len(rates) - 1)]):
         raise CheckFailed(f"{run.name}: the first update is made at a rate of {rates[0]:.3g}; {WASTED}")
@@ -347,7 +347,7 @@ def _applied(steps: list[StepTrace]) -> list[tuple[float, ...]]:
     """
     applied = [step.updates[0].rates for step in steps if step.updates]
     if not applied or len(applied) < len(steps):
-        raise NotApplicable("one optimizer update a step")
+        raise NotApplicable("one optimizer update per step")
     return applied
 
 

@@ -24,7 +24,7 @@ from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Subject
 
 BATCHES = 2
-DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are no fault
+DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are not a fault
 DEAD_ROWS = 2
 IDENTITY = 1e-5
 UNIT = 0.03  # of a normed output's rms around 1
@@ -214,7 +214,7 @@ def check_tying(subject: Subject) -> None:
     words = logits_eval(subject, model, batch).shape[-1]
     names, tensors = _of_words(model, words)
     if not flags[0] and not tensors & {id(module.weight) for module in model.modules() if type(module) is nn.Embedding}:
-        return  # the embedding has more rows than there are words: it is no head
+        return  # the embedding has more rows than there are words: it is not a head
     if len(names) in (1, 2) and flags[0] != (len(tensors) == 1):
         said = "one tensor" if flags[0] else "two tensors"
         raise CheckFailed(f"the configuration says {said} for embedding and head; there are {len(tensors)}: {names}")
@@ -319,7 +319,7 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _of_words(model: nn.Module, words: int) -> tuple[list[str], set[int]]:
-    """Names of the matrices with a row a word, and which tensors they are."""
+    """Names of the matrices with a row per word, and which tensors they are."""
     parameters = model.named_parameters(remove_duplicate=False)
     found = {name: id(p) for name, p in parameters if p.dim() == 2 and len(p) == words}
     return list(found), set(found.values())

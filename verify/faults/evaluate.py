@@ -1,25 +1,34 @@
 """Inject faults one at a time and find out which check finds each: a row for every fault."""
 
-import functools
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
 from andon.verify.errors import SubjectError
 from andon.verify.faults import detect
-from andon.verify.faults.detect import Result, Task
+from andon.verify.faults.detect import Found, Result, Task
 from andon.verify.faults.generic import GenericFault
 from andon.verify.faults.inject import Fault
-from andon.verify.faults.jobs import LIMIT, Outcome, run_jobs
+from andon.verify.faults.jobs import LIMIT, Argument, Outcome, Value, run_jobs
 from andon.verify.faults.rows import ABSENT, CHECK, ERROR, FOUND, PARITY, TEST, UNFOUND, Row
+from andon.verify.observation.fingerprint import Fingerprint
 from andon.verify.run.target import load
 
 WARM = ("numpy", "pydantic", "safetensors.torch", "tokenizers", "torch", "torch.optim", "torch._dynamo")
 TOGETHER = 4  # faults between two looks at the clock, where there is a deadline
 
-Jobs = Sequence[tuple[Fault | None, Any]]
-Run = Callable[[Callable[[Fault | None, Any], Any], Jobs], Generator[Outcome]]  # of a function on jobs, in processes
+Clean = Mapping[str, Mapping[str, Fingerprint]]  # by subject, what was seen of it without a fault
+
+
+class Run(Protocol):
+    """Runs a function on jobs, each in a process of its own."""
+
+    def __call__(
+        self, work: Callable[[Fault | None, Argument], Value], jobs: Sequence[tuple[Fault | None, Argument]], /
+    ) -> Generator[Outcome[Value]]:
+        """Outcomes as they are ready."""
+        ...
 
 
 def evaluate(
@@ -42,7 +51,9 @@ def evaluate(
         SubjectError: a subject cannot be run without any fault.
     """
 
-    def run(work: Callable[[Fault | None, Any], Any], jobs: Jobs) -> Generator[Outcome]:
+    def run(
+        work: Callable[[Fault | None, Argument], Value], jobs: Sequence[tuple[Fault | None, Argument]], /
+    ) -> Generator[Outcome[Value]]:
         return run_jobs(jobs, work, workers=workers, limit=limit, warm=[*WARM, detect.__name__])
 
     rows: dict[int, Row] = {}
@@ -59,15 +70,15 @@ def evaluate(
 
 def detected(
     target: str, faults: Sequence[Fault | GenericFault], run: Run, *, every: bool, together: int
-) -> Iterator[tuple[int, Outcome]]:
+) -> Iterator[tuple[int, Outcome[Result]]]:
     """Place and outcome of each fault, so many faults together; each subject is first looked at without a fault."""
-    clean: dict[str, Any] = {}
+    clean: dict[str, Mapping[str, Fingerprint]] = {}
     for start in range(0, len(faults), together):
         some = faults[start : start + together]
         names = subjects_of(target, some)
         new = [name for name in names if name not in clean]
         for outcome in run(detect.fingerprints, [(None, Task(target, (name,), {})) for name in new]):
-            if outcome.error:
+            if outcome.value is None:
                 raise SubjectError(f"{target}: {new[outcome.place]} cannot be run: {outcome.error}")
             clean |= outcome.value
         jobs = [_job(fault, target, names, clean, every=every) for fault in some]
@@ -84,7 +95,7 @@ def subjects_of(target: str, faults: Sequence[Fault | GenericFault]) -> tuple[st
 
 
 def _job(
-    fault: Fault | GenericFault, target: str, names: tuple[str, ...], clean: dict[str, Any], *, every: bool
+    fault: Fault | GenericFault, target: str, names: tuple[str, ...], clean: Clean, *, every: bool
 ) -> tuple[Fault | None, Task]:
     if isinstance(fault, Fault):
         own = {name: clean[name] for name in fault.subjects}
@@ -104,11 +115,11 @@ def blank(fault: Fault | GenericFault) -> Row:
     return Row(fault.id, fault.area, "", fault.what)
 
 
-def judged(row: Row, outcome: Outcome) -> Row:
+def judged(row: Row, outcome: Outcome[Result]) -> Row:
     """The row with what the checks found."""
-    if outcome.error:
+    result = outcome.value
+    if result is None:
         return replace(row, state=ERROR, detail=outcome.error, seconds=outcome.seconds)
-    result: Result = outcome.value
     if result.needs:
         return replace(row, state=ABSENT, detail=f"needs {result.needs}")
     if not result.live:
@@ -134,15 +145,15 @@ def run_unit_tests(
     names = {place: name for place in unseen if (name := unit_test_of(faults[place]))}
     injected = [(fault, name) for place, name in names.items() if isinstance(fault := faults[place], Fault)]
     clean = list(dict.fromkeys(names.values()))
-    work = functools.partial(run, detect.unit_test)
-    outcomes = {outcome.place: outcome for outcome in work([*injected, *((None, name) for name in clean)])}
+    jobs: list[tuple[Fault | None, str]] = [*injected, *((None, name) for name in clean)]
+    outcomes = {outcome.place: outcome for outcome in run(detect.unit_test, jobs)}
     for number, (place, name) in enumerate(names.items()):
         without = outcomes[len(injected) + clean.index(name)]
         rows[place] = _judged_by_test(rows[place], name, outcomes[number], without)
         note(rows[place])
 
 
-def _judged_by_test(row: Row, name: str, outcome: Outcome, clean: Outcome) -> Row:
+def _judged_by_test(row: Row, name: str, outcome: Outcome[bool], clean: Outcome[bool]) -> Row:
     """The row with what a unit test says with the fault and without."""
     broken = outcome.error or clean.error or ("is red without any fault" if clean.value else "")
     if broken:
@@ -167,7 +178,7 @@ def drop_false_alarms(rows: dict[int, Row], target: str, run: Run, note: Callabl
                 note(rows[place])
 
 
-def _false_alarm(row: Row, subject: str, outcome: Outcome) -> str:
+def _false_alarm(row: Row, subject: str, outcome: Outcome[list[Found]]) -> str:
     """Why a row's findings do not count, by what its checks found without the fault; empty where they do."""
     found = {(each.subject, each.check) for each in outcome.value or ()}
     for check in row.checks:

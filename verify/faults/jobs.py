@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from andon.verify.faults.inject import Fault, InjectionError, inject
 
@@ -20,26 +20,28 @@ ENDING = 5.0  # seconds that its process has to end after its answer: what measu
 END = Literal[
     "finished", "raised", "timed out", "died"
 ]  # how a job ended: died is a crash, or an exit with nothing sent
+Argument = TypeVar("Argument")
+Value = TypeVar("Value")
 
 
-class Outcome(NamedTuple):
+class Outcome(NamedTuple, Generic[Value]):
     """What came of one job: `value`, or in one sentence why there is none."""
 
     place: int  # of the job among all
-    value: Any
+    value: Value | None
     error: str
     seconds: float
     end: END = "finished"
 
 
 def run_jobs(
-    jobs: Sequence[tuple[Fault | None, Any]],
-    work: Callable[[Fault | None, Any], Any],
+    jobs: Sequence[tuple[Fault | None, Argument]],
+    work: Callable[[Fault | None, Argument], Value],
     *,
     workers: int = 2,
     limit: float = LIMIT,
     warm: Iterable[str] = (),
-) -> Generator[Outcome]:
+) -> Generator[Outcome[Value]]:
     """`work(fault, argument)` for each job, in a process of its own with the fault injected, `workers` at a time.
 
     Outcomes come as they are ready. `work` is a function of an importable module; it and its results are pickled on
@@ -84,8 +86,10 @@ def _collected(ours: Connection, place: int, process: BaseProcess, begun: float,
     return Outcome(place, value, error, time.monotonic() - begun, end if error else "finished")
 
 
-def _run(connection: Connection, fault: Fault | None, work: Callable[..., Any], argument: Any) -> None:
-    """In the forked process. What a stranger's code prints there is dropped."""
+def _run(
+    connection: Connection, fault: Fault | None, work: Callable[[Fault | None, Argument], object], argument: Argument
+) -> None:
+    """In the forked process. What user code prints there is dropped."""
     import torch
 
     silence = os.open(os.devnull, os.O_WRONLY)

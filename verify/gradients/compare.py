@@ -30,7 +30,7 @@ GROUPS = 8
 DRAWN = 2  # groups, and tensors of which entries are looked at, of a large model
 SHARP = 4.0  # times RTOL: a coarser tolerance is said in the report
 NAMED = 8  # wrong tensors named in a message
-COARSE = 0.1  # a tolerance that lets a tenth of the gradient be wrong is no check
+COARSE = 0.1  # a tolerance that lets a tenth of the gradient be wrong is not a check
 
 
 class Resolution(NamedTuple):
@@ -153,7 +153,7 @@ def compare_all(
         except RuntimeError as error:
             raise SubjectError(f"there is no second derivative here: {error}") from error
     coarse = joint > SHARP * min(rtol, RTOL) or note
-    notes = [f"errors below {joint:.0e} of a gradient are not seen"] if coarse else []
+    notes = [f"smallest gradient error that can be detected: {joint:.0e}"] if coarse else []
     notes += [extent] if (extent := _extent(derivatives, seed)) else []
     note = f"gradients{note}: {'; '.join(notes)}" if notes else ""
     return Resolution(derivatives.value.dtype, worst, joint, derivatives.evaluations, note)

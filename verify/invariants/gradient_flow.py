@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from andon.verify.invariants.watched import PATIENCE, Watched, listed
+from andon.verify.errors import listed
+from andon.verify.invariants.watched import PATIENCE, Watched
 
 GROWING = 3  # steps in which the last gradient was still there
 PARALLEL = 0.99  # gradients so alike that one cannot be told from the other
@@ -25,7 +26,7 @@ class GradientsReach:
         if self._waiting and self.watched.steps == PATIENCE:
             self.watched.found(
                 "gradients",
-                f"after {self.watched.steps} steps no gradient has reached {listed(self._waiting)}",
+                f"after {self.watched.steps} steps no gradient has reached {listed(sorted(self._waiting))}",
                 "Look for detach, no_grad and for layers that the loss does not use.",
             )
 

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from andon.verify.invariants.watched import Watched, listed
+from andon.verify.errors import listed
+from andon.verify.invariants.watched import Watched
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.observation.parameters import trainable
 
@@ -30,27 +31,27 @@ class OptimizerMembership:
         if not missing:
             return
         own = {id(p) for p in self.watched.parameters.values()}
-        strangers = [p for p in tensors if id(p) not in own]
-        if strangers:
-            self._compare_with(strangers, missing)
+        foreign = [p for p in tensors if id(p) not in own]
+        if foreign:
+            self._compare_with(foreign, missing)
         if not self.has_masters:
             self.watched.found(
                 "optimizer",
-                f"the optimizer does not hold {listed(missing)}, which require gradients",
+                f"the optimizer does not hold {listed(sorted(missing))}, which require gradients",
                 "Look at the parameter groups, and whether they were made before the model was complete.",
             )
 
-    def _compare_with(self, strangers: list[Tensor], missing: dict[str, nn.Parameter]) -> None:
+    def _compare_with(self, foreign: list[Tensor], missing: dict[str, nn.Parameter]) -> None:
         """What the optimizer holds and the model has not is a wider copy of what is missing, or what that once was."""
         dtypes = {p.dtype for p in missing.values()}
-        copies = {p.shape for p in strangers if p.dtype not in dtypes}
+        copies = {p.shape for p in foreign if p.dtype not in dtypes}
         self.has_masters = self.has_masters or all(p.shape in copies for p in missing.values())
-        shapes = {p.shape for p in strangers} - copies
+        shapes = {p.shape for p in foreign} - copies
         stale = [name for name, p in missing.items() if p.shape in shapes]
         if stale:
             self.watched.found(
                 "stale",
-                f"the optimizer moves other tensors than the model's: {listed(stale)}",
+                f"the optimizer moves other tensors than the model's: {listed(sorted(stale))}",
                 "Make the optimizer after the model is loaded, moved, wrapped or given adapters.",
             )
 

@@ -1,6 +1,6 @@
 """What all invariants see of a run: its model, its optimizer, the step, and samples of tensors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 ENTRIES = 64  # sampled of one tensor
 TENSORS = 4  # sampled in one step
 EVERY = 10  # steps between readings of which tensors there are
-PATIENCE = 5  # steps of the same batch or loss, or without a gradient, before it is no chance
+PATIENCE = 5  # steps of the same batch or loss, or without a gradient, before it is not chance
 
 
 class Invariant(Protocol):
@@ -64,9 +64,3 @@ class Watched:
                 torch.randint(size, (ENTRIES,), generator=generator).to(tensor.device) for size in tensor.shape
             )
         return tensor.detach()[self._places[key]] if tensor.dim() else tensor.detach().reshape(1).clone()
-
-
-def listed(names: Iterable[str]) -> str:
-    """A few names in order, and how many more."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:PATIENCE]) + (f" and {len(ordered) - PATIENCE} more" if len(ordered) > PATIENCE else "")

@@ -115,7 +115,7 @@ def without_autocast() -> Generator[None]:
         finally:  # the subject may enter the same object again, outside
             own["_enabled"] = kept
 
-    setattr(kind, "__enter__", idle)  # noqa: B010 - a plain assignment is no other method to a type checker
+    setattr(kind, "__enter__", idle)  # noqa: B010 - a plain assignment is not another method to a type checker
     try:
         yield
     finally:

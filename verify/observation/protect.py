@@ -13,7 +13,7 @@ from andon.verify.access.calls import seeded
 def protected() -> Generator[None]:
     """Whatever happens inside: random numbers, grad mode, default dtype, determinism and threads go on as before.
 
-    Warnings are silent inside: what a stranger's code warns of, it warns of in training too.
+    Warnings are silent inside: what user code warns of, it warns of in training too.
     """
     grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
     strict = _strict()

@@ -204,7 +204,7 @@ def the_update(run: Run, step: StepTrace) -> State:
         NotApplicable: it made none or several, or they belong to other tensors than the model's (master weights).
     """
     if len(step.updates) != 1:
-        raise NotApplicable(f"one optimizer update a step ({run.name} made {len(step.updates)})")
+        raise NotApplicable(f"one optimizer update per step ({run.name} made {len(step.updates)})")
     if not step.updates[0].gradients:
         raise NotApplicable("an optimizer over the model's own parameters")
     return step.updates[0].gradients
@@ -269,7 +269,7 @@ def data_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
 
 
 def _token_rows(inputs: Mapping[str, Tensor], roles: Mapping[str, str | int]) -> Iterator[tuple[int, ...]]:
-    given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are no arguments'
+    given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are not arguments'
     found, different = find(inputs, given), _different(inputs)
     if "tokens" not in found and len(different) > 1:
         raise NotApplicable(

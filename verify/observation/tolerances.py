@@ -14,7 +14,7 @@ ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 6e-2, tor
 def distance(actual: Tensor, reference: Tensor) -> float:
     """Largest absolute difference over the reference's rms, taken in float64; 0.0 means equal, NaN never does.
 
-    Equal infinities are equal: logits of words that are no words are often minus infinity.
+    Equal infinities are equal: logits of ids that are not words are often minus infinity.
     """
     if actual.numel() == 0:
         return 0.0

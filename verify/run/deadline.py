@@ -8,7 +8,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 class OutOfTime(BaseException):
-    """The moment has passed within a check. No Exception: those are a stranger's code's own, and are explained."""
+    """The moment has passed within a check. No Exception: those are user code's own, and are explained."""
 
 
 @contextmanager

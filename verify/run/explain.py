@@ -10,6 +10,7 @@ from types import TracebackType
 from torch import nn
 
 from andon.verify.errors import SubjectError
+from andon.verify.subject import documented
 
 HERE = Path(__file__).parents[1]  # verify
 LIBRARIES = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
@@ -22,8 +23,10 @@ def why(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"it needs {error.name}, which is not installed: pip install {error.name.partition('.')[0]}"
     said = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{said}\nin {error.filename}, line {error.lineno}: {(error.text or '').strip()}".rstrip(": ")
     call, place = _blame(error.__traceback__)
-    return f"{call} raised {said}{place}"
+    return f"{call} raised {said}{place or _called_as(call, error)}"
 
 
 def not_a_subject(value: object) -> str:
@@ -34,6 +37,15 @@ def not_a_subject(value: object) -> str:
             "Subject(model=model, batch=batch, loss=lambda model, batch: model(**batch).loss)"
         )
     return f"{type(value).__name__} is not a Subject; give Subject(model=..., batch=..., loss=...)"
+
+
+def _called_as(call: str, error: Exception) -> str:
+    """How a field of the subject is called, where that call did not fit it; empty elsewhere."""
+    if not isinstance(error, TypeError):
+        return ""
+    field = call.removeprefix("Subject.")
+    headings = [each.heading for each in documented() if each.name == field]
+    return f"; it is called as {headings[0]}" if headings else ""
 
 
 def _blame(trace: TracebackType | None) -> tuple[str, str]:

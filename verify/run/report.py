@@ -12,7 +12,8 @@ from andon.verify.errors import CheckFailed, SubjectError
 
 WIDTH = 100
 LABEL = 10
-SHORT = 24  # letters of a need that is named in the first line
+PART = 24  # columns of a part of a subject, and of how many checks need it
+RARE = ("adapters", "quantizer")  # parts that most training code has not: named last
 BUDGET = "budget"
 UNFINISHED = "not finished: budget"  # begun, and stopped within
 CANNOT_RUN = "the subject could not be run"
@@ -29,6 +30,7 @@ class Finding(NamedTuple):
     look: str = ""
     seconds: float = 0.0
     mistake: bool = False  # the subject could not be run: no verdict on its code, and no pass
+    detail: str = ""  # what more is to be said of the title: where it does not hold
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Report:
 
     @property
     def headline(self) -> str:
-        """How much applied, in a line: "12 checked, 33 need: optimizer, save/load"."""
+        """How much applied: "12 checked, 33 not applicable: optimizer unlocks 20, loop 13"."""
         return headline([self])
 
     def raise_if_found(self) -> None:
@@ -85,31 +87,32 @@ class Report:
 
 
 def headline(reports: Sequence[Report]) -> str:
-    """How much applied, in a line, of several reports together."""
+    """How much applied, of several reports together, and the parts that open more checks, most checks first."""
     line = f"{sum(report.checked for report in reports)} checked"
     reasons = Counter(_head(reason) for report in reports for reason in report.not_run.values())
     for reason, count in reasons.items():
         line += f", {count} not run ({reason})"
-    lacking = [text for report in reports for text in report.not_applicable.values()]
-    if not lacking:
+    count = sum(len(report.not_applicable) for report in reports)
+    if not count:
         return line
-    needs = [need for need, _ in Counter(need for text in lacking for need in _needs(text)).most_common()]
-    shown = ", ".join(need for need in needs if len(need) <= SHORT)
-    return textwrap.shorten(f"{line}, {len(lacking)} need: {shown or needs[0]}", WIDTH, placeholder=" ...")
+    opened = [f"{part} {len(names)}" for part, names in _by_part(reports).items()]
+    shown = f": {', '.join(opened).replace(' ', ' unlocks ', 1)}" if opened else ""
+    return f"{line}, {count} not applicable{shown}"
 
 
 def render_text(report: Report, *, quiet: bool = False) -> str:
     """Plain text: how much applied, the answer, all about each finding, then what was not run and why.
 
-    `quiet` leaves out what passed and what does not apply.
+    `quiet` leaves out what passed, with what that rests on, and what does not apply.
     """
     blocks = ["\n".join([*wrap(report.headline), _answer(report)])]
     blocks += [_finding(finding) for finding in report.findings if not finding.mistake]
     blocks += [_mistake(message, checks) for message, checks in _mistakes(report).items()]
     left_out = {name: reason for name, reason in report.not_run.items() if reason != CANNOT_RUN}
-    lists = [_table("not run", left_out), _table("note", report.notes)]
+    lists = [_table("not run", left_out)]
     if not quiet:
-        lists = [_table("passed", dict.fromkeys(report.passed, "")), _table("needs", report.not_applicable), *lists]
+        passed = _table("passed", dict.fromkeys(report.passed, ""))
+        lists = [passed, _needs(report), *lists, _table("note", report.notes)]
     return "\n\n".join([*blocks, *filter(None, lists)]) + "\n"
 
 
@@ -143,7 +146,8 @@ def _answer(report: Report) -> str:
 
 def _finding(finding: Finding) -> str:
     lines = wrap(f"FOUND {finding.check}: {finding.title}".rstrip(": "))
-    entries = [("measured", finding.message), ("silent", finding.silent), ("look", finding.look)]
+    silent, look = finding.silent.removeprefix("Silent "), finding.look.removeprefix("Look ")
+    entries = [("measured", finding.message), ("detail", finding.detail), ("silent", silent), ("look", look)]
     return "\n".join([*lines, *(line for label, text in entries for line in _labeled(label, text))])
 
 
@@ -179,9 +183,56 @@ def _table(label: str, entries: Mapping[str, str]) -> str:
     return "\n".join(f"{'' if place else label:<{LABEL + 1}} {line}" for place, line in enumerate(lines))
 
 
-def _needs(text: str) -> list[str]:
-    """What a check needs, in a few words: factories, or the beginning of what it said."""
-    return re.split(r",? and |,? or |, ", _head(text))
+def _needs(report: Report) -> str:
+    """A row for each part that the subject lacks, with the areas that it opens, most checks first; then the rest."""
+    by_part = _by_part([report])
+    lines = [
+        line
+        for part, names in by_part.items()
+        if part not in RARE
+        for line in _row(f"{part} ({len(names)})", _areas(names))
+    ]
+    rare = " and ".join(f"{part} ({len(by_part[part])})" for part in RARE if part in by_part)
+    lines += _row("fine-tuning", rare) if rare else []
+    other: dict[str, list[str]] = {}
+    for name, text in report.not_applicable.items():
+        if not _parts(text):
+            other.setdefault(text, []).append(name)
+    for place, (text, names) in enumerate(other.items()):
+        lines += _row("" if place else "other code", f"{text}: {', '.join(names)}")
+    return "\n".join(f"{'' if place else 'needs':<{LABEL + 1}} {line}" for place, line in enumerate(lines))
+
+
+def _areas(names: Sequence[str]) -> str:
+    """How many checks of each area: "updates 5, memory"."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    return ", ".join(f"{area} {count}" if count > 1 else area for area, count in counts.most_common())
+
+
+def _row(label: str, text: str) -> list[str]:
+    lines = wrap(text, LABEL + 2 + PART + 1)
+    return [f"{'' if place else label:<{PART}} {line}" for place, line in enumerate(lines)]
+
+
+def _by_part(reports: Sequence[Report]) -> dict[str, list[str]]:
+    """The checks that need each part of a subject, most checks first, what is rare last."""
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        for name, text in report.not_applicable.items():
+            for part in _parts(text):
+                found.setdefault(part, []).append(name)
+    return dict(sorted(found.items(), key=lambda item: (item[0] in RARE, -len(item[1]))))
+
+
+def _parts(text: str) -> list[str]:
+    """The fields of a subject among what a check needs: "loop and resume", "hyperparameters['steps']", "`roles`"."""
+    from andon.verify.subject import documented  # late, as reports are also made of what other processes left
+
+    fields = {each.name for each in documented()}
+    pieces = re.split(r",? and |,? or |, ", text)
+    named = [piece.partition("[")[0].partition(".")[0] for piece in pieces]
+    named += re.findall(r"(?:Subject\.|`)(\w+)", text)
+    return list(dict.fromkeys(name for name in named if name in fields))
 
 
 def _head(text: str) -> str:

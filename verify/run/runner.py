@@ -168,9 +168,12 @@ def _matching(name: str, *, exact: bool = False) -> list[Check]:
     """Checks by name, or all of an area."""
     found = [each for each in CHECKS if each.name == name or (not exact and each.name.partition(".")[0] == name)]
     if not found:
-        close = difflib.get_close_matches(name, [each.name for each in CHECKS], 3, 0.3)
+        is_area = not exact and "." not in name
+        known = {each.name.partition(".")[0] if is_area else each.name: None for each in CHECKS}
+        close = difflib.get_close_matches(name, known, 3, 0.3)
         raise UnknownCheckError(
-            f"{name!r} is not a check; {'closest: ' + ', '.join(close) if close else '`andon verify list` shows all'}"
+            f"{name!r} is {'not a check' if exact else 'neither a check nor an area'}; "
+            f"{'closest: ' + ', '.join(close) if close else '`andon verify list` shows all'}"
         )
     return found
 
@@ -226,11 +229,11 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
                 outcome = task.check.function(task.subject) or ""
         except (NotApplicable, OutOfTime) as lack:
             outcome = lack
-        except Exception as error:  # noqa: BLE001 - a stranger's code raises what it likes; it is explained
+        except Exception as error:  # noqa: BLE001 - user code raises what it likes; it is explained
             about, wrong = explain(task.check), isinstance(error, CheckFailed)
             message, seconds = str(error) if wrong else why(error), time.monotonic() - begun
-            silent = f"{about.detail} {about.silent}".strip()
-            outcome = Finding(task.name, message, about.title, silent, about.look, seconds, mistake=not wrong)
+            said = about.title, about.silent, about.look
+            outcome = Finding(task.name, message, *said, seconds, mistake=not wrong, detail=about.detail)
     return outcome, time.monotonic() - begun
 
 

@@ -35,14 +35,19 @@ def load_one(target: str, name: str) -> Subject:
         SubjectError: as `load`, or there is none of this name.
     """
     value, own = _resolved(target)
-    while isinstance(value, Mapping):
-        key = next((str(key) for key in value if name == str(key) or name.startswith(f"{key}.")), name)
-        value, own = _item(value, key, target), key
-        if name == key:
-            break
-        name = name.removeprefix(f"{key}.")
+    rest = name
+    while rest and isinstance(value, Mapping):
+        starts = [str(key) for key in value if f"{rest}.".startswith(f"{key}.")]
+        key = max(starts, key=len, default=rest)  # the whole name where it is a key
+        value, own, rest = _item(value, key, target), key, rest[len(key) + 1 :]
     found = subjects(value, own)
-    return found[name] if name in found else next(iter(found.values()))
+    if rest in found:
+        return found[rest]
+    if len(found) == 1 and rest in ("", own):
+        return next(iter(found.values()))
+    keys = name[: len(name) - len(rest)].removesuffix(".")
+    names = found if not keys else [keys] if len(found) == 1 else [f"{keys}.{each}" for each in found]
+    raise SubjectError(f"{target}: there is no {name!r}; there are {', '.join(names)}")
 
 
 def subjects(value: Any, name: str = "subject") -> dict[str, Subject]:

@@ -67,7 +67,7 @@ ALTERED: dict[str, Callable[[Any], Any]] = {
     "initializer_range": _halved,
     "tie_word_embeddings": _negated,
 }
-# Names of architectures, or parts of them, whose layers are no attention and who list no kinds of layers.
+# Names of architectures, or parts of them, whose layers are not attention and who list no kinds of layers.
 RECURRENT = ("mamba", "rwkv", "xlstm", "falcon_h1", "recurrent_gemma", "lfm2")
 OFFSET = ("roberta", "camembert", "data2vec-text", "xmod")
 OF_NEW_WEIGHTS = ("initializer_range", "tie_word_embeddings")  # say nothing where weights are read from a file
@@ -178,7 +178,7 @@ def logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def padded(documents: Documents, padding: int, tokenizer: Any = None) -> dict[str, Tensor]:
-    """One document a row: by the tokenizer and the library's collator, or padded on the right."""
+    """One document per row: by the tokenizer and the library's collator, or padded on the right."""
     if tokenizer is not None and tokenizer.pad_token_id is not None:
         collator = hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)
         return dict(collator([{"input_ids": list(document)} for document in documents]))
@@ -291,7 +291,7 @@ def settings_of(config: Any, *, trained: bool) -> dict[str, Any]:
 
 
 def _recurrent(config: Any) -> bool:
-    """Whether any layer is no attention over keys, by the configuration's list of layers or its name."""
+    """Whether any layer is not attention over keys, by the configuration's list of layers or its name."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
     other = [kind for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)]

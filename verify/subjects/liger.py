@@ -29,7 +29,7 @@ def _rsqrt(x: Any) -> Any:
 
 
 def normed(kind: str = "layer", width: int = 80) -> Subject:
-    """A norm of the library's, "layer" or "rms", before the head, of a width that is no power of two."""
+    """A norm of the library's, "layer" or "rms", before the head, of a width that is not a power of two."""
     made = _norm(kind)
     return small.subject(
         name=f"liger {kind} norm",

@@ -45,6 +45,6 @@ def batch(generator: torch.Generator, rows: int = ROWS) -> tuple[Tensor, Tensor]
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean nats a token."""
+    """Mean nats per token."""
     tokens_BT, targets_BT = batch
     return nn.functional.cross_entropy(model(tokens_BT).flatten(0, 1), targets_BT.flatten())

@@ -51,7 +51,7 @@ def logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def padded(documents: Documents) -> Batch:
-    """One document a row, padded on the right."""
+    """One document per row, padded on the right."""
     shape = len(documents), max(map(len, documents))
     batch = {"tokens": torch.zeros(shape, dtype=torch.int64), "attention_mask": torch.zeros(shape, dtype=torch.int64)}
     batch["labels"] = torch.full(shape, IGNORE)

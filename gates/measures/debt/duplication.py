@@ -11,7 +11,7 @@ EACH = 0.2
 
 
 def duplication_losses(files: Mapping[str, list[Line]]) -> Iterator[Loss]:
-    """A loss for each run of lines that stands elsewhere too, at its first line; imports are no duplicates."""
+    """A loss for each run of lines that stands elsewhere too, at its first line; imports are not duplicates."""
     lines = {path: [line for line in file if not _imports(line)] for path, file in files.items()}
     places: dict[tuple[str, ...], list[tuple[str, int]]] = defaultdict(list)
     for path, file in lines.items():

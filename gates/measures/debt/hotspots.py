@@ -1,4 +1,4 @@
-"""Where debt is paid: files by churn times complexity, beside the grade, as history is no fault of the code."""
+"""Where debt is paid: files by churn times complexity, beside the grade, as history is not a fault of the code."""
 
 import subprocess
 from collections import Counter

@@ -64,7 +64,7 @@ def _content(path: str) -> str:
 
 
 def test_source(test: str) -> str:
-    """A test's source with everything in its file that is no test; "absent" where either is gone.
+    """A test's source with everything in its file that is not a test; "absent" where either is gone.
 
     The test helpers that the test's file imports belong to it, by their content; of what else the file imports, what
     is named in all this.

@@ -63,7 +63,7 @@ def read_plan(path: Path = DEFAULT) -> Plan:
         count = module.row.per_function or risks.mutation.per_function
         modules.append(Module(module.name, module.file, count, tuple(tests)))
     if not modules:
-        raise GateError(f"{path}: modules: none has a floor `mutation`, so that nothing is mutated")
+        raise GateError(f"{path}: modules: none has a minimum `mutation`, so that nothing is mutated")
     return Plan(risks.mutation, tuple(modules))
 
 

@@ -20,7 +20,7 @@ KILLED, SURVIVED, UNTESTED, LATE, ERROR = "killed", "survived", "untested", "lat
 
 @dataclass(frozen=True)
 class Row:
-    """One mutant and what became of it; `late` and `untested` are alive, `error` is no answer."""
+    """One mutant and what became of it; `late` and `untested` are alive, `error` is not an answer."""
 
     id: str
     operator: str

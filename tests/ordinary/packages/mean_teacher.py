@@ -15,9 +15,9 @@ SOURCE = "ema-pytorch 0.8.3"
 class Half(NamedTuple):
     """Some examples with labels, more without."""
 
-    labelled: Tensor
+    labeled: Tensor
     label: Tensor
-    unlabelled: Tensor
+    unlabeled: Tensor
 
 
 class MeanTeacher(nn.Module):
@@ -51,10 +51,10 @@ def mean_teacher() -> Subject:
         return Half(*moons(generator, 16), moons(generator, 48)[0])
 
     def loss(model: Any, batch: Half) -> Tensor:
-        told = F.cross_entropy(model(batch.labelled), batch.label)
+        told = F.cross_entropy(model(batch.labeled), batch.label)
         with torch.no_grad():
-            taught = model.teacher(batch.unlabelled).softmax(-1)
-        agreement = F.mse_loss(model(batch.unlabelled).softmax(-1), taught)
+            taught = model.teacher(batch.unlabeled).softmax(-1)
+        agreement = F.mse_loss(model(batch.unlabeled).softmax(-1), taught)
         return told + 2.0 * agreement
 
     def train_step(model: Any, optimizer: torch.optim.Optimizer, batches: list[Half]) -> dict[str, float]:

@@ -159,7 +159,7 @@ def ia3() -> Subject:
 
 
 def vera() -> Subject:
-    """VeRA: random matrices that all layers share and nobody learns, and two learned vectors a layer."""
+    """VeRA: random matrices that all layers share and nobody learns, and two learned vectors per layer."""
 
     def build() -> nn.Module:
         adapter = peft.VeraConfig(r=16, target_modules=["q_proj", "o_proj"], d_initial=0.1, projection_prng_key=7)

@@ -321,7 +321,7 @@ class Equivariant(nn.Module):
         self.last = o3.Linear(self.gate.irreps_out, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One vector a row."""
+        """One vector per row."""
         return self.last(self.gate(self.mix(x, x)))
 
 

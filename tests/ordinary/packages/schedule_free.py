@@ -35,7 +35,7 @@ class Tabular(nn.Module):
         self.last = nn.Linear(width, 1)
 
     def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
-        """One number a row."""
+        """One number per row."""
         x = self.first(torch.cat([numeric, self.kinds(category)], dim=-1))
         for block in self.blocks:
             x = x + block(x)

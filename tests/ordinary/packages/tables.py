@@ -119,7 +119,7 @@ def hazards() -> Subject:
 
 
 def splines() -> Subject:
-    """A Kolmogorov-Arnold network: splines on edges, a grid that is no parameter to learn."""
+    """A Kolmogorov-Arnold network: splines on edges, a grid that is not a parameter to learn."""
 
     def build() -> nn.Module:
         seed = torch.initial_seed() % 2**31  # it seeds itself

@@ -20,7 +20,7 @@ def periodic(generator: torch.Generator, length: int = LENGTH) -> Tensor:
     return motif.repeat(1, -(-length // 4))[:, :length]
 
 
-def labelled(generator: torch.Generator) -> dict[str, Tensor]:
+def labeled(generator: torch.Generator) -> dict[str, Tensor]:
     """What the library's models take: labels under their own tokens."""
     tokens = periodic(generator)
     return {"input_ids": tokens, "labels": tokens.clone()}
@@ -48,7 +48,7 @@ def mixtral() -> Subject:
     return Subject(
         name="transformers-mixtral",
         model=lambda: transformers.MixtralForCausalLM(config),
-        batch=labelled,
+        batch=labeled,
         loss=lambda model, batch: model(**batch).loss,
         optimizer=lambda model: torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1),
         train_step=train_step,
@@ -102,7 +102,7 @@ def mamba() -> Subject:
     return Subject(
         name="transformers-mamba",
         model=lambda: transformers.MambaForCausalLM(config),
-        batch=labelled,
+        batch=labeled,
         loss=lambda model, batch: model(**batch).loss,
         optimizer=optimizer,
         recurrent=True,
@@ -133,7 +133,7 @@ def rwkv() -> Subject:
     return Subject(
         name="transformers-rwkv",
         model=lambda: transformers.RwkvForCausalLM(config),
-        batch=labelled,
+        batch=labeled,
         loss=lambda model, batch: model(**batch).loss,
         optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=6e-3, betas=(0.9, 0.99)),
         recurrent=True,

@@ -1,4 +1,4 @@
-"""Encoders and encoder-decoders of transformers for text: masked, labelled, answered, translated."""
+"""Encoders and encoder-decoders of transformers for text: masked, labeled, answered, translated."""
 
 from typing import Any, NamedTuple
 
@@ -132,7 +132,7 @@ class Electra(nn.Module):
         self.discriminator.electra.embeddings = self.generator.electra.embeddings
 
     def forward(self, ids: Tensor, mask: Tensor, corrupted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both losses. What the generator drew is no path for gradients."""
+        """Both losses. What the generator drew is not a path for gradients."""
         filled = self.generator(input_ids=corrupted, attention_mask=mask, labels=labels)
         with torch.no_grad():
             drawn = torch.distributions.Categorical(logits=filled.logits).sample()

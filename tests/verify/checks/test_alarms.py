@@ -93,27 +93,27 @@ def said(report: Report) -> str:
 @pytest.mark.parametrize(
     ("kind", "outcome"), [("", PASSED), ("sink", ABSENT), ("more", ABSENT), ("late", "equal states differs")]
 )
-def test_attention_that_does_not_average_by_design_is_not_asked(kind: str, outcome: str) -> None:
-    """Behaviour: sinks and second embeddings of a token are no fault; a mask behind the softmax is."""
+def test_attention_that_does_not_average_by_design_is_not_checked(kind: str, outcome: str) -> None:
+    """Behavior: sinks and second embeddings of a token are not a fault; a mask behind the softmax is."""
     assert outcome in said(check(subject(kind), only=("positions.average",)))
 
 
 @pytest.mark.parametrize(("kind", "outcome"), [("", PASSED), ("outside", ABSENT), ("lost", "0 times its input")])
-def test_a_list_of_attentions_is_no_list_of_blocks(kind: str, outcome: str) -> None:
-    """Behaviour: parts whose residual is added around them are not checked for it; blocks without one are a fault."""
+def test_a_list_of_attentions_is_not_a_list_of_blocks(kind: str, outcome: str) -> None:
+    """Behavior: parts whose residual is added around them are not checked for it; blocks without one are a fault."""
     assert outcome in said(check(subject(kind), only=("structure.residual",)))
 
 
 @pytest.mark.parametrize(
     ("rows", "tied", "outcome"), [(WORDS, False, PASSED), (WORDS + 8, False, PASSED), (WORDS, True, "there are 1")]
 )
-def test_a_larger_embedding_is_no_head(rows: int, tied: bool, outcome: str) -> None:
-    """Behaviour: where the configuration says two tensors a larger embedding passes, and a shared one is a fault."""
+def test_a_larger_embedding_is_not_a_head(rows: int, tied: bool, outcome: str) -> None:
+    """Behavior: where the configuration says two tensors a larger embedding passes, and a shared one is a fault."""
     assert outcome in said(check(subject(rows=rows, tied=tied), only=("structure.tying",)))
 
 
 def test_a_setting_that_is_refused_is_not_idle() -> None:
-    """Behaviour: a value that the model refuses acts; one that it takes and does not read is the finding."""
+    """Behavior: a value that the model refuses acts; one that it takes and does not read is the finding."""
 
     def configure(**changes: float) -> nn.Module:
         if "refused" in changes:
@@ -140,8 +140,8 @@ class RMSprop8bit(torch.optim.SGD):
 
 
 def test_one_average_has_no_faster_one() -> None:
-    """Behaviour: a pair of which one is used is no finding; Adam's two in the wrong order are."""
-    clean, planted = (
+    """Behavior: a pair of which one is used is not a finding; Adam's two in the wrong order are."""
+    clean, injected = (
         said(check(small(optimizer=made), only=("optimizer.settings",)))
         for made in (
             lambda model: RMSprop8bit(model.parameters()),
@@ -149,12 +149,12 @@ def test_one_average_has_no_faster_one() -> None:
         )
     )
     assert PASSED == clean
-    assert "is never the faster one" in planted
+    assert "is never the faster one" in injected
 
 
 @pytest.mark.parametrize("name", ["adapters.scale", "adapters.merged_weights"])
 def test_adapters_without_a_scale_are_not_held_to_one(name: str) -> None:
-    """Behaviour: an adapter that adds no B A is not checked for alpha / rank; one that does is."""
+    """Behavior: an adapter that adds no B A is not checked for alpha / rank; one that does is."""
     whole = lora()
     assert whole.adapters is not None
     assert PASSED == said(check(whole, only=(name,)))
@@ -162,8 +162,8 @@ def test_adapters_without_a_scale_are_not_held_to_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(("copied", "outcome"), [(False, PASSED), (True, "of the base's 4 tensors still learn")])
-def test_a_constant_is_no_copy_of_another(copied: bool, outcome: str) -> None:
-    """Behaviour: an adapter's ones may equal the base's; a tensor with the base's own numbers is the base's."""
+def test_a_constant_is_not_a_copy_of_another(copied: bool, outcome: str) -> None:
+    """Behavior: an adapter's ones may equal the base's; a tensor with the base's own numbers is the base's."""
 
     def add(model: Any, *_: float) -> nn.Module:
         model.requires_grad_(False)

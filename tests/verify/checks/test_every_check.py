@@ -15,21 +15,21 @@ MATRIX = Path(__file__).parents[3] / "reports" / "baselines" / "faults.json"
 
 
 def finders() -> set[str]:
-    """The checks that have found a planted fault."""
+    """The checks that have found an injected fault."""
     rows = json.loads(MATRIX.read_text(encoding="utf-8"))["rows"]
     found = {fault.finder for fault in test_model_checks.FAULTS} | {bug.found_by for bug in test_training_checks.BUGS}
     return found | set(PARITY.values()) | {name for row in rows for name in row["checks"]}
 
 
 @pytest.mark.long
-def test_each_check_is_the_finder_of_a_planted_fault() -> None:
-    """Behaviour: each check is named by a fault that a test plants, or by the catalogue's committed matrix."""
+def test_each_check_is_the_finder_of_an_injected_fault() -> None:
+    """Behavior: each check is named by a fault that a test injects, or by the catalogue's committed matrix."""
     assert [] == [each.name for each in CHECKS if each.name not in finders()]
 
 
 @pytest.mark.tier1
 def test_a_check_is_found_by_its_name() -> None:
-    """Behaviour: `area.what` is `check_what` of the area's file, which holds no other area's, and each is run once."""
+    """Behavior: `area.what` is `check_what` of the area's file, which holds no other area's, and each is run once."""
     areas = {
         each.name.partition(".")[0]: import_module(f"andon.verify.checks.{each.name.partition('.')[0]}")
         for each in CHECKS

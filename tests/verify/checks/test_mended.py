@@ -13,8 +13,8 @@ from andon.verify.subject import Adapters, Quantizer, Subject
 from andon.verify.subjects import small as plain
 from tests.clean import reseeded
 from tests.subjects import SUBJECTS
-from tests.verify import strangers
-from tests.verify.checks.test_model_checks import FAULTS, planted
+from tests.verify import foreign_models
+from tests.verify.checks.test_model_checks import FAULTS, injected
 from tests.verify.small import Small, loss, small
 
 pytestmark = pytest.mark.long
@@ -48,34 +48,34 @@ def wrapped(under_autocast: bool) -> Subject:
 
 
 def test_a_wrapped_optimizer_is_seen() -> None:
-    """Behaviour: the update of the optimizer inside a wrapper counts, and outside autocast it passes."""
-    clean, planted = (check(wrapped(under), only=("autocast.scope",)) for under in (False, True))
+    """Behavior: the update of the optimizer inside a wrapper counts, and outside autocast it passes."""
+    clean, injected = (check(wrapped(under), only=("autocast.scope",)) for under in (False, True))
     assert ((), ("autocast.scope",)) == (clean.findings, clean.passed)
     assert ["Subject.train_step: the update ran under autocast to torch.bfloat16"] == [
-        finding.message for finding in planted.findings
+        finding.message for finding in injected.findings
     ]
 
 
 def test_an_epoch_whose_labels_stand_elsewhere_is_found() -> None:
-    """Behaviour: labels under their own tokens in an epoch alone are a finding; one ahead there, too, they pass."""
+    """Behavior: labels under their own tokens in an epoch alone are a finding; one ahead there, too, they pass."""
 
     def shifted(steps: int) -> Subject:
         ids = torch.arange(3)[:, None] + torch.arange(7) * 2 % 11 % 8
         parts = {"tokens": ids[:, :-1], "labels": ids[:, steps : steps + 6]}
         return small(batch=lambda _: {"tokens": ids[:, :-1], "labels": ids[:, 1:]}, epoch_batches=lambda _: [parts])
 
-    planted, clean = (check(shifted(steps), only=("data.targets",)) for steps in (0, 1))
+    injected, clean = (check(shifted(steps), only=("data.targets",)) for steps in (0, 1))
     assert ((), ("data.targets",)) == (clean.findings, clean.passed)
     due = (
         "labels stand in Subject.batch one ahead, in Subject.epoch_batches under their own tokens: "
         "one loss cannot take both"
     )
-    assert [due] == [finding.message for finding in planted.findings]
+    assert [due] == [finding.message for finding in injected.findings]
 
 
 @pytest.mark.parametrize("seed", [2, 7])
 def test_sharp_attention_in_half_precision_passes(seed: int) -> None:
-    """Behaviour: an error that grows with the number of keys, as rounding alone makes it, is no fault of positions."""
+    """Behavior: an error that grows with the number of keys, as rounding makes it, is not a fault of positions."""
     report = check(reseeded(SUBJECTS["half lora"](), seed), only=("positions.precision",))
     assert ((), ("positions.precision",)) == (report.findings, report.passed)
 
@@ -103,7 +103,7 @@ class Across(nn.Module):
 
 
 def test_a_norm_whose_rows_differ_in_size_is_found() -> None:
-    """Behaviour: a variance that counts padding gives each row a size of its own; a norm over rows may."""
+    """Behavior: a variance that counts padding gives each row a size of its own; a norm over rows may."""
 
     def ending(norm: nn.Module) -> Subject:
         return plain.subject(model=lambda: plain.Model(norm))
@@ -115,18 +115,18 @@ def test_a_norm_whose_rows_differ_in_size_is_found() -> None:
 
 
 def test_autocast_within_the_subject_is_compared_with_none() -> None:
-    """Behaviour: where logits and loss enter autocast themselves, rounded angles are found, and exact ones pass."""
+    """Behavior: where logits and loss enter autocast themselves, rounded angles are found, and exact ones pass."""
     fault = next(each for each in FAULTS if each.name == "half-precision angles under autocast")
     rounded, clean = (
         check(subjects.under_autocast(each), only=("positions.precision",))
-        for each in (planted(fault._replace(subject="library")), strangers.library())
+        for each in (injected(fault._replace(subject="library")), foreign_models.library())
     )
     assert ((), ("positions.precision",)) == (clean.findings, clean.passed)
     assert ["in torch.bfloat16 logits at positions"] == [finding.message[:37] for finding in rounded.findings]
 
 
 def test_an_autocast_object_of_the_subject_stays_as_it_was() -> None:
-    """Behaviour: what a script enters again and again still casts after a check has done without it."""
+    """Behavior: what a script enters again and again still casts after a check has done without it."""
     shared, matrix = torch.autocast("cpu", torch.bfloat16), torch.eye(2)
     with without_autocast(), shared:
         inside = (matrix @ matrix).dtype
@@ -164,8 +164,8 @@ class Deep(nn.Module):
         return self.head(x)
 
 
-def test_a_block_whose_mask_is_no_part_of_its_arguments_is_not_asked() -> None:
-    """Behaviour: at a few positions a wider mask shows later states, which is no fault; one that fits is checked."""
+def test_a_block_whose_mask_is_not_among_its_arguments_is_not_checked() -> None:
+    """Behavior: at a few positions a wider mask shows later states, which is not a fault; one that fits is checked."""
 
     def batch(generator: torch.Generator) -> dict[str, Tensor]:
         ids = torch.randint(0, 11, (3, 14), generator=generator)
@@ -179,7 +179,7 @@ def test_a_block_whose_mask_is_no_part_of_its_arguments_is_not_asked() -> None:
 
 
 def test_zeros_are_not_scaled_weights() -> None:
-    """Behaviour: a matrix of zeros says nothing of the scale of first weights, whatever a setting does."""
+    """Behavior: a matrix of zeros says nothing of the scale of first weights, whatever a setting does."""
 
     def configure(**_: object) -> nn.Module:
         model = Small()
@@ -191,7 +191,7 @@ def test_zeros_are_not_scaled_weights() -> None:
 
 
 def test_tensors_of_other_shapes_have_another_role() -> None:
-    """Behaviour: two matrices of a layer, told apart by a number alone, may begin at the scales of their own shapes."""
+    """Behavior: two matrices of a layer, told apart by a number alone, may begin at the scales of their own shapes."""
 
     def model() -> nn.Module:
         made = Small()
@@ -222,8 +222,8 @@ class Third(nn.Module):
         return self.base(x) + x @ self.change().mT
 
 
-def test_a_matrix_between_the_two_is_no_fault_of_the_scale() -> None:
-    """Behaviour: B A is checked where an adapter is two matrices, and nothing where no scale of it is claimed."""
+def test_a_matrix_between_the_two_is_not_a_fault_of_the_scale() -> None:
+    """Behavior: B A is checked where an adapter is two matrices, and nothing where no scale of it is claimed."""
 
     def add(model: Any, rank: int, alpha: float) -> nn.Module:
         model.requires_grad_(False)
@@ -247,8 +247,8 @@ def test_a_matrix_between_the_two_is_no_fault_of_the_scale() -> None:
     assert ["adapters.merge"] == [finding.check for finding in twice.findings]
 
 
-def test_examples_that_are_drawn_anew_are_no_other_examples() -> None:
-    """Behaviour: rows that change in every epoch are a finding, unless the subject says that they are augmented."""
+def test_examples_that_are_drawn_anew_are_not_other_examples() -> None:
+    """Behavior: rows that change in every epoch are a finding, unless the subject says that they are augmented."""
 
     def epoch(number: int) -> list[dict[str, Tensor]]:
         ids = torch.randint(0, 11, (6, 7), generator=torch.Generator().manual_seed(number))
@@ -279,26 +279,26 @@ def in_closure(share: float) -> Subject:
 
 
 def test_a_gradient_made_in_a_closure_is_seen() -> None:
-    """Behaviour: what an optimizer's closure computes is what its update sees, right or wrong."""
+    """Behavior: what an optimizer's closure computes is what its update sees, right or wrong."""
     clean, halved = (check(in_closure(share), only=("accumulation.gradient",)) for share in (1.0, 0.5))
     assert ((), ("accumulation.gradient",)) == (clean.findings, clean.passed)
     assert ["accumulation.gradient"] == [finding.check for finding in halved.findings]
 
 
-def test_shapes_that_are_refused_are_no_wrong_values() -> None:
-    """Behaviour: a quantizer that takes whole blocks alone, and says so, is not tried on others."""
+def test_shapes_that_are_refused_are_not_wrong_values() -> None:
+    """Behavior: a quantizer that takes whole blocks alone, and says so, is not tried on others."""
 
     def whole(weight: Tensor) -> Tensor:
         if weight.numel() % 64:
-            raise AssertionError(f"{weight.numel()} is no multiple of 64")
+            raise AssertionError(f"{weight.numel()} is not a multiple of 64")
         return weight
 
     report = check(small(quantizer=Quantizer(whole)), only=("quantization.ragged",))
     assert ((), ()) == (report.findings, report.passed)
 
 
-def test_empty_places_in_a_list_are_no_blocks() -> None:
-    """Behaviour: lists that hold None are left out of the search for blocks."""
+def test_empty_places_in_a_list_are_not_blocks() -> None:
+    """Behavior: lists that hold None are left out of the search for blocks."""
 
     def model() -> nn.Module:
         made = Small()

@@ -1,4 +1,4 @@
-"""Every check of model and data stays silent on strangers' correct code, and finds what is planted there."""
+"""Every check of model and data stays silent on users' correct code, and finds what is injected there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,9 @@ import pytest
 from andon.verify import check
 from andon.verify.checks import CHECKS
 from andon.verify.subject import Subject
-from tests.verify import strangers
+from tests.verify import foreign_models
 
-SOURCE = Path(strangers.__file__).read_text(encoding="utf-8")
+SOURCE = Path(foreign_models.__file__).read_text(encoding="utf-8")
 AREAS = {
     "attention", "configuration", "data", "determinism", "dtypes", "generation", "initialization", "loss", "norms",
     "packing", "positions", "reference", "structure", "text",
@@ -21,7 +21,7 @@ OURS = tuple(each.name for each in CHECKS if each.name.partition(".")[0] in AREA
 
 
 class Fault(NamedTuple):
-    """A change of strangers.py, the subject it is put to, and the check that is to find it."""
+    """A change of foreign_models.py, the subject it is put to, and the check that is to find it."""
 
     name: str
     before: str
@@ -190,7 +190,7 @@ FAULTS = (
           "packing.padded"),
     Fault("padding is a target", '"labels": ids.masked_fill(mask == 0, -100)', '"labels": ids', "library",
           "data.padding"),
-    Fault("the end is no target", '"labels": ids.masked_fill(mask == 0, -100)',
+    Fault("the end is not a target", '"labels": ids.masked_fill(mask == 0, -100)',
           '"labels": ids.masked_fill((mask == 0) | (ids == END), -100)', "library", "data.padding"),
     # -------------------------------------------------------------------------------------------- gradients
     Fault("attention of detached states", "self.attention(self.before(hidden)",
@@ -220,21 +220,21 @@ FAULTS = (
 )  # fmt: skip
 
 
-def planted(fault: Fault) -> Subject:
-    """The subject, made of strangers.py with the fault in it."""
+def injected(fault: Fault) -> Subject:
+    """The subject, made of foreign_models.py with the fault in it."""
     assert fault.before in SOURCE, f"{fault.name}: nothing to replace"
-    module = ModuleType("planted")
+    module = ModuleType("injected")
     source = SOURCE.replace(fault.before, fault.after)
     assert source != SOURCE
-    exec(compile(source, strangers.__file__, "exec"), vars(module))  # noqa: S102 - our own text
+    exec(compile(source, foreign_models.__file__, "exec"), vars(module))  # noqa: S102 - our own text
     make: Callable[[], Subject] = vars(module)[fault.subject]
     return make()
 
 
 @pytest.mark.tier3
-@pytest.mark.parametrize("make", strangers.CLEAN, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", foreign_models.CLEAN, ids=lambda make: make.__name__)
 def test_correct_code_passes(make: Callable[[], Subject]) -> None:
-    """Behaviour: no check accuses code without a fault."""
+    """Behavior: no check accuses code without a fault."""
     report = check(make(), only=OURS)
     assert [] == [f"{finding.check}: {finding.message}" for finding in report.findings]
     assert len(report.passed) > 20
@@ -243,8 +243,8 @@ def test_correct_code_passes(make: Callable[[], Subject]) -> None:
 @pytest.mark.tier3
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_found(fault: Fault) -> None:
-    """Behaviour: the check that is to find the fault does, and says so with numbers."""
-    report = check(planted(fault), only=(fault.finder,))
+    """Behavior: the check that is to find the fault does, and says so with numbers."""
+    report = check(injected(fault), only=(fault.finder,))
     messages = [finding.message for finding in report.findings if not finding.mistake]
     assert messages, report
     assert all(any(letter.isdigit() for letter in message) for message in messages)

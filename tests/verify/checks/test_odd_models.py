@@ -13,7 +13,7 @@ from andon.verify.access.roles import IGNORE
 from andon.verify.checks.quantization import STD
 from andon.verify.run.runner import check
 from andon.verify.subject import Documents, Quantizer, Subject
-from tests.verify import strangers
+from tests.verify import foreign_models
 from tests.verify.small import LENGTH, ROWS, VOCAB, WIDTH, Small, batch, loss, said, small
 
 pytestmark = pytest.mark.long
@@ -91,7 +91,7 @@ def alone(model: Any, tokens: Tensor) -> Tensor:
 
 
 def noisy(model: Any, tokens: Tensor) -> Tensor:
-    """Noise that is no dropout's."""
+    """Noise that is not dropout's."""
     return usual(model, tokens) + model.training * torch.rand(VOCAB)
 
 
@@ -137,7 +137,7 @@ def unit(model: Any, tokens: Tensor) -> Tensor:
 
 
 def pooled(model: Any, tokens: Tensor) -> Tensor:
-    """One vector a row, by a head without rows of words."""
+    """One vector per row, by a head without rows of words."""
     return torch.tanh(model.mix(model.embed(tokens))).mean(1)
 
 
@@ -214,7 +214,7 @@ def idle_dropout(model: Any) -> None:
 
 # ---------------------------------------------------------------------------------------------- documents and text
 def rows(documents: Documents, end: int = -1, begin: int = -1) -> dict[str, Tensor]:
-    """One document a row, padded; with a begin mark where one is given, and no target for an end where one is."""
+    """One document per row, padded; with a begin mark where one is given, and no target for an end where one is."""
     lists = [[*([begin] if begin >= 0 else []), *document] for document in documents]
     longest = max(map(len, lists))
     tokens_BT = torch.tensor([[*each, *[0] * (longest - len(each))] for each in lists])
@@ -313,7 +313,7 @@ def greedy(model: nn.Module, tokens_BT: Tensor, count: int) -> Tensor:
     return tokens_BT
 
 
-def awakened(model: nn.Module, tokens_BT: Tensor, count: int) -> Tensor:
+def left_in_training(model: nn.Module, tokens_BT: Tensor, count: int) -> Tensor:
     """The same; the model stays in training mode."""
     return greedy(model.train(), tokens_BT, count)
 
@@ -356,13 +356,13 @@ def scaled_in_place(weight: Tensor) -> Tensor:
 
 
 def coarse(weight: Tensor) -> Tensor:
-    """Values that are no levels, far off."""
+    """Values that are not levels, far off."""
     return torch.where((rounding(weight) - weight).abs() < 1e-6 * STD, weight, rounding(weight) * 0.9)
 
 
 def library(**parts: Any) -> Subject:
-    """The strangers' library, with some parts exchanged."""
-    return replace(strangers.library(), **parts)
+    """The library-style model, with some parts exchanged."""
+    return replace(foreign_models.library(), **parts)
 
 
 # ---------------------------------------------------------------------------------------------- blocks
@@ -654,7 +654,7 @@ ODD = {
     "epoch without labels": Odd(
         "data.targets", lambda: small(epoch_batches=lambda _: [ids(torch.Generator())]), PASSED
     ),
-    "ends that are no targets": Odd(
+    "ends that are not targets": Odd(
         "data.padding",
         lambda: small(collate_padded=lambda documents: rows(documents, end=9, begin=10), eos_id=9),
         "ends of text",
@@ -700,7 +700,7 @@ ODD = {
     # ------------------------------------------------------------------------------------------ generation
     "longer than its batch": Odd("generation.greedy", lambda: small(generate=greedy), PASSED),
     "left in training": Odd(
-        "generation.greedy", lambda: small(generate=awakened), "leaves the model with training=True"
+        "generation.greedy", lambda: small(generate=left_in_training), "leaves the model with training=True"
     ),
     "another prompt": Odd("generation.greedy", lambda: small(generate=unprompted), "does not begin with the prompt"),
     "words by product": Odd(
@@ -869,6 +869,6 @@ ODD = {
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_an_odd_subject_is_told_what_it_lacks_or_has(odd: Odd) -> None:
-    """Behaviour: a check of an odd subject passes, names what it needs, or finds the fault, with these words."""
+    """Behavior: a check of an odd subject passes, names what it needs, or finds the fault, with these words."""
     report = check(odd.made(), only=(odd.check,))
     assert odd.said in said(report)

@@ -21,7 +21,7 @@ from tests.verify.small import VOCAB, WIDTH, Small, batch, loss, said, small
 
 pytestmark = pytest.mark.long
 MIXTURE = "a mixture's micro-batches of one size"
-ONCE = "one optimizer update a step"
+ONCE = "one optimizer update per step"
 Act = Callable[..., Mapping[str, float]]
 
 
@@ -210,7 +210,7 @@ def listed_twice(model: nn.Module) -> torch.optim.Optimizer:
     return made
 
 
-def with_stranger(model: nn.Module) -> torch.optim.Optimizer:
+def with_foreign_parameter(model: nn.Module) -> torch.optim.Optimizer:
     """A tensor that is none of the model's."""
     return torch.optim.SGD([*model.parameters(), nn.Parameter(torch.ones(3))], lr=1e-2)
 
@@ -683,7 +683,9 @@ ODD = {
     ),
     "nothing moves": Odd("updates.frozen", lambda: stepping(idly), "none of the other 3 parameters moved"),
     "tensor of nobody's": Odd(
-        "updates.arithmetic", lambda: stepping(plainly, optimizer=with_stranger), "over the model's own parameters"
+        "updates.arithmetic",
+        lambda: stepping(plainly, optimizer=with_foreign_parameter),
+        "over the model's own parameters",
     ),
     "no copy can step": Odd(
         "updates.arithmetic", lambda: stepping(plainly, optimizer=Bound), "an optimizer of which a copy can step"
@@ -702,6 +704,6 @@ ODD = {
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_an_odd_subject_is_told_what_it_lacks_or_has(odd: Odd) -> None:
-    """Behaviour: a check of an odd subject passes, names what it needs, or finds the fault, with these words."""
+    """Behavior: a check of an odd subject passes, names what it needs, or finds the fault, with these words."""
     report = check(odd.made(), only=(odd.check,))
     assert odd.said in said(report)

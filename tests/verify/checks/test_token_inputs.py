@@ -83,7 +83,7 @@ def renamed(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def loss_of_renamed(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Mean nats a token."""
+    """Mean nats per token."""
     return loss(model, batch | {"tokens": batch["second"]})
 
 
@@ -100,21 +100,21 @@ SAME = {"resume.progress": "are shown the same 3 rows", "resume.epochs": "12 row
 def test_other_integers_before_the_tokens_are_not_taken_for_them(
     name: str, message: str, model: type[Small], call: Call, parts: dict[str, Any]
 ) -> None:
-    """Behaviour: a correct loop passes, one that shows a batch for ever is found, wherever its tokens stand."""
+    """Behavior: a correct loop passes, one that shows a batch for ever is found, wherever its tokens stand."""
     assert "passed" == said(check(looping(model, call, **parts), only=[name]))
     assert message in said(check(looping(model, call, stuck=True, **parts), only=[name]))
 
 
 @pytest.mark.parametrize("name", ["resume.progress", "resume.epochs"])
 def test_integers_that_nothing_names_are_not_judged(name: str) -> None:
-    """Behaviour: where neither names nor roles tell the tokens among several inputs the check does not apply."""
+    """Behavior: where neither names nor roles tell the tokens among several inputs the check does not apply."""
     assert said(check(looping(Unnamed, IN_ORDER), only=[name])).startswith("a model whose token ids can be told among")
     assert "passed" == said(check(looping(Unnamed, IN_ORDER), only=["resume.determinism"]))
 
 
 @pytest.mark.parametrize("call", [BY_NAME, IN_ORDER], ids=["by name", "by position"])
 def test_a_watched_loop_is_told_by_all_its_integers(call: Call) -> None:
-    """Behaviour: inputs that stay the same beside tokens that change are no repeated batch; all alike are one."""
+    """Behavior: inputs that stay the same beside tokens that change are not a repeated batch; all alike are one."""
     for stuck in (False, True):
         loop = Loop(Documented(), call, stuck=stuck)
         loop.model.train()

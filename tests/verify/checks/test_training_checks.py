@@ -1,4 +1,4 @@
-"""Checks of training: clean code of several habits passes, and each bug planted into it is found by its check."""
+"""Checks of training: clean code of several habits passes, and each bug injected into it is found by its check."""
 
 import sys
 import tomllib
@@ -37,7 +37,7 @@ FILE = Path(loops.__file__).with_name("bugs.toml")
 BUGS = [Bug(**values) for values in tomllib.loads(FILE.read_text(encoding="utf-8"))["bugs"]]
 
 
-def planted(bug: Bug) -> Subject:
+def injected(bug: Bug) -> Subject:
     """The subject from the file with this bug in it."""
     source = Path(loops.__file__).read_text(encoding="utf-8")
     assert 1 == source.count(bug.before), f"{bug.name}: {source.count(bug.before)} places"
@@ -50,7 +50,7 @@ def planted(bug: Bug) -> Subject:
 @pytest.mark.long
 @pytest.mark.parametrize("name", loops.SUBJECTS)
 def test_clean_code_passes(name: str) -> None:
-    """Behaviour: no check of training finds anything in clean code, and each area has something to say of it."""
+    """Behavior: no check of training finds anything in clean code, and each area has something to say of it."""
     report = check(loops.SUBJECTS[name](), only=AREAS)
     assert [] == [(finding.check, finding.message) for finding in report.findings]
     assert len(report.passed) > 10
@@ -58,7 +58,7 @@ def test_clean_code_passes(name: str) -> None:
 
 @pytest.mark.tier2
 def test_a_warm_up_from_zero_has_to_be_said() -> None:
-    """Behaviour: the first of several warm-up updates may have no rate where that is said, and no other one ever."""
+    """Behavior: the first of several warm-up updates may have no rate where that is said, and no other one ever."""
 
     def findings(zeros: int, **settings: float) -> list[str]:
         rate = {"lr_at": lambda step: 0.0 if step < zeros else min(1.0, step / 4)}
@@ -95,7 +95,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_other_optimizers_pass(name: str, dtype: torch.dtype) -> None:
-    """Behaviour: what torch ships is not accused, of Adam's kind or not, nor is a plain step around it."""
+    """Behavior: what torch ships is not accused, of Adam's kind or not, nor is a plain step around it."""
 
     def build(model: nn.Module) -> torch.optim.Optimizer:
         return OPTIMIZERS[name](list(model.parameters()))
@@ -116,8 +116,8 @@ def test_other_optimizers_pass(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.filterwarnings("ignore")  # some bugs are warned of by torch
 @pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])
 def test_each_bug_is_found(bug: Bug) -> None:
-    """Behaviour: the check that is about it finds the bug, with numbers, and the clean code passes it."""
-    report = check(planted(bug), only=[bug.found_by])
+    """Behavior: the check that is about it finds the bug, with numbers, and the clean code passes it."""
+    report = check(injected(bug), only=[bug.found_by])
     assert [bug.found_by] == [finding.check for finding in report.findings]
     assert not report.findings[0].mistake, report.findings[0].message
     assert any(character.isdigit() for character in report.findings[0].message)
@@ -125,6 +125,6 @@ def test_each_bug_is_found(bug: Bug) -> None:
 
 @pytest.mark.tier2
 def test_each_check_of_training_finds_a_bug() -> None:
-    """Behaviour: no check is without a bug that it finds."""
+    """Behavior: no check is without a bug that it finds."""
     ours = {each.name for each in CHECKS if each.name.partition(".")[0] in AREAS}
     assert set() == ours - {bug.found_by for bug in BUGS}

@@ -32,7 +32,7 @@ def found(subject: Subject, name: str) -> str:
 
 @pytest.mark.tier2
 def test_rows_without_their_padding_have_positions_throughout() -> None:
-    """Behaviour: where padding is made real, its places are counted on; positions of whole rows stay."""
+    """Behavior: where padding is made real, its places are counted on; positions of whole rows stay."""
     parts = {"tokens": torch.arange(10).view(2, 5), "attention_mask": torch.ones(2, 5, dtype=torch.int64)}
     padded = {**parts, "position_ids": torch.tensor([[0, 1, 2, 3, 4], [0, 1, 2, 0, 0]])}
     padded["attention_mask"][1, 3:] = 0
@@ -54,7 +54,7 @@ class Recorded(Small):
 
 @pytest.mark.tier2
 def test_a_mask_that_comes_by_position_is_one() -> None:
-    """Behaviour: padding is left out of a step's rows, whichever way the model was given its mask."""
+    """Behavior: padding is left out of a step's rows, whichever way the model was given its mask."""
     model, tokens, mask = Recorded(), torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     step = trace_step(model, lambda: {"loss": float(model(tokens, mask).sum().detach())})
     assert [(1, 2, 3), (4, 5)] == token_rows(small(), step)
@@ -80,7 +80,7 @@ class Gated(Small):
 
 @pytest.mark.long
 def test_dropout_behind_a_zero_matrix_is_seen() -> None:
-    """Behaviour: dropout that a fresh zero matrix hides passes, as with a fresh adapter; what is not done is found."""
+    """Behavior: dropout that a fresh zero matrix hides passes, as with a fresh adapter; what is not done is found."""
     subject = small(model=Gated)
     assert "passed" == found(subject, "determinism.train")
     assert "dropout rates go up to 0.2" in found(replace(subject, model=lambda: Gated(used=False)), "determinism.train")
@@ -88,7 +88,7 @@ def test_dropout_behind_a_zero_matrix_is_seen() -> None:
 
 @pytest.mark.long
 def test_what_is_detached_behind_a_zero_matrix_is_found() -> None:
-    """Behaviour: a zero hides no missing gradient, and a cast to float32 hides none in its rounding."""
+    """Behavior: a zero hides no missing gradient, and a cast to float32 hides none in its rounding."""
     subject = small(model=Gated)
     assert "passed" == found(subject, "gradients.parameters")
     assert "autograd says" in found(replace(subject, model=lambda: Gated(detached=True)), "gradients.parameters")
@@ -110,14 +110,14 @@ class Rounding(Small):
 
 @pytest.mark.long
 def test_a_gradient_that_is_off_by_little_is_found_in_code_that_casts() -> None:
-    """Behaviour: what casts to float32 by itself is checked in float64 all the same."""
+    """Behavior: what casts to float32 by itself is checked in float64 all the same."""
     assert "passed" == found(small(model=Rounding), "gradients.parameters")
     assert "autograd says" in found(small(model=lambda: Rounding(1e-4)), "gradients.parameters")
 
 
 @pytest.mark.long
-def test_code_that_reads_the_bits_of_its_floats_is_asked_as_it_is() -> None:
-    """Behaviour: what is another function without its casts to float32, as 4-bit weights are, keeps them."""
+def test_code_that_reads_the_bits_of_its_floats_is_checked_as_it_is() -> None:
+    """Behavior: what is another function without its casts to float32, as 4-bit weights are, keeps them."""
     assert ("passed", "passed") == tuple(found(qlora(), f"gradients.{name}") for name in ("parameters", "inputs"))
 
 
@@ -197,15 +197,15 @@ def mixture(fault: str = "", **parts: Any) -> Subject:
     ],
 )
 def test_a_block_of_a_mixture_is_whole(fault: str, name: str, message: str) -> None:
-    """Behaviour: an expert that no batch reaches is found, and a residual that is what a norm left; others pass."""
+    """Behavior: an expert that no batch reaches is found, and a residual that is what a norm left; others pass."""
     assert "passed" == found(mixture(), name)
     assert message in found(mixture(fault), name)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["loss.definition", "loss.shapes", "loss.ignored"])
-def test_a_mixtures_loss_is_asked_but_for_its_routers_part(name: str) -> None:
-    """Behaviour: a router's part of whatever size passes; another cross-entropy than that of the logits does not."""
+def test_a_mixtures_loss_is_checked_except_for_its_routers_part(name: str) -> None:
+    """Behavior: a router's part of whatever size passes; another cross-entropy than that of the logits does not."""
     assert "passed" == found(mixture(), name)
     twice = mixture(loss=lambda model, batch: mixed_loss(model, batch, twice=True), logits=lambda m, b: m(b["tokens"]))
     assert "the mean cross-entropy" in found(twice, name)
@@ -226,16 +226,16 @@ def stepping(divided: bool, reported: Callable[[nn.Module, Any], Tensor]) -> Cal
 
 
 @pytest.mark.long
-def test_a_mixtures_micro_batches_of_one_size_are_asked() -> None:
-    """Behaviour: micro-batches that are not divided by their number are found; the mean of each with its own passes."""
-    clean, planted = (mixture(train_step=stepping(divided, mixed_loss)) for divided in (True, False))
+def test_a_mixtures_micro_batches_of_one_size_are_checked() -> None:
+    """Behavior: micro-batches that are not divided by their number are found; the mean of each with its own passes."""
+    clean, injected = (mixture(train_step=stepping(divided, mixed_loss)) for divided in (True, False))
     assert "passed" == found(clean, "accumulation.gradient")
-    assert "differs by" in found(planted, "accumulation.gradient")
+    assert "differs by" in found(injected, "accumulation.gradient")
 
 
 @pytest.mark.long
 def test_a_mixture_may_report_its_loss_without_the_routers_part() -> None:
-    """Behaviour: a step and an evaluation may leave the router's part out; half the loss is a finding."""
+    """Behavior: a step and an evaluation may leave the router's part out; half the loss is a finding."""
 
     def valued(factor: float) -> Subject:
         def shown(model: nn.Module, batch: Any) -> Tensor:
@@ -263,7 +263,7 @@ ORDERS = ([0, 1, 2, 3, 4, 5, 6], [6, 2, 4, 0, 5, 1, 3], [3, 5, 6, 1, 2, 0, 4])
 
 @pytest.mark.tier2
 def test_an_epoch_may_leave_out_what_fills_no_batch() -> None:
-    """Behaviour: full batches may lack another row each epoch; a row that others have in its place is a finding."""
+    """Behavior: full batches may lack another row each epoch; a row that others have in its place is a finding."""
     dropped, doubled = (
         small(epoch_batches=lambda number, size=size, count=count: rows([*ORDERS[number]][:count], size))
         for size, count in ((3, 6), (1, 6))
@@ -274,7 +274,7 @@ def test_an_epoch_may_leave_out_what_fills_no_batch() -> None:
 
 @pytest.mark.tier2
 def test_an_augmented_epoch_is_another_one() -> None:
-    """Behaviour: examples that are said to be drawn anew may not be those of the epoch before; other ones pass."""
+    """Behavior: examples that are said to be drawn anew may not be those of the epoch before; other ones pass."""
 
     def epochs(anew: int) -> Subject:
         return small(
@@ -288,7 +288,7 @@ def test_an_augmented_epoch_is_another_one() -> None:
 
 @pytest.mark.tier2
 def test_targets_two_ahead_in_an_epoch_are_found() -> None:
-    """Behaviour: an epoch's targets are looked at like the batch's, and what is held out as well."""
+    """Behavior: an epoch's targets are looked at like the batch's, and what is held out as well."""
 
     def ahead(steps: int) -> list[dict[str, Tensor]]:
         ids = (torch.arange(LENGTH + 3) * 4 + torch.arange(3)[:, None]) % VOCAB
@@ -303,7 +303,7 @@ def test_targets_two_ahead_in_an_epoch_are_found() -> None:
 
 @pytest.mark.tier2
 def test_a_model_that_sees_both_sides_is_not_shown_its_targets() -> None:
-    """Behaviour: targets that stand in the batch are a finding where the model sees both sides; hidden ones pass."""
+    """Behavior: targets that stand in the batch are a finding where the model sees both sides; hidden ones pass."""
 
     def masked(hidden: bool) -> Subject:
         tokens = batch(torch.Generator().manual_seed(0))["tokens"]
@@ -322,7 +322,7 @@ def test_a_model_that_sees_both_sides_is_not_shown_its_targets() -> None:
     ("late", "outcome"), [(0, "passed"), (8, "Subject.lr_at: at step 20 the rate falls by"), (30, "not run")]
 )
 def test_a_fall_that_begins_with_a_jump_is_found(late: int, outcome: str) -> None:
-    """Behaviour: a cool-down that is counted from elsewhere begins with a jump; stairs, flat between jumps, pass."""
+    """Behavior: a cool-down that is counted from elsewhere begins with a jump; stairs, flat between jumps, pass."""
 
     def rate(step: int) -> float:
         if late == 30:
@@ -347,16 +347,16 @@ class Two(loops.AdamW):
 @pytest.mark.long
 @pytest.mark.parametrize("betas", [(0.9, 0.99), (0.99, 0.9)])
 def test_a_group_that_says_it_is_adams_is_held_to_it(betas: tuple[float, float]) -> None:
-    """Behaviour: of an optimizer of several kinds the groups that name Adam move weights as Adam, or are found."""
+    """Behavior: of an optimizer of several kinds the groups that name Adam move weights as Adam, or are found."""
 
-    class Planted(Two):
+    class Injected(Two):
         def update(self, p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
             super().update(p, gradient, state, {**group, "betas": betas})
 
     def made(model: nn.Module) -> torch.optim.Optimizer:
         first, *others = model.parameters()
         groups = [{"params": [first], "kind": "sign"}, {"params": others, "kind": "adamw", "betas": (0.9, 0.99)}]
-        return Planted(groups, lr=1e-3)
+        return Injected(groups, lr=1e-3)
 
     outcome = found(replace(loops.own(), optimizer=made), "optimizer.parity")
     assert ("passed" == outcome) == (betas == (0.9, 0.99))
@@ -366,7 +366,7 @@ def test_a_group_that_says_it_is_adams_is_held_to_it(betas: tuple[float, float])
 @pytest.mark.long
 @pytest.mark.parametrize("spoiled", [False, True])
 def test_a_momentum_that_the_step_sets_is_the_optimizers_own(spoiled: bool) -> None:
-    """Behaviour: an update is compared with the options that it was made with; weights changed besides are found."""
+    """Behavior: an update is compared with the options that it was made with; weights changed besides are found."""
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Any]) -> dict[str, float]:
         for group in optimizer.param_groups:
@@ -388,7 +388,7 @@ def test_a_momentum_that_the_step_sets_is_the_optimizers_own(spoiled: bool) -> N
 @pytest.mark.long
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_the_peak_is_that_of_the_fastest_group(share: float) -> None:
-    """Behaviour: of groups with rates of their own one reaches the peak that the settings name, or a run is found."""
+    """Behavior: of groups with rates of their own one reaches the peak that the settings name, or a run is found."""
 
     class Paced:
         """A run of two groups, the second at half the first's rate."""

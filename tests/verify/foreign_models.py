@@ -1,7 +1,7 @@
 """Small training code as other people write it, to be checked: nothing here is like ours but the mathematics.
 
 `CLEAN` holds subjects without a fault. Each is made by a function, so that a test can make it from this file's text
-with a fault planted in it.
+with a fault injected into it.
 Legend: B batch, T time, D width, V vocab, H head.
 """
 
@@ -279,7 +279,7 @@ class Library(nn.Module):
 
 
 def padded(documents: Documents, side: str = "right") -> dict[str, Tensor]:
-    """One document a row."""
+    """One document per row."""
     longest = max(map(len, documents))
     ids = torch.full((len(documents), longest), PAD)
     mask = torch.zeros_like(ids)
