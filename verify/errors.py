@@ -1,8 +1,12 @@
-"""What a check raises: the subject is wrong, cannot be run, or was described wrongly."""
+"""What a check raises: the subject is wrong, unusual, cannot be asked, or was described wrongly."""
 
 
 class CheckFailed(AssertionError):  # noqa: N818 - a failure, in the words of assertions
     """What was measured contradicts what is true of any correct implementation; the message holds both numbers."""
+
+
+class Unusual(CheckFailed):
+    """A strong habit of the field is broken, which is right only if its author meant it; the message says both."""
 
 
 class NotApplicable(Exception):  # noqa: N818 - no error: nothing is wrong

@@ -4,6 +4,7 @@ import linecache
 import re
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -48,14 +49,27 @@ def _called_as(call: str, error: Exception) -> str:
     return f"; it is called as {headings[0]}" if headings else ""
 
 
+def factory_of(error: Exception) -> str:
+    """The field of the subject whose call raised it; empty where none did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return _called(frames, _last_of_ours(frames))
+
+
+def _last_of_ours(frames: Sequence[traceback.FrameSummary]) -> int:
+    return max((place for place, frame in enumerate(frames) if HERE in Path(frame.filename).parents), default=-1)
+
+
+def _called(frames: Sequence[traceback.FrameSummary], place: int) -> str:
+    factory = re.search(r"\bsubject\.(\w+)\(", frames[place].line or "") if place >= 0 else None
+    return factory[1] if factory else ""
+
+
 def _blame(trace: TracebackType | None) -> tuple[str, str]:
     """The last call that verify made, and the last line of the user's own code below it."""
     frames = traceback.extract_tb(trace)
-    ours = [place for place, frame in enumerate(frames) if HERE in Path(frame.filename).parents]
-    last = ours[-1] if ours else -1
-    line = (frames[last].line or "") if ours else ""
-    factory = re.search(r"\bsubject\.(\w+)\(", line)
-    call = f"Subject.{factory[1]}" if factory else f"`{line}`" if line else "the subject"
+    last = _last_of_ours(frames)
+    line, factory = (frames[last].line or "") if last >= 0 else "", _called(frames, last)
+    call = f"Subject.{factory}" if factory else f"`{line}`" if line else "the subject"
     theirs = [frame for frame in frames[last + 1 :] if not frame.filename.startswith((*LIBRARIES, "<"))]
     if not theirs:
         return call, ""

@@ -16,6 +16,7 @@ PART = 24  # columns of a part of a subject, and of how many checks need it
 RARE = ("adapters", "quantizer")  # parts that most training code has not: named last
 BUDGET = "budget"
 UNFINISHED = "not finished: budget"  # begun, and stopped within
+RED, YELLOW = "red", "yellow"
 CANNOT_RUN = "the subject could not be run"
 SHOWN = 3  # checks that are named where one mistake stops several
 
@@ -31,6 +32,7 @@ class Finding(NamedTuple):
     seconds: float = 0.0
     mistake: bool = False  # the subject could not be run: no verdict on its code, and no pass
     detail: str = ""  # what more is to be said of the title: where it does not hold
+    light: str = RED  # or YELLOW: right only if its author meant it
 
 
 @dataclass(frozen=True)

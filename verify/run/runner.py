@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.access.roles import fields
 from andon.verify.checks import CHECKS, Check
-from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
+from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError, Unusual
 from andon.verify.observation.protect import protected
 from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.run.deadline import OutOfTime, ending
-from andon.verify.run.explain import not_a_subject, why
-from andon.verify.run.report import BUDGET, CANNOT_RUN, UNFINISHED, Finding, Report
+from andon.verify.run.explain import factory_of, not_a_subject, why
+from andon.verify.run.report import BUDGET, CANNOT_RUN, RED, UNFINISHED, YELLOW, Finding, Report
 from andon.verify.subject import Subject
 
 Progress = Callable[[int, int, str], None]
 _Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with what it rests on
 DEEPEST_TIER = 3
+ASKED_BEFORE = ("", "model", "batch", "loss", "logits")  # what has run unchanged before any check; "" is none of them
+NOT_MEASURED = "code that takes what this check changes"
 
 
 class Explanation(NamedTuple):
@@ -229,12 +231,25 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
                 outcome = task.check.function(task.subject) or ""
         except (NotApplicable, OutOfTime) as lack:
             outcome = lack
+        except CheckFailed as wrong:
+            outcome = _finding(task, wrong, time.monotonic() - begun)
         except Exception as error:  # noqa: BLE001 - user code raises what it likes; it is explained
-            about, wrong = explain(task.check), isinstance(error, CheckFailed)
-            message, seconds = str(error) if wrong else why(error), time.monotonic() - begun
-            said = about.title, about.silent, about.look
-            outcome = Finding(task.name, message, *said, seconds, mistake=not wrong, detail=about.detail)
+            if _provoked(error):
+                outcome = NotApplicable(f"{NOT_MEASURED} ({why(error)})")
+            else:
+                outcome = Finding(task.name, why(error), seconds=time.monotonic() - begun, mistake=True)
     return outcome, time.monotonic() - begun
+
+
+def _finding(task: Task, wrong: CheckFailed, seconds: float) -> Finding:
+    about, light = explain(task.check), YELLOW if isinstance(wrong, Unusual) else RED
+    said = about.title, about.silent, about.look, seconds
+    return Finding(task.name, str(wrong), *said, detail=about.detail, light=light)
+
+
+def _provoked(error: Exception) -> bool:
+    """Whether a check's own changes brought an exception about: the subject's model and loss have run as they are."""
+    return not isinstance(error, SubjectError) and factory_of(error) in ASKED_BEFORE
 
 
 def _try_subject(subject: Subject, suffix: str) -> Finding | None:
