@@ -53,7 +53,8 @@ class DirectionalDerivatives:
     """Evaluates `function()` while the tensors that it reads are moved, and puts them back each time.
 
     The tensors are leaves that require gradients; one that gets none has gradient zero. Each evaluation draws the same
-    random numbers, finds the same `state` (buffers that a forward pass moves), and holds what gradients stop at.
+    random numbers, finds the same `state` (buffers that a forward pass moves), and holds what gradients stop at, where
+    `stops` are given.
     """
 
     def __init__(
@@ -62,14 +63,16 @@ class DirectionalDerivatives:
         leaves: Mapping[str, Tensor],
         rtol: float,
         state: Iterable[Tensor] = (),
+        stops: Stops | None = None,
     ) -> None:
         self.function, self.leaves, self.rtol = function, leaves, rtol
         self.state = [(tensor, tensor.detach().clone()) for tensor in state]
-        self.stops = Stops()
-        with seeded(), self.stops.recording():
-            function()
-        self._restore()
-        self.base = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        self.stops = stops
+        if stops is not None:
+            with seeded(), stops.recording():
+                function()
+            self._restore()
+        self.base = {name: _real(leaf.detach()).clone() for name, leaf in leaves.items()}
         self.value, self.gradients = self._differentiate()
         self.backward = self._backward_rounding()
         typical = [size for size in map(rms, self.base.values()) if size > 0]
@@ -110,12 +113,13 @@ class DirectionalDerivatives:
             name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.to_dense()
             for name, leaf in self.leaves.items()
         }
-        return value.detach(), {name: gradient.double() for name, gradient in gradients.items()}
+        return value.detach(), {name: _real(gradient).double() for name, gradient in gradients.items()}
 
     def along(self, direction: Direction) -> Callable[[float], float]:
         """The function's value at a distance along a direction."""
         moves = [
-            (self.leaves[name].detach(), self.base[name], v.to(self.base[name].dtype)) for name, v in direction.items()
+            (_real(self.leaves[name].detach()), self.base[name], v.to(self.base[name].dtype))
+            for name, v in direction.items()
         ]
 
         def value(distance: float) -> float:
@@ -140,9 +144,9 @@ class DirectionalDerivatives:
             NotApplicable: it refuses them.
         """
         try:
-            with seeded(), self.stops.replaying() if self.stops.found else torch.enable_grad():
+            with seeded(), self.stops.replaying() if self.stops and self.stops.found else torch.enable_grad():
                 value = self.function()
-        except (RuntimeError, ValueError, ArithmeticError) as error:
+        except (RuntimeError, ValueError, ArithmeticError, IndexError) as error:
             raise NotApplicable(f"a loss that can be taken beside its own point ({error})") from error
         return float(value.detach())
 
@@ -169,9 +173,10 @@ class DirectionalDerivatives:
 
     def entry(self, name: str, place: int) -> Direction:
         """One entry alone, by its place in the flattened tensor."""
-        direction = torch.zeros_like(self.base[name], dtype=torch.float64)
-        direction.view(-1)[place] = self.scales[name]
-        return {name: direction}
+        base = self.base[name]
+        direction = torch.zeros(base.numel(), dtype=torch.float64, device=base.device)
+        direction[place] = self.scales[name]
+        return {name: direction.view(base.shape)}
 
     def rounding(self, share: float) -> float:
         """The standard deviation of rounding in one value, seen on the scale of that share of the first step."""
@@ -224,3 +229,8 @@ class DirectionalDerivatives:
         if abs(smooth - compared.autograd) > STILL * apart and kink < STILL * apart:
             return compared
         return compared._replace(differences=compared.autograd, tolerance=max(compared.tolerance, apart))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """A complex tensor as its real and imaginary parts, in the same memory; any other as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
