@@ -64,6 +64,12 @@ def new_model(subject: Subject, seed: int = 0) -> nn.Module:
     return model
 
 
+def precise(subject: Subject, model: nn.Module) -> nn.Module:
+    """The model in at least float32, in place, unless the subject says that it runs in one dtype only."""
+    narrow = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
+    return model.float() if narrow and subject.dtype is None else model
+
+
 def new_batch(subject: Subject, seed: int = 0) -> Batch:
     """A batch of the subject's, the same each time for one seed."""
     with seeded(seed):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
 from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
 from andon.verify.access.logits import logits_of
-from andon.verify.access.roles import IGNORE, fields, find
+from andon.verify.access.parts import find
+from andon.verify.access.roles import IGNORE, fields
 from andon.verify.access.targets import targets_of, tokens_of, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
@@ -143,7 +144,7 @@ def check_gradient(subject: Subject) -> None:
     model, batch = perturbed_model(subject), small_batch(subject)
     targets_BT = targets_of(subject, batch)
     _compare_gradients(subject, model, batch, targets_BT)
-    if "labels" in find(batch, subject.roles):
+    if "labels" in find(subject, batch):
         ragged_BT = _ragged(targets_BT)
         _compare_gradients(subject, model, with_targets(subject, batch, ragged_BT), ragged_BT)
 
@@ -344,7 +345,7 @@ def _ragged(targets_BT: Tensor) -> Tensor:
 
 def _explain_unknown(subject: Subject, batch: Batch) -> None:
     """A part that weighs labels may be the reason, and no fault."""
-    tokens_BT, known = tokens_of(subject, batch), set(find(batch, subject.roles).values())
+    tokens_BT, known = tokens_of(subject, batch), set(find(subject, batch).values())
     for key, value in fields(batch).items():
         if key not in known and isinstance(value, Tensor) and value.shape == tokens_BT.shape:
             raise NotApplicable(f"to know what the batch's part {key!r} is: Subject(roles={{'counted': {key!r}}})?")

@@ -90,7 +90,13 @@ def check_gradients(
     """
     place = prepared(Subject(model=model, batch=batch, loss=loss), training=model.training)
     state = list(place.model.buffers())
-    options: dict[str, Any] = {"order": order, "rtol": max(rtol, place.rtol), "seed": seed, "note": place.note, "state": state}
+    options: dict[str, Any] = {
+        "order": order,
+        "rtol": max(rtol, place.rtol),
+        "seed": seed,
+        "note": place.note,
+        "state": state,
+    }
     found = compare_all(place.function, place.parameters, **options)
     inputs = inputs_of(place)  # from here on they stand in for what makes them
     return found if not inputs else _both(found, compare_all(place.function, inputs, **options))
