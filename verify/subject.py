@@ -312,7 +312,7 @@ class Subject:
                 )
         if self.objective not in ("", CROSS_ENTROPY):
             raise SubjectError(
-                f"Subject.objective is {self.objective!r}; known is {CROSS_ENTROPY!r}, and what is not said is looked at"
+                f"Subject.objective is {self.objective!r}; known is {CROSS_ENTROPY!r}; what is not said is measured"
             )
         _require_known("hyperparameters", self.hyperparameters, HYPERPARAMETERS)
         _require_known("roles", self.roles, ROLES)

@@ -77,12 +77,16 @@ def new_batch(subject: Subject, seed: int = 0) -> Batch:
 
 
 def loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
-    """The subject's loss, a scalar.
+    """The subject's loss, a scalar; without its graph where gradients are off.
+
+    It is taken with gradients on even then, as training does: a loss may differentiate itself (a gradient penalty).
 
     Raises:
         SubjectError: the loss is not a scalar tensor.
     """
-    loss = subject.loss(model, batch)
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        loss = subject.loss(model, batch)
     if not isinstance(loss, Tensor):
         raise SubjectError(
             f"Subject.loss(model, batch) returned {type(loss).__name__}, not a tensor; return the loss itself, "
@@ -93,7 +97,7 @@ def loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
             f"Subject.loss(model, batch) returned a tensor of shape {tuple(loss.shape)}, not a scalar; "
             "return the mean that the training loop takes backward"
         )
-    return loss.reshape(())
+    return loss.reshape(()) if recorded else loss.detach().reshape(())
 
 
 def needed(subject: Subject, factory: str) -> Any:

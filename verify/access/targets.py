@@ -123,6 +123,16 @@ def require_plain(subject: Subject) -> None:
         raise NotApplicable(f"a loss that is nothing but the mean cross-entropy of labels alike: {SAY}")
 
 
+def require_value(subject: Subject) -> None:
+    """Refuse a loss that is not, in its value, the mean cross-entropy of the labels, and not said to be.
+
+    Raises:
+        NotApplicable: so it is.
+    """
+    if not subject.objective and not _is_by_value(subject):
+        raise NotApplicable(f"a loss that is the mean cross-entropy of the tokens' labels: {SAY}")
+
+
 def shown_targets(subject: Subject) -> Tensor | None:
     """(B, T): the targets that the gradient of the loss shows on batch 0; None where it shows none of this layout.
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from andon.verify.access.calls import seeded
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.gradients.compare import NAMED, Place, compare_all, inputs_of, prepared, unheld_difference
@@ -36,7 +37,9 @@ def check_parameters(subject: Subject) -> str:
     Reference: PyTorch documentation, torch.autograd.gradcheck.
     """
     place = prepared(subject, training=True)
-    return _compare(place, place.parameters)
+    note = _compare(place, place.parameters)
+    _require_moving(prepared(subject, training=True))
+    return note
 
 
 def check_inputs(subject: Subject) -> str:
@@ -89,21 +92,35 @@ def _agree(place: Place, leaves: dict[str, Tensor]) -> str:
     try:
         note = compare_all(place.function, leaves, rtol=place.rtol, note=place.note, state=state, stops=stops).note
     except CheckFailed as wrong:
-        if stops.found and _moves_as_it_says(place, leaves, state):
+        if stops.found and _moves_as_it_says(place, leaves):
             return place.note
         if surrogate := surrogate_in(place.function):
             raise Unusual(f"{wrong}; {surrogate}: what lies behind is not measured") from wrong
         raise
-    if stops.places and (left_out := unheld_difference(place.function, leaves, place.rtol, state)):
-        where = ", ".join(list(stops.places)[:NAMED]) + ", ..." * (len(stops.places) > NAMED)
-        raise Unusual(f"{left_out}; what {where} holds (detach, no_grad, item) has no gradient, and moves the loss")
     return note
 
 
-def _moves_as_it_says(place: Place, leaves: dict[str, Tensor], state: list[Tensor]) -> bool:
+def _require_moving(place: Place) -> None:
+    """Say so where what the code holds would move the loss with the parameters.
+
+    Raises:
+        Unusual: it would.
+    """
+    stops = Stops()
+    with seeded(), stops.recording():
+        place.function()
+    if stops.places and (left_out := unheld_difference(place, place.parameters)):
+        where = ", ".join(list(stops.places)[:NAMED]) + ", ..." * (len(stops.places) > NAMED)
+        raise Unusual(
+            f"{left_out}; that is what {where} takes out of the gradient (detach, no_grad, item): right for a target, "
+            "a teacher or a straight-through estimator"
+        )
+
+
+def _moves_as_it_says(place: Place, leaves: dict[str, Tensor]) -> bool:
     """Whether autograd's gradient is the slope with nothing held: a hook or a solver gives what was left out."""
     try:
-        return not unheld_difference(place.function, leaves, max(place.rtol, SOLVER), state)
+        return not unheld_difference(place, leaves, SOLVER)
     except NotApplicable:
         return False
 

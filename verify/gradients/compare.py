@@ -167,15 +167,13 @@ def compare_all(
     return Resolution(derivatives.value.dtype, worst, joint, derivatives.evaluations, note)
 
 
-def unheld_difference(
-    function: Callable[[], Tensor], leaves: dict[str, Tensor], rtol: float, state: Iterable[Tensor]
-) -> str:
-    """How autograd differs from a loss of which nothing is held, along one direction of all; empty where it does not.
+def unheld_difference(place: Place, leaves: dict[str, Tensor], rtol: float = 0.0) -> str:
+    """How autograd differs from a loss of which nothing is held, along directions of all; empty where it does not.
 
     Raises:
         NotApplicable: the loss is too coarse to say.
     """
-    derivatives = DirectionalDerivatives(function, leaves, rtol, state)
+    derivatives = DirectionalDerivatives(place.function, leaves, max(rtol, place.rtol), place.model.buffers())
     names = tuple(leaves)
     for direction in (derivatives.signs(names, 1), derivatives.along_gradient(names)):
         found = derivatives.compare(direction)

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, gumbel_softmax
 from torch.overrides import TorchFunctionMode
+from torch.random import fork_rng
 
 from andon.verify.access.batches import tensors_in
 from andon.verify.errors import NotApplicable
@@ -68,6 +69,8 @@ class Stops(TorchFunctionMode):
             if torch.is_grad_enabled() or self._off:  # else within a custom function, where they are off anyway
                 self._off = not args[0]
             return func(*args, **kwargs)
+        if func is gumbel_softmax and kwargs.get("hard"):
+            return self._held_choice(*args, **kwargs)
         result = func(*args, **kwargs)
         if func is embedding and kwargs.get("padding_idx") is not None:
             return self._held_rows(result, args[0] == kwargs["padding_idx"])
@@ -108,6 +111,19 @@ class Stops(TorchFunctionMode):
         if not isinstance(kept, Tensor) or kept.shape != result.shape:
             raise NotApplicable(OTHERWISE)
         return torch.where(padding[..., None], kept.to(result.dtype), result)
+
+    def _held_choice(self, logits: Tensor, tau: float = 1, hard: bool = True, **options: Any) -> Tensor:
+        """A choice that is hard forward and soft backward: torch adds what it detaches within."""
+        with fork_rng(devices=[]):
+            soft = gumbel_softmax(logits, tau, hard=False, **options)
+        result = gumbel_softmax(logits, tau, hard=hard, **options)
+        if self._recording:
+            self.kept.append((result - soft).detach())
+            return result
+        kept = self._take()
+        if not isinstance(kept, Tensor) or kept.shape != soft.shape:
+            raise NotApplicable(OTHERWISE)
+        return soft + kept
 
     def _take(self) -> Any:
         if self._next >= len(self.kept):
