@@ -166,9 +166,7 @@ def predicts_next(subject: Subject) -> bool:
         targets_BT = labeled(subject, batch)
     if _agreement(tokens_BT[:, 1:], targets_BT[:, :-1]) >= HALF:
         return True
-    found = find(subject, batch)
-    unrelated = _agreement(tokens_BT, targets_BT) < HALF
-    return "labels" in found and ((unrelated and isinstance(found["labels"], int)) or is_shifted_inside(subject, batch))
+    return isinstance(find(subject, batch).get("labels"), int) and _agreement(tokens_BT, targets_BT) < HALF
 
 
 def _refuse_time_first(tokens_BT: Tensor, targets_BT: Tensor) -> None:
