@@ -203,8 +203,8 @@ def is_ragged(subject: Subject) -> bool:
     seen = [new_batch(subject, seed) for seed in range(3)]
     if any("labels" not in find(subject, batch) for batch in seen):
         return False
-    counts = {int(n) for batch in seen for n in (targets_of(subject, batch) != IGNORE).sum(1)}
-    return len(counts) > 1
+    left_out = {int(n) for batch in seen for n in (targets_of(subject, batch) == IGNORE).sum(1)}
+    return len(left_out) > 1  # rows of other lengths alone say nothing of labels that are not counted
 
 
 def micro_batches(subject: Subject, count: int, *, seed: int = 0) -> list[Batch]:
@@ -234,26 +234,39 @@ def single_rows(subject: Subject, count: int) -> list[Batch]:
     return [batch for batch in made if counted(subject, batch)][:count]
 
 
-def expected(subject: Subject, model: nn.Module, step: StepTrace, batches: Sequence[Batch]) -> tuple[float, State]:
-    """Loss and gradient of these batches together, at the weights that the step found."""
-    counts = [1] if len(batches) == 1 else [counted(subject, batch) for batch in batches]
+def expected(
+    subject: Subject,
+    model: nn.Module,
+    step: StepTrace,
+    batches: Sequence[Batch],
+    shares: Sequence[float] = (),
+    *,
+    scaled: bool = False,
+) -> tuple[float, State]:
+    """Loss and gradient of these batches together, at the weights that the step found.
+
+    Each has the share that is given, or that of its counted tokens; `scaled` takes it into the loss that is
+    differentiated, which is the same but for rounding.
+    """
+    if not shares:
+        counts = [1] if len(batches) == 1 else [counted(subject, batch) for batch in batches]
+        shares = [count / sum(counts) for count in counts]
     matched = len(step.calls) == len(batches)
     total, mean = 0.0, {name: torch.zeros_like(p, dtype=torch.float64) for name, p in trainable(model).items()}
     with torch.random.fork_rng(), at_weights(model, step.before, step.buffers):
         torch.set_rng_state(step.random)
-        for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+        for index, (batch, share) in enumerate(zip(batches, shares, strict=True)):
             model.train()
             if step.calls and (matched or index == 0):
                 torch.set_rng_state(step.calls[index].random)
                 model.train(step.calls[index].training)
             model.zero_grad(set_to_none=True)
             loss = loss_of(subject, model, batch)
-            loss.backward()
-            share = count / sum(counts)
+            (loss * share if scaled else loss).backward()
             total += share * float(loss.detach())
             for name, parameter in trainable(model).items():
                 if parameter.grad is not None:
-                    mean[name] += share * parameter.grad.double()
+                    mean[name] += (1.0 if scaled else share) * parameter.grad.double()
     return total, mean
 
 

@@ -1,5 +1,6 @@
 """What a step's update and log ought to be, beside what they are."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,8 +31,18 @@ class Difference(NamedTuple):
     whole: float  # before clipping
 
 
-def gradient_error(subject: Subject, run: Run, step: StepTrace, batches: list[Batch]) -> Difference:
+def gradient_error(
+    subject: Subject,
+    run: Run,
+    step: StepTrace,
+    batches: list[Batch],
+    shares: Sequence[float] = (),
+    *,
+    scaled: bool = False,
+) -> Difference:
     """Compare an update's gradient with the independent one of its batches, clipped or not.
+
+    `shares` and `scaled` are those of `expected`.
 
     Raises:
         NotApplicable: there is not one update, or a loop's batches cannot be told.
@@ -42,7 +53,7 @@ def gradient_error(subject: Subject, run: Run, step: StepTrace, batches: list[Ba
     actual = the_update(run, step)
     if step.elsewhere:
         raise NotApplicable("gradients that are taken at the weights a step begins with")
-    _, whole = expected(subject, run.model, step, batches)
+    _, whole = expected(subject, run.model, step, batches, shares, scaled=scaled)
     wanted = as_clipped(subject, actual, whole)
     return Difference(*mismatch(actual, wanted), norm(actual), norm(wanted), norm(whole))
 
@@ -68,14 +79,16 @@ def require_repeatable(subject: Subject, batches: list[Batch]) -> None:
             raise NotApplicable("a loss that is the same again, and so is its gradient, for the same random numbers")
 
 
-def compare_gradient(subject: Subject, run: Run, step: StepTrace, batches: list[Batch], which: str) -> None:
+def compare_gradient(
+    subject: Subject, run: Run, step: StepTrace, batches: list[Batch], which: str, shares: Sequence[float] = ()
+) -> None:
     """Whether an update's gradient is the independent one of its batches, clipped or not.
 
     Raises:
         CheckFailed: it is not.
         NotApplicable: there is not one update, or a loop's batches cannot be told.
     """
-    found, allowed = gradient_error(subject, run, step, batches), tolerance(run.model, step)
+    found, allowed = gradient_error(subject, run, step, batches, shares), tolerance(run.model, step)
     if not found.error <= allowed:
         require_repeatable(subject, batches if run.loop is None else batches_seen(subject, step))
         raise CheckFailed(
@@ -85,7 +98,9 @@ def compare_gradient(subject: Subject, run: Run, step: StepTrace, batches: list[
         )
 
 
-def compare_loss(subject: Subject, run: Run, step: StepTrace, batches: list[Batch]) -> None:
+def compare_loss(
+    subject: Subject, run: Run, step: StepTrace, batches: list[Batch], shares: Sequence[float] = ()
+) -> None:
     """Whether a step reports the loss of its batches.
 
     Raises:
@@ -97,11 +112,12 @@ def compare_loss(subject: Subject, run: Run, step: StepTrace, batches: list[Batc
     reported, allowed = float(step.logged["loss"]), tolerance(run.model, step)
     due = []
     for each in loss_alternatives(subject):
-        due.append(expected(each, run.model, step, batches)[0])
+        due.append(expected(each, run.model, step, batches, shares)[0])
         if abs(reported - due[-1]) <= allowed * abs(due[-1]):
             return
     require_repeatable(subject, batches)
     raise CheckFailed(
-        f"{run.name} reports a loss of {reported:.6g}, and that of its {len(batches)} batch(es), each weighted by "
-        f"its counted tokens, is {' or '.join(f'{loss:.6g}' for loss in due)}; rounding explains {allowed:.0e} of it"
+        f"{run.name} reports a loss of {reported:.6g}, and that of its {len(batches)} batch(es), each weighted as "
+        f"the loss of all their rows weighs it, is {' or '.join(f'{loss:.6g}' for loss in due)}; rounding "
+        f"explains {allowed:.0e} of it"
     )
