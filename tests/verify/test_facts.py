@@ -45,8 +45,9 @@ def mean(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 def subject(loss: Callable[[nn.Module, Any], Tensor] = mean, **parts: Any) -> Subject:
     """The model under a loss."""
-    given: dict[str, Any] = {"model": model, "batch": words, "loss": loss}
-    return Subject(**given | {"roles": {"labels": "wanted"}} | parts)
+    given: dict[str, Any] = {"model": model, "batch": words, "loss": loss, "roles": {"labels": "wanted"}}
+    given |= parts
+    return Subject(**given)
 
 
 def logits_and_labels(net: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -95,8 +96,9 @@ def squared(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("loss", [mean, by_hand, of_moved_classes, smoothed, weighed, with_penalty, focal])
 def test_a_cross_entropy_is_read_off_the_gradient(loss: Callable[..., Tensor]) -> None:
     """Behavior: however it is written, smoothed, weighed or added to, the gradient shows each target."""
-    shown = subject(loss)
-    assert torch.equal(words(torch.Generator().manual_seed(0))["wanted"], shown_targets(shown))
+    targets = shown_targets(subject(loss))
+    assert targets is not None
+    assert torch.equal(words(torch.Generator().manual_seed(0))["wanted"], targets)
 
 
 def test_another_loss_shows_no_cross_entropy() -> None:

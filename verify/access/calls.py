@@ -77,16 +77,20 @@ def new_batch(subject: Subject, seed: int = 0) -> Batch:
 
 
 def loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
-    """The subject's loss, a scalar; without its graph where gradients are off.
+    """The subject's loss, a scalar.
 
-    It is taken with gradients on even then, as training does: a loss may differentiate itself (a gradient penalty).
+    Where gradients are off, one that cannot be taken so, as it differentiates itself (a gradient penalty), has them on.
 
     Raises:
         SubjectError: the loss is not a scalar tensor.
     """
-    recorded = torch.is_grad_enabled()
-    with torch.enable_grad():
+    try:
         loss = subject.loss(model, batch)
+    except RuntimeError:
+        if torch.is_grad_enabled():
+            raise
+        with torch.enable_grad():  # it may differentiate itself
+            loss = subject.loss(model, batch).detach()
     if not isinstance(loss, Tensor):
         raise SubjectError(
             f"Subject.loss(model, batch) returned {type(loss).__name__}, not a tensor; return the loss itself, "
@@ -97,7 +101,7 @@ def loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
             f"Subject.loss(model, batch) returned a tensor of shape {tuple(loss.shape)}, not a scalar; "
             "return the mean that the training loop takes backward"
         )
-    return loss.reshape(()) if recorded else loss.detach().reshape(())
+    return loss.reshape(())
 
 
 def needed(subject: Subject, factory: str) -> Any:

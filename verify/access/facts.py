@@ -76,7 +76,8 @@ class _Observer(TorchFunctionMode):
         super().__init__()
         self.tables = {id(each) for each in (*model.parameters(), *model.buffers())}
         self.origins = WeakIdKeyDictionary()  # whole numbers, and the parts of the batch that they come from
-        self.origins.update({part: (key,) for key, part in _numbers(batch)})
+        for key, part in _numbers(batch):  # one tensor may be several parts
+            self.origins[part] = (*self.origins.get(part, ()), key)
         self.indexed: dict[str | int, None] = {}
         self.results: list[Tensor] = []
 
@@ -116,7 +117,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _cross_entropy(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None:
-    candidates = [each for each in results if each.grad_fn is not None]
+    candidates = [each for each in results if _has_graph(each)]
     if not loss.requires_grad or not candidates:
         return None
     try:
@@ -131,6 +132,13 @@ def _cross_entropy(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None:
             if z.shape[-1] >= FEWEST and (found := _read(z, g, float(loss.detach()))) is not None:
                 return found
     return None
+
+
+def _has_graph(result: Tensor) -> bool:
+    try:
+        return result.grad_fn is not None
+    except RuntimeError:  # a view whose base was changed in place since
+        return False
 
 
 def _read(logits: Tensor, gradient: Tensor, loss: float) -> CrossEntropy | None:

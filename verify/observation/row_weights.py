@@ -58,7 +58,7 @@ def joined(subject: Subject, batches: Sequence[Batch]) -> Batch | None:
     parts, counts = [fields(batch) for batch in batches], [row_count(subject, batch) for batch in batches]
     changes: dict[str | int, Any] = {}
     for key, first in parts[0].items():
-        values = [each.get(key) for each in parts]
+        values: list[Any] = [each.get(key) for each in parts]
         if not all(isinstance(value, Tensor) for value in values):
             if any(value is not first and value != first for value in values):
                 return None
