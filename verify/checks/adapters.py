@@ -15,7 +15,7 @@ from andon.verify.errors import CheckFailed, NotApplicable, listed
 from andon.verify.observation.adapted_layers import effective, layers_of, widths_of
 from andon.verify.observation.adapter_tensors import (
     frozen,
-    has_own_tensors,
+    is_layer,
     is_one_of,
     lies_across,
     namesake,
@@ -37,6 +37,7 @@ OTHER = 3  # the seed of another adapter's values
 STEPS = 3  # within which both sides of a fresh adapter have moved
 RATE = 1e-2
 MODULES = 16  # at most, that are looked at one by one
+EXACT = 1e-2  # of a weight's rms: a round trip of what is quantized already
 NOISES = 2.0  # of the quantizer, on the base it never saw and on the sum
 HALVINGS = 5  # of an adapter's values, at most, until it is no larger than its base
 
@@ -188,7 +189,7 @@ def check_targets(subject: Subject) -> None:
     if not asked:
         raise NotApplicable("adapters.targets")
     base = _base(subject)
-    owners = [name for name, module in base.named_modules() if name and has_own_tensors(module)]
+    owners = [name for name, module in base.named_modules() if name and is_layer(module)]
     wanted = [name for name in owners if any(name == end or name.endswith(f".{end}") for end in asked)]
     unknown = [end for end in asked if not any(name == end or name.endswith(f".{end}") for name in wanted)]
     if unknown:
@@ -311,7 +312,26 @@ def check_merge(subject: Subject) -> None:
         raise CheckFailed(
             f"an adapter with values of {SPREAD} moves the logits by {distance(adapted, base):.2g} of their rms"
         )
-    _same(_logits(subject, merge(model), batch), adapted, "the merged model differs from the adapted one")
+    merged = merge(model)
+    if _is_quantized_again(subject, merged, batch):
+        raise NotApplicable("a merge into plain weights; of what is quantized again asks adapters.merged_quantized")
+    _same(_logits(subject, merged, batch), adapted, "the merged model differs from the adapted one")
+
+
+def _is_quantized_again(subject: Subject, merged: nn.Module, batch: Batch) -> bool:
+    """Whether any merged layer's weight is what the quantizer represents exactly: nothing else comes back as it was."""
+    if subject.quantizer is None:
+        return False
+    base = _base(subject)
+    widths = widths_of(base, lambda: _logits(subject, base, batch))
+    for _, layer, width in layers_of(merged, widths):
+        found = effective(layer, width)
+        if found is None or not bool(found.any()):
+            continue
+        weight = found.T.contiguous().float()
+        if distance(subject.quantizer.round_trip(weight), weight) < EXACT:
+            return True
+    return False
 
 
 def check_merged_weights(subject: Subject) -> None:
