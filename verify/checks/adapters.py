@@ -66,6 +66,8 @@ def check_identity(subject: Subject) -> None:
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     batch, base = new_batch(subject), _base(subject)
+    if not _adapters(subject).identity:
+        raise NotApplicable("an adapter that begins as its base; its authors say that this one does not")
     before = _logits(subject, base, batch)
     after = _logits(subject, _added(subject), batch)
     moved = distance(after, before)
@@ -114,7 +116,9 @@ def check_frozen(subject: Subject) -> None:
     model = _add(subject, base, RANK, ALPHA)
     learning = trainable(model)
     own = [known[id(p)] for p in learning.values() if id(p) in known]
-    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, values)]
+    kept = {known[id(p)] for p in model.parameters() if id(p) in known}  # frozen: a copy beside it is the adapter's own
+    gone = {name: value for name, value in values.items() if name not in kept}
+    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, gone)]
     if own:
         raise CheckFailed(
             f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
@@ -194,8 +198,8 @@ def check_targets(subject: Subject) -> None:
     unknown = [end for end in asked if not any(name == end or name.endswith(f".{end}") for name in wanted)]
     if unknown:
         raise CheckFailed(f"of the modules that were asked to be adapted the base has none called {listed(unknown)}")
-    learning = trainable(_add(subject, base, RANK, ALPHA))
-    found = {owner for name in learning if (owner := owner_of(name, owners))}
+    named = _add(subject, base, RANK, ALPHA).named_parameters(remove_duplicate=False)  # layers may share a tensor
+    found = {owner for name, p in named if p.requires_grad and (owner := owner_of(name, owners))}
     if not found & set(wanted):
         raise NotApplicable("adapter tensors named after the modules that they sit on")
     idle, other = sorted(set(wanted) - found), sorted(found - set(wanted))
