@@ -26,6 +26,7 @@ from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
 from tests.bench.ordinary_tables import FIRST, ORDINARY, REPORTS, first, ordinary, reports
 from tests.bench.step_tables import BENCH, adapters, gpu, learned, memory, methods, nf4, plan, speed
+from tests.file_fields import FILES, Field
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
 
@@ -51,6 +52,23 @@ def parts() -> str:
     for each in documented():
         by_group.setdefault(each.group, []).append(f"- `{each.heading}`: {each.what}")
     return "\n\n".join("\n".join([f"**{group.capitalize()}**", "", *lines]) for group, lines in by_group.items())
+
+
+def file_fields() -> str:
+    """What becomes of each field of the files that models are published with."""
+    rows = [
+        [f"`{name}`", ", ".join(f"`{key}`" for key in keys), fate, note]
+        for name, fields in FILES.items()
+        for (fate, note), keys in _by_fate(fields).items()
+    ]
+    return table(["file", "fields", "fate", "how"], rows)
+
+
+def _by_fate(fields: dict[str, Field]) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for key, each in fields.items():
+        found.setdefault((each.fate, each.note), []).append(key)
+    return found
 
 
 def vocabulary() -> str:
@@ -297,6 +315,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "parts": parts,
         "vocabulary": vocabulary,
         "config-keys": config_keys,
+        "file-fields": file_fields,
         "areas": areas,
         "numbers": numbers,
         "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),
