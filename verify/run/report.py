@@ -3,12 +3,13 @@
 import json
 import re
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from andon.verify.errors import CheckFailed, SubjectError
+from andon.verify.errors import CheckFailed, SubjectError, UnusualWarning
 
 WIDTH = 100
 LABEL = 10
@@ -18,7 +19,9 @@ BUDGET = "budget"
 UNFINISHED = "not finished: budget"  # begun, and stopped within
 RED, YELLOW = "red", "yellow"
 CANNOT_RUN = "the subject could not be run"
+FOLLOWS = "follows from"  # a finding: what its name says is not measured
 SHOWN = 3  # checks that are named where one mistake stops several
+RAISED = {1: CheckFailed, 2: SubjectError}  # by exit code
 
 
 class Finding(NamedTuple):
@@ -33,6 +36,7 @@ class Finding(NamedTuple):
     mistake: bool = False  # the subject could not be run: no verdict on its code, and no pass
     detail: str = ""  # what more is to be said of the title: where it does not hold
     light: str = RED  # or YELLOW: right only if its author meant it
+    follows: tuple[str, ...] = ()  # checks that were red or yellow by the same cause, and are no findings of their own
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Report:
     notes: Mapping[str, str] = field(default_factory=dict)  # check to what its pass rests on: a dtype fallen back
     seconds: float = 0.0
     times: Mapping[str, float] = field(default_factory=dict)  # seconds of each check that ran
+    strict: bool = False  # yellow counts as red does
 
     @property
     def found(self) -> bool:
@@ -54,9 +59,20 @@ class Report:
         return bool(self.findings)
 
     @property
+    def red(self) -> tuple[Finding, ...]:
+        """What is wrong in any training code."""
+        return tuple(each for each in self.findings if not each.mistake and each.light == RED)
+
+    @property
+    def yellow(self) -> tuple[Finding, ...]:
+        """What is right only if its author meant it."""
+        return tuple(each for each in self.findings if not each.mistake and each.light == YELLOW)
+
+    @property
     def checked(self) -> int:
-        """How many checks gave a verdict."""
-        return len(self.passed) + sum(not finding.mistake for finding in self.findings)
+        """How many checks gave a verdict: those that passed, were found, or follow from what was found."""
+        found = [finding for finding in self.findings if not finding.mistake]
+        return len(self.passed) + len(found) + sum(len(finding.follows) for finding in found)
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -65,10 +81,13 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 something was found, 2 the subject could not be run, 3 not all was measured, or nothing."""
-        if any(not finding.mistake for finding in self.findings):
+        """0 pass, 1 red (where strict, or yellow), 2 the subject could not be run, 3 not all was measured, or nothing.
+
+        Yellow alone is 0.
+        """
+        if self.red or (self.strict and self.yellow):
             return 1
-        if self.findings:
+        if any(finding.mistake for finding in self.findings):
             return 2
         return 3 if self.unmeasured or not self.checked else 0
 
@@ -78,14 +97,16 @@ class Report:
         return headline([self])
 
     def raise_if_found(self) -> None:
-        """Raise what was found.
+        """Raise what was found; yellow alone is a warning, unless the report is strict.
 
         Raises:
             CheckFailed: the subject is wrong.
             SubjectError: the subject could not be run.
         """
-        if self.found:
-            raise (CheckFailed if self.exit_code == 1 else SubjectError)(render_text(self))
+        if self.exit_code in RAISED:
+            raise RAISED[self.exit_code](render_text(self))
+        if self.yellow:
+            warnings.warn(render_text(self, quiet=True), UnusualWarning, stacklevel=2)
 
 
 def headline(reports: Sequence[Report]) -> str:
@@ -110,7 +131,7 @@ def render_text(report: Report, *, quiet: bool = False) -> str:
     blocks = ["\n".join([*wrap(report.headline), _answer(report)])]
     blocks += [_finding(finding) for finding in report.findings if not finding.mistake]
     blocks += [_mistake(message, checks) for message, checks in _mistakes(report).items()]
-    left_out = {name: reason for name, reason in report.not_run.items() if reason != CANNOT_RUN}
+    left_out = {name: reason for name, reason in report.not_run.items() if not _is_explained(reason)}
     lists = [_table("not run", left_out)]
     if not quiet:
         passed = _table("passed", dict.fromkeys(report.passed, ""))
@@ -119,9 +140,10 @@ def render_text(report: Report, *, quiet: bool = False) -> str:
 
 
 def render_json(reports: Sequence[Report]) -> str:
-    """JSON: a list of reports with all their fields, `headline` and `exit_code`."""
+    """JSON: a list of reports with all their fields, `headline`, `exit_code`, and how many are `red` and `yellow`."""
     content = [
         {"headline": report.headline, "exit_code": report.exit_code}
+        | {RED: len(report.red), YELLOW: len(report.yellow)}
         | asdict(report)
         | {"findings": [finding._asdict() for finding in report.findings]}
         for report in reports
@@ -136,20 +158,25 @@ def wrap(text: str, indent: int = 0) -> list[str]:
 
 
 def _answer(report: Report) -> str:
-    code, count = report.exit_code, len(report.findings)
-    answer = {
-        0: "pass",
-        1: f"{count} finding{'s' * (count != 1)}",
-        2: "could not be run",
-        3: "not all was measured" if report.checked else "nothing was measured",
-    }[code]
+    said = [f"{len(found)} {light}" for light, found in ((RED, report.red), (YELLOW, report.yellow)) if found]
+    if any(finding.mistake for finding in report.findings):
+        said.append("not all could be run" if said else "could not be run")
+    elif report.unmeasured or not report.checked:
+        said.append("not all was measured" if report.checked else "nothing was measured")
+    answer = ", ".join(said) or "pass"
     return f"{report.subject}: {answer} ({report.seconds:.1f} s)"
 
 
+def _is_explained(reason: str) -> bool:
+    """Whether a finding already says why a check was not run."""
+    return reason == CANNOT_RUN or reason.startswith(FOLLOWS)
+
+
 def _finding(finding: Finding) -> str:
-    lines = wrap(f"FOUND {finding.check}: {finding.title}".rstrip(": "))
+    lines = wrap(f"{finding.light.upper()} {finding.check}: {finding.title}".rstrip(": "))
     silent, look = finding.silent.removeprefix("Silent "), finding.look.removeprefix("Look ")
     entries = [("measured", finding.message), ("detail", finding.detail), ("silent", silent), ("look", look)]
+    entries.append(("follows", f"from it: {', '.join(finding.follows)}" if finding.follows else ""))
     return "\n".join([*lines, *(line for label, text in entries for line in _labeled(label, text))])
 
 
