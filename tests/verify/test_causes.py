@@ -3,7 +3,7 @@
 import pytest
 
 from andon.verify.checks import CHECKS
-from andon.verify.run.causes import AREAS, PREMISES, by_cause
+from andon.verify.run.causes import CONTAINS, ORDER, PREMISES, by_cause, place_of
 from andon.verify.run.report import YELLOW, Finding
 
 pytestmark = pytest.mark.tier1
@@ -16,10 +16,14 @@ def order(*names: str, rests: bool = True, light: str = "red") -> list[tuple[str
 
 
 def test_every_area_has_its_place() -> None:
-    """Behavior: no area is forgotten, and each premise but those of the subject is a check."""
+    """Behavior: no area is forgotten, each name but the subject's is a check's, and a cause has its place first."""
     names = {each.name for each in CHECKS}
-    assert {name.partition(".")[0] for name in names} | {"subject"} == set(AREAS)
-    assert {each for each in PREMISES if not each.startswith("subject.")} <= names
+    assert {name.partition(".")[0] for name in names} | {"subject"} == {each for each in ORDER if "." not in each}
+    named = {*PREMISES, *ORDER, *CONTAINS, *(each for causes in CONTAINS.values() for each in causes)}
+    assert {each for each in named if "." in each and not each.startswith("subject.")} <= names
+    for name, causes in CONTAINS.items():
+        for cause in causes:
+            assert place_of(cause) < place_of(name), (cause, name)
 
 
 def test_what_rests_on_passes_follows_from_a_broken_premise() -> None:
@@ -37,6 +41,17 @@ def test_a_reference_names_no_cause() -> None:
     assert [("text.round_trip", ()), ("reference.logits", ())] == order(
         "text.round_trip", "reference.logits", rests=False
     )
+
+
+def test_what_a_statement_takes_for_granted_is_its_cause() -> None:
+    """Behavior: also through a third; without that cause the finding stands alone."""
+    assert [("structure.blocks", ("structure.parameters", "updates.movement"))] == order(
+        "updates.movement", "structure.parameters", "structure.blocks"
+    )
+    assert [("clipping.bound", ("updates.gradient", "updates.fresh"))] == order(
+        "updates.gradient", "updates.fresh", "clipping.bound"
+    )
+    assert [("updates.fresh", ())] == order("updates.fresh")
 
 
 def test_red_comes_first_and_explains_yellow_is_not_a_cause() -> None:
