@@ -220,12 +220,12 @@ def paint(text: str) -> None:
 
 def row(check: "Check") -> str:
     """A check in a list: its name, its tier, its lights, what is true of any correct implementation, what it needs."""
-    from andon.verify.run import runner
+    from andon.verify.run import docstring
     from andon.verify.run.report import wrap
 
     needs = f" Needs {', '.join(check.needs)}." if check.needs else ""
-    lights, width = "/".join(runner.lights(check)), NAMES + TIERS + LIGHTS
-    lines = wrap(f"{runner.explain(check).title}{needs}", width)
+    lights, width = "/".join(docstring.lights(check)), NAMES + TIERS + LIGHTS
+    lines = wrap(f"{docstring.explain(check).title}{needs}", width)
     heads = [f"{check.name:<{NAMES}}{check.tier:<{TIERS}}{lights:<{LIGHTS}}", *[" " * width] * (len(lines) - 1)]
     return "".join(f"{head}{line}\n" for head, line in zip(heads, lines, strict=True))
 
@@ -244,18 +244,19 @@ def fields(names: set[str]) -> list[str]:
 
 def explained(name: str) -> str:
     """A check's own words, its example indented as code."""
-    from andon.verify.run import runner
+    from andon.verify.run import docstring, runner
+    from andon.verify.run.reads import as_sentence
     from andon.verify.run.report import wrap
 
     check = runner.named(name)
     needs = ", ".join(("model", "batch", "loss", *check.needs))
-    about = runner.explain(check)
-    turns = " or ".join(runner.lights(check))
+    about = docstring.explain(check)
+    turns, reading = " or ".join(docstring.lights(check)), f" {as_sentence(check)}".rstrip()
     before = [f"{check.name}: {about.title}", about.detail, about.silent, about.look, about.yellow]
     example = ["Example:\n" + textwrap.indent(about.example, "    ")] if about.example else []
     after = [f"Reference: {about.reference}"] if about.reference else []
     blocks = ["\n".join(wrap(part)) for part in before if part]
-    blocks += [*example, *("\n".join(wrap(part)) for part in (*after, f"Needs {needs}. Turns {turns}."))]
+    blocks += [*example, *("\n".join(wrap(part)) for part in (*after, f"Needs {needs}.{reading} Turns {turns}."))]
     return "\n\n".join(blocks) + "\n"
 
 

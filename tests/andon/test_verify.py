@@ -213,7 +213,7 @@ def test_a_subject_that_cannot_be_run_exits_2() -> None:
 def test_the_list_says_every_word() -> None:
     """Behavior: lines wrap at 100 columns and nothing is cut; an area is listed alone, with the fields it needs."""
     from andon.verify import CHECKS
-    from andon.verify.run.runner import explain, lights
+    from andon.verify.run.docstring import explain, lights
 
     text = run("list").stdout
     assert max(map(len, text.splitlines())) <= 100
@@ -238,7 +238,8 @@ def test_an_explanation() -> None:
     assert text.startswith("attention.causality: No logit depends on a later token.")
     assert "\n\nExample:\n    # wrong: the mask lets position t see position t + 1\n    mask_TT = " in text
     assert "\n\nReference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.\n\n" in text
-    assert "Needs model, batch, loss. Turns red." in text
+    said = "Needs model, batch, loss. Reads tokens of the batch, and logits of them. Turns red."
+    assert said in " ".join(text.split())
     result = run("explain", "attention.causalty")
     assert (2, True) == (result.exit_code, "closest: attention.causality" in result.stderr)
 

@@ -51,7 +51,7 @@ def test_the_first_line_says_how_much_applied() -> None:
     """Behavior: checked, not run, and what the rest needs, before anything else."""
     first, second = " ".join(render_text(REPORT).splitlines()[:2]), render_text(REPORT).splitlines()[2]
     assert (
-        "21 checked, 1 not run (budget), 6 not applicable: loop unlocks 3, resume 3, epoch_batches 1, adapters 1"
+        "21 checked, 1 not run (budget), 6 not applicable: loop + resume unlocks 3, epoch_batches 1, adapters 1"
         == first
     )
     assert "llama: 1 red, not all was measured (3.2 s)" == second
@@ -76,7 +76,7 @@ def test_lines_fit_a_terminal() -> None:
 def test_each_lacking_part_has_one_row() -> None:
     """Behavior: parts stand in rows, most checks first; what fine-tuning adds in one line; then other reasons."""
     rows = [line[12:] for line in render_text(REPORT).splitlines() if line.startswith(("needs  ", " " * 12))]
-    starts = ["loop (3) ", "resume (3) ", "epoch_batches (1) ", "fine-tuning ", "other code "]
+    starts = ["loop + resume (3) ", "epoch_batches (1) ", "fine-tuning ", "other code "]
     assert [start for start in starts if any(row.startswith(start) for row in rows)] == starts
     assert "resume 3" in rows[[row.startswith("loop") for row in rows].index(True)]
 
@@ -104,6 +104,17 @@ def test_a_long_headline_is_wrapped_whole() -> None:
     assert report.headline == first.replace("\n", " ")
     assert "..." not in first
     assert "causal" not in first
+
+
+def test_parts_that_open_a_check_together_are_one_entry() -> None:
+    """Behavior: neither alone would open it; a part that would open it alone is counted alone."""
+    lacks = {"resume.a": "loop and resume", "updates.a": "train_step or loop", "configuration.a": "configure and loop"}
+    report = Report("s", not_applicable=lacks)
+    assert (
+        "3 not applicable: loop + resume unlocks 1, train_step 1, loop 1, configure + loop 1"
+        == report.headline.partition(", ")[2]
+    )
+    assert max(map(len, render_text(report).splitlines())) <= 100
 
 
 def test_quiet_leaves_out_what_is_well() -> None:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from andon.verify.access.calls import new_batch, new_model
 from andon.verify.checks import CHECKS, Check
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
-from andon.verify.run import runner
+from andon.verify.run import docstring, runner
 from andon.verify.run.explain import why
 from andon.verify.run.report import BUDGET, UNFINISHED, Report
 from andon.verify.run.target import load_one, subjects
@@ -110,7 +110,7 @@ def test_each_check_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["a.fails"] == [finding.check for finding in report.findings]
     assert {"b.declines": "labels in the batch: name them", "b.lacks": "optimizer and resume"} == report.not_applicable
     assert {"c.ignored": "ignored: known"} == report.not_run
-    assert "2 checked, 1 not run (ignored), 2 not applicable: optimizer unlocks 1, resume 1" == report.headline
+    assert "2 checked, 1 not run (ignored), 2 not applicable: optimizer + resume unlocks 1" == report.headline
     assert (True, 1) == (report.found, report.exit_code)
 
 
@@ -391,7 +391,7 @@ def test_a_docstring_says_which_lights_a_check_can_turn() -> None:
         Yellow alone, as some mean it.
         """
 
-    found = [runner.lights(Check("a.b", function)) for function in (passes, either, alone)]
+    found = [docstring.lights(Check("a.b", function)) for function in (passes, either, alone)]
     assert [("red",), ("red", "yellow"), ("yellow",)] == found
 
 
@@ -400,8 +400,8 @@ def test_who_can_turn_yellow_says_so() -> None:
     for each in CHECKS:
         module = inspect.getsource(inspect.getmodule(each.function) or runner)
         if "Unusual(" in inspect.getsource(inspect.unwrap(each.function)):
-            assert runner.explain(each).yellow, each.name
-        if runner.explain(each).yellow:
+            assert docstring.explain(each).yellow, each.name
+        if docstring.explain(each).yellow:
             assert "Unusual" in module, each.name
 
 
@@ -541,7 +541,7 @@ def test_every_check_explains_itself() -> None:
     names = [each.name for each in CHECKS]
     assert len(set(names)) == len(names)
     for each in CHECKS:
-        about = runner.explain(each)
+        about = docstring.explain(each)
         assert all((about.title, about.silent, about.look)), each.name
         assert each.name.count(".") == 1
         assert each.tier in (1, 2, 3)

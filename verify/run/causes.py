@@ -16,7 +16,8 @@ PARITY = "reference"  # its checks say that something differs, and never what
 # A statement, and those that it takes for granted: where one of them is broken, it is as well, and says no more.
 CONTAINS = {
     "structure.parameters": ("structure.blocks",),  # who is not called gets no gradient
-    "packing.packed": ("attention.documents",),
+    "packing.packed": ("attention.documents", "packing.borders"),
+    "packing.conservation": ("packing.borders",),  # a border that is trained is a target too many
     "generation.greedy": ("generation.decode",),
     "accumulation.clipped": ("accumulation.gradient", "clipping.bound"),
     "accumulation.many": ("accumulation.gradient",),

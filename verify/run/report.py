@@ -118,8 +118,9 @@ def headline(reports: Sequence[Report]) -> str:
     count = sum(len(report.not_applicable) for report in reports)
     if not count:
         return line
-    opened = [f"{part} {len(names)}" for part, names in _by_part(reports).items()]
-    shown = f": {', '.join(opened).replace(' ', ' unlocks ', 1)}" if opened else ""
+    opened = [(part, len(names)) for part, names in _by_part(reports).items()]
+    said = [f"{part}{' unlocks' * (place == 0)} {number}" for place, (part, number) in enumerate(opened)]
+    shown = f": {', '.join(said)}" if said else ""
     return f"{line}, {count} not applicable{shown}"
 
 
@@ -225,7 +226,7 @@ def _needs(report: Report) -> str:
     lines += _row("fine-tuning", rare) if rare else []
     other: dict[str, list[str]] = {}
     for name, text in report.not_applicable.items():
-        if not _parts(text):
+        if not parts_of(text):
             other.setdefault(text, []).append(name)
     for place, (text, names) in enumerate(other.items()):
         lines += _row("" if place else "other code", f"{text}: {', '.join(names)}")
@@ -239,21 +240,23 @@ def _areas(names: Sequence[str]) -> str:
 
 
 def _row(label: str, text: str) -> list[str]:
-    lines = wrap(text, LABEL + 2 + PART + 1)
-    return [f"{'' if place else label:<{PART}} {line}" for place, line in enumerate(lines)]
+    """Text beside its label, or beneath one that is too long to stand beside it."""
+    lines, above = wrap(text, LABEL + 2 + PART + 1), [label] if len(label) > PART else []
+    return [*above, *(f"{'' if place or above else label:<{PART}} {line}" for place, line in enumerate(lines))]
 
 
 def _by_part(reports: Sequence[Report]) -> dict[str, list[str]]:
-    """The checks that need each part of a subject, most checks first, what is rare last."""
+    """The checks that each part of a subject opens, or parts together, most checks first, what is rare last."""
     found: dict[str, list[str]] = {}
     for report in reports:
         for name, text in report.not_applicable.items():
-            for part in _parts(text):
+            parts = parts_of(text)
+            for part in [" + ".join(parts)] if text == " and ".join(parts) else parts:
                 found.setdefault(part, []).append(name)
     return dict(sorted(found.items(), key=lambda item: (item[0] in RARE, -len(item[1]))))
 
 
-def _parts(text: str) -> list[str]:
+def parts_of(text: str) -> list[str]:
     """The fields of a subject among what a check needs: "loop and resume", "hyperparameters['steps']", "`roles`"."""
     from andon.verify.subject import documented  # late, as reports are also made of what other processes left
 

@@ -1,8 +1,6 @@
 """Runs checks on a subject: each alone, explained where it cannot be run, within a budget, and leaving no trace."""
 
 import difflib
-import inspect
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +18,10 @@ from andon.verify.observation.protect import protected
 from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.run.causes import PREMISES, by_cause, name_of, variant_of
 from andon.verify.run.deadline import OutOfTime, ending
+from andon.verify.run.docstring import explain
 from andon.verify.run.explain import factory_of, not_a_subject, why
-from andon.verify.run.report import BUDGET, CANNOT_RUN, FOLLOWS, RED, UNFINISHED, YELLOW, Finding, Report
+from andon.verify.run.reads import reads, unmet
+from andon.verify.run.report import BUDGET, CANNOT_RUN, FOLLOWS, RED, UNFINISHED, YELLOW, Finding, Report, parts_of
 from andon.verify.subject import Subject
 
 Progress = Callable[[int, int, str], None]
@@ -29,18 +29,6 @@ _Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with
 DEEPEST_TIER = 3
 ASKED_BEFORE = ("", "model", "batch", "loss", "logits")  # what has run unchanged before any check; "" is none of them
 NOT_MEASURED = "code that takes what this check changes"
-
-
-class Explanation(NamedTuple):
-    """A check's docstring in its parts; what it does not have is empty."""
-
-    title: str  # what is true of any correct implementation
-    detail: str  # what more is to be said of that
-    silent: str  # why training does not show a fault
-    look: str  # where to look for it
-    yellow: str  # where it turns yellow in place of red, and why; "Yellow alone" where it never turns red
-    example: str  # code with the fault, from "# wrong: " on, and the same mended, from "# right" on
-    reference: str  # the source
 
 
 class Task(NamedTuple):
@@ -132,31 +120,10 @@ def check(
         else:
             book.enter(task.name, *_run(task, deadline))
     findings = _by_cause(book, tasks, left_out, deadline)
+    _correct_needs(book, [task for task in tasks if not mistakes.get(id(task.subject))])
     seconds = time.monotonic() - begun
     kept = book.not_applicable, book.not_run, book.notes
     return Report(subject.name, findings, tuple(book.passed), *kept, seconds, book.times, strict)
-
-
-def explain(check: Check) -> Explanation:
-    """What a check's docstring says: paragraphs are told by their first word, the rest is detail."""
-    text, _, reference = (inspect.getdoc(check.function) or "").partition("\n\nReference:")
-    text, _, example = text.partition("\n\nExample:\n")
-    title, *paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
-    silent = " ".join(part for part in paragraphs if part.startswith("Silent"))
-    look = " ".join(part for part in paragraphs if part.startswith("Look"))
-    yellow = " ".join(part for part in paragraphs if part.startswith("Yellow"))
-    detail = " ".join(part for part in paragraphs if not part.startswith(("Silent", "Look", "Yellow")))
-    return Explanation(
-        title, detail, silent, look, yellow, textwrap.dedent(example).strip(), " ".join(reference.split())
-    )
-
-
-def lights(check: Check) -> tuple[str, ...]:
-    """Those that a check can turn, by its docstring: a paragraph "Yellow" says where, "Yellow alone" that it is all."""
-    yellow = explain(check).yellow
-    if not yellow:
-        return (RED,)
-    return (YELLOW,) if yellow.startswith("Yellow alone") else (RED, YELLOW)
 
 
 def named(name: str) -> Check:
@@ -218,6 +185,29 @@ def _tasks(subject: Subject, checks: list[Check]) -> Iterator[Task]:
 
 def _suffix(task: Task) -> str:
     return task.name.removeprefix(task.check.name)
+
+
+def _correct_needs(book: _Book, tasks: list[Task]) -> None:
+    """Where a part that is lacking would not open a check, as its subject has no tokens or logits, say that instead."""
+    unmet_by_subject: dict[int, dict[str, str]] = {}
+    for task in tasks:
+        if not parts_of(book.not_applicable.get(task.name, "")):
+            continue
+        known = id(task.subject)
+        if known not in unmet_by_subject:
+            unmet_by_subject[known] = _unmet(task.subject)
+        for need in reads(task.check):
+            if need in unmet_by_subject[known]:
+                book.not_applicable[task.name] = unmet_by_subject[known][need]
+                break
+
+
+def _unmet(subject: Subject) -> dict[str, str]:
+    with protected():
+        try:
+            return unmet(subject)
+        except Exception:  # noqa: BLE001 - as in _run; a check that asks the same will explain it
+            return {}
 
 
 def _lacking(task: Task) -> str:
