@@ -106,6 +106,7 @@ def read(version: str, reports: list[dict[str, Any]], seconds: float) -> Answer:
         for finding in report["findings"]:
             name = f"{report['subject']}: {finding['check']}" if len(reports) > 1 else finding["check"]
             (mistakes if finding["mistake"] else findings)[name] = finding["message"]
+            findings |= {each: f"follows from {name}" for each in finding.get("follows", ())}
     checked = sum(len(report["passed"]) for report in reports) + len(findings)
     if not checked:
         raise InstallError(f"{version} could not run: {'; '.join(mistakes.values())[:800]}")
