@@ -44,9 +44,9 @@ def command(
 ) -> None:
     """Sweep an installed library: transformers, peft or bitsandbytes.
 
-    Each model is built at its smallest size and checked in a process of its own. Rows, and a script for each red or yellow cell,
-    are kept in reports/zoo. A module of your own with PACKAGE, CHECKS, names(), subject(name) and preamble(name) can
-    also be swept. Exit codes: 0 nothing red, 1 red, 3 nothing could be built.
+    Each model is built at its smallest size and checked in a process of its own. Rows, and a script for each red or
+    yellow cell, are kept in reports/zoo. A module of your own with PACKAGE, CHECKS, names(), subject(name) and
+    preamble(name) can also be swept. Exit codes: 0 nothing red, 1 red, 3 nothing could be built.
     """
     sys.path.insert(0, str(Path.cwd()))
     from andon.verify.zoo import sweep

@@ -41,7 +41,7 @@ def perhaps(subject: Subject) -> None:
         tokens_of(subject, None)
     except NotApplicable:
         assert subject.causal
-    if subject.causal:
+    if subject.causal or tokens_of(subject, None):
         tokens_of(subject, None)
         return
     by_default(subject)

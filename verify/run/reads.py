@@ -19,6 +19,8 @@ TOKENS, LOGITS = "tokens", "logits"
 # Through these alone is each of them reached.
 SOURCES = {targets.tokens_of: (TOKENS,), logits.logits_of: (TOKENS, LOGITS)}
 PACKAGE = "andon.verify"
+PERHAPS = {(kind, name) for kind in (ast.If, ast.IfExp) for name in ("body", "orelse")}  # not in every call
+OF_SIGNATURES = ("defaults", "kw_defaults", "annotation", "returns")
 
 
 def reads(check: Check) -> tuple[str, ...]:
@@ -76,17 +78,17 @@ def _named(function: Callable[..., Any], name: str) -> Any:
 def _needed(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes of a tree that every call evaluates: no branch, no default, nothing that is tried and can fail."""
     yield node
-    if isinstance(node, ast.Try) and any(
-        "NotApplicable" in ast.unparse(each.type) for each in node.handlers if each.type
-    ):
-        return
     for name, value in ast.iter_fields(node):
-        if name in ("body", "orelse") and isinstance(node, ast.If | ast.IfExp):
+        if (type(node), name) in PERHAPS or name in OF_SIGNATURES:
             continue
-        if name in ("defaults", "kw_defaults", "annotation", "returns"):
-            continue
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST):
+        children = value if isinstance(value, list) else [value]
+        for child in children[:1] if isinstance(node, ast.BoolOp) else children:
+            if isinstance(child, ast.AST) and not _is_tried(child):
                 yield from _needed(child)
             if isinstance(child, ast.If) and any(isinstance(each, ast.Return) for each in ast.walk(child)):
                 break  # what stands after it is not always reached
+
+
+def _is_tried(node: ast.AST) -> bool:
+    handlers = node.handlers if isinstance(node, ast.Try) else []
+    return any("NotApplicable" in ast.unparse(each.type) for each in handlers if each.type)
