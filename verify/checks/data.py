@@ -250,7 +250,7 @@ def check_padding(subject: Subject) -> None:
 def check_rows(subject: Subject) -> None:
     """The rows of a batch are different ones.
 
-    Yellow: a group of answers to one prompt, or a batch that is to be learned by heart, repeats rows on purpose.
+    Yellow alone, as a group of answers to one prompt, or a batch to be learned by heart, repeats rows on purpose.
     Premise: rows of several different tokens, in batches that differ from each other; most rows of every batch looked
     at stand in it more than once.
 
