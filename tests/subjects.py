@@ -354,6 +354,7 @@ ADAPTERS = Adapters(
     load=lambda model, folder: then(load_adapter, NAME)(model, folder / "adapter"),
     second=lambda model, rank, alpha: adapt(model, rank, alpha, SECOND),
     switch=lambda model, number: then(set_adapter, (NAME, SECOND)[number])(model),
+    targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 )
 QUANTIZER = Quantizer(
     round_trip=lambda tensor: dequantize_nf4(quantize_nf4(tensor)),

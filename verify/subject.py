@@ -69,6 +69,7 @@ class Adapters(NamedTuple):
     scale: Callable[[int, float], float] | None = lambda rank, alpha: alpha / rank  # of B A; None: it adds no B A
     second: Callable[[nn.Module, int, float], nn.Module] | None = None  # beside the one that `add` made, and active
     switch: Callable[[nn.Module, int], nn.Module] | None = None  # to the one of `add`, 0, or that of `second`, 1
+    targets: Sequence[str] = ()  # what `add` is to adapt: modules by name, or by the end of their path; (): not said
 
 
 class Quantizer(NamedTuple):

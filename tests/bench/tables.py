@@ -24,6 +24,7 @@ from andon.verify.vocabulary import keys_of
 from andon.workshop import matrix
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
+from tests.bench.ordinary_tables import FIRST, ORDINARY, REPORTS, first, ordinary, reports
 from tests.bench.step_tables import BENCH, adapters, gpu, learned, memory, methods, nf4, plan, speed
 from tests.file_fields import FILES, Field
 from tests.zoo.triage import FILE as TRIAGE
@@ -332,6 +333,9 @@ def tables() -> dict[str, Callable[[], str]]:
         "third-party": lambda: _from(THIRD_PARTY, third_party, "nox -s third_party"),
         "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),
         "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
+        "ordinary": lambda: _from(ORDINARY, ordinary, "python -m tests.ordinary --seeds 3"),
+        "ordinary-first": lambda: first(_read(FIRST)),
+        "reports": lambda: _from(REPORTS, reports, "python -m tests.reports"),
     }
 
 

@@ -1,6 +1,7 @@
 """What one step does to the weights: all that learn move, by the right gradient, once, and downhill."""
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -8,17 +9,33 @@ from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, listed
-from andon.verify.observation.optimizers import claims_adam, innermost, tensors_of
-from andon.verify.observation.parameters import mismatch, norm, parameters, trainable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
+from andon.verify.observation.copies import follows, places_of
+from andon.verify.observation.optimizers import innermost, mean_key, tensors_of
+from andon.verify.observation.parameters import (
+    buffers_of,
+    fitted,
+    gradients_times,
+    mismatch,
+    norm,
+    parameters,
+    put_back,
+    sharing_memory,
+    trainable,
+)
 from andon.verify.observation.runs import (
     SAME,
     Make,
     Run,
+    as_scheduled,
+    batches_seen,
+    depends,
     each_run,
     each_run_or_plain,
+    expected,
     micro_batches,
     own_run,
+    slopes,
     the_update,
     tolerance,
 )
@@ -29,12 +46,22 @@ from andon.verify.subject import Batch, Subject
 STEPS = 3  # within which all that learns has moved: the first rate may be 0, a fresh adapter moves one side at a time
 DESCENTS = 12  # updates on one batch, after which its loss is lower at any sensible rate
 ARITHMETIC = 1e-2  # of an update: what fused and looped kernels differ by
+PATIENCE = 12  # steps, where something has not moved: an optimizer may begin late, a part be used by few batches
+STEEP, BY_CHANCE = 0.7, 3.0  # cosines: of a climb for certain; and times that of two tensors by chance
+DRAWS = 4  # of random numbers that a loss as it is trained is averaged over
+TINY = 1e-4  # times a gradient: below any clip
+NOTHING = torch.zeros(())
 NOISE = 1e-4  # a tensor with less than this share of the gradient's rms has one of rounding alone
 
 
 @each_run_or_plain
 def check_movement(subject: Subject, make: Make) -> None:
-    """Within three steps every trainable parameter changes, and every frozen one stays as it was, bit by bit.
+    """Within a few steps every trainable parameter changes, and every frozen one stays as it was, bit by bit.
+
+    Wrong is a parameter that has a gradient and stays, and a frozen one that its own optimizer moves. Unusual is a
+    parameter to which the loss gives no gradient at all, and a frozen one that something else moves. One whose gradient
+    is zero, as the loss is the same wherever it stands, has nothing to learn; a frozen one that ends between where it
+    was and where a parameter that learns is, follows it, as averages and target networks do.
 
     Silent because the others learn around a part that does not, and a frozen part that drifts still fits its run.
 
@@ -53,21 +80,13 @@ def check_movement(subject: Subject, make: Make) -> None:
     Reference: huggingface/accelerate#2665.
     """
     run = make()
-    learning = set(trainable(run.model))
+    learning, frozen = set(trainable(run.model)), {n for n, p in run.model.named_parameters() if not p.requires_grad}
     steps = [run.step([new_batch(subject, number)]) for number in range(STEPS)]
-    first, last = steps[0].before, steps[-1].after
-    moved = {name for name in first if not torch.equal(first[name], last[name])}
-    still = sorted(name for name in learning - moved if not _is_below_rounding(steps, name))
+    while (still := _still(learning, steps)) and len(steps) < PATIENCE:  # what is taken up late, or seldom
+        steps.append(run.step([new_batch(subject, len(steps))]))
     if still and not (subject.mixture_of_experts and len(still) < len(learning)):
-        raise CheckFailed(
-            f"{run.name}: {len(still)} of {len(learning)} trainable parameters did not change in {STEPS} steps: "
-            f"{listed(still)} ({_why_still(steps, still[0])})"
-        )
-    if drifted := sorted(moved - learning):
-        raise CheckFailed(
-            f"{run.name}: {len(drifted)} of {len(first) - len(learning)} frozen parameters changed in {STEPS} "
-            f"steps: {listed(drifted)}"
-        )
+        _require_reason(subject, run, steps, still, len(learning))
+    _require_still(run, steps, frozen - set(trainable(run.model)), learning)
 
 
 def check_frozen(subject: Subject) -> None:
@@ -91,29 +110,39 @@ def check_frozen(subject: Subject) -> None:
                 p.add_(p.grad, alpha=-group["lr"])
     """
     model = new_model(subject).train()
-    names = [name for name, parameter in trainable(model).items() if parameter.dim() > 1]
+    shared = sharing_memory(model)
+    names = [name for name, p in trainable(model).items() if p.dim() > 1 and name not in shared]
     if len(names) < 2:
         raise NotApplicable("two trainable matrices")
     frozen = names[len(names) // 2]
     model.get_parameter(frozen).requires_grad_(False)
     run = own_run(subject, model)
     begun = parameters(model)
+    learns = any(bool(slope.any()) for slope in slopes(subject, model, new_batch(subject)).values())
     try:
-        for number in range(STEPS):
-            run.act([new_batch(subject, number)])
+        for number in range(PATIENCE):
+            if number < STEPS or all(torch.equal(begun[name], p) for name, p in model.named_parameters()):
+                run.act([new_batch(subject, number)])
     except Exception as error:
         raise NotApplicable(f"a step that can train with {frozen} frozen ({error})") from error
+    if model.get_parameter(frozen).requires_grad:
+        raise NotApplicable("a step that leaves frozen what is frozen")
     ended = parameters(model)
     if not torch.equal(begun[frozen], ended[frozen]):
         moved = float((ended[frozen].double() - begun[frozen].double()).abs().max())
         raise CheckFailed(f"{run.name}: {frozen}, frozen before the optimizer was made, moved by {moved:.2g}")
     if all(torch.equal(begun[name], ended[name]) for name in begun):
+        if not learns:
+            raise NotApplicable("a part that learns without any other")
         raise CheckFailed(f"{run.name}: with {frozen} frozen, none of the other {len(begun) - 1} parameters moved")
 
 
 @each_run
 def check_single(subject: Subject, make: Make) -> None:
     """One training step makes exactly one update of the weights, however many micro-batches it has.
+
+    Players that learn in turn, each from gradients of its own, make one update each. Wrong is a count that grows with
+    the micro-batches; as many updates for one as for two are unusual.
 
     Silent because two small updates look like one large one, and a step without an update like a slow start.
 
@@ -138,13 +167,25 @@ def check_single(subject: Subject, make: Make) -> None:
     steps = [run.step(micro_batches(subject, 2, seed=2 * number)) for number in range(STEPS)]
     counts = [len(step.updates) for step in steps]
     moved = any(not torch.equal(step.before[name], step.after[name]) for step in steps for name in step.before)
-    if max(counts) > 1 or (max(counts) == 0 and not moved):
+    if max(counts) == 0 and not moved:
         raise CheckFailed(f"{run.name}: {STEPS} steps updated the weights {counts} times, and once each was due")
+    if max(counts) <= 1 or all(_in_turn(step) for step in steps):
+        return
+    of_one = counts if run.loop is not None else [len(run.step([new_batch(subject)]).updates)]
+    light = CheckFailed if run.loop is not None or max(of_one) < max(counts) else Unusual
+    raise light(
+        f"{run.name}: {STEPS} steps of 2 micro-batches updated the weights {counts} times, and once each was due; one "
+        f"of a single micro-batch, {max(of_one)} times. Several updates of one step are right where a batch is meant "
+        "to be learned from again and again"
+    )
 
 
 @each_run
 def check_gradient(subject: Subject, make: Make) -> None:
     """The first update sees the gradient of its batch's loss, as autograd computes it independently, or that clipped.
+
+    Where no `grad_clip` is said, a clip is told from a lost factor by a second step with gradients far smaller: a clip
+    has one norm, and leaves those as they are.
 
     Silent because adaptive optimizers hide any constant factor, and a gradient that is partly wrong still descends.
 
@@ -164,7 +205,10 @@ def check_gradient(subject: Subject, make: Make) -> None:
     Reference: PyTorch documentation, Automatic Mixed Precision examples.
     """
     run, batches = make(), [new_batch(subject)]
-    compare_gradient(subject, run, run.step(batches), batches, "the first update")
+    step = run.step(batches)
+    compare_gradient(subject, run, step, batches, "the first update")
+    if "grad_clip" not in subject.hyperparameters:
+        _require_size(subject, make, run, step, batches)
 
 
 @each_run
@@ -249,16 +293,17 @@ def check_descent(subject: Subject) -> None:
     step = run.step([new_batch(subject)])
     gradients, update = the_update(run, step), step.updates[0]
     rms = norm(gradients) / max(1, sum(gradient.numel() for gradient in gradients.values())) ** 0.5
-    groups = set(zip(update.rates, update.decays, strict=True))
+    groups = {*zip(update.rates, update.decays, strict=True), (0.0, 0.0)}
+    start = step.before | update.moved
     for name, gradient in gradients.items():
-        before, gradient_64 = step.before[name].double(), gradient.double()
+        before, gradient_64 = start[name].double(), gradient.double()
         shift = step.after[name].double() - before
         if not bool(shift.any()) or float(gradient_64.square().mean().sqrt()) < NOISE * rms:
             continue
-        products = [float((gradient_64 * (shift + rate * decay * before)).sum()) for rate, decay in groups]
-        products += [float(((gradient_64 + decay * before) * shift).sum()) for _, decay in groups]  # as in Adam's L2
-        if min(products) > 0:
-            cosine = products[0] / float(gradient_64.norm() * shift.norm())
+        ways = [(gradient_64, shift + rate * decay * before) for rate, decay in groups]
+        ways += [(gradient_64 + decay * before, shift) for _, decay in groups]  # as in Adam's L2
+        cosine = min(float((one * two).sum() / (one.norm() * two.norm()).clamp(min=1e-300)) for one, two in ways)
+        if cosine > min(STEEP, BY_CHANCE / gradient.numel() ** 0.5):
             raise CheckFailed(f"{run.name}: the first update moves {name} along its gradient (cosine {cosine:.3f})")
 
 
@@ -284,15 +329,18 @@ def check_momentum(subject: Subject, make: Make) -> None:
 
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
-    run = make()
+    run, key = make(), ""
     before: dict[str, Tensor] = {}
     for number in range(STEPS):
         step = run.step([new_batch(subject, number)])
         optimizer = innermost(run.optimizer if run.loop is None else run.loop.optimizer)
-        gradients, after = the_update(run, step), _means(run.model, optimizer)
+        gradients = the_update(run, step)
+        key = mean_key(optimizer, run.model, gradients) if number == 0 else key
+        after = _means(run.model, optimizer, key)
         mixed_in = any(group.get("weight_decay") for group in optimizer.param_groups)
         decoupled = type(optimizer).__name__.lower().endswith("w")
-        if not after or not claims_adam(optimizer) or (mixed_in and not decoupled):
+        lazy = step.updates[0].sparse  # only the rows that were looked up are brought up to date
+        if not after or lazy or (mixed_in and not decoupled):
             raise NotApplicable("an optimizer with a running mean of gradients, as Adam's")
         beta = float(optimizer.param_groups[0]["betas"][0])
         due = {
@@ -337,6 +385,7 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
         copied = _copied(innermost(run.optimizer))
         step = run.step([new_batch(subject, number)])
         gradients, update = the_update(run, step), step.updates[0]
+        start = step.before | (update.moved if number == 0 else {})  # what a first pass has set, from its data
         names = {id(parameter): name for name, parameter in run.model.named_parameters()}
         order = [names.get(id(parameter), "") for parameter in tensors_of(innermost(run.optimizer))]
         if "" in order or len(update.rates) != len(copied.param_groups):
@@ -345,16 +394,18 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
         for group, options in zip(copied.param_groups, update.options, strict=True):
             group.update(options)  # a rate or a momentum that the step itself has set
         for name, twin in twins.items():
+            twin.data.copy_(start[name])
             twin.grad = gradients[name].to(twin.dtype) if name in gradients else None
         _stepped(copied)
-        moved = {name: step.after[name].double() - step.before[name].double() for name in twins}
-        due = {name: twin.detach().double() - step.before[name].double() for name, twin in twins.items()}
+        moved = {name: step.after[name].double() - start[name].double() for name in twins}
+        due = {name: twin.detach().double() - start[name].double() for name, twin in twins.items()}
         error, name = mismatch(moved, due)
         rounded = _rounded(step, name) / max(float(due[name].norm()), 1e-300) if name else 0.0
         if not error <= ARITHMETIC + rounded:
-            raise CheckFailed(
+            raise Unusual(
                 f"{run.name}: step {number + 1} moves {name} by {float(moved[name].norm()):.6g} in all, the optimizer "
-                f"alone, given the same gradient, by {float(due[name].norm()):.6g}: they differ by {error:.2g} of that"
+                f"alone, given the same gradient, by {float(due[name].norm()):.6g}: they differ by {error:.2g} of it; "
+                "right where the step is meant to change the weights itself, as by clamping or normalizing them"
             )
 
 
@@ -378,13 +429,18 @@ def check_overfit(subject: Subject) -> None:
         optimizer.step()
     """
     run, batch = own_run(subject), new_batch(subject)
+    follow = as_scheduled(subject, run.optimizer)
     before = _evaluated(subject, run, batch)
-    for _ in range(DESCENTS):
+    for number in range(DESCENTS):
+        follow(number)
         run.act([batch])
     after = _evaluated(subject, run, batch)
     allowed = tolerance(run.model) if tolerance(run.model) > SAME else 0.0  # half precision hides a small descent
-    if not after < before * (1 + allowed):
-        raise CheckFailed(f"{run.name}: {DESCENTS} updates on one batch took its loss from {before:.6g} to {after:.6g}")
+    if not any(new < old + allowed * abs(old) for new, old in zip(after, before, strict=True)):
+        raise Unusual(
+            f"{run.name}: {DESCENTS} updates on one batch took its loss from {before[0]:.6g} to {after[0]:.6g}; right "
+            "where the loss has a floor that it began near, or measures something else than how well a batch is learned"
+        )
 
 
 @each_run
@@ -417,12 +473,19 @@ def check_mode(subject: Subject, make: Make) -> None:
         )
 
 
-def _evaluated(subject: Subject, run: Run, batch: Batch) -> float:
-    mode = run.model.training
-    with torch.no_grad(), seeded():
-        value = float(loss_of(subject, run.model.eval(), batch))
+def _evaluated(subject: Subject, run: Run, batch: Batch) -> list[float]:
+    """The loss in eval mode, and as it is trained: the mean over some draws of its random numbers."""
+    mode, held, values = run.model.training, buffers_of(run.model), []
+    for training, draws in ((False, 1), (True, DRAWS)):
+        run.model.train(training)
+        losses = []
+        for seed in range(draws):
+            with seeded(seed):
+                losses.append(float(loss_of(subject, run.model, batch).detach()))
+        values.append(sum(losses) / draws)
     run.model.train(mode)
-    return value
+    put_back(run.model, held)
+    return values
 
 
 def _rounded(step: StepTrace, name: str) -> float:
@@ -433,7 +496,13 @@ def _rounded(step: StepTrace, name: str) -> float:
 
 def _copied(optimizer: Any) -> Any:
     """The optimizer with weights and moments of its own; what it holds besides them is shared."""
-    copied = copy.deepcopy(optimizer)
+    lack = NotApplicable("an optimizer that can be copied")
+    if isinstance(optimizer, torch.optim.Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise lack  # one that torch's own constructor never saw; copying it would leave its class's `step` unfit
+    try:
+        copied = copy.deepcopy(optimizer)
+    except Exception as error:
+        raise lack from error
     copied.__dict__ = {**optimizer.__dict__, **copied.__dict__}  # torch copies what a state_dict holds, and no more
     return copied
 
@@ -446,10 +515,10 @@ def _stepped(optimizer: Any) -> None:
         raise NotApplicable(f"an optimizer of which a copy can step ({error})") from error
 
 
-def _means(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+def _means(model: nn.Module, optimizer: Any, key: str) -> dict[str, Tensor]:
     """Adam's running means by parameter name."""
     states = {name: optimizer.state.get(p, {}) for name, p in trainable(model).items()}
-    found = {name: state.get("exp_avg") for name, state in states.items()}
+    found = {name: state.get(key) for name, state in states.items()}
     return {name: mean.detach().clone() for name, mean in found.items() if type(mean) is Tensor}
 
 
@@ -462,18 +531,92 @@ def _is_below_rounding(steps: list[StepTrace], name: str) -> bool:
     return bool(sizes) and 0 < max(sizes) < resolved
 
 
+def _still(learning: set[str], steps: list[StepTrace]) -> list[str]:
+    """What has not moved so far, although it might have."""
+    first, last = steps[0].before, steps[-1].after
+    same = sorted(name for name in learning if torch.equal(first[name], last[name]))
+    return [name for name in same if not _is_below_rounding(steps, name)]
+
+
+def _require_reason(subject: Subject, run: Run, steps: list[StepTrace], still: list[str], count: int) -> None:
+    """Fail where what has not moved has a gradient, or none can reach it."""
+    found = slopes(subject, run.model, new_batch(subject))
+    seen = [name for name in still if _largest(steps, name) or bool(found.get(name, NOTHING).any())]
+    said = f"{run.name}: {{}} of {count} trainable parameters did not change in {len(steps)} steps: "
+    if seen or len(still) == count:
+        wrong = seen or still
+        raise CheckFailed(said.format(len(wrong)) + f"{listed(wrong)} ({_why_still(steps, wrong[0])})")
+    # a zero is right where the loss is the same wherever the parameter stands, as that of pairs is for a last bias
+    cut = [name for name in still if name not in found or depends(subject, run.model, name, new_batch(subject))]
+    if cut:
+        raise Unusual(
+            said.format(len(cut)) + f"{listed(cut)} ({_why_still(steps, cut[0])}); right where it is not meant to "
+            "learn: then say so by requires_grad_(False)"
+        )
+
+
+def _require_still(run: Run, steps: list[StepTrace], frozen: set[str], learning: set[str]) -> None:
+    """Fail where a frozen parameter has moved, other than after one that learns."""
+    drifted = [name for name in sorted(frozen) if any(_drifts(step, name, learning) for step in steps)]
+    if not drifted:
+        return
+    held = {id(tensor) for tensor in tensors_of(innermost(run.optimizer))}
+    own = [name for name in drifted if id(run.model.get_parameter(name)) in held]
+    light, wrong = (CheckFailed, own) if own else (Unusual, drifted)
+    by = "the optimizer holds them" if own else "nothing that learns is where they went"
+    raise light(
+        f"{run.name}: {len(wrong)} of {len(frozen)} frozen parameters changed in {len(steps)} steps: {listed(wrong)}; "
+        f"{by}"
+    )
+
+
+def _drifts(step: StepTrace, name: str, learning: set[str]) -> bool:
+    before, after = step.before[name], step.after[name]
+    return not torch.equal(before, after) and not follows(before, after, places_of(step, learning))
+
+
+def _in_turn(step: StepTrace) -> bool:
+    """Whether each update of a step has gradients of parameters that no other has: players in turn, as of a GAN."""
+    groups = [{name for name, gradient in each.gradients.items() if bool(gradient.any())} for each in step.updates]
+    return all(not one & other for one, other in itertools.combinations(groups, 2))
+
+
+def _require_size(subject: Subject, make: Make, run: Run, step: StepTrace, batches: list[Batch]) -> None:
+    """Fail where a gradient reaches the update smaller than it is, however small it is."""
+    if any(tensor.dtype == torch.float16 for tensor in step.before.values()):
+        return
+    batches = batches if run.loop is None else batches_seen(subject, step)
+    whole, allowed = expected(subject, run.model, step, batches)[1], tolerance(run.model, step)
+    if not fitted(the_update(run, step), whole) < 1 - allowed:
+        return
+    with seeded():
+        again = make()
+        with gradients_times(again.model, TINY):
+            small = again.step([new_batch(subject)])
+    own = batches if again.loop is None else batches_seen(subject, small)
+    factor = fitted(the_update(again, small), expected(subject, again.model, small, own)[1]) / TINY
+    if factor < 1 - allowed:
+        raise CheckFailed(
+            f"{run.name}: the first update sees {factor:.4g} of the gradient of its batches' loss, and no more of one "
+            f"{TINY:.0e} times as large: that is no clip, which leaves small ones as they are"
+        )
+
+
+def _largest(steps: list[StepTrace], name: str) -> float:
+    found = [update.gradients[name] for step in steps for update in step.updates if name in update.gradients]
+    return max((float(gradient.abs().max()) for gradient in found), default=0.0)
+
+
 def _why_still(steps: list[StepTrace], name: str) -> str:
     updates = [update for step in steps for update in step.updates]
     if not updates:
         return "no update was made"
-    found = [update.gradients[name] for update in updates if name in update.gradients]
-    if not found:
+    if not any(name in update.gradients for update in updates):
         return "no gradient reached it, or the optimizer does not hold it"
-    largest = max(float(gradient.abs().max()) for gradient in found)
-    if largest == 0:
+    if _largest(steps, name) == 0:
         return "its gradient is 0 everywhere"
     rates = max(rate for update in updates for rate in update.rates)
-    return f"its gradient reached {largest:.2g} at rates up to {rates:.2g}"
+    return f"its gradient reached {_largest(steps, name):.2g} at rates up to {rates:.2g}"
 
 
 CHECKS = (

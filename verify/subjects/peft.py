@@ -36,6 +36,7 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
             second=lambda model, rank, alpha: _second(model, make(rank, alpha)),
             switch=_switched,
             scale=scale if kind.peft_type.value == "LORA" else None,
+            targets=_targets(kind),
         ),
         hyperparameters={**base.hyperparameters, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
     )
@@ -84,6 +85,15 @@ def _combined(model: Any) -> nn.Module:
 def _unmerged(model: Any) -> nn.Module:
     model.unmerge_adapter()
     return model
+
+
+def _targets(kind: Any) -> list[str]:
+    """The modules that a configuration lists, where it narrows them down no further; a pattern or a word is none."""
+    asked = getattr(kind, "target_modules", None)
+    narrowed = ("layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save", "target_parameters")
+    if not isinstance(asked, list | tuple | set) or any(getattr(kind, key, None) for key in narrowed):
+        return []
+    return sorted(asked)
 
 
 def _plain(rank: int, alpha: float) -> float:
