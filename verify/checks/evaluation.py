@@ -45,6 +45,8 @@ def check_mean(subject: Subject) -> None:
 
     Look at what is summed and what it is divided by, at the last batch, which is smaller, and at `eval()`.
 
+    Yellow where the value is the mean of the first batches, or of other tokens: an evaluation may be cut on purpose.
+
     Example:
         # wrong: a mean of means, in which a small last batch weighs as much as a full one
         losses = [model(**batch).loss.item() for batch in loader]
@@ -126,6 +128,9 @@ def check_traces(subject: Subject) -> None:
     Look at `train()` after `eval()`, at generators that evaluation shares with training, at running statistics, and
     at a missing `no_grad`.
 
+    Yellow where it draws random numbers or leaves the mode to training: a loss may be random by nature, and a loop may
+    set the mode itself.
+
     Example:
         # wrong: sampling a text for the log uses up random numbers of training
         probs = model(input_ids).logits[:, -1].softmax(-1)
@@ -171,6 +176,8 @@ def check_mode(subject: Subject) -> None:
 
     Look at `eval()` before and `train()` after, on the same module, on every way out.
 
+    Yellow where nothing shows that training sets its mode again: a loop may do so itself.
+
     Example:
         # wrong: after the first evaluation the run goes on without dropout
         def validate(model, loader):
@@ -205,6 +212,8 @@ def check_gradients_off(subject: Subject) -> None:
 
     Look for evaluation without `torch.no_grad()`, for a decorator that a generator function makes useless, and for
     `set_grad_enabled(True)` on the way.
+
+    Yellow alone, as it costs memory and time, and no number is wrong.
 
     Example:
         # wrong: every batch builds a graph that nothing needs
@@ -287,6 +296,8 @@ def check_held_out(subject: Subject) -> None:
     Silent because a mean of batch means, or over some of the batches, is a number of the right size.
 
     Look at what is summed and divided, at the last batch, and at which split is read.
+
+    Yellow where the value is the mean of the first batches, or of other tokens: an evaluation may be cut on purpose.
 
     Example:
         # wrong: drop_last leaves out the rows that do not fill a batch

@@ -159,6 +159,8 @@ def check_decay(subject: Subject, named: NamedOptimizer) -> None:
 
     Look at the filter that picks what decays: names or types that miss RMSNorm; and at decay added to the gradient.
 
+    Yellow where a norm or a bias decays, or some matrices do not: each has been meant by somebody.
+
     Example:
         # wrong: Llama's norms are called "input_layernorm" and "norm", so they decay
         decay = [p for name, p in model.named_parameters() if "LayerNorm" not in name]

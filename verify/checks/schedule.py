@@ -31,6 +31,8 @@ def check_start(subject: Subject) -> None:
 
     Look at whether steps are counted from 0 or from 1, and at when the schedule is stepped.
 
+    Yellow where the first rate is 0 and nothing says so: its batch teaches nothing, and many libraries begin there.
+
     Example:
         # wrong: step 0 has a learning rate of 0, and its batch is wasted
         def learning_rate(step):
@@ -58,6 +60,8 @@ def check_warmup(subject: Subject) -> None:
     Silent because a warm-up that is too short, too long or missing is a worse start and no error.
 
     Look at the units of the warm-up (steps, micro-batches, tokens, epochs) and at the division.
+
+    Yellow where the rate rises in one large step: a warm-up in stairs is one as well.
 
     Example:
         # wrong: len(loader) counts micro-batches, so the warm-up is accumulation_steps times too long
@@ -123,6 +127,9 @@ def check_decline(subject: Subject) -> None:
     Silent because a rate that ends too high, or rises once more, only leaves a worse loss than there might have been.
 
     Look at the clamp beyond the last step, at the total that the schedule was given, and at `min_ratio`.
+
+    Yellow where the rate rises again, falls in one step, or goes on beyond the last step: schedules with restarts, with
+    stairs and without an end do so.
 
     Example:
         # wrong: after total_steps the cosine rises again
@@ -192,6 +199,8 @@ def check_applied(subject: Subject) -> None:
 
     Look at who writes the optimizer's rates, in which groups, and before or after the update.
 
+    Yellow where one group's rate does not follow the others': a group may have a schedule of its own.
+
     Example:
         # wrong: the other groups keep the learning rate they began with
         optimizer.param_groups[0]["lr"] = learning_rate(step)
@@ -227,6 +236,8 @@ def check_run(subject: Subject) -> None:
     Silent because a model learns at almost any rate, only worse.
 
     Look at who writes the optimizer's rates, and whether anything does.
+
+    Yellow where the first rate is 0 and nothing says so, as many libraries begin there.
 
     Example:
         # wrong: the scheduler is never stepped, so the rate stays at the first one of the warm-up

@@ -69,6 +69,8 @@ def check_movement(subject: Subject, make: Make) -> None:
     Look at which tensors the optimizer was built with (before or after they were replaced, wrapped or moved), at layers
     that the forward pass leaves out, at `detach` and `no_grad`, and at a learning rate of 0.
 
+    Yellow where a parameter gets no gradient though the loss depends on it, or none at all: it may be held on purpose.
+
     Example:
         # wrong: the optimizer holds the old head, and the new one is never updated
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -367,6 +369,8 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
 
     Look for decay by hand beside the optimizer's own, weights that are cast, clamped or averaged, and second updates.
 
+    Yellow alone, as a step may change weights itself, by clamping or normalizing them.
+
     Example:
         # wrong: AdamW has its own weight decay, so the weights decay twice
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
@@ -417,6 +421,8 @@ def check_overfit(subject: Subject) -> None:
     batch by heart learns nothing.
 
     Look at the sign and size of updates, at what is detached, and at labels that change between calls.
+
+    Yellow alone, as a loss may have a floor, or measure something else than how well a batch is learned.
 
     Example:
         # wrong: the gradient is cleared before the optimizer sees it
