@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
-from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
+from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
+from andon.verify.access.facts import observed
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
@@ -190,7 +191,8 @@ def check_backward(subject: Subject) -> None:
     tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(returned.values())
     for times in (1, 2):
-        loss_of(subject, model, batch).backward()
+        with seeded():
+            loss_of(subject, model, batch).backward()
         for name, parameter in model.named_parameters():
             if name not in returned:
                 continue
@@ -230,8 +232,9 @@ def check_scale(subject: Subject) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     taken = []
     for scale in (1.0, 0.125):
-        loss = loss_of(subject, model, batch) * scale
-        taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+        with seeded():
+            loss = loss_of(subject, model, batch) * scale
+            taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
     tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(g for g in taken[0] if g is not None)
     for name, whole, part in zip(names, *taken, strict=True):
@@ -289,9 +292,21 @@ def _compare(
             f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} labels is "
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
+        _require_plain_here(subject, model, given)
         if other := _other_mean(float(loss), logits, targets_BT, tolerance):
             raise Unusual(f"{said}: {other}")
         raise CheckFailed(said)
+
+
+def _require_plain_here(subject: Subject, model: nn.Module, batch: Batch) -> None:
+    """Refuse a loss that shows another part at these weights, such as one that balances experts.
+
+    Raises:
+        NotApplicable: so it is.
+    """
+    shown = None if subject.objective else observed(subject, model, batch).cross_entropy
+    if shown is not None and not (shown.whole and not shown.smoothing):
+        raise NotApplicable("a loss that is nothing but a cross-entropy at larger weights, too")
 
 
 def _other_mean(loss: float, logits: Tensor, targets_BT: Tensor, tolerance: float) -> str:
