@@ -16,8 +16,14 @@ PARITY = "reference"  # its checks say that something differs, and never what
 # A statement, and those that it takes for granted: where one of them is broken, it is as well, and says no more.
 CONTAINS = {
     "structure.parameters": ("structure.blocks",),  # who is not called gets no gradient
+    "data.padding": ("data.targets",),
+    "packing.borders": ("data.targets",),
+    "packing.padded": ("data.targets",),
     "packing.packed": ("attention.documents", "packing.borders"),
     "packing.conservation": ("packing.borders",),  # a border that is trained is a target too many
+    "loss.definition": ("data.targets",),
+    "loss.shapes": ("loss.definition",),
+    "loss.gradient": ("loss.definition",),
     "generation.greedy": ("generation.decode",),
     "accumulation.clipped": ("accumulation.gradient", "clipping.bound"),
     "accumulation.many": ("accumulation.gradient",),
