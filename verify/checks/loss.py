@@ -38,6 +38,8 @@ def check_definition(subject: Subject) -> None:
 
     Look at the shift, at `ignore_index`, at what the sum is divided by, and at the logits' dtype.
 
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
+
     Example:
         # wrong: nothing shifts the labels, so that each position predicts its own token
         logits, labels = model(input_ids), input_ids
@@ -62,6 +64,8 @@ def check_shapes(subject: Subject) -> None:
     Silent because sizes in training are round; at any other size the last tokens are left out, or count twice.
 
     Look at chunks and their remainder, at reshapes, and at sizes that are kept from the first batch.
+
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
 
     Example:
         # wrong: what is left after the last full chunk is never read
@@ -102,6 +106,8 @@ def check_ignored(subject: Subject) -> None:
     Silent because losses of such batches are of the usual size; short rows or padding count too much or too little.
 
     Look at `ignore_index`, at the divisor (labels that are not ignored, not rows or positions), and at means of rows.
+
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
 
     Example:
         # wrong: mean() divides by all positions, ignored ones too
