@@ -95,6 +95,8 @@ def check_finite(subject: Subject) -> None:
 def check_layers(subject: Subject) -> None:
     """Matrices of one role have one std in all layers, or one that changes steadily with depth; neighbors differ.
 
+    Yellow. A role is one place in each of several modules of one type; what another seed leaves as it is was not drawn.
+
     Silent because training repairs most initializations, at a price that no one sees.
 
     Look at the order in which initializations run, at the names or types that they pick, and at copied layers.
@@ -138,6 +140,9 @@ def check_layers(subject: Subject) -> None:
 def check_scale(subject: Subject) -> None:
     """A new matrix's std is at most a few times 1/sqrt(width), so that sums over the width keep their size.
 
+    Yellow. Asked of trainable matrices that are seen to be multiplied as they are; a table that is looked up may have
+    torch's own std of 1.
+
     Silent because norms hide it: the model trains, slowly, from saturated attention.
 
     Look at initializations that were meant to run and never do, and at torch.randn as a weight.
@@ -178,7 +183,7 @@ def check_scale(subject: Subject) -> None:
 def check_loss(subject: Subject) -> None:
     """The first loss is near ln V: at most 2 nats above, and below it by no more than chance.
 
-    Nor are the first logits all the same number.
+    Nor are the first logits all the same number. Asked where the loss is shown to be the cross-entropy of the logits.
 
     Silent because the first hundred steps repair a bad start, and because a model that sees the answer begins too
     well.
