@@ -18,6 +18,7 @@ from andon.verify.observation.answers import answer, any_batch, require_cross_en
 from andon.verify.observation.cross_entropy import loss_alternatives
 from andon.verify.observation.parameters import trainable
 from andon.verify.observation.perturb import is_drawn_matrix, is_fresh, logits_eval, precise, require_fresh
+from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.observation.uses import Uses
 from andon.verify.subject import Subject
 
@@ -51,7 +52,7 @@ def check_seed(subject: Subject) -> None:
     """
     first, second = new_model(subject), new_model(subject)
     for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
-        if not torch.equal(one, other):
+        if not distance(one, other) <= rounding(one):
             raise CheckFailed(f"with one seed {int((one != other).sum())} of {one.numel()} entries of {name} differ")
 
 

@@ -43,6 +43,7 @@ SETTINGS = ("config", "cfg", "args", "hparams", "settings", "opt")  # attributes
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are not a fault
 DEAD_ROWS = 2
 IDENTITY = 1e-5
+PASSED_ON = 1e-3  # of the input's rms: what epsilons of norms that follow each other leave
 UNIT = 0.03  # of a normed output's rms around 1
 FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying", "tied", "share_embeddings")
 
@@ -181,7 +182,7 @@ def check_residual(subject: Subject) -> None:
     _empty(each for name, each in inside.named_parameters() if name in multiplied)
     with calls(blocks) as seen, Additions(blocks) as left:
         answer(subject, model, batch)
-    limit = max(IDENTITY, 0.1 * loss_rounding(subject, model, batch))
+    limit = max(PASSED_ON, 0.1 * loss_rounding(subject, model, batch))
     for index, block in enumerate(blocks):
         if block not in additions.adding | additions.attending or block in left.multiplying:
             continue

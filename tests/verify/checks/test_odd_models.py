@@ -437,9 +437,9 @@ def last_alone(model: Any, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def its_own_word(model: Any) -> None:
-    """The head of a word is its embedding, whose length makes it likely."""
+    """The head of a word lies along its embedding, so that it is likely to follow itself."""
     model.head.weight.data[3] = model.embed.weight.data[3].sign()
-    model.embed.weight.data[3] = 2 * model.head.weight.data[3]
+    model.embed.weight.data[3] = 0.5 * model.head.weight.data[3]
 
 
 def one_word(_: torch.Generator) -> dict[str, Tensor]:
