@@ -27,7 +27,10 @@ EDGE = 0.9  # of a uniform distribution's bound
 
 
 def check_sensitivity(subject: Subject) -> None:
-    """Every setting has an effect: on parameter shapes, first values, logits of equal weights, or the training loss.
+    """Every setting has an effect: on parameter shapes, first values, what learns, logits, or the training loss.
+
+    Yellow: alone or beside any other setting of `config_alternatives` it changes nothing; a value that the model's own
+    settings hold already is not asked.
 
     Silent because a setting that is accepted and not used leaves the default in its place.
 
