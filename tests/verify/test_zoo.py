@@ -101,7 +101,7 @@ def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypat
     ("parts", "reason", "state"),
     [
         ({"loss": lambda *_: 3}, "returned int, not a tensor", ""),
-        ({"logits": lambda *_: 1 / 0}, "", sweep.NOT_RUN),
+        ({"logits": lambda *_: 1 / 0}, "", sweep.ABSENT),
         ({}, "", sweep.GREEN),
     ],
     ids=["no loss", "no logits", "whole"],
