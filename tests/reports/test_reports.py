@@ -10,7 +10,6 @@ from tests.reports.correct import CORRECT
 
 LEAST_FOUND = 6  # of the eight
 ACCUSED = {
-    "averaged weights": "the loop's evaluation of other weights is compared with the model's loss",
     "tempered entropy": "a policy's loss is taken for the cross-entropy of tokens",
     "second head": "the loss of two heads is taken for the cross-entropy of one",
     "cut evaluation": "an evaluation of the last tokens is compared with that of all",

@@ -6,6 +6,7 @@ a block quantizer. Legend: B batch, T time, D width, V vocab.
 
 # ruff: noqa: D102 - methods of modules and loops, whose names say it
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -372,6 +373,7 @@ class Accumulating:
         torch.manual_seed(3)
         self.model: nn.Module = Net(share=0.0)
         self.optimizer = self.configure_optimizers(self.model)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.seen = 0
 
     @staticmethod
@@ -389,7 +391,13 @@ class Accumulating:
         if self.seen % self.every == 0:
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.update_average()
         return loss.detach()
+
+    @torch.no_grad()
+    def update_average(self, decay: float = 0.9) -> None:
+        for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            slow.sub_((1 - decay) * (slow - fast))
 
     def step(self) -> dict[str, float]:
         self.model.train()

@@ -109,6 +109,8 @@ def causal_lm(
         config_alternatives={} if adapted else settings_of(config, trained=not is_config),
         reference_logits=None if adapted or attention == "eager" else eager,
         recurrent=_recurrent(config),
+        objective="cross_entropy",
+        causal=True,
         **(_spoken(tokenizer) if tokenizer is not None else {}),
     )
 
