@@ -370,6 +370,7 @@ def answering(
     return Subject(
         name=name, model=make, batch=batch, loss=plain_loss, logits=logits, collate_padded=padded,
         collate_packed=packed, generate=continued, cached_logits=decoded, eos_id=END, pad_id=END,
+        objective="cross_entropy", causal=True,
     )  # fmt: skip
 
 

@@ -239,7 +239,7 @@ def pack(split: Split, indices: np.ndarray, length: int, pad_id: int) -> Batch:
 
 
 def _checked_tokenizer(tokenizer: Tokenizer | None, config: Config) -> Tokenizer:
-    source = "the model's tokenizer" if tokenizer else config.data.tokenizer
+    source = config.data.tokenizer or "the model's tokenizer"
     tokenizer = tokenizer or load_tokenizer(Path(source))
     check_vocabulary(tokenizer, config.model.vocab_size, source)
     return tokenizer

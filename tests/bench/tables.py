@@ -111,7 +111,9 @@ def faults(content: dict[str, Any]) -> str:
         "only by a unit test",
         "unfound",
     ]
-    return f"{table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` injects them again."
+    rows = from_json(content)
+    said = "".join(f"Of one fault: {each}.\n" for each in matrix.in_order(rows))
+    return f"{table(header, matrix.by_area(rows))}\n\n{said}`nox -s faults` injects them again."
 
 
 def selftest(rows: list[dict[str, Any]]) -> str:

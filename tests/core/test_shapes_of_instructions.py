@@ -194,3 +194,21 @@ def test_a_token_of_both_sides_is_learned() -> None:
     sample = encode_turns(tokenizer, turns, TextMarks((), 0), chat=True)
     assert tokenizer.encode("What is").ids == sample.tokens.tolist()
     assert sample.labels[-2] == sample.tokens[-1]
+
+
+def test_a_token_that_an_answer_begins_is_learned() -> None:
+    """Behavior: one that begins in the answer and ends in the turn after it is the answer's, too."""
+    tokenizer = tokenizer_of("chatml")
+    words = [("The", False), (" s", True), ("ea", False), (" is", True)]
+    assert " sea" == tokenizer.decode(tokenizer.encode("The sea is").ids[1:2])
+    sample = encode_turns(tokenizer, [Turn(*each) for each in words], TextMarks((), 0), chat=True)
+    assert sample.tokens.tolist()[1] == sample.labels[0]
+
+
+def test_white_space_before_an_answer_is_not_learned() -> None:
+    """Behavior: a byte-level post-processor that trims a token's span does not move it into the answer."""
+    tokenizer = tokenizer_of("llama3")
+    turns = [Turn("is ", learned=False), Turn("\n3", learned=True)]
+    sample = encode_turns(tokenizer, turns, TextMarks((), 1), chat=True)
+    learned = [int(label) for label in sample.labels if label != IGNORE]
+    assert "\n3" == tokenizer.decode(learned[:-1])

@@ -15,7 +15,7 @@ from andon.verify.errors import CheckFailed, NotApplicable, listed
 from andon.verify.observation.adapted_layers import effective, layers_of, widths_of
 from andon.verify.observation.adapter_tensors import (
     frozen,
-    has_own_tensors,
+    is_layer,
     is_one_of,
     lies_across,
     namesake,
@@ -37,6 +37,7 @@ OTHER = 3  # the seed of another adapter's values
 STEPS = 3  # within which both sides of a fresh adapter have moved
 RATE = 1e-2
 MODULES = 16  # at most, that are looked at one by one
+EXACT = 1e-2  # of a weight's rms: a round trip of what is quantized already
 NOISES = 2.0  # of the quantizer, on the base it never saw and on the sum
 HALVINGS = 5  # of an adapter's values, at most, until it is no larger than its base
 
@@ -65,6 +66,8 @@ def check_identity(subject: Subject) -> None:
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     batch, base = new_batch(subject), _base(subject)
+    if not _adapters(subject).identity:
+        raise NotApplicable("an adapter that begins as its base; its authors say that this one does not")
     before = _logits(subject, base, batch)
     after = _logits(subject, _added(subject), batch)
     moved = distance(after, before)
@@ -113,7 +116,9 @@ def check_frozen(subject: Subject) -> None:
     model = _add(subject, base, RANK, ALPHA)
     learning = trainable(model)
     own = [known[id(p)] for p in learning.values() if id(p) in known]
-    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, values)]
+    kept = {known[id(p)] for p in model.parameters() if id(p) in known}  # frozen: a copy beside it is the adapter's own
+    gone = {name: value for name, value in values.items() if name not in kept}
+    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, gone)]
     if own:
         raise CheckFailed(
             f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
@@ -188,13 +193,13 @@ def check_targets(subject: Subject) -> None:
     if not asked:
         raise NotApplicable("adapters.targets")
     base = _base(subject)
-    owners = [name for name, module in base.named_modules() if name and has_own_tensors(module)]
+    owners = [name for name, module in base.named_modules() if name and is_layer(module)]
     wanted = [name for name in owners if any(name == end or name.endswith(f".{end}") for end in asked)]
     unknown = [end for end in asked if not any(name == end or name.endswith(f".{end}") for name in wanted)]
     if unknown:
         raise CheckFailed(f"of the modules that were asked to be adapted the base has none called {listed(unknown)}")
-    learning = trainable(_add(subject, base, RANK, ALPHA))
-    found = {owner for name in learning if (owner := owner_of(name, owners))}
+    named = _add(subject, base, RANK, ALPHA).named_parameters(remove_duplicate=False)  # layers may share a tensor
+    found = {owner for name, p in named if p.requires_grad and (owner := owner_of(name, owners))}
     if not found & set(wanted):
         raise NotApplicable("adapter tensors named after the modules that they sit on")
     idle, other = sorted(set(wanted) - found), sorted(found - set(wanted))
@@ -311,7 +316,26 @@ def check_merge(subject: Subject) -> None:
         raise CheckFailed(
             f"an adapter with values of {SPREAD} moves the logits by {distance(adapted, base):.2g} of their rms"
         )
-    _same(_logits(subject, merge(model), batch), adapted, "the merged model differs from the adapted one")
+    merged = merge(model)
+    if _is_quantized_again(subject, merged, batch):
+        raise NotApplicable("a merge into plain weights; of what is quantized again asks adapters.merged_quantized")
+    _same(_logits(subject, merged, batch), adapted, "the merged model differs from the adapted one")
+
+
+def _is_quantized_again(subject: Subject, merged: nn.Module, batch: Batch) -> bool:
+    """Whether any merged layer's weight is what the quantizer represents exactly: nothing else comes back as it was."""
+    if subject.quantizer is None:
+        return False
+    base = _base(subject)
+    widths = widths_of(base, lambda: _logits(subject, base, batch))
+    for _, layer, width in layers_of(merged, widths):
+        found = effective(layer, width)
+        if found is None or not bool(found.any()):
+            continue
+        weight = found.T.contiguous().float()
+        if distance(subject.quantizer.round_trip(weight), weight) < EXACT:
+            return True
+    return False
 
 
 def check_merged_weights(subject: Subject) -> None:

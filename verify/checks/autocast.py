@@ -8,12 +8,13 @@ from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.answers import require_cross_entropy
+from andon.verify.observation.half_precision import HALVES
 from andon.verify.observation.optimizers import innermost
 from andon.verify.observation.parameters import trainable
 from andon.verify.observation.runs import Make, each_run
 from andon.verify.subject import Subject
 
-HALVES = (torch.bfloat16, torch.float16)
 TOKENS = 6  # a float32 lies on bfloat16's grid once in 65,536 times
 
 
@@ -37,6 +38,7 @@ def check_loss(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Automatic Mixed Precision package (torch.amp), ops that autocast to float32.
     """
+    require_cross_entropy(subject)
     model, batch = new_model(subject).eval(), new_batch(subject)
     targets_BT = targets_of(subject, batch)
     places = (targets_BT != IGNORE).nonzero().tolist()

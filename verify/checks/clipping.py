@@ -72,6 +72,8 @@ def check_all_alike(subject: Subject, make: Make) -> None:
 
     Look at which parameters are clipped (one group, one block, each by itself), and at how often in a step.
 
+    Yellow where `grad_clip` is not said: parts, as an actor and a critic, may be clipped each by itself.
+
     Example:
         # wrong: each tensor is clipped to its own norm, which turns the whole gradient
         for p in model.parameters():

@@ -4,6 +4,7 @@ Legend: B batch, T time, V vocab.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, needed, new_batch, seeded
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.norm_layers import norms_of
 from andon.verify.observation.perturb import logits_eval, precise, rescale
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
+SETTINGS = ("config", "cfg", "args", "hparams", "settings", "opt")  # attributes that hold a model's settings
 TINY = 1e-2  # of the weights: small states make epsilons matter
 FAINT = 1e-3  # of the weights: logits far below any bound
 MOVED = 1e-3  # of weights that were scaled
@@ -46,16 +48,14 @@ def check_sensitivity(subject: Subject) -> None:
     """
     configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     batch = new_batch(subject)
-    idle = [
-        key
-        for key, value in alternatives.items()
-        if (changed := _taken(configure, key, value)) and not _differs(subject, _made(configure), changed, batch)
-    ]
+    acting = {key: value for key, value in alternatives.items() if not _is_there(_made(configure), key, value)}
+    idle = [key for key, value in acting.items() if not _acts(subject, key, value, batch)]
     if idle:
         value = alternatives[idle[0]]
-        raise CheckFailed(
+        raise Unusual(
             f"{len(idle)} of {len(alternatives)} settings change nothing: {', '.join(idle)}; with {idle[0]}={value!r} "
-            "shapes, first weights, logits of equal weights and dropout are as without"
+            "shapes, first weights, logits of equal weights and dropout are as without, beside other settings, too; "
+            "unless it acts only under one that `config_alternatives` does not have"
         )
 
 
@@ -80,7 +80,7 @@ def check_norms(subject: Subject) -> None:
     configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base = _made(configure)
     for key, value in alternatives.items():
-        changed = _taken(configure, key, value)
+        changed = _taken(configure, **{key: value})
         if changed is None or not isinstance(value, float) or _shapes(base) != _shapes(changed):
             continue
         answers: dict[tuple[type, int], dict[str, bool]] = {}
@@ -157,7 +157,7 @@ def check_spread(subject: Subject) -> None:
     configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base, compared = _made(configure), False
     for key, value in alternatives.items():
-        changed = _taken(configure, key, value)
+        changed = _taken(configure, **{key: value})
         if changed is None or _shapes(base) != _shapes(changed):
             continue
         pairs = {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
@@ -175,10 +175,27 @@ def check_spread(subject: Subject) -> None:
         raise NotApplicable("a setting that scales first weights in `config_alternatives`")
 
 
+def _is_there(model: nn.Module, key: str, value: Any) -> bool:
+    """Whether the settings that a model keeps hold this value already."""
+    kept = (getattr(model, each, None) for each in SETTINGS)
+    return any((each.get(key) if isinstance(each, Mapping) else getattr(each, key, None)) == value for each in kept)
+
+
+def _acts(subject: Subject, key: str, value: Any, batch: Batch) -> bool:
+    """Whether a setting changes something, alone or beside another one: some act only where another lets them."""
+    configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
+    for other in ({}, *({name: each} for name, each in alternatives.items() if name != key)):
+        base = _taken(configure, **other)
+        changed = _taken(configure, **other, **{key: value})
+        if base is not None and (changed is None or _differs(subject, base, changed, batch)):
+            return True
+    return False
+
+
 def _is_cap(subject: Subject, key: str, value: Any) -> bool:
     """Whether with this setting no logits are beyond its value, large ones just there, and faint ones far below."""
     configure = needed(subject, "configure")
-    changed = _taken(configure, key, value) if isinstance(value, float) and value > 0 else None
+    changed = _taken(configure, **{key: value}) if isinstance(value, float) and value > 0 else None
     if changed is None or _shapes(changed) != _shapes(_made(configure)):
         return False
     bound, free, faint = (
@@ -193,7 +210,7 @@ def _is_cap(subject: Subject, key: str, value: Any) -> bool:
 
 
 def _logits_with(subject: Subject, key: str, value: Any, scale: float) -> Tensor:
-    return _logits_of(subject, _made(needed(subject, "configure"), key, value), scale)
+    return _logits_of(subject, _made(needed(subject, "configure"), **{key: value}), scale)
 
 
 def _logits_of(subject: Subject, model: nn.Module, scale: float) -> Tensor:
@@ -218,15 +235,15 @@ def _is_torchs(weight: Tensor) -> bool:
     return EDGE * bound < largest <= bound and abs(std * math.sqrt(3) / bound - 1) < 1 - EDGE
 
 
-def _made(configure: Any, *change: Any) -> nn.Module:
+def _made(configure: Any, **changes: Any) -> nn.Module:
     with seeded():
-        return configure(**dict([change])) if change else configure()
+        return configure(**changes)
 
 
-def _taken(configure: Any, key: str, value: Any) -> nn.Module | None:
-    """A model with this setting; None where the value is refused, which is not silent."""
+def _taken(configure: Any, **changes: Any) -> nn.Module | None:
+    """A model with these settings; None where a value is refused, which is not silent."""
     try:
-        return _made(configure, key, value)
+        return _made(configure, **changes)
     except Exception as error:
         if not isinstance(error.__cause__ or error, ValueError):
             raise
@@ -237,6 +254,8 @@ def _differs(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) 
     if _shapes(base) != _shapes(other):
         return True
     if len(list(base.parameters())) != len(list(other.parameters())):
+        return True
+    if [p.requires_grad for p in base.parameters()] != [p.requires_grad for p in other.parameters()]:
         return True
     if any(not torch.equal(a, b) for a, b in zip(base.parameters(), other.parameters(), strict=True)):
         return True

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from andon.verify.access.batches import documents_in, real_in
 from andon.verify.access.calls import needed, new_batch
-from andon.verify.access.roles import IGNORE, fields, find, part
-from andon.verify.access.targets import is_shifted_inside, targets_of, tokens_of
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, fields
+from andon.verify.access.targets import is_shifted_inside, predicts_next, targets_of, tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.label_places import label_reads_its_place
@@ -56,12 +57,12 @@ def check_targets(subject: Subject) -> None:
         x = inputs[i : i + T]
         y = labels[i : i + T]
     """
-    if not subject.causal:
+    if not predicts_next(subject):
         _require_hidden(subject)
         return
     compared = 0
     for batch in [*(new_batch(subject, seed) for seed in range(BATCHES)), *_trained_on(subject)]:
-        if "labels" not in find(batch, subject.roles):
+        if "labels" not in find(subject, batch):
             raise NotApplicable("labels in the batch")
         tokens_BT = tokens_of(subject, batch)
         targets_BT = _targets_or_labels(subject, batch)
@@ -122,7 +123,7 @@ def _require_place_of_loss(subject: Subject) -> None:
     batch = new_batch(subject)
     reads_own = label_reads_its_place(subject, batch)
     under = is_shifted_inside(subject, batch)
-    if reads_own is None or "labels" not in find(batch, subject.roles) or reads_own != under:
+    if reads_own is None or "labels" not in find(subject, batch) or reads_own != under:
         return
     if under:
         raise CheckFailed(
@@ -140,7 +141,7 @@ def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
     try:
         return targets_of(subject, batch)
     except NotApplicable:
-        labels_BT = part(batch, "labels", subject.roles)
+        labels_BT = part(subject, batch, "labels")
         if labels_BT.shape != tokens_of(subject, batch).shape:
             raise
         return labels_BT.masked_fill(labels_BT < 0, IGNORE)
@@ -151,7 +152,7 @@ def _trained_on(subject: Subject) -> list[Batch]:
     sources = [] if subject.epoch_batches is None else [subject.epoch_batches(0)]
     sources += [] if subject.validation_batches is None else [subject.validation_batches()]
     first = [batch for source in sources for batch in islice(_singly(source), BATCHES)]
-    return [batch for batch in first if "labels" in find(batch, subject.roles)]
+    return [batch for batch in first if "labels" in find(subject, batch)]
 
 
 def _require_hidden(subject: Subject) -> None:
@@ -162,7 +163,7 @@ def _require_hidden(subject: Subject) -> None:
     """
     counted = shown = 0
     for batch in _singly(needed(subject, "epoch_batches")(0)):
-        if "labels" not in find(batch, subject.roles):
+        if "labels" not in find(subject, batch):
             raise NotApplicable("labels in an epoch's batches")
         tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
         counted += int((targets_BT != IGNORE).sum())
@@ -186,7 +187,7 @@ def _require_one_place(subject: Subject) -> None:
     places = {}
     for name, batches in sources.items():
         first = next(_singly(batches), None)
-        if first is not None and "labels" in find(first, subject.roles):
+        if first is not None and "labels" in find(subject, first):
             places[name] = is_shifted_inside(subject, first)
     if len(set(places.values())) > 1:
         words = {True: "under their own tokens", False: "one ahead"}
@@ -218,10 +219,10 @@ def check_padding(subject: Subject) -> None:
     """
     for seed in range(BATCHES):
         batch = new_batch(subject, seed)
-        found = find(batch, subject.roles)
+        found = find(subject, batch)
         real_BT, targets_BT = real_in(subject, batch), targets_of(subject, batch)
         if "mask" in found:
-            padding_BT = ~real_BT[:, 1:] if subject.causal else ~real_BT[:, :-1]  # of what is to be predicted
+            padding_BT = ~real_BT[:, 1:] if predicts_next(subject) else ~real_BT[:, :-1]  # of what is to be predicted
             wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
             if bool(wrong.any()):
                 raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
@@ -249,7 +250,7 @@ def check_padding(subject: Subject) -> None:
 def check_rows(subject: Subject) -> None:
     """The rows of a batch are different ones.
 
-    Yellow: a group of answers to one prompt, or a batch that is to be learned by heart, repeats rows on purpose.
+    Yellow alone, as a group of answers to one prompt, or a batch to be learned by heart, repeats rows on purpose.
     Premise: rows of several different tokens, in batches that differ from each other; most rows of every batch looked
     at stand in it more than once.
 

@@ -1,25 +1,34 @@
 """What a forward pass may leave behind: nothing; and what mode changes: dropout alone."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import first_positions, rows_of, small_batch
-from andon.verify.access.calls import loss_of, new_model, seeded
-from andon.verify.access.logits import logits_of
+from andon.verify.access.batches import first_positions, rows_of
+from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.access.roles import fields
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import (
-    dropout_rates,
-    logits_eval,
-    perturbed_model,
-    precise,
-    rescale,
-    rounding_tolerance,
-    without_dropout,
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.answers import (
+    Answer,
+    answer,
+    any_batch,
+    apart,
+    buffers,
+    buffers_kept,
+    fresh_twins,
+    is_cross_entropy,
+    loss_rounding,
+    require_same,
+    wrong,
 )
-from andon.verify.observation.tolerances import distance, require_close
+from andon.verify.observation.dropout import Dropouts
+from andon.verify.observation.parameters import parameters, trainable
+from andon.verify.observation.perturb import dropout_rates, perturbed_model, without_dropout
+from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
 
@@ -43,16 +52,21 @@ def check_eval(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.functional.scaled_dot_product_attention; pytorch/torchtune#1803.
     """
-    model, batch = perturbed_model(subject), small_batch(subject)
-    results = []
-    for seed in (1, 2):
-        with seeded(seed), torch.no_grad():
-            state = torch.get_rng_state()
-            results.append((_logits(subject, model, batch), loss_of(subject, model, batch)))
-            if not torch.equal(state, torch.get_rng_state()):
-                raise CheckFailed("a forward pass in eval mode draws from torch's random numbers: 0 draws are expected")
-    for name, first, second in zip(("logits", "loss"), *results, strict=True):
-        require_close(second, first, 1e-6, f"eval mode's {name} with two seeds")
+    model, batch = perturbed_model(subject), any_batch(subject)
+    with Dropouts(model) as dropouts:
+        one = answer(subject, model, batch, 1)
+    if dropouts.rate > 0:
+        raise wrong(subject, f"in eval mode the model drops numbers, at a rate of {dropouts.rate:g}: 0 is expected")
+    other = answer(subject, model, batch, 2)
+    if not _is_given_the_same(one, other):
+        return  # the loss gives the model other inputs: noise, negatives, samples
+    if one.drew and is_cross_entropy(subject):
+        raise Unusual(
+            "the model draws from torch's random numbers in eval mode: 0 draws are expected, unless what is routed, "
+            "hashed or sampled is meant to be random there, too"
+        )
+    if not one.drew:
+        require_same(other._replace(loss=one.loss), one, 1e-6, "in eval mode with two seeds")
 
 
 def check_train(subject: Subject) -> None:
@@ -75,20 +89,17 @@ def check_train(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Reproducibility.
     """
-    model, batch = perturbed_model(subject).train(), small_batch(subject)
-    losses = []
-    for _ in range(2):
-        with seeded(3), torch.no_grad():
-            losses.append(loss_of(subject, model, batch))
-    require_close(losses[1], losses[0], 1e-6, "train mode's losses with one seed")
-    rate = max(dropout_rates(model), default=0.0)
-    if rate > 0:
-        with seeded(4), torch.no_grad():
-            other = loss_of(subject, model, batch)
-        if torch.equal(other, losses[0]):
-            raise CheckFailed(
-                f"dropout rates go up to {rate:g}, and train mode's loss is {float(other):.6g} for 2 seeds"
-            )
+    one, other = fresh_twins(subject)
+    batch = any_batch(subject)
+    with Dropouts(one.train()) as dropouts:
+        first = answer(subject, one, batch, 3)
+    require_same(answer(subject, other.train(), batch, 3), first, 1e-6, "in train mode with one seed")
+    rates = dropout_rates(one)
+    if max(rates, default=0.0) > 0 and dropouts.rate == 0 and not apart(answer(subject, one, batch, 4), first):
+        raise wrong(
+            subject,
+            f"dropout rates go up to {max(rates):g}, and train mode's loss is {float(first.loss):.6g} for 2 seeds",
+        )
 
 
 def check_modes(subject: Subject) -> None:
@@ -112,14 +123,31 @@ def check_modes(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#419.
     """
-    batch = small_batch(subject)
+    batch = any_batch(subject)
     model = without_dropout(perturbed_model(subject))
-    evaluated, tolerance = _loss_and_logits(subject, model.eval(), batch), rounding_tolerance(subject, model, batch)
-    trained = [_loss_and_logits(subject, model.train(), batch, seed) for seed in (1, 2)]
-    if distance(trained[1][0], trained[0][0]) > tolerance:
+    answer(subject, model, batch)  # a first pass may fill caches
+    weights, state = parameters(model), buffers(model)
+    evaluated, tolerance = answer(subject, model.eval(), batch), loss_rounding(subject, model, batch)
+    trained = [answer(subject, model.train(), batch, seed) for seed in (0, 1)]
+    if apart(trained[1], trained[0]) > tolerance:
         raise NotApplicable("a model whose dropout can be set to 0")
-    for name, train, evaluation in zip(("losses", "logits"), trained[0], evaluated, strict=True):
-        require_close(train, evaluation, tolerance, f"{name} in train and eval mode, without dropout")
+    if _moved(state, buffers(model)) or _moved(weights, parameters(model)):
+        raise NotApplicable("a model whose statistics, codebooks and weights are the same in both modes")
+    if [each.shape for each in trained[0].outputs] != [each.shape for each in evaluated.outputs]:
+        raise NotApplicable("a model that returns the same kinds of things in both modes")
+    if _reached(subject, model.train(), batch) != _reached(subject, model.eval(), batch):
+        raise NotApplicable("a model that uses the same weights in both modes")
+    if apart(trained[0]._replace(loss=evaluated.loss), evaluated) > tolerance:
+        require_same_as = (
+            f"{apart(trained[0], evaluated):.2g} of their rms apart, and rounding explains {tolerance:.0e}"
+        )
+        raise wrong(subject, f"what the model returns in train and eval mode, without dropout: {require_same_as}")
+    if apart(trained[0], evaluated) > tolerance:
+        raise Unusual(
+            f"the losses of the same outputs in train and eval mode, {float(trained[0].loss):.6g} and "
+            f"{float(evaluated.loss):.6g}, differ by more than the {tolerance:.0e} that rounding explains; unless one "
+            "is meant to hold terms that the other leaves out"
+        )
 
 
 def check_purity(subject: Subject) -> None:
@@ -143,27 +171,25 @@ def check_purity(subject: Subject) -> None:
         logits = model(input_ids)
     """
     for training in (True, False):
-        model, batch = new_model(subject).train(training), small_batch(subject)
+        model, batch = new_model(subject).train(training), any_batch(subject)
         modes = {name: module.training for name, module in model.named_modules()}
-        before = {name: tensor.detach().clone() for name, tensor in _state(model, training)}
         parts = {key: value.clone() for key, value in fields(batch).items() if isinstance(value, Tensor)}
         world = _world()
-        loss_of(subject, model, batch).backward()
+        _pass(subject, model, batch)  # may fill caches and set what begins by the first batch
+        before = {name: tensor.detach().clone() for name, tensor in _state(model, training)}
+        _require_unchanged_batch(fields(batch), parts, training)
+        for name, module in model.named_modules():
+            if module.training != modes.get(name, module.training) and _learns(module):
+                raise CheckFailed(f"a pass in {_mode(training)} mode leaves {name or 'the model'} in the other")
+        if world != _world():
+            raise CheckFailed(f"a pass in {_mode(training)} mode changes torch's defaults from {world} to {_world()}")
+        _pass(subject, model, batch)
         for name, tensor in _state(model, training):
-            if not torch.equal(tensor.nan_to_num(), before[name].nan_to_num()):
+            if name in before and _is_changed(tensor, before[name]):
                 raise CheckFailed(
                     f"a pass in {_mode(training)} mode changes {name} by {distance(tensor, before[name]):.2g} of its "
                     "rms"
                 )
-        for name, module in model.named_modules():
-            if module.training != modes[name]:
-                raise CheckFailed(f"a pass in {_mode(training)} mode leaves {name or 'the model'} in the other")
-        for key, value in fields(batch).items():
-            if isinstance(value, Tensor) and not torch.equal(value.nan_to_num(), parts[key].nan_to_num()):
-                changed = int((value != parts[key]).sum())
-                raise CheckFailed(f"a pass in {_mode(training)} mode changes {changed} entries of the batch's {key!r}")
-        if world != _world():
-            raise CheckFailed(f"a pass in {_mode(training)} mode changes torch's defaults from {world} to {_world()}")
 
 
 def check_history(subject: Subject) -> None:
@@ -186,39 +212,97 @@ def check_history(subject: Subject) -> None:
             positions = torch.arange(tokens.shape[1])
             return self.blocks(self.wte(tokens) + self.wpe(positions))
     """
-    batch = small_batch(subject)
-    rows, time = tokens_of(subject, batch).shape
-    short = first_positions(subject, rows_of(subject, batch, [rows - 1]), max(2, time // 2))
+    batch = any_batch(subject)
+    short = _another(subject, batch)
     model = perturbed_model(subject)
-    first = logits_eval(subject, model, batch)
-    tolerance = rounding_tolerance(subject, model, batch)
-    with seeded(4), torch.no_grad():
-        loss_of(subject, model.train(), short)
-    require_close(
-        logits_eval(subject, model, batch), first, tolerance, "logits before and after a pass with a shorter batch"
-    )
-    after = logits_eval(subject, model, short)
-    other = precise(subject, new_model(subject)).eval()
-    rescale(other)
-    require_close(after, logits_eval(subject, other, short), tolerance, "a short batch's logits after a long and first")
-    require_close(logits_eval(subject, other, batch), first, tolerance, "a long batch's logits after a short and first")
+    state = _all_state(model)
+    first = answer(subject, model, batch)
+    sets = _moved(state, _all_state(model))
+    tolerance = loss_rounding(subject, model, batch)
+    with buffers_kept(model):
+        answer(subject, model.train(), short, 4)
+    model.eval()
+    carried = apart(answer(subject, model, batch), first)
+    if carried > tolerance:
+        raise Unusual(
+            f"a training pass with another batch changes what comes after it by {carried:.2g} of its rms, and rounding "
+            f"explains {tolerance:.0e}; unless states are meant to be carried from batch to batch"
+        )
+    if sets:
+        return  # the first batch sets something on purpose, so that another first batch makes another model
+    after = answer(subject, model, short)
+    other = perturbed_model(subject)
+    require_same(after, answer(subject, other, short), tolerance, "for a short batch after a long one and first")
+    require_same(answer(subject, other, batch), first, tolerance, "for a long batch after a short one and first")
 
 
-def _loss_and_logits(subject: Subject, model: nn.Module, batch: Batch, seed: int = 0) -> tuple[Tensor, Tensor]:
-    with seeded(seed), torch.no_grad():
-        return loss_of(subject, model, batch), logits_of(subject, model, batch)
+def _reached(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
+    """The parameters that get a gradient; none where the loss has no graph."""
+    with seeded(), torch.enable_grad():
+        loss = loss_of(subject, model, batch)
+        learning = trainable(model)
+        if not loss.requires_grad:
+            return set()
+        found = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
+    return {name for name, gradient in zip(learning, found, strict=True) if gradient is not None}
 
 
-def _logits(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
+def _is_given_the_same(one: Answer, other: Answer) -> bool:
+    """Whether two passes gave the model the same."""
+    pairs = zip(one.inputs, other.inputs, strict=False)
+    return len(one.inputs) == len(other.inputs) and all(torch.equal(first, second) for first, second in pairs)
+
+
+def _another(subject: Subject, batch: Batch) -> Batch:
+    """The last row of a batch, and of that the first half; another batch where these are no rows of tokens."""
     try:
-        return logits_of(subject, model, batch)
+        rows, time = tokens_of(subject, batch).shape
+        return first_positions(subject, rows_of(subject, batch, [rows - 1]), max(2, time // 2))
     except NotApplicable:
-        return torch.zeros(1)
+        return new_batch(subject, 1)
+
+
+def _pass(subject: Subject, model: nn.Module, batch: Batch) -> None:
+    """Forward, and backward where the loss has a graph: some networks have none in eval mode."""
+    loss = loss_of(subject, model, batch)
+    if loss.requires_grad:
+        loss.backward()
+
+
+def _require_unchanged_batch(now: Mapping[str | int, Any], parts: Mapping[str | int, Tensor], training: bool) -> None:
+    for key, before in parts.items():
+        value = now.get(key)
+        if isinstance(value, Tensor) and value.shape == before.shape and _is_changed(value, before):
+            changed = int((value != before).sum())
+            raise CheckFailed(f"a pass in {_mode(training)} mode changes {changed} entries of the batch's {key!r}")
+
+
+def _is_changed(tensor: Tensor, before: Tensor) -> bool:
+    """Whether numbers are others than before; NaN is NaN, and a shape that grew is a cache's."""
+    if tensor.shape != before.shape or tensor.layout != torch.strided:
+        return False
+    return not torch.equal(tensor.nan_to_num(), before.nan_to_num())
+
+
+def _moved(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
+    return before.keys() != now.keys() or any(
+        before[name].shape != now[name].shape or _is_changed(now[name], before[name]) for name in before
+    )
+
+
+def _all_state(model: nn.Module) -> dict[str, Tensor]:
+    return {**parameters(model), **buffers(model)}
+
+
+def _learns(module: nn.Module) -> bool:
+    """Whether something in it is trained: what is frozen may be kept in eval mode on purpose."""
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _state(model: nn.Module, training: bool) -> list[tuple[str, Tensor]]:
-    """Parameters, and in eval mode buffers: running statistics may follow training."""
-    return [*model.named_parameters(), *(() if training else model.named_buffers())]
+    """Parameters, and in eval mode buffers: running statistics may follow training. Integers count passes."""
+    moved = () if training else [(name, each) for name, each in model.named_buffers() if each.is_floating_point()]
+    return [*model.named_parameters(), *moved]
 
 
 def _world() -> tuple[object, ...]:

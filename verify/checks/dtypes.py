@@ -1,12 +1,13 @@
 """Precision: float32 models compute in float32, and half-precision ones stay near them."""
 
 import torch
+from torch import Tensor
 
-from andon.verify.access.batches import small_batch
 from andon.verify.access.calls import gradients, loss_of, new_model
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.half_precision import device_of, is_wide, low_dtype
+from andon.verify.observation.answers import answer, any_batch
+from andon.verify.observation.half_precision import HalfPrecision, device_of, is_wide, low_dtype
 from andon.verify.observation.perturb import coarsest_eps, logits_eval, perturbed_model, rescale
 from andon.verify.observation.tolerances import ROUNDING, rms
 from andon.verify.subject import Subject
@@ -35,34 +36,39 @@ def check_smooth(subject: Subject) -> None:
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_dim)
         out = scores.softmax(-1) @ v
     """
-    if subject.mixture_of_experts:
-        raise NotApplicable("a model that routes no tokens, as small changes reroute some")
-    model, batch = perturbed_model(subject), small_batch(subject)
-    if coarsest_eps(subject, model, batch) > ROUNDING[torch.float32]:
+    model, batch = perturbed_model(subject), any_batch(subject)
+    if coarsest_eps(subject, model, batch, loss_of) > ROUNDING[torch.float32]:
         raise NotApplicable("a model that works in float32")
+    with HalfPrecision() as halves:
+        returned = answer(subject, model, batch).outputs
+    if not halves.seen:
+        return  # kinks, routing and codebooks are no rounding
+    if not returned:
+        raise NotApplicable("a model that returns floating numbers when it is called")
     step, curved = FINE
     try:
         model = model.double()
-        results = [logits_eval(subject, model, batch)]
+        results = [_returned(subject, model, batch)]
     except (RuntimeError, TypeError):
         (step, curved), model = COARSE, perturbed_model(subject)
-        results = [logits_eval(subject, model, batch)]
+        results = [_returned(subject, model, batch)]
     generator = torch.Generator().manual_seed(1)
     directions = [torch.randn(p.shape, generator=generator).to(p) * p.detach().abs() for p in model.parameters()]
     for _ in range(2):
         with torch.no_grad():
             for parameter, direction in zip(model.parameters(), directions, strict=True):
                 parameter.add_(direction, alpha=step)
-        results.append(logits_eval(subject, model, batch))
+        results.append(_returned(subject, model, batch))
     results = [logits.double() for logits in results]
     response = rms(results[2] - results[0])
     bend = rms(results[2] - 2 * results[1] + results[0])
     if not response > 0:
-        raise CheckFailed(f"changing all weights by {step:g} of their size changes the logits by {response:g}")
+        raise CheckFailed(f"changing all weights by {step:g} of their size changes what is returned by {response:g}")
     if not bend <= curved * response:
         raise CheckFailed(
-            f"when all weights change by {step:g} of their size the logits' response is {bend / response:.0%} "
-            f"irregular, and a smooth function's less than {curved:.0%}: something is rounded on the way"
+            f"when all weights change by {step:g} of their size the response of what is returned is "
+            f"{bend / response:.0%} irregular, and a smooth function's less than {curved:.0%}: "
+            f"numbers are rounded to {halves.seen[0]} on the way"
         )
 
 
@@ -160,6 +166,11 @@ def check_loss(subject: Subject) -> None:
         raise CheckFailed(f"in {low} the loss is {rounded:.4f}, and in float32 {reference:.4f}")
 
 
+def _returned(subject: Subject, model: torch.nn.Module, batch: object) -> Tensor:
+    """All numbers that the model returns while the loss is taken."""
+    return torch.cat([each.flatten().nan_to_num(0, 0, 0) for each in answer(subject, model, batch).outputs])
+
+
 def _pair(subject: Subject, low: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module, object]:
     """The model as it is, and one in float32 with the same weights; and a batch."""
     model, exact = new_model(subject).eval(), new_model(subject).eval().float()
@@ -168,7 +179,7 @@ def _pair(subject: Subject, low: torch.dtype) -> tuple[torch.nn.Module, torch.nn
         for target, source in zip(exact.parameters(), model.parameters(), strict=True):
             target.copy_(source)
     assert low.itemsize == 2
-    return model, exact, small_batch(subject)
+    return model, exact, any_batch(subject)
 
 
 CHECKS = (

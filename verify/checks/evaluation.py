@@ -45,6 +45,8 @@ def check_mean(subject: Subject) -> None:
 
     Look at what is summed and what it is divided by, at the last batch, which is smaller, and at `eval()`.
 
+    Yellow where the value is the mean of the first batches, or of other tokens: an evaluation may be cut on purpose.
+
     Example:
         # wrong: a mean of means, in which a small last batch weighs as much as a full one
         losses = [model(**batch).loss.item() for batch in loader]
@@ -121,10 +123,13 @@ def check_traces(subject: Subject) -> None:
     Silent because a run whose dropout ends at the first evaluation, or whose course depends on how often it is
     evaluated, trains all the same.
 
-    Random numbers that it draws are unusual: a loss may be random by nature.
+    Random numbers that it draws are unusual, and not asked about where the loss itself draws some in eval mode.
 
     Look at `train()` after `eval()`, at generators that evaluation shares with training, at running statistics, and
     at a missing `no_grad`.
+
+    Yellow where it draws random numbers or leaves the mode to training: a loss may be random by nature, and a loop may
+    set the mode itself.
 
     Example:
         # wrong: sampling a text for the log uses up random numbers of training
@@ -155,10 +160,10 @@ def check_traces(subject: Subject) -> None:
         if isinstance(value, Tensor) and value.requires_grad:
             raise CheckFailed(f"{name}: the value of evaluation, {float(value.detach()):.6g}, keeps its graph alive")
         _left_training(name, model, step)
-        if drawn:
+        if drawn and not _draws(subject, model):
             raise Unusual(
                 f"{name}: evaluation draws from {len(drawn)} of the {len(numbers)} generators that training may use: "
-                f"{' and '.join(drawn)}; right where a loss is random by nature, and no run is compared bit by bit"
+                f"{' and '.join(drawn)}; right where no run is compared with another bit by bit"
             )
 
 
@@ -169,6 +174,8 @@ def check_mode(subject: Subject) -> None:
     little worse.
 
     Look at `eval()` before and `train()` after, on the same module, on every way out.
+
+    Yellow where nothing shows that training sets its mode again: a loop may do so itself.
 
     Example:
         # wrong: after the first evaluation the run goes on without dropout
@@ -204,6 +211,8 @@ def check_without_gradients(subject: Subject) -> None:
 
     Look for evaluation without `torch.no_grad()`, for a decorator that a generator function makes useless, and for
     `set_grad_enabled(True)` on the way.
+
+    Yellow alone, as it costs memory and time, and no number is wrong.
 
     Example:
         # wrong: every batch builds a graph that nothing needs
@@ -286,6 +295,8 @@ def check_held_out(subject: Subject) -> None:
     Silent because a mean of batch means, or over some of the batches, is a number of the right size.
 
     Look at what is summed and divided, at the last batch, and at which split is read.
+
+    Yellow where the value is the mean of the first batches, or of other tokens: an evaluation may be cut on purpose.
 
     Example:
         # wrong: drop_last leaves out the rows that do not fill a batch
@@ -487,6 +498,20 @@ def _differs_in_training(subject: Subject, model: nn.Module) -> bool:
 def _allowed(model: nn.Module) -> float:
     halves = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters())
     return LOOSE / 4 if halves else SAME
+
+
+def _draws(subject: Subject, model: nn.Module) -> bool:
+    """Whether the loss draws random numbers in eval mode, too, as that of a diffusion does."""
+    batch = new_batch(subject)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    with torch.no_grad(), seeded():
+        before = _random_states()
+        loss_of(subject, model, batch)
+        drawn = before != _random_states()
+    for module, mode in modes.items():
+        module.training = mode
+    return drawn
 
 
 def _random_states() -> dict[str, Any]:

@@ -4,19 +4,21 @@ Legend: V vocab.
 """
 
 import math
-import re
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import loss_of, new_batch, new_model
+from andon.verify.access.calls import new_batch, new_model
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.answers import answer, any_batch, require_cross_entropy
 from andon.verify.observation.cross_entropy import loss_alternatives
-from andon.verify.observation.perturb import is_fresh, logits_eval, precise, require_fresh
+from andon.verify.observation.parameters import trainable
+from andon.verify.observation.perturb import is_drawn_matrix, is_fresh, logits_eval, precise, require_fresh
+from andon.verify.observation.uses import Uses
 from andon.verify.subject import Subject
 
 LARGEST_EXCESS = 2.0  # nats above ln V: logits of std 2
@@ -24,6 +26,7 @@ SIGMAS = 6.0
 SPREAD = 0.05  # of std between layers, beyond sampling
 FEWEST = 256  # entries whose std says something
 HUGE = 1e3
+LARGEST_TABLE = 2.0
 WIDEST = 4.0  # times 1/sqrt(the smaller side); He's rule for ReLU has 1.4
 
 
@@ -47,7 +50,8 @@ def check_seed(subject: Subject) -> None:
     Reference: PyTorch documentation, Reproducibility.
     """
     first, second = new_model(subject), new_model(subject)
-    for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
+    for (name, given), again in zip(first.named_parameters(), second.parameters(), strict=True):
+        one, other = given.nan_to_num(), again.nan_to_num()
         if not torch.equal(one, other):
             raise CheckFailed(f"with one seed {int((one != other).sum())} of {one.numel()} entries of {name} differ")
 
@@ -110,10 +114,15 @@ def check_layers(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.TransformerEncoder.
     """
-    model = precise(subject, new_model(subject))
+    model, other = (precise(subject, new_model(subject, seed)) for seed in (0, 1))
+    drawn = {
+        name
+        for (name, one), another in zip(model.named_parameters(), other.parameters(), strict=True)
+        if one.shape == another.shape and not torch.equal(one, another)
+    }
     roles = _roles(model)
     for tensors in roles:
-        _require_different(tensors)
+        _require_different({name: each for name, each in tensors.items() if name in drawn or not drawn})
     require_fresh(subject)
     for tensors in roles:
         stds = [float(tensor.double().std()) for tensor in tensors.values()]
@@ -121,9 +130,9 @@ def check_layers(subject: Subject) -> None:
         if len(tensors) < 2 or size < FEWEST or min(stds) == 0:
             continue
         if not _is_steady([math.log(std) for std in stds], SPREAD + SIGMAS / math.sqrt(2 * size)):
-            raise CheckFailed(
+            raise Unusual(
                 f"tensors of one role begin with std {', '.join(f'{std:.3g}' for std in stds[:6])} "
-                f"({next(iter(tensors))} and on): neither one nor steadily changing"
+                f"({next(iter(tensors))} and on): neither one nor steadily changing; unless it is meant to be so"
             )
 
 
@@ -146,15 +155,24 @@ def check_scale(subject: Subject) -> None:
     Reference: LeCun et al. 1998, "Efficient BackProp", section 4.6.
     """
     require_fresh(subject)
-    model, batch = precise(subject, new_model(subject)), new_batch(subject)
-    words = logits_eval(subject, model, batch).shape[-1]
-    for name, parameter in model.named_parameters():
-        if parameter.dim() != 2 or not parameter.is_floating_point() or len(parameter) >= words:
-            continue
-        most, std = WIDEST / math.sqrt(min(parameter.shape)), float(parameter.double().std())
-        if parameter.numel() >= FEWEST and not std <= most:
-            raise CheckFailed(
-                f"{name} {tuple(parameter.shape)} begins with std {std:.3g}; usual ones are below {most:.3g}"
+    model, batch = precise(subject, new_model(subject)).eval(), any_batch(subject)
+    with Uses(model) as uses:
+        answer(subject, model, batch)
+    stds = {
+        name: float(parameter.detach().double().std())
+        for name, parameter in trainable(model).items()
+        if parameter.dim() == 2 and parameter.is_floating_point() and parameter.numel() >= FEWEST
+    }
+    for name in stds.keys() & uses.multiplied() - uses.looked_up:
+        shape = tuple(model.get_parameter(name).shape)
+        most = WIDEST / math.sqrt(min(shape))
+        if not stds[name] <= most:
+            raise Unusual(f"{name} {shape} begins with std {stds[name]:.3g}; usual ones are below {most:.3g}")
+    for name in stds.keys() & uses.looked_up:
+        if stds[name] > LARGEST_TABLE:
+            raise Unusual(
+                f"{name} {tuple(model.get_parameter(name).shape)} is looked up and begins with std {stds[name]:.3g}; "
+                f"torch's own tables begin with 1, and usual ones are below {LARGEST_TABLE:g}"
             )
 
 
@@ -183,13 +201,14 @@ def check_loss(subject: Subject) -> None:
     Reference: Karpathy 2019, "A Recipe for Training Neural Networks" (verify loss at init).
     """
     require_fresh(subject)
+    require_cross_entropy(subject)
     model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)
-    with torch.no_grad():
-        *_, bare = loss_alternatives(subject)
-        loss = float(loss_of(bare, model, batch))
+    *_, bare = loss_alternatives(subject)
+    loss = float(answer(bare, model, batch).loss)
     logits = logits_eval(subject, model, batch).double()
     counted = int((targets_of(subject, batch) != IGNORE).sum())
-    words, variance = logits.shape[-1], float(logits.var(-1).mean())
+    allowed = int(logits.isfinite().sum(-1).float().mean().round())  # words that a mask leaves
+    words, variance = allowed, float(logits.masked_fill(~logits.isfinite(), 0).var(-1).mean())
     if not counted:
         raise NotApplicable("a batch with counted labels")
     expected = math.log(words)
@@ -209,21 +228,32 @@ def check_loss(subject: Subject) -> None:
 
 
 def _roles(model: nn.Module) -> list[dict[str, Tensor]]:
-    """Matrices by name, those of one role together: one shape, and names that are the same up to a number."""
-    roles: dict[tuple[str, torch.Size], dict[str, Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.dim() >= 2 and parameter.is_floating_point():
-            role = re.sub(r"\d+", "#", name), parameter.shape
-            roles.setdefault(role, {})[name] = parameter.detach()
+    """Matrices by name, those of one role together: of one shape, at one place in each of several modules of a kind.
+
+    Layers that follow each other as they are (a list of linear maps) may have roles of their own.
+    """
+    roles: dict[tuple[str, str, torch.Size], dict[str, Tensor]] = {}
+    for path, parent in model.named_modules():
+        if not isinstance(parent, nn.ModuleList | nn.Sequential):
+            continue
+        parts = [(name, part) for name, part in parent.named_children() if list(part.children())]
+        for name, part in parts if len({type(part) for _, part in parts}) == 1 else []:
+            whole = f"{path}.{name}" if path else name
+            for inner, parameter in part.named_parameters():
+                if parameter.dim() >= 2 and parameter.is_floating_point():
+                    role = path, inner, parameter.shape
+                    roles.setdefault(role, {})[f"{whole}.{inner}"] = parameter.detach()
     return list(roles.values())
 
 
 def _require_different(tensors: dict[str, Tensor]) -> None:
-    """Fail where a layer begins with the numbers of the one before."""
+    """Find a layer that begins with the numbers of the one before."""
     for (other, before), (name, tensor) in pairwise(tensors.items()):
-        is_drawn = not bool((tensor == tensor[:1]).all())  # and not computed, a row like another
-        if is_drawn and torch.equal(tensor, before):
-            raise CheckFailed(f"{name} and {other} begin with the same {tensor.numel()} numbers")
+        if is_drawn_matrix(tensor) and torch.equal(tensor, before):
+            raise Unusual(
+                f"{name} and {other} begin with the same {tensor.numel()} numbers; torch advises to draw layers anew "
+                "that were copied"
+            )
 
 
 def _is_steady(logs: list[float], spare: float) -> bool:

@@ -8,18 +8,21 @@ from torch import Tensor, nn
 
 from andon.verify.access.calls import new_model
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed
+from andon.verify.errors import CheckFailed, Unusual
 from andon.verify.observation.half_precision import device_of, low_dtype
 from andon.verify.observation.norm_layers import INVARIANT, norms_of, random_rows
 from andon.verify.observation.perturb import precise
-from andon.verify.observation.tolerances import distance
+from andon.verify.observation.tolerances import distance, rms
 from andon.verify.subject import Subject
 
 EVEN = 1e-2  # spread of the rows' sizes
+OWN = 0.05  # of what a gain says
 
 
 def check_unit(subject: Subject) -> None:
     """Before its gain, a norm's output has rms 1 (or length 1, in an L2 norm), whatever its input's scale and offset.
+
+    Fresh, with the gain that it begins with, it has rms 1, too, or what that gain says.
 
     Silent because the gain, and the next layer, make up for a constant factor; padded widths and large inputs differ.
 
@@ -55,6 +58,7 @@ def check_unit(subject: Subject) -> None:
                     f"{name} returns rows of rms {size:.4f} for inputs of width {width} and rms {2.24 * scale:.3g}; "
                     "it is to be 1"
                 )
+        _require_own_gain(module, name, width)
 
 
 def check_precision(subject: Subject) -> None:
@@ -94,6 +98,22 @@ def check_precision(subject: Subject) -> None:
                 f"{name} in {low} returns rows that are {off:.2g} too large or small as a whole; statistics in float32 "
                 f"leave less than {limit:.1g}"
             )
+
+
+def _require_own_gain(module: nn.Module, name: str, width: int) -> None:
+    """Find a fresh norm whose output is neither of rms 1 nor of the size that its one gain says."""
+    gains = [parameter for parameter in module.parameters() if parameter.dim() == 1 and len(parameter) == width]
+    rows = random_rows(width, module, offset=2.0)
+    with torch.no_grad():
+        size = rms(module(rows)) / max(rms(_neutral(module, rows)), 1e-300)
+    said = [rms(parameter.detach()) for parameter in gains if parameter.any()]
+    if len(list(module.parameters())) > len(gains) or len(said) != 1:
+        return  # no gain that says something, or a bias, or more
+    if not any(abs(size / each - 1) <= OWN for each in (1.0, said[0])):
+        raise Unusual(
+            f"{name} begins with a gain of rms {said[0]:.3g} and returns rows of rms {size:.3g} times what it returns "
+            f"without one; 1 or {said[0]:.3g} is expected: a gain around one begins at zero, any other at one"
+        )
 
 
 def _is_even(sizes: Tensor) -> bool:

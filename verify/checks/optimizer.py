@@ -1,6 +1,6 @@
 """The optimizer itself: what it holds, what it decays, and whether its arithmetic is what it claims to be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +18,16 @@ from andon.verify.observation.optimizers import (
     give_gradients,
     has_momentum,
     kept_of,
+    mean_key,
     remaining_shares,
     square_key,
     stepped,
     tensors_of,
 )
-from andon.verify.observation.parameters import parameters, trainable
+from andon.verify.observation.parameters import fitted, mismatch, parameters, trainable
 from andon.verify.observation.runs import RATE as DEFAULT_RATE
 from andon.verify.observation.runs import Make, NamedOptimizer, each_optimizer, each_run_or_plain
+from andon.verify.observation.stand_in import StandIn, first_shifts, outcome, remade
 from andon.verify.subject import Subject
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -33,6 +35,9 @@ RATE = 0.1  # at which decay is measured: far above rounding
 ADDED = 24  # updates, each too small for half precision, that together are not
 LARGEST_EPS = 1e-3
 PARITY = {torch.float64: 1e-6, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+ADAMS = {"lr", "betas", "eps", "weight_decay"}  # what can be set of Adam
+OTHERWISE = {"lr": 0.01, "betas": 0.5, "eps": 1e-3, "momentum": 0.05, "weight_decay": 0.5}  # added, or put in place
+APART = 1e-3  # of a step: more than rounding
 QUIET = 8  # steps without a gradient, in which moments fade
 LOSABLE = "half-precision weights that an optimizer of Adam's kind updates, at rates below their rounding"
 
@@ -144,6 +149,8 @@ def check_decay(subject: Subject, named: NamedOptimizer) -> None:
 
     Look at the filter that picks what decays: names or types that miss RMSNorm; and at decay added to the gradient.
 
+    Yellow where a norm or a bias decays, or some matrices do not: each has been meant by somebody.
+
     Example:
         # wrong: Llama's norms are called "input_layernorm" and "norm", so they decay
         decay = [p for name, p in model.named_parameters() if "LayerNorm" not in name]
@@ -169,7 +176,10 @@ def check_decay(subject: Subject, named: NamedOptimizer) -> None:
 
 @each_optimizer
 def check_parity(_: Subject, named: NamedOptimizer) -> None:
-    """An optimizer that calls itself Adam or AdamW moves weights as the paper says, for gradients of all magnitudes.
+    """An optimizer that is Adam or AdamW moves weights as the paper says, for gradients of all magnitudes.
+
+    It is one by its name, or, where its name says nothing, by its settings and states: those of Adam, no other, and the
+    two running means after a first step. By its states alone another step is unusual, not wrong.
 
     Compared with Adam in float64 over four steps, for gradients from 1e-9 to 100, with weight decay set to 0.
 
@@ -193,15 +203,80 @@ def check_parity(_: Subject, named: NamedOptimizer) -> None:
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = named
+    light: type[CheckFailed] = CheckFailed
     if not adams(optimizer):
-        raise NotApplicable("an optimizer, or a group of one, that is Adam or AdamW")
+        model, optimizer, light = *_by_states(optimizer), Unusual
     error, key, step, found, due = worst_parity(model, optimizer)
     allowed = max(PARITY.get(parameter.dtype, 0.0) for parameter in trainable(model).values())
     if not error <= allowed:
-        raise CheckFailed(
+        raise light(
             f"{name}: after step {step} on given gradients an entry of {key} stands at {found:.6g} from 0, and Adam "
             f"at {due:.6g}; that is {error:.2g} of it, and rounding explains {allowed:.0e}"
         )
+
+
+@each_optimizer
+def check_effects(_: Subject, named: NamedOptimizer) -> None:
+    """Each setting of an optimizer changes a step or what it keeps.
+
+    Asked of a class that can be made again from its defaults: on a few small tensors, with one setting changed at a
+    time, over eight steps on gradients of all magnitudes.
+
+    Silent because an optimizer at its defaults trains as well as one that listens.
+
+    Look for constants in the place of `group[...]`, and for settings that are taken and never read.
+
+    Example:
+        # wrong: takes a weight decay, and never reads it
+        for p in group["params"]:
+            p.add_(update(p.grad, state), alpha=-group["lr"])
+
+        # right
+        for p in group["params"]:
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update(p.grad, state), alpha=-group["lr"])
+    """
+    name, optimizer = named.name, named.optimizer
+    usual = outcome(optimizer)
+    altered = _altered(optimizer.param_groups[0])
+    idle = [_written(key, value) for key, value in altered if _is_same(usual, outcome(optimizer, **{key: value}))]
+    if idle:
+        raise Unusual(
+            f"{name}: with {listed(idle)} in place of the default, 8 steps on the same gradients are bit by bit the "
+            "same, and so is what it keeps; right where another setting switches that one off"
+        )
+
+
+@each_optimizer
+def check_separate(_: Subject, named: NamedOptimizer) -> None:
+    """The step of one tensor is made of its own gradient: that of another changes at most the length of all steps.
+
+    Asked of a class that can be made again from its defaults, on two small matrices of one shape.
+
+    Silent because layers that share a momentum still go downhill together.
+
+    Look at the key under which states are kept (a shape, a name, nothing at all), and at variables that a loop over
+    parameters leaves to the next one.
+
+    Example:
+        # wrong: layers of one shape share one momentum
+        buffer = self.state[p.shape].setdefault("buffer", torch.zeros_like(p))
+
+        # right
+        buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+    """
+    name, optimizer = named.name, named.optimizer
+    usual = first_shifts(optimizer)
+    for changed in ("one", "other"):
+        shifts = first_shifts(optimizer, changed)
+        for key in usual.keys() - {changed}:
+            own = {key: usual[key]}
+            error = mismatch({key: shifts[key]}, own, fitted({key: shifts[key]}, own))[0]
+            if not error <= APART and bool(usual[key].any()):
+                raise CheckFailed(
+                    f"{name}: another gradient of one matrix turns the first step of another by {error:.2g} of itself: "
+                    "they share what each should keep for itself"
+                )
 
 
 @each_optimizer
@@ -334,6 +409,50 @@ def check_survival(subject: Subject, make: Make) -> None:
             f"{run.name}: of {due} half-precision weights to which {len(rates)} updates of {max(rates):.2g} should "
             f"have added up, {still} did not change: each update was rounded away"
         )
+
+
+def _by_states(optimizer: Any) -> tuple[nn.Module, Any]:
+    """A stand-in and an optimizer of this class for it, where what it keeps and what can be set is Adam's.
+
+    Raises:
+        NotApplicable: it is not.
+    """
+    lack = NotApplicable("an optimizer, or a group of one, that is Adam or AdamW")
+    kind, group = type(optimizer), optimizer.param_groups[0]
+    numbers = {key for key, value in group.items() if type(value) in (float, tuple) and key != "params"}
+    if not {"lr", "betas", "eps"} <= numbers <= ADAMS or "adam" in kind.__name__.lower() or _is_torchs(kind):
+        raise lack
+    model = StandIn()
+    made = remade(optimizer, model)
+    ones = {key: torch.ones_like(p) for key, p in trainable(model).items()}
+    give_gradients(model, ones)
+    stepped(made)
+    if not mean_key(made, model, ones) or not square_key(made, model, ones):
+        raise lack
+    model = StandIn()
+    return model, remade(optimizer, model)
+
+
+def _is_torchs(kind: type) -> bool:
+    return kind.__module__.startswith("torch.")
+
+
+def _altered(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings of a group with one number changed each."""
+    for key, other in OTHERWISE.items():
+        value = group.get(key)
+        if isinstance(value, tuple) and all(isinstance(each, float) for each in value):
+            yield from ((key, (*value[:i], other, *value[i + 1 :])) for i in range(len(value)))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, other + float(value)
+
+
+def _written(key: str, value: Any) -> str:
+    return f"{key} = {value if isinstance(value, tuple) else f'{value:g}'}"
+
+
+def _is_same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _foreign_tensors(model: nn.Module, tensors: list[Tensor]) -> list[Tensor]:
@@ -499,6 +618,8 @@ CHECKS = (
     Check("optimizer.settings", check_settings, tier=2),
     Check("optimizer.decay", check_decay, tier=2),
     Check("optimizer.parity", check_parity, tier=2),
+    Check("optimizer.effects", check_effects, tier=2),
+    Check("optimizer.separate", check_separate, tier=2),
     Check("optimizer.memory", check_memory, tier=2),
     Check("optimizer.moments", check_moments, tier=2),
     Check("optimizer.survival", check_survival, tier=2),

@@ -31,6 +31,8 @@ def check_start(subject: Subject) -> None:
 
     Look at whether steps are counted from 0 or from 1, and at when the schedule is stepped.
 
+    Yellow where the first rate is 0 and nothing says so: its batch teaches nothing, and many libraries begin there.
+
     Example:
         # wrong: step 0 has a learning rate of 0, and its batch is wasted
         def learning_rate(step):
@@ -58,6 +60,8 @@ def check_warmup(subject: Subject) -> None:
     Silent because a warm-up that is too short, too long or missing is a worse start and no error.
 
     Look at the units of the warm-up (steps, micro-batches, tokens, epochs) and at the division.
+
+    Yellow where the rate rises in one large step: a warm-up in stairs is one as well.
 
     Example:
         # wrong: len(loader) counts micro-batches, so the warm-up is accumulation_steps times too long
@@ -124,6 +128,9 @@ def check_decline(subject: Subject) -> None:
 
     Look at the clamp beyond the last step, at the total that the schedule was given, and at `min_ratio`.
 
+    Yellow where the rate rises again, falls in one step, or goes on beyond the last step: schedules with restarts, with
+    stairs and without an end do so.
+
     Example:
         # wrong: after total_steps the cosine rises again
         progress = (step - warmup_steps) / (total_steps - warmup_steps)
@@ -138,7 +145,8 @@ def check_decline(subject: Subject) -> None:
     peak, steps = hyperparameter(subject, "learning_rate"), int(hyperparameter(subject, "steps"))
     warmup, least = int(subject.hyperparameters.get("warmup_steps", 0)), subject.hyperparameters.get("min_ratio")
     for name, rate in _rates(subject):
-        falling = [step for step in _sampled(subject) if warmup <= step < max(steps, warmup + 2)]
+        ends = steps if name == "Subject.lr_scheduler" else 2 * steps  # a scheduler is not stepped further than it is
+        falling = [step for step in _sampled(subject) if warmup <= step <= max(ends, warmup + 1)]
         values = [rate(step) for step in falling]
         if least is not None:
             _require_end(name, rate, peak, steps, least)
@@ -150,7 +158,8 @@ def check_decline(subject: Subject) -> None:
                 )
         if falling == list(range(falling[0], falling[-1] + 1)):
             _require_no_jump(name, falling, values, peak)
-        _require_rest(name, rate, peak, steps)
+        if ends > steps:
+            _require_rest(name, rate, peak, steps)
 
 
 def check_pure(subject: Subject) -> None:
@@ -190,6 +199,8 @@ def check_applied(subject: Subject) -> None:
 
     Look at who writes the optimizer's rates, in which groups, and before or after the update.
 
+    Yellow where one group's rate does not follow the others': a group may have a schedule of its own.
+
     Example:
         # wrong: the other groups keep the learning rate they began with
         optimizer.param_groups[0]["lr"] = learning_rate(step)
@@ -225,6 +236,8 @@ def check_run(subject: Subject) -> None:
     Silent because a model learns at almost any rate, only worse.
 
     Look at who writes the optimizer's rates, and whether anything does.
+
+    Yellow where the first rate is 0 and nothing says so, as many libraries begin there.
 
     Example:
         # wrong: the scheduler is never stepped, so the rate stays at the first one of the warm-up
@@ -324,7 +337,7 @@ def _require_no_jump(name: str, steps: list[int], values: list[float], peak: flo
 
 def _require_end(name: str, rate: Callable[[int], float], peak: float, steps: int, least: float) -> None:
     """Fail where a schedule ends at another share of its peak than `least`, or goes on from there."""
-    around = sorted(rate(step) for step in (steps - 2, steps - 1, steps))
+    around = sorted(rate(step) for step in (steps - 1, steps))
     if not around[0] - NEAR * peak <= least * peak <= around[-1] + NEAR * peak:
         raise CheckFailed(
             f"{name}: at the end of {steps} steps the rate is {around[0]:.6g} to {around[-1]:.6g}; "
@@ -449,7 +462,7 @@ def _walk(subject: Subject, optimizer: Any, schedule: Any, count: int) -> list[f
         try:
             schedule.step()
         except Exception:  # whatever it raises, it has ended
-            if len(rates) < count // 4:
+            if len(rates) < subject.hyperparameters.get("steps", 2):
                 raise
             break
     traces = list(zip(*rates, strict=True))

@@ -3,32 +3,47 @@
 Legend: B batch, T time, D dim, V vocab.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import small_batch
-from andon.verify.access.calls import gradients, loss_of, new_model
-from andon.verify.access.roles import IGNORE
-from andon.verify.access.targets import targets_of, tokens_of
+from andon.verify.access.calls import gradients, new_model, seeded
+from andon.verify.access.logits import logits_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
+from andon.verify.observation.additions import Additions, repeats
+from andon.verify.observation.answers import (
+    Answer,
+    answer,
+    any_batch,
+    apart,
+    is_cross_entropy,
+    loss_rounding,
+    require_cross_entropy,
+    require_same,
+    wrong,
+)
 from andon.verify.observation.blocks import Call, blocks_of, calls
 from andon.verify.observation.experts import require_experts
-from andon.verify.observation.parameters import trainable
-from andon.verify.observation.perturb import logits_eval, perturbed_model, precise, rescale, rounding_tolerance
-from andon.verify.observation.tolerances import distance, require_close
-from andon.verify.subject import Subject
+from andon.verify.observation.parameters import norm, trainable
+from andon.verify.observation.perturb import fill_zero_parameters, is_drawn_matrix, perturbed_model, precise, rescale
+from andon.verify.observation.tolerances import distance
+from andon.verify.observation.uses import Uses
+from andon.verify.subject import Batch, Subject
 
-BATCHES = 2
+DRAWS, UNCHANGED = 32, 6  # models and batches that may reach a parameter, and those in a row that reach no other one
+STEP = 1e-3
+SETTINGS = ("config", "cfg", "args", "hparams", "settings", "opt")  # attributes that hold a model's settings
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are not a fault
 DEAD_ROWS = 2
 IDENTITY = 1e-5
 UNIT = 0.03  # of a normed output's rms around 1
-FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying")
+FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying", "tied", "share_embeddings")
 
 
 def check_parameters(subject: Subject) -> None:
@@ -51,28 +66,24 @@ def check_parameters(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.no_grad.
     """
-    model = perturbed_model(subject)
-    found = trainable(model)
-    if not found:
+    if not trainable(new_model(subject)):
         raise NotApplicable("trainable parameters")
-    total: dict[str, Tensor] = {}
-    used: set[int] = set()
-    time = 0
-    for seed in range(BATCHES):
-        batch = small_batch(subject, seed)
-        time = tokens_of(subject, batch).shape[1]
-        trained_BT = targets_of(subject, batch) != IGNORE
-        used |= set(tokens_of(subject, batch)[trained_BT].unique().tolist())
-        for name, gradient in gradients(subject, model, batch).items():
-            total[name] = total.get(name, 0.0) + gradient.detach().abs()
     if subject.mixture_of_experts:
         require_experts(subject)
         return
-    _require_gradients(found, total)
-    tables = _tables(model)
-    for name, gradient in total.items():
-        if gradient.dim() == 2:
-            _require_live(name, gradient, used, time if name in tables or len(gradient) >= 4 * time else 0)
+    idle, same = Idle(), 0
+    for draw in range(DRAWS):
+        before, idle = idle, idle.after(*_drawn(subject, draw)) if draw else Idle.of(*_drawn(subject, draw))
+        same = same + 1 if idle == before else 0
+        if same == UNCHANGED or (draw and not idle.parameters and not idle.lines):
+            break
+    _require_gradients(subject, idle)
+    for (name, what), found in idle.lines.items():
+        if len(found.idle) >= max(DEAD_ROWS, DEAD_SHARE * found.count):
+            raise wrong(
+                subject,
+                f"{len(found.idle)} of {found.count} {what}s of {name} get no gradient, the first is {min(found.idle)}",
+            )
 
 
 def check_blocks(subject: Subject) -> None:
@@ -89,24 +100,34 @@ def check_blocks(subject: Subject) -> None:
         # right
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
     """
-    model, batch = new_model(subject).eval(), small_batch(subject)
+    model, batch = new_model(subject).eval(), any_batch(subject)
     blocks = blocks_of(model)
     different = len(set(map(id, blocks)))
     if different < len(blocks):
-        raise CheckFailed(f"a list of {len(blocks)} blocks holds {different} different ones")
-    with calls(blocks) as seen:
-        loss_of(subject, model, batch)
+        raise Unusual(
+            f"a list of {len(blocks)} blocks holds {different} different ones; unless they are meant to share weights"
+        )
+    with calls(blocks) as seen, repeats(blocks) as repeated:
+        answer(subject, model, batch)
     counts = [len(seen[block]) for block in blocks]
     if not any(counts):
         raise NotApplicable("blocks that take and return states (B, T, D)")
+    if repeated:
+        twice, never = next(iter(repeated.items()))
+        raise wrong(subject, f"within one block {twice} runs 2 times or more, and {never}, which is like it, 0 times")
+    if not any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in _steps(blocks, seen)):
+        counts = [min(1, count) for count in counts] if all(counts) else [1]  # no chain: parts beside each other
+    if 0 in counts:
+        raise wrong(subject, f"{len(blocks)} blocks of one type are used {counts} times in one forward pass")
     if len(set(counts)) > 1:
-        raise CheckFailed(f"{len(blocks)} blocks of one type are used {counts} times in one forward pass")
+        raise Unusual(f"{len(blocks)} blocks of one type are used {counts} times in one forward pass; unless they loop")
     for index, (block, after) in enumerate(pairwise(blocks)):
-        if counts[index] == 1 and seen[block][0].result_BTD.shape == seen[after][0].states_BTD.shape:
-            apart = distance(seen[after][0].states_BTD, seen[block][0].result_BTD)
-            if apart > 0.5 and distance(seen[after][0].states_BTD, seen[block][0].states_BTD) < IDENTITY:
+        if len(seen[block]) == 1 and seen[block][0].result_BTD.shape == seen[after][0].states_BTD.shape:
+            off = distance(seen[after][0].states_BTD, seen[block][0].result_BTD)
+            is_alone = distance(seen[after][0].states_BTD, seen[block][0].states_BTD) < IDENTITY
+            if off > 0.5 and is_alone and not _is_reached(subject, index, batch):
                 raise CheckFailed(
-                    f"block {index + 1} is given what block {index} was given, not what it returned ({apart:.2g} apart)"
+                    f"block {index + 1} is given what block {index} was given, not what it returned ({off:.2g} apart)"
                 )
 
 
@@ -130,24 +151,31 @@ def check_residual(subject: Subject) -> None:
 
     Reference: He et al. 2016, arXiv:1603.05027.
     """
-    model, batch = precise(subject, new_model(subject)).eval(), small_batch(subject)
+    model, batch = precise(subject, new_model(subject)).eval(), any_batch(subject)
     blocks = blocks_of(model)
     inside = nn.ModuleList(blocks)
     if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
         raise NotApplicable("blocks whose matrices are not quantized")
     rescale(inside, vectors=False)
-    with calls(blocks) as seen:
-        loss_of(subject, model, batch)
+    with calls(blocks) as seen, Additions(blocks) as additions:
+        answer(subject, model, batch)
     live = {block: seen[block] for block in blocks}
     if not any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in _steps(blocks, seen)):
         raise NotApplicable("blocks of which one is given what another returns")
-    _empty(parameter for parameter in inside.parameters() if not _is_gain(parameter))
+    if not additions.adding and not additions.attending:
+        raise NotApplicable("blocks that add to what they are given")
+    with Uses(inside) as uses:
+        answer(subject, model, batch)
+    multiplied = uses.multiplied()
+    _empty(each for name, each in inside.named_parameters() if name in multiplied)
     with calls(blocks) as seen:
-        loss_of(subject, model, batch)
-    limit = max(IDENTITY, 0.1 * rounding_tolerance(subject, model, batch))
+        answer(subject, model, batch)
+    limit = max(IDENTITY, 0.1 * loss_rounding(subject, model, batch))
     for index, block in enumerate(blocks):
+        if block not in additions.adding | additions.attending:
+            continue
         for call, whole in zip(seen[block], live[block], strict=True):
-            _require_passed_on(f"block {index}", call, whole, limit)
+            _require_passed_on(subject, f"block {index}", call, whole, limit)
 
 
 def check_state(subject: Subject) -> None:
@@ -166,26 +194,29 @@ def check_state(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.ModuleList.
     """
-    model, batch = perturbed_model(subject), small_batch(subject)
-    before = logits_eval(subject, model, batch)
-    shared = _shared(model)
-    other = precise(subject, new_model(subject, 1)).eval()
-    state = {name: value.clone() if isinstance(value, Tensor) else value for name, value in model.state_dict().items()}
-    missing = other.load_state_dict(state, strict=False)
-    unknown = [*missing.unexpected_keys, *(key for key in missing.missing_keys if key not in _aliases(model))]
-    if unknown:
-        raise CheckFailed(f"{len(unknown)} keys of a state dict do not fit a new model, the first is {unknown[0]!r}")
-    tolerance = rounding_tolerance(subject, model, batch)
-    require_close(logits_eval(subject, other, batch), before, tolerance, "logits of a model and of one given its state")
+    model, batch = perturbed_model(subject), any_batch(subject)
+    state = _state_of(model)  # before a pass, which may add caches
+    before, shared = answer(subject, model, batch), _shared(model)
+    tolerance = loss_rounding(subject, model, batch)
+    other = _loaded(subject, state)
+    _require_same_model(answer(subject, other, batch), before, tolerance, "of a model and of one given its state")
     copied = _copied(model)
-    require_close(logits_eval(subject, copied, batch), before, tolerance, "logits of a model and of its copy")
+    _require_same_model(answer(subject, copied, batch), before, tolerance, "of a model and of its copy")
     _empty(copied.parameters())
-    require_close(logits_eval(subject, model, batch), before, tolerance, "logits before and after its copy was emptied")
+    _require_same_model(answer(subject, model, batch), before, tolerance, "before and after its copy was emptied")
     for name, moved in {"a copy": copied, "one that was given its state": other}.items():
         if _shared(moved) != shared:
             raise CheckFailed(
                 f"the model shares {len(shared)} pairs of parameters and {name} {len(_shared(moved))}: {shared[:2]}"
             )
+    _train_a_step(subject, model, batch)
+    trained, loaded = answer(subject, model.eval(), batch), _loaded(subject, _state_of(model))
+    moved = apart(answer(subject, loaded, batch)._replace(loss=trained.loss), trained)
+    if trained.outputs and moved > tolerance:
+        raise Unusual(
+            f"after a step of training, a model that is given the state dict returns something else, {moved:.2g} of "
+            f"its rms apart, and rounding explains {tolerance:.0e}; unless what is not in it is meant to be forgotten"
+        )
 
 
 def check_tying(subject: Subject) -> None:
@@ -206,63 +237,128 @@ def check_tying(subject: Subject) -> None:
 
     Reference: Press and Wolf 2017, arXiv:1608.05859.
     """
-    model, batch = new_model(subject), small_batch(subject)
-    config = getattr(model, "config", None)
-    flags = [getattr(config, flag) for flag in FLAGS if isinstance(getattr(config, flag, None), bool)]
-    if not flags:
-        raise NotApplicable("a model.config that says tie_word_embeddings")
-    words = logits_eval(subject, model, batch).shape[-1]
-    names, tensors = _of_words(model, words)
-    if not flags[0] and not tensors & {id(module.weight) for module in model.modules() if type(module) is nn.Embedding}:
-        return  # the embedding has more rows than there are words: it is not a head
-    if len(names) in (1, 2) and flags[0] != (len(tensors) == 1):
-        said = "one tensor" if flags[0] else "two tensors"
-        raise CheckFailed(f"the configuration says {said} for embedding and head; there are {len(tensors)}: {names}")
-
-
-def _require_gradients(found: Iterable[str], total: dict[str, Tensor]) -> None:
-    """Fail where a parameter gets no gradient at all."""
-    names = list(found)
-    dead = [name for name in names if not total[name].any()]
-    if dead:
+    require_cross_entropy(subject)
+    model, batch = new_model(subject).eval(), any_batch(subject)
+    flag = _tying_flag(model)
+    with Uses(model) as uses:
+        words = logits_of(subject, model, batch).shape[-1]
+    heads = [product.names for product in uses.products if product.width == words]
+    tensors = dict(model.named_parameters())
+    head = next((name for name in reversed(heads[-1]) if tensors[name].dim() == 2), None) if heads else None
+    is_one = head in uses.looked_up
+    tables = [name for name in uses.looked_up if head and tensors[name].shape == tensors[head].shape]
+    if head is None or not (tables or flag is False):
+        raise NotApplicable("an embedding that tokens are looked up in, and a head of its shape that gives the logits")
+    if flag is not None and flag != is_one:
+        said = "one tensor" if flag else "two tensors"
+        count = 1 if is_one else 2
         raise CheckFailed(
-            f"{len(dead)} of {len(names)} trainable parameters get no gradient from {BATCHES} batches: "
-            f"{', '.join(dead[:4])}{', ...' if len(dead) > 4 else ''}"
+            f"the configuration says {said} for embedding and head; there are {count}: {sorted({*tables, head})}"
+        )
+    twin = next((name for name in tables if not is_one and torch.equal(tensors[name], tensors[head])), None)
+    if twin is not None and is_drawn_matrix(tensors[head]):
+        raise Unusual(
+            f"{twin} and {head} begin with the same {tensors[head].numel()} numbers and are 2 tensors, which part at "
+            "the first update; 1 is expected, unless the head is meant to begin as a copy"
+        )
+    if flag is None and not is_one:
+        raise NotApplicable(f"a model whose config, or another attribute, says {FLAGS[0]}")
+
+
+class Lines(NamedTuple):
+    """Rows or columns of a matrix."""
+
+    idle: frozenset[int]  # those without a gradient
+    count: int
+
+
+class Idle(NamedTuple):
+    """What got no gradient from any draw so far."""
+
+    parameters: frozenset[str] = frozenset()
+    lines: Mapping[tuple[str, str], Lines] = MappingProxyType({})  # of matrices that got some, by name, row or column
+
+    @classmethod
+    def of(cls, found: Mapping[str, Tensor], uses: Uses) -> "Idle":
+        """What these gradients do not reach.
+
+        Rows and columns count of a matrix that entered a product as a whole: rows that are looked up, and entries
+        under a mask, need no gradient; nor do columns for which data itself held nothing.
+        """
+        lines = {}
+        for name in uses.multiplied() & set(found):
+            if found[name].dim() != 2 or found[name].layout != torch.strided:
+                continue
+            given = uses.live_inputs.get(name)
+            for dim, what in enumerate(("row", "column")):
+                idle = ~found[name].ne(0).any(1 - dim)
+                if dim == 1 and given is not None:
+                    idle &= given
+                if not (dim == 0 and name in uses.looked_up):
+                    lines[name, what] = Lines(frozenset(idle.nonzero().flatten().tolist()), len(idle))
+        return cls(
+            frozenset(name for name, gradient in found.items() if not _any(gradient)),
+            {key: each for key, each in lines.items() if each.idle},
         )
 
+    def after(self, found: Mapping[str, Tensor], uses: Uses) -> "Idle":
+        """What is idle still, after one more draw."""
+        now = Idle.of(found, uses)
+        both = {
+            key: Lines(each.idle & now.lines[key].idle, each.count)
+            for key, each in self.lines.items()
+            if key in now.lines
+        }
+        return Idle(self.parameters & now.parameters, {key: each for key, each in both.items() if each.idle})
 
-def _tables(model: nn.Module) -> set[str]:
-    """Names of the embeddings' weights."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    return {name for name, parameter in model.named_parameters() if id(parameter) in embeddings}
+
+def _drawn(subject: Subject, draw: int) -> tuple[dict[str, Tensor], Uses]:
+    """Gradients of another model on another batch: perturbed in eval mode, or as it trains, zeros filled, in turn."""
+    seed = draw // 2
+    model = perturbed_model(subject, seed) if draw % 2 == 0 else fill_zero_parameters(new_model(subject, seed)).train()
+    with seeded(draw), Uses(model) as uses:
+        return gradients(subject, model, any_batch(subject, draw)), uses
+
+
+def _require_gradients(subject: Subject, idle: Idle) -> None:
+    """Fail where a parameter gets no gradient at all: red where the loss follows it, or a gradient would say so."""
+    names = list(trainable(new_model(subject)))
+    dead = [name for name in names if name in idle.parameters]
+    if not dead:
+        return
+    message = f"{len(dead)} of {len(names)} trainable parameters get no gradient from any batch: {listed(dead)}"
+    if is_cross_entropy(subject) and _is_used(subject, dead):
+        raise CheckFailed(f"{message}; and the loss depends on them")
+    raise Unusual(f"{message}; unless they are meant to be left out or held")
+
+
+def _is_used(subject: Subject, names: list[str]) -> bool:
+    """Whether the loss changes with these parameters."""
+    model, batch = perturbed_model(subject), any_batch(subject)
+    before = answer(subject, model, batch).loss
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).mul_(1.5)
+    return distance(answer(subject, model, batch).loss, before) > loss_rounding(subject, model, batch)
+
+
+def _is_reached(subject: Subject, index: int, batch: Batch) -> bool:
+    """Whether the loss has a gradient at this block's parameters."""
+    model = perturbed_model(subject)
+    inside = {id(parameter) for parameter in blocks_of(model)[index].parameters()}
+    found = gradients(subject, model, batch)
+    return any(_any(found[name]) for name, parameter in trainable(model).items() if id(parameter) in inside)
+
+
+def _any(gradient: Tensor) -> bool:
+    """Whether a gradient, which may be sparse, has an entry."""
+    return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).ne(0).any())
 
 
 def _steps(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> list[tuple[Call, Call]]:
     """The first calls of neighbors whose states are of one shape."""
     pairs = [(seen[one][0], seen[after][0]) for one, after in pairwise(blocks) if seen[one] and seen[after]]
     return [(one, after) for one, after in pairs if one.result_BTD.shape == after.states_BTD.shape]
-
-
-def _require_live(name: str, gradient: Tensor, used: set[int], places: int) -> None:
-    """Fail where many rows or columns have no gradient.
-
-    Rows of words that did not occur need none, nor all but up to `places` neighbors in a table of positions.
-    """
-    for dim, what in enumerate(("row", "column")):
-        idle = (~gradient.any(1 - dim)).nonzero().flatten().tolist()
-        lines = gradient.shape[dim]
-        words = lines > max(used, default=0) and not used.intersection(idle)
-        live = gradient.any(1 - dim).nonzero().flatten().tolist() if places else []
-        placed = bool(live) and live[-1] - live[0] < min(places, len(live))
-        if dim == 0 and (words or placed):
-            continue
-        if len(idle) >= max(DEAD_ROWS, DEAD_SHARE * lines):
-            raise CheckFailed(f"{len(idle)} of {lines} {what}s of {name} get no gradient, the first is {idle[0]}")
-
-
-def _is_gain(parameter: Tensor) -> bool:
-    """Whether this is a norm's, still at one."""
-    return parameter.dim() == 1 and bool((parameter == 1).all())
 
 
 @torch.no_grad()
@@ -285,16 +381,21 @@ def _ends(call: Call) -> tuple[Tensor, Tensor]:
     return given, result
 
 
-def _require_passed_on(name: str, call: Call, whole: Call, limit: float) -> None:
-    """Fail where a block without matrices changes its input, other than by a norm that ends the whole block, too."""
+def _require_passed_on(subject: Subject, name: str, call: Call, whole: Call, limit: float) -> None:
+    """Fail where a block without matrices changes its input, other than by a norm that ends the whole block, too.
+
+    A constant part of it is passed on by blocks that average their branches.
+    """
     given, result = _ends(call)
-    apart = distance(result, given)
-    if apart <= limit or (_is_normed(given, result) and _is_unit(whole.result_BTD.double())):
-        return
     ratio = float((result * given).sum() / given.square().sum().clamp_min(1e-300))
-    raise CheckFailed(
-        f"{name} with all its matrices zero returns {ratio:.4g} times its input ({apart:.2g} of its rms apart), and "
-        "not the input itself"
+    off = distance(result, given)
+    is_part = 0 < ratio <= 1 and distance(result, ratio * given) <= limit
+    if off <= limit or is_part or (_is_normed(given, result) and _is_unit(whole.result_BTD.double())):
+        return
+    raise wrong(
+        subject,
+        f"{name} with all its matrices zero returns {ratio:.4g} times its input ({off:.2g} of its rms apart), and "
+        "not the input itself",
     )
 
 
@@ -318,11 +419,47 @@ def _copied(model: nn.Module) -> nn.Module:
         raise NotApplicable(f"a model that can be copied ({error})") from error
 
 
-def _of_words(model: nn.Module, words: int) -> tuple[list[str], set[int]]:
-    """Names of the matrices with a row per word, and which tensors they are."""
-    parameters = model.named_parameters(remove_duplicate=False)
-    found = {name: id(p) for name, p in parameters if p.dim() == 2 and len(p) == words}
-    return list(found), set(found.values())
+def _state_of(model: nn.Module) -> dict[str, Any]:
+    return {name: each.clone() if isinstance(each, Tensor) else each for name, each in model.state_dict().items()}
+
+
+def _loaded(subject: Subject, state: Mapping[str, Any]) -> nn.Module:
+    """Another new model that was given this state.
+
+    Raises:
+        CheckFailed: its keys do not fit.
+    """
+    other = precise(subject, new_model(subject, 1)).eval()
+    missing = other.load_state_dict(state, strict=False)
+    unknown = [*missing.unexpected_keys, *(key for key in missing.missing_keys if key not in _aliases(other))]
+    if unknown:
+        raise CheckFailed(f"{len(unknown)} keys of a state dict do not fit a new model, the first is {unknown[0]!r}")
+    return other
+
+
+def _require_same_model(actual: Answer, reference: Answer, tolerance: float, what: str) -> None:
+    """Fail where models differ in what they return; a loss may hold a teacher of its own beside them."""
+    loss = actual.loss if reference.outputs else reference.loss
+    require_same(actual._replace(loss=reference.loss if reference.outputs else loss), reference, tolerance, what)
+
+
+def _train_a_step(subject: Subject, model: nn.Module, batch: Batch) -> None:
+    """One small step of plain descent in train mode, so that what moves with training has moved."""
+    with seeded(1):
+        found = gradients(subject, model.train(), batch)
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            parameter.add_(found[name], alpha=-STEP / max(1.0, norm(found)))
+
+
+def _tying_flag(model: nn.Module) -> bool | None:
+    """What the settings say of tying, wherever the model keeps them; None where nothing."""
+    for settings in (model, *(getattr(model, each, None) for each in SETTINGS)):
+        for flag in FLAGS:
+            value = settings.get(flag) if isinstance(settings, Mapping) else getattr(settings, flag, None)
+            if isinstance(value, bool):
+                return value
+    return None
 
 
 def _shared(model: nn.Module) -> list[tuple[str, str]]:

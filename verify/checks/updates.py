@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
-from andon.verify.observation.copies import follows, places_of
+from andon.verify.observation.copies import FEWEST, away, follows, kept_beside, places_of
 from andon.verify.observation.optimizers import innermost, mean_key, tensors_of
 from andon.verify.observation.parameters import (
     buffers_of,
@@ -29,7 +29,7 @@ from andon.verify.observation.runs import (
     Run,
     as_scheduled,
     batches_seen,
-    depends,
+    data_rows,
     each_run,
     each_run_or_plain,
     expected,
@@ -41,6 +41,7 @@ from andon.verify.observation.runs import (
 )
 from andon.verify.observation.step_comparison import compare_gradient, compare_loss
 from andon.verify.observation.step_trace import StepTrace
+from andon.verify.observation.stillness import require_reason, require_still, still_ones
 from andon.verify.subject import Batch, Subject
 
 STEPS = 3  # within which all that learns has moved: the first rate may be 0, a fresh adapter moves one side at a time
@@ -49,8 +50,8 @@ ARITHMETIC = 1e-2  # of an update: what fused and looped kernels differ by
 PATIENCE = 12  # steps, where something has not moved: an optimizer may begin late, a part be used by few batches
 STEEP, BY_CHANCE = 0.7, 3.0  # cosines: of a climb for certain; and times that of two tensors by chance
 DRAWS = 4  # of random numbers that a loss as it is trained is averaged over
+FAINT, FAINT_IN_64 = 1e-4, 1e-10  # of the median matrix's gradient: what rounding may leave of one that is zero
 TINY = 1e-4  # times a gradient: below any clip
-NOTHING = torch.zeros(())
 NOISE = 1e-4  # a tensor with less than this share of the gradient's rms has one of rounding alone
 
 
@@ -68,6 +69,8 @@ def check_movement(subject: Subject, make: Make) -> None:
     Look at which tensors the optimizer was built with (before or after they were replaced, wrapped or moved), at layers
     that the forward pass leaves out, at `detach` and `no_grad`, and at a learning rate of 0.
 
+    Yellow where a parameter gets no gradient though the loss depends on it, or none at all: it may be held on purpose.
+
     Example:
         # wrong: the optimizer holds the old head, and the new one is never updated
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -82,11 +85,11 @@ def check_movement(subject: Subject, make: Make) -> None:
     run = make()
     learning, frozen = set(trainable(run.model)), {n for n, p in run.model.named_parameters() if not p.requires_grad}
     steps = [run.step([new_batch(subject, number)]) for number in range(STEPS)]
-    while (still := _still(learning, steps)) and len(steps) < PATIENCE:  # what is taken up late, or seldom
+    while (still := still_ones(learning, steps)) and len(steps) < PATIENCE:  # what is taken up late, or seldom
         steps.append(run.step([new_batch(subject, len(steps))]))
     if still and not (subject.mixture_of_experts and len(still) < len(learning)):
-        _require_reason(subject, run, steps, still, len(learning))
-    _require_still(run, steps, frozen - set(trainable(run.model)), learning)
+        require_reason(subject, run, steps, still, len(learning))
+    require_still(run, steps, frozen - set(trainable(run.model)), learning)
 
 
 def check_frozen(subject: Subject) -> None:
@@ -366,6 +369,8 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
 
     Look for decay by hand beside the optimizer's own, weights that are cast, clamped or averaged, and second updates.
 
+    Yellow alone, as a step may change weights itself, by clamping or normalizing them.
+
     Example:
         # wrong: AdamW has its own weight decay, so the weights decay twice
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
@@ -417,6 +422,8 @@ def check_overfit(subject: Subject) -> None:
 
     Look at the sign and size of updates, at what is detached, and at labels that change between calls.
 
+    Yellow alone, as a loss may have a floor, or measure something else than how well a batch is learned.
+
     Example:
         # wrong: the gradient is cleared before the optimizer sees it
         loss.backward()
@@ -440,6 +447,117 @@ def check_overfit(subject: Subject) -> None:
         raise Unusual(
             f"{run.name}: {DESCENTS} updates on one batch took its loss from {before[0]:.6g} to {after[0]:.6g}; right "
             "where the loss has a floor that it began near, or measures something else than how well a batch is learned"
+        )
+
+
+@each_run
+def check_averages(subject: Subject, make: Make) -> None:
+    """A copy of the weights that an average is kept in ends each step between where it was and where the weights are.
+
+    A copy is what begins bit by bit equal to a parameter that learns, in the model, frozen, or among what a loop keeps;
+    or what moves along the line to one. Wrong is one that moves away; one that runs ahead of the weights is unusual.
+
+    Silent because the run itself is right: only what is saved and evaluated is not.
+
+    Look at the sign and at which of the two is multiplied by the decay.
+
+    Example:
+        # wrong: pushes the average away from the weights
+        for slow, fast in zip(average.parameters(), model.parameters()):
+            slow.add_((1 - decay) * (slow - fast))
+
+        # right
+        for slow, fast in zip(average.parameters(), model.parameters()):
+            slow.sub_((1 - decay) * (slow - fast))
+
+    Reference: ostris/ai-toolkit#1034.
+    """
+    run = make()
+    learning, seen = set(trainable(run.model)), False
+    begun = _copies(run)
+    equal = {name for name, copied in begun.items() if _is_a_copy(copied, run.model, learning)}
+    for number in range(STEPS):
+        before = {name: tensor.detach().clone() for name, tensor in _copies(run).items()}
+        step = run.step([new_batch(subject, number)])
+        for name, tensor in _copies(run).items():
+            if name in before and tensor.shape == before[name].shape and not torch.equal(tensor, before[name]):
+                seen |= _is_average(run, step, (name, before[name], tensor.detach()), learning, is_copy=name in equal)
+    if not seen:
+        raise NotApplicable("a copy of the weights, in the model or in what the loop keeps, that follows them")
+
+
+@each_run
+def check_rows(subject: Subject, make: Make) -> None:
+    """The micro-batches of one step are different ones.
+
+    Asked of a loop whose model draws no random numbers, so that a batch seen twice says nothing new.
+
+    Silent because the loss is that of a smaller batch, and falls.
+
+    Look at where the next batch is taken: inside the loop over micro-batches, from one iterator.
+
+    Example:
+        # wrong: begins anew for each micro-batch, and takes the first again
+        for _ in range(accumulation_steps):
+            batch = next(iter(loader))
+            (model(**batch).loss / accumulation_steps).backward()
+
+        # right
+        batches = iter(loader)
+        for _ in range(accumulation_steps):
+            batch = next(batches)
+            (model(**batch).loss / accumulation_steps).backward()
+    """
+    run = make()
+    if run.loop is None:
+        raise NotApplicable("loop")
+    repeated = []
+    for _ in range(STEPS):
+        step = run.step()
+        if len(step.calls) < 2 or any(update.elsewhere for update in step.updates):
+            raise NotApplicable("a loop whose steps have several micro-batches of token ids")
+        rows = [tuple(data_rows(subject, step._replace(calls=(call,)))) for call in step.calls]
+        repeated.append(len(rows) - len(set(rows)))
+    if not all(repeated):
+        return
+    with seeded(0):
+        first = loss_of(subject, run.model, new_batch(subject)).detach()
+    with seeded(1):
+        second = loss_of(subject, run.model, new_batch(subject)).detach()
+    if not torch.equal(first, second):
+        raise NotApplicable("a model without dropout, to which a batch seen twice is the same")
+    raise Unusual(
+        f"{run.name}: of the micro-batches of {STEPS} steps {repeated} are another one of the same step again; right "
+        "where the loss compares two passes of one batch"
+    )
+
+
+def check_signal(subject: Subject) -> None:
+    """Each matrix gets a gradient that is more than rounding, beside those of the other matrices.
+
+    Silent because Adam makes steps of one size of any gradient: what is moved by rounding looks as if it learned.
+
+    Look at weights that are divided by their own sum, or anything else that the loss does not change with.
+
+    Example:
+        # wrong: with one expert a token, its weight is always 1, and the router gets no gradient
+        weight, chosen = router(x).softmax(-1).topk(1, dim=-1)
+        weight = weight / weight.sum(-1, keepdim=True)
+
+        # right
+        weight, chosen = router(x).softmax(-1).topk(1, dim=-1)
+
+    Reference: jingyaogong/minimind#858.
+    """
+    found = _sizes(subject, new_model(subject).train())
+    if not any(found[name] > 0 for name in _below(found, FAINT)):
+        return
+    precise = _sizes(subject, new_model(subject).double().train())
+    faint = [name for name in _below(found, FAINT) if found[name] > 0 and name in _below(precise, FAINT_IN_64)]
+    if faint:
+        raise Unusual(
+            f"the gradient of {listed(faint)} is {found[faint[0]]:.2g} at an entry, and {_median(found):.2g} in the "
+            "median matrix: it is of rounding alone; right where nothing is to be learned there"
         )
 
 
@@ -522,57 +640,72 @@ def _means(model: nn.Module, optimizer: Any, key: str) -> dict[str, Tensor]:
     return {name: mean.detach().clone() for name, mean in found.items() if type(mean) is Tensor}
 
 
-def _is_below_rounding(steps: list[StepTrace], name: str) -> bool:
-    """Whether the updates of a parameter are below what its dtype resolves (`optimizer.survival` judges those)."""
-    tensor = steps[0].before[name]
-    resolved = float(tensor.abs().min()) * torch.finfo(tensor.dtype).eps / 4
-    found = [update for step in steps for update in step.updates if name in update.gradients]
-    sizes = [update.size(name) for update in found if bool(update.gradients[name].any())]
-    return bool(sizes) and 0 < max(sizes) < resolved
+def _copies(run: Run) -> dict[str, Tensor]:
+    """What may be a copy of weights: frozen parameters and buffers of the model, and what a loop keeps."""
+    frozen = {name: p for name, p in run.model.named_parameters() if not p.requires_grad}
+    own = frozen | dict(run.model.named_buffers())
+    own = {name: tensor for name, tensor in own.items() if tensor.is_floating_point() and tensor.numel() >= FEWEST}
+    return own | ({} if run.loop is None else {f"loop.{n}": t for n, t in kept_beside(run.loop, run.model)})
 
 
-def _still(learning: set[str], steps: list[StepTrace]) -> list[str]:
-    """What has not moved so far, although it might have."""
-    first, last = steps[0].before, steps[-1].after
-    same = sorted(name for name in learning if torch.equal(first[name], last[name]))
-    return [name for name in same if not _is_below_rounding(steps, name)]
+def _is_a_copy(tensor: Tensor, model: nn.Module, learning: set[str]) -> bool:
+    others = [model.get_parameter(name) for name in learning]
+    same = any(tensor.shape == other.shape and torch.equal(tensor, other) for other in others)
+    return same and bool((tensor != tensor.flatten()[0]).any())
 
 
-def _require_reason(subject: Subject, run: Run, steps: list[StepTrace], still: list[str], count: int) -> None:
-    """Fail where what has not moved has a gradient, or none can reach it."""
-    found = slopes(subject, run.model, new_batch(subject))
-    seen = [name for name in still if _largest(steps, name) or bool(found.get(name, NOTHING).any())]
-    said = f"{run.name}: {{}} of {count} trainable parameters did not change in {len(steps)} steps: "
-    if seen or len(still) == count:
-        wrong = seen or still
-        raise CheckFailed(said.format(len(wrong)) + f"{listed(wrong)} ({_why_still(steps, wrong[0])})")
-    # a zero is right where the loss is the same wherever the parameter stands, as that of pairs is for a last bias
-    cut = [name for name in still if name not in found or depends(subject, run.model, name, new_batch(subject))]
-    if cut:
-        raise Unusual(
-            said.format(len(cut)) + f"{listed(cut)} ({_why_still(steps, cut[0])}); right where it is not meant to "
-            "learn: then say so by requires_grad_(False)"
+def _is_average(
+    run: Run, step: StepTrace, copied: tuple[str, Tensor, Tensor], learning: set[str], *, is_copy: bool
+) -> bool:
+    """Whether a tensor that moved follows what learns.
+
+    Raises:
+        CheckFailed: it moves away from what it began as a copy of, or along the line to it, in the wrong direction.
+    """
+    name, before, after = copied
+    if follows(before, after, places_of(step, learning)):
+        return True
+    others = [step.after[each] for each in learning if step.after[each].shape == before.shape]
+    shares = [share for other in others if (share := away(before, after, other))]
+    if shares and min(shares) < 0:
+        raise CheckFailed(
+            f"{run.name}: {name} moves away from the weights that learn, by {-min(shares):.3g} of its distance"
         )
+    if shares or is_copy:
+        light = CheckFailed if _is_far(step, copied, learning) else Unusual
+        raise light(
+            f"{run.name}: {name}, a copy of weights that learn, ends neither where it was nor where they are, nor "
+            f"between: its entries are {float(after.double().norm() / before.double().norm()):.3g} times as large; "
+            "right where it is meant to run ahead"
+        )
+    return False
 
 
-def _require_still(run: Run, steps: list[StepTrace], frozen: set[str], learning: set[str]) -> None:
-    """Fail where a frozen parameter has moved, other than after one that learns."""
-    drifted = [name for name in sorted(frozen) if any(_drifts(step, name, learning) for step in steps)]
-    if not drifted:
-        return
-    held = {id(tensor) for tensor in tensors_of(innermost(run.optimizer))}
-    own = [name for name in drifted if id(run.model.get_parameter(name)) in held]
-    light, wrong = (CheckFailed, own) if own else (Unusual, drifted)
-    by = "the optimizer holds them" if own else "nothing that learns is where they went"
-    raise light(
-        f"{run.name}: {len(wrong)} of {len(frozen)} frozen parameters changed in {len(steps)} steps: {listed(wrong)}; "
-        f"{by}"
-    )
+def _is_far(step: StepTrace, copied: tuple[str, Tensor, Tensor], learning: set[str]) -> bool:
+    """Whether a copy ends further from what it is a copy of than it was, by more than the step itself."""
+    _, before, after = copied
+    pairs = [(step.before[name], step.after[name]) for name in learning if step.after[name].shape == before.shape]
+    old, new = min(pairs, key=lambda pair: float((before - pair[0]).norm()))
+    return float((after - new).norm()) > 2 * (float((before - new).norm()) + float((new - old).norm()))
 
 
-def _drifts(step: StepTrace, name: str, learning: set[str]) -> bool:
-    before, after = step.before[name], step.after[name]
-    return not torch.equal(before, after) and not follows(before, after, places_of(step, learning))
+def _sizes(subject: Subject, model: nn.Module) -> dict[str, float]:
+    """The rms of each matrix's gradient, the largest over some batches."""
+    seen = [slopes(subject, model, new_batch(subject, number)) for number in range(STEPS)]
+    return {
+        name: max(float(each[name].double().square().mean().sqrt()) for each in seen if name in each)
+        for name in sorted({name for each in seen for name, slope in each.items() if min(slope.shape, default=1) > 1})
+        if name in trainable(model) and trainable(model)[name].dim() > 1
+    }
+
+
+def _below(sizes: dict[str, float], share: float) -> list[str]:
+    """The matrices whose gradient is this small beside the others'."""
+    return [name for name, size in sizes.items() if size < share * _median(sizes)]
+
+
+def _median(sizes: dict[str, float]) -> float:
+    return sorted(sizes.values())[len(sizes) // 2]
 
 
 def _in_turn(step: StepTrace) -> bool:
@@ -602,23 +735,6 @@ def _require_size(subject: Subject, make: Make, run: Run, step: StepTrace, batch
         )
 
 
-def _largest(steps: list[StepTrace], name: str) -> float:
-    found = [update.gradients[name] for step in steps for update in step.updates if name in update.gradients]
-    return max((float(gradient.abs().max()) for gradient in found), default=0.0)
-
-
-def _why_still(steps: list[StepTrace], name: str) -> str:
-    updates = [update for step in steps for update in step.updates]
-    if not updates:
-        return "no update was made"
-    if not any(name in update.gradients for update in updates):
-        return "no gradient reached it, or the optimizer does not hold it"
-    if _largest(steps, name) == 0:
-        return "its gradient is 0 everywhere"
-    rates = max(rate for update in updates for rate in update.rates)
-    return f"its gradient reached {_largest(steps, name):.2g} at rates up to {rates:.2g}"
-
-
 CHECKS = (
     Check("updates.gradient", check_gradient, tier=2),
     Check("updates.fresh", check_fresh, tier=2),
@@ -628,6 +744,9 @@ CHECKS = (
     Check("updates.frozen", check_frozen, tier=2),
     Check("updates.momentum", check_momentum, tier=2),
     Check("updates.arithmetic", check_arithmetic, tier=2),
+    Check("updates.averages", check_averages, tier=2),
+    Check("updates.rows", check_rows, ("loop",), tier=2),
+    Check("updates.signal", check_signal, tier=2),
     Check("updates.mode", check_mode, tier=2),
     Check("updates.logged_loss", check_logged_loss, tier=2),
     Check("updates.overfit", check_overfit, tier=2),

@@ -46,11 +46,10 @@ def worst_parity(model: nn.Module, optimizer: Any) -> tuple[float, str, int, flo
 
 
 def _groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
-    """The group of each trainable parameter that the optimizer holds as Adam's."""
-    groups, shared = (
-        {id(tensor): group for group in adams(optimizer) for tensor in group["params"]},
-        sharing_memory(model),
-    )
+    """The group of each trainable parameter that the optimizer holds as Adam's; of all, where none says so."""
+    ours = adams(optimizer) or optimizer.param_groups
+    groups = {id(tensor): group for group in ours for tensor in group["params"]}
+    shared = sharing_memory(model)
     real = {key: p for key, p in trainable(model).items() if p.is_floating_point() and key not in shared}
     return {key: groups[id(parameter)] for key, parameter in real.items() if id(parameter) in groups}
 

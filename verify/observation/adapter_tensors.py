@@ -82,9 +82,10 @@ def lies_across(base: nn.Module, name: str) -> bool | None:
     return None
 
 
-def has_own_tensors(module: nn.Module) -> bool:
-    """Whether a module has parameters or buffers that are not its children's."""
-    return any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module has no children, or parameters or buffers that are not theirs."""
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(own) or not any(True for _ in module.children())
 
 
 def owner_of(name: str, owners: list[str]) -> str:

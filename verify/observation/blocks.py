@@ -52,19 +52,18 @@ def calls(modules: list[nn.Module]) -> Generator[dict[nn.Module, list[Call]]]:
     modules = list(seen)
 
     def before(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        given[module] = deepcopy(arguments), deepcopy(keywords)
+        given[module] = _copied(arguments), _copied(keywords)
 
     def after(module: nn.Module, _arguments: object, _keywords: object, output: Any) -> None:
         arguments, keywords = given.pop(module)
         states, results = _states((arguments, keywords)), _states(output)
         if states is not None and results is not None:
-            seen[module].append(Call(arguments, keywords, states, results))
+            seen[module].append(Call(arguments, keywords, states, results.detach()))
 
     hooks = [module.register_forward_pre_hook(before, with_kwargs=True) for module in modules]
     hooks += [module.register_forward_hook(after, with_kwargs=True) for module in modules]
     try:
-        with torch.no_grad():
-            yield seen
+        yield seen
     finally:
         for hook in hooks:
             hook.remove()
@@ -106,6 +105,15 @@ def call_again(module: nn.Module, call: Call, states_BTD: Tensor, first: int, ti
 
 def _states(value: Any) -> Tensor | None:
     return next((tensor for tensor in tensors_in(value) if tensor.dim() == 3 and tensor.is_floating_point()), None)
+
+
+def _copied(value: Any) -> Any:
+    """A copy, tensors without their graphs."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return type(value)(_copied(each) for each in value)
+    return {key: _copied(each) for key, each in value.items()} if isinstance(value, dict) else deepcopy(value)
 
 
 def _size(modules: list[nn.Module]) -> int:

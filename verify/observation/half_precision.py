@@ -1,11 +1,18 @@
 """The half precision that a subject works in."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from andon.verify.access.batches import tensors_in
 from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
+
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def low_dtype(subject: Subject) -> torch.dtype:
@@ -34,6 +41,22 @@ def low_dtype(subject: Subject) -> torch.dtype:
     if not seen:
         raise NotApplicable("a model in bfloat16 or float16, or under autocast")
     return seen.pop()
+
+
+class HalfPrecision(TorchDispatchMode):
+    """Within `with`, notes the half precisions that any operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.dtype] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Torch calls this in the place of each of its operations."""
+        output = func(*args, **(kwargs or {}))
+        self.seen += [each.dtype for each in tensors_in(output) if each.dtype in HALVES and each.dtype not in self.seen]
+        return output
 
 
 def is_wide(model: nn.Module) -> bool:

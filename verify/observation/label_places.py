@@ -8,7 +8,8 @@ from torch import Tensor
 
 from andon.verify.access.batches import other_tokens
 from andon.verify.access.calls import loss_of, seeded
-from andon.verify.access.roles import IGNORE, find, part, replaced
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.access.targets import tokens_of, with_tokens
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.perturb import perturbed_model
@@ -25,7 +26,7 @@ def label_reads_its_place(subject: Subject, batch: Batch) -> bool | None:
     token at that place if they have seen it. None where this cannot be told: there is nothing to exchange, later tokens
     move it too (the model sees both sides), or places differ.
     """
-    if "labels" not in find(batch, subject.roles):
+    if "labels" not in find(subject, batch):
         return None
     try:
         found = {_reads(subject, batch, place) for place in _places(subject, batch)}
@@ -36,14 +37,14 @@ def label_reads_its_place(subject: Subject, batch: Batch) -> bool | None:
 
 def _places(subject: Subject, batch: Batch) -> list[int]:
     """A few inner columns in which the first row has a label."""
-    labels_T = part(batch, "labels", subject.roles)[0]
+    labels_T = part(subject, batch, "labels")[0]
     inner = [int(place) for place in (labels_T >= 0).nonzero().flatten() if 1 < int(place) < len(labels_T) - 2]
     return inner[:: max(1, len(inner) // PLACES)][:PLACES]
 
 
 def _reads(subject: Subject, batch: Batch, place: int) -> bool:
     """Whether the first row's label at this place is compared with logits that have seen the token there."""
-    tokens_BT, labels_BT = tokens_of(subject, batch), part(batch, "labels", subject.roles)
+    tokens_BT, labels_BT = tokens_of(subject, batch), part(subject, batch, "labels")
     other_BT, words_BT = other_tokens(tokens_BT), other_tokens(labels_BT.masked_fill(labels_BT < 0, IGNORE))
     if int(words_BT[0, place]) < 0:
         words_BT = words_BT.where(words_BT >= 0, int(labels_BT.max()) - labels_BT[0, place])
@@ -61,10 +62,10 @@ def _reads(subject: Subject, batch: Batch, place: int) -> bool:
 
 def _effect(subject: Subject, batch: Batch, words_BT: Tensor, place: int) -> float:
     """By how much the loss changes when the first row's label at this place is another word."""
-    labels_BT = part(batch, "labels", subject.roles)
+    labels_BT = part(subject, batch, "labels")
     changed_BT = labels_BT.clone()
     changed_BT[0, place] = words_BT[0, place]
-    model, key = perturbed_model(subject), find(batch, subject.roles)["labels"]
+    model, key = perturbed_model(subject), find(subject, batch)["labels"]
     with seeded(), torch.no_grad():
         return float(loss_of(subject, model, replaced(batch, {key: changed_BT}))) - float(
             loss_of(subject, model, batch)

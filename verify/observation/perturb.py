@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import tensors_in
-from andon.verify.access.calls import new_model
+from andon.verify.access.calls import new_model, precise
 from andon.verify.access.logits import logits_of
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.blocks import blocks_of
@@ -22,6 +22,7 @@ from andon.verify.subject import Batch, Subject
 LARGEST_GAIN = 1e3
 SHALLOW = 8  # blocks up to which `ROUNDING` holds as it stands
 Evaluate = Callable[[Subject, nn.Module, Batch], Tensor]
+SAMPLE, MOST_CONSTANTS = 4096, 3  # numbers that are looked at; and different ones among them that no draw has
 NOISE = 0.1  # added to gains and biases, so that none is neutral
 
 
@@ -32,20 +33,20 @@ def perturbed_model(subject: Subject, seed: int = 0) -> nn.Module:
     return model
 
 
-def precise(subject: Subject, model: nn.Module) -> nn.Module:
-    """The model in at least float32, in place, unless the subject says that it runs in one dtype only."""
-    narrow = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
-    return model.float() if narrow and subject.dtype is None else model
-
-
 @torch.no_grad()
 def rescale(model: nn.Module, *, vectors: bool = True) -> None:
-    """In place: scale matrices up to std 1/sqrt(inputs), fill zeros, and add noise to gains and biases."""
+    """In place: scale matrices up to std 1/sqrt(inputs), fill zeros, and add noise to gains, biases and constants.
+
+    A gain for each row (weight norm's), an identity that mixes streams, or a table of a formula is no drawn matrix:
+    scaled, it would make another model. A scalar at zero opens (ReZero).
+    """
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
-        if not parameter.is_floating_point() or parameter.dim() == 0 or parameter.numel() == 0:
+        if not parameter.is_floating_point() or parameter.numel() == 0 or parameter.layout != torch.strided:
             continue
-        if parameter.dim() == 1:
+        if parameter.dim() == 0 and parameter.any():
+            continue
+        if parameter.dim() < 2 or (parameter.any() and not is_drawn_matrix(parameter)):
             if vectors:
                 parameter.add_(NOISE * torch.randn(parameter.shape, generator=generator).to(parameter))
             continue
@@ -55,6 +56,14 @@ def rescale(model: nn.Module, *, vectors: bool = True) -> None:
             parameter.mul_(min(max(1.0, wanted / std), LARGEST_GAIN))
         elif not parameter.any():
             parameter.copy_(wanted * torch.randn(parameter.shape, generator=generator))
+
+
+def is_drawn_matrix(parameter: Tensor) -> bool:
+    """Whether its numbers are draws, a row of them summed up: no gain per row, identity, or table of a formula."""
+    if parameter.dim() < 2 or parameter[0].numel() < 2:
+        return False
+    some = parameter.detach().flatten()[:SAMPLE]
+    return len(some.unique()) > max(MOST_CONSTANTS, len(some) // 16)
 
 
 @torch.no_grad()
@@ -84,7 +93,6 @@ def depth(model: nn.Module) -> int:
         return 0
 
 
-@torch.no_grad()
 def coarsest_eps(subject: Subject, model: nn.Module, batch: Batch, evaluate: Evaluate = logits_of) -> float:
     """What rounding explains in the coarsest dtype of parameters and outputs."""
     seen = {p.dtype for p in model.parameters() if p.is_floating_point()}

@@ -59,14 +59,15 @@ def joined(subject: Subject, batches: Sequence[Batch]) -> Batch | None:
     changes: dict[str | int, Any] = {}
     for key, first in parts[0].items():
         values = [each.get(key) for each in parts]
-        if not all(isinstance(value, Tensor) for value in values):
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if len(tensors) < len(values):
             if any(value is not first and value != first for value in values):
                 return None
-        elif all(value.dim() and len(value) == count for value, count in zip(values, counts, strict=True)):
-            if len({value.shape[1:] for value in values}) > 1:
+        elif all(value.dim() and len(value) == count for value, count in zip(tensors, counts, strict=True)):
+            if len({value.shape[1:] for value in tensors}) > 1:
                 return None
-            changes[key] = torch.cat(values)
-        elif any(value.shape != first.shape or not torch.equal(value, first) for value in values):
+            changes[key] = torch.cat(tensors)
+        elif any(value.shape != tensors[0].shape or not torch.equal(value, tensors[0]) for value in tensors):
             return None
     return replaced(batches[0], changes) if changes else None
 

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from andon.verify.access.batches import rows_of
 from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
-from andon.verify.access.roles import IGNORE, fields, find, replaced
+from andon.verify.access.parts import find
+from andon.verify.access.roles import IGNORE, fields, guessed, replaced
 from andon.verify.access.targets import targets_of, tokens_of, with_targets
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.optimizers import asks_again, innermost, stepped
@@ -200,7 +201,7 @@ def is_ragged(subject: Subject) -> bool:
     if subject.collate_padded is not None or subject.encode_instruction is not None:
         return True
     seen = [new_batch(subject, seed) for seed in range(3)]
-    if any("labels" not in find(batch, subject.roles) for batch in seen):
+    if any("labels" not in find(subject, batch) for batch in seen):
         return False
     left_out = {int(n) for batch in seen for n in (targets_of(subject, batch) == IGNORE).sum(1)}
     return len(left_out) > 1  # rows of other lengths alone say nothing of labels that are not counted
@@ -316,7 +317,7 @@ def batches_seen(subject: Subject, step: StepTrace) -> list[Batch]:
     seen = []
     for call in step.calls:
         inputs = call.inputs
-        if "labels" in find(example, subject.roles) and all(str(key) in inputs for key in keys):
+        if "labels" in find(subject, example) and all(str(key) in inputs for key in keys):
             seen.append(replaced(example, {key: inputs[str(key)] for key in keys}))
             continue
         found = [known[_key(value)] for value in inputs.values() if _key(value) in known]
@@ -348,7 +349,7 @@ def data_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
 
 def _token_rows(inputs: Mapping[str, Tensor], roles: Mapping[str, str | int]) -> Iterator[tuple[int, ...]]:
     given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are not arguments'
-    found, different = find(inputs, given), _different(inputs)
+    found, different = guessed(inputs, given), _different(inputs)
     if "tokens" not in found and len(different) > 1:
         raise NotApplicable(
             f"a model whose token ids can be told among its arguments {', '.join(inputs)}: they go by "

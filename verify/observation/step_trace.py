@@ -29,6 +29,7 @@ class Update(NamedTuple):
     options: tuple[dict[str, Any], ...]  # what else its groups say as it is made
     moved: State  # the weights as it finds them, where that is elsewhere than as the step began
     sparse: bool  # some gradient holds a few rows alone
+    elsewhere: bool  # some pass before it ran at other weights than the step began with, as in a search uphill
 
     def size(self, name: str) -> float:
         """About how far the largest entry of a parameter will move."""
@@ -54,7 +55,6 @@ class StepTrace(NamedTuple):
     autocast: bool  # half precision was switched on somewhere inside
     buffers: State  # before it
     random: Tensor  # torch's state before it
-    elsewhere: bool  # some forward pass ran at other weights than the step began with, as in a search uphill
 
 
 def trace_step(model: nn.Module, act: Callable[[], Mapping[str, Any] | None]) -> StepTrace:
@@ -64,14 +64,15 @@ def trace_step(model: nn.Module, act: Callable[[], Mapping[str, Any] | None]) ->
     autocast: set[bool] = set()
     elsewhere: list[bool] = []
     before, buffers, random = parameters(model), buffers_of(model), torch.get_rng_state()
-    with _updates(model, before, updates), _calls(model, calls, autocast), _places(model, before, elsewhere):
+    noted = _updates(model, before, updates, elsewhere)
+    with noted, _calls(model, calls, autocast), _places(model, before, elsewhere):
         logged = dict(act() or {})
     traced = tuple(updates), tuple(calls), logged, True in autocast
-    return StepTrace(before, parameters(model), *traced, buffers, random, True in elsewhere)
+    return StepTrace(before, parameters(model), *traced, buffers, random)
 
 
 @contextmanager
-def _updates(model: nn.Module, began: State, seen: list[Update]) -> Generator[None]:
+def _updates(model: nn.Module, began: State, seen: list[Update], elsewhere: list[bool]) -> Generator[None]:
     """Notes each update of this model's parameters; several optimizers that share them make one update together.
 
     What an optimizer steps within its own step is part of it, and a closure that it calls again and again gives the
@@ -85,6 +86,7 @@ def _updates(model: nn.Module, began: State, seen: list[Update]) -> Generator[No
         update = None if running else _update(optimizer, model, began)
         if update is not None:
             running.append(optimizer)
+            update = update._replace(elsewhere=True in elsewhere)
             joined = bool(seen) and not seen[-1].names & update.names
             seen.append(_joined(seen.pop(), update) if joined else update)
 
@@ -129,7 +131,7 @@ def _update(optimizer: Any, model: nn.Module, began: State) -> Update | None:
     options = tuple({key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups)
     names = frozenset(name for name, _ in own)
     sparse = any(p.grad is not None and p.grad.is_sparse for _, p in own)
-    return Update(gradients, rates, decays, is_adaptive, names, options, _moved(model, began), sparse)
+    return Update(gradients, rates, decays, is_adaptive, names, options, _moved(model, began), sparse, elsewhere=False)
 
 
 def _moved(model: nn.Module, began: State) -> State:
@@ -185,6 +187,7 @@ def _joined(one: Update, other: Update) -> Update:
         one.options + other.options,
         one.moved | {name: tensor for name, tensor in other.moved.items() if name not in one.names},
         one.sparse or other.sparse,
+        one.elsewhere or other.elsewhere,
     )
 
 
