@@ -41,7 +41,7 @@ def check_parameters(subject: Subject) -> str:
     """
     place = prepared(subject, training=True)
     note = _compare(place, place.parameters)
-    _require_moving(prepared(subject, training=True))
+    _require_moving(place)
     return note
 
 
