@@ -86,12 +86,14 @@ TABLE_ALIASES = {"optimizer": "training", "lr_scheduler": "schedule"}
 _METHOD = "there is no key for it: `andon finetune qlora` quantizes the base model, `andon finetune lora` does not"
 _MICRO_BATCH = "a micro-batch has training.batch_size / training.accumulation_steps sequences; set these two"
 _WIDTH = "set model.intermediate_size to the feed-forward width itself"
+_SHAPE = "a shape has no name here: give hidden_size, num_hidden_layers and the other keys of [model] themselves"
 # Their keys without one here: what to do instead.
 ADVICE = {
     "quantize_base": _METHOD,
     "load_in_4bit": _METHOD,
     "local_batch_size": _MICRO_BATCH,
     "micro_batch_size": _MICRO_BATCH,
+    "flavor": _SHAPE,
     "multiple_of": _WIDTH,
     "ffn_dim_multiplier": _WIDTH,
 }

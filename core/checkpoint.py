@@ -62,11 +62,12 @@ def save_checkpoint(
     tokenizer_file: Path | None = None,
     metric: float | None = None,
     base: str = "",
+    eos_id: int | None = None,
 ) -> Path:
     """Write `root/step-00000100` and return it.
 
     `metric` is the validation loss in nats, by which the best checkpoint is chosen. A tied head is written once, as the
-    embedding. `base` is where the model under an adapter is found.
+    embedding. `base` is where the model under an adapter is found, `eos_id` the token that ends a text.
 
     Raises:
         CheckpointError: the file system refused; earlier checkpoints are untouched.
@@ -76,7 +77,7 @@ def save_checkpoint(
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
         with atomic_folder(folder) as partial:
-            _write_files(partial, state, tokenizer_file, base)
+            _write_files(partial, state, tokenizer_file, base, eos_id)
             write_manifest(partial, _build_manifest(partial, state, config, metric))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -129,7 +130,7 @@ def _trained_parameters(state: TrainState) -> tuple[FileName, dict[str, Paramete
     return MODEL, dict(state.model.named_parameters())  # names a shared parameter once
 
 
-def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, base: str) -> None:
+def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, base: str, eos_id: int | None) -> None:
     file, parameters = _trained_parameters(state)
     moments = {
         f"{name}.{moment}": state.optimizer.state[parameter][moment].contiguous()
@@ -145,7 +146,8 @@ def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, b
         weights = {name: parameter.contiguous() for name, parameter in parameters.items()}
         save_file(weights, folder / file, metadata={"format": "pt"})  # transformers 4 refuses files without this
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-        (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype), encoding="utf-8")
+        ids = {"eos_token_id": eos_id}
+        (folder / CONFIG).write_text(dump_huggingface_config(state.model.config, dtype, ids), encoding="utf-8")
     if tokenizer_file is not None:
         shutil.copyfile(tokenizer_file, folder / TOKENIZER)
 

@@ -30,6 +30,7 @@ ModuleNames = Annotated[
     ),
 ]
 
+YAML = (".yaml", ".yml")  # axolotl's, LLaMA-Factory's, litgpt's
 TYPO = 0.8  # difflib's ratio of two keys from which one is a misspelling of the other: `hiden_size`, not `max_norm`
 
 
@@ -283,6 +284,8 @@ def read_tables(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, or cannot be parsed.
     """
+    if path.suffix in YAML:
+        raise ConfigError(f"{path}: is YAML, the language of other trainers; write TOML, such as configs/tiny.toml")
     language, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
         tables = parse(path.read_text(encoding="utf-8"))
@@ -338,10 +341,34 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
 
 def _explain_all(source: str, details: Sequence[Any]) -> list[str]:
     """A line for each mistake, unknown keys first; a key is not missing where an unknown one stands for it."""
-    unknown = [_explain(source, each) for each in details if each["type"] == "extra_forbidden"]
+    unknown = [line for each in details if each["type"] == "extra_forbidden" for line in _explain_unknown(source, each)]
     others = [each for each in details if each["type"] != "extra_forbidden"]
     kept = [each for each in others if each["type"] != "missing" or not _stands_for(unknown, each["loc"])]
     return unknown + [_explain(source, each) for each in kept]
+
+
+def _explain_unknown(source: str, detail: Any) -> list[str]:
+    """A line for an unknown key; where it is another trainer's table, one for each key in it that has a name here."""
+    table, value = detail["loc"], detail["input"]
+    misspelled = difflib.get_close_matches(str(table[0]), Config.model_fields, 1, TYPO)
+    if len(table) > 1 or not isinstance(value, dict) or not value or (misspelled and table[0] not in TABLE_ALIASES):
+        return [_explain(source, detail)]
+    home = TABLE_ALIASES.get(str(table[0]), "")
+    rights = {key: _counterpart(home, key) for key in value}
+    lines = [
+        f"{source}: {table[0]}.{key}={value[key]!r}: unknown key; {right}" for key, right in rights.items() if right
+    ]
+    others = ", ".join(key for key, right in rights.items() if not right)
+    rest = [f"{source}: {table[0]}: unknown table; nothing here is like its {others}: remove it"] if others else []
+    return lines + rest
+
+
+def _counterpart(home: str, key: str) -> str:
+    """The sentence that names the counterpart of a key in another trainer's table, where one is known; else empty."""
+    tables = known_keys()
+    if key in ADVICE:
+        return ADVICE[key]
+    return _right_key(key, [home, *tables] if home else [*tables], tables) if home or key in ALIASES else ""
 
 
 def _stands_for(unknown: Sequence[str], location: Sequence[str | int]) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from andon.verify.checks import CHECKS, Check
-from andon.verify.run.runner import explain
+from andon.verify.run.docstring import explain, lights
+from andon.verify.run.reads import as_sentence
 from tests.documents import anchor
 
 FOLDER = Path("docs/checks")
@@ -83,10 +84,13 @@ def section(check: Check) -> str:
     said = explain(check)
     needs = ", ".join(f"`{need}`" for need in (*ALWAYS, *check.needs))
     parts = [f"## {check.name}", escaped(said.title)]
-    parts += [re.sub(r"^(Silent|Look)\b", r"**\1**", escaped(text)) for text in said[1:4] if text]
+    parts += [re.sub(r"^(Silent|Look|Yellow)\b", r"**\1**", escaped(text)) for text in said[1:5] if text]
     parts += [f"```python\n{said.example}\n```"] if said.example else []
     parts += [f"Reference: {linked(escaped(said.reference))}"] if said.reference else []
-    parts += [f"Needs {needs}. Tier {check.tier} ({TIERS[check.tier]}). {ALONE.format(check.name)}"]
+    reading, turns = f" {as_sentence(check)}".rstrip(), " or ".join(lights(check))
+    parts += [
+        f"Needs {needs}.{reading} Turns {turns}. Tier {check.tier} ({TIERS[check.tier]}). {ALONE.format(check.name)}"
+    ]
     return "\n\n".join(parts)
 
 

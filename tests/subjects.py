@@ -26,7 +26,7 @@ from andon.core.data.chat import Turn
 from andon.core.data.dataset import Dataset, Split, batches, open_dataset, pack, validation_batches
 from andon.core.data.instructions import encode_turns
 from andon.core.data.shards import EncodedDocument, open_store, read_tokens, write_store
-from andon.core.data.tokenizer import load_tokenizer
+from andon.core.data.tokenizer import load_tokenizer, text_marks
 from andon.core.files.folders import latest_checkpoint
 from andon.core.formats.peft import load_adapter, save_adapter
 from andon.core.model.generate import generate
@@ -246,7 +246,7 @@ def encode_instruction(prompt: str, answer: str) -> tuple[list[int], list[int]]:
     """A sample's tokens as they lie in a row, a place of padding behind them; for each the one to predict after it."""
     tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
     turns = [Turn(prompt, learned=False), Turn(answer, learned=True)]
-    found = encode_turns(tokenizer, turns, END, chat=False)
+    found = encode_turns(tokenizer, turns, text_marks(tokenizer, "subjects"), chat=False)
     return [*found.tokens.tolist(), END], [*found.labels.tolist(), IGNORE]
 
 
@@ -354,6 +354,7 @@ ADAPTERS = Adapters(
     load=lambda model, folder: then(load_adapter, NAME)(model, folder / "adapter"),
     second=lambda model, rank, alpha: adapt(model, rank, alpha, SECOND),
     switch=lambda model, number: then(set_adapter, (NAME, SECOND)[number])(model),
+    targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 )
 QUANTIZER = Quantizer(
     round_trip=lambda tensor: dequantize_nf4(quantize_nf4(tensor)),
@@ -369,6 +370,7 @@ def answering(
     return Subject(
         name=name, model=make, batch=batch, loss=plain_loss, logits=logits, collate_padded=padded,
         collate_packed=packed, generate=continued, cached_logits=decoded, eos_id=END, pad_id=END,
+        objective="cross_entropy", causal=True,
     )  # fmt: skip
 
 

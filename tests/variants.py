@@ -6,7 +6,6 @@ code: 0 nothing found, 1 something was, 3 could not measure. Writes reports/evid
 reports/baselines/nightly.json.
 """
 
-import math
 import sys
 import time
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from andon.verify.faults.jobs import run_jobs
 from tests.bench.environments import BenchError
 from tests.bench.tables import NIGHTLY, write_baseline
 from tests.clean import MANUAL, ours
+from tests.confidence import highest_share
 from tests.third_party.check import check_subject
 from tests.third_party.run import run
 from tests.third_party.subjects import unknown
@@ -30,7 +30,6 @@ ENVIRONMENTS = {
     "litgpt": ("litgpt", "litgpt-neox", "litgpt-lora"),
 }
 KINDS = {"": "other ways to write it", "core": "our core", "third_party": "transformers, PEFT", "litgpt": "litgpt"}
-CONFIDENCE = 0.95
 SOURCES = ("core", "verify", "tests/clean.py", "tests/subjects.py", "tests/third_party")
 
 
@@ -67,16 +66,6 @@ def kind(name: str) -> str:
     """Whose code a subject is."""
     homes = {own: home for home, names in ENVIRONMENTS.items() for own in names}
     return KINDS[homes.get(name, "core" if name.startswith("core ") else "")]
-
-
-def highest_share(alarms: int, runs: int) -> float:
-    """The largest rate of false alarms that leaves so few, with this confidence, in so many runs."""
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        share = (low + high) / 2
-        chance = sum(math.comb(runs, k) * share**k * (1 - share) ** (runs - k) for k in range(alarms + 1))
-        low, high = (share, high) if chance > 1 - CONFIDENCE else (low, share)
-    return high
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,10 @@ class Unusual(CheckFailed):
     """A strong habit of the field is broken, which is right only if its author meant it; the message says both."""
 
 
+class UnusualWarning(UserWarning):
+    """A yellow finding, where a red one would raise."""
+
+
 class NotApplicable(Exception):  # noqa: N818 - no error: nothing is wrong
     """The check does not apply to this subject; the message says what it would need."""
 

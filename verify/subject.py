@@ -35,6 +35,7 @@ from andon.verify.documentation import (
 from andon.verify.errors import SubjectError
 from andon.verify.vocabulary import HYPERPARAMETERS, RENAMED, ROLES, SYNONYMS
 
+CROSS_ENTROPY = "cross_entropy"
 Batch = Any  # a mapping, a named tuple, a dataclass, a tuple (tokens, labels) or a tensor of tokens
 Documents = Sequence[Sequence[int]]  # token ids
 
@@ -69,6 +70,8 @@ class Adapters(NamedTuple):
     scale: Callable[[int, float], float] | None = lambda rank, alpha: alpha / rank  # of B A; None: it adds no B A
     second: Callable[[nn.Module, int, float], nn.Module] | None = None  # beside the one that `add` made, and active
     switch: Callable[[nn.Module, int], nn.Module] | None = None  # to the one of `add`, 0, or that of `second`, 1
+    identity: bool = True  # a fresh adapter changes nothing; False where its authors avoid that
+    targets: Sequence[str] = ()  # what `add` is to adapt: modules by name, or by the end of their path; (): not said
 
 
 class Quantizer(NamedTuple):
@@ -107,7 +110,8 @@ class Subject:
     loss: Callable[[nn.Module, Batch], Tensor] = field(
         metadata=says(
             NEEDED, "loss(model, batch) -> scalar tensor",
-            "The mean cross-entropy in nats over labels that are not ignored: the tensor that you call backward() on.",
+            "The tensor that you call backward() on: of a language model, the mean cross-entropy in nats over labels "
+            "that are not ignored.",
         )
     )  # fmt: skip
     name: str = field(default="subject", metadata=says(NEEDED, "a string", "The name shown in reports."))
@@ -257,7 +261,20 @@ class Subject:
         default=None, metadata=says(ADAPTATION, "a verify.Quantizer", "What a tensor is after quantizing and back.")
     )
 
-    causal: bool = field(default=True, metadata=says(TRAITS, "True or False", "No position sees a later one."))
+    objective: str = field(
+        default="",
+        metadata=says(
+            TRAITS, 'a string: "cross_entropy"',
+            "The loss is meant to be the mean cross-entropy of the tokens' labels. By default the gradient shows it.",
+        ),
+    )  # fmt: skip
+    causal: bool | None = field(
+        default=None,
+        metadata=says(
+            TRAITS, "True or False",
+            "No position sees a later one. By default it is so where labels are shown to be the tokens that follow.",
+        ),
+    )  # fmt: skip
     mixture_of_experts: bool = field(
         default=False,
         metadata=says(
@@ -295,6 +312,10 @@ class Subject:
                 raise SubjectError(
                     f"Subject.{each.name} is {type(value).__name__}, not a function; give the function that makes it"
                 )
+        if self.objective not in ("", CROSS_ENTROPY):
+            raise SubjectError(
+                f"Subject.objective is {self.objective!r}; known is {CROSS_ENTROPY!r}; what is not said is measured"
+            )
         _require_known("hyperparameters", self.hyperparameters, HYPERPARAMETERS)
         _require_known("roles", self.roles, ROLES)
         _require_text_decoder(self.decode)

@@ -22,6 +22,7 @@ HYPERPARAMETERS = {
     "steps": "updates of the whole run, after which the learning rate stays",
     "min_ratio": "the last learning rate over the peak",
     "epoch_steps": "updates of one epoch of `loop`",
+    "eval_batches": "how many of the batches an evaluation reads, where it is cut on purpose",
     "lora_dropout": "that of the adapters that `adapters.add` makes",
 }
 

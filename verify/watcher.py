@@ -5,6 +5,7 @@ model. What all entries share (a frozen tensor that the optimizer moves, a gradi
 one round. Nothing is written to the model, the optimizer or the random numbers.
 """
 
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -13,25 +14,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.verify.errors import CheckFailed
+from andon.verify.errors import CheckFailed, UnusualWarning
 from andon.verify.invariants.gradient_flow import FreshGradients, GradientsReach
 from andon.verify.invariants.inputs import DifferentBatches, MovingLoss
 from andon.verify.invariants.state import OptimizerMembership, TiedWeights, TrainMode
 from andon.verify.invariants.values import FrozenWeights, MovingWeights
 from andon.verify.invariants.watched import Invariant, Watched
-from andon.verify.run.report import Finding
+from andon.verify.run.report import RED, Finding
 
 
 @contextmanager
-def watch(model: nn.Module, optimizer: Optimizer, *, raises: bool = True) -> "Generator[Watch]":
+def watch(model: nn.Module, optimizer: Optimizer, *, raises: bool = True, strict: bool = False) -> "Generator[Watch]":
     """Invariants around a training loop: `with verify.watch(model, optimizer) as w: ...`.
 
-    What is found raises in the step that shows it, or is recorded in `w.findings`, each kind once.
+    What is red raises in the step that shows it, or is recorded in `w.findings`, each kind once. What is yellow, right
+    only if its author meant it, is recorded, and with `raises` a warning; with `strict` it is as red.
 
     Raises:
         CheckFailed: with `raises`, in the loop or where it begins.
     """
-    watching = Watch(model, optimizer, raises=raises)
+    watching = Watch(model, optimizer, raises=raises, strict=strict)
     handles = [
         optimizer.register_step_pre_hook(watching.before_step),
         optimizer.register_step_post_hook(watching.after_step),
@@ -51,9 +53,9 @@ def watch(model: nn.Module, optimizer: Optimizer, *, raises: bool = True) -> "Ge
 class Watch:
     """The invariants of one run, and what was found so far: `findings` holds one for each kind."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, *, raises: bool) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, raises: bool, strict: bool = False) -> None:
         self.findings: list[Finding] = []
-        self._raises = raises
+        self._raises, self._strict = raises, strict
         self._watched = Watched(model, optimizer, self._found)
         membership = OptimizerMembership(self._watched)
         self.batches, self.fresh, self.losses = (
@@ -101,9 +103,12 @@ class Watch:
         for each in self._invariants:
             each.after()
 
-    def _found(self, kind: str, message: str, look: str) -> None:
-        finding = Finding(f"watch.{kind}", f"step {self.steps}: {message}", look=look)
-        if self._raises:
-            raise CheckFailed(f"{finding.check}: {finding.message}. {look}")
+    def _found(self, kind: str, message: str, look: str, light: str = RED) -> None:
+        finding = Finding(f"watch.{kind}", f"step {self.steps}: {message}", look=look, light=light)
+        said = f"{finding.check}: {finding.message}. {look}"
+        if self._raises and (light == RED or self._strict):
+            raise CheckFailed(said)
         if finding.check not in {each.check for each in self.findings}:
             self.findings.append(finding)
+            if self._raises:
+                warnings.warn(said, UnusualWarning, stacklevel=2)

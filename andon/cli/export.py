@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from andon.core.data.chat import ChatTemplate
+    from andon.core.formats.marks import Marks
     from andon.core.model.llama import Llama
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -27,20 +28,23 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def convert(model: Path, out: Path, dtype: str | None) -> None:
     """Read a full model in any supported format and write it as a Hugging Face directory."""
-    from andon.core.formats.chat_template import load_template
     from andon.core.formats.huggingface import DTYPES
+    from andon.core.formats.marks import load_marks
 
     if adapter_job(resolve_checkpoint(model)):
         raise ModelError(f"{model}: is an adapter; use --format peft, or first: andon merge --model {model}")
     loaded, tokenizer = load_any_model(model, DTYPES[dtype] if dtype else None)
-    write(loaded, out, tokenizer, load_template(resolve_checkpoint(model)))
+    marks = load_marks(resolve_checkpoint(model))
+    write(loaded, out, tokenizer, marks.template, marks)
 
 
-def write(model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "ChatTemplate | None") -> None:
-    """Write a Hugging Face directory and say so."""
+def write(
+    model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "ChatTemplate | None", marks: "Marks"
+) -> None:
+    """Write a Hugging Face directory, with its source's small files, and say so."""
     from andon.core.formats.huggingface import export_huggingface
 
-    export_huggingface(model, out, tokenizer, template)
+    export_huggingface(model, out, tokenizer, template, marks)
     count = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{out}: {count:,} parameters in {next(model.parameters()).dtype}".replace("torch.", ""))
     if tokenizer is None:

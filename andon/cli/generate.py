@@ -4,7 +4,28 @@ from pathlib import Path
 
 import click
 
-from andon.runs.models import load_any_model
+from andon.runs.models import load_any_model, marks_of
+
+# Settings of generation_config.json that would change what is said, and are not taken from it.
+SAMPLING = (
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "stop_strings",
+    "min_new_tokens",
+    "max_new_tokens",
+)
 
 
 @click.command(
@@ -26,21 +47,27 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
     """Continue a prompt with a trained or a published model, printing tokens as they are generated."""
     import torch
 
-    from andon.core.data.tokenizer import find_eos_id
+    from andon.core.formats.marks import marks_of_text
     from andon.core.model.generate import generate
 
     loaded, tokenizer = load_any_model(model)
     if tokenizer is None:
         raise click.UsageError(f"{model}: has no tokenizer; put its tokenizer.json there")
-    eos_id = find_eos_id(tokenizer, str(model))
-    ids = tokenizer.encode(prompt, add_special_tokens=False).ids or [eos_id]
+    marks = marks_of(model)
+    around = marks_of_text(tokenizer, marks, model)
+    left = ", ".join(f"{key}={value!r}" for key, value in marks.generation.items() if key in SAMPLING)
+    if left:
+        click.echo(f"generation_config.json: not applied: {left}; the options of this command count", err=True)
+    ends = {around.end, *marks.stop} if not marks.generation else {*marks.stop} or {around.end}
+    text = tokenizer.encode(prompt, add_special_tokens=False).ids
+    ids = [*around.begin, *text] if text else [*around.first]
     size = len(ids) + max_new_tokens
     if size > loaded.config.max_position_embeddings:
         raise click.UsageError(
             f"--max-new-tokens {max_new_tokens} and {len(ids)} prompt tokens exceed the model's "
             f"max_position_embeddings={loaded.config.max_position_embeddings}; ask for fewer"
         )
-    written, shown = ids, prompt
+    written, shown, hidden = ids, prompt, {*ends, *around.begin}
     click.echo(prompt, nl=False)
     for next_B in generate(
         loaded,
@@ -48,11 +75,11 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
         max_new_tokens,
         temperature=temperature,
         top_p=top_p,
-        eos_id=eos_id,
+        eos_id=sorted(ends),
         generator=torch.Generator().manual_seed(seed),
     ):
         written = [*written, int(next_B)]
-        text = tokenizer.decode([token for token in written if token != eos_id], skip_special_tokens=False)
+        text = tokenizer.decode([token for token in written if token not in hidden], skip_special_tokens=False)
         if text.startswith(shown) and not text.endswith(
             "\N{REPLACEMENT CHARACTER}"
         ):  # half a character: wait for the rest

@@ -30,6 +30,7 @@ def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> Non
     """
     from andon.core.adapters.nf4 import dequantize_model
     from andon.core.formats.huggingface import DTYPES
+    from andon.core.formats.marks import load_marks, marks_beside
 
     folder = resolve_checkpoint(model)
     job = adapter_job(folder, base)
@@ -45,4 +46,7 @@ def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> Non
         dequantize_model(loaded)
         into = f"into the dequantized NF4 weights of {job.base}, which it was trained on, not into the file's weights"
     click.echo(f"merged {folder} {into}; nothing is quantized")
-    write(loaded.to(DTYPES[dtype]) if dtype else loaded, out, tokenizer, job.template)
+    base_marks = load_marks(resolve_checkpoint(job.base))
+    marks = marks_beside(folder, base_marks)
+    template = job.template or marks.template or base_marks.template
+    write(loaded.to(DTYPES[dtype]) if dtype else loaded, out, tokenizer, template, marks)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 BAR_AFTER_SECONDS = 2.0
 SEVEREST = (1, 2, 3, 0)  # of several subjects' exit codes the first of these is the command's
-COLORS = {"FOUND": "red", "ERROR": "yellow"}
-NAMES, TIERS = 30, 6  # columns of a check's name and of its tier in a list
+COLORS = {"RED": "red", "YELLOW": "yellow", "ERROR": "magenta"}
+NAMES, TIERS, LIGHTS = 30, 6, 12  # columns of a check's name, of its tier and of its lights in a list
 EXAMPLES = """\b
 Examples:
   andon verify my_checks:subject
@@ -42,6 +42,7 @@ class Options(TypedDict):
     ignore: dict[str, str]
     tier: int
     budget: float | None
+    strict: bool
 
 
 class RunContext(click.Context):
@@ -78,8 +79,10 @@ def command() -> None:
     """Find the silent bugs in a model and its training loop.
 
     A subject is what you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
-    that this folder or your environment can import; MODULE:DICT[KEY] is one of a dict. Exit codes: 0 nothing found,
-    1 found, 2 the subject could not be run, 3 not all was measured.
+    that this folder or your environment can import; MODULE:DICT[KEY] is one of a dict. A finding is red where it is
+    wrong in any training code, and yellow where it is right only if its author meant it: --ignore it with the reason,
+    then. Exit codes: 0 nothing red, 1 red (with --strict, or yellow), 2 the subject could not be run, 3 not all was
+    measured.
     """
 
 
@@ -96,6 +99,7 @@ def command() -> None:
     help="Run checks up to this tier: 1 takes milliseconds per check, 2 seconds, 3 longer.",
 )
 @click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop checking after this long.")
+@click.option("--strict", is_flag=True, help="Yellow findings make the exit code 1, as red ones do.")
 @click.option("--evidence", metavar="NAME", help="Write the counts to reports/evidence/NAME.json, for a gate to judge.")
 @click.option("--source", "sources", multiple=True, metavar="PATH", help="What that evidence is of; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
@@ -108,6 +112,7 @@ def run(
     tier: int,
     budget: float | None,
     *,
+    strict: bool,
     evidence: str | None,
     sources: tuple[str, ...],
     as_json: bool,
@@ -122,7 +127,9 @@ def run(
     from andon.verify.run.target import load
 
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a path as Python's own entries are
-    options = Options(only=only, ignore=dict(zip(ignore, reasons, strict=True)), tier=tier, budget=budget)
+    options = Options(
+        only=only, ignore=dict(zip(ignore, reasons, strict=True)), tier=tier, budget=budget, strict=strict
+    )
     measured = digests(sources)
     reports = run_each(load(target), options, as_json=as_json, quiet=quiet)
     if evidence:
@@ -141,7 +148,7 @@ def list_checks(area: str | None) -> None:
     from andon.verify.run.runner import chosen
 
     found = chosen([area] if area else [])
-    heading = f"{'check':<{NAMES}}{'tier':<{TIERS}}what is true of any correct implementation\n"
+    heading = f"{'check':<{NAMES}}{'tier':<{TIERS}}{'turns':<{LIGHTS}}what is true of any correct implementation\n"
     needs = fields({need for check in found for need in check.needs})
     click.echo("".join([heading, *map(row, found), *needs]), nl=False)
 
@@ -189,6 +196,8 @@ def keep(name: str, reports: "Sequence[Report]", digests: dict[str, str]) -> Non
     counts = {
         "checks": sum(report.checked for report in reports),
         "findings": sum(len(report.findings) for report in reports),
+        "red": sum(len(report.findings) - len(report.yellow) for report in reports),  # what could not be run as well
+        "yellow": sum(len(report.yellow) for report in reports),
         "not_applicable": sum(len(report.not_applicable) for report in reports),
         "notes": sum(len(report.notes) for report in reports),
         "not_finished": sum(len(report.unmeasured) for report in reports),
@@ -210,13 +219,14 @@ def paint(text: str) -> None:
 
 
 def row(check: "Check") -> str:
-    """A check in a list: its name, its tier, what is true of any correct implementation, and what it needs."""
-    from andon.verify.run import runner
+    """A check in a list: its name, its tier, its lights, what is true of any correct implementation, what it needs."""
+    from andon.verify.run import docstring
     from andon.verify.run.report import wrap
 
     needs = f" Needs {', '.join(check.needs)}." if check.needs else ""
-    lines = wrap(f"{runner.explain(check).title}{needs}", NAMES + TIERS)
-    heads = [f"{check.name:<{NAMES}}{check.tier:<{TIERS}}", *[" " * (NAMES + TIERS)] * (len(lines) - 1)]
+    lights, width = "/".join(docstring.lights(check)), NAMES + TIERS + LIGHTS
+    lines = wrap(f"{docstring.explain(check).title}{needs}", width)
+    heads = [f"{check.name:<{NAMES}}{check.tier:<{TIERS}}{lights:<{LIGHTS}}", *[" " * width] * (len(lines) - 1)]
     return "".join(f"{head}{line}\n" for head, line in zip(heads, lines, strict=True))
 
 
@@ -234,17 +244,19 @@ def fields(names: set[str]) -> list[str]:
 
 def explained(name: str) -> str:
     """A check's own words, its example indented as code."""
-    from andon.verify.run import runner
+    from andon.verify.run import docstring, runner
+    from andon.verify.run.reads import as_sentence
     from andon.verify.run.report import wrap
 
     check = runner.named(name)
     needs = ", ".join(("model", "batch", "loss", *check.needs))
-    about = runner.explain(check)
-    before = [f"{check.name}: {about.title}", about.detail, about.silent, about.look]
+    about = docstring.explain(check)
+    turns, reading = " or ".join(docstring.lights(check)), f" {as_sentence(check)}".rstrip()
+    before = [f"{check.name}: {about.title}", about.detail, about.silent, about.look, about.yellow]
     example = ["Example:\n" + textwrap.indent(about.example, "    ")] if about.example else []
     after = [f"Reference: {about.reference}"] if about.reference else []
     blocks = ["\n".join(wrap(part)) for part in before if part]
-    blocks += [*example, *("\n".join(wrap(part)) for part in (*after, f"Needs {needs}."))]
+    blocks += [*example, *("\n".join(wrap(part)) for part in (*after, f"Needs {needs}.{reading} Turns {turns}."))]
     return "\n\n".join(blocks) + "\n"
 
 

@@ -44,9 +44,9 @@ def command(
 ) -> None:
     """Sweep an installed library: transformers, peft or bitsandbytes.
 
-    Each model is built at its smallest size and checked in a process of its own. Rows, and a script for each red cell,
-    are kept in reports/zoo. A module of your own with PACKAGE, CHECKS, names(), subject(name) and preamble(name) can
-    also be swept. Exit codes: 0 nothing found, 1 found, 3 nothing could be built.
+    Each model is built at its smallest size and checked in a process of its own. Rows, and a script for each red or
+    yellow cell, are kept in reports/zoo. A module of your own with PACKAGE, CHECKS, names(), subject(name) and
+    preamble(name) can also be swept. Exit codes: 0 nothing red, 1 red, 3 nothing could be built.
     """
     sys.path.insert(0, str(Path.cwd()))
     from andon.verify.zoo import sweep
@@ -66,7 +66,7 @@ def command(
     for done, row in enumerate(sweep.sweep(library, todo, limit=limit, workers=workers, tier=tier), start=1):
         sweep.write(file, row)
         rows[row.name] = row
-        outcome = row.reason or ", ".join(row.red) or "nothing found"
+        outcome = row.reason or ", ".join(row.found) or "nothing found"
         click.echo(f"{done}/{len(todo)} {row.name} ({row.seconds:.1f} s): {' '.join(outcome.split())[:110]}", err=True)
     ordered = [rows[name] for name in names]
     show(ordered, folder, as_json=as_json)
@@ -74,7 +74,7 @@ def command(
 
 
 def show(rows: "list[Row]", folder: Path, *, as_json: bool) -> None:
-    """Print the table, and of each red cell its numbers and the script that shows it."""
+    """Print the table, and of each red or yellow cell its numbers and the script that shows it."""
     from andon.verify.zoo import sweep
 
     if as_json:
@@ -82,9 +82,9 @@ def show(rows: "list[Row]", folder: Path, *, as_json: bool) -> None:
         return
     click.echo(sweep.table(rows))
     for row in rows:
-        for check, cell in row.red.items():
+        for check, cell in row.found.items():
             script = folder / "scripts" / f"{row.name.replace('/', '-')}-{check}.py"
             script.parent.mkdir(parents=True, exist_ok=True)
             script.write_text(cell.script, encoding="utf-8")
-            paint(f"\nFOUND {row.name}: {check}: {cell.message}\n{script}\n{cell.script}")
+            paint(f"\n{cell.state.upper()} {row.name}: {check}: {cell.message}\n{script}\n{cell.script}")
     click.echo(f"\n{sweep.summary(rows)}")

@@ -78,10 +78,12 @@ def new_job(method: str, model: Path, config: "Config", chat_template: Path | No
         FinetuneError: as `require_full_model`.
         ChatError: the chat template cannot be read.
     """
-    from andon.core.formats.chat_template import load_template
+    from andon.core.formats.chat_template import load_template, special_names
 
     base = require_full_model(model)
     template = load_template(chat_template or base)
+    if chat_template and template:
+        template = template._replace(tokens=special_names(base))
     return FinetuneJob(method, base, config.training.dtype, config.qlora.double_quantization, template)
 
 
@@ -144,12 +146,15 @@ def open_data(job: FinetuneJob, config: "Config", tokenizer: "Tokenizer | None",
     if tokenizer is None:
         raise FinetuneError(f"{job.base}: has no tokenizer; put its tokenizer.json there")
     from andon.core.data import instructions
+    from andon.core.formats.marks import end_id, load_marks
 
+    base = resolve_checkpoint(job.base)
+    eos_id = end_id(tokenizer, load_marks(base), base)
     sources = find_sources(config.data.paths)
-    if not has_instructions(sources):
-        return open_dataset(config, CACHE, tokenizer)
+    if not has_instructions(sources, config.data.text_field):
+        return open_dataset(config, CACHE, tokenizer, eos_id)
     file = folder / TOKENIZER
-    dataset = instructions.open_instructions(config, sources, tokenizer, file, job.template)
+    dataset = instructions.open_instructions(config, sources, tokenizer, file, job.template, eos_id)
     tokenizer.save(str(file))
     return dataset
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from andon.core.data.chat import ChatTemplate
+    from andon.core.formats.marks import Marks
     from andon.core.model.llama import Llama
 
 JOB_FILE = "finetune.json"  # in a fine-tuning run's folder, and beside an exported adapter
@@ -59,6 +60,15 @@ def load_base(job: FinetuneJob) -> "tuple[Llama, Tokenizer | None]":
     dtype = DTYPES[job.dtype] if job.dtype else None
     table = QloraConfig(double_quantization=job.double_quantization)
     return load_model(resolve_checkpoint(job.base), dtype, table if job.method == "qlora" else None)
+
+
+def marks_of(path: Path) -> "Marks":
+    """What the model's files say beside its weights; an adapter's are its base's."""
+    from andon.core.formats.marks import load_marks
+
+    folder = resolve_checkpoint(path)
+    job = adapter_job(folder)
+    return load_marks(resolve_checkpoint(job.base) if job else folder)
 
 
 def resolve_checkpoint(path: Path) -> Path:

@@ -22,6 +22,8 @@ from andon.runs.signals import stop_signals
 from andon.runs.tracer import open_tracer
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from andon.core.config import Config
     from andon.core.data.dataset import Dataset
     from andon.core.training.loop import Span
@@ -47,9 +49,22 @@ def from_scratch(config: "Config", device: str, say: Say) -> RunSetup:
     from andon.core.data.dataset import open_dataset
     from andon.core.training.loop import initial_state
 
-    dataset = open_dataset(config, CACHE)
+    dataset = open_dataset(config, CACHE, *_named_tokenizer(config))
     say(dataset.note)
     return RunSetup(initial_state(config, device), dataset)
+
+
+def _named_tokenizer(config: "Config") -> "tuple[Tokenizer | None, int | None]":
+    """The tokenizer that the configuration names, as its folder's other files say, and the id that ends a text."""
+    from andon.core.files.manifest import TOKENIZER
+    from andon.core.formats.marks import end_id, load_marks
+    from andon.core.formats.tokenizer_files import read_tokenizer
+
+    path = Path(config.data.tokenizer)
+    if not config.data.tokenizer or path.name != TOKENIZER:
+        return None, None
+    tokenizer = read_tokenizer(path.parent)
+    return tokenizer, end_id(tokenizer, load_marks(path.parent), path.parent) if tokenizer else None
 
 
 def run(
@@ -182,7 +197,13 @@ def _validate_and_save(
     if ended or stopped or _is_due(state.step, config.checkpoint.every_steps):
         with span("checkpoint"):
             saved = save_checkpoint(
-                folder / "checkpoints", state, config, setup.dataset.tokenizer_file, metric, setup.base
+                folder / "checkpoints",
+                state,
+                config,
+                setup.dataset.tokenizer_file,
+                metric,
+                setup.base,
+                setup.dataset.eos_id,
             )
             rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
 

@@ -4,7 +4,7 @@ import html
 from collections import Counter
 from collections.abc import Sequence
 
-from andon.verify.faults.rows import ERROR, FOUND, STATUSES, UNFOUND, Row, counts
+from andon.verify.faults.rows import ERROR, FOUND, STATUSES, UNFOUND, Row, counts, order
 
 LEGEND = {
     "check": "found by a check",
@@ -42,10 +42,23 @@ def summary(rows: Sequence[Row]) -> str:
         f"{found['found_by_unit_test']} only by a unit test{share}"
     )
     lines = [first, f"{found['unfound']} unfound, {found['errors']} could not be judged"]
+    if any(row.light for row in rows):
+        lines.append(f"{found['found_red']} by a red finding, {found['found_yellow']} by a yellow one")
+    lines += in_order(rows)
     if any(row.status for row in rows):
         by = Counter(row.status for row in rows if row.state == FOUND)
         lines.append(", ".join(f"{status}: {by[status]} of {found[status]} found" for status in STATUSES))
     return "\n".join(lines)
+
+
+def in_order(rows: Sequence[Row]) -> list[str]:
+    """How many findings one fault makes, and how often the first of them names it; none where that was not measured."""
+    found = order(rows)
+    said = [] if found["findings_median"] is None else [f"{found['findings_median']:g} findings a fault in the median"]
+    if found["named_first"] is not None:
+        named = [row for row in rows if row.place is not None]
+        said.append(f"the first names the cause of {sum(row.place == 1 for row in named)} of {len(named)}")
+    return ["; ".join(said)] if said else []
 
 
 def by_area(rows: Sequence[Row]) -> list[list[str]]:

@@ -6,6 +6,7 @@ forty times. This file is also the script of that process, so it imports nothing
 """
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -22,6 +23,8 @@ CPU_SECONDS, MEMORY_BYTES = 10, 1 << 30  # of the process that renders
 MAX_CHARACTERS = 1 << 22  # characters of one rendering
 CONVERSATIONS_PER_PROCESS = 500  # conversations rendered by one process
 
+REASONING = ("reasoning_content", "thinking", "reasoning")  # a message's, by its newest name first
+
 Message = dict[str, Any]
 
 
@@ -30,11 +33,35 @@ class ChatError(ValueError):
 
 
 class ChatTemplate(NamedTuple):
-    """A template's text, the special tokens that it may name, and the file it comes from."""
+    """A template's text, the special tokens that it may name, and the file it comes from.
+
+    `tool_use` is the text of the one for conversations with tools, where the model has one of its own for them.
+    """
 
     source: str
     tokens: dict[str, str]
     file: str
+    tool_use: str = ""
+
+
+class Conversation(NamedTuple):
+    """A name for errors, messages with `role` and `content`, the tools on offer, and what else the template is told.
+
+    An assistant's message whose `weight` is 0 is context.
+    """
+
+    where: str
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    variables: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+class Request(NamedTuple):
+    """A text to render: of the first `count` messages, and whether the assistant's header is to follow them."""
+
+    conversation: Conversation
+    count: int
+    header: bool
 
 
 class Turn(NamedTuple):
@@ -44,11 +71,11 @@ class Turn(NamedTuple):
     learned: bool
 
 
-def render_turns(template: ChatTemplate, conversations: Sequence[tuple[str, list[Message]]]) -> list[list[Turn]]:
+def render_turns(template: ChatTemplate, conversations: Sequence[Conversation]) -> list[list[Turn]]:
     """Each conversation's text as the model will see it: the loss counts the assistant's messages, the rest is context.
 
-    `conversations` are pairs of a name for errors and messages with `role` and `content`. An answer is what a
-    rendering adds to that of the messages before it with the assistant's header; text after the last is left out.
+    An answer is what a rendering adds to that of the messages before it with the assistant's header; text after the
+    last one that counts is left out.
 
     Raises:
         ChatError: a template that is not valid jinja, raises, does what the sandbox forbids, takes too long or writes
@@ -60,15 +87,16 @@ def render_turns(template: ChatTemplate, conversations: Sequence[tuple[str, list
     return found
 
 
-def render(
-    template: ChatTemplate, requests: Sequence[tuple[str, list[Message], bool]], seconds: int = CPU_SECONDS
-) -> list[str]:
-    """The text of each request: a name for errors, messages, and whether the assistant's header is to follow them.
+def render(template: ChatTemplate, requests: Sequence[Request], seconds: int = CPU_SECONDS) -> list[str]:
+    """The text of each request.
 
     Raises:
         ChatError: as `render_turns`.
     """
-    content = {"template": template.source, "tokens": template.tokens, "requests": [rest for _, *rest in requests]}
+    for conversation in {id(request.conversation): request.conversation for request in requests}.values():
+        _check_read(template, conversation)
+    sources = [template.tool_use or template.source, template.source]
+    content = {"templates": sources, "tokens": template.tokens, "requests": [_plain(request) for request in requests]}
     command = [sys.executable, "-I", __file__, str(seconds)]
     try:
         text = json.dumps(content).encode()
@@ -79,33 +107,69 @@ def render(
         _refuse(template, f"took more than {seconds} s or {MEMORY_BYTES >> 20} MiB, and was stopped")
     reply = json.loads(done.stdout)
     if "error" in reply:
-        where = "" if reply["request"] is None else f", for {requests[reply['request']][0]}"
+        where = "" if reply["request"] is None else f", for {requests[reply['request']].conversation.where}"
         _refuse(template, f"{reply['error']}{where}")
     return reply["texts"]
 
 
-def _render_batch(template: ChatTemplate, conversations: Sequence[tuple[str, list[Message]]]) -> list[list[Turn]]:
-    requests: list[tuple[str, list[Message], bool]] = []
-    answers: list[list[int]] = []
-    for where, messages in conversations:
-        answers.append([index for index, message in enumerate(messages) if message["role"] == "assistant"])
-        if not answers[-1]:
-            raise ChatError(
-                f"{where}: holds no message with the role 'assistant', so there is nothing to learn; add one"
-            )
-        for index in answers[-1]:
-            requests += [(where, messages[:index], True), (where, messages[: index + 1], False)]
-    texts = iter(render(template, requests))
+def _render_batch(template: ChatTemplate, conversations: Sequence[Conversation]) -> list[list[Turn]]:
+    answers = [_answers(conversation) for conversation in conversations]
+    texts = iter(
+        render(
+            template,
+            [
+                request
+                for conversation, indices in zip(conversations, answers, strict=True)
+                for index in indices
+                for request in (Request(conversation, index, header=True), Request(conversation, index + 1, False))
+            ],
+        )
+    )
     found: list[list[Turn]] = []
-    for (where, _), indices in zip(conversations, answers, strict=True):
+    for conversation, indices in zip(conversations, answers, strict=True):
         done, found = "", [*found, []]
         for _ in indices:
             before, after = next(texts), next(texts)
             if not before.startswith(done) or not after.startswith(before):
-                _refuse(template, f"changes a turn once another follows, for {where}")
+                _refuse(template, f"changes a turn once another follows, for {conversation.where}")
             found[-1] += [Turn(before[len(done) :], learned=False), Turn(after[len(before) :], learned=True)]
             done = after
     return found
+
+
+def _answers(conversation: Conversation) -> list[int]:
+    """Where the messages stand from which to learn."""
+    said = [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    found = [index for index in said if conversation.messages[index].get("weight") != 0]
+    if not found:
+        what = "only messages of weight 0" if said else "no message"
+        raise ChatError(
+            f"{conversation.where}: holds {what} with the role 'assistant', so there is nothing to learn; add one"
+        )
+    return found
+
+
+def _check_read(template: ChatTemplate, conversation: Conversation) -> None:
+    """A template that never names the tools would leave them out without an error."""
+    source = template.tool_use if conversation.tools and template.tool_use else template.source
+    calls = any(message.get("tool_calls") for message in conversation.messages)
+    for name, given in (("tools", conversation.tools), ("tool_calls", calls)):
+        if given and not re.search(rf"\b{name}\b", source):
+            _refuse(template, f"does not read {name!r}, which {conversation.where} gives")
+
+
+def _plain(request: Request) -> list[Any]:
+    """A request as the process reads it."""
+    conversation, count, header = request
+    messages = [_message(message) for message in conversation.messages[:count]]
+    return [messages, header, conversation.tools, conversation.variables]
+
+
+def _message(message: Message) -> Message:
+    """As transformers hands it on: no key without a value, and reasoning by the name that templates read."""
+    told = {key: value for key, value in message.items() if value is not None and key != "weight"}
+    reasoning = next((told[key] for key in REASONING if key in told), None)
+    return told if reasoning is None else {"thinking": reasoning, **told, "reasoning_content": reasoning}
 
 
 def _refuse(template: ChatTemplate, what: str) -> NoReturn:
@@ -129,18 +193,23 @@ def render_requests(content: dict[str, Any]) -> dict[str, Any]:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     # As in transformers, without `strftime_now`: training data must not depend on the day.
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.filters["tojson"] = _tojson
     texts: list[str] = []
     compiled = False
     try:
-        template = environment.from_string(content["template"], globals={"raise_exception": _raise})
+        given = {"raise_exception": _raise}
+        for_tools, plain = (environment.from_string(source, globals=given) for source in content["templates"])
         compiled = True
-        for messages, header in content["requests"]:
-            variables = {"messages": messages, "add_generation_prompt": header, "tools": None, "documents": None}
-            texts.append(_render_bounded(template, content["tokens"] | variables))
+        for messages, header, tools, others in content["requests"]:
+            variables = {"messages": messages, "add_generation_prompt": header, "tools": tools, "documents": None}
+            texts.append(_render_bounded(for_tools if tools else plain, content["tokens"] | others | variables))
     except Exception as error:  # noqa: BLE001 - a template may raise anything
         line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
         problem = f"fails with {type(error).__name__}: {line}{str(error)[:200]}"
+        if isinstance(error, jinja2.UndefinedError) and "'strftime_now'" in str(error):
+            problem = (
+                "asks for today's date (strftime_now), which is not given: what is learned would depend on the day"
+            )
         return {"error": problem, "request": len(texts) if compiled else None}
     return {"texts": texts}
 
@@ -157,6 +226,10 @@ def _render_bounded(template: jinja2.Template, variables: dict[str, Any]) -> str
     if text != text.encode(errors="replace").decode():
         raise ValueError("writes half of a surrogate pair")
     return text
+
+
+def _tojson(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 def _raise(message: str) -> NoReturn:

@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ MIN_PIECE_CHARACTERS, MAX_DOCUMENT_CHARACTERS = 256, 1 << 20  # characters
 NOT_CODE = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 TABLES = {"encodings", "pydoc_data", "entities.py", "stringprep.py"}
 BUILD_SETTINGS = ("_sysconfigdata", "config-")
+
+# An array of objects, which is no prose.
+RECORDS = re.compile(r"\s*\[\s*\{")
+FIRST_LINE = re.compile(rb"\s*\[\s*(\{|$)")
+ONE_A_LINE = "write one object a line into a .jsonl file, as `jq -c '.[]' FILE > samples.jsonl` does"
 
 # A folder with this file is a cache (https://bford.info/cachedir/), such as that of this corpus's tokens.
 CACHE_TAG = "CACHEDIR.TAG"
@@ -80,13 +86,17 @@ def records(source: Source) -> Iterator[tuple[str, Any]]:
     """Yield "file:line" and the JSON value of every line that is not blank.
 
     Raises:
-        CorpusError: a line that is not valid JSON, or a file that changed since its inspection.
+        CorpusError: an array, a line that is not valid JSON, or a file that changed since its inspection.
     """
     digest = hashlib.sha256()
+    first = True
     with source.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             digest.update(line)
             if line.strip():
+                if first and FIRST_LINE.match(line):
+                    raise CorpusError(f"{source.path}: begins with a JSON array; {ONE_A_LINE}")
+                first = False
                 yield f"{source.path}:{number}", _parse_json(f"{source.path}:{number}", line)
     _check_unchanged(source, digest.hexdigest())
 
@@ -174,7 +184,28 @@ def _not_text(path: Path, why: str) -> str:
 def _text_document(source: Source) -> Iterator[tuple[str, str]]:
     content = source.path.read_bytes()
     _check_unchanged(source, hashlib.sha256(content).hexdigest())
-    yield source.path.as_posix(), content.decode("utf-8-sig")
+    text = content.decode("utf-8-sig")
+    _check_prose(source.path, text)
+    yield source.path.as_posix(), text
+
+
+def _check_prose(path: Path, text: str) -> None:
+    """Records of JSON in a file of another name would be learned as braces and quotes."""
+    if RECORDS.match(text):
+        found = _json_or_none(text)
+        if isinstance(found, list) and all(isinstance(each, dict) for each in found):
+            raise CorpusError(f"{path}: holds a JSON array of {len(found)} objects, not text; {ONE_A_LINE}")
+    if path.suffix == ".json" and text.lstrip().startswith("{"):
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) > 1 and all(isinstance(_json_or_none(line), dict) for line in lines[:2]):
+            raise CorpusError(f"{path}: holds a JSON object on each line, not text; rename it to end in .jsonl")
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _jsonl_documents(source: Source, text_field: str) -> Iterator[tuple[str, str]]:

@@ -32,11 +32,12 @@ from andon.core.data.shards import (
     write_store,
 )
 from andon.core.data.tokenizer import (
+    TextMarks,
     check_vocabulary,
     encode,
-    find_eos_id,
     id_count,
     load_tokenizer,
+    text_marks,
     train_tokenizer,
     training_sample,
 )
@@ -120,10 +121,13 @@ class Dataset(NamedTuple, Generic[S]):
         return run_steps(_batches_per_epoch(self, config), config.training.epochs, config.training.max_steps)
 
 
-def open_dataset(config: Config, cache: Path, tokenizer: Tokenizer | None = None) -> Dataset[Split]:
+def open_dataset(
+    config: Config, cache: Path, tokenizer: Tokenizer | None = None, eos_id: int | None = None
+) -> Dataset[Split]:
     """Tokenize the corpus, or reuse its tokens from `cache`, and split its documents into training and validation.
 
-    `tokenizer` takes the place of the file in `data.tokenizer`; without either, one is trained on the corpus.
+    `tokenizer` takes the place of the file in `data.tokenizer`; without either, one is trained on the corpus. `eos_id`
+    ends each document; by default it is the token of a usual name.
 
     Raises:
         CorpusError: no text, a file that is not text, or too little text.
@@ -133,14 +137,16 @@ def open_dataset(config: Config, cache: Path, tokenizer: Tokenizer | None = None
     data = config.data
     sources = find_sources(data.paths)
     given = _checked_tokenizer(tokenizer, config) if tokenizer or data.tokenizer else None
+    marks = text_marks(given, data.tokenizer or "the model's tokenizer", eos_id) if given else None
     inputs = {
         "sources": [[is_jsonl(source), source.sha256] for source in sources],
         "text_field": data.text_field,
         "tokenizer": given.to_str() if given else config.model.vocab_size,
+        "marks": marks,
         "tokenizers": tokenizers.__version__,
         "shard_tokens": data.shard_tokens,
     }
-    store, note = open_or_build(cache, store_key(inputs), partial(_build_store, config, sources, given))
+    store, note = open_or_build(cache, store_key(inputs), partial(_build_store, config, sources, given, marks))
     held_out_D = held_out_mask(store.hashes_D, store.bytes_D, config.training.seed, config.validation.fraction)
     train, validation = _split(store, ~held_out_D), _split(store, held_out_D)
     if train.tokens <= data.sequence_length:
@@ -149,7 +155,8 @@ def open_dataset(config: Config, cache: Path, tokenizer: Tokenizer | None = None
             f"(data.sequence_length={data.sequence_length} and the token after it); add text or shorten the sequence"
         )
     file = store.folder / TOKENIZER
-    return Dataset(train, validation, file, find_eos_id(load_tokenizer(file), str(file)), note)
+    end = marks.end if marks else text_marks(load_tokenizer(file), str(file)).end
+    return Dataset(train, validation, file, end, note)
 
 
 def held_out_mask(hashes_D: np.ndarray, bytes_D: np.ndarray, seed: int, fraction: float) -> np.ndarray:
@@ -232,14 +239,15 @@ def pack(split: Split, indices: np.ndarray, length: int, pad_id: int) -> Batch:
 
 
 def _checked_tokenizer(tokenizer: Tokenizer | None, config: Config) -> Tokenizer:
-    source = "the model's tokenizer" if tokenizer else config.data.tokenizer
+    source = config.data.tokenizer or "the model's tokenizer"
     tokenizer = tokenizer or load_tokenizer(Path(source))
     check_vocabulary(tokenizer, config.model.vocab_size, source)
-    find_eos_id(tokenizer, source)
     return tokenizer
 
 
-def _build_store(config: Config, sources: list[Source], given: Tokenizer | None, folder: Path) -> None:
+def _build_store(
+    config: Config, sources: list[Source], given: Tokenizer | None, marks: TextMarks | None, folder: Path
+) -> None:
     def texts() -> Iterator[str]:
         return (text for _, text in documents(sources, config.data.text_field))
 
@@ -249,26 +257,26 @@ def _build_store(config: Config, sources: list[Source], given: Tokenizer | None,
         tokenizer = train_tokenizer(training_sample(texts(), total_bytes, vocab_size), vocab_size)
     (folder / TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
     about = {"sources": {source.path.as_posix(): source.sha256 for source in sources}}
-    write_store(folder, _encode_all(tokenizer, texts()), config.data.shard_tokens, id_count(tokenizer), about)
+    marks = marks or text_marks(tokenizer, TOKENIZER)
+    write_store(folder, _encode_all(tokenizer, texts(), marks), config.data.shard_tokens, id_count(tokenizer), about)
 
 
-def _encode_all(tokenizer: Tokenizer, texts: Iterator[str]) -> Iterator[EncodedDocument]:
-    eos_id = find_eos_id(tokenizer, TOKENIZER)
+def _encode_all(tokenizer: Tokenizer, texts: Iterator[str], marks: TextMarks) -> Iterator[EncodedDocument]:
     waiting: list[str] = []
     characters = 0
     for text in texts:
         waiting.append(text)
         characters += len(text)
         if characters >= CHARACTERS_PER_CALL:
-            yield from _encode_documents(tokenizer, waiting, eos_id)
+            yield from _encode_documents(tokenizer, waiting, marks)
             waiting, characters = [], 0
-    yield from _encode_documents(tokenizer, waiting, eos_id)
+    yield from _encode_documents(tokenizer, waiting, marks)
 
 
-def _encode_documents(tokenizer: Tokenizer, texts: list[str], eos_id: int) -> Iterator[EncodedDocument]:
+def _encode_documents(tokenizer: Tokenizer, texts: list[str], marks: TextMarks) -> Iterator[EncodedDocument]:
     for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
-        # The token is at both ends, so that the first token is predicted too, and with it how a document begins.
-        yield EncodedDocument([eos_id, *ids, eos_id], len(text.encode()), text_hash(text))
+        # A token at both ends, so that the first token is predicted too, and with it how a document begins.
+        yield EncodedDocument([*marks.first, *ids, marks.end], len(text.encode()), text_hash(text))
 
 
 def _splitmix64(words: np.ndarray) -> np.ndarray:

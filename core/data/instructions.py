@@ -5,7 +5,9 @@ Legend: B rows, T positions, P positions of all rows concatenated, R rows.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,15 @@ from andon.core.data.corpus import Source
 from andon.core.data.dataset import Dataset, held_out_mask
 from andon.core.data.instruction_records import InstructionError, InstructionRecord, read_instructions
 from andon.core.data.shards import text_hash
-from andon.core.data.tokenizer import check_vocabulary, encode, find_eos_id, special_tokens
+from andon.core.data.tokenizer import (
+    TextMarks,
+    check_vocabulary,
+    encode,
+    encode_continuation,
+    encode_spans,
+    special_tokens,
+    text_marks,
+)
 from andon.core.data.windows import fill_rows, row_pieces
 
 
@@ -67,12 +77,17 @@ class PackedSamples(NamedTuple):
 
 
 def open_instructions(
-    config: Config, sources: list[Source], tokenizer: Tokenizer, file: Path, template: ChatTemplate | None
+    config: Config,
+    sources: list[Source],
+    tokenizer: Tokenizer,
+    file: Path,
+    template: ChatTemplate | None,
+    eos_id: int | None = None,
 ) -> Dataset[PackedSamples]:
     """Read, encode and pack all samples, split into training and validation by their content.
 
     A sample is its prompt, its answers and the end token; labels are the answers' tokens and the end token after each.
-    `file` is the tokenizer's file, which checkpoints copy.
+    `file` is the tokenizer's file, which checkpoints copy. `eos_id` is the end token, by default that of a usual name.
 
     Raises:
         CorpusError: a line that is not valid JSON, or fewer than two different samples.
@@ -81,11 +96,11 @@ def open_instructions(
         TokenizerError: a tokenizer that does not match the model, or has no end-of-document token.
     """
     check_vocabulary(tokenizer, config.model.vocab_size, str(file))
-    eos_id = find_eos_id(tokenizer, str(file))
+    marks = text_marks(tokenizer, str(file), eos_id)
     special = special_tokens(tokenizer)
     records = [record for source in sources for record in read_instructions(source, special)]
     encoded = [
-        encode_turns(tokenizer, turns, eos_id, chat=chat) for turns, chat in _sample_turns(records, template, special)
+        encode_turns(tokenizer, turns, marks, chat=chat) for turns, chat in _sample_turns(records, template, special)
     ]
     hashes_D = np.array([sample.hash for sample in encoded], np.uint64)
     bytes_D = np.array([sample.bytes for sample in encoded])
@@ -96,27 +111,45 @@ def open_instructions(
         for side in (False, True)
     ]
     train, validation = (pack_samples(side, length) for side in sides)
-    return Dataset(train, validation, file, eos_id, _note(encoded, train, validation, length))
+    return Dataset(train, validation, file, marks.end, _note(encoded, train, validation, length))
 
 
-def encode_turns(tokenizer: Tokenizer, turns: list[Turn], eos_id: int, *, chat: bool) -> EncodedSample:
-    """A sample's tokens, encoded turn by turn, as in generation, where a prompt is encoded alone and an answer follows.
+def encode_turns(tokenizer: Tokenizer, turns: list[Turn], marks: TextMarks, *, chat: bool) -> EncodedSample:
+    """A sample's tokens: a conversation's as of its whole text, where special tokens are parsed and none is added.
 
-    `eos_id` is added unless the last answer ends with a special token. Without a prompt it is also put first, as in
-    generation from an empty prompt.
+    Other turns are encoded as in generation, where a prompt is encoded alone, after what the tokenizer puts before
+    every text, and an answer follows. The end is added unless the last answer ends with a special token. Without a
+    prompt the sample begins as generation from an empty one does.
     """
-    parts = encode(tokenizer, [text for text, _ in turns], parse_special=chat)
-    tokens = [token for part in parts for token in part]
-    learned = [turn.learned for turn, part in zip(turns, parts, strict=True) for _ in part]
+    tokens, learned = _of_whole(tokenizer, turns) if chat else _of_parts(tokenizer, turns, marks)
     if not (chat and turns[-1].text.endswith(special_tokens(tokenizer))):
-        tokens, learned = [*tokens, eos_id], [*learned, True]
+        tokens, learned = [*tokens, marks.end], [*learned, True]
     if learned[0]:
-        tokens, learned = [eos_id, *tokens], [False, *learned]
+        tokens, learned = [*marks.first, *tokens], [*(False for _ in marks.first), *learned]
     return EncodedSample(
         np.array(tokens[:-1]),
         np.where(learned[1:], tokens[1:], IGNORE),
         sum(len(text.encode()) for text, learned in turns if learned),
         text_hash("\0".join(text for text, _ in turns)),
+    )
+
+
+def _of_whole(tokenizer: Tokenizer, turns: list[Turn]) -> tuple[list[int], list[bool]]:
+    """The tokens of the joined text; one is learned that stands for any character of an answer."""
+    tokens, spans = encode_spans(tokenizer, "".join(text for text, _ in turns))
+    ends = list(accumulate(len(text) for text, _ in turns))
+    owners = [(bisect_right(ends, begin), bisect_right(ends, max(begin, end - 1))) for begin, end in spans]
+    return tokens, [any(turn.learned for turn in turns[first : last + 1]) for first, last in owners]
+
+
+def _of_parts(tokenizer: Tokenizer, turns: list[Turn], marks: TextMarks) -> tuple[list[int], list[bool]]:
+    """The tokens of a prompt as of any text, then those of what follows it."""
+    (opening, _), *others = turns
+    head = encode(tokenizer, [opening])[0]
+    parts = [[*marks.begin, *head] if head else [], *(encode_continuation(tokenizer, text) for text, _ in others)]
+    return (
+        [token for part in parts for token in part],
+        [turn.learned for turn, part in zip(turns, parts, strict=True) for _ in part],
     )
 
 
@@ -170,14 +203,14 @@ def _sample_turns(
     records: list[InstructionRecord], template: ChatTemplate | None, special: tuple[str, ...]
 ) -> Iterator[tuple[list[Turn], bool]]:
     """The turns of each record, and whether a template rendered them, so that special tokens are parsed."""
-    chats = [(record.where, record.messages) for record in records if record.messages]
+    chats = [record.conversation for record in records if record.conversation]
     if chats and template is None:
         raise InstructionError(
-            f"{chats[0][0]}: holds messages and the model has no chat template; give --chat-template"
+            f"{chats[0].where}: holds messages and the model has no chat template; give --chat-template"
         )
     rendered = iter(render_turns(template, chats)) if template else iter(())
     for record in records:
-        if record.messages:
+        if record.conversation:
             yield _end_at_special_token(next(rendered), special), True
         else:
             yield record.turns, False

@@ -4,7 +4,9 @@ Byte-pair encoding: Sennrich et al. 2016 (arXiv:1508.07909); over bytes: Radford
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -15,6 +17,7 @@ EOS_NAMES = (
     "</s>",
     "<eos>",
     "<|im_end|>",
+    "<｜end▁of▁sentence｜>",  # noqa: RUF001 - as DeepSeek writes it
 )  # of published tokenizers, ours first
 BYTE_VALUES = 256
 SAMPLE_BYTES = 1024  # per token of the vocabulary; four times as many encode text only 1% shorter
@@ -26,6 +29,18 @@ PRE_TOKENIZER_PATTERN = r"\s*[\r\n]+[ \t]*|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+
 
 class TokenizerError(ValueError):
     """A tokenizer that cannot be used; the message names the file or key, the rule and the next step."""
+
+
+class TextMarks(NamedTuple):
+    """The tokens around a text: those that the tokenizer's own post-processor puts before it, and the one after it."""
+
+    begin: tuple[int, ...]
+    end: int
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """What a text begins with; the end of the one before it where the tokenizer puts nothing there."""
+        return self.begin or (self.end,)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -111,6 +126,26 @@ def find_eos_id(tokenizer: Tokenizer, source: str) -> int:
     return eos_id
 
 
+def text_marks(tokenizer: Tokenizer, source: str, eos_id: int | None = None) -> TextMarks:
+    """The tokens around a text; `eos_id` is the end that the model's other files name.
+
+    Raises:
+        TokenizerError: the tokenizer has no end-of-document token, or puts another token after a text.
+    """
+    end = find_eos_id(tokenizer, source) if eos_id is None else eos_id
+    probe = tokenizer.encode("a")
+    added = list(zip(probe.ids, probe.special_tokens_mask, strict=True))
+    begin = [token for token, _ in takewhile(lambda each: each[1], added)]
+    after = [token for token, _ in takewhile(lambda each: each[1], reversed(added[len(begin) :]))]
+    if after not in ([], [end]):
+        name = tokenizer.id_to_token(after[0])
+        raise TokenizerError(
+            f"{source}: post_processor puts {name!r} after a text, and the end is {tokenizer.id_to_token(end)!r}; "
+            "name one end in both files"
+        )
+    return TextMarks(tuple(begin), end)
+
+
 def encode(tokenizer: Tokenizer, texts: list[str], *, parse_special: bool = False) -> list[list[int]]:
     """Ids of each text; no token is added.
 
@@ -120,6 +155,27 @@ def encode(tokenizer: Tokenizer, texts: list[str], *, parse_special: bool = Fals
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = not parse_special
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def encode_continuation(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text that follows another: without the space that SentencePiece's kind puts before every text."""
+    line, joined, alone, probe, after = encode(tokenizer, ["\n", "\n" + text, text, "a", "\na"])
+    prepends = after[: len(line)] == line and after[len(line) :] != probe
+    return joined[len(line) :] if prepends and joined[: len(line)] == line else alone
+
+
+def encode_spans(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a text in which special tokens are tokens, and the characters that each stands for."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = False
+    processor = tokenizer.post_processor
+    tokenizer.post_processor = None  # a byte-level one would take white space out of the spans
+    try:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+    finally:
+        tokenizer.post_processor = processor
+    return encoding.ids, encoding.offsets
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -7,9 +7,19 @@ from typing import Any
 from andon.core.data.chat import ChatError, ChatTemplate
 from andon.core.formats.gguf_header import read_header
 
-TEMPLATE, FIELDS = "chat_template.jinja", "tokenizer_config.json"  # in a Hugging Face directory
+# In a Hugging Face directory.
+TEMPLATE, FIELDS, MAP, ADDITIONAL = (
+    "chat_template.jinja",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "additional_chat_templates",
+)
+TOOL_USE = "tool_use"  # of several templates, the one for conversations with tools
 GGUF_TEMPLATE = "tokenizer.chat_template"  # gguf.md
-NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # what templates may write by name
+# In GGUF's metadata, by the name that templates write.
+GGUF_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+# What transformers' LlamaTokenizer fills in.
+LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def load_template(path: Path) -> ChatTemplate | None:
@@ -22,19 +32,48 @@ def load_template(path: Path) -> ChatTemplate | None:
         return _from_gguf(path)
     if not path.is_dir():
         return ChatTemplate(_read(path), {}, str(path))
+    named = _named_templates(path)
+    file = path / TEMPLATE if (path / TEMPLATE).exists() else path / FIELDS
+    for source in named.values():
+        if not isinstance(source, str) or not _is_utf8(source):
+            raise ChatError(f"{file}: chat_template is not text; name a .jinja file with --chat-template")
+    if named and "default" not in named:
+        raise ChatError(
+            f"{file}: chat_template has no default among {', '.join(map(str, named))}; name one with --chat-template"
+        )
+    return ChatTemplate(named["default"], special_names(path), str(file), named.get(TOOL_USE, "")) if named else None
+
+
+def special_names(path: Path) -> dict[str, str]:
+    """The special tokens that a model's files name, such as `eos_token`, which its template may write.
+
+    As transformers does: special_tokens_map.json goes before tokenizer_config.json unless the latter has
+    `added_tokens_decoder`, and LlamaTokenizer has names of its own for those that are left out.
+
+    Raises:
+        ChatError: a file that cannot be read.
+    """
+    if path.suffix == ".gguf":
+        return _gguf_names(path)
     fields = _fields(path / FIELDS) if (path / FIELDS).exists() else {}
-    tokens = {name: token for name in NAMED_TOKENS if (token := _token(fields.get(name)))}
+    if (path / MAP).exists() and "added_tokens_decoder" not in fields:
+        fields |= _fields(path / MAP)
+    kind = fields.get("tokenizer_class")
+    defaults = LLAMA_TOKENS if kind in ("LlamaTokenizer", "LlamaTokenizerFast") else {}
+    told = {key: text for key, value in fields.items() if key.endswith("_token") and (text := _token(value))}
+    return {key: text for key, text in defaults.items() if key not in fields} | told
+
+
+def _named_templates(path: Path) -> dict[Any, Any]:
+    """Chat templates by name, of tokenizer_config.json and of the folder for more of them."""
+    files = {file.stem: _read(file) for file in sorted((path / ADDITIONAL).glob("*.jinja"))}
     if (path / TEMPLATE).exists():
-        return ChatTemplate(_read(path / TEMPLATE), tokens, str(path / TEMPLATE))
+        files["default"] = _read(path / TEMPLATE)
+    fields = _fields(path / FIELDS) if (path / FIELDS).exists() else {}
     source = fields.get("chat_template")
-    if isinstance(source, list):  # several by name; the one for chat without tools is called default
-        named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
-        source = named.get("default")
-    if source is None:
-        return None
-    if not isinstance(source, str) or not _is_utf8(source):
-        raise ChatError(f"{path / FIELDS}: chat_template is not text; name a .jinja file with --chat-template")
-    return ChatTemplate(source, tokens, str(path / FIELDS))
+    listed = source if isinstance(source, list) else [] if source is None else [{"name": "default", "template": source}]
+    named = {entry.get("name"): entry.get("template") for entry in listed if isinstance(entry, dict)}
+    return files or named  # where there are files, transformers reads no entry
 
 
 def _read(path: Path) -> str:
@@ -76,8 +115,13 @@ def _from_gguf(path: Path) -> ChatTemplate | None:
         return None
     if not isinstance(source, str):
         raise ChatError(f"{path}: {GGUF_TEMPLATE} is not text; name a .jinja file with --chat-template")
+    return ChatTemplate(source, _gguf_names(path), str(path))
+
+
+def _gguf_names(path: Path) -> dict[str, str]:
+    fields = read_header(path).fields
     names = fields.get("tokenizer.ggml.tokens")
     tokens = names if isinstance(names, list) else []
-    ids = {name: fields.get(f"tokenizer.ggml.{name[:3]}_token_id") for name in NAMED_TOKENS[:2]}
+    ids = {name: fields.get(f"tokenizer.ggml.{where}_token_id") for name, where in GGUF_TOKENS.items()}
     known = {name: tokens[place] for name, place in ids.items() if type(place) is int and 0 <= place < len(tokens)}
-    return ChatTemplate(source, {name: text for name, text in known.items() if isinstance(text, str)}, str(path))
+    return {name: text for name, text in known.items() if isinstance(text, str)}

@@ -16,18 +16,20 @@ from torch.nn import Parameter
 from andon.core.adapters.nf4 import NF4Linear, NF4Tensor, quantize_nf4, should_quantize
 from andon.core.config import ModelConfig, QloraConfig
 from andon.core.data.chat import ChatTemplate
-from andon.core.data.tokenizer import EOS_NAMES, load_tokenizer
+from andon.core.data.tokenizer import EOS_NAMES
 from andon.core.files.folders import atomic_folder
 from andon.core.files.headers import HeaderError, read_header
 from andon.core.files.manifest import CONFIG, MODEL, TOKENIZER
 from andon.core.formats.bitsandbytes import PARTS, STATE, from_bitsandbytes, quantization_config, to_bitsandbytes
-from andon.core.formats.chat_template import TEMPLATE
+from andon.core.formats.chat_template import ADDITIONAL, FIELDS, TEMPLATE
 from andon.core.formats.huggingface_config import (
     InterchangeError,
     dump_huggingface_config,
     load_huggingface_config,
     read_json,
 )
+from andon.core.formats.marks import Marks
+from andon.core.formats.tokenizer_files import read_tokenizer
 from andon.core.model.llama import Llama
 
 INDEX = "model.safetensors.index.json"
@@ -66,14 +68,20 @@ def load_huggingface(
             raise InterchangeError(
                 f"{folder}: tie_word_embeddings=True and {HEAD} is a different matrix; set it to false"
             )
-    file = folder / TOKENIZER
-    return model_from_weights(config, weights), load_tokenizer(file) if file.exists() else None
+    return model_from_weights(config, weights), read_tokenizer(folder)
 
 
 def export_huggingface(
-    model: Llama, folder: Path, tokenizer: Tokenizer | None = None, template: ChatTemplate | None = None
+    model: Llama,
+    folder: Path,
+    tokenizer: Tokenizer | None = None,
+    template: ChatTemplate | None = None,
+    marks: Marks | None = None,
 ) -> None:
     """Write a directory that `transformers` loads, atomically. A tied head is left out, as `transformers` does.
+
+    `marks` are those of the model that the weights come from: its small files are written as they are, and `template`
+    goes before its own.
 
     Raises:
         InterchangeError: the folder is not empty, or the file system refused.
@@ -82,9 +90,9 @@ def export_huggingface(
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InterchangeError(f"{folder}: exists and is not an empty folder; choose another for --out")
         with atomic_folder(folder) as partial:
-            _write(model, partial, tokenizer)
-            if template:
-                (partial / TEMPLATE).write_text(template.source, encoding="utf-8")
+            _write(model, partial, tokenizer, marks or Marks({}, {}, (), None, {}, {}))
+            if template and not (marks and marks.files and marks.template and _same(template, marks.template)):
+                _write_template(template, partial)
     except (OSError, SafetensorError) as error:
         raise InterchangeError(
             f"{folder}: could not be written ({error}); free disk space or choose another folder"
@@ -141,7 +149,21 @@ def _read_weights(
     return weights
 
 
-def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None) -> None:
+def _same(one: ChatTemplate, other: ChatTemplate) -> bool:
+    return (one.source, one.tool_use) == (other.source, other.tool_use)
+
+
+def _write_template(template: ChatTemplate, folder: Path) -> None:
+    """The template where it is looked for first, and no other of the source's beside it."""
+    for file in (folder / ADDITIONAL).glob("*.jinja"):
+        file.unlink()
+    (folder / TEMPLATE).write_text(template.source, encoding="utf-8")
+    if template.tool_use:
+        (folder / ADDITIONAL).mkdir(exist_ok=True)
+        (folder / ADDITIONAL / "tool_use.jinja").write_text(template.tool_use, encoding="utf-8")
+
+
+def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None, marks: Marks) -> None:
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     dtype = str(weights[EMBEDDING].dtype).removeprefix("torch.")
     quantized = {name: module.quantized for name, module in model.named_modules() if isinstance(module, NF4Linear)}
@@ -149,14 +171,18 @@ def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None) -> None:
         weights |= to_bitsandbytes(f"{name}.weight", weight)
     quantization = quantization_config(list(quantized.values())) if quantized else None
     eos, eos_id = _eos_token(tokenizer) if tokenizer else (None, None)
+    ids = {"eos_token_id": eos_id} | marks.ids
     save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
-    (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, eos_id, quantization), encoding="utf-8")
-    if tokenizer is not None:
+    (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, ids, quantization), encoding="utf-8")
+    for name, content in marks.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    if tokenizer is not None and TOKENIZER not in marks.files:
         tokenizer.save(str(folder / TOKENIZER))
+    if tokenizer is not None and FIELDS not in marks.files:
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        if eos:
-            fields["eos_token"] = eos
-        (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        names = ({"eos_token": eos} if eos else {}) | marks.names
+        (folder / FIELDS).write_text(json.dumps(fields | names, indent=2) + "\n", encoding="utf-8")
 
 
 def _eos_token(tokenizer: Tokenizer) -> tuple[str | None, int | None]:

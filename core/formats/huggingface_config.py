@@ -39,7 +39,10 @@ def load_huggingface_config(path: Path) -> tuple[ModelConfig, str | None]:
     fields = read_json(path)
     for key, ours in LLAMA_FIELDS.items():
         if fields.get(key, ours) != ours:
-            raise InterchangeError(f"{path}: {key}={fields[key]!r} is not supported; a plain Llama has {ours!r}")
+            raise InterchangeError(
+                f"{path}: {key}={fields[key]!r} is not supported; a plain Llama has {ours!r}: name such a model"
+            )
+    _check_architectures(path, fields.get("architectures"))
     if "model_type" not in fields:
         raise InterchangeError(f"{path}: model_type is missing; name the config.json of a Llama model")
     _check_quantization(path, fields.get("quantization_config"))
@@ -56,9 +59,12 @@ def load_huggingface_config(path: Path) -> tuple[ModelConfig, str | None]:
 
 
 def dump_huggingface_config(
-    model: ModelConfig, dtype: str, eos_token_id: int | None = None, quantization: dict[str, Any] | None = None
+    model: ModelConfig, dtype: str, ids: dict[str, Any] | None = None, quantization: dict[str, Any] | None = None
 ) -> str:
-    """A `config.json` that transformers 4 and 5 read alike: RoPE and dtype are under both the old and the new keys."""
+    """A `config.json` that transformers 4 and 5 read alike: RoPE and dtype are under both the old and the new keys.
+
+    `ids` are those of special tokens, such as `eos_token_id`: one or a list.
+    """
     scaling = model.rope_scaling.model_dump() if model.rope_scaling else None
     if scaling and scaling["rope_type"] == "linear":
         scaling = {"rope_type": "linear", "factor": scaling["factor"]}
@@ -72,7 +78,8 @@ def dump_huggingface_config(
         "dtype": dtype,
         "torch_dtype": dtype,
         "bos_token_id": None,  # absent, the two would default to 1 and 2
-        "eos_token_id": eos_token_id,
+        "eos_token_id": None,
+        **(ids or {}),
         **({"quantization_config": quantization} if quantization else {}),
     }
     return json.dumps(fields, indent=2) + "\n"
@@ -103,6 +110,15 @@ def explain(error: ValidationError) -> str:
         return f"{where} is missing"
     rule = detail["msg"].removeprefix("Value error, ")
     return f"{where}={detail['input']!r}: {rule}" if where else rule
+
+
+def _check_architectures(path: Path, names: Any) -> None:
+    """A classifier or an encoder has a Llama's blocks, and no head that says the next token."""
+    listed = names if isinstance(names, list) else [] if names is None else [names]
+    if listed and not any(str(name).endswith("ForCausalLM") for name in listed):
+        raise InterchangeError(
+            f"{path}: architectures={names!r} is no language model; name a model whose architecture is LlamaForCausalLM"
+        )
 
 
 def _check_quantization(path: Path, table: Any) -> None:

@@ -1,6 +1,6 @@
 """Sampling with a key-value cache."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ def generate(
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Continue each row of `tokens_BT`; yields the next token of every row, (B,) int64, one step at a time.
 
     `temperature` 0 is greedy. `top_p` is nucleus sampling: the smallest set of tokens with that much probability
-    (Holtzman et al. 2020, arXiv:1904.09751). Stops early once every row has produced `eos_id`; such a row repeats it.
+    (Holtzman et al. 2020, arXiv:1904.09751). Stops early once every row has produced `eos_id`, one
+    or any of several; such a row repeats the first of them.
     The model's training mode is restored.
 
     Raises:
@@ -39,15 +40,17 @@ def generate(
     was_training = model.training
     model.eval()
     cache = KVCache(model.config, rows, size, model.model.norm.weight)
+    ends = [eos_id] if isinstance(eos_id, int) else [*(eos_id or ())]
+    ends_E = torch.tensor(ends, dtype=torch.int64, device=tokens_BT.device)
     ended_B = torch.zeros(rows, dtype=torch.bool, device=tokens_BT.device)
     try:
         for _ in range(max_new_tokens):
             with torch.no_grad():  # not around the loop: a generator would leave it set in its caller
                 logits_BV = model.lm_head(model.hidden(tokens_BT, cache=cache)[:, -1])
             next_B = sample_token(logits_BV, temperature, top_p, generator)
-            if eos_id is not None:
-                next_B = torch.where(ended_B, eos_id, next_B)
-                ended_B |= next_B == eos_id
+            if ends:
+                next_B = torch.where(ended_B, ends[0], next_B)
+                ended_B |= torch.isin(next_B, ends_E)
             yield next_B
             if bool(ended_B.all()):
                 return

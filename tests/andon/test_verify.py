@@ -14,7 +14,10 @@ from rich.progress import Progress
 from andon.cli import verify as verify_
 from andon.cli.main import cli
 from andon.gates.evidence import changed_sources, read_evidence
+from andon.verify.checks import Check
+from andon.verify.errors import Unusual
 from andon.verify.gradients import power
+from andon.verify.run import runner
 
 pytestmark = pytest.mark.tier2
 SUBJECTS = """
@@ -75,9 +78,31 @@ def test_a_fault_is_found_and_explained() -> None:
     """Behavior: exit code 1, with the numbers, why it is silent and where to look."""
     result = run("my_checks:leaks", *ONE, "--quiet")
     assert 1 == result.exit_code, result.output
-    assert "FOUND attention.causality: No logit depends on a later token." in result.stdout
+    assert "RED attention.causality: No logit depends on a later token." in result.stdout
     for word in ("measured", "silent", "look"):
         assert f"\n  {word} " in result.stdout
+
+
+def test_yellow_alone_passes_unless_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: exit code 0, and 1 with --strict; the words and the evidence say yellow; a reason quiets it."""
+
+    def unusual(_: object) -> None:
+        """It is done so.
+
+        Yellow alone, as some mean it.
+        """
+        raise Unusual("0.1 where 0 is usual")
+
+    monkeypatch.setattr(runner, "CHECKS", (Check("attention.causality", unusual),))
+    result = run("my_checks:subject", "--evidence", "mine")
+    assert (0, True) == (result.exit_code, "YELLOW attention.causality: It is done so." in result.stdout)
+    counts = {key: metric.value for key, metric in read_evidence("mine").metrics.items()}
+    assert (1, 0, 1) == tuple(counts[key] for key in ("findings", "red", "yellow"))
+    assert 1 == run("my_checks:subject", "--strict").exit_code
+    quiet = run("my_checks:both", "--strict", "--ignore", "attention", "--reason", "meant")
+    assert (3, False) == (quiet.exit_code, "YELLOW" in quiet.stdout)
+    assert "Yellow alone, as some mean it." in run("explain", "attention.causality").stdout
+    assert "Turns yellow." in run("explain", "attention.causality").stdout
 
 
 def test_a_dict_is_all_its_subjects_and_the_severest_code() -> None:
@@ -100,7 +125,15 @@ def test_counts_are_left_as_evidence(home: Path) -> None:
     run("my_checks:both", *both, "--evidence", "mine", "--source", "my_checks.py")
     found = read_evidence("mine")
     values = {key: metric.value for key, metric in found.metrics.items() if key != "seconds"}
-    assert {"checks": 2, "findings": 1, "not_applicable": 2, "notes": 0, "not_finished": 0} == values
+    assert {
+        "checks": 2,
+        "findings": 1,
+        "red": 1,
+        "yellow": 0,
+        "not_applicable": 2,
+        "notes": 0,
+        "not_finished": 0,
+    } == values
     assert [] == changed_sources(found)
     (home / "my_checks.py").write_text("")
     assert ["my_checks.py"] == changed_sources(found)
@@ -180,13 +213,13 @@ def test_a_subject_that_cannot_be_run_exits_2() -> None:
 def test_the_list_says_every_word() -> None:
     """Behavior: lines wrap at 100 columns and nothing is cut; an area is listed alone, with the fields it needs."""
     from andon.verify import CHECKS
-    from andon.verify.run.runner import explain
+    from andon.verify.run.docstring import explain, lights
 
     text = run("list").stdout
     assert max(map(len, text.splitlines())) <= 100
     words = " ".join(text.split())
     for each in CHECKS:
-        assert f"{each.name} {each.tier} {explain(each).title}" in words, each.name
+        assert f"{each.name} {each.tier} {'/'.join(lights(each))} {explain(each).title}" in words, each.name
     packing = run("list", "packing").stdout
     assert "attention.causality" not in packing
     assert "collate_packed(documents: list of lists of token ids) -> batch" in packing
@@ -205,7 +238,8 @@ def test_an_explanation() -> None:
     assert text.startswith("attention.causality: No logit depends on a later token.")
     assert "\n\nExample:\n    # wrong: the mask lets position t see position t + 1\n    mask_TT = " in text
     assert "\n\nReference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.\n\n" in text
-    assert "Needs model, batch, loss." in text
+    said = "Needs model, batch, loss. Reads tokens of the batch, and logits of them. Turns red."
+    assert said in " ".join(text.split())
     result = run("explain", "attention.causalty")
     assert (2, True) == (result.exit_code, "closest: attention.causality" in result.stderr)
 

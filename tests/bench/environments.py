@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,20 +39,36 @@ def interpreter(name: str, say: Callable[[str], None], folder: Path = FOLDER) ->
     """
     if name == OURS:
         return Path(sys.executable)
-    home = (folder / name).resolve()
-    python, stamp, wanted = home / "bin" / "python", home / "bench.stamp", requirements(name)
-    digest = hashlib.sha256(json.dumps([wanted, *ALONE.get(name, ()), sys.version, str(home)]).encode()).hexdigest()
+    alone = [["--no-deps", *ALONE[name]]] if name in ALONE else []
+    return installed(folder / name, [requirements(name), *alone], say)
+
+
+def installed(home: Path, steps: Sequence[Sequence[str]], say: Callable[[str], None]) -> Path:
+    """The Python of an environment into which pip installed these, step by step; built where there is none, or another.
+
+    A file that a step requires counts by what stands in it.
+
+    Raises:
+        BenchError: pip could not install them.
+    """
+    home = home.resolve()
+    python, stamp = home / "bin" / "python", home / "bench.stamp"
+    wanted = [_content(part) for step in steps for part in step]
+    digest = hashlib.sha256(json.dumps([wanted, sys.version, str(home)]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text(encoding="ascii") == digest:
         return python
-    say(f"building {home} once, with {', '.join(wanted)}: this takes a minute or two")
+    say(f"building {home} once, with {', '.join(' '.join(step) for step in steps)}: this takes a minute or two")
     shutil.rmtree(home, ignore_errors=True)
-    _run(name, [sys.executable, "-m", "venv", str(home)])
-    _run(name, [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted])
-    if name in ALONE:
-        alone = ["--quiet", "--disable-pip-version-check", "--no-deps", *ALONE[name]]
-        _run(name, [str(python), "-m", "pip", "install", *alone])
+    _run(home.name, [sys.executable, "-m", "venv", str(home)])
+    for step in steps:
+        _run(home.name, [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *step])
     stamp.write_text(digest, encoding="ascii")  # last: an interrupted build has none, and starts again
     return python
+
+
+def _content(part: str) -> str:
+    path = Path(part)
+    return path.read_text(encoding="utf-8") if path.suffix == ".txt" and path.exists() else part
 
 
 def requirements(name: str) -> list[str]:

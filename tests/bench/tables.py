@@ -24,7 +24,9 @@ from andon.verify.vocabulary import keys_of
 from andon.workshop import matrix
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
+from tests.bench.ordinary_tables import FIRST, ORDINARY, REPORTS, first, ordinary, reports
 from tests.bench.step_tables import BENCH, adapters, gpu, learned, memory, methods, nf4, plan, speed
+from tests.file_fields import FILES, Field
 from tests.zoo.triage import FILE as TRIAGE
 from tests.zoo.triage import LABELS, NEW, verdict, verdicts
 
@@ -50,6 +52,23 @@ def parts() -> str:
     for each in documented():
         by_group.setdefault(each.group, []).append(f"- `{each.heading}`: {each.what}")
     return "\n\n".join("\n".join([f"**{group.capitalize()}**", "", *lines]) for group, lines in by_group.items())
+
+
+def file_fields() -> str:
+    """What becomes of each field of the files that models are published with."""
+    rows = [
+        [f"`{name}`", ", ".join(f"`{key}`" for key in keys), fate, note]
+        for name, fields in FILES.items()
+        for (fate, note), keys in _by_fate(fields).items()
+    ]
+    return table(["file", "fields", "fate", "how"], rows)
+
+
+def _by_fate(fields: dict[str, Field]) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for key, each in fields.items():
+        found.setdefault((each.fate, each.note), []).append(key)
+    return found
 
 
 def vocabulary() -> str:
@@ -92,7 +111,9 @@ def faults(content: dict[str, Any]) -> str:
         "only by a unit test",
         "unfound",
     ]
-    return f"{table(header, matrix.by_area(from_json(content)))}\n\n`nox -s faults` injects them again."
+    rows = from_json(content)
+    said = "".join(f"Of one fault: {each}.\n" for each in matrix.in_order(rows))
+    return f"{table(header, matrix.by_area(rows))}\n\n{said}`nox -s faults` injects them again."
 
 
 def selftest(rows: list[dict[str, Any]]) -> str:
@@ -296,6 +317,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "parts": parts,
         "vocabulary": vocabulary,
         "config-keys": config_keys,
+        "file-fields": file_fields,
         "areas": areas,
         "numbers": numbers,
         "adapters": lambda: _from(BENCH_ADAPTERS, adapters, "nox -s bench -- adapters"),
@@ -313,6 +335,9 @@ def tables() -> dict[str, Callable[[], str]]:
         "third-party": lambda: _from(THIRD_PARTY, third_party, "nox -s third_party"),
         "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),
         "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
+        "ordinary": lambda: _from(ORDINARY, ordinary, "python -m tests.ordinary --seeds 3"),
+        "ordinary-first": lambda: first(_read(FIRST)),
+        "reports": lambda: _from(REPORTS, reports, "python -m tests.reports"),
     }
 
 

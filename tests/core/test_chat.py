@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from andon.core.data import chat as tested
-from andon.core.data.chat import CPU_SECONDS, ChatError, ChatTemplate, Turn, render, render_requests, render_turns
+from andon.core.data.chat import (
+    CPU_SECONDS,
+    ChatError,
+    ChatTemplate,
+    Conversation,
+    Request,
+    Turn,
+    render,
+    render_requests,
+    render_turns,
+)
 from andon.core.formats.chat_template import load_template
 
 CHATML = (
@@ -34,13 +44,13 @@ def template(source: str, **tokens: str) -> ChatTemplate:
 
 def said(source: str, messages: Any = TALK) -> dict[str, Any]:
     """What the renderer answers, in this process."""
-    return render_requests({"template": source, "tokens": {}, "requests": [[messages, False]]})
+    return render_requests({"templates": [source] * 2, "tokens": {}, "requests": [[messages, False, None, {}]]})
 
 
 @pytest.mark.tier2
 def test_answers_are_learned_and_all_else_is_read() -> None:
     """Behavior: turn by turn, the assistant's header belongs to the prompt, and what follows the last answer goes."""
-    (found,) = render_turns(template(CHATML), [("a.jsonl:1", TALK)])
+    (found,) = render_turns(template(CHATML), [Conversation("a.jsonl:1", TALK)])
     assert found == [
         Turn("<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", learned=False),
         Turn("two<|im_end|>\n", learned=True),
@@ -53,7 +63,7 @@ def test_answers_are_learned_and_all_else_is_read() -> None:
 def test_conversations_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: each conversation gets its own turns, also where several processes render them."""
     monkeypatch.setattr(tested, "CONVERSATIONS_PER_PROCESS", 2)
-    talks = [(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
+    talks = [Conversation(f"a.jsonl:{n}", [{"role": "assistant", "content": str(n)}] * (n + 1)) for n in range(5)]
     found = render_turns(template("{% for message in messages %}{{ message.content }}{% endfor %}"), talks)
     assert [[str(n)] * (n + 1) for n in range(5)] == [[turn.text for turn in each if turn.learned] for each in found]
 
@@ -64,7 +74,11 @@ def test_writes_what_transformers_would() -> None:
     source = "{{ bos_token }}{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{% generation %}\n"
     source += "{{ m | tojson }}{% endgeneration %}{% endfor %}"
     messages = [{"role": "é"}, {"role": "b"}]
-    content = {"template": source, "tokens": {"bos_token": "<s>"}, "requests": [[messages, True]]}
+    content = {
+        "templates": [source] * 2,
+        "tokens": {"bos_token": "<s>"},
+        "requests": [[messages, True, None, {}]],
+    }
     assert {"texts": ['<s>{"role": "é"}']} == render_requests(content)
 
 
@@ -115,7 +129,11 @@ def test_hostile_template_does_nothing(source: str, tmp_path: Path, monkeypatch:
 def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
     """Behavior: time, memory and output are bounded; the error names the template and the next step."""
     with pytest.raises(ChatError, match=r"model/chat_template.jinja: the chat template .*--chat-template") as caught:
-        render(template(source), [("a.jsonl:1", TALK, False)], seconds=1 if "1 s" in complaint else CPU_SECONDS)
+        render(
+            template(source),
+            [Request(Conversation("a.jsonl:1", TALK), len(TALK), header=False)],
+            seconds=1 if "1 s" in complaint else CPU_SECONDS,
+        )
     assert complaint in str(caught.value)
 
 
@@ -131,10 +149,10 @@ def test_template_without_end_is_stopped(source: str, complaint: str) -> None:
 )
 def test_template_that_fails_is_named(source: str, complaint: str) -> None:
     """Behavior: a template's own complaint comes with file, line and the sample that it was about."""
-    talks = [("a.jsonl:1", TALK), ("a.jsonl:2", TALK)]
+    talks = [Conversation("a.jsonl:1", TALK), Conversation("a.jsonl:2", TALK)]
     if "raise" in source:
         source = "{% if messages[0].content == 'odd' %}" + source + "{% endif %}"
-        talks[1] = ("a.jsonl:2", [{"role": "user", "content": "odd"}, *TALK[1:]])
+        talks[1] = Conversation("a.jsonl:2", [{"role": "user", "content": "odd"}, *TALK[1:]])
     with pytest.raises(ChatError) as caught:
         render_turns(template(source), talks)
     assert str(caught.value).startswith("model/chat_template.jinja: the chat template ")
@@ -145,7 +163,7 @@ def test_template_that_fails_is_named(source: str, complaint: str) -> None:
 def test_conversation_without_an_answer_is_named() -> None:
     """Behavior: a conversation in which nobody answers is refused by file and line."""
     with pytest.raises(ChatError, match=r"a\.jsonl:7: holds no message with the role 'assistant'"):
-        render_turns(template(CHATML), [("a.jsonl:7", TALK[:1])])
+        render_turns(template(CHATML), [Conversation("a.jsonl:7", TALK[:1])])
 
 
 @pytest.mark.tier1
@@ -233,4 +251,76 @@ def test_template_whose_process_hangs_is_given_up(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(ChatError, match="the chat template did not end within 27 s; name another"):
-        render(template(CHATML), [("a.jsonl:1", TALK, False)], seconds=3)
+        render(template(CHATML), [Request(Conversation("a.jsonl:1", TALK), len(TALK), header=False)], seconds=3)
+
+
+@pytest.mark.tier2
+def test_tools_reach_the_template() -> None:
+    """Behavior: a line's tools are told to the template, to the one for tools where the model has two."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with_tools = "{{ tools[0].name }}:" + source
+    talk = Conversation("a.jsonl:1", TALK[:2], [{"name": "get_tide"}])
+    plain = Conversation("a.jsonl:2", TALK[:2])
+    for given in (
+        template("{% if tools %}{{ tools[0].name }}:{% endif %}" + source),
+        template(source)._replace(tool_use=with_tools),
+    ):
+        found = render_turns(given, [talk, plain])
+        assert ["get_tide:one", "one"] == [turns[0].text for turns in found]
+
+
+@pytest.mark.tier2
+def test_a_template_that_reads_no_tools_is_refused() -> None:
+    """Behavior: tools and calls of them would be left out without an error, so the line and the key are named."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ChatError, match=r"does not read 'tools', which a\.jsonl:1 gives; name another"):
+        render_turns(template(source), [Conversation("a.jsonl:1", TALK[:2], [{"name": "get_tide"}])])
+    call = [TALK[0], {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "get_tide"}}]}]
+    with pytest.raises(ChatError, match=r"does not read 'tool_calls', which a\.jsonl:2 gives"):
+        render_turns(template(source), [Conversation("a.jsonl:2", call)])
+
+
+@pytest.mark.tier2
+def test_an_answer_of_weight_0_is_context() -> None:
+    """Behavior: it is read by what follows and not learned; one at the end is left out, and none left is refused."""
+    weighed = [message | ({"weight": 0} if message["content"] == "two" else {}) for message in TALK]
+    (found,) = render_turns(template(CHATML), [Conversation("a.jsonl:1", weighed)])
+    assert ["four<|im_end|>\n"] == [turn.text for turn in found if turn.learned]
+    assert "two" in found[0].text
+    assert "weight" not in render(template("{{ messages }}"), [Request(Conversation("x", weighed), 4, header=False)])[0]
+    last = [message | ({"weight": 0} if message["content"] == "four" else {}) for message in TALK]
+    assert "four" not in "".join(turn.text for turn in render_turns(template(CHATML), [Conversation("x", last)])[0])
+    none = [message | ({"weight": 0} if message["role"] == "assistant" else {}) for message in TALK]
+    with pytest.raises(ChatError, match="x: holds only messages of weight 0 with the role 'assistant'"):
+        render_turns(template(CHATML), [Conversation("x", none)])
+
+
+@pytest.mark.tier2
+def test_messages_are_told_as_transformers_tells_them() -> None:
+    """Reference: keys without a value are left out, reasoning goes by the name templates read, and more is told."""
+    talk = [{"role": "assistant", "content": "a", "thinking": "why", "name": None}]
+    asked = Conversation("x", talk, None, {"enable_thinking": False})
+    source = "{{ messages[0].reasoning_content }},{{ messages[0].name is defined }},{{ enable_thinking }}"
+    assert ["why,False,False"] == render(template(source), [Request(asked, 1, header=False)])
+
+
+@pytest.mark.tier2
+def test_a_template_that_must_have_the_date_is_told_why_not() -> None:
+    """Behavior: one that calls strftime_now regardless is refused with the reason and the next step."""
+    asked = Request(Conversation("x", TALK), 1, header=False)
+    with pytest.raises(ChatError, match=r"asks for today's date \(strftime_now\).*depend on the day.*--chat-template"):
+        render(template("{%- set today = strftime_now('%d') %}{{ today }}"), [asked])
+
+
+@pytest.mark.tier1
+def test_several_templates_need_a_default(tmp_path: Path) -> None:
+    """Behavior: of named templates, the one for tools is kept beside the default one, without which none is taken."""
+    entries = [{"name": "tool_use", "template": "t"}, {"name": "rag", "template": "r"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+    with pytest.raises(ChatError, match="chat_template has no default among tool_use, rag"):
+        load_template(tmp_path)
+    entries.append({"name": "default", "template": "d"})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+    found = load_template(tmp_path)
+    assert found is not None
+    assert ("d", "t") == (found.source, found.tool_use)

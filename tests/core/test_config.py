@@ -347,6 +347,32 @@ def test_torchtitans_tables_get_the_right_table(table: str) -> None:
     assert f"run.toml: {table}={{}}: unknown key; the right table is {TABLE_ALIASES[table]!r}" == refusal(**{table: {}})
 
 
+def test_torchtitans_tables_are_answered_key_by_key() -> None:
+    """Behavior: a key with a counterpart is told it, the others are told to go; no key is proposed for a table."""
+    lines = refusal(
+        optimizer={"name": "AdamW", "lr": 3e-4, "eps": 1e-8},
+        lr_scheduler={"warmup_steps": 200},
+        activation_checkpoint={"mode": "selective"},
+        model=SHAPE | {"flavor": "8B"},
+    ).splitlines()
+    assert [
+        f"run.toml: model.flavor='8B': unknown key; {ADVICE['flavor']}",
+        "run.toml: optimizer.lr=0.0003: unknown key; the right key is 'training.learning_rate'",
+        "run.toml: optimizer.eps=1e-08: unknown key; the right key is 'training.eps'",
+        "run.toml: optimizer: unknown table; nothing here is like its name: remove it",
+        "run.toml: lr_scheduler.warmup_steps=200: unknown key; the right key is 'schedule.warmup_steps'",
+        "run.toml: activation_checkpoint: unknown table; nothing here is like its mode: remove it",
+    ] == lines
+
+
+@pytest.mark.parametrize("name", ["axolotl.yaml", "llama_factory.yml"])
+def test_yaml_is_called_what_it_is(tmp_path: Path, name: str) -> None:
+    """Behavior: no line of another language is to be corrected; the file that would be read is named."""
+    (tmp_path / name).write_text("base_model: a/b\nadapter: lora\n")
+    with pytest.raises(ConfigError, match=rf"{name}: is YAML, the language of other trainers; write TOML, such as"):
+        load_config(tmp_path / name)
+
+
 @pytest.mark.parametrize("key", ["quantize_base", "load_in_4bit"])
 @pytest.mark.parametrize("table", ["model", "training", "lora", "qlora"])
 def test_a_key_for_quantizing_the_base_is_answered_with_the_method(table: str, key: str) -> None:

@@ -25,7 +25,7 @@ from andon.core.data.instructions import (
     pack_samples,
     split_sample,
 )
-from andon.core.data.tokenizer import TokenizerError, find_eos_id, train_tokenizer
+from andon.core.data.tokenizer import TextMarks, TokenizerError, find_eos_id, train_tokenizer
 from andon.core.data.windows import fill_rows
 from andon.core.training.loss import loss
 from tests.core.foreign import new_model
@@ -89,7 +89,9 @@ def learned(sample: EncodedSample) -> list[int]:
 def test_the_first_answer_token_and_the_end_are_learned_and_no_prompt_token_is(tokenizer: Tokenizer) -> None:
     """Behavior: the last prompt token predicts the answer's first, the answer's last predicts the end token."""
     end = find_eos_id(tokenizer, "test")
-    sample = encode_turns(tokenizer, [Turn("what is one?", learned=False), Turn(" two", learned=True)], end, chat=False)
+    sample = encode_turns(
+        tokenizer, [Turn("what is one?", learned=False), Turn(" two", learned=True)], TextMarks((), end), chat=False
+    )
     prompt, answer = (tokenizer.encode(text).ids for text in ("what is one?", " two"))
     assert [*prompt, *answer] == sample.tokens.tolist()
     assert [IGNORE] * (len(prompt) - 1) + [*answer, end] == sample.labels.tolist()
@@ -100,7 +102,9 @@ def test_the_first_answer_token_and_the_end_are_learned_and_no_prompt_token_is(t
 def test_an_answer_without_a_prompt_is_learned_from_its_first_token(tokenizer: Tokenizer) -> None:
     """Behavior: the end token stands before it, as where generation starts without a prompt."""
     end = find_eos_id(tokenizer, "test")
-    sample = encode_turns(tokenizer, [Turn("", learned=False), Turn("two", learned=True)], end, chat=False)
+    sample = encode_turns(
+        tokenizer, [Turn("", learned=False), Turn("two", learned=True)], TextMarks((), end), chat=False
+    )
     assert [*tokenizer.encode("two").ids, end] == learned(sample)
     assert end == sample.tokens[0]
 
@@ -133,7 +137,7 @@ def test_what_a_sample_writes_is_text(tokenizer: Tokenizer, tmp_path: Path) -> N
     """Behavior: a special token's name in a prompt or answer is letters, and in a message is refused by line."""
     end = find_eos_id(tokenizer, "test")
     found = [Turn("<|endoftext|>", learned=False), Turn("x<|im_end|>", learned=True)]
-    sample = encode_turns(tokenizer, found, end, chat=False)
+    sample = encode_turns(tokenizer, found, TextMarks((), end), chat=False)
     assert 1 == [*sample.tokens, *sample.labels].count(end)
     assert tokenizer.token_to_id("<|im_end|>") not in sample.labels
     messages = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "b"}]

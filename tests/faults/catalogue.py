@@ -1,8 +1,12 @@
 """All faults that are injected into our core, and those that have no home here, with the reason."""
 
 from tests.faults import adapters, attention, data, loss, training
+from tests.faults.naming import NAMING
 
-FAULTS = (*attention.FAULTS, *loss.FAULTS, *training.FAULTS, *data.FAULTS, *adapters.FAULTS)
+FAULTS = tuple(
+    fault._replace(named_by=NAMING.get(fault.id, ()))
+    for fault in (*attention.FAULTS, *loss.FAULTS, *training.FAULTS, *data.FAULTS, *adapters.FAULTS)
+)
 
 ELSEWHERE = {
     "rope-meta-cache-uninit": "no table of rotations is kept; each forward pass computes its own",

@@ -124,8 +124,8 @@ FAULTS = (
         source="unslothai/unsloth-zoo#959",
         symptom="Two parties each put the opening mark, and every document begins with it twice.",
         where="andon.core:_encode_documents",
-        before="yield EncodedDocument([eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
-        after="yield EncodedDocument([eos_id, eos_id, *ids, eos_id], len(text.encode()), text_hash(text))",
+        before="yield EncodedDocument([*marks.first, *ids, marks.end], len(text.encode()), text_hash(text))",
+        after="yield EncodedDocument([*marks.first * 2, *ids, marks.end], len(text.encode()), text_hash(text))",
     ),
     Fault(
         id="data-prompt-mask-off-by-one",

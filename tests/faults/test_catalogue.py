@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from andon.source import SourceError, find
+from andon.verify.checks import CHECKS
 from andon.verify.faults.inject import InjectionError, patched
 from tests.faults.catalogue import ELSEWHERE, FAULTS
+from tests.faults.naming import NAMING
 
 ROOT = Path(__file__).parents[2]
 FEWEST = 85
@@ -21,6 +23,15 @@ FEWEST = 85
 def source(where: str) -> str:
     """The source of the module that defines what a fault names, as it is."""
     return find(where).path.read_text(encoding="utf-8")
+
+
+@pytest.mark.tier2
+def test_who_names_a_fault_is_a_check() -> None:
+    """Behavior: each line is of a fault, and names checks; only what unit tests alone find has none."""
+    names = {each.name for each in CHECKS}
+    assert set(NAMING) <= {fault.id for fault in FAULTS}
+    assert [] == [name for checks in NAMING.values() for name in checks if name not in names]
+    assert [] == [fault.id for fault in FAULTS if not fault.named_by and not fault.test]
 
 
 @pytest.mark.tier2

@@ -22,7 +22,7 @@ PARSER = {
         "Cursor.text",
     ),
     gguf_tokenizer: ("read_tokenizer", "_list_of"),
-    chat_template: ("_from_gguf",),
+    chat_template: ("_from_gguf", "_gguf_names"),
 }
 
 

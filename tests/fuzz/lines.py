@@ -8,7 +8,20 @@ from tests.fuzz.files import written
 
 REFUSALS = (CorpusError, InstructionError, ChatError)
 PARSER = {
-    instruction_records: ("has_instructions", "read_instructions", "_prompt_and_completion", "_messages"),
+    instruction_records: (
+        "has_instructions",
+        "read_instructions",
+        "_record",
+        "_another_shape",
+        "_prompt_and_completion",
+        "_part",
+        "_from_sharegpt",
+        "_message",
+        "_check_weight",
+        "_texts",
+        "_tools",
+        "_variables",
+    ),
     corpus: (
         "documents",
         "records",

@@ -11,7 +11,15 @@ from tests.fuzz.files import FOLDER, parts, present
 
 REFUSALS = (ChatError, TokenizerError)
 PARSER = {
-    chat_template: ("load_template", "_read", "_fields", "_is_utf8", "_token"),
+    chat_template: (
+        "load_template",
+        "special_names",
+        "_named_templates",
+        "_read",
+        "_fields",
+        "_is_utf8",
+        "_token",
+    ),
     chat: ("render_requests", "_render_bounded", "Generation.parse", "_raise"),
     tokenizer: ("load_tokenizer", "id_count", "check_vocabulary", "find_eos_id", "special_tokens"),
 }
@@ -31,7 +39,11 @@ def one(data: bytes) -> None:
         load_template(alone)
     if template is not None and not UNBOUNDED.search(template.source):
         render_requests(
-            {"template": template.source, "tokens": template.tokens, "requests": [(MESSAGES, True), (MESSAGES, False)]}
+            {
+                "templates": [template.tool_use or template.source, template.source],
+                "tokens": template.tokens,
+                "requests": [(MESSAGES, True, None, {}), (MESSAGES, False, None, {})],
+            }
         )
     path = FOLDER / "tokenizer.json"
     tokenizer = load_tokenizer(path)

@@ -104,8 +104,10 @@ def read(version: str, reports: list[dict[str, Any]], seconds: float) -> Answer:
     mistakes: Findings = {}
     for report in reports:
         for finding in report["findings"]:
-            name = f"{report['subject']}: {finding['check']}" if len(reports) > 1 else finding["check"]
+            of = f"{report['subject']}: " if len(reports) > 1 else ""
+            name = f"{of}{finding['check']}"
             (mistakes if finding["mistake"] else findings)[name] = finding["message"]
+            findings |= {f"{of}{each}": f"follows from {name}" for each in finding.get("follows", ())}
     checked = sum(len(report["passed"]) for report in reports) + len(findings)
     if not checked:
         raise InstallError(f"{version} could not run: {'; '.join(mistakes.values())[:800]}")

@@ -10,6 +10,7 @@ from andon.gates.config import load_gates
 from andon.gates.judge import judge
 from tests import variants
 from tests.bench import tables
+from tests.confidence import highest_share
 from tests.third_party import __main__ as third_party
 
 pytestmark = pytest.mark.tier2
@@ -92,9 +93,9 @@ def test_each_threshold_of_third_party_goes_red(metric: str, tmp_path: Path, mon
 
 def test_the_bound_is_that_of_clopper_and_pearson() -> None:
     """Reference: 1 - 0.05^(1/n) where nothing was found; published values for 1 of 10 and 2 of 20, one-sided."""
-    assert pytest.approx(1 - 0.05 ** (1 / 111)) == variants.highest_share(0, 111)
-    assert pytest.approx(0.3942, abs=1e-4) == variants.highest_share(1, 10)
-    assert pytest.approx(0.2826, abs=1e-4) == variants.highest_share(2, 20)
+    assert pytest.approx(1 - 0.05 ** (1 / 111)) == highest_share(0, 111)
+    assert pytest.approx(0.3942, abs=1e-4) == highest_share(1, 10)
+    assert pytest.approx(0.2826, abs=1e-4) == highest_share(2, 20)
 
 
 def test_tables_show_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

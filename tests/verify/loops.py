@@ -6,6 +6,7 @@ a block quantizer. Legend: B batch, T time, D width, V vocab.
 
 # ruff: noqa: D102 - methods of modules and loops, whose names say it
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -372,6 +373,7 @@ class Accumulating:
         torch.manual_seed(3)
         self.model: nn.Module = Net(share=0.0)
         self.optimizer = self.configure_optimizers(self.model)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.seen = 0
 
     @staticmethod
@@ -389,7 +391,13 @@ class Accumulating:
         if self.seen % self.every == 0:
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.update_average()
         return loss.detach()
+
+    @torch.no_grad()
+    def update_average(self, decay: float = 0.9) -> None:
+        for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            slow.sub_((1 - decay) * (slow - fast))
 
     def step(self) -> dict[str, float]:
         self.model.train()
@@ -614,7 +622,14 @@ def lora() -> Subject:
         batch=lambda generator: corpus(ROWS, generator.initial_seed(), ragged=False),
         loss=mean_loss,
         adapters=Adapters(
-            lora_add, lora_merge, lora_unmerge, lora_save, lora_load, second=lora_second, switch=lora_switch
+            lora_add,
+            lora_merge,
+            lora_unmerge,
+            lora_save,
+            lora_load,
+            second=lora_second,
+            switch=lora_switch,
+            targets=("qkv", "out", "up", "down"),
         ),
         hyperparameters={"lora_dropout": 0.2},
     )
@@ -665,6 +680,63 @@ def quantized() -> Subject:
     )
 
 
+class FourBits(nn.Module):
+    """A linear map whose weight is held in codes."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.store(plain.weight)
+
+    def store(self, weight: Tensor) -> None:
+        """Quantize anew."""
+        self.packed, self.largest = quantize(weight.detach())
+
+    def read(self) -> Tensor:
+        """The weight."""
+        flat = dequantize(self.packed, self.largest)
+        return flat[: self.in_features * self.out_features].view(self.out_features, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.read())
+
+
+class FoldedAgain(Lora):
+    """An adapter whose merge quantizes the sum."""
+
+    def fold(self, sign: int) -> None:
+        assert isinstance(self.base, FourBits)
+        change = self.scale * (self.b @ self.a)
+        self.base.store(self.base.read() + sign * change)
+        self.merged = bool(sign > 0)
+
+
+def four_bit_add(model: nn.Module, rank: int, alpha: float) -> nn.Module:
+    """Adapters on a base in four bits."""
+    model.requires_grad_(False)
+    for block in model.get_submodule("blocks").children():
+        for name in ("qkv", "out", "up", "down"):
+            setattr(block, name, FoldedAgain(getattr(block, name), rank, alpha))
+    return model
+
+
+def four_bit_net() -> nn.Module:
+    """The decoder, its blocks' matrices in four bits."""
+    model = Net()
+    for block in model.get_submodule("blocks").children():
+        for name in ("qkv", "out", "up", "down"):
+            setattr(block, name, FourBits(getattr(block, name)))
+    return model
+
+
+def four_bit_lora() -> Subject:
+    """Adapters on four bits, merged into four bits."""
+    return replace(
+        lora(), name="four bits", model=four_bit_net, quantizer=quantized().quantizer,
+        adapters=Adapters(four_bit_add, lora_merge, targets=("qkv", "out", "up", "down")),
+    )  # fmt: skip
+
+
 SUBJECTS = {
     "script": script,
     "trainer": trainer,
@@ -673,4 +745,5 @@ SUBJECTS = {
     "half": half,
     "lora": lora,
     "quantized": quantized,
+    "four_bit_lora": four_bit_lora,
 }

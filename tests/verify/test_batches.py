@@ -69,7 +69,7 @@ def test_a_large_batch_is_made_small() -> None:
         ids = torch.randint(0, 9, (16, 1025), generator=generator)
         return ids[:, :-1], ids[:, 1:]
 
-    subject = Subject(model=nn.Identity, batch=batch, loss=lambda model, batch: batch[0].sum())
+    subject = Subject(model=nn.Identity, batch=batch, loss=lambda model, batch: batch[0].sum(), roles={"tokens": 0})
     assert [(4, 128), (4, 128)] == [tuple(part.shape) for part in small_batch(subject)]
 
 
@@ -120,7 +120,12 @@ def test_a_large_batch_whose_labels_say_nothing_is_made_small_all_the_same() -> 
         ids = torch.randint(0, 9, (16, 1024), generator=generator)
         return {"input_ids": ids, "labels": (3 * ids + 1) % 9}
 
-    subject = Subject(model=nn.Identity, batch=batch, loss=lambda model, batch: batch["input_ids"].sum())
+    subject = Subject(
+        model=nn.Identity,
+        batch=batch,
+        loss=lambda model, batch: batch["input_ids"].sum(),
+        roles={"tokens": "input_ids"},
+    )
     assert [(4, 128), (4, 128)] == [tuple(part.shape) for part in small_batch(subject).values()]
 
 

@@ -5,7 +5,7 @@ import ast
 import pytest
 
 from andon.verify.checks import CHECKS, Check
-from andon.verify.run import runner
+from andon.verify.run import docstring
 
 pytestmark = pytest.mark.tier2
 
@@ -19,6 +19,9 @@ def told(_: object) -> None:
     looks.
 
     Look here.
+
+    Yellow where
+    two do it.
 
     Example:
         # wrong: one short
@@ -43,15 +46,16 @@ def test_a_docstring_is_taken_apart() -> None:
         "It holds of rows, too.",
         "Silent because nobody looks.",
         "Look here.",
+        "Yellow where two do it.",
         f"{wrong}\n\n{right}",
         "Somebody 2020, section 1, and a page.",
-    ) == runner.explain(Check("a.told", told))
+    ) == docstring.explain(Check("a.told", told))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_a_docstring_has_its_parts(check: Check) -> None:
     """Behavior: a check says what is true, why a fault is silent and where to look, and shows one, and it mended."""
-    about = runner.explain(check)
+    about = docstring.explain(check)
     assert all((about.title, about.silent, about.look, about.example))
     wrong, found, right = about.example.partition("\n\n# right")
     assert wrong.startswith("# wrong: ")

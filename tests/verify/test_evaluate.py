@@ -1,16 +1,17 @@
 """Faults are evaluated: what the checks say with a fault and without becomes its row."""
 
 from collections.abc import Generator
+from dataclasses import replace
 
 import pytest
 
 from andon.verify.errors import SubjectError
 from andon.verify.faults.detect import Found, Result
-from andon.verify.faults.evaluate import detected, drop_false_alarms, evaluate, judged, run_unit_tests
+from andon.verify.faults.evaluate import detected, drop_false_alarms, evaluate, judged, ordered, run_unit_tests
 from andon.verify.faults.generic import GENERIC_FAULTS
 from andon.verify.faults.inject import Fault
 from andon.verify.faults.jobs import Outcome
-from andon.verify.faults.rows import ABSENT, CHECK, ERROR, FOUND, PARITY, UNFOUND, Row
+from andon.verify.faults.rows import ABSENT, CHECK, ERROR, FOUND, PARITY, UNFOUND, Row, order
 
 BLANK = Row("off-by-one", "shapes", "historical", "nothing is seen", "some/where#1")
 SEEN = Found("shapes.count", "llama", 2, "2 shapes, and 1 is there", 0.5, raised=False)
@@ -40,6 +41,27 @@ def test_a_fault_is_judged_by_what_its_process_sent(outcome: Outcome, state: str
     """Behavior: found counts only where the fault is live, and parity with a reference is told apart."""
     row = judged(BLANK, outcome)
     assert (state, way) == (row.state, row.way)
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize(
+    ("names", "place"), [(("shapes.count",), 1), (("shapes.order",), 2), (("loss.scale",), 0), ((), None)]
+)
+def test_the_place_of_the_naming_check_is_counted(names: tuple[str, ...], place: int | None) -> None:
+    """Behavior: among the findings of the subject that showed the fault first; 0 where none of them names it."""
+    others = SEEN._replace(check="shapes.order [wide]", place=2), SEEN._replace(subject="packed", check="loss.scale")
+    outcome = Outcome(0, Result(("loss",), (SEEN, *others)), "", 3.0)
+    row = ordered(judged(BLANK, outcome), outcome, names)
+    assert (2, place, "red") == (row.findings, row.place, row.light)
+    assert UNFOUND == ordered(BLANK, Outcome(0, Result(("loss",), ()), "", 1.0), names).state
+
+
+@pytest.mark.tier1
+def test_a_catalogue_says_how_many_findings_a_fault_makes() -> None:
+    """Behavior: the median, and the share that the first finding names; null where nothing was counted."""
+    rows = [replace(BLANK, findings=count, place=place) for count, place in ((1, 1), (2, 0), (5, 1), (3, None))]
+    assert {"findings_median": 2.5, "named_first": 2 / 3} == order(rows)
+    assert {"findings_median": None, "named_first": None} == order([BLANK])
 
 
 @pytest.mark.tier1

@@ -17,6 +17,11 @@ from andon.verify import Subject, parametrize
 from tests.verify.small import Small, batch, loss
 
 
+class Drops(Small):
+    def forward(self, tokens):
+        return torch.nn.functional.dropout(super().forward(tokens), 0.3)
+
+
 class Leaks(Small):
     def forward(self, tokens):
         x = self.embed(tokens)
@@ -25,6 +30,8 @@ class Leaks(Small):
 
 GOOD = Subject(model=Small, batch=batch, loss=loss)
 LEAKS = Subject(model=Leaks, batch=batch, loss=loss)
+DROPS = Subject(model=Drops, batch=batch, loss=loss)
+EMPTY = Subject(model=Small, batch=batch, loss=lambda model, batch: loss(model, batch) * float("nan"))
 ONLY = ("attention.causality", "gradients.inputs")
 
 
@@ -41,6 +48,16 @@ def test_ignored(check):
 @parametrize({"good": GOOD, "leaks": LEAKS}, only=("resume.twice",))
 def test_lacking(check):
     check()
+
+
+@parametrize({"drops": DROPS}, only=("determinism.eval", "loss.definition"))
+def test_one_cause(check):
+    check()
+
+
+@parametrize({"empty": EMPTY}, only=("determinism.eval", "loss.definition"))
+def test_no_check_of_its_own(check):
+    check()
 """
 
 
@@ -54,12 +71,18 @@ def test_each_check_is_a_test(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert 1 == done.returncode, done.stdout
     assert "test_training[leaks-attention.causality]" in done.stdout
-    assert "FOUND attention.causality" in done.stdout
+    assert "RED attention.causality" in done.stdout
     assert "[leaks-attention.causality] - Failed: attention.causality: changing the tokens from " in done.stdout
     assert "Traceback" not in done.stdout
     assert "ignored: a prefix model" in done.stdout
-    assert "1 failed, 4 passed, 3 skipped" in done.stdout
-    assert "andon: 5 checked, 1 not run (ignored), 2 not applicable: loop unlocks 2, resume 2" in done.stdout
+    assert "3 failed, 4 passed, 5 skipped" in done.stdout
+    assert "follows from determinism.eval" in done.stdout
+    assert "follows from subject.finite" in done.stdout
+    summary = next(line for line in done.stdout.splitlines() if line.startswith("andon: "))
+    assert (
+        "1 not run (ignored), 1 not run (follows from subject.finite), 2 not applicable: loop + resume unlocks 2"
+        in summary
+    )
 
 
 @pytest.mark.tier2

@@ -2,11 +2,22 @@
 
 import contextlib
 import json
+import warnings
 
 import pytest
 
-from andon.verify.errors import CheckFailed
-from andon.verify.run.report import BUDGET, CANNOT_RUN, Finding, Report, headline, render_json, render_text
+from andon.verify.errors import CheckFailed, SubjectError, UnusualWarning
+from andon.verify.run.report import (
+    BUDGET,
+    CANNOT_RUN,
+    FOLLOWS,
+    YELLOW,
+    Finding,
+    Report,
+    headline,
+    render_json,
+    render_text,
+)
 
 pytestmark = pytest.mark.tier1
 
@@ -18,6 +29,7 @@ FINDING = Finding(
     "Look at the mask's diagonal.",
     0.25,
 )
+UNUSUAL = Finding("optimizer.decay", "norm.weight decays by 0.1", "Norms do not decay.", light=YELLOW)
 REPORT = Report(
     "llama",
     (FINDING,),
@@ -39,10 +51,10 @@ def test_the_first_line_says_how_much_applied() -> None:
     """Behavior: checked, not run, and what the rest needs, before anything else."""
     first, second = " ".join(render_text(REPORT).splitlines()[:2]), render_text(REPORT).splitlines()[2]
     assert (
-        "21 checked, 1 not run (budget), 6 not applicable: loop unlocks 3, resume 3, epoch_batches 1, adapters 1"
+        "21 checked, 1 not run (budget), 6 not applicable: loop + resume unlocks 3, epoch_batches 1, adapters 1"
         == first
     )
-    assert "llama: 1 finding (3.2 s)" == second
+    assert "llama: 1 red, not all was measured (3.2 s)" == second
 
 
 def test_lines_fit_a_terminal() -> None:
@@ -50,7 +62,7 @@ def test_lines_fit_a_terminal() -> None:
     text = render_text(REPORT)
     assert max(map(len, text.splitlines())) <= 100
     assert FINDING.message in " ".join(text.split())
-    assert "FOUND attention.causality: No logit depends on a later token." in text
+    assert "RED attention.causality: No logit depends on a later token." in text
     for part in (
         FINDING.silent.removeprefix("Silent "),
         FINDING.look.removeprefix("Look "),
@@ -64,7 +76,7 @@ def test_lines_fit_a_terminal() -> None:
 def test_each_lacking_part_has_one_row() -> None:
     """Behavior: parts stand in rows, most checks first; what fine-tuning adds in one line; then other reasons."""
     rows = [line[12:] for line in render_text(REPORT).splitlines() if line.startswith(("needs  ", " " * 12))]
-    starts = ["loop (3) ", "resume (3) ", "epoch_batches (1) ", "fine-tuning ", "other code "]
+    starts = ["loop + resume (3) ", "epoch_batches (1) ", "fine-tuning ", "other code "]
     assert [start for start in starts if any(row.startswith(start) for row in rows)] == starts
     assert "resume 3" in rows[[row.startswith("loop") for row in rows].index(True)]
 
@@ -94,13 +106,24 @@ def test_a_long_headline_is_wrapped_whole() -> None:
     assert "causal" not in first
 
 
+def test_parts_that_open_a_check_together_are_one_entry() -> None:
+    """Behavior: neither alone would open it; a part that would open it alone is counted alone."""
+    lacks = {"resume.a": "loop and resume", "updates.a": "train_step or loop", "configuration.a": "configure and loop"}
+    report = Report("s", not_applicable=lacks)
+    assert (
+        "3 not applicable: loop + resume unlocks 1, train_step 1, loop 1, configure + loop 1"
+        == report.headline.partition(", ")[2]
+    )
+    assert max(map(len, render_text(report).splitlines())) <= 100
+
+
 def test_quiet_leaves_out_what_is_well() -> None:
     """Behavior: the answer, findings and what was not run stay; what passed, its notes and what is needed go."""
     text = render_text(REPORT, quiet=True)
     assert "area.check_0" not in text
     assert "can be detected" not in text
     assert "resume (3)" not in text
-    assert "FOUND" in text
+    assert "RED" in text
     assert "loss.label_shift" in text
 
 
@@ -115,7 +138,8 @@ def test_json_holds_everything() -> None:
     """Behavior: JSON has each field, the headline and the exit code."""
     (content,) = json.loads(render_json([REPORT]))
     assert (REPORT.headline, 1) == (content["headline"], content["exit_code"])
-    assert FINDING._asdict() == content["findings"][0]
+    assert FINDING._asdict() | {"follows": []} == content["findings"][0]
+    assert ("red", 1, 0) == (content["findings"][0]["light"], content["red"], content["yellow"])
     assert {**REPORT.not_applicable} == content["not_applicable"]
     assert 20 == len(content["passed"])
 
@@ -147,10 +171,37 @@ def test_a_mistake_is_one_message() -> None:
         (Report("s", passed=("a.one",), not_run={"a.two": BUDGET}), 3),
         (Report("s", passed=("a.one",), not_run={"a.two": "ignored: known"}), 0),
         (Report("s", (FINDING, FINDING._replace(mistake=True))), 1),
+        (Report("s", (FINDING, UNUSUAL)), 1),
+        (Report("s", (UNUSUAL,)), 0),
+        (Report("s", (UNUSUAL,), strict=True), 1),
+        (Report("s", (UNUSUAL, FINDING._replace(mistake=True))), 2),
+        (Report("s", (UNUSUAL,), not_run={"a.two": BUDGET}), 3),
     ],
 )
 def test_exit_codes(report: Report, code: int) -> None:
-    """Behavior: 0 only where something was measured, nothing found and nothing left out for time."""
+    """Behavior: 0 only where something was measured, nothing red and nothing left out for time; strict, or yellow."""
     assert code == report.exit_code
-    with pytest.raises(CheckFailed) if report.found else contextlib.nullcontext():
+    error = {1: CheckFailed, 2: SubjectError}.get(code)
+    with pytest.raises(error) if error else contextlib.nullcontext(), warnings.catch_warnings(action="ignore"):
         report.raise_if_found()
+
+
+def test_yellow_is_said_apart_and_warns() -> None:
+    """Behavior: both lights are words of their own, are counted apart in the answer, and yellow alone only warns."""
+    text = render_text(Report("s", (FINDING, UNUSUAL)))
+    assert "s: 1 red, 1 yellow (0.0 s)" in text
+    assert "\nYELLOW optimizer.decay: Norms do not decay." in text
+    with pytest.warns(UnusualWarning, match=r"YELLOW optimizer\.decay"):
+        Report("s", (UNUSUAL,)).raise_if_found()
+    assert "s: 1 yellow, not all was measured" in render_text(Report("s", (UNUSUAL,), not_run={"a.two": BUDGET}))
+
+
+def test_what_follows_stands_beneath_its_cause() -> None:
+    """Behavior: one line, in JSON a list; each counts as checked and not as found; what it left out is not listed."""
+    finding, left_out = FINDING._replace(follows=("loss.scale", "loss.shapes")), {"a.two": f"{FOLLOWS} a.one"}
+    report = Report("s", (finding,), not_run=left_out)
+    text = render_text(report)
+    assert "\n  follows   from it: loss.scale, loss.shapes\n" in text
+    assert ("s: 1 red (0.0 s)", 3, False) == (text.splitlines()[1], report.checked, "a.two" in text)
+    assert "3 checked, 1 not run (follows from a.one)" == report.headline
+    assert ["loss.scale", "loss.shapes"] == json.loads(render_json([report]))[0]["findings"][0]["follows"]

@@ -1,6 +1,7 @@
 """The runner: each check's outcome is counted once, mistakes are explained, and nothing of the caller's changes."""
 
 import contextlib
+import inspect
 import random
 import re
 import time
@@ -16,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from andon.verify.access.calls import new_batch, new_model
 from andon.verify.checks import CHECKS, Check
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
-from andon.verify.run import runner
+from andon.verify.run import docstring, runner
 from andon.verify.run.explain import why
 from andon.verify.run.report import BUDGET, UNFINISHED, Report
 from andon.verify.run.target import load_one, subjects
@@ -33,6 +34,43 @@ def passes(subject: Subject) -> None:
 
     Look here.
     """
+
+
+def reads(subject: Subject) -> None:
+    """It holds.
+
+    Silent because nobody looks.
+
+    Look here.
+    """
+    subject.loss(new_model(subject), new_batch(subject))
+
+
+class Poisoned(Small):
+    """A weight is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix.weight.data[1] = float("nan")
+
+
+class Overflows(Small):
+    """Its weights are finite, and what they make is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix.bias.data.fill_(3e38)
+        self.mix.weight.data.fill_(3e38)
+        self.embed.weight.data.fill_(1.0)
+        self.head.weight.data.fill_(3e38)
+
+
+class Drops(Small):
+    """Dropout that eval mode does not end."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits with holes."""
+        return nn.functional.dropout(super().forward(tokens), 0.3)
 
 
 def fails(_: Subject) -> None:
@@ -72,7 +110,7 @@ def test_each_check_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["a.fails"] == [finding.check for finding in report.findings]
     assert {"b.declines": "labels in the batch: name them", "b.lacks": "optimizer and resume"} == report.not_applicable
     assert {"c.ignored": "ignored: known"} == report.not_run
-    assert "2 checked, 1 not run (ignored), 2 not applicable: optimizer unlocks 1, resume 1" == report.headline
+    assert "2 checked, 1 not run (ignored), 2 not applicable: optimizer + resume unlocks 1" == report.headline
     assert (True, 1) == (report.found, report.exit_code)
 
 
@@ -291,10 +329,80 @@ def test_a_syntax_error_names_the_users_line() -> None:
 
 
 def test_a_model_that_does_not_repeat_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: what no seed makes repeat is a finding of its own, and no other check is run."""
-    report = run(monkeypatch, small(model=Counts), Check("a.passes", passes))
+    """Behavior: what no seed makes repeat is a finding of its own, and no check is run that makes a forward pass."""
+    report = run(monkeypatch, small(model=Counts), Check("a.passes", passes), Check("a.reads", reads))
     assert ["subject.repeats"] == [finding.check for finding in report.findings]
-    assert (1, ()) == (report.exit_code, report.passed)
+    assert (1, ("a.passes",), "follows from subject.repeats") == (
+        report.exit_code,
+        report.passed,
+        report.not_run["a.reads"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"model": Poisoned}, "is nan: mix.weight hold numbers that are not finite"),
+        ({"model": Overflows}, "is nan: mix is the first module to return such numbers"),
+        ({"loss": lambda model, batch: loss(model, batch) / 0}, "is inf: what the model returns is finite, and"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_one_finding(parts: dict[str, Any], said: str) -> None:
+    """Behavior: it names where the numbers begin, and what rests on forward passes is not measured."""
+    report = runner.check(small(**parts), only=("loss", "determinism", "attention"))
+    (finding,) = report.findings
+    assert "subject.finite" == finding.check
+    assert said in finding.message
+    assert {"follows from subject.finite"} == set(report.not_run.values())
+
+
+def test_weights_that_are_not_finite_are_the_cause() -> None:
+    """Behavior: the check that names them comes first, though it was not asked, and all else follows."""
+    for only in ((), ("attention", "initialization")):
+        report = runner.check(small(model=Poisoned), only=only)
+        assert [("initialization.finite", ("subject.finite",))] == [
+            (each.check, each.follows) for each in report.findings
+        ]
+
+
+def test_randomness_in_eval_mode_is_one_finding() -> None:
+    """Behavior: the check that names it comes first, asked or not; others that compare two passes follow."""
+    for only in ((), ("attention", "loss")):
+        report = runner.check(small(model=Drops), only=only)
+        (finding,) = report.findings
+        assert "determinism.eval" == finding.check
+        assert {"attention.causality", "loss.definition"} <= set(finding.follows)
+    ignored = runner.check(small(model=Drops), only=("attention",), ignore={"determinism.eval": "meant"})
+    assert {"attention.causality", "attention.rows"} == {each.check for each in ignored.findings}
+
+
+def test_a_docstring_says_which_lights_a_check_can_turn() -> None:
+    """Behavior: red; red or yellow with a paragraph that says where; yellow alone where it begins so."""
+
+    def either(_: Subject) -> None:
+        """It holds.
+
+        Yellow where two optimizers share a model.
+        """
+
+    def alone(_: Subject) -> None:
+        """It is usual.
+
+        Yellow alone, as some mean it.
+        """
+
+    found = [docstring.lights(Check("a.b", function)) for function in (passes, either, alone)]
+    assert [("red",), ("red", "yellow"), ("yellow",)] == found
+
+
+def test_who_can_turn_yellow_says_so() -> None:
+    """Behavior: a check whose source raises Unusual has the paragraph, and one that has it can raise."""
+    for each in CHECKS:
+        module = inspect.getsource(inspect.getmodule(each.function) or runner)
+        if "Unusual(" in inspect.getsource(inspect.unwrap(each.function)):
+            assert docstring.explain(each).yellow, each.name
+        if docstring.explain(each).yellow:
+            assert "Unusual" in module, each.name
 
 
 @pytest.mark.parametrize(
@@ -433,7 +541,7 @@ def test_every_check_explains_itself() -> None:
     names = [each.name for each in CHECKS]
     assert len(set(names)) == len(names)
     for each in CHECKS:
-        about = runner.explain(each)
+        about = docstring.explain(each)
         assert all((about.title, about.silent, about.look)), each.name
         assert each.name.count(".") == 1
         assert each.tier in (1, 2, 3)

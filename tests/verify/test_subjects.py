@@ -67,7 +67,7 @@ def test_what_cannot_be_copied_is_refused() -> None:
 @pytest.mark.tier2
 def test_under_autocast_loss_and_logits_are_half_precision_s() -> None:
     """Behavior: the subject's forward passes run under autocast, and the subject itself as before."""
-    plain = subjects.module(Manual, lambda model, batch: model(batch[0]).square().mean(), pair)
+    plain = subjects.module(Manual, pair_loss, pair)
     within = subjects.under_autocast(plain)
     model, batch = new_model(plain), new_batch(plain)
     assert [torch.float32, torch.bfloat16] == [logits_of(each, model, batch).dtype for each in (plain, within)]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from andon.verify.errors import CheckFailed
+from andon.verify.errors import CheckFailed, UnusualWarning
+from andon.verify.run.report import YELLOW
 from andon.verify.watcher import Watch, watch
 from tests.verify.small import Small, batch, loss
 
@@ -141,14 +142,15 @@ def test_a_model_of_vectors_is_watched_too() -> None:
 
 
 def test_a_parameter_the_optimizer_does_not_hold() -> None:
-    """Behavior: told before the first step, by name."""
+    """Behavior: told before the first step, by name; yellow, as another optimizer may hold it."""
     model = Small()
     optimizer = AdamW(model.mix.parameters(), lr=1e-2)
-    with (
-        pytest.raises(CheckFailed, match=r"does not hold embed\.weight, head\.weight"),
-        watch(model, optimizer),
-    ):
+    said = r"does not hold embed\.weight, head\.weight"
+    with pytest.raises(CheckFailed, match=said), watch(model, optimizer, strict=True):
         pass
+    with pytest.warns(UnusualWarning, match=said), watch(model, optimizer) as watching:
+        pass
+    assert [("watch.optimizer", YELLOW)] == [(each.check, each.light) for each in watching.findings]
 
 
 def test_an_optimizer_of_another_model() -> None:

@@ -90,7 +90,7 @@ def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypat
     assert (0, {"right", "ahead", "broken", "slow"}) == (listed.exit_code, set(listed.output.split()))
     assert 2 == CliRunner().invoke(zoo.command, [STUB, "--only", "cow"]).exit_code
     done = CliRunner().invoke(zoo.command, [STUB, "--only", "ahead"])
-    assert (1, True) == (done.exit_code, "FOUND ahead: attention.causality" in done.output), done.output
+    assert (1, True) == (done.exit_code, "RED ahead: attention.causality" in done.output), done.output
     assert [*Path("reports/zoo").rglob("scripts/ahead-attention.causality.py")]
     broken = CliRunner().invoke(zoo.command, [STUB, "--only", "broken"])
     assert (3, True) == (broken.exit_code, "could not build" in broken.output)
@@ -101,7 +101,7 @@ def test_a_sweep_of_some_names_is_a_table_with_scripts(tmp_path: Path, monkeypat
     ("parts", "reason", "state"),
     [
         ({"loss": lambda *_: 3}, "returned int, not a tensor", ""),
-        ({"logits": lambda *_: 1 / 0}, "", sweep.NOT_RUN),
+        ({"logits": lambda *_: 1 / 0}, "", sweep.ABSENT),
         ({}, "", sweep.GREEN),
     ],
     ids=["no loss", "no logits", "whole"],

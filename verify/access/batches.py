@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import new_batch
-from andon.verify.access.roles import IGNORE, fields, find, part, replaced
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, fields, replaced
 from andon.verify.access.targets import targets_of, tokens_of
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch, Subject
@@ -83,8 +84,8 @@ def other_tokens(tokens: Tensor, seed: int = 0) -> Tensor:
 def real_in(subject: Subject, batch: Batch) -> Tensor:
     """(B, T): whether a token is real, not padding, by the batch's mask; all are where there is none."""
     tokens_BT = tokens_of(subject, batch)
-    if "mask" in find(batch, subject.roles):
-        mask_BT = part(batch, "mask", subject.roles)
+    if "mask" in find(subject, batch):
+        mask_BT = part(subject, batch, "mask")
         if mask_BT.shape == tokens_BT.shape:
             return mask_BT != 0
     return torch.ones_like(tokens_BT, dtype=torch.bool)
@@ -93,13 +94,13 @@ def real_in(subject: Subject, batch: Batch) -> Tensor:
 def documents_in(subject: Subject, batch: Batch) -> Tensor:
     """(B, T): the number of each token's document, from the batch's documents or from positions that start anew."""
     tokens_BT = tokens_of(subject, batch)
-    found = find(batch, subject.roles)
+    found = find(subject, batch)
     if "documents" in found:
-        documents_BT = part(batch, "documents", subject.roles)
+        documents_BT = part(subject, batch, "documents")
         if documents_BT.shape == tokens_BT.shape:
             return documents_BT
     if "positions" in found:
-        positions_BT = part(batch, "positions", subject.roles)
+        positions_BT = part(subject, batch, "positions")
         if positions_BT.shape == tokens_BT.shape:
             starts_BT = torch.zeros_like(tokens_BT)
             starts_BT[:, 1:] = (positions_BT[:, 1:] == 0) & real_in(subject, batch)[:, 1:]
@@ -109,21 +110,21 @@ def documents_in(subject: Subject, batch: Batch) -> Tensor:
 
 def one_document(subject: Subject, batch: Batch) -> Batch:
     """The batch with one document per row, and no padding."""
-    tokens_BT, found = tokens_of(subject, batch), find(batch, subject.roles)
+    tokens_BT, found = tokens_of(subject, batch), find(subject, batch)
     changes = {}
     if "documents" in found:
-        changes[found["documents"]] = torch.zeros_like(part(batch, "documents", subject.roles))
+        changes[found["documents"]] = torch.zeros_like(part(subject, batch, "documents"))
     if "positions" in found and _start_anew(subject, batch):
         changes[found["positions"]] = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
     if "mask" in found:
-        changes[found["mask"]] = torch.ones_like(part(batch, "mask", subject.roles))
+        changes[found["mask"]] = torch.ones_like(part(subject, batch, "mask"))
     return replaced(batch, changes) if changes else batch
 
 
 def _start_anew(subject: Subject, batch: Batch) -> bool:
     """Whether the batch's positions (B, T) are those of several documents, or of rows with padding."""
     several = bool(documents_in(subject, batch).any()) or not bool(real_in(subject, batch).all())
-    return several and part(batch, "positions", subject.roles).shape == tokens_of(subject, batch).shape
+    return several and part(subject, batch, "positions").shape == tokens_of(subject, batch).shape
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:

@@ -64,6 +64,12 @@ def new_model(subject: Subject, seed: int = 0) -> nn.Module:
     return model
 
 
+def precise(subject: Subject, model: nn.Module) -> nn.Module:
+    """The model in at least float32, in place, unless the subject says that it runs in one dtype only."""
+    narrow = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
+    return model.float() if narrow and subject.dtype is None else model
+
+
 def new_batch(subject: Subject, seed: int = 0) -> Batch:
     """A batch of the subject's, the same each time for one seed."""
     with seeded(seed):
@@ -73,10 +79,18 @@ def new_batch(subject: Subject, seed: int = 0) -> Batch:
 def loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     """The subject's loss, a scalar.
 
+    Where gradients are off, one that cannot be taken so, as it differentiates itself (a gradient penalty), has them on.
+
     Raises:
         SubjectError: the loss is not a scalar tensor.
     """
-    loss = subject.loss(model, batch)
+    try:
+        loss = subject.loss(model, batch)
+    except RuntimeError:
+        if torch.is_grad_enabled():
+            raise
+        with torch.enable_grad():  # it may differentiate itself
+            loss = subject.loss(model, batch).detach()
     if not isinstance(loss, Tensor):
         raise SubjectError(
             f"Subject.loss(model, batch) returned {type(loss).__name__}, not a tensor; return the loss itself, "

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from andon.verify.access.calls import loss_of
-from andon.verify.access.roles import fields, find, is_keyed
-from andon.verify.access.targets import tokens_of
+from andon.verify.access.parts import find
+from andon.verify.access.roles import fields, is_keyed
+from andon.verify.access.targets import require_cross_entropy, tokens_of
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch, Subject
 
@@ -21,35 +22,48 @@ _CAPTURED = WeakIdKeyDictionary()  # subjects whose logits are only seen while t
 def logits_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, T, V) of a batch's tokens: `Subject.logits`, or what the model returns for the batch's inputs.
 
-    Where the model cannot be called so, they are taken from what its head returns while the loss is computed.
+    Where the model cannot be called so, they are taken from what its head returns while the loss is computed. They are
+    logits as the loss is their cross-entropy, which its own pass shows, or which is said.
 
     Raises:
-        NotApplicable: there are none of this shape.
+        NotApplicable: there are none of this shape, or the loss is no cross-entropy of them.
     """
+    logits = _found(subject, model, batch)
     tokens_BT = tokens_of(subject, batch)
-    if subject.logits is not None:
-        logits = subject.logits(model, batch)
-    elif subject in _CAPTURED:
-        logits = _captured(subject, model, batch)
-    else:
-        logits = _called(subject, model, batch)
-        if not _are_logits(logits, tokens_BT):
-            returned, logits = logits, _captured(subject, model, batch)
-            if logits is None:
-                logits = returned
-            else:
-                _CAPTURED[subject] = True
     if not isinstance(logits, Tensor) or not _are_logits(logits, tokens_BT):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise NotApplicable(
             f"logits (B, T, V) for tokens {tuple(tokens_BT.shape)}, not {shape}: give Subject(logits=...)"
         )
+    if subject.logits is None:
+        require_cross_entropy(subject)
     return logits
+
+
+def returned_logits(subject: Subject, model: nn.Module, batch: Batch) -> Tensor | None:
+    """What could be logits (B, T, V), whatever the loss makes of them; None where nothing could."""
+    logits = _found(subject, model, batch)
+    return logits if isinstance(logits, Tensor) and _are_logits(logits, tokens_of(subject, batch)) else None
+
+
+def _found(subject: Subject, model: nn.Module, batch: Batch) -> Any:
+    if subject.logits is not None:
+        return subject.logits(model, batch)
+    if subject in _CAPTURED:
+        return _captured(subject, model, batch)
+    logits = _called(subject, model, batch)
+    if _are_logits(logits, tokens_of(subject, batch)):
+        return logits
+    captured = _captured(subject, model, batch)
+    if captured is None:
+        return logits
+    _CAPTURED[subject] = True
+    return captured
 
 
 def _called(subject: Subject, model: nn.Module, batch: Batch) -> Any:
     """What the model returns for the batch's inputs; None where it cannot be called so."""
-    parts, found = fields(batch), find(batch, subject.roles)
+    parts, found = fields(batch), find(subject, batch)
     left_out = {found.get("labels"), found.get("counted")}
     inputs = {key: value for key, value in parts.items() if key not in left_out and value is not None}
     named = is_keyed(batch) and all(isinstance(key, str) for key in inputs)
@@ -58,7 +72,7 @@ def _called(subject: Subject, model: nn.Module, batch: Batch) -> Any:
     try:
         named_inputs = {str(key): value for key, value in inputs.items()}
         output = model(**named_inputs) if named else model(inputs[found["tokens"]])
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):  # it wants to be called otherwise: what its head returns is seen
         return None
     return _logits_in(output)
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch
 from andon.verify.vocabulary import ROLES
 
@@ -44,12 +43,15 @@ def is_keyed(batch: Batch) -> bool:
     return not has_fields and callable(getattr(batch, "keys", None))
 
 
-def find(batch: Batch, given: Mapping[str, str | int]) -> dict[str, str | int]:
-    """Role to key, for the roles that hold a tensor in this batch; `given` comes first, then names, then positions."""
+def guessed(batch: Batch, given: Mapping[str, str | int]) -> dict[str, str | int]:
+    """Role to key, for the roles that hold a tensor in this batch; `given` comes first, then names, then positions.
+
+    Names alone: `access.parts.find` holds them to what the subject's own pass shows.
+    """
     parts = _tensors(batch)
     found = {role: key for role, key in given.items() if key in parts}
     for role, known in ROLES.items():
-        if named := [key for key in parts if _plain(key) in known.names]:
+        if named := [key for key in parts if _plain(key) in known.names and _fits(role, parts[key])]:
             found.setdefault(role, named[0])
     places = [key for key, value in parts.items() if isinstance(key, int) and is_index(value)]
     for role in ("tokens", "labels"):  # an unnamed pair
@@ -58,21 +60,14 @@ def find(batch: Batch, given: Mapping[str, str | int]) -> dict[str, str | int]:
     return found
 
 
+def _fits(role: str, value: Tensor) -> bool:
+    """Whether a tensor can play a role: ids are whole numbers, a row per sequence; what weighs labels may be floats."""
+    return role not in ("tokens", "labels", "positions", "documents") or not value.is_floating_point()
+
+
 def is_index(value: Tensor) -> bool:
     """Whether a tensor can hold token ids, a row per sequence."""
     return value.dim() == 2 and value.dtype in (torch.int64, torch.int32)
-
-
-def part(batch: Batch, role: str, given: Mapping[str, str | int]) -> Tensor:
-    """The tensor of a role.
-
-    Raises:
-        NotApplicable: this batch has none.
-    """
-    found = find(batch, given)
-    if role not in found:
-        raise NotApplicable(f"{role} in the batch: name the part with Subject(roles={{{role!r}: ...}})")
-    return fields(batch)[found[role]]
 
 
 def replaced(batch: Batch, changes: Mapping[str | int, Any]) -> Batch:

@@ -5,25 +5,32 @@ Legend: B batch, T time.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.verify.access.calls import loss_of, new_model
-from andon.verify.access.roles import IGNORE, find, part, replaced
+from andon.verify.access.calls import loss_of, new_batch, new_model, precise
+from andon.verify.access.facts import facts_of
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch, Subject
 
 HALF = 0.5
+ALIKE = 1e-3  # of a weight in float32
+NEAR = 1e-3  # of a loss, beside the cross-entropy of what the model returns: bfloat16's rounding in their mean
+SAY = "Subject(objective='cross_entropy') says so"
+_BY_VALUE = WeakIdKeyDictionary()  # whether a subject's loss is the cross-entropy of what its model returns
 _IGNORED = WeakIdKeyDictionary()  # a subject's label that is not counted
 
 
 def tokens_of(subject: Subject, batch: Batch) -> Tensor:
     """Token ids (B, T)."""
-    return part(batch, "tokens", subject.roles)
+    return part(subject, batch, "tokens")
 
 
 def with_tokens(subject: Subject, batch: Batch, tokens_BT: Tensor) -> Batch:
     """The batch with other tokens, all else as it is."""
-    return replaced(batch, {find(batch, subject.roles)["tokens"]: tokens_BT})
+    return replaced(batch, {find(subject, batch)["tokens"]: tokens_BT})
 
 
 def is_shifted_inside(subject: Subject, batch: Batch) -> bool:
@@ -31,13 +38,13 @@ def is_shifted_inside(subject: Subject, batch: Batch) -> bool:
 
     Told from the batch itself: its labels repeat its tokens, or run ahead of them. No labels: the loss shifts.
     """
-    found = find(batch, subject.roles)
+    found = find(subject, batch)
     if "labels" not in found:
         return True
-    tokens_BT, labels_BT = tokens_of(subject, batch), part(batch, "labels", subject.roles)
+    tokens_BT, labels_BT = tokens_of(subject, batch), part(subject, batch, "labels")
     if tokens_BT.shape != labels_BT.shape:
         raise NotApplicable("labels of the tokens' shape")
-    if not subject.causal:
+    if subject.causal is False:
         return False
     under = _agreement(tokens_BT, labels_BT)
     ahead = _agreement(tokens_BT[:, 1:], labels_BT[:, :-1])
@@ -49,21 +56,146 @@ def is_shifted_inside(subject: Subject, batch: Batch) -> bool:
 
 
 def targets_of(subject: Subject, batch: Batch) -> Tensor:
-    """(B, T): what the logits at each position are to predict, IGNORE where nothing is counted."""
+    """(B, T): what the logits at each position are to predict, IGNORE where nothing is counted.
+
+    Raises:
+        NotApplicable: the loss is not shown to be a cross-entropy of the tokens' labels, and not said to be one.
+    """
+    require_cross_entropy(subject)
+    return labeled(subject, batch)
+
+
+def labeled(subject: Subject, batch: Batch) -> Tensor:
+    """(B, T): what a batch's labels say that logits are to predict, whatever the loss makes of them."""
     tokens_BT = tokens_of(subject, batch)
     inside = is_shifted_inside(subject, batch)
-    found = find(batch, subject.roles)
-    labels_BT = part(batch, "labels", subject.roles) if "labels" in found else tokens_BT
+    found = find(subject, batch)
+    labels_BT = part(subject, batch, "labels") if "labels" in found else tokens_BT
     labels_BT = labels_BT.masked_fill(labels_BT < 0, IGNORE)
     if "counted" in found:
-        labels_BT = labels_BT.masked_fill(part(batch, "counted", subject.roles) == 0, IGNORE)
+        labels_BT = labels_BT.masked_fill(_counted(subject, batch, labels_BT) == 0, IGNORE)
     elif "labels" not in found and "mask" in found:
-        labels_BT = labels_BT.masked_fill(part(batch, "mask", subject.roles) == 0, IGNORE)
+        labels_BT = labels_BT.masked_fill(_of_shape(part(subject, batch, "mask"), labels_BT, "mask") == 0, IGNORE)
     if not inside:
         return labels_BT
     targets_BT = torch.full_like(labels_BT, IGNORE)
     targets_BT[:, :-1] = labels_BT[:, 1:]
     return targets_BT
+
+
+def _counted(subject: Subject, batch: Batch, labels_BT: Tensor) -> Tensor:
+    return _of_shape(part(subject, batch, "counted"), labels_BT, "counted")
+
+
+def _of_shape(value: Tensor, labels_BT: Tensor, role: str) -> Tensor:
+    """A part that says which labels count.
+
+    Raises:
+        NotApplicable: it has another shape than they.
+    """
+    if value.shape != labels_BT.shape:
+        raise NotApplicable(f"{role} of the labels' shape {tuple(labels_BT.shape)}, not {tuple(value.shape)}")
+    return value
+
+
+def require_cross_entropy(subject: Subject) -> None:
+    """Refuse a loss that neither shows nor says that it is a cross-entropy of the tokens' labels.
+
+    Raises:
+        NotApplicable: so it is; the message says what would say it.
+    """
+    if not subject.objective and shown_targets(subject) is None and not _is_by_value(subject):
+        raise NotApplicable(f"a cross-entropy of the tokens' labels: {SAY}")
+
+
+def require_plain(subject: Subject) -> None:
+    """Refuse a cross-entropy that is smoothed, weighs its labels, or is one part of a loss among others.
+
+    Raises:
+        NotApplicable: so it is.
+    """
+    require_cross_entropy(subject)
+    shown = facts_of(subject).cross_entropy
+    if subject.objective or shown is None or shown_targets(subject) is None:
+        return
+    weights = shown.weights[shown.counted]
+    if shown.smoothing or not shown.whole or not bool((weights - weights[0]).abs().max() <= ALIKE * weights[0].abs()):
+        raise NotApplicable(f"a loss that is nothing but the mean cross-entropy of labels alike: {SAY}")
+
+
+def require_value(subject: Subject) -> None:
+    """Refuse a loss that is not, in its value, the mean cross-entropy of the labels, and not said to be.
+
+    Raises:
+        NotApplicable: so it is.
+    """
+    if not subject.objective and not _is_by_value(subject):
+        raise NotApplicable(f"a loss that is the mean cross-entropy of the tokens' labels: {SAY}")
+
+
+def shown_targets(subject: Subject) -> Tensor | None:
+    """(B, T): the targets that the gradient of the loss shows on batch 0; None where it shows none of this layout.
+
+    Raises:
+        NotApplicable: rows are moments, and columns sequences.
+    """
+    shown = facts_of(subject).cross_entropy
+    if shown is None:
+        return None
+    tokens_BT, targets = tokens_of(subject, new_batch(subject)), shown.targets
+    rows, time = tokens_BT.shape
+    for width in (time, time - 1):
+        if targets.numel() == rows * width and targets.shape[0] in (rows, rows * width):
+            targets_BT = torch.full_like(tokens_BT, IGNORE)
+            targets_BT[:, :width] = targets.view(rows, width)
+            _refuse_time_first(tokens_BT, targets_BT)
+            return targets_BT
+    return None
+
+
+def predicts_next(subject: Subject) -> bool:
+    """Whether logits are to predict the token that follows: said, or shown by batch 0.
+
+    Where labels have nothing to do with the tokens, as in a pair (x, y) of random numbers, nothing says otherwise.
+    """
+    if subject.causal is not None:
+        return subject.causal
+    batch = new_batch(subject)
+    tokens_BT, targets_BT = tokens_of(subject, batch), shown_targets(subject)
+    if targets_BT is None:
+        targets_BT = labeled(subject, batch)
+    if _agreement(tokens_BT[:, 1:], targets_BT[:, :-1]) >= HALF:
+        return True
+    return isinstance(find(subject, batch).get("labels"), int) and _agreement(tokens_BT, targets_BT) < HALF
+
+
+def _refuse_time_first(tokens_BT: Tensor, targets_BT: Tensor) -> None:
+    along_rows = _agreement(tokens_BT[:, 1:], targets_BT[:, :-1])
+    if _agreement(tokens_BT[1:], targets_BT[:-1]) > max(HALF, along_rows):
+        raise NotApplicable("a batch whose rows are sequences (B, T): here columns are")
+
+
+def _is_by_value(subject: Subject) -> bool:
+    """Whether the loss is the mean cross-entropy of what the model returns: of a kernel, no logits are seen."""
+    if subject not in _BY_VALUE:
+        _BY_VALUE[subject] = _agrees_by_value(subject)
+    return _BY_VALUE[subject]
+
+
+def _agrees_by_value(subject: Subject) -> bool:
+    from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are
+
+    model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)
+    with torch.no_grad():
+        loss, logits, targets_BT = loss_of(subject, model, batch), returned_logits(subject, model, batch), None
+        if logits is None:
+            return False
+        targets_BT = labeled(subject, batch)
+        counted_BT = targets_BT != IGNORE
+        if not bool(counted_BT.any()) or not int(targets_BT.max()) < logits.shape[-1]:
+            return False
+        expected = functional.cross_entropy(logits[counted_BT].double(), targets_BT[counted_BT])
+    return bool((loss.double() - expected).abs() <= NEAR * expected.abs().clamp_min(1.0))
 
 
 def with_targets(subject: Subject, batch: Batch, targets_BT: Tensor) -> Batch:
@@ -72,7 +204,7 @@ def with_targets(subject: Subject, batch: Batch, targets_BT: Tensor) -> Batch:
     Raises:
         NotApplicable: the batch has no labels.
     """
-    found = find(batch, subject.roles)
+    found = find(subject, batch)
     if "labels" not in found:
         raise NotApplicable("labels in the batch")
     labels_BT = targets_BT
@@ -83,7 +215,7 @@ def with_targets(subject: Subject, batch: Batch, targets_BT: Tensor) -> Batch:
     labels_BT = labels_BT.masked_fill(ignored_BT, ignored_label(subject, batch))
     changes = {found["labels"]: labels_BT}
     if "counted" in found:
-        counted_BT = part(batch, "counted", subject.roles)
+        counted_BT = _counted(subject, batch, labels_BT)
         changes[found["counted"]] = (~ignored_BT).to(counted_BT.dtype)
         changes[found["labels"]] = labels_BT.clamp_min(0)
     return replaced(batch, changes)
@@ -94,7 +226,7 @@ def ignored_label(subject: Subject, batch: Batch) -> int:
 
     Found by trying, on the CPU alone: a label out of range would end a GPU's process.
     """
-    labels_BT = part(batch, "labels", subject.roles)
+    labels_BT = part(subject, batch, "labels")
     negative = labels_BT[labels_BT < 0]
     if len(negative) or labels_BT.device.type != "cpu":
         return int(negative.min()) if len(negative) else IGNORE
@@ -104,11 +236,11 @@ def ignored_label(subject: Subject, batch: Batch) -> int:
 
 
 def _is_taken(subject: Subject, batch: Batch, label: int) -> bool:
-    changed_BT = part(batch, "labels", subject.roles).clone()
+    changed_BT = part(subject, batch, "labels").clone()
     changed_BT[:, 1] = label
     try:
         with torch.no_grad():
-            loss_of(subject, new_model(subject), replaced(batch, {find(batch, subject.roles)["labels"]: changed_BT}))
+            loss_of(subject, new_model(subject), replaced(batch, {find(subject, batch)["labels"]: changed_BT}))
     except (IndexError, RuntimeError, ValueError):
         return False
     return True

@@ -1,11 +1,13 @@
 """All checks, by area: `area.what` is the function `check_what` in the file `area.py`, whose end lists what it holds.
 
 A check is a function `Subject -> None` that raises `CheckFailed` with the numbers in it, or `NotApplicable`; what a
-pass rests on (a dtype that fell back) it may return as a sentence.
+pass rests on (a dtype that fell back) it may return as a sentence. Where what it found is right if its author meant it,
+it raises `Unusual`: the finding is yellow, and not red.
 
 Its docstring is what `andon verify explain` shows. The first line is what is true of any correct implementation. Of
 the paragraphs after it, one begins with "Silent" and says why training does not show a fault, and one begins with
-"Look" and says where to look for it; any other is more about the first line. A section "Example:" then holds code
+"Look" and says where to look for it. One that begins with "Yellow" says where it raises `Unusual`, and why; "Yellow
+alone", where it raises nothing else. Any other is more about the first line. A section "Example:" then holds code
 with a fault that the check finds, from a line "# wrong: " on, and the same code mended, from a line "# right" on. A
 last paragraph "Reference:" may name the source.
 """

@@ -1,11 +1,26 @@
-"""Accumulation: however a batch is cut into micro-batches, one update is the same."""
+"""Accumulation: however a batch is cut into micro-batches, one update is the same.
 
+Premises, each measured: the loss is a mean whose parts make the whole (`row_weights`), with the weights it is found to
+have; the gradient is taken at the weights that the step found, not at others on its way (`_step`); where there are no
+tokens, the update of one batch is the gradient of its loss.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from andon.verify.access.calls import new_batch, new_model
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.parameters import gradients_times, norm
+from andon.verify.observation.parameters import gradients_times, mismatch, norm
+from andon.verify.observation.row_weights import is_drawn, shares_of
 from andon.verify.observation.runs import (
     SAME,
+    Run,
     counted,
     expected,
     micro_batches,
@@ -15,6 +30,7 @@ from andon.verify.observation.runs import (
     tolerance,
 )
 from andon.verify.observation.step_comparison import compare_gradient, compare_loss, gradient_error, require_alike
+from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
 
 PARTS = 4
@@ -47,8 +63,8 @@ def check_gradient(subject: Subject) -> None:
 
     Reference: huggingface/transformers#34191.
     """
-    run, batches = step_run(subject), _parts(subject)
-    compare_gradient(subject, run, run.step(batches), batches, "the update")
+    run, parts = step_run(subject), _parts(subject)
+    compare_gradient(subject, run, _step(run, parts.batches), parts.batches, "the update", parts.shares)
 
 
 def check_clipped(subject: Subject) -> None:
@@ -76,13 +92,12 @@ def check_clipped(subject: Subject) -> None:
     """
     if not subject.hyperparameters.get("grad_clip"):
         raise NotApplicable("hyperparameters['grad_clip']")
-    run, batches = step_run(subject), _parts(subject)
-    step = run.step(batches)
-    factor = EXCESS * subject.hyperparameters["grad_clip"] / norm(expected(subject, run.model, step, batches)[1])
+    run, (batches, shares) = step_run(subject), _parts(subject)
+    whole = expected(subject, run.model, _step(run, batches), batches, shares)[1]
+    factor = EXCESS * subject.hyperparameters["grad_clip"] / norm(whole)
     run = step_run(subject)
     with gradients_times(run.model, factor):
-        step = run.step(batches)
-        compare_gradient(subject, run, step, batches, "the clipped update")
+        compare_gradient(subject, run, _step(run, batches), batches, "the clipped update", shares)
 
 
 def check_many(subject: Subject) -> None:
@@ -110,10 +125,16 @@ def check_many(subject: Subject) -> None:
     """
     run, batches = step_run(subject), single_rows(subject, MANY)
     require_alike(subject, batches)
-    first = run.step(batches[:1])
+    shares = _shares(subject, batches)
+    first = _step(run, batches[:1])
     single = gradient_error(subject, run, first, batches[:1])
-    many = gradient_error(subject, run, run.step(batches), batches)
-    allowed = max(SAME, 2 * single.error) if tolerance(run.model, first) > SAME else SAME
+    step = _step(run, batches)
+    many = gradient_error(subject, run, step, batches, shares)
+    allowed = max(SAME, 2 * single.error)
+    if tolerance(run.model, first) > SAME:  # half precision rounds a loss's gradient otherwise than that of its share
+        scaled = gradient_error(subject, run, step, batches, shares, scaled=True)
+        many = min(many, scaled, key=lambda found: found.error)
+        allowed = max(allowed, _rounding(subject, run, step, batches, shares))
     if not many.error <= allowed:
         raise CheckFailed(
             f"{run.name}: the update of {len(batches)} micro-batches of one row sees a gradient of {many.name} that "
@@ -144,16 +165,16 @@ def check_reported_loss(subject: Subject) -> None:
             step_loss += loss.item()
         wandb.log({"loss": step_loss})
     """
-    run, batches = step_run(subject), _parts(subject)
+    run, parts = step_run(subject), _parts(subject)
     sharpened(run.model)
-    step = run.step(batches)
+    step = _step(run, parts.batches)
     if "loss" not in step.logged:
         raise NotApplicable("loss among what the step reports")
-    compare_loss(subject, run, step, batches)
+    compare_loss(subject, run, step, parts.batches, parts.shares)
 
 
 def check_tokens(subject: Subject) -> None:
-    """A step that reports tokens reports those of all its micro-batches: all, or all with a label.
+    """A step reports the tokens of all its micro-batches: as many as for them one by one, whatever it counts.
 
     Silent because throughput and token budgets are taken on trust, and the batch size in use is not the one
     intended.
@@ -171,22 +192,107 @@ def check_tokens(subject: Subject) -> None:
             (summed_loss(model, batch) / total_tokens).backward()
         wandb.log({"tokens": sum(batch["input_ids"].numel() for batch in micro_batches)})
     """
-    run, batches = step_run(subject), _parts(subject)
+    run, batches = step_run(subject), _parts(subject).batches
     reported = run.step(batches).logged.get("tokens")
     if reported is None:
         raise NotApplicable("tokens among what the step reports")
-    due = {
-        sum(counted(subject, batch) for batch in batches),
-        sum(tokens_of(subject, batch).numel() for batch in batches),
-    }
-    if int(reported) not in due:
-        raise CheckFailed(f"{run.name} reports {int(reported)} tokens for {PARTS} micro-batches of {sorted(due)}")
+    alone = [step_run(subject).step([batch]).logged.get("tokens", 0) for batch in batches]
+    due, most = sum(map(int, alone)), sum(tokens_of(subject, batch).numel() for batch in batches)
+    if int(reported) > most + len(batches) * len(tokens_of(subject, batches[0])):  # one more a row: before its shift
+        raise CheckFailed(f"{run.name} reports {int(reported)} tokens for micro-batches that hold {most}")
+    if int(reported) != due:
+        raise CheckFailed(
+            f"{run.name} reports {int(reported)} tokens for {len(batches)} micro-batches, and {due} for them one by one"
+        )
 
 
-def _parts(subject: Subject) -> list[Batch]:
-    batches = micro_batches(subject, PARTS)
+class _Parts(NamedTuple):
+    batches: list[Batch]
+    shares: Sequence[float]  # of each in the loss of all
+
+
+def _parts(subject: Subject) -> _Parts:
+    batches = _readable(subject)
     require_alike(subject, batches)
+    return _Parts(batches, _shares(subject, batches))
+
+
+def _readable(subject: Subject) -> list[Batch]:
+    """Micro-batches with unequal labels; the subject's own where those could not be read again."""
+    try:
+        batches = micro_batches(subject, PARTS)
+        if all(counted(subject, batch) for batch in batches):
+            return batches
+    except NotApplicable:
+        pass
+    batches = [new_batch(subject, seed) for seed in range(PARTS)]
+    try:
+        counted(subject, batches[0])
+    except NotApplicable:
+        _require_plain(subject, batches[0])
     return batches
+
+
+def _shares(subject: Subject, batches: list[Batch]) -> Sequence[float]:
+    """As the loss weighs them; a mixture's batches are of one size, and each is balanced by itself."""
+    if subject.mixture_of_experts:
+        return [1 / len(batches)] * len(batches)
+    return shares_of(subject, batches, [new_batch(subject, seed) for seed in range(PARTS)])
+
+
+def _require_plain(subject: Subject, batch: Batch) -> None:
+    """Without labels of tokens: one batch's update has to be the gradient of its loss, and that no draw."""
+    if is_drawn(subject, new_model(subject).train(), batch):
+        raise NotApplicable("a loss without random numbers, or labels of tokens")
+    run = step_run(subject)
+    step = _step(run, [batch])
+    if gradient_error(subject, run, step, [batch], [1.0]).error > tolerance(run.model, step):
+        raise NotApplicable("a train_step whose update for one batch is the gradient of Subject.loss")
+
+
+def _step(run: Run, batches: list[Batch]) -> StepTrace:
+    """One step, at whose end the model's buffers are what the step found, as the weights are in comparisons.
+
+    Raises:
+        NotApplicable: a pass runs at other weights than the step found (sharpness-aware, extragradient).
+    """
+    buffers = {name: buffer.clone() for name, buffer in run.model.named_buffers()}
+    with _at_first_weights(run.model):
+        step = run.step(batches)
+    with torch.no_grad():
+        for name, buffer in run.model.named_buffers():
+            if name in buffers and buffers[name].shape == buffer.shape:
+                buffer.copy_(buffers[name])
+    return step
+
+
+@contextmanager
+def _at_first_weights(model: nn.Module) -> Generator[None]:
+    before, inside, moved = [p.detach().clone() for p in model.parameters()], [0], []
+
+    def enter(*_: Any) -> None:
+        inside[0] += 1
+        if inside[0] == 1 and torch.is_grad_enabled() and not moved:
+            moved.extend(True for p, old in zip(model.parameters(), before, strict=True) if not torch.equal(p, old))
+
+    def leave(*_: Any) -> None:
+        inside[0] -= 1
+
+    handles = [h for m in model.modules() for h in (
+        m.register_forward_pre_hook(enter), m.register_forward_hook(leave, always_call=True))]  # fmt: skip
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if moved:
+        raise NotApplicable("a train_step whose passes all run at the weights that it found")
+
+
+def _rounding(subject: Subject, run: Run, step: StepTrace, batches: list[Batch], shares: Sequence[float]) -> float:
+    """How far two correct ways to the same gradient are apart: the share taken before the backward pass, or after."""
+    plain, scaled = (expected(subject, run.model, step, batches, shares, scaled=each)[1] for each in (False, True))
+    return mismatch(scaled, plain)[0]
 
 
 CHECKS = (

@@ -12,10 +12,14 @@ from andon.verify.access.calls import hyperparameter, loss_of, needed, new_batch
 from andon.verify.access.logits import logits_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, listed
+from andon.verify.observation.adapted_layers import effective, layers_of, widths_of
 from andon.verify.observation.adapter_tensors import (
     frozen,
+    is_layer,
     is_one_of,
+    lies_across,
     namesake,
+    owner_of,
     product_of,
     rank_of,
     sites_of,
@@ -23,7 +27,7 @@ from andon.verify.observation.adapter_tensors import (
 )
 from andon.verify.observation.parameters import mismatch, parameters, trainable
 from andon.verify.observation.recomputation import gradient, recompute
-from andon.verify.observation.tolerances import distance, rounding
+from andon.verify.observation.tolerances import distance, rms, rounding
 from andon.verify.subject import Adapters, Batch, Subject
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -33,14 +37,22 @@ OTHER = 3  # the seed of another adapter's values
 STEPS = 3  # within which both sides of a fresh adapter have moved
 RATE = 1e-2
 MODULES = 16  # at most, that are looked at one by one
+EXACT = 1e-2  # of a weight's rms: a round trip of what is quantized already
+NOISES = 2.0  # of the quantizer, on the base it never saw and on the sum
+HALVINGS = 5  # of an adapter's values, at most, until it is no larger than its base
 
 
 def check_identity(subject: Subject) -> None:
-    """A freshly added adapter changes nothing: the logits are those of the base model.
+    """A freshly added adapter changes nothing: the logits are those of the base model, in train mode as well.
 
-    Silent because a few steps of training repair most of what a random change does.
+    In train mode where the base draws no random numbers (measured by two seeds): the adapter's own dropout then acts on
+    an adapter that adds nothing.
 
-    Look at which of the two matrices starts at zero, and at what else is touched when a module is wrapped.
+    Silent because a few steps of training repair most of what a random change does, and noise in training looks like
+    the dropout that was asked for.
+
+    Look at which of the two matrices starts at zero, at what else is touched when a module is wrapped, and at dropout
+    of what the base's own layer is given or returns.
 
     Example:
         # wrong: both matrices are random, so wrapping a layer changes its output at once
@@ -54,12 +66,25 @@ def check_identity(subject: Subject) -> None:
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     batch, base = new_batch(subject), _base(subject)
+    if not _adapters(subject).identity:
+        raise NotApplicable("an adapter that begins as its base; its authors say that this one does not")
     before = _logits(subject, base, batch)
     after = _logits(subject, _added(subject), batch)
     moved = distance(after, before)
     if not moved <= rounding(before):
         raise CheckFailed(
             f"a fresh adapter moves the logits by {moved:.2g} of their rms; rounding explains {rounding(before):.0e}"
+        )
+    base.train()
+    before, again = (_logits(subject, base, batch, seed) for seed in (0, 1))
+    if not torch.equal(before, again):
+        return
+    model = _added(subject).train()
+    moved = max(distance(_logits(subject, model, batch, seed), before) for seed in (0, 1))
+    if not moved <= rounding(before):
+        raise CheckFailed(
+            f"in train mode a fresh adapter moves the logits by {moved:.2g} of their rms, and the base alone draws no "
+            f"random numbers; rounding explains {rounding(before):.0e}"
         )
 
 
@@ -91,7 +116,9 @@ def check_frozen(subject: Subject) -> None:
     model = _add(subject, base, RANK, ALPHA)
     learning = trainable(model)
     own = [known[id(p)] for p in learning.values() if id(p) in known]
-    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, values)]
+    kept = {known[id(p)] for p in model.parameters() if id(p) in known}  # frozen: a copy beside it is the adapter's own
+    gone = {name: value for name, value in values.items() if name not in kept}
+    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, gone)]
     if own:
         raise CheckFailed(
             f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
@@ -142,6 +169,45 @@ def check_learning(subject: Subject) -> None:
             raise CheckFailed(
                 f"{len(still)} of {len(learning)} adapter tensors do not change in {STEPS} steps{how}: {listed(still)}"
             )
+
+
+def check_targets(subject: Subject) -> None:
+    """What was asked to be adapted is what learns: each such module has an adapter, and no other one has.
+
+    Premise: `Adapters.targets` says which modules were asked for, by name or by the end of their path; an adapter's
+    tensors have the path of their module in their names, or (checked first) no target's can be told.
+
+    Silent because an adapter on half of the modules trains as well, only to a little less.
+
+    Look at names that match nothing, at patterns that match more, and at module types that are passed over.
+
+    Example:
+        # wrong: LLaMA has no "c_proj", and nobody says so
+        add_lora(model, targets=["q_proj", "v_proj", "c_proj"])
+
+        # right: a target that names nothing is refused
+        missing = [target for target in targets if not any(name.endswith(target) for name, _ in model.named_modules())]
+        assert not missing, missing
+    """
+    asked = _adapters(subject).targets
+    if not asked:
+        raise NotApplicable("adapters.targets")
+    base = _base(subject)
+    owners = [name for name, module in base.named_modules() if name and is_layer(module)]
+    wanted = [name for name in owners if any(name == end or name.endswith(f".{end}") for end in asked)]
+    unknown = [end for end in asked if not any(name == end or name.endswith(f".{end}") for name in wanted)]
+    if unknown:
+        raise CheckFailed(f"of the modules that were asked to be adapted the base has none called {listed(unknown)}")
+    named = _add(subject, base, RANK, ALPHA).named_parameters(remove_duplicate=False)  # layers may share a tensor
+    found = {owner for name, p in named if p.requires_grad and (owner := owner_of(name, owners))}
+    if not found & set(wanted):
+        raise NotApplicable("adapter tensors named after the modules that they sit on")
+    idle, other = sorted(set(wanted) - found), sorted(found - set(wanted))
+    if idle or other:
+        raise CheckFailed(
+            f"{len(wanted)} modules were asked to be adapted; on {len(idle)} of them nothing learns, and {len(other)} "
+            f"others learn: {listed(idle + other)}"
+        )
 
 
 def check_recomputation(subject: Subject) -> None:
@@ -250,7 +316,26 @@ def check_merge(subject: Subject) -> None:
         raise CheckFailed(
             f"an adapter with values of {SPREAD} moves the logits by {distance(adapted, base):.2g} of their rms"
         )
-    _same(_logits(subject, merge(model), batch), adapted, "the merged model differs from the adapted one")
+    merged = merge(model)
+    if _is_quantized_again(subject, merged, batch):
+        raise NotApplicable("a merge into plain weights; of what is quantized again asks adapters.merged_quantized")
+    _same(_logits(subject, merged, batch), adapted, "the merged model differs from the adapted one")
+
+
+def _is_quantized_again(subject: Subject, merged: nn.Module, batch: Batch) -> bool:
+    """Whether any merged layer's weight is what the quantizer represents exactly: nothing else comes back as it was."""
+    if subject.quantizer is None:
+        return False
+    base = _base(subject)
+    widths = widths_of(base, lambda: _logits(subject, base, batch))
+    for _, layer, width in layers_of(merged, widths):
+        found = effective(layer, width)
+        if found is None or not bool(found.any()):
+            continue
+        weight = found.T.contiguous().float()
+        if distance(subject.quantizer.round_trip(weight), weight) < EXACT:
+            return True
+    return False
 
 
 def check_merged_weights(subject: Subject) -> None:
@@ -273,21 +358,95 @@ def check_merged_weights(subject: Subject) -> None:
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     merge, scale = _method(subject, "merge"), _method(subject, "scale")(RANK, ALPHA)
-    base, model = tensors_of(_base(subject)), _filled(_added(subject))
+    plain, model = _base(subject), _filled(_added(subject))
+    base, other = tensors_of(plain), _otherwise_scaled(subject, RANK)
     sides = {name: tensor.detach().clone() for name, tensor in trainable(model).items()}
     merged, compared = tensors_of(merge(model)), False
+    scaled = {} if other is None else tensors_of(merge(other))
     for name, weight in base.items():
         after = namesake(name, weight, merged)
         if after is None or not weight.is_floating_point() or weight.dim() != 2 or torch.equal(after, weight):
             continue
+        beside = namesake(name, weight, scaled)
+        if beside is not None and not torch.equal(beside, after):
+            continue  # what is merged into it is not B A alone: DoRA's magnitudes, a learned mask
         compared, change = True, after.double() - weight.double()
         noise = 4 * float(torch.finfo(after.dtype).eps) * float(after.double().norm())
         _require_rank(name, change, noise, rank_of(name, change, sides, RANK))
-        product = product_of(name, change, sides, RANK)
+        product = product_of(name, change, sides, RANK, lies_across=lies_across(plain, name))
         if product is not None:
             _require_scale(name, change, noise, product, scale)
     if not compared:
-        raise NotApplicable("a merged model that has the base's parameters by name")
+        raise NotApplicable("a merge that adds scale x B A to the base's parameters, by name")
+
+
+def _otherwise_scaled(subject: Subject, rank: int) -> nn.Module | None:
+    """The filled model with what has the same shape at another rank, and so is no side of B A, half as large again."""
+    model, found = _filled(_added(subject)), False
+    other = trainable(_add(subject, _base(subject), 2 * rank, ALPHA))
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            if name in other and other[name].shape == parameter.shape:
+                parameter.mul_(1.5)
+                found = True
+    return model if found else None
+
+
+def check_merged_quantized(subject: Subject) -> None:
+    """A weight that is quantized, adapted and merged is base + scale x B A within the quantizer's own noise.
+
+    Premise: what each adapted layer computes is measured, on unit vectors, adapted and merged; the noise is what
+    `Subject.quantizer` makes of that sum. A merge that leaves the sum unquantized has none.
+
+    Silent because a merged model that lost its adapter, or its base, answers nearly as the base did.
+
+    Look at what is dequantized before the sum, at scales that belong to the old weight, and at sums that are rounded
+    to the codes of the base.
+
+    Example:
+        # wrong: the sum is written with the base's scales, and larger weights are cut off
+        merged = base.dequantize() + scale * (B @ A)
+        codes = (merged / base.scales).round().clamp(-7, 7)
+
+        # right: quantized anew
+        merged = base.dequantize() + scale * (B @ A)
+        base = quantize(merged)
+
+    Reference: Dettmers et al. 2023, arXiv:2305.14314, section 3.
+    """
+    merge, batch = _method(subject, "merge"), new_batch(subject)
+    quantizer, base = needed(subject, "quantizer"), _base(subject)
+    widths = widths_of(base, lambda: _logits(subject, base, batch))
+    plain = {name: effective(base.get_submodule(name), width) for name, width in widths.items()}
+    model = _filled(_added(subject), spread=_moderate_layers(subject, plain, widths))
+    adapted = {name: effective(layer, width) for name, layer, width in layers_of(model, widths)}
+    merged = {name: effective(layer, width) for name, layer, width in layers_of(merge(model), widths)}
+    compared = False
+    for name, before in plain.items():
+        due, found = adapted.get(name), merged.get(name)
+        if before is None or due is None or found is None or distance(due, before) <= rounding(before):
+            continue
+        compared = True
+        noise = rms(quantizer.round_trip(due.T.contiguous().float()).T.double() - due.double())
+        away = rms(found.double() - due.double())
+        if not away <= NOISES * noise + rounding(due) * rms(due):
+            raise CheckFailed(
+                f"merged, {name} is {away:.3g} (rms) from base + scale x B A; quantizing that sum explains {noise:.3g}"
+            )
+    if not compared:
+        raise NotApplicable("adapted layers that take vectors, and have the base's names before and after merging")
+
+
+def _moderate_layers(subject: Subject, plain: dict[str, Tensor | None], widths: dict[str, int]) -> float:
+    """A spread with which an adapter at most doubles what a layer computes, so that a base that is lost is seen."""
+    spread = SPREAD
+    for _ in range(HALVINGS):
+        model = _filled(_added(subject), spread=spread)
+        pairs = [(plain[name], effective(layer, width)) for name, layer, width in layers_of(model, widths)]
+        if all(rms(after) <= 2 * rms(before) for before, after in pairs if before is not None and after is not None):
+            break
+        spread /= 2
+    return spread
 
 
 def check_merge_again(subject: Subject) -> None:
@@ -341,7 +500,7 @@ def check_unmerge(subject: Subject) -> None:
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1 (no additional inference latency).
     """
     merge, unmerge, batch = _method(subject, "merge"), _method(subject, "unmerge"), new_batch(subject)
-    model = _filled(_added(subject))
+    model = _filled(_added(subject), spread=_moderate(subject, merge))
     due, sides = _logits(subject, model, batch), parameters(model)
     learning = set(trainable(model))
     back = unmerge(merge(model))
@@ -530,13 +689,32 @@ def _added(subject: Subject) -> nn.Module:
     return _add(subject, _base(subject), RANK, ALPHA)
 
 
-def _filled(model: nn.Module, seed: int = 2) -> nn.Module:
-    """The model with random values in its adapter, in place: as if trained."""
+def _filled(model: nn.Module, seed: int = 2, spread: float = SPREAD) -> nn.Module:
+    """The model with random values in its adapter, in place: as if trained.
+
+    What begins positive throughout, as gains and magnitudes do, stays so, near its first values.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in trainable(model).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * SPREAD)
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * spread
+            positive = parameter.numel() > 1 and bool((parameter > 0).all())
+            parameter.copy_(parameter.double() * drawn.to(parameter.device).exp() if positive else drawn)
     return model
+
+
+def _moderate(subject: Subject, merge: Callable[..., Any]) -> float:
+    """A spread of an adapter's values with which merging at most doubles a weight: what cancels is not the base's."""
+    base, spread = tensors_of(_base(subject)), SPREAD
+    for _ in range(HALVINGS):
+        merged = tensors_of(merge(_filled(_added(subject), spread=spread)))
+        pairs = [
+            (weight, namesake(name, weight, merged)) for name, weight in base.items() if weight.is_floating_point()
+        ]
+        if all(rms(after) <= 2 * rms(weight) for weight, after in pairs if after is not None and bool(weight.any())):
+            break
+        spread /= 2
+    return spread
 
 
 def _logits(subject: Subject, model: nn.Module, batch: Batch, seed: int | None = None) -> Tensor:
@@ -590,6 +768,8 @@ CHECKS = (
     Check("adapters.identity", check_identity, ("adapters",)),
     Check("adapters.merge", check_merge, ("adapters",)),
     Check("adapters.merged_weights", check_merged_weights, ("adapters",)),
+    Check("adapters.merged_quantized", check_merged_quantized, ("adapters", "quantizer")),
+    Check("adapters.targets", check_targets, ("adapters",)),
     Check("adapters.merge_again", check_merge_again, ("adapters",)),
     Check("adapters.unmerge", check_unmerge, ("adapters",)),
     Check("adapters.scale", check_scale, ("adapters",)),

@@ -16,8 +16,9 @@ from andon.verify.access.batches import (
     small_batch,
 )
 from andon.verify.access.calls import loss_of, new_batch
-from andon.verify.access.roles import IGNORE, find, part, replaced
-from andon.verify.access.targets import targets_of, tokens_of, with_targets, with_tokens
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, replaced
+from andon.verify.access.targets import predicts_next, targets_of, tokens_of, with_targets, with_tokens
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.heads import heads_of, rows_reached
@@ -53,7 +54,7 @@ def check_causality(subject: Subject) -> None:
 
     Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
     """
-    if not subject.causal:
+    if not predicts_next(subject):
         raise NotApplicable("a causal model")
     model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
     time = tokens_of(subject, batch).shape[1]
@@ -102,7 +103,7 @@ def check_influence(subject: Subject) -> None:
     reach |= ~possible
     time = len(reach)
     for source in range(time):
-        for target in (source, source + 1) if subject.causal else (source, source + 1, source - 1):
+        for target in (source, source + 1) if predicts_next(subject) else (source, source + 1, source - 1):
             if 0 <= target < time and not reach[source, target]:
                 raise CheckFailed(
                     f"changing the token at position {source} moves the logits at position {target} by nothing, in "
@@ -181,11 +182,11 @@ def check_padding(subject: Subject) -> None:
     Reference: Alpha-VLLM/LLaMA2-Accessory#43.
     """
     batch = small_batch(subject)
-    mask_BT = part(batch, "mask", subject.roles)
+    mask_BT = part(subject, batch, "mask")
     tokens_BT = tokens_of(subject, batch)
     if mask_BT.shape != tokens_BT.shape:
         raise NotApplicable("a mask (B, T)")
-    model, key = perturbed_model(subject), find(batch, subject.roles)["mask"]
+    model, key = perturbed_model(subject), find(subject, batch)["mask"]
     time = tokens_BT.shape[1]
     for side in ("right", "left"):
         hidden = torch.zeros_like(mask_BT, dtype=torch.bool)
@@ -193,7 +194,7 @@ def check_padding(subject: Subject) -> None:
         hidden[:, : time // 3] = side == "left"
         padded = replaced(batch, {key: mask_BT.masked_fill(hidden, 0)})
         real = real_in(subject, padded)
-        if "labels" in find(batch, subject.roles):
+        if "labels" in find(subject, batch):
             targets_BT = targets_of(subject, padded).masked_fill(~real | ~real.roll(-1, 1), IGNORE)
             padded = with_targets(subject, padded, targets_BT)
         changed = with_tokens(subject, padded, torch.where(hidden, other_tokens(tokens_BT), tokens_BT))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from andon.verify.access.calls import hyperparameter, new_batch, seeded
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.parameters import (
     State,
     fill,
@@ -26,6 +26,7 @@ from andon.verify.subject import Subject
 
 SMALL = 1e-4  # times a gradient: below any sensible threshold
 EXCESS = 50.0  # times the threshold: far beyond rounding, and within half precision
+SHRUNK = 0.5  # of a gradient: some tensor's is clipped, and not only weighed in another way
 POISONED = 6  # consecutive updates with a gradient that is not finite
 
 
@@ -65,9 +66,13 @@ def check_bound(subject: Subject, make: Make) -> None:
 def check_all_alike(subject: Subject, make: Make) -> None:
     """Clipping treats all parameters alike: one factor for all gradients, or one bound on all entries.
 
+    Asked of a step that makes large gradients smaller. Wrong where `grad_clip` says one norm; else unusual.
+
     Silent because each part still points downhill.
 
     Look at which parameters are clipped (one group, one block, each by itself), and at how often in a step.
+
+    Yellow where `grad_clip` is not said: parts, as an actor and a critic, may be clipped each by itself.
 
     Example:
         # wrong: each tensor is clipped to its own norm, which turns the whole gradient
@@ -84,15 +89,21 @@ def check_all_alike(subject: Subject, make: Make) -> None:
     step, raw = _first(subject, make, SMALL)
     _, actual = _first(subject, make, 1 / SMALL)
     factor, largest = fitted(actual, raw), max(float(tensor.abs().max()) for tensor in actual.values())
+    shares = [fitted({key: actual[key]}, {key: raw[key]}) * SMALL**2 for key in actual if key in raw]
+    if not any(share < SHRUNK for share in shares):
+        raise NotApplicable("a step that makes large gradients smaller")
     error, name = mismatch(actual, raw, factor)
     by_value = {key: (tensor.double() / SMALL**2).clamp(-largest, largest) for key, tensor in raw.items()}
     allowed = max(SAME, tolerance_of(step))
     if not error <= allowed and not mismatch(actual, by_value)[0] <= allowed:
         own = fitted({name: actual[name]}, {name: raw[name]}) if name in actual else 0.0
-        raise CheckFailed(
+        message = (
             f"{make().name}: a gradient {1 / SMALL**2:.0e} times as large reaches the update {factor:.4g} times as "
             f"large in all, and that of {name} {own:.4g} times: clipping turns it by {error:.2g}"
         )
+        if "grad_clip" in subject.hyperparameters:
+            raise CheckFailed(message)
+        raise Unusual(f"{message}; right where parts are meant to be clipped each by itself, as an actor and a critic")
 
 
 @each_run

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from andon.verify.access.batches import real_in
+from andon.verify.access.batches import documents_in, real_in
 from andon.verify.access.calls import needed, new_batch
-from andon.verify.access.roles import IGNORE, find, part
-from andon.verify.access.targets import is_shifted_inside, targets_of, tokens_of
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, fields
+from andon.verify.access.targets import is_shifted_inside, predicts_next, targets_of, tokens_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.label_places import label_reads_its_place
 from andon.verify.subject import Batch, Subject
 
 SEEN = 0.05  # of held-out windows that may stand in training text, by chance or boilerplate
@@ -23,6 +26,7 @@ LONGEST = 32
 TOKENS = 2_000_000  # of an epoch that is looked at
 BATCHES = 4
 ALIKE, HALF = 0.9, 0.5  # of targets
+FEWEST = 4  # targets of a row that is compared with others
 
 Row = tuple[int, ...]
 
@@ -34,7 +38,13 @@ def check_targets(subject: Subject) -> None:
 
     Silent because guessing two tokens ahead, or copying the input, also has a loss that falls.
 
-    Look at where the labels' window begins, and at shifts that happen twice.
+    Premises: the labels are tokens of their row (compared), and a model that sees nothing later (measured where the
+    loss's targets stand). Where the loss reads a label at its own place, labels that repeat the inputs teach to copy;
+    where it shifts, labels that are shifted already teach to skip one. The token behind a row's last target, or behind
+    a document's, may be padding or another document's.
+
+    Look at where the labels' window begins, at shifts that happen twice, or nowhere, and at rows of labels that were
+    shuffled apart from their inputs.
 
     Example:
         # wrong: labels are shifted already, and their window begins one later once more
@@ -47,18 +57,20 @@ def check_targets(subject: Subject) -> None:
         x = inputs[i : i + T]
         y = labels[i : i + T]
     """
-    if not subject.causal:
+    if not predicts_next(subject):
         _require_hidden(subject)
         return
     compared = 0
     for batch in [*(new_batch(subject, seed) for seed in range(BATCHES)), *_trained_on(subject)]:
-        if "labels" not in find(batch, subject.roles):
+        if "labels" not in find(subject, batch):
             raise NotApplicable("labels in the batch")
         tokens_BT = tokens_of(subject, batch)
-        _refuse_other_shifts(tokens_BT, _targets_or_labels(subject, batch))
+        targets_BT = _targets_or_labels(subject, batch)
+        _refuse_other_shifts(tokens_BT, targets_BT)
+        _refuse_other_rows(tokens_BT, targets_BT)
         targets_BT = targets_of(subject, batch)
         ahead_BT = tokens_BT[:, 1:]
-        counted_BT = targets_BT[:, :-1] != IGNORE
+        counted_BT = (targets_BT[:, :-1] != IGNORE) & ~_is_last(subject, batch, targets_BT)[:, :-1]
         wrong = counted_BT & (targets_BT[:, :-1] != ahead_BT)
         compared += int(counted_BT.sum())
         if int(wrong.sum()) > HALF * int(counted_BT.sum()):
@@ -73,6 +85,55 @@ def check_targets(subject: Subject) -> None:
     if not compared:
         raise NotApplicable("a batch with counted labels")
     _require_one_place(subject)
+    _require_place_of_loss(subject)
+
+
+def _is_last(subject: Subject, batch: Batch, targets_BT: Tensor) -> Tensor:
+    """(B, T): where a target is its row's last before padding, all one token, or its document's last."""
+    tokens_BT, documents_BT = tokens_of(subject, batch), documents_in(subject, batch)
+    last_BT = torch.zeros_like(tokens_BT, dtype=torch.bool)
+    last_BT[:, :-1] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    for row, targets_T in enumerate(targets_BT):
+        counted = (targets_T != IGNORE).nonzero()
+        if len(counted) and len(tokens_BT[row, int(counted[-1]) + 1 :].unique()) == 1:
+            last_BT[row, int(counted[-1])] = True
+    return last_BT
+
+
+def _refuse_other_rows(tokens_BT: Tensor, targets_BT: Tensor) -> None:
+    """Fail where the targets of most rows are what follows in another row, and not in their own."""
+    counted_BT = targets_BT[:, :-1] != IGNORE
+    enough_B = counted_BT.sum(1) >= FEWEST
+    counts_B = counted_BT.sum(1).clamp_min(1)
+    shares = [((targets_BT[:, :-1] == other_T[1:]) & counted_BT).sum(1) / counts_B for other_T in tokens_BT]
+    same_BB = torch.stack(shares, 1)
+    own_B = same_BB.diagonal()
+    best_B, where_B = same_BB.max(1)
+    swapped_B = enough_B & (own_B < HALF) & (best_B > ALIKE)
+    if int(swapped_B.sum()) > HALF * int(enough_B.sum()):
+        row = int(swapped_B.nonzero()[0])
+        raise CheckFailed(
+            f"the targets of {int(swapped_B.sum())} of {len(tokens_BT)} rows are the tokens of another row: those of "
+            f"row {row} are what follows in row {int(where_B[row])}"
+        )
+
+
+def _require_place_of_loss(subject: Subject) -> None:
+    """Fail where labels stand under their own tokens and the loss does not shift them, or are ahead and it does."""
+    batch = new_batch(subject)
+    reads_own = label_reads_its_place(subject, batch)
+    under = is_shifted_inside(subject, batch)
+    if reads_own is None or "labels" not in find(subject, batch) or reads_own != under:
+        return
+    if under:
+        raise CheckFailed(
+            "labels repeat the inputs, and the loss compares each with the logits at its own place, which have seen "
+            "it: the model learns to copy"
+        )
+    raise CheckFailed(
+        "labels are the token that follows, and the loss compares each with logits that have not seen the token before "
+        "it: they are shifted twice"
+    )
 
 
 def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
@@ -80,7 +141,7 @@ def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
     try:
         return targets_of(subject, batch)
     except NotApplicable:
-        labels_BT = part(batch, "labels", subject.roles)
+        labels_BT = part(subject, batch, "labels")
         if labels_BT.shape != tokens_of(subject, batch).shape:
             raise
         return labels_BT.masked_fill(labels_BT < 0, IGNORE)
@@ -91,7 +152,7 @@ def _trained_on(subject: Subject) -> list[Batch]:
     sources = [] if subject.epoch_batches is None else [subject.epoch_batches(0)]
     sources += [] if subject.validation_batches is None else [subject.validation_batches()]
     first = [batch for source in sources for batch in islice(_singly(source), BATCHES)]
-    return [batch for batch in first if "labels" in find(batch, subject.roles)]
+    return [batch for batch in first if "labels" in find(subject, batch)]
 
 
 def _require_hidden(subject: Subject) -> None:
@@ -102,7 +163,7 @@ def _require_hidden(subject: Subject) -> None:
     """
     counted = shown = 0
     for batch in _singly(needed(subject, "epoch_batches")(0)):
-        if "labels" not in find(batch, subject.roles):
+        if "labels" not in find(subject, batch):
             raise NotApplicable("labels in an epoch's batches")
         tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
         counted += int((targets_BT != IGNORE).sum())
@@ -126,7 +187,7 @@ def _require_one_place(subject: Subject) -> None:
     places = {}
     for name, batches in sources.items():
         first = next(_singly(batches), None)
-        if first is not None and "labels" in find(first, subject.roles):
+        if first is not None and "labels" in find(subject, first):
             places[name] = is_shifted_inside(subject, first)
     if len(set(places.values())) > 1:
         words = {True: "under their own tokens", False: "one ahead"}
@@ -158,10 +219,10 @@ def check_padding(subject: Subject) -> None:
     """
     for seed in range(BATCHES):
         batch = new_batch(subject, seed)
-        found = find(batch, subject.roles)
+        found = find(subject, batch)
         real_BT, targets_BT = real_in(subject, batch), targets_of(subject, batch)
         if "mask" in found:
-            padding_BT = ~real_BT[:, 1:] if subject.causal else ~real_BT[:, :-1]  # of what is to be predicted
+            padding_BT = ~real_BT[:, 1:] if predicts_next(subject) else ~real_BT[:, :-1]  # of what is to be predicted
             wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
             if bool(wrong.any()):
                 raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
@@ -184,6 +245,66 @@ def check_padding(subject: Subject) -> None:
         raise CheckFailed(
             f"of {len(documents)} ends of text (id {ends[0]}) {int((targets_BT == ends[0]).sum())} are targets"
         )
+
+
+def check_rows(subject: Subject) -> None:
+    """The rows of a batch are different ones.
+
+    Yellow alone, as a group of answers to one prompt, or a batch to be learned by heart, repeats rows on purpose.
+    Premise: rows of several different tokens, in batches that differ from each other; most rows of every batch looked
+    at stand in it more than once.
+
+    Silent because the loss falls as ever: each step learns from one example, at the price of a whole batch.
+
+    Look at an index that all rows share, at a window that is drawn once a batch, at workers with one seed, and at
+    micro-batches that are one batch.
+
+    Example:
+        # wrong: one start for all rows
+        start = torch.randint(len(data) - T, ())
+        x = torch.stack([data[start : start + T] for _ in range(B)])
+
+        # right
+        starts = torch.randint(len(data) - T, (B,))
+        x = torch.stack([data[start : start + T] for start in starts])
+    """
+    compared = False
+    for name, batches in _sources(subject).items():
+        rows = [[row for one in _singly([batch]) for row in _whole_rows(subject, one)] for batch in batches]
+        rows = [each for each in rows if len(each) > 1]
+        if len(rows) < 2 or all(each == rows[0] for each in rows):
+            continue
+        compared = True
+        repeated = [len(each) - len(set(each)) for each in rows]
+        if all(count >= HALF * len(each) for count, each in zip(repeated, rows, strict=True)):
+            raise Unusual(
+                f"in each of {len(rows)} batches of Subject.{name} rows repeat others: {repeated[0]} of "
+                f"{len(rows[0])} in the first; right only where examples are repeated on purpose"
+            )
+    if not compared:
+        raise NotApplicable("batches of several rows that differ from each other")
+
+
+def _whole_rows(subject: Subject, batch: Batch) -> list[tuple[Any, ...]]:
+    """All that a batch has of each row of several different tokens."""
+    tokens_BT = tokens_of(subject, batch)
+    parts = [value for value in fields(batch).values() if isinstance(value, Tensor) and value.dim()]
+    parts = [part for part in parts if len(part) == len(tokens_BT)]
+    return [
+        tuple(tuple(part[row].flatten().tolist()) for part in parts)
+        for row, tokens_T in enumerate(tokens_BT)
+        if len(tokens_T.unique()) > 1
+    ]
+
+
+def _sources(subject: Subject) -> dict[str, list[Batch]]:
+    """The first batches, and what an epoch and held-out data begin with; a step's micro-batches are one batch."""
+    sources = {"batch": [new_batch(subject, seed) for seed in range(BATCHES)]}
+    for name in ("epoch_batches", "validation_batches"):
+        make = getattr(subject, name)
+        if make is not None:
+            sources[name] = list(islice(make(0) if name == "epoch_batches" else make(), BATCHES))
+    return sources
 
 
 def check_epochs(subject: Subject) -> None:
@@ -331,6 +452,7 @@ def _moved(first: list[Row], second: list[Row]) -> int:
 CHECKS = (
     Check("data.targets", check_targets),
     Check("data.padding", check_padding),
+    Check("data.rows", check_rows),
     Check("data.epochs", check_epochs, ("epoch_batches",)),
     Check("data.held_out", check_held_out, ("epoch_batches", "validation_batches")),
 )

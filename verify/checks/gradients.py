@@ -2,9 +2,12 @@
 
 from torch import Tensor
 
+from andon.verify.access.calls import seeded
 from andon.verify.checks.table import Check
-from andon.verify.errors import NotApplicable
-from andon.verify.gradients.compare import Place, compare_all, inputs_of, prepared
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.gradients.compare import NAMED, Place, compare_all, inputs_of, prepared, unheld_difference
+from andon.verify.gradients.held import Stops
+from andon.verify.gradients.surrogates import SOLVER, surrogate_in
 from andon.verify.observation.perturb import fill_zero_parameters
 from andon.verify.subject import Subject
 
@@ -34,7 +37,9 @@ def check_parameters(subject: Subject) -> str:
     Reference: PyTorch documentation, torch.autograd.gradcheck.
     """
     place = prepared(subject, training=True)
-    return _compare(place, place.parameters)
+    note = _compare(place, place.parameters)
+    _require_moving(prepared(subject, training=True))
+    return note
 
 
 def check_inputs(subject: Subject) -> str:
@@ -69,11 +74,55 @@ def check_inputs(subject: Subject) -> str:
 
 def _compare(place: Place, leaves: dict[str, Tensor]) -> str:
     """As the model begins; where it begins with a matrix of zeros, which hides what is behind, once more without."""
-    note = compare_all(place.function, leaves, rtol=place.rtol, note=place.note).note
+    note = _agree(place, leaves)
     if any(parameter.dim() > 1 and not parameter.any() for parameter in place.model.parameters()):
         fill_zero_parameters(place.model)
-        compare_all(place.function, leaves, rtol=place.rtol)
+        _agree(place, leaves)
     return note
+
+
+def _agree(place: Place, leaves: dict[str, Tensor]) -> str:
+    """Compare with what the code holds held, and say what that is where it matters.
+
+    Raises:
+        CheckFailed: autograd's gradient is the slope neither so nor with all moving.
+        Unusual: it is a slope only as something is held, or a custom function passes another on by its nature.
+    """
+    stops, state = Stops(), list(place.model.buffers())
+    try:
+        note = compare_all(place.function, leaves, rtol=place.rtol, note=place.note, state=state, stops=stops).note
+    except CheckFailed as wrong:
+        if stops.found and _moves_as_it_says(place, leaves):
+            return place.note
+        if surrogate := surrogate_in(place.function):
+            raise Unusual(f"{wrong}; {surrogate}: what lies behind is not measured") from wrong
+        raise
+    return note
+
+
+def _require_moving(place: Place) -> None:
+    """Say so where what the code holds would move the loss with the parameters.
+
+    Raises:
+        Unusual: it would.
+    """
+    stops = Stops()
+    with seeded(), stops.recording():
+        place.function()
+    if stops.places and (left_out := unheld_difference(place, place.parameters)):
+        where = ", ".join(list(stops.places)[:NAMED]) + ", ..." * (len(stops.places) > NAMED)
+        raise Unusual(
+            f"{left_out}; that is what {where} takes out of the gradient (detach, no_grad, item): right for a target, "
+            "a teacher or a straight-through estimator"
+        )
+
+
+def _moves_as_it_says(place: Place, leaves: dict[str, Tensor]) -> bool:
+    """Whether autograd's gradient is the slope with nothing held: a hook or a solver gives what was left out."""
+    try:
+        return not unheld_difference(place, leaves, SOLVER)
+    except NotApplicable:
+        return False
 
 
 CHECKS = (

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
 from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
 from andon.verify.access.logits import logits_of
-from andon.verify.access.roles import IGNORE, fields, find
-from andon.verify.access.targets import targets_of, tokens_of, with_targets
+from andon.verify.access.parts import find
+from andon.verify.access.roles import IGNORE, fields
+from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, with_targets
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
@@ -47,6 +48,7 @@ def check_definition(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.CrossEntropyLoss.
     """
+    require_plain(subject)
     model = perturbed_model(subject)
     for seed in range(2):
         batch = new_batch(subject, seed)
@@ -75,6 +77,7 @@ def check_shapes(subject: Subject) -> None:
             total += F.cross_entropy(head(hidden[part]), labels[part], reduction="sum")
         loss = total / len(labels)
     """
+    require_plain(subject)
     model, batch = perturbed_model(subject), small_batch(subject)
     coarse = _coarse(subject, model, batch)
     rows, time = tokens_of(subject, batch).shape
@@ -110,6 +113,7 @@ def check_ignored(subject: Subject) -> None:
 
     Reference: Lightning-AI/litgpt#751.
     """
+    require_plain(subject)
     model, batch = perturbed_model(subject), small_batch(subject)
     coarse = _coarse(subject, model, batch)
     for targets_BT, what in _choices(subject, batch):
@@ -140,10 +144,11 @@ def check_gradient(subject: Subject) -> None:
     """
     if subject.mixture_of_experts:
         raise NotApplicable("a loss without a router's part")
+    require_value(subject)
     model, batch = perturbed_model(subject), small_batch(subject)
     targets_BT = targets_of(subject, batch)
     _compare_gradients(subject, model, batch, targets_BT)
-    if "labels" in find(batch, subject.roles):
+    if "labels" in find(subject, batch):
         ragged_BT = _ragged(targets_BT)
         _compare_gradients(subject, model, with_targets(subject, batch, ragged_BT), ragged_BT)
 
@@ -280,10 +285,29 @@ def _compare(
     tolerance = EXACT * max(1.0, float(expected)) + spare
     if not abs(float(loss) - float(expected)) <= tolerance:
         _explain_unknown(subject, batch)
-        raise CheckFailed(
+        said = (
             f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} labels is "
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
+        if other := _other_mean(float(loss), logits, targets_BT, tolerance):
+            raise Unusual(f"{said}: {other}")
+        raise CheckFailed(said)
+
+
+def _other_mean(loss: float, logits: Tensor, targets_BT: Tensor, tolerance: float) -> str:
+    """Which other mean of the same labels the loss is, that some code means to take; empty where it is none."""
+    counts = (targets_BT != IGNORE).sum(1)
+    used = counts > 0
+    rows = [cross_entropy(logits[row : row + 1], targets_BT[row : row + 1]) for row in used.nonzero()[:, 0].tolist()]
+    means = torch.stack(rows)
+    total = float((means * counts[used]).sum())
+    others = {
+        float(means.mean()): "it is the mean of the rows' means, so that labels of short rows weigh more",
+        total / targets_BT.numel(): "it is their sum over all positions, those that are ignored among them",
+        total / len(targets_BT): "it is their sum over the rows",
+        total: "it is their sum",
+    }
+    return next((said for value, said in others.items() if abs(loss - value) <= tolerance), "")
 
 
 def _of_router(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
@@ -344,7 +368,7 @@ def _ragged(targets_BT: Tensor) -> Tensor:
 
 def _explain_unknown(subject: Subject, batch: Batch) -> None:
     """A part that weighs labels may be the reason, and no fault."""
-    tokens_BT, known = tokens_of(subject, batch), set(find(batch, subject.roles).values())
+    tokens_BT, known = tokens_of(subject, batch), set(find(subject, batch).values())
     for key, value in fields(batch).items():
         if key not in known and isinstance(value, Tensor) and value.shape == tokens_BT.shape:
             raise NotApplicable(f"to know what the batch's part {key!r} is: Subject(roles={{'counted': {key!r}}})?")

@@ -1,6 +1,6 @@
 """The optimizer itself: what it holds, what it decays, and whether its arithmetic is what it claims to be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from andon.verify.access.calls import new_batch
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, listed
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 from andon.verify.observation.adam import worst_parity
 from andon.verify.observation.optimizers import (
     FADED,
@@ -18,12 +18,16 @@ from andon.verify.observation.optimizers import (
     give_gradients,
     has_momentum,
     kept_of,
+    mean_key,
     remaining_shares,
+    square_key,
+    stepped,
     tensors_of,
 )
-from andon.verify.observation.parameters import parameters, trainable
+from andon.verify.observation.parameters import fitted, mismatch, parameters, trainable
 from andon.verify.observation.runs import RATE as DEFAULT_RATE
 from andon.verify.observation.runs import Make, NamedOptimizer, each_optimizer, each_run_or_plain
+from andon.verify.observation.stand_in import StandIn, first_shifts, outcome, remade
 from andon.verify.subject import Subject
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -31,6 +35,9 @@ RATE = 0.1  # at which decay is measured: far above rounding
 ADDED = 24  # updates, each too small for half precision, that together are not
 LARGEST_EPS = 1e-3
 PARITY = {torch.float64: 1e-6, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+ADAMS = {"lr", "betas", "eps", "weight_decay"}  # what can be set of Adam
+OTHERWISE = {"lr": 0.01, "betas": 0.5, "eps": 1e-3, "momentum": 0.05, "weight_decay": 0.5}  # added, or put in place
+APART = 1e-3  # of a step: more than rounding
 QUIET = 8  # steps without a gradient, in which moments fade
 LOSABLE = "half-precision weights that an optimizer of Adam's kind updates, at rates below their rounding"
 
@@ -135,11 +142,14 @@ def check_decay(subject: Subject, named: NamedOptimizer) -> None:
     """A step with zero gradients shrinks every matrix by learning rate x weight decay, and no norm or bias.
 
     Checked where `hyperparameters` names `weight_decay`, or groups with different weight decay show that it is meant.
-    Embeddings may be left out.
+    Embeddings may be left out. Wrong is a decay that is said and not done, or is done otherwise; a norm or a bias that
+    decays, or a matrix that does not as the others do, is unusual.
 
     Silent because a gain that decays is learned again in every step, at a cost that no curve shows by itself.
 
     Look at the filter that picks what decays: names or types that miss RMSNorm; and at decay added to the gradient.
+
+    Yellow where a norm or a bias decays, or some matrices do not: each has been meant by somebody.
 
     Example:
         # wrong: Llama's norms are called "input_layernorm" and "norm", so they decay
@@ -157,14 +167,19 @@ def check_decay(subject: Subject, named: NamedOptimizer) -> None:
     name, model, optimizer = named
     due = _decay_due(subject, model, optimizer)
     shrunk = _shrunk(model, optimizer)
+    layers = _layers(model)
     vectors = {key: value for key, value in shrunk.items() if model.get_parameter(key).dim() < 2}
+    matrices = {key: value for key, value in shrunk.items() if key in layers}
+    _require_shrunk(name, model, matrices, due, said="weight_decay" in subject.hyperparameters)
     _require_kept(name, vectors, due)
-    _require_shrunk(name, model, {key: value for key, value in shrunk.items() if key not in vectors}, due)
 
 
 @each_optimizer
 def check_parity(_: Subject, named: NamedOptimizer) -> None:
-    """An optimizer that calls itself Adam or AdamW moves weights as the paper says, for gradients of all magnitudes.
+    """An optimizer that is Adam or AdamW moves weights as the paper says, for gradients of all magnitudes.
+
+    It is one by its name, or, where its name says nothing, by its settings and states: those of Adam, no other, and the
+    two running means after a first step. By its states alone another step is unusual, not wrong.
 
     Compared with Adam in float64 over four steps, for gradients from 1e-9 to 100, with weight decay set to 0.
 
@@ -188,15 +203,80 @@ def check_parity(_: Subject, named: NamedOptimizer) -> None:
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = named
+    light: type[CheckFailed] = CheckFailed
     if not adams(optimizer):
-        raise NotApplicable("an optimizer, or a group of one, that is Adam or AdamW")
+        model, optimizer, light = *_by_states(optimizer), Unusual
     error, key, step, found, due = worst_parity(model, optimizer)
-    allowed = max(PARITY[parameter.dtype] for parameter in trainable(model).values())
+    allowed = max(PARITY.get(parameter.dtype, 0.0) for parameter in trainable(model).values())
     if not error <= allowed:
-        raise CheckFailed(
+        raise light(
             f"{name}: after step {step} on given gradients an entry of {key} stands at {found:.6g} from 0, and Adam "
             f"at {due:.6g}; that is {error:.2g} of it, and rounding explains {allowed:.0e}"
         )
+
+
+@each_optimizer
+def check_effects(_: Subject, named: NamedOptimizer) -> None:
+    """Each setting of an optimizer changes a step or what it keeps.
+
+    Asked of a class that can be made again from its defaults: on a few small tensors, with one setting changed at a
+    time, over eight steps on gradients of all magnitudes.
+
+    Silent because an optimizer at its defaults trains as well as one that listens.
+
+    Look for constants in the place of `group[...]`, and for settings that are taken and never read.
+
+    Example:
+        # wrong: takes a weight decay, and never reads it
+        for p in group["params"]:
+            p.add_(update(p.grad, state), alpha=-group["lr"])
+
+        # right
+        for p in group["params"]:
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update(p.grad, state), alpha=-group["lr"])
+    """
+    name, optimizer = named.name, named.optimizer
+    usual = outcome(optimizer)
+    altered = _altered(optimizer.param_groups[0])
+    idle = [_written(key, value) for key, value in altered if _is_same(usual, outcome(optimizer, **{key: value}))]
+    if idle:
+        raise Unusual(
+            f"{name}: with {listed(idle)} in place of the default, 8 steps on the same gradients are bit by bit the "
+            "same, and so is what it keeps; right where another setting switches that one off"
+        )
+
+
+@each_optimizer
+def check_separate(_: Subject, named: NamedOptimizer) -> None:
+    """The step of one tensor is made of its own gradient: that of another changes at most the length of all steps.
+
+    Asked of a class that can be made again from its defaults, on two small matrices of one shape.
+
+    Silent because layers that share a momentum still go downhill together.
+
+    Look at the key under which states are kept (a shape, a name, nothing at all), and at variables that a loop over
+    parameters leaves to the next one.
+
+    Example:
+        # wrong: layers of one shape share one momentum
+        buffer = self.state[p.shape].setdefault("buffer", torch.zeros_like(p))
+
+        # right
+        buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+    """
+    name, optimizer = named.name, named.optimizer
+    usual = first_shifts(optimizer)
+    for changed in ("one", "other"):
+        shifts = first_shifts(optimizer, changed)
+        for key in usual.keys() - {changed}:
+            own = {key: usual[key]}
+            error = mismatch({key: shifts[key]}, own, fitted({key: shifts[key]}, own))[0]
+            if not error <= APART and bool(usual[key].any()):
+                raise CheckFailed(
+                    f"{name}: another gradient of one matrix turns the first step of another by {error:.2g} of itself: "
+                    "they share what each should keep for itself"
+                )
 
 
 @each_optimizer
@@ -242,6 +322,9 @@ def check_memory(_: Subject, named: NamedOptimizer) -> None:
 def check_moments(_: Subject, named: NamedOptimizer) -> None:
     """Adam's running mean of squared gradients decays at the rate beta2.
 
+    Asked of an optimizer whose state, after a first step, is (1 - beta2) times the gradient's square, and which is Adam
+    by its name or keeps that state in half precision.
+
     Silent because a mean that cannot shrink, since each product rounds back to what it was, only makes steps ever
     smaller.
 
@@ -260,16 +343,23 @@ def check_moments(_: Subject, named: NamedOptimizer) -> None:
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = named
-    group = next((group for group in optimizer.param_groups if group["params"] and "betas" in group), {})
-    sizes = []
-    for gradient in (1.0, *[0.0] * QUIET):
-        give_gradients(model, dict.fromkeys(trainable(model), gradient))
-        optimizer.step()
-        square = optimizer.state[group["params"][0]].get("exp_avg_sq") if group and not group.get("amsgrad") else None
-        if not isinstance(square, Tensor) or not square.is_floating_point():
-            raise NotApplicable("an optimizer of Adam's kind, with a floating mean of squares")
-        sizes.append(float(square.double().mean()))
-    kept, due = sizes[-1] / max(sizes[0], 1e-300), float(group["betas"][1]) ** QUIET
+    needed = NotApplicable("an optimizer of Adam's kind, with a floating mean of squares")
+    group = next((group for group in optimizer.param_groups if group["params"] and "betas" in group), None)
+    if group is None or group.get("amsgrad"):
+        raise needed
+    ones = dict.fromkeys(trainable(model), 1.0)
+    give_gradients(model, ones)
+    stepped(optimizer)
+    key = square_key(optimizer, model, {name: torch.ones_like(p) for name, p in trainable(model).items()})
+    square = optimizer.state[group["params"][0]].get(key)
+    if square is None or (square.dtype not in HALVES and not claims_adam(optimizer)):
+        raise needed  # others, such as Yogi, let it shrink in their own way; rounding is the same for all
+    first = float(square.double().mean())
+    give_gradients(model, dict.fromkeys(ones, 0.0))
+    for _step in range(QUIET):
+        stepped(optimizer)
+    square = optimizer.state[group["params"][0]][key]
+    kept, due = float(square.double().mean()) / max(first, 1e-300), float(group["betas"][1]) ** QUIET
     if not abs(kept - due) <= 0.2 * (1 - due):
         raise CheckFailed(
             f"{name}: after {QUIET} steps without a gradient {kept:.6g} of the mean of squares is left, and beta2 = "
@@ -321,6 +411,50 @@ def check_survival(subject: Subject, make: Make) -> None:
         )
 
 
+def _by_states(optimizer: Any) -> tuple[nn.Module, Any]:
+    """A stand-in and an optimizer of this class for it, where what it keeps and what can be set is Adam's.
+
+    Raises:
+        NotApplicable: it is not.
+    """
+    lack = NotApplicable("an optimizer, or a group of one, that is Adam or AdamW")
+    kind, group = type(optimizer), optimizer.param_groups[0]
+    numbers = {key for key, value in group.items() if type(value) in (float, tuple) and key != "params"}
+    if not {"lr", "betas", "eps"} <= numbers <= ADAMS or "adam" in kind.__name__.lower() or _is_torchs(kind):
+        raise lack
+    model = StandIn()
+    made = remade(optimizer, model)
+    ones = {key: torch.ones_like(p) for key, p in trainable(model).items()}
+    give_gradients(model, ones)
+    stepped(made)
+    if not mean_key(made, model, ones) or not square_key(made, model, ones):
+        raise lack
+    model = StandIn()
+    return model, remade(optimizer, model)
+
+
+def _is_torchs(kind: type) -> bool:
+    return kind.__module__.startswith("torch.")
+
+
+def _altered(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings of a group with one number changed each."""
+    for key, other in OTHERWISE.items():
+        value = group.get(key)
+        if isinstance(value, tuple) and all(isinstance(each, float) for each in value):
+            yield from ((key, (*value[:i], other, *value[i + 1 :])) for i in range(len(value)))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, other + float(value)
+
+
+def _written(key: str, value: Any) -> str:
+    return f"{key} = {value if isinstance(value, tuple) else f'{value:g}'}"
+
+
+def _is_same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def _foreign_tensors(model: nn.Module, tensors: list[Tensor]) -> list[Tensor]:
     """The tensors that are none of the model's parameters."""
     own = {id(parameter) for parameter in model.parameters()}
@@ -340,6 +474,8 @@ def _own_settings(group: Mapping[str, Any], others: Sequence[Mapping[str, Any]])
 
 
 def _require_rate(name: str, rate: Any, peak: float) -> None:
+    if rate is not None and not isinstance(rate, str) and float(rate) < 0:
+        raise CheckFailed(f"{name}: a group's rate is {rate!r}, below 0: each step climbs")
     if rate is not None and (isinstance(rate, str) or not 0 <= float(rate) <= peak * (1 + 1e-6)):
         raise CheckFailed(f"{name}: a group's rate is {rate!r}; the peak is {peak:g}")
 
@@ -377,31 +513,48 @@ def _decay_due(subject: Subject, model: nn.Module, optimizer: Any) -> float:
     return named
 
 
-def _require_shrunk(name: str, model: nn.Module, matrices: dict[str, float], due: float) -> None:
+def _require_shrunk(name: str, model: nn.Module, matrices: dict[str, float], due: float, *, said: bool) -> None:
     """Fail where a matrix does not shrink as the decay says; embeddings may all be left out."""
     wrong = sorted(key for key, value in matrices.items() if abs(value - due) > 2e-2 * due)
     tables = _tables(model)
-    spared = [key for key in wrong if model.get_parameter(key).shape in tables and abs(matrices[key]) < 1e-3 * due]
-    if wrong and (len(spared) < len(wrong) or len(wrong) == len(matrices)):
-        raise CheckFailed(
-            f"{name}: {wrong[0]} shrinks by rate x {matrices[wrong[0]]:.4g} a step without a gradient, "
-            f"and {due:.4g} is due"
-        )
+    kept = [key for key in wrong if abs(matrices[key]) < 1e-3 * due]
+    spared = [key for key in kept if model.get_parameter(key).shape in tables]
+    others = [key for key in wrong if key not in spared]
+    if not others and not (wrong and len(wrong) == len(matrices)):
+        return
+    first = (others or wrong)[0]
+    message = f"{name}: {first} shrinks by rate x {matrices[first]:.4g} a step without a gradient, and {due:.4g} is due"
+    if said and (len(wrong) == len(matrices) or len(kept) < len(wrong)):
+        raise CheckFailed(message)
+    if set(others) <= set(kept):
+        raise Unusual(f"{message}; right where that matrix is meant to keep its size")
+    raise NotApplicable("an optimizer whose decay is a part of the step by itself, or hyperparameters['weight_decay']")
 
 
 def _require_kept(name: str, vectors: Mapping[str, float], due: float) -> None:
-    """Fail where a vector shrinks without a gradient."""
+    """Say where a vector shrinks without a gradient."""
     fading = sorted(key for key, value in vectors.items() if abs(value) > 1e-3 * due)
     if fading:
-        raise CheckFailed(
+        raise Unusual(
             f"{name}: {len(fading)} of {len(vectors)} vectors decay: {listed(fading)}, by rate x "
-            f"{vectors[fading[0]]:.3g} a step; norms and biases must not"
+            f"{vectors[fading[0]]:.3g} a step; norms and biases are usually left out"
         )
 
 
 def _tables(model: nn.Module) -> set[torch.Size]:
     """The shapes of embeddings, which may be spared, and a head like them."""
     return {module.weight.shape for module in model.modules() if isinstance(module, nn.Embedding)}
+
+
+def _layers(model: nn.Module) -> set[str]:
+    """Matrices that are a layer's only one, with at most a vector beside it: no tables of positions, no states."""
+    found = set()
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(prefix, recurse=False))
+        matrices = [name for name, parameter in own.items() if parameter.dim() > 1]
+        if len(matrices) == 1 and len(own) <= 2 and not any(True for _ in module.children()):
+            found.update(matrices)
+    return found
 
 
 def _losable(model: nn.Module, optimizer: Any) -> list[str]:
@@ -426,7 +579,7 @@ def _shrunk(model: nn.Module, optimizer: Any) -> dict[str, float]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)  # whatever rounding does, it does alike
-    optimizer.step()
+    stepped(optimizer)
     return {
         key: float((1.0 - parameter.detach().double()).mean()) / RATE
         for key, parameter in trainable(model).items()
@@ -446,7 +599,7 @@ def _step_of_size(model: nn.Module, optimizer: Any, size: float) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in trainable(model).values():
         parameter.grad = size * torch.randn(parameter.shape, generator=generator).to(parameter)
-    optimizer.step()
+    stepped(optimizer)
 
 
 def _require_memory(name: str, key: str, shares: Mapping[str, float], group: Mapping[str, Any]) -> None:
@@ -465,6 +618,8 @@ CHECKS = (
     Check("optimizer.settings", check_settings, tier=2),
     Check("optimizer.decay", check_decay, tier=2),
     Check("optimizer.parity", check_parity, tier=2),
+    Check("optimizer.effects", check_effects, tier=2),
+    Check("optimizer.separate", check_separate, tier=2),
     Check("optimizer.memory", check_memory, tier=2),
     Check("optimizer.moments", check_moments, tier=2),
     Check("optimizer.survival", check_survival, tier=2),

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import first_positions, one_document, other_tokens, rows_of, tensors_in
 from andon.verify.access.calls import new_batch, new_model
-from andon.verify.access.roles import find, part, replaced
-from andon.verify.access.targets import tokens_of, with_tokens
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import replaced
+from andon.verify.access.targets import predicts_next, tokens_of, with_tokens
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
@@ -205,7 +206,7 @@ def _require_mask(
     subject: Subject, block: nn.Module, call: Call, states: Tensor, result: Tensor, first: int, time: int
 ) -> None:
     """Refuse a block that is not causal on a part of its arguments: they are not a mask of these positions."""
-    if subject.causal and first == 1:
+    if predicts_next(subject) and first == 1:
         other = torch.cat([states[:, :-1], states[:, -1:].flip(-1)], 1)
         if distance(call_again(block, call, other, first, time)[:, :-1], result[:, :-1]) > RELATIVE:
             raise NotApplicable("blocks whose arguments at a few positions are a mask of these")
@@ -234,9 +235,9 @@ def _long(subject: Subject, model: nn.Module, batch: Batch) -> Batch:
     """One row, its parts repeated to FAR positions where the model takes so many."""
     batch = one_document(subject, rows_of(subject, batch, [0]))
     tokens_BT = tokens_of(subject, batch)
-    found = find(batch, subject.roles)
+    found = find(subject, batch)
     times = -(-FAR // tokens_BT.shape[1])
-    longer = {key: part(batch, role, subject.roles).repeat(1, times)[:, :FAR] for role, key in found.items()}
+    longer = {key: part(subject, batch, role).repeat(1, times)[:, :FAR] for role, key in found.items()}
     if "positions" in found:
         longer[found["positions"]] = torch.arange(FAR, device=tokens_BT.device)[None]
     long = replaced(batch, longer)

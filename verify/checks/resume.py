@@ -4,11 +4,14 @@ import hashlib
 import random
 import tempfile
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from andon.verify.access.calls import needed
 from andon.verify.checks.table import Check
@@ -22,6 +25,11 @@ LONGEST = 12  # steps of an epoch that checks go through whole
 FARTHEST = 32  # steps of an epoch into whose successor a run is followed, to be saved there
 
 
+CANDIDATES = 4  # for the token that pads
+
+Row = tuple[int, ...]  # of token ids
+
+
 class Print(NamedTuple):
     """What is kept of a tensor: enough to tell it from any other."""
 
@@ -33,7 +41,7 @@ class Print(NamedTuple):
 class Record(NamedTuple):
     """What a step of a run can be told by."""
 
-    rows: list[tuple[int, ...]]  # of token ids, in the order seen
+    rows: list[Row]  # in the order seen
     rates: tuple[float, ...]
     weights: dict[str, Print]
     moments: dict[str, Print]
@@ -181,6 +189,8 @@ def check_checkpoint_stays(subject: Subject) -> None:
 def check_progress(subject: Subject) -> None:
     """A run moves on through its data: steps in a row are not shown the same rows.
 
+    Premise: all that the model is called with is the same, integers and floats, not only what is taken for token ids.
+
     Silent because the loss falls even faster: one batch is learned by heart.
 
     Look for an iterator or a shuffle that is made anew in each step, and for a seed that is set there.
@@ -199,13 +209,20 @@ def check_progress(subject: Subject) -> None:
     if subject.hyperparameters.get("epoch_steps", 0) <= 1:
         raise NotApplicable("hyperparameters['epoch_steps'] above 1")
     run = loop_run(subject)
-    seen = [token_rows(subject, run.step()) for _ in range(SHORT)]
-    if seen[0] and all(rows == seen[0] for rows in seen):
+    seen, whole = [], []
+    for _ in range(SHORT):
+        with _inputs_of(run.model) as given:
+            seen.append(token_rows(subject, run.step()))
+        whole.append(given)
+    if seen[0] and all(rows == seen[0] for rows in seen) and all(given == whole[0] for given in whole):
         raise CheckFailed(f"{run.name}: {SHORT} steps in a row are shown the same {len(seen[0])} rows")
 
 
 def check_epochs(subject: Subject) -> None:
     """The second epoch shows the same examples as the first, none of them lost or repeated, in another order.
+
+    Rows are compared without their padding (`_unpadded` measures which token that is): another batch pads to another
+    length.
 
     Silent because a part of the data teaches as well; the same order each time is learned as if it meant something.
 
@@ -235,7 +252,7 @@ def check_epochs(subject: Subject) -> None:
     first, second = ([row for rows in seen[start : start + steps] for row in rows] for start in (0, steps))
     if not first:
         raise NotApplicable("a model that is called with token ids")
-    one, two = Counter(map(_bare, first)), Counter(map(_bare, second))
+    one, two = _unpadded(subject, first, second)
     lost, spare = (one - two).total() + (two - one).total(), 2 * (max(len(rows) for rows in seen) - 1)
     if lost > spare:
         raise CheckFailed(
@@ -250,6 +267,21 @@ def check_epochs(subject: Subject) -> None:
         )
     if first == second and len(one) > 3:
         raise CheckFailed(f"{run.name}: the second epoch shows the {len(first)} rows of the first in the same order")
+
+
+@contextmanager
+def _inputs_of(model: nn.Module) -> Generator[list[Print]]:
+    """What is kept of each tensor that a model is called with."""
+    given: list[Print] = []
+
+    def note(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given.extend(_print(value) for value in tree_leaves((arguments, named)) if isinstance(value, Tensor))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield given
+    finally:
+        handle.remove()
 
 
 def _records(subject: Subject, run: Run, count: int, *, save_each: bool = False) -> list[Record]:
@@ -367,12 +399,34 @@ def _moments(run: Run) -> dict[str, Print]:
     }
 
 
-def _bare(row: tuple[int, ...]) -> tuple[int, ...]:
-    """A row without its padding: the last token, and the first, once only where they repeat."""
+def _unpadded(subject: Subject, first: list[Row], second: list[Row]) -> tuple[Counter[Row], Counter[Row]]:
+    """Both epochs' rows without their padding, whose token and length nobody has to say.
+
+    A row is padded to another length in another batch. Taken for padding is, at either end of a row, what
+    `Subject.pad_id` says, or whichever token of those that most rows end or begin with leaves the fewest rows apart.
+    """
+    rows = [row for row in (*first, *second) if row]
+    ends = Counter(row[end] for row in rows for end in (0, -1))
+    given = [] if subject.pad_id is None else [subject.pad_id]
+    best: tuple[Counter[Row], Counter[Row]] | None = None
+    for token in (None, *given, *(token for token, _ in ends.most_common(CANDIDATES))):
+        both = Counter(_bare(row, token) for row in first), Counter(_bare(row, token) for row in second)
+        if best is None or _apart(*both) < _apart(*best):
+            best = both
+    assert best is not None
+    return best
+
+
+def _apart(one: Counter[Row], two: Counter[Row]) -> int:
+    return (one - two).total() + (two - one).total()
+
+
+def _bare(row: Row, padding: int | None) -> Row:
+    """A row without this token at its ends; one that is nothing else keeps it once."""
     begin, end = 0, len(row)
-    while end - begin > 1 and row[end - 1] == row[end - 2]:
+    while end - begin > 1 and row[end - 1] == padding:
         end -= 1
-    while end - begin > 1 and row[begin] == row[begin + 1]:
+    while end - begin > 1 and row[begin] == padding:
         begin += 1
     return row[begin:end]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from andon.verify.access.calls import hyperparameter, needed, new_model
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.runs import loop_run, new_optimizer
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.optimizers import asks_again, stepped
+from andon.verify.observation.runs import asks_a_metric, loop_run, new_optimizer
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Subject
 
@@ -17,16 +18,20 @@ NEAR = 1e-6  # of the peak: rounding of one formula
 STEEP = 2.5  # times the even rise of a warm-up, that no warm-up exceeds (a cosine has pi / 2)
 JUMP, SUDDEN = 0.1, 4.0  # of the peak, and times the falls beside it (1 - sqrt(t) begins with 2.4 times its next one)
 HORIZON = 400  # steps that are looked at where hyperparameters name no end; longer runs are sampled
-APPLIED = 12  # steps of a loop
+APPLIED, SHORT = 12, 32  # steps of a loop that is begun, and of one that is followed to its end
 WASTED = "its batch is not learned from; where that is meant, say hyperparameters={'warmup_from': 0}"
 
 
 def check_start(subject: Subject) -> None:
     """The first update has a learning rate above 0, unless declared otherwise, and in a warm-up one below the peak.
 
+    A warm-up from 0 is unusual, not wrong: it wastes one batch. Wrong is what contradicts what is said of it.
+
     Silent because a step without effect costs only one batch, and one at the full rate only a worse start.
 
     Look at whether steps are counted from 0 or from 1, and at when the schedule is stepped.
+
+    Yellow where the first rate is 0 and nothing says so: its batch teaches nothing, and many libraries begin there.
 
     Example:
         # wrong: step 0 has a learning rate of 0, and its batch is wasted
@@ -41,8 +46,7 @@ def check_start(subject: Subject) -> None:
     """
     for name, rate in _rates(subject):
         first = rate(0)
-        if _wastes(subject, first, rate(1)):
-            raise CheckFailed(f"{name}: the rate of the first update is {first:.3g}; {WASTED}")
+        _require_use(name, subject, first, rate(1))
         peak, warmup = subject.hyperparameters.get("learning_rate"), subject.hyperparameters.get("warmup_steps", 0)
         if peak is not None and warmup >= 2 and not first < peak * (1 - NEAR):
             raise CheckFailed(
@@ -56,6 +60,8 @@ def check_warmup(subject: Subject) -> None:
     Silent because a warm-up that is too short, too long or missing is a worse start and no error.
 
     Look at the units of the warm-up (steps, micro-batches, tokens, epochs) and at the division.
+
+    Yellow where the rate rises in one large step: a warm-up in stairs is one as well.
 
     Example:
         # wrong: len(loader) counts micro-batches, so the warm-up is accumulation_steps times too long
@@ -74,15 +80,15 @@ def check_warmup(subject: Subject) -> None:
         rises = [after - before for before, after in pairwise(trace[: warmup + 1])]
         if any(rise < -NEAR * peak for rise in rises[:-1]):
             raise CheckFailed(f"{name}: within the warm-up of {warmup} updates the rate falls by {-min(rises):.3g}")
-        if warmup >= 3 and max(rises) > STEEP * peak / warmup:
-            raise CheckFailed(
-                f"{name}: within the warm-up of {warmup} updates the rate jumps by {max(rises):.3g}; "
-                f"an even rise to {peak:.4g} takes {peak / warmup:.3g} a step"
-            )
         reached = max(trace[max(0, warmup - 1) :])
         if abs(reached - peak) > 1e-3 * peak:
             raise CheckFailed(
                 f"{name}: at the end of {warmup} warm-up updates the rate is {reached:.6g}, not {peak:.6g}"
+            )
+        if warmup >= 3 and max(rises) > STEEP * peak / warmup:
+            raise Unusual(
+                f"{name}: within the warm-up of {warmup} updates the rate jumps by {max(rises):.3g}; "
+                f"an even rise to {peak:.4g} takes {peak / warmup:.3g} a step"
             )
 
 
@@ -106,6 +112,7 @@ def check_peak(subject: Subject) -> None:
         peak = subject.hyperparameters.get("learning_rate", math.inf)
         for step in _sampled(subject):
             value = rate(step)
+            _require_positive(name, step, value)
             if not 0 <= value <= peak * (1 + NEAR):
                 raise CheckFailed(f"{name}: the rate of step {step} is {value:.6g}; it must lie in 0 to {peak:.6g}")
 
@@ -113,11 +120,16 @@ def check_peak(subject: Subject) -> None:
 def check_decline(subject: Subject) -> None:
     """After the warm-up the learning rate never rises, ends at the declared share of the peak, and stays.
 
-    A rate that falls steadily has no sudden drop in it; a rate that falls in stairs is flat between them.
+    A rate that falls steadily has no sudden drop in it; a rate that falls in stairs is flat between them. Wrong is an
+    end at another share of the peak than `min_ratio` says; a rate that rises or drops on its way, or that goes on
+    beyond the last step, where no update should be, is unusual.
 
     Silent because a rate that ends too high, or rises once more, only leaves a worse loss than there might have been.
 
     Look at the clamp beyond the last step, at the total that the schedule was given, and at `min_ratio`.
+
+    Yellow where the rate rises again, falls in one step, or goes on beyond the last step: schedules with restarts, with
+    stairs and without an end do so.
 
     Example:
         # wrong: after total_steps the cosine rises again
@@ -133,17 +145,21 @@ def check_decline(subject: Subject) -> None:
     peak, steps = hyperparameter(subject, "learning_rate"), int(hyperparameter(subject, "steps"))
     warmup, least = int(subject.hyperparameters.get("warmup_steps", 0)), subject.hyperparameters.get("min_ratio")
     for name, rate in _rates(subject):
-        falling = [step for step in _sampled(subject) if step >= warmup]
+        ends = steps if name == "Subject.lr_scheduler" else 2 * steps  # a scheduler is not stepped further than it is
+        falling = [step for step in _sampled(subject) if warmup <= step <= max(ends, warmup + 1)]
         values = [rate(step) for step in falling]
+        if least is not None:
+            _require_end(name, rate, peak, steps, least)
         for step, (before, after) in zip(falling[1:], pairwise(values), strict=True):
             if after > before + NEAR * peak:
-                raise CheckFailed(
-                    f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}"
+                raise Unusual(
+                    f"{name}: after the warm-up the rate rises at step {step}, from {before:.6g} to {after:.6g}; right "
+                    "where it is meant to begin again"
                 )
         if falling == list(range(falling[0], falling[-1] + 1)):
             _require_no_jump(name, falling, values, peak)
-        if least is not None:
-            _require_end(name, rate, peak, steps, least)
+        if ends > steps:
+            _require_rest(name, rate, peak, steps)
 
 
 def check_pure(subject: Subject) -> None:
@@ -183,6 +199,8 @@ def check_applied(subject: Subject) -> None:
 
     Look at who writes the optimizer's rates, in which groups, and before or after the update.
 
+    Yellow where one group's rate does not follow the others': a group may have a schedule of its own.
+
     Example:
         # wrong: the other groups keep the learning rate they began with
         optimizer.param_groups[0]["lr"] = learning_rate(step)
@@ -200,7 +218,7 @@ def check_applied(subject: Subject) -> None:
         if due is not None and _off(due, rates) > 1e-5 * abs(due):
             raise CheckFailed(f"{made}; Subject.lr_at says {due:.6g}")
         if max(rates) > 0 and _is_other_share(rates, applied[-1]):
-            raise CheckFailed(
+            raise Unusual(
                 f"{run.name}: the groups' rates stand as {_said(rates)} in update {number + 1} and as "
                 f"{_said(applied[-1])} in update {len(applied)}: one does not follow the schedule"
             )
@@ -218,6 +236,8 @@ def check_run(subject: Subject) -> None:
     Silent because a model learns at almost any rate, only worse.
 
     Look at who writes the optimizer's rates, and whether anything does.
+
+    Yellow where the first rate is 0 and nothing says so, as many libraries begin there.
 
     Example:
         # wrong: the scheduler is never stepped, so the rate stays at the first one of the warm-up
@@ -240,8 +260,9 @@ def check_run(subject: Subject) -> None:
     if not seen:
         raise NotApplicable("one optimizer update per step")
     rates = [(max if len(set(seen[0])) == 1 else min)(each) for each in seen]  # of groups with rates of their own
-    if _wastes(subject, rates[0], rates[min(1, len(rates) - 1)]):
-        raise CheckFailed(f"{run.name}: the first update is made at a rate of {rates[0]:.3g}; {WASTED}")
+    for number, rate in enumerate(rates):
+        _require_positive(run.name, number, rate)
+    _require_use(run.name, subject, rates[0], rates[min(1, len(rates) - 1)])
     peak, warmup = hyperparameter(subject, "learning_rate"), int(subject.hyperparameters.get("warmup_steps", 0))
     if max(rates) > peak * (1 + NEAR):
         raise CheckFailed(f"{run.name}: an update is made at {max(rates):.6g}; the peak is {peak:.6g}")
@@ -271,15 +292,15 @@ def check_state(subject: Subject) -> None:
     needed(subject, "lr_scheduler")
     whole = _trace(subject, 2 * APPLIED)
     optimizer, schedule = _scheduled(subject)
-    _walk(optimizer, schedule, APPLIED)
+    _walk(subject, optimizer, schedule, APPLIED)
     if not hasattr(schedule, "state_dict"):
         raise NotApplicable("a schedule with state_dict")
     saved = copy.deepcopy((optimizer.state_dict(), schedule.state_dict()))
     optimizer, schedule = _scheduled(subject)
     optimizer.load_state_dict(saved[0])
     schedule.load_state_dict(saved[1])
-    resumed = _walk(optimizer, schedule, APPLIED)
-    for number, (due, found) in enumerate(zip(whole[APPLIED:], resumed, strict=True)):
+    resumed = _walk(subject, optimizer, schedule, APPLIED)
+    for number, (due, found) in enumerate(zip(whole[APPLIED:], resumed, strict=False)):
         if abs(due - found) > 1e-9 + 1e-6 * abs(due):
             raise CheckFailed(
                 f"Subject.lr_scheduler: saved after {APPLIED} steps and loaded, step {APPLIED + number} has the rate "
@@ -287,10 +308,20 @@ def check_state(subject: Subject) -> None:
             )
 
 
-def _wastes(subject: Subject, first: float, second: float) -> bool:
-    """Whether updates are made with nothing: the first, unless the warm-up is said to begin at 0, or the second too."""
+def _require_use(name: str, subject: Subject, first: float, second: float) -> None:
+    """Fail where updates are made with nothing: the second, where a warm-up is said to begin at 0; say it of others."""
     said = subject.hyperparameters.get("warmup_from") == 0 and subject.hyperparameters.get("warmup_steps", 0) > 0
-    return not (second if said else first) > 0
+    _require_positive(name, 0, min(first, second))
+    if said and not second > 0:
+        raise CheckFailed(f"{name}: the rates of the first two updates are {first:.3g} and {second:.3g}")
+    if not said and not first > 0:
+        raise Unusual(f"{name}: the rate of the first update is {first:.3g}; {WASTED}")
+
+
+def _require_positive(name: str, step: int, rate: float) -> None:
+    """Fail where a rate is below zero, and says so."""
+    if rate < 0:
+        raise CheckFailed(f"{name}: the rate of step {step} is {rate:.6g}, below 0: such an update climbs")
 
 
 def _require_no_jump(name: str, steps: list[int], values: list[float], peak: float) -> None:
@@ -298,7 +329,7 @@ def _require_no_jump(name: str, steps: list[int], values: list[float], peak: flo
     falls = [before - after for before, after in pairwise(values)]
     for step, (before, fall, after) in zip(steps[2:], zip(falls, falls[1:], falls[2:], strict=False), strict=False):
         if fall > JUMP * peak and after > NEAR * peak and fall > SUDDEN * max(before, after):
-            raise CheckFailed(
+            raise Unusual(
                 f"{name}: at step {step} the rate falls by {fall:.6g}, and in the steps beside it by {before:.3g} and "
                 f"{after:.3g}: it jumps"
             )
@@ -306,15 +337,22 @@ def _require_no_jump(name: str, steps: list[int], values: list[float], peak: flo
 
 def _require_end(name: str, rate: Callable[[int], float], peak: float, steps: int, least: float) -> None:
     """Fail where a schedule ends at another share of its peak than `least`, or goes on from there."""
-    around = sorted(rate(step) for step in (steps - 2, steps - 1, steps))
+    around = sorted(rate(step) for step in (steps - 1, steps))
     if not around[0] - NEAR * peak <= least * peak <= around[-1] + NEAR * peak:
         raise CheckFailed(
             f"{name}: at the end of {steps} steps the rate is {around[0]:.6g} to {around[-1]:.6g}; "
             f"min_ratio {least:g} of {peak:.6g} is {least * peak:.6g}"
         )
+
+
+def _require_rest(name: str, rate: Callable[[int], float], peak: float, steps: int) -> None:
+    """Say where a schedule goes on beyond its last step, up or down."""
     beyond = [rate(steps + more) for more in (1, 2, 10, steps)]
     if max(beyond) - min(*beyond, rate(steps)) > NEAR * peak + abs(rate(steps) - rate(steps + 1)):
-        raise CheckFailed(f"{name}: beyond the last step the rate goes on from {rate(steps):.6g} to {max(beyond):.6g}")
+        raise Unusual(
+            f"{name}: beyond the last step the rate goes on from {rate(steps):.6g} to {max(beyond):.6g}; right where "
+            "no run is ever longer"
+        )
 
 
 def _require_rise(name: str, rates: list[float], warmup: int, peak: float) -> None:
@@ -358,7 +396,7 @@ def _rates(subject: Subject) -> list[tuple[str, Callable[[int], float]]]:
         rate = subject.lr_at
         found.append(("Subject.lr_at", lambda step: float(rate(step))))
     if subject.lr_scheduler is not None:
-        trace = _trace(subject, max(_sampled(subject)) + 1)
+        trace = _trace(subject, max(_sampled(subject)) + 1)  # as far as it goes
         found.append(("Subject.lr_scheduler", lambda step: trace[min(step, len(trace) - 1)]))
     if not found:
         raise NotApplicable("lr_at or lr_scheduler")
@@ -375,7 +413,9 @@ def _sampled(subject: Subject) -> list[int]:
 
 
 def _few(subject: Subject) -> int:
-    return min(APPLIED, int(subject.hyperparameters.get("warmup_steps", 0)) + 4)
+    """How many steps of a run are looked at: those of its warm-up and a few more; all of a run that is short."""
+    steps = int(subject.hyperparameters.get("steps", HORIZON))
+    return steps if steps <= SHORT else min(APPLIED, int(subject.hyperparameters.get("warmup_steps", 0)) + 4)
 
 
 def _off(due: float, rates: tuple[float, ...]) -> float:
@@ -399,21 +439,43 @@ def _said(rates: tuple[float, ...]) -> str:
 def _scheduled(subject: Subject) -> tuple[Any, Any]:
     assert subject.lr_scheduler is not None
     optimizer = new_optimizer(subject, new_model(subject))
-    return optimizer, subject.lr_scheduler(optimizer)
+    schedule = subject.lr_scheduler(optimizer)
+    if asks_a_metric(schedule):
+        raise NotApplicable("a schedule of steps alone, without a metric")
+    return optimizer, schedule
 
 
 def _trace(subject: Subject, count: int) -> list[float]:
-    return _walk(*_scheduled(subject), count)
+    return _walk(subject, *_scheduled(subject), count)
 
 
-def _walk(optimizer: Any, schedule: Any, count: int) -> list[float]:
-    """The rates of so many updates; the optimizer steps first, without gradients, as torch requires."""
-    rates = []
-    optimizer.step()
+def _walk(subject: Subject, optimizer: Any, schedule: Any, count: int) -> list[float]:
+    """The rates of so many updates, or of as many as the schedule gives.
+
+    Of groups with rates of their own it is the one whose peak is nearest to what is said, or the highest. The optimizer
+    steps first, without gradients, as torch requires.
+    """
+    rates: list[list[float]] = []
+    _step_without_gradients(optimizer)
     for _ in range(count):
-        rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
-        schedule.step()
-    return rates
+        rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        try:
+            schedule.step()
+        except Exception:  # whatever it raises, it has ended
+            if len(rates) < subject.hyperparameters.get("steps", 2):
+                raise
+            break
+    traces = list(zip(*rates, strict=True))
+    peak = subject.hyperparameters.get("learning_rate")
+    return list(max(traces, key=max) if peak is None else min(traces, key=lambda trace: abs(max(trace) - peak)))
+
+
+def _step_without_gradients(optimizer: Any) -> None:
+    """What tells torch's schedules that an update was made; no weight moves."""
+    optimizer.zero_grad()
+    if asks_again(optimizer):
+        optimizer.step = lambda *_: None
+    stepped(optimizer)
 
 
 CHECKS = (

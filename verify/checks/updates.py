@@ -1,6 +1,7 @@
 """What one step does to the weights: all that learn move, by the right gradient, once, and downhill."""
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -8,38 +9,67 @@ from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, listed
-from andon.verify.observation.optimizers import claims_adam, innermost, tensors_of
-from andon.verify.observation.parameters import mismatch, norm, parameters, trainable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
+from andon.verify.observation.copies import FEWEST, away, follows, kept_beside, places_of
+from andon.verify.observation.optimizers import innermost, mean_key, tensors_of
+from andon.verify.observation.parameters import (
+    buffers_of,
+    fitted,
+    gradients_times,
+    mismatch,
+    norm,
+    parameters,
+    put_back,
+    sharing_memory,
+    trainable,
+)
 from andon.verify.observation.runs import (
     SAME,
     Make,
     Run,
+    as_scheduled,
+    batches_seen,
+    data_rows,
     each_run,
     each_run_or_plain,
+    expected,
     micro_batches,
     own_run,
+    slopes,
     the_update,
     tolerance,
 )
 from andon.verify.observation.step_comparison import compare_gradient, compare_loss
 from andon.verify.observation.step_trace import StepTrace
+from andon.verify.observation.stillness import require_reason, require_still, still_ones
 from andon.verify.subject import Batch, Subject
 
 STEPS = 3  # within which all that learns has moved: the first rate may be 0, a fresh adapter moves one side at a time
 DESCENTS = 12  # updates on one batch, after which its loss is lower at any sensible rate
 ARITHMETIC = 1e-2  # of an update: what fused and looped kernels differ by
+PATIENCE = 12  # steps, where something has not moved: an optimizer may begin late, a part be used by few batches
+STEEP, BY_CHANCE = 0.7, 3.0  # cosines: of a climb for certain; and times that of two tensors by chance
+DRAWS = 4  # of random numbers that a loss as it is trained is averaged over
+FAINT, FAINT_IN_64 = 1e-4, 1e-10  # of the median matrix's gradient: what rounding may leave of one that is zero
+TINY = 1e-4  # times a gradient: below any clip
 NOISE = 1e-4  # a tensor with less than this share of the gradient's rms has one of rounding alone
 
 
 @each_run_or_plain
 def check_movement(subject: Subject, make: Make) -> None:
-    """Within three steps every trainable parameter changes, and every frozen one stays as it was, bit by bit.
+    """Within a few steps every trainable parameter changes, and every frozen one stays as it was, bit by bit.
+
+    Wrong is a parameter that has a gradient and stays, and a frozen one that its own optimizer moves. Unusual is a
+    parameter to which the loss gives no gradient at all, and a frozen one that something else moves. One whose gradient
+    is zero, as the loss is the same wherever it stands, has nothing to learn; a frozen one that ends between where it
+    was and where a parameter that learns is, follows it, as averages and target networks do.
 
     Silent because the others learn around a part that does not, and a frozen part that drifts still fits its run.
 
     Look at which tensors the optimizer was built with (before or after they were replaced, wrapped or moved), at layers
     that the forward pass leaves out, at `detach` and `no_grad`, and at a learning rate of 0.
+
+    Yellow where a parameter gets no gradient though the loss depends on it, or none at all: it may be held on purpose.
 
     Example:
         # wrong: the optimizer holds the old head, and the new one is never updated
@@ -53,21 +83,13 @@ def check_movement(subject: Subject, make: Make) -> None:
     Reference: huggingface/accelerate#2665.
     """
     run = make()
-    learning = set(trainable(run.model))
+    learning, frozen = set(trainable(run.model)), {n for n, p in run.model.named_parameters() if not p.requires_grad}
     steps = [run.step([new_batch(subject, number)]) for number in range(STEPS)]
-    first, last = steps[0].before, steps[-1].after
-    moved = {name for name in first if not torch.equal(first[name], last[name])}
-    still = sorted(name for name in learning - moved if not _is_below_rounding(steps, name))
+    while (still := still_ones(learning, steps)) and len(steps) < PATIENCE:  # what is taken up late, or seldom
+        steps.append(run.step([new_batch(subject, len(steps))]))
     if still and not (subject.mixture_of_experts and len(still) < len(learning)):
-        raise CheckFailed(
-            f"{run.name}: {len(still)} of {len(learning)} trainable parameters did not change in {STEPS} steps: "
-            f"{listed(still)} ({_why_still(steps, still[0])})"
-        )
-    if drifted := sorted(moved - learning):
-        raise CheckFailed(
-            f"{run.name}: {len(drifted)} of {len(first) - len(learning)} frozen parameters changed in {STEPS} "
-            f"steps: {listed(drifted)}"
-        )
+        require_reason(subject, run, steps, still, len(learning))
+    require_still(run, steps, frozen - set(trainable(run.model)), learning)
 
 
 def check_frozen(subject: Subject) -> None:
@@ -91,29 +113,39 @@ def check_frozen(subject: Subject) -> None:
                 p.add_(p.grad, alpha=-group["lr"])
     """
     model = new_model(subject).train()
-    names = [name for name, parameter in trainable(model).items() if parameter.dim() > 1]
+    shared = sharing_memory(model)
+    names = [name for name, p in trainable(model).items() if p.dim() > 1 and name not in shared]
     if len(names) < 2:
         raise NotApplicable("two trainable matrices")
     frozen = names[len(names) // 2]
     model.get_parameter(frozen).requires_grad_(False)
     run = own_run(subject, model)
     begun = parameters(model)
+    learns = any(bool(slope.any()) for slope in slopes(subject, model, new_batch(subject)).values())
     try:
-        for number in range(STEPS):
-            run.act([new_batch(subject, number)])
+        for number in range(PATIENCE):
+            if number < STEPS or all(torch.equal(begun[name], p) for name, p in model.named_parameters()):
+                run.act([new_batch(subject, number)])
     except Exception as error:
         raise NotApplicable(f"a step that can train with {frozen} frozen ({error})") from error
+    if model.get_parameter(frozen).requires_grad:
+        raise NotApplicable("a step that leaves frozen what is frozen")
     ended = parameters(model)
     if not torch.equal(begun[frozen], ended[frozen]):
         moved = float((ended[frozen].double() - begun[frozen].double()).abs().max())
         raise CheckFailed(f"{run.name}: {frozen}, frozen before the optimizer was made, moved by {moved:.2g}")
     if all(torch.equal(begun[name], ended[name]) for name in begun):
+        if not learns:
+            raise NotApplicable("a part that learns without any other")
         raise CheckFailed(f"{run.name}: with {frozen} frozen, none of the other {len(begun) - 1} parameters moved")
 
 
 @each_run
 def check_single(subject: Subject, make: Make) -> None:
     """One training step makes exactly one update of the weights, however many micro-batches it has.
+
+    Players that learn in turn, each from gradients of its own, make one update each. Wrong is a count that grows with
+    the micro-batches; as many updates for one as for two are unusual.
 
     Silent because two small updates look like one large one, and a step without an update like a slow start.
 
@@ -138,13 +170,25 @@ def check_single(subject: Subject, make: Make) -> None:
     steps = [run.step(micro_batches(subject, 2, seed=2 * number)) for number in range(STEPS)]
     counts = [len(step.updates) for step in steps]
     moved = any(not torch.equal(step.before[name], step.after[name]) for step in steps for name in step.before)
-    if max(counts) > 1 or (max(counts) == 0 and not moved):
+    if max(counts) == 0 and not moved:
         raise CheckFailed(f"{run.name}: {STEPS} steps updated the weights {counts} times, and once each was due")
+    if max(counts) <= 1 or all(_in_turn(step) for step in steps):
+        return
+    of_one = counts if run.loop is not None else [len(run.step([new_batch(subject)]).updates)]
+    light = CheckFailed if run.loop is not None or max(of_one) < max(counts) else Unusual
+    raise light(
+        f"{run.name}: {STEPS} steps of 2 micro-batches updated the weights {counts} times, and once each was due; one "
+        f"of a single micro-batch, {max(of_one)} times. Several updates of one step are right where a batch is meant "
+        "to be learned from again and again"
+    )
 
 
 @each_run
 def check_gradient(subject: Subject, make: Make) -> None:
     """The first update sees the gradient of its batch's loss, as autograd computes it independently, or that clipped.
+
+    Where no `grad_clip` is said, a clip is told from a lost factor by a second step with gradients far smaller: a clip
+    has one norm, and leaves those as they are.
 
     Silent because adaptive optimizers hide any constant factor, and a gradient that is partly wrong still descends.
 
@@ -164,7 +208,10 @@ def check_gradient(subject: Subject, make: Make) -> None:
     Reference: PyTorch documentation, Automatic Mixed Precision examples.
     """
     run, batches = make(), [new_batch(subject)]
-    compare_gradient(subject, run, run.step(batches), batches, "the first update")
+    step = run.step(batches)
+    compare_gradient(subject, run, step, batches, "the first update")
+    if "grad_clip" not in subject.hyperparameters:
+        _require_size(subject, make, run, step, batches)
 
 
 @each_run
@@ -249,16 +296,17 @@ def check_descent(subject: Subject) -> None:
     step = run.step([new_batch(subject)])
     gradients, update = the_update(run, step), step.updates[0]
     rms = norm(gradients) / max(1, sum(gradient.numel() for gradient in gradients.values())) ** 0.5
-    groups = set(zip(update.rates, update.decays, strict=True))
+    groups = {*zip(update.rates, update.decays, strict=True), (0.0, 0.0)}
+    start = step.before | update.moved
     for name, gradient in gradients.items():
-        before, gradient_64 = step.before[name].double(), gradient.double()
+        before, gradient_64 = start[name].double(), gradient.double()
         shift = step.after[name].double() - before
         if not bool(shift.any()) or float(gradient_64.square().mean().sqrt()) < NOISE * rms:
             continue
-        products = [float((gradient_64 * (shift + rate * decay * before)).sum()) for rate, decay in groups]
-        products += [float(((gradient_64 + decay * before) * shift).sum()) for _, decay in groups]  # as in Adam's L2
-        if min(products) > 0:
-            cosine = products[0] / float(gradient_64.norm() * shift.norm())
+        ways = [(gradient_64, shift + rate * decay * before) for rate, decay in groups]
+        ways += [(gradient_64 + decay * before, shift) for _, decay in groups]  # as in Adam's L2
+        cosine = min(float((one * two).sum() / (one.norm() * two.norm()).clamp(min=1e-300)) for one, two in ways)
+        if cosine > min(STEEP, BY_CHANCE / gradient.numel() ** 0.5):
             raise CheckFailed(f"{run.name}: the first update moves {name} along its gradient (cosine {cosine:.3f})")
 
 
@@ -284,15 +332,18 @@ def check_momentum(subject: Subject, make: Make) -> None:
 
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
-    run = make()
+    run, key = make(), ""
     before: dict[str, Tensor] = {}
     for number in range(STEPS):
         step = run.step([new_batch(subject, number)])
         optimizer = innermost(run.optimizer if run.loop is None else run.loop.optimizer)
-        gradients, after = the_update(run, step), _means(run.model, optimizer)
+        gradients = the_update(run, step)
+        key = mean_key(optimizer, run.model, gradients) if number == 0 else key
+        after = _means(run.model, optimizer, key)
         mixed_in = any(group.get("weight_decay") for group in optimizer.param_groups)
         decoupled = type(optimizer).__name__.lower().endswith("w")
-        if not after or not claims_adam(optimizer) or (mixed_in and not decoupled):
+        lazy = step.updates[0].sparse  # only the rows that were looked up are brought up to date
+        if not after or lazy or (mixed_in and not decoupled):
             raise NotApplicable("an optimizer with a running mean of gradients, as Adam's")
         beta = float(optimizer.param_groups[0]["betas"][0])
         due = {
@@ -318,6 +369,8 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
 
     Look for decay by hand beside the optimizer's own, weights that are cast, clamped or averaged, and second updates.
 
+    Yellow alone, as a step may change weights itself, by clamping or normalizing them.
+
     Example:
         # wrong: AdamW has its own weight decay, so the weights decay twice
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
@@ -337,6 +390,7 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
         copied = _copied(innermost(run.optimizer))
         step = run.step([new_batch(subject, number)])
         gradients, update = the_update(run, step), step.updates[0]
+        start = step.before | (update.moved if number == 0 else {})  # what a first pass has set, from its data
         names = {id(parameter): name for name, parameter in run.model.named_parameters()}
         order = [names.get(id(parameter), "") for parameter in tensors_of(innermost(run.optimizer))]
         if "" in order or len(update.rates) != len(copied.param_groups):
@@ -345,16 +399,18 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
         for group, options in zip(copied.param_groups, update.options, strict=True):
             group.update(options)  # a rate or a momentum that the step itself has set
         for name, twin in twins.items():
+            twin.data.copy_(start[name])
             twin.grad = gradients[name].to(twin.dtype) if name in gradients else None
         _stepped(copied)
-        moved = {name: step.after[name].double() - step.before[name].double() for name in twins}
-        due = {name: twin.detach().double() - step.before[name].double() for name, twin in twins.items()}
+        moved = {name: step.after[name].double() - start[name].double() for name in twins}
+        due = {name: twin.detach().double() - start[name].double() for name, twin in twins.items()}
         error, name = mismatch(moved, due)
         rounded = _rounded(step, name) / max(float(due[name].norm()), 1e-300) if name else 0.0
         if not error <= ARITHMETIC + rounded:
-            raise CheckFailed(
+            raise Unusual(
                 f"{run.name}: step {number + 1} moves {name} by {float(moved[name].norm()):.6g} in all, the optimizer "
-                f"alone, given the same gradient, by {float(due[name].norm()):.6g}: they differ by {error:.2g} of that"
+                f"alone, given the same gradient, by {float(due[name].norm()):.6g}: they differ by {error:.2g} of it; "
+                "right where the step is meant to change the weights itself, as by clamping or normalizing them"
             )
 
 
@@ -365,6 +421,8 @@ def check_overfit(subject: Subject) -> None:
     batch by heart learns nothing.
 
     Look at the sign and size of updates, at what is detached, and at labels that change between calls.
+
+    Yellow alone, as a loss may have a floor, or measure something else than how well a batch is learned.
 
     Example:
         # wrong: the gradient is cleared before the optimizer sees it
@@ -378,13 +436,129 @@ def check_overfit(subject: Subject) -> None:
         optimizer.step()
     """
     run, batch = own_run(subject), new_batch(subject)
+    follow = as_scheduled(subject, run.optimizer)
     before = _evaluated(subject, run, batch)
-    for _ in range(DESCENTS):
+    for number in range(DESCENTS):
+        follow(number)
         run.act([batch])
     after = _evaluated(subject, run, batch)
     allowed = tolerance(run.model) if tolerance(run.model) > SAME else 0.0  # half precision hides a small descent
-    if not after < before * (1 + allowed):
-        raise CheckFailed(f"{run.name}: {DESCENTS} updates on one batch took its loss from {before:.6g} to {after:.6g}")
+    if not any(new < old + allowed * abs(old) for new, old in zip(after, before, strict=True)):
+        raise Unusual(
+            f"{run.name}: {DESCENTS} updates on one batch took its loss from {before[0]:.6g} to {after[0]:.6g}; right "
+            "where the loss has a floor that it began near, or measures something else than how well a batch is learned"
+        )
+
+
+@each_run
+def check_averages(subject: Subject, make: Make) -> None:
+    """A copy of the weights that an average is kept in ends each step between where it was and where the weights are.
+
+    A copy is what begins bit by bit equal to a parameter that learns, in the model, frozen, or among what a loop keeps;
+    or what moves along the line to one. Wrong is one that moves away; one that runs ahead of the weights is unusual.
+
+    Silent because the run itself is right: only what is saved and evaluated is not.
+
+    Look at the sign and at which of the two is multiplied by the decay.
+
+    Example:
+        # wrong: pushes the average away from the weights
+        for slow, fast in zip(average.parameters(), model.parameters()):
+            slow.add_((1 - decay) * (slow - fast))
+
+        # right
+        for slow, fast in zip(average.parameters(), model.parameters()):
+            slow.sub_((1 - decay) * (slow - fast))
+
+    Reference: ostris/ai-toolkit#1034.
+    """
+    run = make()
+    learning, seen = set(trainable(run.model)), False
+    begun = _copies(run)
+    equal = {name for name, copied in begun.items() if _is_a_copy(copied, run.model, learning)}
+    for number in range(STEPS):
+        before = {name: tensor.detach().clone() for name, tensor in _copies(run).items()}
+        step = run.step([new_batch(subject, number)])
+        for name, tensor in _copies(run).items():
+            if name in before and tensor.shape == before[name].shape and not torch.equal(tensor, before[name]):
+                seen |= _is_average(run, step, (name, before[name], tensor.detach()), learning, is_copy=name in equal)
+    if not seen:
+        raise NotApplicable("a copy of the weights, in the model or in what the loop keeps, that follows them")
+
+
+@each_run
+def check_rows(subject: Subject, make: Make) -> None:
+    """The micro-batches of one step are different ones.
+
+    Asked of a loop whose model draws no random numbers, so that a batch seen twice says nothing new.
+
+    Silent because the loss is that of a smaller batch, and falls.
+
+    Look at where the next batch is taken: inside the loop over micro-batches, from one iterator.
+
+    Example:
+        # wrong: begins anew for each micro-batch, and takes the first again
+        for _ in range(accumulation_steps):
+            batch = next(iter(loader))
+            (model(**batch).loss / accumulation_steps).backward()
+
+        # right
+        batches = iter(loader)
+        for _ in range(accumulation_steps):
+            batch = next(batches)
+            (model(**batch).loss / accumulation_steps).backward()
+    """
+    run = make()
+    if run.loop is None:
+        raise NotApplicable("loop")
+    repeated = []
+    for _ in range(STEPS):
+        step = run.step()
+        if len(step.calls) < 2 or any(update.elsewhere for update in step.updates):
+            raise NotApplicable("a loop whose steps have several micro-batches of token ids")
+        rows = [tuple(data_rows(subject, step._replace(calls=(call,)))) for call in step.calls]
+        repeated.append(len(rows) - len(set(rows)))
+    if not all(repeated):
+        return
+    with seeded(0):
+        first = loss_of(subject, run.model, new_batch(subject)).detach()
+    with seeded(1):
+        second = loss_of(subject, run.model, new_batch(subject)).detach()
+    if not torch.equal(first, second):
+        raise NotApplicable("a model without dropout, to which a batch seen twice is the same")
+    raise Unusual(
+        f"{run.name}: of the micro-batches of {STEPS} steps {repeated} are another one of the same step again; right "
+        "where the loss compares two passes of one batch"
+    )
+
+
+def check_signal(subject: Subject) -> None:
+    """Each matrix gets a gradient that is more than rounding, beside those of the other matrices.
+
+    Silent because Adam makes steps of one size of any gradient: what is moved by rounding looks as if it learned.
+
+    Look at weights that are divided by their own sum, or anything else that the loss does not change with.
+
+    Example:
+        # wrong: with one expert a token, its weight is always 1, and the router gets no gradient
+        weight, chosen = router(x).softmax(-1).topk(1, dim=-1)
+        weight = weight / weight.sum(-1, keepdim=True)
+
+        # right
+        weight, chosen = router(x).softmax(-1).topk(1, dim=-1)
+
+    Reference: jingyaogong/minimind#858.
+    """
+    found = _sizes(subject, new_model(subject).train())
+    if not any(found[name] > 0 for name in _below(found, FAINT)):
+        return
+    precise = _sizes(subject, new_model(subject).double().train())
+    faint = [name for name in _below(found, FAINT) if found[name] > 0 and name in _below(precise, FAINT_IN_64)]
+    if faint:
+        raise Unusual(
+            f"the gradient of {listed(faint)} is {found[faint[0]]:.2g} at an entry, and {_median(found):.2g} in the "
+            "median matrix: it is of rounding alone; right where nothing is to be learned there"
+        )
 
 
 @each_run
@@ -417,12 +591,19 @@ def check_mode(subject: Subject, make: Make) -> None:
         )
 
 
-def _evaluated(subject: Subject, run: Run, batch: Batch) -> float:
-    mode = run.model.training
-    with torch.no_grad(), seeded():
-        value = float(loss_of(subject, run.model.eval(), batch))
+def _evaluated(subject: Subject, run: Run, batch: Batch) -> list[float]:
+    """The loss in eval mode, and as it is trained: the mean over some draws of its random numbers."""
+    mode, held, values = run.model.training, buffers_of(run.model), []
+    for training, draws in ((False, 1), (True, DRAWS)):
+        run.model.train(training)
+        losses = []
+        for seed in range(draws):
+            with seeded(seed):
+                losses.append(float(loss_of(subject, run.model, batch).detach()))
+        values.append(sum(losses) / draws)
     run.model.train(mode)
-    return value
+    put_back(run.model, held)
+    return values
 
 
 def _rounded(step: StepTrace, name: str) -> float:
@@ -433,7 +614,13 @@ def _rounded(step: StepTrace, name: str) -> float:
 
 def _copied(optimizer: Any) -> Any:
     """The optimizer with weights and moments of its own; what it holds besides them is shared."""
-    copied = copy.deepcopy(optimizer)
+    lack = NotApplicable("an optimizer that can be copied")
+    if isinstance(optimizer, torch.optim.Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise lack  # one that torch's own constructor never saw; copying it would leave its class's `step` unfit
+    try:
+        copied = copy.deepcopy(optimizer)
+    except Exception as error:
+        raise lack from error
     copied.__dict__ = {**optimizer.__dict__, **copied.__dict__}  # torch copies what a state_dict holds, and no more
     return copied
 
@@ -446,34 +633,106 @@ def _stepped(optimizer: Any) -> None:
         raise NotApplicable(f"an optimizer of which a copy can step ({error})") from error
 
 
-def _means(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+def _means(model: nn.Module, optimizer: Any, key: str) -> dict[str, Tensor]:
     """Adam's running means by parameter name."""
     states = {name: optimizer.state.get(p, {}) for name, p in trainable(model).items()}
-    found = {name: state.get("exp_avg") for name, state in states.items()}
+    found = {name: state.get(key) for name, state in states.items()}
     return {name: mean.detach().clone() for name, mean in found.items() if type(mean) is Tensor}
 
 
-def _is_below_rounding(steps: list[StepTrace], name: str) -> bool:
-    """Whether the updates of a parameter are below what its dtype resolves (`optimizer.survival` judges those)."""
-    tensor = steps[0].before[name]
-    resolved = float(tensor.abs().min()) * torch.finfo(tensor.dtype).eps / 4
-    found = [update for step in steps for update in step.updates if name in update.gradients]
-    sizes = [update.size(name) for update in found if bool(update.gradients[name].any())]
-    return bool(sizes) and 0 < max(sizes) < resolved
+def _copies(run: Run) -> dict[str, Tensor]:
+    """What may be a copy of weights: frozen parameters and buffers of the model, and what a loop keeps."""
+    frozen = {name: p for name, p in run.model.named_parameters() if not p.requires_grad}
+    own = frozen | dict(run.model.named_buffers())
+    own = {name: tensor for name, tensor in own.items() if tensor.is_floating_point() and tensor.numel() >= FEWEST}
+    return own | ({} if run.loop is None else {f"loop.{n}": t for n, t in kept_beside(run.loop, run.model)})
 
 
-def _why_still(steps: list[StepTrace], name: str) -> str:
-    updates = [update for step in steps for update in step.updates]
-    if not updates:
-        return "no update was made"
-    found = [update.gradients[name] for update in updates if name in update.gradients]
-    if not found:
-        return "no gradient reached it, or the optimizer does not hold it"
-    largest = max(float(gradient.abs().max()) for gradient in found)
-    if largest == 0:
-        return "its gradient is 0 everywhere"
-    rates = max(rate for update in updates for rate in update.rates)
-    return f"its gradient reached {largest:.2g} at rates up to {rates:.2g}"
+def _is_a_copy(tensor: Tensor, model: nn.Module, learning: set[str]) -> bool:
+    others = [model.get_parameter(name) for name in learning]
+    same = any(tensor.shape == other.shape and torch.equal(tensor, other) for other in others)
+    return same and bool((tensor != tensor.flatten()[0]).any())
+
+
+def _is_average(
+    run: Run, step: StepTrace, copied: tuple[str, Tensor, Tensor], learning: set[str], *, is_copy: bool
+) -> bool:
+    """Whether a tensor that moved follows what learns.
+
+    Raises:
+        CheckFailed: it moves away from what it began as a copy of, or along the line to it, in the wrong direction.
+    """
+    name, before, after = copied
+    if follows(before, after, places_of(step, learning)):
+        return True
+    others = [step.after[each] for each in learning if step.after[each].shape == before.shape]
+    shares = [share for other in others if (share := away(before, after, other))]
+    if shares and min(shares) < 0:
+        raise CheckFailed(
+            f"{run.name}: {name} moves away from the weights that learn, by {-min(shares):.3g} of its distance"
+        )
+    if shares or is_copy:
+        light = CheckFailed if _is_far(step, copied, learning) else Unusual
+        raise light(
+            f"{run.name}: {name}, a copy of weights that learn, ends neither where it was nor where they are, nor "
+            f"between: its entries are {float(after.double().norm() / before.double().norm()):.3g} times as large; "
+            "right where it is meant to run ahead"
+        )
+    return False
+
+
+def _is_far(step: StepTrace, copied: tuple[str, Tensor, Tensor], learning: set[str]) -> bool:
+    """Whether a copy ends further from what it is a copy of than it was, by more than the step itself."""
+    _, before, after = copied
+    pairs = [(step.before[name], step.after[name]) for name in learning if step.after[name].shape == before.shape]
+    old, new = min(pairs, key=lambda pair: float((before - pair[0]).norm()))
+    return float((after - new).norm()) > 2 * (float((before - new).norm()) + float((new - old).norm()))
+
+
+def _sizes(subject: Subject, model: nn.Module) -> dict[str, float]:
+    """The rms of each matrix's gradient, the largest over some batches."""
+    seen = [slopes(subject, model, new_batch(subject, number)) for number in range(STEPS)]
+    return {
+        name: max(float(each[name].double().square().mean().sqrt()) for each in seen if name in each)
+        for name in sorted({name for each in seen for name, slope in each.items() if min(slope.shape, default=1) > 1})
+        if name in trainable(model) and trainable(model)[name].dim() > 1
+    }
+
+
+def _below(sizes: dict[str, float], share: float) -> list[str]:
+    """The matrices whose gradient is this small beside the others'."""
+    return [name for name, size in sizes.items() if size < share * _median(sizes)]
+
+
+def _median(sizes: dict[str, float]) -> float:
+    return sorted(sizes.values())[len(sizes) // 2]
+
+
+def _in_turn(step: StepTrace) -> bool:
+    """Whether each update of a step has gradients of parameters that no other has: players in turn, as of a GAN."""
+    groups = [{name for name, gradient in each.gradients.items() if bool(gradient.any())} for each in step.updates]
+    return all(not one & other for one, other in itertools.combinations(groups, 2))
+
+
+def _require_size(subject: Subject, make: Make, run: Run, step: StepTrace, batches: list[Batch]) -> None:
+    """Fail where a gradient reaches the update smaller than it is, however small it is."""
+    if any(tensor.dtype == torch.float16 for tensor in step.before.values()):
+        return
+    batches = batches if run.loop is None else batches_seen(subject, step)
+    whole, allowed = expected(subject, run.model, step, batches)[1], tolerance(run.model, step)
+    if not fitted(the_update(run, step), whole) < 1 - allowed:
+        return
+    with seeded():
+        again = make()
+        with gradients_times(again.model, TINY):
+            small = again.step([new_batch(subject)])
+    own = batches if again.loop is None else batches_seen(subject, small)
+    factor = fitted(the_update(again, small), expected(subject, again.model, small, own)[1]) / TINY
+    if factor < 1 - allowed:
+        raise CheckFailed(
+            f"{run.name}: the first update sees {factor:.4g} of the gradient of its batches' loss, and no more of one "
+            f"{TINY:.0e} times as large: that is no clip, which leaves small ones as they are"
+        )
 
 
 CHECKS = (
@@ -485,6 +744,9 @@ CHECKS = (
     Check("updates.frozen", check_frozen, tier=2),
     Check("updates.momentum", check_momentum, tier=2),
     Check("updates.arithmetic", check_arithmetic, tier=2),
+    Check("updates.averages", check_averages, tier=2),
+    Check("updates.rows", check_rows, ("loop",), tier=2),
+    Check("updates.signal", check_signal, tier=2),
     Check("updates.mode", check_mode, tier=2),
     Check("updates.logged_loss", check_logged_loss, tier=2),
     Check("updates.overfit", check_overfit, tier=2),

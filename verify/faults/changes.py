@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from andon.verify.access.roles import IGNORE, fields, find, part, replaced, rows
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, fields, replaced, rows
 from andon.verify.subject import Batch, Loop, Subject
 
 Factory = Callable[..., Any]
@@ -22,7 +23,7 @@ def with_labels(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
     """The loss of a batch with other labels, where it has labels."""
 
     def changed(subject: Subject, loss: Factory, model: nn.Module, batch: Batch) -> Tensor:
-        key = find(batch, subject.roles).get("labels")
+        key = find(subject, batch).get("labels")
         return loss(model, batch if key is None else replaced(batch, {key: change(fields(batch)[key].clone())}))
 
     return changed
@@ -243,10 +244,10 @@ def trained_on(subject: Subject, held_out: Factory) -> list[Batch]:
 def joined(subject: Subject, pack: Factory, documents: Any) -> Batch:
     """Labels at documents' ends ask for what follows in the row."""
     batch = pack(documents)
-    key = find(batch, subject.roles).get("labels")
+    key = find(subject, batch).get("labels")
     if key is None:
         return batch
-    tokens_BT, labels_BT = part(batch, "tokens", subject.roles), fields(batch)[key]
+    tokens_BT, labels_BT = part(subject, batch, "tokens"), fields(batch)[key]
     counted = labels_BT != IGNORE
     inside = bool((labels_BT[counted] == tokens_BT[counted]).double().mean() > 0.5)
     return replaced(batch, {key: tokens_BT if inside else torch.cat((tokens_BT[:, 1:], labels_BT[:, -1:]), 1)})
@@ -255,7 +256,7 @@ def joined(subject: Subject, pack: Factory, documents: Any) -> Batch:
 def unmarked(subject: Subject, pack: Factory, documents: Any) -> Batch:
     """A row does not say where its documents begin."""
     batch = pack(documents)
-    key = find(batch, subject.roles).get("documents")
+    key = find(subject, batch).get("documents")
     return batch if key is None else replaced(batch, {key: torch.zeros_like(fields(batch)[key])})
 
 

@@ -8,6 +8,7 @@ from andon.verify.checks import CHECKS
 from andon.verify.faults.generic import BY_ID
 from andon.verify.faults.inject import Fault
 from andon.verify.observation.fingerprint import Fingerprint, changes, fingerprint
+from andon.verify.run.report import RED
 from andon.verify.run.runner import check
 from andon.verify.run.target import load_one
 from andon.verify.subject import Subject
@@ -34,6 +35,8 @@ class Found(NamedTuple):
     message: str
     seconds: float  # until then, over all checks of all subjects
     raised: bool  # the subject could not be run any more, which is loud, and says nothing of the check
+    light: str = RED
+    place: int = 1  # among its subject's findings; those that follow from one have none of their own
 
 
 class Result(NamedTuple):
@@ -68,7 +71,7 @@ def detect(fault: Fault | None, task: Task) -> Result:
             live = live or [f"{name}: {key}" for key in changes(subject, task.clean[name])]
     if not subjects:
         return Result((), (), BY_ID[task.generic].factory)
-    for chosen in (own, parity):
+    for chosen in ([*own, *parity],) if task.every else (own, parity):
         for name, subject in subjects.items():
             if not chosen or (not task.every and not all(each.raised for each in found)):
                 continue
@@ -118,7 +121,9 @@ def _findings(
             finding.message.partition("\n")[0],
             before + report.seconds,
             finding.mistake,
+            finding.light,
+            place,
         )
-        for finding in (real or report.findings)
+        for place, finding in enumerate(real or report.findings, start=1)
     ]
     return found, report.seconds

@@ -59,6 +59,8 @@ def evaluate(
     rows: dict[int, Row] = {}
     for place, outcome in detected(target, faults, run, every=every, together=TOGETHER if deadline else len(faults)):
         rows[place] = judged(blank(faults[place]), outcome)
+        if every:
+            rows[place] = ordered(rows[place], outcome, named_by(faults[place]))
         if rows[place].state == FOUND or not unit_test_of(faults[place]):
             note(rows[place])
         if deadline and time.monotonic() > deadline:
@@ -133,8 +135,22 @@ def judged(row: Row, outcome: Outcome[Result]) -> Row:
     way = PARITY if first.check.partition(".")[0] == detect.PARITY else CHECK
     return replace(
         row, state=FOUND, way=way, checks=checks, subject=first.subject, tier=first.tier,
-        seconds=first.seconds, detail=first.message,
+        seconds=first.seconds, detail=first.message, light=first.light,
     )  # fmt: skip
+
+
+def named_by(fault: Fault | GenericFault) -> tuple[str, ...]:
+    """The checks that name the cause of a fault in source; none where nobody says which."""
+    return fault.named_by if isinstance(fault, Fault) else ()
+
+
+def ordered(row: Row, outcome: Outcome[Result], names: Sequence[str]) -> Row:
+    """The row with how many findings its subject's report has, and the place of the first that names the cause."""
+    if row.state != FOUND or outcome.value is None:
+        return row
+    found = [each for each in outcome.value.found if each.subject == row.subject and not each.raised]
+    named = [each.place for each in found if each.check.partition(" [")[0] in names]
+    return replace(row, findings=len(found), place=min(named, default=0) if names else None)
 
 
 def run_unit_tests(

@@ -31,6 +31,7 @@ class Fault(NamedTuple):
     before: str  # occurs there exactly once
     after: str
     subjects: tuple[str, ...] = ("llama",)  # that the checks run on, in this order
+    named_by: tuple[str, ...] = ()  # checks whose own sentence says what is wrong
     test: str = ""  # a unit test that finds it, where it lies out of a subject's reach: "tests/core/test_x.py::test_y"
 
 

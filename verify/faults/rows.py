@@ -1,9 +1,12 @@
 """What became of injected faults: a row for each, counted, and kept as JSON."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from andon.verify.run.report import RED, YELLOW
 
 FOUND, UNFOUND, ERROR, ABSENT = "found", "unfound", "error", "not applicable"
 CHECK, PARITY, TEST = "check", "parity", "unit test"
@@ -26,6 +29,9 @@ class Row:
     tier: int | None = None
     seconds: float | None = None
     detail: str = ""  # the finding's message, or what went wrong
+    light: str = ""  # of the finding
+    findings: int | None = None  # that its subject's report has, with `every`: what follows from one is not counted
+    place: int | None = None  # among them of the first that names the cause, 0 where none does; None: nobody says which
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:
@@ -40,12 +46,29 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
         "found_by_unit_test": sum(row.way == TEST for row in rows),
         "unfound": sum(row.state == UNFOUND for row in rows),
         "errors": sum(row.state == ERROR for row in rows),
+        "found_red": sum(row.light == RED for row in rows),
+        "found_yellow": sum(row.light == YELLOW for row in rows),
     } | {status: sum(row.status == status for row in live) for status in STATUSES}
+
+
+def order(rows: Sequence[Row]) -> dict[str, float | None]:
+    """The median number of findings in a report, and the share of faults whose cause the first one names."""
+    findings = [row.findings for row in rows if row.findings]
+    first = [row.place == 1 for row in rows if row.place is not None]
+    return {
+        "findings_median": statistics.median(findings) if findings else None,
+        "named_first": sum(first) / len(first) if first else None,
+    }
 
 
 def as_json(rows: Sequence[Row], about: Mapping[str, object]) -> str:
     """Counts and rows."""
-    return json.dumps({**about, "counts": counts(rows), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+    return (
+        json.dumps(
+            {**about, "counts": counts(rows), "order": order(rows), "rows": [asdict(row) for row in rows]}, indent=2
+        )
+        + "\n"
+    )
 
 
 def from_json(content: Mapping[str, Any]) -> list[Row]:

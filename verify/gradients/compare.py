@@ -5,7 +5,7 @@ float64 one wrong entry of a whole model shows. Where the two disagree, halving 
 Then tensor by tensor, and single entries: the largest, the smallest and a random one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.access.roles import fields, replaced
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError
 from andon.verify.gradients.directional_derivatives import Comparison, Direction, DirectionalDerivatives
+from andon.verify.gradients.held import Stops
 from andon.verify.observation.float64 import Float64Mode
 from andon.verify.observation.tolerances import ROUNDING, norm_of
 from andon.verify.subject import Batch, Subject
@@ -88,7 +89,14 @@ def check_gradients(
         SubjectError: the loss is not a scalar, or does not depend on the model that it is given.
     """
     place = prepared(Subject(model=model, batch=batch, loss=loss), training=model.training)
-    options = {"order": order, "rtol": max(rtol, place.rtol), "seed": seed, "note": place.note}
+    state = list(place.model.buffers())
+    options: dict[str, Any] = {
+        "order": order,
+        "rtol": max(rtol, place.rtol),
+        "seed": seed,
+        "note": place.note,
+        "state": state,
+    }
     found = compare_all(place.function, place.parameters, **options)
     inputs = inputs_of(place)  # from here on they stand in for what makes them
     return found if not inputs else _both(found, compare_all(place.function, inputs, **options))
@@ -133,15 +141,17 @@ def compare_all(
     rtol: float = RTOL,
     seed: int = 0,
     note: str = "",
+    state: Iterable[Tensor] = (),
+    stops: Stops | None = None,
 ) -> Resolution:
-    """Compare along joint directions, tensor by tensor and entry by entry.
+    """Compare along joint directions, tensor by tensor and entry by entry; with `stops`, as if held where those are.
 
     Raises:
         CheckFailed, NotApplicable: as `check_gradients`.
     """
     if not leaves:
         raise NotApplicable("a trainable parameter")
-    derivatives = DirectionalDerivatives(function, leaves, rtol)
+    derivatives = DirectionalDerivatives(function, leaves, rtol, state, stops)
     _require_gradient(derivatives, seed)
     joint, worst = _compare_directions(derivatives, seed)
     _compare_entries(derivatives, seed)
@@ -157,6 +167,21 @@ def compare_all(
     return Resolution(derivatives.value.dtype, worst, joint, derivatives.evaluations, note)
 
 
+def unheld_difference(place: Place, leaves: dict[str, Tensor], rtol: float = 0.0) -> str:
+    """How autograd differs from a loss of which nothing is held, along directions of all; empty where it does not.
+
+    Raises:
+        NotApplicable: the loss is too coarse to say.
+    """
+    derivatives = DirectionalDerivatives(place.function, leaves, max(rtol, place.rtol), place.model.buffers())
+    names = tuple(leaves)
+    for direction in (derivatives.signs(names, 1), derivatives.along_gradient(names)):
+        found = derivatives.compare(direction)
+        if not found.agrees:
+            return f"along one direction {_values(found)}"
+    return ""
+
+
 def prepared(subject: Subject, *, training: bool) -> Place:
     """The subject's loss, in the widest dtype in which the code runs.
 
@@ -169,7 +194,7 @@ def prepared(subject: Subject, *, training: bool) -> Place:
     for dtype in wide:
         try:
             place = _placed(subject, dtype, training=training)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, NotImplementedError, ValueError, AssertionError) as error:
             if dtype == wide[-1]:
                 raise
             refused = str(error).partition("\n")[0]
@@ -180,11 +205,22 @@ def prepared(subject: Subject, *, training: bool) -> Place:
 
 def _placed(subject: Subject, dtype: torch.dtype, *, training: bool) -> Place:
     """The subject's loss in this dtype, in float64 without its own casts to float32 where it runs so."""
-    model = new_model(subject).to(dtype).train(training)
+    model = _model_in(new_model(subject), dtype).train(training)
     place = Place(subject, model, _in_dtype(new_batch(subject), dtype), "")
-    with seeded(), torch.no_grad():
+    with seeded():
         place.function()
     return place._replace(in_float64=dtype == torch.float64 and _casts(place))
+
+
+def _model_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model in this dtype, and what is complex in it in the complex one of that width."""
+    return model._apply(  # noqa: SLF001 - `to` would drop the imaginary parts
+        lambda each: (
+            each.to(dtype.to_complex() if each.is_complex() else dtype)
+            if each.is_complex() or each.is_floating_point()
+            else each
+        )
+    )
 
 
 def _casts(place: Place) -> bool:
@@ -224,7 +260,7 @@ def inputs_of(place: Place) -> dict[str, Tensor]:
                     seen.setdefault(name, []).append(output)
 
             handles.append(module.register_forward_hook(note_output))
-    with seeded(), torch.no_grad():
+    with seeded():
         place.function()
     for handle in handles:
         handle.remove()
@@ -281,7 +317,10 @@ def _require_gradient(derivatives: DirectionalDerivatives, seed: int) -> None:
         raise NotApplicable(f"a finite loss, not {float(derivatives.value)}")
     if any(derivatives.norms.values()):
         return
-    if derivatives.compare(derivatives.signs(tuple(derivatives.leaves), seed)).differences == 0:
+    moved = derivatives.compare(derivatives.signs(tuple(derivatives.leaves), seed)).differences
+    if moved == 0 and derivatives.stops is not None:
+        raise NotApplicable("a loss that moves with what it is to be differentiated for")
+    if moved == 0:
         raise SubjectError(
             "the loss depends on none of the tensors it is to be differentiated for; use the model and batch that the "
             "loss is called with, not others from outside"

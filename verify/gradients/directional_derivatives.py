@@ -1,14 +1,20 @@
-"""A scalar function of named tensors at one point: autograd's gradient there, and differences along any direction."""
+"""A scalar function of named tensors at one point: autograd's gradient there, and differences along any direction.
+
+Where the two disagree, differences are taken once more at the smallest step that resolves the disagreement: a kink or a
+routing border within the larger step is gone there, and one at the very point shows as two sides that differ.
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from andon.verify.access.calls import seeded
+from andon.verify.errors import NotApplicable
 from andon.verify.gradients.differences import Derivative, derivative, noise
+from andon.verify.gradients.held import Stops
 from andon.verify.observation.tolerances import rms
 
 Direction = dict[str, Tensor]
@@ -19,6 +25,9 @@ OWN_ROUNDING = 100.0  # autograd's own rounding, in units of the value's relativ
 THIRD = 1 / 3  # of the value, whose gradient is a third but for rounding
 BACKWARD = 10.0  # the backward pass's own rounding, in units of what a third of it is off by
 SINGLE = 1e-6  # what single precision within a backward pass explains; what is off by more is not rounding
+RESOLVED = 64.0  # times the rounding of a value: the change that shows a disagreement in a small step
+SMALLEST = 1e-9  # share of a tensor's rms: below, the step itself is rounded
+STILL = 0.5  # of a disagreement: what of it must be there at a small step, and no kink of that size
 
 
 class Comparison(NamedTuple):
@@ -44,12 +53,26 @@ class DirectionalDerivatives:
     """Evaluates `function()` while the tensors that it reads are moved, and puts them back each time.
 
     The tensors are leaves that require gradients; one that gets none has gradient zero. Each evaluation draws the same
-    random numbers.
+    random numbers, finds the same `state` (buffers that a forward pass moves), and holds what gradients stop at, where
+    `stops` are given.
     """
 
-    def __init__(self, function: Callable[[], Tensor], leaves: Mapping[str, Tensor], rtol: float) -> None:
+    def __init__(
+        self,
+        function: Callable[[], Tensor],
+        leaves: Mapping[str, Tensor],
+        rtol: float,
+        state: Iterable[Tensor] = (),
+        stops: Stops | None = None,
+    ) -> None:
         self.function, self.leaves, self.rtol = function, leaves, rtol
-        self.base = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        self.state = [(tensor, tensor.detach().clone()) for tensor in state]
+        self.stops = stops
+        if stops is not None:
+            with seeded(), stops.recording():
+                function()
+            self._restore()
+        self.base = {name: _real(leaf.detach()).clone() for name, leaf in leaves.items()}
         self.value, self.gradients = self._differentiate()
         self.backward = self._backward_rounding()
         typical = [size for size in map(rms, self.base.values()) if size > 0]
@@ -85,28 +108,52 @@ class DirectionalDerivatives:
             value = self.function()
             if value.requires_grad:
                 (value * share).backward()
+        self._restore()
         gradients = {
-            name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in self.leaves.items()
+            name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.to_dense()
+            for name, leaf in self.leaves.items()
         }
-        return value.detach(), {name: gradient.double() for name, gradient in gradients.items()}
+        return value.detach(), {name: _real(gradient).double() for name, gradient in gradients.items()}
 
     def along(self, direction: Direction) -> Callable[[float], float]:
         """The function's value at a distance along a direction."""
         moves = [
-            (self.leaves[name].detach(), self.base[name], v.to(self.base[name].dtype)) for name, v in direction.items()
+            (_real(self.leaves[name].detach()), self.base[name], v.to(self.base[name].dtype))
+            for name, v in direction.items()
         ]
 
         def value(distance: float) -> float:
             self.evaluations += 1
-            with seeded(), torch.no_grad():
+            with torch.no_grad():
                 for leaf, base, v in moves:
                     torch.add(base, v, alpha=distance, out=leaf)
-                result = float(self.function().detach())
-                for leaf, base, _ in moves:
-                    leaf.copy_(base)
-            return result
+            try:
+                return self._value()
+            finally:
+                with torch.no_grad():
+                    for leaf, base, _ in moves:
+                        leaf.copy_(base)
+                self._restore()
 
         return value
+
+    def _value(self) -> float:
+        """The function at its moved tensors.
+
+        Raises:
+            NotApplicable: it refuses them.
+        """
+        try:
+            with seeded(), self.stops.replaying() if self.stops and self.stops.found else torch.enable_grad():
+                value = self.function()
+        except (RuntimeError, ValueError, ArithmeticError, IndexError) as error:
+            raise NotApplicable(f"a loss that can be taken beside its own point ({error})") from error
+        return float(value.detach())
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for tensor, before in self.state:
+                tensor.copy_(before)
 
     def signs(self, names: tuple[str, ...], seed: int) -> Direction:
         """Each entry moves by its tensor's scale, up or down at random: so each weighs the same, and none is missed."""
@@ -126,9 +173,10 @@ class DirectionalDerivatives:
 
     def entry(self, name: str, place: int) -> Direction:
         """One entry alone, by its place in the flattened tensor."""
-        direction = torch.zeros_like(self.base[name], dtype=torch.float64)
-        direction.view(-1)[place] = self.scales[name]
-        return {name: direction}
+        base = self.base[name]
+        direction = torch.zeros(base.numel(), dtype=torch.float64, device=base.device)
+        direction[place] = self.scales[name]
+        return {name: direction.view(base.shape)}
 
     def rounding(self, share: float) -> float:
         """The standard deviation of rounding in one value, seen on the scale of that share of the first step."""
@@ -160,4 +208,29 @@ class DirectionalDerivatives:
             found = min(found, other, key=lambda each: each.error)
             if found.error <= rtol * size or not finer or self.rounding(finer) / finer >= self.rounding(share) / share:
                 break  # a smaller step is worth its rounding only where kinks lie within the larger one
-        return Comparison(expected, found.value, size, rtol * size + 2 * found.error)
+        compared = Comparison(expected, found.value, size, rtol * size + 2 * found.error)
+        return compared if compared.agrees else self._confirmed(direction, compared)
+
+    def _confirmed(self, direction: Direction, compared: Comparison) -> Comparison:
+        """A disagreement as the smallest step that resolves it shows it; as agreement where it is gone or one-sided."""
+        apart = abs(compared.error)
+        if math.isnan(apart):
+            return compared
+        function = self.along(direction)
+        step = min(RELATIVE_STEP, max(SMALLEST, RESOLVED * self.rounding(SMALLER[-1]) / apart))
+        here = function(0.0)
+        central, gaps = [], []
+        for distance in (step, step / 2):
+            above, below = (function(distance) - here) / distance, (here - function(-distance)) / distance
+            central.append((above + below) / 2)
+            gaps.append(above - below)
+        smooth = (4 * central[1] - central[0]) / 3  # Richardson's extrapolation
+        kink = abs(gaps[0] - 2 * gaps[1])  # of a smooth function a gap is proportional to its step
+        if abs(smooth - compared.autograd) > STILL * apart and kink < STILL * apart:
+            return compared
+        return compared._replace(differences=compared.autograd, tolerance=max(compared.tolerance, apart))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """A complex tensor as its real and imaginary parts, in the same memory; any other as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

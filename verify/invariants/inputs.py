@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from andon.verify.invariants.watched import PATIENCE, Watched
+from andon.verify.run.report import YELLOW
 
 
 class DifferentBatches:
@@ -34,6 +35,7 @@ class DifferentBatches:
                 "batches",
                 f"the last {self._repeats + 1} steps began with the same batch",
                 "Look at the loader's iterator: `next(iter(loader))` starts anew each time.",
+                YELLOW,  # whoever fits one batch on purpose does so
             )
 
     def after(self) -> None:

@@ -6,6 +6,7 @@ from andon.verify.errors import listed
 from andon.verify.invariants.watched import Watched
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.observation.parameters import trainable
+from andon.verify.run.report import YELLOW
 
 
 class OptimizerMembership:
@@ -39,6 +40,7 @@ class OptimizerMembership:
                 "optimizer",
                 f"the optimizer does not hold {listed(sorted(missing))}, which require gradients",
                 "Look at the parameter groups, and whether they were made before the model was complete.",
+                YELLOW,  # whoever trains two parts by two optimizers does so
             )
 
     def _compare_with(self, foreign: list[Tensor], missing: dict[str, nn.Parameter]) -> None:
@@ -93,6 +95,7 @@ class TrainMode:
                 "mode",
                 f"the model is updated in eval mode {since}",
                 "Call model.train() after each evaluation, and before the first step.",
+                YELLOW,  # whoever trains a part of a model without its dropout does so
             )
         self._was_training = self._was_training or training
 

@@ -26,9 +26,9 @@ class Invariant(Protocol):
 
 
 class Watched:
-    """A model and its optimizer in training. `found(kind, message, look)` reports a violation."""
+    """A model and its optimizer in training. `found(kind, message, look)` reports what is red, `found(..., light)`."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, found: Callable[[str, str, str], None]) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, found: Callable[..., None]) -> None:
         self.model, self.optimizer, self.found = model, optimizer, found
         self.steps = 0
         self.parameters = dict(model.named_parameters())

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from andon.verify.observation.optimizers import adams, give_gradients
-from andon.verify.observation.parameters import trainable
+from andon.verify.observation.optimizers import adams, give_gradients, stepped
+from andon.verify.observation.parameters import sharing_memory, trainable
 
 RATE = 0.1  # where a group's own is 0, as in a warm-up's first step
 MAGNITUDES = (-9.0, 2.0)  # powers of ten of the gradients that parity is measured on: both sides of eps
@@ -36,7 +36,7 @@ def worst_parity(model: nn.Module, optimizer: Any) -> tuple[float, str, int, flo
     for step, factor in enumerate(FACTORS, start=1):
         gradients = {key: tensor * factor for key, tensor in first.items()}
         give_gradients(model, gradients)
-        optimizer.step()
+        stepped(optimizer)
         for key, parameter in chosen.items():
             due[key] = _adam(due[key], gradients[key].double(), groups[key], step)
             error, found, wanted = _furthest(parameter.detach(), due[key].weight, float(groups[key]["lr"]))
@@ -46,9 +46,12 @@ def worst_parity(model: nn.Module, optimizer: Any) -> tuple[float, str, int, flo
 
 
 def _groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
-    """The group of each trainable parameter that the optimizer holds as Adam's."""
-    groups = {id(tensor): group for group in adams(optimizer) for tensor in group["params"]}
-    return {key: groups[id(parameter)] for key, parameter in trainable(model).items() if id(parameter) in groups}
+    """The group of each trainable parameter that the optimizer holds as Adam's; of all, where none says so."""
+    ours = adams(optimizer) or optimizer.param_groups
+    groups = {id(tensor): group for group in ours for tensor in group["params"]}
+    shared = sharing_memory(model)
+    real = {key: p for key, p in trainable(model).items() if p.is_floating_point() and key not in shared}
+    return {key: groups[id(parameter)] for key, parameter in real.items() if id(parameter) in groups}
 
 
 def _of_all_magnitudes(parameter: Tensor, generator: torch.Generator) -> Tensor:

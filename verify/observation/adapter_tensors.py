@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from andon.verify.observation.adapted_layers import effective
 from andon.verify.observation.parameters import State, trainable
 
 
@@ -36,24 +37,65 @@ def namesake(name: str, weight: Tensor, tensors: State) -> Tensor | None:
 
 def rank_of(name: str, change: Tensor, sides: State, rank: int) -> int:
     """The rank that a change of this weight may have: the adapter's, or that of several that share a weight."""
-    inner = [len(side) for side in _own(name, sides) if side.shape[1] == change.shape[1] and not len(side) % rank]
+    inner = [len(side) for side in _own(name, sides) if side.shape[1] in change.shape and not len(side) % rank]
     return max(rank, sum(inner))
 
 
 def _own(name: str, sides: State) -> list[Tensor]:
     """The matrices of the adapter on this weight, told by name."""
-    path = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split(".")[:-1])) + r"\..*")
+    path = _path(name.rpartition(".")[0])
     return [tensor.double() for key, tensor in sides.items() if path.fullmatch(key) and tensor.dim() == 2]
 
 
-def product_of(name: str, change: Tensor, sides: State, rank: int) -> Tensor | None:
-    """B A of the adapter on this weight, where its two matrices can be told by shape."""
-    own = _own(name, sides)
-    pairs = [
-        up @ down for down in own for up in own
-        if down is not up and down.shape == (rank, change.shape[1]) and up.shape == (change.shape[0], rank)
-    ]  # fmt: skip
-    return pairs[0] if len(pairs) == 1 and len(own) == 2 else None  # a third matrix stands between or beside the two
+def product_of(
+    name: str, change: Tensor, sides: State, rank: int, *, lies_across: bool | None = False
+) -> Tensor | None:
+    """B A of the adapter on this weight, as the weight lies, where its two matrices can be told by shape.
+
+    None, too, where it is not known which way the weight lies and both would fit.
+    """
+    own, (rows, columns) = _own(name, sides), change.shape
+    if lies_across is None and rows == columns:
+        return None
+    across = rows != columns and lies_across is None
+    for turned in (False, True) if across else (bool(lies_across),):
+        inputs, outputs = (rows, columns) if turned else (columns, rows)
+        pairs = [
+            up @ down for down in own for up in own
+            if down is not up and down.shape == (rank, inputs) and up.shape == (outputs, rank)
+        ]  # fmt: skip
+        if len(pairs) == 1 and len(own) == 2:  # a third matrix stands between or beside the two
+            return pairs[0].T if turned else pairs[0]
+    return None
+
+
+def lies_across(base: nn.Module, name: str) -> bool | None:
+    """Whether a weight lies (inputs, outputs), as Conv1D's do: what its module makes of unit vectors. None: neither."""
+    module = base.get_submodule(name.rpartition(".")[0])
+    weight = getattr(module, name.rpartition(".")[2])
+    if isinstance(module, nn.Linear):
+        return False
+    for turned in (False, True):
+        found = effective(module, weight.shape[0 if turned else 1])
+        if found is not None and torch.equal(found, (weight if turned else weight.T).detach()):
+            return turned
+    return None
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module has no children, or parameters or buffers that are not theirs."""
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(own) or not any(True for _ in module.children())
+
+
+def owner_of(name: str, owners: list[str]) -> str:
+    """The module of the base on which a tensor sits: the longest path whose parts its name has in order, or ""."""
+    found = [owner for owner in owners if _path(owner).fullmatch(name)]
+    return max(found, key=len, default="")
+
+
+def _path(owner: str) -> re.Pattern[str]:
+    return re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, owner.split("."))) + r"\..*")
 
 
 def sites_of(learning: dict[str, nn.Parameter]) -> dict[str, list[str]]:

@@ -1,16 +1,20 @@
 """What an optimizer holds, what it calls itself, and what it keeps of past gradients."""
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from andon.verify.errors import NotApplicable
 from andon.verify.observation.parameters import State, fitted, trainable
 
 ADAM = re.compile(r"_?(torch|fused|cpu|my|own|simple|plain|hand|custom)?_?adamw?", re.IGNORECASE)
 FADED = 1e-3  # by which what is left of a running mean may be off
+NEAR = {torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of a running mean after a first update; else:
+EXACT = 1e-4
 FADES = ("beta", "alpha", "rho")  # in the names of other rates at which something fades
 
 
@@ -19,6 +23,27 @@ def innermost(optimizer: Any) -> Any:
     while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = optimizer.optimizer
     return optimizer
+
+
+def asks_again(optimizer: Any) -> bool:
+    """Whether the optimizer cannot step without a function that gives it the loss again."""
+    try:
+        given = inspect.signature(optimizer.step).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(each.name == "closure" and each.default is each.empty for each in given)
+
+
+def stepped(optimizer: Any) -> None:
+    """One step on the gradients that are there.
+
+    Raises:
+        NotApplicable: the optimizer asks for more, as for a function that gives it the loss again.
+    """
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise NotApplicable(f"an optimizer that steps on given gradients alone ({error})") from error
 
 
 def tensors_of(optimizer: Any) -> list[Tensor]:
@@ -41,8 +66,13 @@ def claims_adam(optimizer: Any) -> bool:
     """Whether the optimizer, by its name, is Adam or AdamW and no relative, in a form that can be compared."""
     groups = optimizer.param_groups
     known = all("betas" in group and "eps" in group for group in groups)
-    special = any(group.get("amsgrad") or group.get("maximize") for group in groups)
+    special = any(group.get("amsgrad") or group.get("maximize") or _leaves_bias(group) for group in groups)
     return known and not special and ADAM.fullmatch(type(optimizer).__name__) is not None
+
+
+def _leaves_bias(group: Mapping[str, Any]) -> bool:
+    """Whether a group says that bias is not corrected, as BERT's Adam does not."""
+    return any(value is False and "bias" in option for option, value in group.items())
 
 
 def give_gradients(model: nn.Module, gradients: State | dict[str, float]) -> None:
@@ -72,6 +102,37 @@ def remaining_shares(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) 
         for key, share in left.items()
         if FADED < share < 1 - FADED and float((after[key] - share * before[key]).norm()) < FADED * after[key].norm()
     }
+
+
+def mean_key(optimizer: Any, model: nn.Module, gradients: State) -> str:
+    """What Adam's running mean of gradients goes by in its state: what it is after a first update; empty if nothing."""
+    if claims_adam(optimizer):
+        return "exp_avg"
+    return _key_of(optimizer, model, gradients, 0, lambda gradient: gradient)
+
+
+def square_key(optimizer: Any, model: nn.Module, gradients: State) -> str:
+    """The same of the running mean of squares."""
+    return _key_of(optimizer, model, gradients, 1, torch.square)
+
+
+def _key_of(optimizer: Any, model: nn.Module, gradients: State, place: int, of: Callable[[Tensor], Tensor]) -> str:
+    """The state that is (1 - beta) times this function of the gradient, for every parameter with a beta."""
+    keys: set[str] | None = None
+    betas = {id(p): group["betas"] for group in optimizer.param_groups if "betas" in group for p in group["params"]}
+    for name, parameter in trainable(model).items():
+        given = betas.get(id(parameter), ())
+        if name not in gradients or len(given) != 2 or not bool(gradients[name].any()):
+            continue
+        due = (1 - float(given[place])) * of(gradients[name].double())
+        allowed = NEAR.get(parameter.dtype, EXACT)
+        near = {key for key, kept in kept_of(optimizer, parameter).items() if _is_near(kept, due, allowed)}
+        keys = near if keys is None else keys & near
+    return min(keys or {""})
+
+
+def _is_near(kept: Tensor, due: Tensor, allowed: float) -> bool:
+    return float((kept - due).norm()) <= allowed * float(due.norm())
 
 
 def fading_rates(group: Mapping[str, Any]) -> list[float]:

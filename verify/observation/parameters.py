@@ -17,9 +17,22 @@ def parameters(model: nn.Module) -> State:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+def buffers_of(model: nn.Module) -> State:
+    """Copies of all buffers."""
+    return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are to learn."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def sharing_memory(model: nn.Module) -> set[str]:
+    """The parameters whose memory is another parameter's, too."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters():
+        places.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
+    return {name for names in places.values() if len(names) > 1 for name in names}
 
 
 def fill(model: nn.Module, state: State) -> None:
@@ -29,16 +42,26 @@ def fill(model: nn.Module, state: State) -> None:
             parameter.copy_(state[name])
 
 
+def put_back(model: nn.Module, buffers: State) -> None:
+    """Put these values into the buffers that have still their shape."""
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in buffers and buffers[name].shape == buffer.shape:
+                buffer.copy_(buffers[name])
+
+
 @contextmanager
-def at_weights(model: nn.Module, state: State) -> Generator[None]:
-    """The model at other weights for a while; its modes and gradients, too, are afterwards what they were."""
-    kept, modes = parameters(model), {module: module.training for module in model.modules()}
+def at_weights(model: nn.Module, state: State, buffers: State) -> Generator[None]:
+    """The model at other weights and buffers for a while; modes and gradients, too, are afterwards what they were."""
+    kept, modes = (parameters(model), buffers_of(model)), {module: module.training for module in model.modules()}
     grads = {parameter: parameter.grad for parameter in model.parameters()}
     fill(model, state)
+    put_back(model, buffers)
     try:
         yield
     finally:
-        fill(model, kept)
+        fill(model, kept[0])
+        put_back(model, kept[1])
         for module, mode in modes.items():
             module.training = mode
         for parameter, grad in grads.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import tensors_in
-from andon.verify.access.calls import new_model
+from andon.verify.access.calls import new_model, precise
 from andon.verify.access.logits import logits_of
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.blocks import blocks_of
@@ -31,12 +31,6 @@ def perturbed_model(subject: Subject, seed: int = 0) -> nn.Module:
     model = precise(subject, new_model(subject, seed)).eval()
     rescale(model)
     return model
-
-
-def precise(subject: Subject, model: nn.Module) -> nn.Module:
-    """The model in at least float32, in place, unless the subject says that it runs in one dtype only."""
-    narrow = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
-    return model.float() if narrow and subject.dtype is None else model
 
 
 @torch.no_grad()

@@ -9,11 +9,14 @@ from andon.verify.subject import Batch, Subject
 
 
 def recompute(model: nn.Module) -> bool:
-    """Switch activation checkpointing on, in place; False where the model has no switch."""
+    """Switch activation checkpointing on, in place; False where the model has no switch, or refuses."""
     if hasattr(model, "activation_checkpointing"):
         setattr(model, "activation_checkpointing", True)  # noqa: B010 - no attribute that types know
     elif hasattr(model, "gradient_checkpointing_enable"):
-        model.gradient_checkpointing_enable()
+        try:
+            model.gradient_checkpointing_enable()
+        except Exception:  # noqa: BLE001 - whatever it raises, it says that this model has no such thing
+            return False
     else:
         return False
     return True

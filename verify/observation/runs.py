@@ -4,6 +4,7 @@ The reference for a step is the subject's own loss, differentiated by autograd a
 same random numbers, each micro-batch weighted by its counted tokens. Legend: B batch, T time.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, NamedTuple, TypeVar
@@ -14,13 +15,23 @@ from torch.optim import Optimizer
 
 from andon.verify.access.batches import rows_of
 from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
-from andon.verify.access.roles import IGNORE, fields, find, replaced
+from andon.verify.access.parts import find
+from andon.verify.access.roles import IGNORE, fields, guessed, replaced
 from andon.verify.access.targets import targets_of, tokens_of, with_targets
 from andon.verify.errors import NotApplicable
-from andon.verify.observation.optimizers import innermost
-from andon.verify.observation.parameters import State, at_weights, fitted, mismatch, norm, trainable
+from andon.verify.observation.optimizers import asks_again, innermost, stepped
+from andon.verify.observation.parameters import (
+    State,
+    at_weights,
+    buffers_of,
+    fitted,
+    mismatch,
+    norm,
+    put_back,
+    trainable,
+)
 from andon.verify.observation.step_trace import StepTrace, trace_step
-from andon.verify.observation.tolerances import ROUNDING
+from andon.verify.observation.tolerances import ROUNDING, distance, rounding
 from andon.verify.subject import Batch, Loop, Subject
 from andon.verify.vocabulary import ROLES
 
@@ -119,6 +130,58 @@ def new_optimizer(subject: Subject, model: nn.Module) -> Optimizer:
     return torch.optim.AdamW(trainable(model).values(), lr=RATE, weight_decay=0.0)
 
 
+def as_scheduled(subject: Subject, optimizer: Optimizer) -> Callable[[int], None]:
+    """What puts the rates of update 0, 1, ... into an optimizer, as far as the subject says them."""
+    if subject.lr_scheduler is not None:
+        schedule = subject.lr_scheduler(optimizer)
+
+        def advance(number: int) -> None:
+            if number and not asks_a_metric(schedule):
+                schedule.step()
+
+        return advance
+    if subject.lr_at is not None:
+        rate, largest = subject.lr_at, max(float(group["lr"]) for group in optimizer.param_groups) or 1.0
+        shares = [float(group["lr"]) / largest or 1.0 for group in optimizer.param_groups]
+
+        def write(number: int) -> None:
+            for group, share in zip(optimizer.param_groups, shares, strict=True):
+                group["lr"] = float(rate(number)) * share
+
+        return write
+    return lambda _: None
+
+
+def asks_a_metric(schedule: Any) -> bool:
+    """Whether a schedule's step wants more than to be called, as one that waits for a plateau does."""
+    given = inspect.signature(schedule.step).parameters.values()
+    return any(each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD for each in given)
+
+
+def slopes(subject: Subject, model: nn.Module, batch: Batch) -> State:
+    """The loss's own gradient in training mode, by parameter; what it does not reach is absent."""
+    held, learning = buffers_of(model), trainable(model)
+    with seeded():
+        found = torch.autograd.grad(loss_of(subject, model, batch), list(learning.values()), allow_unused=True)
+    put_back(model, held)
+    return {name: slope for name, slope in zip(learning, found, strict=True) if slope is not None}
+
+
+def depends(subject: Subject, model: nn.Module, name: str, batch: Batch) -> bool:
+    """Whether the loss is another one where a parameter is elsewhere."""
+    held, parameter, losses = buffers_of(model), model.get_parameter(name), []
+    kept = parameter.detach().clone()
+    for shift in (0.0, 0.1):
+        generator = torch.Generator().manual_seed(0)
+        change = shift * torch.randn(kept.shape, generator=generator, dtype=torch.float64)
+        with seeded():
+            parameter.data.copy_(kept + change.to(kept) * (1 + kept.abs()))
+            losses.append(loss_of(subject, model, batch).detach())
+        put_back(model, held)
+    parameter.data.copy_(kept)
+    return not distance(losses[1], losses[0]) <= rounding(losses[0])
+
+
 def sharpened(model: nn.Module) -> nn.Module:
     """The model, in place, with larger matrices: its losses differ from token to token, not about ln V everywhere."""
     with torch.no_grad():
@@ -138,10 +201,10 @@ def is_ragged(subject: Subject) -> bool:
     if subject.collate_padded is not None or subject.encode_instruction is not None:
         return True
     seen = [new_batch(subject, seed) for seed in range(3)]
-    if any("labels" not in find(batch, subject.roles) for batch in seen):
+    if any("labels" not in find(subject, batch) for batch in seen):
         return False
-    counts = {int(n) for batch in seen for n in (targets_of(subject, batch) != IGNORE).sum(1)}
-    return len(counts) > 1
+    left_out = {int(n) for batch in seen for n in (targets_of(subject, batch) == IGNORE).sum(1)}
+    return len(left_out) > 1  # rows of other lengths alone say nothing of labels that are not counted
 
 
 def micro_batches(subject: Subject, count: int, *, seed: int = 0) -> list[Batch]:
@@ -151,7 +214,9 @@ def micro_batches(subject: Subject, count: int, *, seed: int = 0) -> list[Batch]
         batch = new_batch(subject, seed + index)
         if ragged and index % 2:
             targets_BT = targets_of(subject, batch).clone()
-            targets_BT[:, : -max(2, targets_BT.shape[1] // 4)] = IGNORE
+            counted_BT = targets_BT != IGNORE
+            from_end_BT = counted_BT.flip(1).cumsum(1).flip(1)  # of a row's own labels, which may end in padding
+            targets_BT[from_end_BT > max(2, targets_BT.shape[1] // 4)] = IGNORE
             if bool((targets_BT != IGNORE).any()):
                 batch = with_targets(subject, batch, targets_BT)
         made.append(batch)
@@ -169,25 +234,39 @@ def single_rows(subject: Subject, count: int) -> list[Batch]:
     return [batch for batch in made if counted(subject, batch)][:count]
 
 
-def expected(subject: Subject, model: nn.Module, step: StepTrace, batches: Sequence[Batch]) -> tuple[float, State]:
-    """Loss and gradient of these batches together, at the weights that the step found."""
-    counts = [counted(subject, batch) for batch in batches]
+def expected(
+    subject: Subject,
+    model: nn.Module,
+    step: StepTrace,
+    batches: Sequence[Batch],
+    shares: Sequence[float] = (),
+    *,
+    scaled: bool = False,
+) -> tuple[float, State]:
+    """Loss and gradient of these batches together, at the weights that the step found.
+
+    Each has the share that is given, or that of its counted tokens; `scaled` takes it into the loss that is
+    differentiated, which is the same but for rounding.
+    """
+    if not shares:
+        counts = [1] if len(batches) == 1 else [counted(subject, batch) for batch in batches]
+        shares = [count / sum(counts) for count in counts]
     matched = len(step.calls) == len(batches)
     total, mean = 0.0, {name: torch.zeros_like(p, dtype=torch.float64) for name, p in trainable(model).items()}
-    with torch.random.fork_rng(), at_weights(model, step.before):
-        for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+    with torch.random.fork_rng(), at_weights(model, step.before, step.buffers):
+        torch.set_rng_state(step.random)
+        for index, (batch, share) in enumerate(zip(batches, shares, strict=True)):
             model.train()
             if step.calls and (matched or index == 0):
                 torch.set_rng_state(step.calls[index].random)
                 model.train(step.calls[index].training)
             model.zero_grad(set_to_none=True)
             loss = loss_of(subject, model, batch)
-            loss.backward()
-            share = count / sum(counts)
+            (loss * share if scaled else loss).backward()
             total += share * float(loss.detach())
             for name, parameter in trainable(model).items():
                 if parameter.grad is not None:
-                    mean[name] += share * parameter.grad.double()
+                    mean[name] += (1.0 if scaled else share) * parameter.grad.double()
     return total, mean
 
 
@@ -238,7 +317,7 @@ def batches_seen(subject: Subject, step: StepTrace) -> list[Batch]:
     seen = []
     for call in step.calls:
         inputs = call.inputs
-        if "labels" in find(example, subject.roles) and all(str(key) in inputs for key in keys):
+        if "labels" in find(subject, example) and all(str(key) in inputs for key in keys):
             seen.append(replaced(example, {key: inputs[str(key)] for key in keys}))
             continue
         found = [known[_key(value)] for value in inputs.values() if _key(value) in known]
@@ -270,7 +349,7 @@ def data_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
 
 def _token_rows(inputs: Mapping[str, Tensor], roles: Mapping[str, str | int]) -> Iterator[tuple[int, ...]]:
     given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are not arguments'
-    found, different = find(inputs, given), _different(inputs)
+    found, different = guessed(inputs, given), _different(inputs)
     if "tokens" not in found and len(different) > 1:
         raise NotApplicable(
             f"a model whose token ids can be told among its arguments {', '.join(inputs)}: they go by "
@@ -337,11 +416,17 @@ def _of_loop(subject: Subject) -> NamedOptimizer:
 
 
 def _plain(subject: Subject, model: nn.Module, optimizer: Optimizer, batches: list[Batch]) -> dict[str, float]:
-    optimizer.zero_grad()
-    loss = loss_of(subject, model, batches[0])
-    loss.backward()
-    optimizer.step()
-    return {"loss": float(loss.detach())}
+    def evaluated() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(subject, model, batches[0])
+        loss.backward()
+        return loss.detach()
+
+    if asks_again(optimizer):
+        return {"loss": float(optimizer.step(evaluated))}  # ty: ignore[no-matching-overload]
+    loss = evaluated()
+    stepped(optimizer)
+    return {"loss": float(loss)}
 
 
 def _by_tokens(subject: Subject) -> dict[tuple[Any, ...], Batch]:

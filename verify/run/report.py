@@ -3,12 +3,13 @@
 import json
 import re
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from andon.verify.errors import CheckFailed, SubjectError
+from andon.verify.errors import CheckFailed, SubjectError, UnusualWarning
 
 WIDTH = 100
 LABEL = 10
@@ -18,7 +19,9 @@ BUDGET = "budget"
 UNFINISHED = "not finished: budget"  # begun, and stopped within
 RED, YELLOW = "red", "yellow"
 CANNOT_RUN = "the subject could not be run"
+FOLLOWS = "follows from"  # a finding: what its name says is not measured
 SHOWN = 3  # checks that are named where one mistake stops several
+RAISED = {1: CheckFailed, 2: SubjectError}  # by exit code
 
 
 class Finding(NamedTuple):
@@ -33,6 +36,7 @@ class Finding(NamedTuple):
     mistake: bool = False  # the subject could not be run: no verdict on its code, and no pass
     detail: str = ""  # what more is to be said of the title: where it does not hold
     light: str = RED  # or YELLOW: right only if its author meant it
+    follows: tuple[str, ...] = ()  # checks that were red or yellow by the same cause, and are no findings of their own
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Report:
     notes: Mapping[str, str] = field(default_factory=dict)  # check to what its pass rests on: a dtype fallen back
     seconds: float = 0.0
     times: Mapping[str, float] = field(default_factory=dict)  # seconds of each check that ran
+    strict: bool = False  # yellow counts as red does
 
     @property
     def found(self) -> bool:
@@ -54,9 +59,20 @@ class Report:
         return bool(self.findings)
 
     @property
+    def red(self) -> tuple[Finding, ...]:
+        """What is wrong in any training code."""
+        return tuple(each for each in self.findings if not each.mistake and each.light == RED)
+
+    @property
+    def yellow(self) -> tuple[Finding, ...]:
+        """What is right only if its author meant it."""
+        return tuple(each for each in self.findings if not each.mistake and each.light == YELLOW)
+
+    @property
     def checked(self) -> int:
-        """How many checks gave a verdict."""
-        return len(self.passed) + sum(not finding.mistake for finding in self.findings)
+        """How many checks gave a verdict: those that passed, were found, or follow from what was found."""
+        found = [finding for finding in self.findings if not finding.mistake]
+        return len(self.passed) + len(found) + sum(len(finding.follows) for finding in found)
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -65,10 +81,13 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 something was found, 2 the subject could not be run, 3 not all was measured, or nothing."""
-        if any(not finding.mistake for finding in self.findings):
+        """0 pass, 1 red (where strict, or yellow), 2 the subject could not be run, 3 not all was measured, or nothing.
+
+        Yellow alone is 0.
+        """
+        if self.red or (self.strict and self.yellow):
             return 1
-        if self.findings:
+        if any(finding.mistake for finding in self.findings):
             return 2
         return 3 if self.unmeasured or not self.checked else 0
 
@@ -78,14 +97,16 @@ class Report:
         return headline([self])
 
     def raise_if_found(self) -> None:
-        """Raise what was found.
+        """Raise what was found; yellow alone is a warning, unless the report is strict.
 
         Raises:
             CheckFailed: the subject is wrong.
             SubjectError: the subject could not be run.
         """
-        if self.found:
-            raise (CheckFailed if self.exit_code == 1 else SubjectError)(render_text(self))
+        if self.exit_code in RAISED:
+            raise RAISED[self.exit_code](render_text(self))
+        if self.yellow:
+            warnings.warn(render_text(self, quiet=True), UnusualWarning, stacklevel=2)
 
 
 def headline(reports: Sequence[Report]) -> str:
@@ -97,8 +118,9 @@ def headline(reports: Sequence[Report]) -> str:
     count = sum(len(report.not_applicable) for report in reports)
     if not count:
         return line
-    opened = [f"{part} {len(names)}" for part, names in _by_part(reports).items()]
-    shown = f": {', '.join(opened).replace(' ', ' unlocks ', 1)}" if opened else ""
+    opened = [(part, len(names)) for part, names in _by_part(reports).items()]
+    said = [f"{part}{' unlocks' * (place == 0)} {number}" for place, (part, number) in enumerate(opened)]
+    shown = f": {', '.join(said)}" if said else ""
     return f"{line}, {count} not applicable{shown}"
 
 
@@ -110,7 +132,7 @@ def render_text(report: Report, *, quiet: bool = False) -> str:
     blocks = ["\n".join([*wrap(report.headline), _answer(report)])]
     blocks += [_finding(finding) for finding in report.findings if not finding.mistake]
     blocks += [_mistake(message, checks) for message, checks in _mistakes(report).items()]
-    left_out = {name: reason for name, reason in report.not_run.items() if reason != CANNOT_RUN}
+    left_out = {name: reason for name, reason in report.not_run.items() if not _is_explained(reason)}
     lists = [_table("not run", left_out)]
     if not quiet:
         passed = _table("passed", dict.fromkeys(report.passed, ""))
@@ -119,9 +141,10 @@ def render_text(report: Report, *, quiet: bool = False) -> str:
 
 
 def render_json(reports: Sequence[Report]) -> str:
-    """JSON: a list of reports with all their fields, `headline` and `exit_code`."""
+    """JSON: a list of reports with all their fields, `headline`, `exit_code`, and how many are `red` and `yellow`."""
     content = [
         {"headline": report.headline, "exit_code": report.exit_code}
+        | {RED: len(report.red), YELLOW: len(report.yellow)}
         | asdict(report)
         | {"findings": [finding._asdict() for finding in report.findings]}
         for report in reports
@@ -136,20 +159,25 @@ def wrap(text: str, indent: int = 0) -> list[str]:
 
 
 def _answer(report: Report) -> str:
-    code, count = report.exit_code, len(report.findings)
-    answer = {
-        0: "pass",
-        1: f"{count} finding{'s' * (count != 1)}",
-        2: "could not be run",
-        3: "not all was measured" if report.checked else "nothing was measured",
-    }[code]
+    said = [f"{len(found)} {light}" for light, found in ((RED, report.red), (YELLOW, report.yellow)) if found]
+    if any(finding.mistake for finding in report.findings):
+        said.append("not all could be run" if said else "could not be run")
+    elif report.unmeasured or not report.checked:
+        said.append("not all was measured" if report.checked else "nothing was measured")
+    answer = ", ".join(said) or "pass"
     return f"{report.subject}: {answer} ({report.seconds:.1f} s)"
 
 
+def _is_explained(reason: str) -> bool:
+    """Whether a finding already says why a check was not run."""
+    return reason == CANNOT_RUN or reason.startswith(FOLLOWS)
+
+
 def _finding(finding: Finding) -> str:
-    lines = wrap(f"FOUND {finding.check}: {finding.title}".rstrip(": "))
+    lines = wrap(f"{finding.light.upper()} {finding.check}: {finding.title}".rstrip(": "))
     silent, look = finding.silent.removeprefix("Silent "), finding.look.removeprefix("Look ")
     entries = [("measured", finding.message), ("detail", finding.detail), ("silent", silent), ("look", look)]
+    entries.append(("follows", f"from it: {', '.join(finding.follows)}" if finding.follows else ""))
     return "\n".join([*lines, *(line for label, text in entries for line in _labeled(label, text))])
 
 
@@ -198,7 +226,7 @@ def _needs(report: Report) -> str:
     lines += _row("fine-tuning", rare) if rare else []
     other: dict[str, list[str]] = {}
     for name, text in report.not_applicable.items():
-        if not _parts(text):
+        if not parts_of(text):
             other.setdefault(text, []).append(name)
     for place, (text, names) in enumerate(other.items()):
         lines += _row("" if place else "other code", f"{text}: {', '.join(names)}")
@@ -212,21 +240,23 @@ def _areas(names: Sequence[str]) -> str:
 
 
 def _row(label: str, text: str) -> list[str]:
-    lines = wrap(text, LABEL + 2 + PART + 1)
-    return [f"{'' if place else label:<{PART}} {line}" for place, line in enumerate(lines)]
+    """Text beside its label, or beneath one that is too long to stand beside it."""
+    lines, above = wrap(text, LABEL + 2 + PART + 1), [label] if len(label) > PART else []
+    return [*above, *(f"{'' if place or above else label:<{PART}} {line}" for place, line in enumerate(lines))]
 
 
 def _by_part(reports: Sequence[Report]) -> dict[str, list[str]]:
-    """The checks that need each part of a subject, most checks first, what is rare last."""
+    """The checks that each part of a subject opens, or parts together, most checks first, what is rare last."""
     found: dict[str, list[str]] = {}
     for report in reports:
         for name, text in report.not_applicable.items():
-            for part in _parts(text):
+            parts = parts_of(text)
+            for part in [" + ".join(parts)] if text == " and ".join(parts) else parts:
                 found.setdefault(part, []).append(name)
     return dict(sorted(found.items(), key=lambda item: (item[0] in RARE, -len(item[1]))))
 
 
-def _parts(text: str) -> list[str]:
+def parts_of(text: str) -> list[str]:
     """The fields of a subject among what a check needs: "loop and resume", "hyperparameters['steps']", "`roles`"."""
     from andon.verify.subject import documented  # late, as reports are also made of what other processes left
 

@@ -1,8 +1,6 @@
 """Runs checks on a subject: each alone, explained where it cannot be run, within a budget, and leaving no trace."""
 
 import difflib
-import inspect
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.access.facts import facts_of
 from andon.verify.access.roles import fields
 from andon.verify.checks import CHECKS, Check
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError, Unusual
+from andon.verify.observation.finite import not_finite
 from andon.verify.observation.protect import protected
 from andon.verify.observation.tolerances import distance, rounding
+from andon.verify.run.causes import PREMISES, by_cause, name_of, variant_of
 from andon.verify.run.deadline import OutOfTime, ending
+from andon.verify.run.docstring import explain
 from andon.verify.run.explain import factory_of, not_a_subject, why
-from andon.verify.run.report import BUDGET, CANNOT_RUN, RED, UNFINISHED, YELLOW, Finding, Report
+from andon.verify.run.reads import reads, unmet
+from andon.verify.run.report import BUDGET, CANNOT_RUN, FOLLOWS, RED, UNFINISHED, YELLOW, Finding, Report, parts_of
 from andon.verify.subject import Subject
 
 Progress = Callable[[int, int, str], None]
@@ -27,17 +30,6 @@ _Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with
 DEEPEST_TIER = 3
 ASKED_BEFORE = ("", "model", "batch", "loss", "logits")  # what has run unchanged before any check; "" is none of them
 NOT_MEASURED = "code that takes what this check changes"
-
-
-class Explanation(NamedTuple):
-    """A check's docstring in its parts; what it does not have is empty."""
-
-    title: str  # what is true of any correct implementation
-    detail: str  # what more is to be said of that
-    silent: str  # why training does not show a fault
-    look: str  # where to look for it
-    example: str  # code with the fault, from "# wrong: " on, and the same mended, from "# right" on
-    reference: str  # the source
 
 
 class Task(NamedTuple):
@@ -72,6 +64,12 @@ class _Book:
             self.passed.append(name)
             self.notes.update({name: outcome} if outcome else {})
 
+    def enter_without_passes(self, name: str, outcome: _Outcome, seconds: float, premise: str) -> None:
+        """Keep what came of a task that was stopped at its first forward pass, as what that gives is known."""
+        self.enter(name, outcome, seconds)
+        if name in self.not_run:
+            self.not_run[name] = f"{FOLLOWS} {premise}"
+
 
 def check(
     subject: Subject,
@@ -81,13 +79,15 @@ def check(
     tier: int = DEEPEST_TIER,
     budget: float | None = None,
     first: bool = False,
+    strict: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Report:
     """Run all checks that apply to a subject, and to its variants, cheapest first.
 
     `only` names checks or whole areas ("attention"); `ignore` maps such names to the reason; `tier` leaves out what
     takes longer; checks that are not begun, or not finished, within `budget` seconds are named as such, which is not a
-    pass; `first` stops at the first finding; `progress(done, total, name)` is called before each check.
+    pass; `first` stops at the first finding; `strict` makes yellow count as red; `progress(done, total, name)` is
+    called before each check. What follows from a finding stands beneath it, and is none of its own.
 
     Raises:
         UnknownCheckError: `only` or `ignore` names something else than a check or an area.
@@ -112,25 +112,19 @@ def check(
         progress(done, len(tasks), task.name)
         if id(task.subject) not in mistakes:
             mistakes[id(task.subject)] = _try_subject(task.subject, _suffix(task))
-        if mistake := mistakes[id(task.subject)]:
-            book.findings.append(mistake)
+            book.findings.extend(filter(None, [mistakes[id(task.subject)]]))
+        mistake = mistakes[id(task.subject)]
+        if mistake and mistake.mistake:
             book.not_run[task.name] = CANNOT_RUN
+        elif mistake:
+            book.enter_without_passes(task.name, *_run(task, 0.0), mistake.check)
         else:
             book.enter(task.name, *_run(task, deadline))
+    findings = _by_cause(book, tasks, left_out, deadline)
+    _correct_needs(book, [task for task in tasks if not mistakes.get(id(task.subject))])
     seconds = time.monotonic() - begun
     kept = book.not_applicable, book.not_run, book.notes
-    return Report(subject.name, tuple(book.findings), tuple(book.passed), *kept, seconds, book.times)
-
-
-def explain(check: Check) -> Explanation:
-    """What a check's docstring says: paragraphs are told by their first word, the rest is detail."""
-    text, _, reference = (inspect.getdoc(check.function) or "").partition("\n\nReference:")
-    text, _, example = text.partition("\n\nExample:\n")
-    title, *paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
-    silent = " ".join(part for part in paragraphs if part.startswith("Silent"))
-    look = " ".join(part for part in paragraphs if part.startswith("Look"))
-    detail = " ".join(part for part in paragraphs if not part.startswith(("Silent", "Look")))
-    return Explanation(title, detail, silent, look, textwrap.dedent(example).strip(), " ".join(reference.split()))
+    return Report(subject.name, findings, tuple(book.passed), *kept, seconds, book.times, strict)
 
 
 def named(name: str) -> Check:
@@ -194,6 +188,29 @@ def _suffix(task: Task) -> str:
     return task.name.removeprefix(task.check.name)
 
 
+def _correct_needs(book: _Book, tasks: list[Task]) -> None:
+    """Where a part that is lacking would not open a check, as its subject has no tokens or logits, say that instead."""
+    unmet_by_subject: dict[int, dict[str, str]] = {}
+    for task in tasks:
+        if not parts_of(book.not_applicable.get(task.name, "")):
+            continue
+        known = id(task.subject)
+        if known not in unmet_by_subject:
+            unmet_by_subject[known] = _unmet(task.subject)
+        for need in reads(task.check):
+            if need in unmet_by_subject[known]:
+                book.not_applicable[task.name] = unmet_by_subject[known][need]
+                break
+
+
+def _unmet(subject: Subject) -> dict[str, str]:
+    with protected():
+        try:
+            return unmet(subject)
+        except Exception:  # noqa: BLE001 - as in _run; a check that asks the same will explain it
+            return {}
+
+
 def _lacking(task: Task) -> str:
     """What the check needs and its subject has not; empty where nothing."""
     return " and ".join(need for need in task.check.needs if getattr(task.subject, need) in (None, {}))
@@ -214,7 +231,8 @@ def _reason_to_stop(
     """Why a check is not run; empty where it is."""
     if task.check.name in left_out:
         return left_out[task.check.name]
-    if mistakes.get(id(task.subject)):
+    mistake = mistakes.get(id(task.subject))
+    if mistake and mistake.mistake:
         return CANNOT_RUN
     if found:
         return "stopped at the first finding"
@@ -241,6 +259,29 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
     return outcome, time.monotonic() - begun
 
 
+def _by_cause(
+    book: _Book, tasks: list[Task], left_out: Mapping[str, str], deadline: float | None
+) -> tuple[Finding, ...]:
+    """The findings, the cause first; where something was found, premises that nobody asked for are measured too."""
+    by_name = {task.name: task for task in tasks}
+    stopped = {variant_of(finding) for finding in book.findings if finding.check not in by_name}
+    for finding in [each for each in _real(book.findings) if variant_of(each) not in stopped]:
+        for premise in (each for each in CHECKS if each.name in PREMISES and each.name not in left_out):
+            name = premise.name + finding.check.removeprefix(name_of(finding))
+            if name not in by_name:
+                by_name[name] = task = Task(name, premise, by_name[finding.check].subject)
+                outcome, _ = _run(task, deadline)
+                book.findings.extend([outcome] if isinstance(outcome, Finding) and not outcome.mistake else [])
+    return by_cause(book.findings, lambda finding: _rests_on_passes(finding, by_name))
+
+
+def _rests_on_passes(finding: Finding, tasks: Mapping[str, Task]) -> bool:
+    """Whether a finding's check makes a module's forward pass: it is begun again, and stopped at the first."""
+    if finding.check not in tasks:  # of the subject as a whole: `_try_subject`
+        return True
+    return isinstance(_run(tasks[finding.check], 0.0)[0], OutOfTime)
+
+
 def _finding(task: Task, wrong: CheckFailed, seconds: float) -> Finding:
     about, light = explain(task.check), YELLOW if isinstance(wrong, Unusual) else RED
     said = about.title, about.silent, about.look, seconds
@@ -260,11 +301,21 @@ def _try_subject(subject: Subject, suffix: str) -> Finding | None:
             model, batch = new_model(subject), new_batch(subject)
             _same_device(model, batch)
             first, second = _evaluated(subject, model, batch), _evaluated(subject, model, batch)
+            facts_of(subject)  # here, so that no check finds what its first pass has changed
         except NotApplicable as lack:
             return Finding(name, f"it needs {lack}", mistake=True)
         except Exception as error:  # noqa: BLE001 - as in _run
             return Finding(name, why(error), mistake=True)
-    if bool(first.isfinite()) and not distance(second, first) <= rounding(first):
+    if not bool(first.isfinite()):
+        return Finding(
+            f"{name}.finite",
+            f"the loss of a new model on one batch, in eval mode, is {float(first)}: {not_finite(subject)}",
+            "A new model's loss on a typical batch is a finite number.",
+            "Silent where a loop skips such steps, or a mean over a window leaves them out.",
+            "Look at the place that is named, for a division by 0, a logarithm of 0, a row in which all is masked, and "
+            "weights that were allocated and never filled.",
+        )
+    if not distance(second, first) <= rounding(first):
         return Finding(
             f"{name}.repeats",
             f"the loss of one model in eval mode on one batch, with one seed, was {float(first):.6g} and then "

@@ -102,13 +102,15 @@ def causal_lm(
         loss=loss,
         logits=logits,
         collate_padded=lambda documents: padded(documents, padding, tokenizer),
-        collate_packed=partial(packed, start=_first_position(config)) if "position_ids" in takes else None,
+        collate_packed=partial(packed, start=_first_position(config)) if _packs(source, config) else None,
         generate=generate if hasattr(_class(source, config), "generate") else None,
         cached_logits=decode if "past_key_values" in takes else None,
         configure=None if adapted else lambda **changes: build(_changed(config, changes)),
         config_alternatives={} if adapted else settings_of(config, trained=not is_config),
         reference_logits=None if adapted or attention == "eager" else eager,
         recurrent=_recurrent(config),
+        objective="cross_entropy",
+        causal=True,
         **(_spoken(tokenizer) if tokenizer is not None else {}),
     )
 
@@ -296,6 +298,18 @@ def _recurrent(config: Any) -> bool:
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
     other = [kind for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)]
     return bool(other) or any(name in config.model_type for name in RECURRENT)
+
+
+def _packs(source: Any, config: Any) -> bool:
+    """Whether positions alone tell packed documents apart: not where a state runs through a row, as the library says.
+
+    Its documentation of padding-free training: linear attention and causal convolutions have no such path.
+    """
+    takes = inspect.signature(_forward(source, config)).parameters
+    own = source.get_base_model() if hasattr(source, "get_base_model") else source
+    return (
+        "position_ids" in takes and not getattr(_class(own, config), "_is_stateful", False) and not _recurrent(config)
+    )
 
 
 def _first_position(config: Any) -> int:

@@ -66,6 +66,8 @@ def gpt(config: Config | str | None = None, *, rows: int = 4, length: int = 16, 
         settled = dataclasses.replace(config, **changes) if config else Config(**LLAMA | changes)
     given = {key: getattr(settled, key, None) for key in ALTERED}
     return Subject(
+        objective="cross_entropy",
+        causal=True,
         name=f"litgpt {settled.name}",
         model=lambda: _model(settled),
         batch=lambda generator: _batch(generator, settled, rows, length),

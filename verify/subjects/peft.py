@@ -1,5 +1,7 @@
 """PEFT's adapters on any subject: LoRA, or any type of the library's."""
 
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,10 @@ from torch import nn
 from andon.verify.subject import Adapters, Subject
 
 NAMES = "default", "second"  # the first is the library's own
+APART = re.compile(
+    r"[Aa]void initializing [\w ]*zeros|[Ii]nitializing with zeros is avoided|parameters are randomly initialized"
+    r"|weights are initialized at random"
+)
 Configured = Callable[[int, float], Any]  # rank and alpha to a PeftConfig
 
 
@@ -36,8 +42,10 @@ def adapted(base: Subject, config: Configured | None = None, **options: Any) -> 
             second=lambda model, rank, alpha: _second(model, make(rank, alpha)),
             switch=_switched,
             scale=scale if kind.peft_type.value == "LORA" else None,
+            targets=_targets(kind),
+            identity=not _begins_apart(kind),
         ),
-        hyperparameters={**base.hyperparameters, "lora_dropout": getattr(kind, "lora_dropout", 0.0)},
+        hyperparameters={**base.hyperparameters, **_dropout(kind)},
     )
 
 
@@ -84,6 +92,26 @@ def _combined(model: Any) -> nn.Module:
 def _unmerged(model: Any) -> nn.Module:
     model.unmerge_adapter()
     return model
+
+
+def _targets(kind: Any) -> list[str]:
+    """The modules that a configuration lists, where it narrows them down no further; a pattern or a word is none."""
+    asked = getattr(kind, "target_modules", None)
+    narrowed = ("layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save", "target_parameters")
+    if not isinstance(asked, list | tuple | set) or any(getattr(kind, key, None) for key in narrowed):
+        return []
+    return sorted(asked)
+
+
+def _begins_apart(kind: Any) -> bool:
+    """Whether the library's own text on this type says that a fresh adapter is no identity."""
+    home = Path(inspect.getfile(type(kind))).parent
+    return any(APART.search(" ".join(file.read_text(encoding="utf-8").split())) for file in home.glob("*.py"))
+
+
+def _dropout(kind: Any) -> dict[str, float]:
+    """What a type drops in training; nothing can be said of one that samples its weights there by design."""
+    return {} if hasattr(kind, "sample_at_inference") else {"lora_dropout": getattr(kind, "lora_dropout", 0.0)}
 
 
 def _plain(rank: int, alpha: float) -> float:

@@ -16,7 +16,13 @@ ROWS, LENGTH = 4, 16
 
 def subject(**parts: Any) -> Subject:
     """The subject; `parts` are further parts of `Subject`."""
-    given: dict[str, Any] = {"model": Model, "batch": batch, "loss": loss, **parts}
+    given: dict[str, Any] = {
+        "model": Model,
+        "batch": batch,
+        "loss": loss,
+        "objective": "cross_entropy",
+        "causal": True,
+    } | parts
     return Subject(**given)
 
 

@@ -39,6 +39,8 @@ def llama(*, rows: int = 4, length: int = 16, **changes: Any) -> Subject:
     """A small Llama 2; `changes` are further arguments of the library's builder, such as `attn_dropout`."""
     shape = SHAPE | changes
     return Subject(
+        objective="cross_entropy",
+        causal=True,
         name="torchtune llama2",
         model=lambda: library.llama2(**shape),
         batch=lambda generator: _batch(generator, shape["vocab_size"], rows, length),

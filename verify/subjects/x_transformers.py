@@ -27,6 +27,8 @@ def decoder(*, rows: int = 4, length: int = 16, **changes: Any) -> Subject:
         )
 
     return Subject(
+        objective="cross_entropy",
+        causal=True,
         name="x-transformers",
         model=build,
         batch=lambda generator: _batch(generator, rows, length),

@@ -29,16 +29,17 @@ PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT", "MU
 OWN: dict[str, Callable[[int, float], dict[str, Any]]] = {
     "ADALORA": lambda rank, alpha: {"init_r": rank, "target_r": rank, "lora_alpha": alpha, "total_step": 100},
     "BOFT": lambda rank, alpha: {"boft_block_size": 4},
-    "C3A": lambda rank, alpha: {"block_size": 16},
     "OFT": lambda rank, alpha: {"r": 0, "oft_block_size": 4},
     "HRA": lambda rank, alpha: {"r": 2 * rank},
     "GRALORA": lambda rank, alpha: {"r": 2 * rank, "gralora_k": 2, "alpha": 2 * alpha},
-    "FOURIERFT": lambda rank, alpha: {"n_frequency": 50},
     "WAVEFT": lambda rank, alpha: {"n_frequency": 50},
     "ROAD": lambda rank, alpha: {"group_size": 16},
     "VBLORA": lambda rank, alpha: {"r": rank, "num_vectors": 16, "vector_length": 16, "topk": 2},
     "ADAPTION_PROMPT": lambda rank, alpha: {"adapter_len": rank, "adapter_layers": 2},
     "TRAINABLE_TOKENS": lambda rank, alpha: {"token_indices": [3, 5, 7]},
+    # These begin as their base where they are asked to, as their documents say.
+    "C3A": lambda rank, alpha: {"block_size": 16, "init_weights": True},
+    "FOURIERFT": lambda rank, alpha: {"n_frequency": 50, "init_weights": True},
     "ADAMSS": lambda rank, alpha: {"r": 8, "num_subspaces": 2, "subspace_rank": rank},
 }
 

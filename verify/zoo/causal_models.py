@@ -13,6 +13,7 @@ import transformers
 
 from andon.verify.subject import Subject
 from andon.verify.subjects import huggingface
+from andon.verify.zoo.traits import detected
 
 hf: Any = transformers  # whose types change from version to version
 PACKAGE = "transformers"
@@ -153,13 +154,14 @@ def subject(name: str) -> Subject:
     made = configuration(name)
     text = made.get_text_config() if hasattr(made, "get_text_config") else made
     experts = any(isinstance(getattr(text, key, None), int) and getattr(text, key) > 1 for key in EXPERTS)
-    return replace(
+    whole = replace(
         huggingface.causal_lm(made),
         name=name,
         mixture_of_experts=experts,
         configure=lambda **changes: hf.AutoModelForCausalLM.from_config(configuration(name, **changes)),
         config_alternatives=huggingface.settings_of(text, trained=False),
     )
+    return detected(whole)
 
 
 def configuration(name: str, **changes: Any) -> Any:

@@ -14,11 +14,12 @@ from andon.verify.checks import CHECKS
 from andon.verify.errors import SubjectError
 from andon.verify.faults.inject import Fault
 from andon.verify.faults.jobs import run_jobs
+from andon.verify.run.report import FOLLOWS, RED, YELLOW
 from andon.verify.run.runner import check
 from andon.verify.subject import Subject
 from andon.verify.zoo.scripts import script
 
-GREEN, RED, ABSENT, NOT_RUN = "green", "red", "not applicable", "not run"
+GREEN, ABSENT, NOT_RUN = "green", "not applicable", "not run"
 MARGIN = 0.7  # of the limit, after which no further check is begun: what has been found is kept
 LIBRARIES = {"transformers": "causal_models", "peft": "adapter_types", "bitsandbytes": "optimizer_types"}
 
@@ -54,9 +55,9 @@ class Job(NamedTuple):
 class Cell(NamedTuple):
     """What came of one check."""
 
-    state: str  # GREEN, RED, ABSENT, NOT_RUN
+    state: str  # GREEN, RED, YELLOW, ABSENT, NOT_RUN
     message: str = ""  # what was measured, what it lacks, or why it was not run
-    script: str = ""  # that shows a red cell without Andon
+    script: str = ""  # that shows a red or yellow cell without Andon
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Row:
         for name, cell in self.cells.items():
             found.setdefault(name.partition(".")[0], []).append(cell.state)
         return {
-            area: next(each for each in (RED, NOT_RUN, GREEN, ABSENT) if each in states)
+            area: next(each for each in (RED, YELLOW, NOT_RUN, GREEN, ABSENT) if each in states)
             for area, states in found.items()
         }
 
@@ -83,6 +84,11 @@ class Row:
     def red(self) -> dict[str, Cell]:
         """Its red cells."""
         return {name: cell for name, cell in self.cells.items() if cell.state == RED}
+
+    @property
+    def found(self) -> dict[str, Cell]:
+        """Its red and its yellow cells."""
+        return {name: cell for name, cell in self.cells.items() if cell.state in (RED, YELLOW)}
 
 
 def zoo(library: str) -> Zoo:
@@ -133,7 +139,8 @@ def run_checks(_: Fault | None, job: Job) -> Row:
     for finding in report.findings:
         if not finding.mistake:
             text = script(finding, models.preamble(job.name), job.module, job.name)
-            cells[finding.check] = Cell(RED, finding.message, text)
+            cells[finding.check] = Cell(finding.light, finding.message, text)
+            cells |= {name: Cell(NOT_RUN, f"{FOLLOWS} {finding.check}") for name in finding.follows}
     return Row(job.name, cells, seconds=report.seconds)
 
 
@@ -165,7 +172,7 @@ def table(rows: Sequence[Row], say: Callable[[str], str] = str) -> str:
     """A line for each row, a column for each area."""
     areas = list(dict.fromkeys(area for row in rows for area in row.areas))
     width = max((len(row.name) for row in rows), default=4)
-    marks = {GREEN: "ok", RED: "RED", ABSENT: "-", NOT_RUN: "?"}
+    marks = {GREEN: "ok", RED: "RED", YELLOW: "yellow", ABSENT: "-", NOT_RUN: "?"}
     lines = [" ".join([" " * width, *(f"{area[:7]:<7}" for area in areas)]).rstrip()]
     for row in rows:
         cells = [f"{marks[row.areas[area]]:<7}" if area in row.areas else " " * 7 for area in areas]
@@ -177,7 +184,7 @@ def table(rows: Sequence[Row], say: Callable[[str], str] = str) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """How many were built, and what came of the checks."""
     states = [cell.state for row in rows for cell in row.cells.values()]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in (GREEN, RED, ABSENT, NOT_RUN))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in (GREEN, RED, YELLOW, ABSENT, NOT_RUN))
     built = sum(not row.reason for row in rows)
     return f"{built} of {len(rows)} built; checks: {counts}; {sum(row.seconds for row in rows):.0f} s"
 

@@ -297,6 +297,16 @@ def test_shapes_that_are_refused_are_not_wrong_values() -> None:
     assert ((), ()) == (report.findings, report.passed)
 
 
+def test_a_wrong_shape_is_no_refusal() -> None:
+    """Behavior: weights that fill no block and come back in another shape are a finding, though it is an assertion."""
+
+    def cut(weight: Tensor) -> Tensor:
+        return weight if weight.numel() % 64 == 0 else weight.flatten()[:-1]
+
+    report = check(small(quantizer=Quantizer(cut)), only=("quantization.ragged",))
+    assert "come back as (110,)" in report.findings[0].message
+
+
 def test_empty_places_in_a_list_are_not_blocks() -> None:
     """Behavior: lists that hold None are left out of the search for blocks."""
 

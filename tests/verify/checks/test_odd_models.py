@@ -616,7 +616,7 @@ ODD = {
     ),
     "one loss for all": Odd(
         "autocast.loss",
-        lambda: small(loss=lambda model, _: 0 * model.head.weight.sum() + 1),
+        lambda: small(loss=lambda model, _: 0 * model.head.weight.sum() + 1, roles={"tokens": "tokens"}),
         "mean cross-entropy of logits",
     ),
     "rounded loss": Odd(
@@ -662,7 +662,11 @@ ODD = {
     "one wrong label": Odd("data.targets", lambda: pairs(one_wrong), "1 of 15 targets are not the token that follows"),
     "nothing counted": Odd(
         "data.targets",
-        lambda: pairs(lambda _, ahead_BT: torch.full_like(ahead_BT, IGNORE), loss=lambda m, b: m(b[0]).square().mean()),
+        lambda: pairs(
+            lambda _, ahead_BT: torch.full_like(ahead_BT, IGNORE),
+            loss=lambda m, b: m(b[0]).square().mean(),
+            objective="cross_entropy",
+        ),
         "a batch with counted labels",
     ),
     "epoch without labels": Odd(
@@ -755,12 +759,19 @@ ODD = {
     "gradient that ignores": Odd("loss.scale", lambda: bent(unit), "an eighth of the loss gives"),
     "no label counted": Odd(
         "loss.definition",
-        lambda: pairs(lambda _, ahead_BT: torch.full_like(ahead_BT, IGNORE), loss=lambda m, b: m(b[0]).square().mean()),
+        lambda: pairs(
+            lambda _, ahead_BT: torch.full_like(ahead_BT, IGNORE),
+            loss=lambda m, b: m(b[0]).square().mean(),
+            objective="cross_entropy",
+        ),
         "a batch with counted labels",
     ),
     "logits without a graph": Odd("loss.gradient", lambda: small(logits=no_graph), "logits with a graph"),
+    "weighed labels": Odd("loss.definition", lambda: small(batch=weighted, loss=weighted_loss), "labels alike"),
     "unknown weights": Odd(
-        "loss.definition", lambda: small(batch=weighted, loss=weighted_loss), "what the batch's part 'share' is"
+        "loss.definition",
+        lambda: small(batch=weighted, loss=weighted_loss, objective="cross_entropy"),
+        "what the batch's part 'share' is",
     ),
     "mixture's loss": Odd("loss.gradient", lambda: small(mixture_of_experts=True), "a loss without a router's part"),
     # ------------------------------------------------------------------------------------------ packing

@@ -1,0 +1,55 @@
+"""Bugs on public record, each in small beside the same code without it; and what no check finds yet, with the reason."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from andon.verify.faults.inject import Fault
+from tests.ordinary.session.job import checked
+from tests.reports import (
+    answers_of_all_turns,
+    averaged_weights,
+    combined_adapters,
+    cut_evaluation,
+    fetched_ahead,
+    routed_experts,
+    second_head,
+    tempered_entropy,
+)
+from tests.reports.correct import CORRECT
+
+CASES = {
+    "averaged weights": averaged_weights,
+    "tempered entropy": tempered_entropy,
+    "answers of all turns": answers_of_all_turns,
+    "routed experts": routed_experts,
+    "second head": second_head,
+    "fetched ahead": fetched_ahead,
+    "combined adapters": combined_adapters,
+    "cut evaluation": cut_evaluation,
+}
+NOT_FOUND = {
+    "averaged weights": "no check reads weights that a run keeps beside its model",
+    "tempered entropy": "two temperatures of one tensor of logits are right in a distillation",
+    "answers of all turns": "no check compares the trained answer with what stands under the same marks before it",
+    "routed experts": "the balancing loss moves the router, and no check looks at the objective alone",
+    "second head": "no check asks whether rows without labels still add to the loss",
+    "cut evaluation": "no check asks for the loss of a model whose loss is the same on each token",
+}
+Result = dict[str, Any]
+
+
+def check_case(_: Fault | None, job: tuple[str, str]) -> Result:
+    """What the checks say of one side of a case ("faulty", "fixed"), or of correct code that was accused ("")."""
+    name, side = job
+    return checked(getattr(CASES[name], side) if side else CORRECT[name], 0, [])
+
+
+def said(result: Result) -> list[str]:
+    """The checks that gave no pass, as they ran."""
+    return [each["check"] for each in result["findings"]]
+
+
+def found_by(faulty: Result, fixed: Iterable[str]) -> list[str]:
+    """The checks that tell the faulty side from the other one; a subject that could not be run tells nothing."""
+    named = (each["check"] for each in faulty["findings"] if not each["mistake"])
+    return [check for check in named if check not in set(fixed)]

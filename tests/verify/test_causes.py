@@ -1,0 +1,64 @@
+"""One cause, one finding: premises first, then what is given before what comes of it, and what follows beneath."""
+
+import pytest
+
+from andon.verify.checks import CHECKS
+from andon.verify.run.causes import CONTAINS, ORDER, PREMISES, by_cause, place_of
+from andon.verify.run.report import YELLOW, Finding
+
+pytestmark = pytest.mark.tier1
+
+
+def order(*names: str, rests: bool = True, light: str = "red") -> list[tuple[str, tuple[str, ...]]]:
+    """What is left of findings of these names, with what follows from each."""
+    findings = [Finding(name, "", light=light) for name in names]
+    return [(each.check, each.follows) for each in by_cause(findings, lambda _: rests)]
+
+
+def test_every_area_has_its_place() -> None:
+    """Behavior: no area is forgotten, each name but the subject's is a check's, and a cause has its place first."""
+    names = {each.name for each in CHECKS}
+    assert {name.partition(".")[0] for name in names} | {"subject"} == {each for each in ORDER if "." not in each}
+    named = {*PREMISES, *ORDER, *CONTAINS, *(each for causes in CONTAINS.values() for each in causes)}
+    assert {each for each in named if "." in each and not each.startswith("subject.")} <= names
+    for name, causes in CONTAINS.items():
+        for cause in causes:
+            assert place_of(cause) < place_of(name), (cause, name)
+
+
+def test_what_rests_on_passes_follows_from_a_broken_premise() -> None:
+    """Behavior: in any order; what makes no pass stands alone, and another variant has a cause of its own."""
+    assert [("determinism.eval", ("attention.rows",))] == order("attention.rows", "determinism.eval")
+    alone = order("text.round_trip", "determinism.eval", rests=False)
+    assert [("determinism.eval", ()), ("text.round_trip", ())] == alone
+    assert [("determinism.eval", ()), ("loss.scale [a]", ())] == order("loss.scale [a]", "determinism.eval")
+
+
+def test_a_reference_names_no_cause() -> None:
+    """Behavior: a difference from it follows from what differs, of several the first from none."""
+    assert [("norms.unit", ("reference.logits",))] == order("reference.logits", "norms.unit")
+    assert [("reference.logits", ("reference.loss",))] == order("reference.logits", "reference.loss")
+    assert [("text.round_trip", ()), ("reference.logits", ())] == order(
+        "text.round_trip", "reference.logits", rests=False
+    )
+
+
+def test_what_a_statement_takes_for_granted_is_its_cause() -> None:
+    """Behavior: also through a third; without that cause the finding stands alone."""
+    assert [("structure.blocks", ("structure.parameters", "updates.movement"))] == order(
+        "updates.movement", "structure.parameters", "structure.blocks"
+    )
+    assert [("clipping.bound", ("updates.gradient", "updates.fresh"))] == order(
+        "updates.gradient", "updates.fresh", "clipping.bound"
+    )
+    assert [("updates.fresh", ())] == order("updates.fresh")
+
+
+def test_red_comes_first_and_explains_yellow_is_not_a_cause() -> None:
+    """Behavior: a yellow finding stands after the red ones and takes nothing under itself; mistakes come last."""
+    findings = [
+        Finding("loop", "", mistake=True), Finding("norms.unit", "", light=YELLOW), Finding("reference.loss", "")
+    ]  # fmt: skip
+    kept = by_cause(findings, lambda _: True)
+    assert ["reference.loss", "norms.unit", "loop"] == [each.check for each in kept]
+    assert all(not each.follows for each in kept)

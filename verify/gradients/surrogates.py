@@ -1,0 +1,149 @@
+"""Custom autograd functions whose backward is not meant to be the derivative of their forward, each asked on its own.
+
+A straight-through estimator, a surrogate for a spike, a reversed or injected gradient: forward is flat or the identity,
+so that no derivative of it could be what backward returns, and only its author knows whether that is meant.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from andon.verify.access.calls import seeded
+from andon.verify.observation.tolerances import norm_of
+
+BUILT_IN = "FakeQuantize"  # torch's own straight-through estimators
+CALLS = 3  # of one function that are looked at
+STEP = 1e-6  # of a tensor's norm, for a derivative in float64 of a function alone
+SOLVER = 1e-3  # a backward that solves its own equations is as exact as its author chose; wrong ones are off by more
+
+
+class Call(NamedTuple):
+    """One call of a custom function."""
+
+    function: Any  # a subclass of torch.autograd.Function
+    arguments: tuple[Any, ...]
+
+
+def surrogate_in(function: Callable[[], Tensor]) -> str:
+    """What backward of a function's graph is no derivative on purpose, and how that is known; empty where none is."""
+    with seeded(), torch.enable_grad():
+        nodes = list(_nodes(function()))
+    if built_in := next((node.name() for node in nodes if node.name().startswith(BUILT_IN)), ""):
+        return f"{built_in.removesuffix('Backward0')} rounds in forward and passes the gradient on"
+    custom = {node._forward_cls for node in nodes if hasattr(node, "_forward_cls")}  # noqa: SLF001 - no public name
+    ours = {each for each in custom if not each.__module__.startswith("torch.")}
+    return next((said for call in _calls(function, ours) if (said := _surrogate(call))), "")
+
+
+def _nodes(value: Tensor) -> Generator[Any]:
+    """All of a tensor's graph."""
+    waiting, seen = [value.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [each for each, _ in node.next_functions]
+
+
+def _calls(function: Callable[[], Tensor], classes: set[Any]) -> list[Call]:
+    """The first calls of each of these functions."""
+    found: list[Call] = []
+    with _noting(classes, found), seeded(), torch.enable_grad():
+        function()
+    return found
+
+
+@contextmanager
+def _noting(classes: set[Any], found: list[Call]) -> Generator[None]:
+    own = {each: each.__dict__.get("forward") for each in classes}
+    for each in classes:
+        forward, with_context = each.forward, not _sets_up_apart(each)
+
+        def noted(*args: Any, each: Any = each, forward: Any = forward, with_context: bool = with_context) -> Any:
+            if sum(call.function is each for call in found) < CALLS:
+                given = args[1:] if with_context else args
+                found.append(Call(each, tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in given)))
+            return forward(*args)
+
+        each.forward = staticmethod(noted)
+    try:
+        yield
+    finally:
+        for each, forward in own.items():
+            if forward is None:
+                del each.forward
+            else:
+                each.forward = forward
+
+
+def _sets_up_apart(function: Any) -> bool:
+    """Whether forward takes no context, as there is `setup_context`."""
+    return function.setup_context is not torch.autograd.Function.setup_context
+
+
+def _surrogate(call: Call) -> str:
+    """How a function's forward shows that its backward cannot be its derivative; empty where it could be."""
+    floating = [place for place, each in enumerate(call.arguments) if _is_floating(each)]
+    for place in floating:
+        slope, backward = _slope(call, place), _backward(call, place)
+        if slope is None or abs(slope - backward) <= SOLVER * max(abs(slope), abs(backward)):
+            continue
+        if how := _how(call, place, slope):
+            return f"{call.function.__qualname__} of {call.function.__module__} {how}"
+    return ""
+
+
+def _how(call: Call, place: int, slope: float) -> str:
+    if slope == 0:
+        return "does not move with its input, and passes a gradient on"
+    given = call.arguments[place]
+    same = [each for each in _outputs(call, given) if each.shape == given.shape and torch.equal(each, given)]
+    return "returns its input as it is, and another gradient than it gets" if same else ""
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
+
+
+def _outputs(call: Call, value: Tensor | None = None, place: int = -1) -> list[Tensor]:
+    arguments = list(call.arguments)
+    if place >= 0:
+        arguments[place] = value
+    with seeded():
+        outputs = call.function.apply(*arguments)
+    return [each for each in ([outputs] if isinstance(outputs, Tensor) else outputs) if _is_floating(each)]
+
+
+def _weighted(outputs: list[Tensor]) -> Tensor:
+    """The outputs' sum with random weights, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    terms = [(each * torch.randn(each.shape, generator=generator).to(each)).sum() for each in outputs]
+    return torch.stack([term.double() for term in terms]).sum()
+
+
+def _direction(given: Tensor) -> Tensor:
+    signs = torch.randint(0, 2, given.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return signs.to(given) * (norm_of([given]) or 1.0) / given.numel() ** 0.5
+
+
+def _slope(call: Call, place: int) -> float | None:
+    """Forward's derivative along a direction of one input."""
+    given = call.arguments[place]
+    moved = STEP * _direction(given)
+    with torch.no_grad():
+        above, below = (_weighted(_outputs(call, given + sign * moved, place)) for sign in (1, -1))
+    return float(above - below) / (2 * STEP)
+
+
+def _backward(call: Call, place: int) -> float:
+    """What backward says of it."""
+    given = call.arguments[place].clone().requires_grad_()
+    value = _weighted(_outputs(call, given, place))
+    if not value.requires_grad:
+        return 0.0
+    (gradient,) = torch.autograd.grad(value, given, allow_unused=True)
+    return 0.0 if gradient is None else float((gradient * _direction(given.detach())).sum())
