@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.verify.access.calls import loss_of, new_batch, new_model, precise
+from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.facts import facts_of
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced
@@ -129,7 +129,9 @@ def require_value(subject: Subject) -> None:
     Raises:
         NotApplicable: so it is.
     """
-    if not subject.objective and not _is_by_value(subject):
+    shown = facts_of(subject).cross_entropy
+    smoothed = shown is not None and shown.smoothing > 0
+    if not subject.objective and (smoothed or not _is_by_value(subject)):
         raise NotApplicable(f"a loss that is the mean cross-entropy of the tokens' labels: {SAY}")
 
 
@@ -183,9 +185,10 @@ def _is_by_value(subject: Subject) -> bool:
 
 
 def _agrees_by_value(subject: Subject) -> bool:
-    from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are
+    from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are,
+    from andon.verify.observation.perturb import perturbed_model  # and larger weights, at which losses differ, too
 
-    model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)
+    model, batch = perturbed_model(subject), new_batch(subject)
     with torch.no_grad():
         loss, logits, targets_BT = loss_of(subject, model, batch), returned_logits(subject, model, batch), None
         if logits is None:
