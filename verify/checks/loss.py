@@ -22,10 +22,12 @@ from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
+from andon.verify.observation.unused import unused_scalars
 from andon.verify.subject import Batch, Subject
 
 FEWEST = 4  # positions
 EXACT = 2e-5  # of the larger of the loss and 1: float32's, summed over many rows
+NAMED = 3
 NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 
 
@@ -284,6 +286,35 @@ def check_precision(subject: Subject) -> None:
         raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbors below 0.4%")
 
 
+def check_unused(subject: Subject) -> None:
+    """Each single number that a pass makes of trainable parameters is a part of the loss, or is read.
+
+    Yellow alone, as such a number may be a metric that its caller reads later.
+
+    Silent because the loss falls without it: experts are not balanced, a second head does not learn.
+
+    Look at the line that is named: at a result that is not added, and at a function's result that is not used.
+
+    Example:
+        # wrong: the balancing loss is computed, and never added
+        hidden, balance = self.experts(hidden)
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten())
+
+        # right
+        hidden, balance = self.experts(hidden)
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten()) + 0.01 * balance
+
+    Reference: Fedus et al. 2021, arXiv:2101.03961, section 2.2.
+    """
+    left = unused_scalars(subject, new_model(subject).train(), new_batch(subject))
+    if left:
+        said = ", ".join(f"{line} ({value:.4g})" for line, value in list(left.items())[:NAMED])
+        raise Unusual(
+            f"{len(left)} number(s) with a gradient are neither a part of the loss nor read: made at {said}; right for "
+            "metrics, which `detach` or `no_grad` would say"
+        )
+
+
 def _compare(
     subject: Subject, model: nn.Module, batch: Batch, what: str, coarse: float, targets_BT: Tensor | None = None
 ) -> None:
@@ -415,4 +446,5 @@ CHECKS = (
     Check("loss.gradient", check_gradient),
     Check("loss.backward", check_backward),
     Check("loss.scale", check_scale),
+    Check("loss.unused", check_unused),
 )
