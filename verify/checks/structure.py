@@ -25,6 +25,7 @@ from andon.verify.observation.answers import (
     default_dtype,
     is_cross_entropy,
     loss_rounding,
+    reached,
     require_cross_entropy,
     require_same,
     wrong,
@@ -345,7 +346,12 @@ def _drawn(subject: Subject, draw: int) -> tuple[dict[str, Tensor], Uses]:
 def _require_gradients(subject: Subject, idle: Idle) -> None:
     """Fail where a parameter gets no gradient at all: red where the loss follows it, or a gradient would say so."""
     names = list(trainable(new_model(subject)))
-    dead = [name for name in names if name in idle.parameters]
+    with_graph = reached(subject, perturbed_model(subject), any_batch(subject)) if idle.parameters else set()
+    dead = [
+        name
+        for name in names
+        if name in idle.parameters and (name not in with_graph or _is_used(subject, [name]))  # what cancels is zero
+    ]
     if not dead:
         return
     message = f"{len(dead)} of {len(names)} trainable parameters get no gradient from any batch: {listed(dead)}"
