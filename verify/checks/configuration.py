@@ -36,6 +36,8 @@ def check_sensitivity(subject: Subject) -> None:
 
     Look at what the constructor passes on, and at constants where the setting should stand.
 
+    Yellow alone, as a setting may act only beside another.
+
     Example:
         # wrong: rope_theta is accepted and never used; the default is
         def __init__(self, config):

@@ -44,6 +44,9 @@ def check_eval(subject: Subject) -> None:
 
     Look at functional dropout without `training=self.training`, and at attention's `dropout_p`.
 
+    Yellow where the loss is not shown to be a language model's, or a model draws numbers without dropping any: it may
+    sample, route or hash.
+
     Example:
         # wrong: dropout_p acts in eval mode as well
         q, k, v = self.project(x)
@@ -81,6 +84,8 @@ def check_train(subject: Subject) -> None:
     Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout
     that is asked for and not applied.
 
+    Yellow where the loss is not shown to be a language model's.
+
     Example:
         # wrong: torch.manual_seed does not reach this generator
         rng = np.random.default_rng()
@@ -115,6 +120,9 @@ def check_modes(subject: Subject) -> None:
     Silent because the two are never compared: one is trained and the other measured.
 
     Look at whatever asks `self.training`: shifts, masks, norms, scales, and a separate loss for evaluation.
+
+    Yellow where outputs agree and losses do not, or the loss is not shown to be a language model's: a
+    mode may have terms of its own.
 
     Example:
         # wrong: in eval mode each position is scored on its own token
@@ -209,6 +217,8 @@ def check_history(subject: Subject) -> None:
     state.
 
     Look at masks, rotations and positions kept from an earlier call, and at caches that are not emptied.
+
+    Yellow where a training pass changes what comes after it: states may be carried from batch to batch.
 
     Example:
         # wrong: positions go on counting where the last batch ended

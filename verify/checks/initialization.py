@@ -103,6 +103,8 @@ def check_layers(subject: Subject) -> None:
 
     Look at the order in which initializations run, at the names or types that they pick, and at copied layers.
 
+    Yellow where the std is neither one nor steady, or a layer begins as the one before: both may be meant.
+
     Example:
         # wrong: TransformerEncoder copies the layer, weights included
         layer = nn.TransformerEncoderLayer(dim, heads, batch_first=True)
@@ -148,6 +150,8 @@ def check_scale(subject: Subject) -> None:
     Silent because norms hide it: the model trains, slowly, from saturated attention.
 
     Look at initializations that were meant to run and never do, and at torch.randn as a weight.
+
+    Yellow alone, as wider weights may be meant, and torch's own tables begin with std 1.
 
     Example:
         # wrong: entries of std 1 make sums over 1024 inputs 32 times as large as the inputs

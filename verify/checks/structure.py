@@ -60,6 +60,8 @@ def check_parameters(subject: Subject) -> None:
 
     Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
 
+    Yellow where the loss does not change with the parameter: it may be left out, or held, on purpose.
+
     Example:
         # wrong: the trainable projector is computed without a graph, too
         with torch.no_grad():
@@ -102,6 +104,9 @@ def check_blocks(subject: Subject) -> None:
     Silent because a model with a layer less, or with one layer used twice, trains well.
 
     Look at the loop over layers: its bounds, its index, and what it hands on.
+
+    Yellow where a list holds one block several times, or blocks are used unequally often: weights may be shared, and
+    blocks may loop. So is all of it where the loss is not shown to be a language model's.
 
     Example:
         # wrong: one block, n_layers times over
@@ -150,6 +155,9 @@ def check_residual(subject: Subject) -> None:
     Silent because the loss falls all the same: added twice, states grow with depth; not added, depth is lost.
 
     Look at each `x + f(x)`: what is added, how often, and to what.
+
+    Yellow where the loss is not shown to be a language model's: blocks of other models need not pass on what they are
+    given.
 
     Example:
         # wrong: the residual carries the normed states
@@ -204,6 +212,8 @@ def check_state(subject: Subject) -> None:
 
     Look at weights in plain lists or attributes, at buffers that are not persistent, and at tied weights.
 
+    Yellow where only a step of training makes what is not in the state dict: it may be meant to be forgotten.
+
     Example:
         # wrong: modules in a plain list are not in state_dict() (nor in parameters())
         self.heads = [nn.Linear(dim, vocab_size) for _ in range(n_heads)]
@@ -248,6 +258,8 @@ def check_tying(subject: Subject) -> None:
     Silent because an untied head trains too, and is missing from the checkpoint.
 
     Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialization.
+
+    Yellow where two tensors begin with the same numbers: a head may be meant to begin as a copy.
 
     Example:
         # wrong: a copy, which goes its own way from the first update on

@@ -6,17 +6,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from andon.verify.access.batches import tensors_in
+from andon.verify.observation.dispatch import DispatchMode
 from andon.verify.observation.uses import PRODUCTS
 
 BELOW = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}  # what torch makes of products
 WIDE = (torch.float32, torch.float64)
 
 
-class _Operands(TorchDispatchMode):
+class _Operands(DispatchMode):
     """Notes the dtypes of what is multiplied."""
 
     def __init__(self) -> None:
