@@ -1,8 +1,8 @@
 """`python -m tests.zoo`: sweep current transformers, PEFT and bitsandbytes, and keep what came of it.
 
 Writes the committed reports/baselines/zoo.json, in docs/measured/zoo_scripts the script of each bug of which no report
-is known, and of each red cell one below reports/zoo. Exit code: 0 each red cell is judged in docs/measured/zoo.md, 1 one
-is not, 3 could not measure.
+is known, and of each red cell one below reports/zoo. Exit code: 0 each red cell is judged in docs/measured/zoo.md, 1
+one is not, 3 could not measure.
 """
 
 import json

@@ -126,7 +126,7 @@ def _cross_entropy(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None:
         return None
     for logits, gradient in zip(candidates, gradients, strict=True):
         for last in (True, False) if logits.dim() > 2 else (True,):  # (B, V, T) is how torch has images and sequences
-            if gradient is None or gradient.is_sparse:
+            if gradient is None or gradient.is_sparse or not gradient.numel():
                 continue
             z, g = (each.detach() if last else each.detach().movedim(1, -1) for each in (logits, gradient))
             if z.shape[-1] >= FEWEST and (found := _read(z, g, float(loss.detach()))) is not None:

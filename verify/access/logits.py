@@ -67,7 +67,7 @@ def _called(subject: Subject, model: nn.Module, batch: Batch) -> Any:
     left_out = {found.get("labels"), found.get("counted")}
     inputs = {key: value for key, value in parts.items() if key not in left_out and value is not None}
     named = is_keyed(batch) and all(isinstance(key, str) for key in inputs)
-    if not named and set(inputs) != {found["tokens"]}:
+    if not named and set(inputs) != {found.get("tokens")}:
         return None
     try:
         named_inputs = {str(key): value for key, value in inputs.items()}

@@ -14,7 +14,7 @@ from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import loss_alternatives
-from andon.verify.observation.parameters import parameters
+from andon.verify.observation.parameters import State, buffers_of, parameters, put_back
 from andon.verify.observation.runs import (
     LOOSE,
     counted,
@@ -144,21 +144,22 @@ def check_traces(subject: Subject) -> None:
     for name, model, validate, step, in_loop in _validators(subject):
         if in_loop:
             continue  # what its evaluation may draw, and leaves, is judged by the steps after it
-        before, buffers = parameters(model), [buffer.clone() for buffer in model.buffers()]
+        before, buffers = parameters(model), buffers_of(model)
         grads, numbers = [parameter.grad for parameter in model.parameters()], _random_states()
         value = validate()
         drawn = [kind for kind, state in _random_states().items() if state != numbers[kind]]
         after = parameters(model)
         moved = [key for key in before if not torch.equal(before[key], after[key])]
-        moved += [f"buffer {i}" for i, old in enumerate(buffers) if not torch.equal(old, list(model.buffers())[i])]
-        if moved:
+        moved += [key for key in buffers if not torch.equal(buffers[key], model.get_buffer(key))]
+        if moved and (moved[0] in before or _reads(subject, model, buffers)):
             raise CheckFailed(f"{name}: evaluation changes {len(moved)} tensors of the model: {moved[0]}")
         if any(old is not parameter.grad for old, parameter in zip(grads, model.parameters(), strict=True)):
-            raise CheckFailed(
-                f"{name}: evaluation leaves gradients, where there were {sum(g is not None for g in grads)}"
+            raise Unusual(
+                f"{name}: evaluation leaves gradients, where there were {sum(g is not None for g in grads)}; right "
+                "where every step clears them before it begins"
             )
         if isinstance(value, Tensor) and value.requires_grad:
-            raise CheckFailed(f"{name}: the value of evaluation, {float(value.detach()):.6g}, keeps its graph alive")
+            raise Unusual(f"{name}: the value of evaluation, {float(value.detach()):.6g}, keeps its graph alive")
         _left_training(name, model, step)
         if drawn and not _draws(subject, model):
             raise Unusual(
@@ -202,7 +203,7 @@ def check_mode(subject: Subject) -> None:
         _left_training(name, model, step)
 
 
-def check_without_gradients(subject: Subject) -> None:
+def check_gradients_off(subject: Subject) -> None:
     """While evaluation runs, gradients are off.
 
     Not asked where the loss takes gradients itself, as of energies. Unusual, not wrong: it costs memory and time.
@@ -236,7 +237,7 @@ def check_without_gradients(subject: Subject) -> None:
         on = _gradients_during(validate, model)
         if any(on):
             raise Unusual(
-                f"{name}: gradients are on in {on.count(True)} of {len(on)} module calls of an evaluation; right where "
+                f"{name}: gradients are on in {on.count(True)} of {len(on)} module calls of an evaluation; right "
                 "evaluation needs them"
             )
 
@@ -472,7 +473,7 @@ def _left_training(name: str, model: nn.Module, step: Callable[[], object] | Non
     if step is None:
         if not model.training:
             raise Unusual(
-                f"{name}: evaluation finds the model in training mode (1) and leaves it in eval mode (0); right where "
+                f"{name}: evaluation finds the model in training mode (1) and leaves it in eval mode (0); right "
                 "training sets the mode again before it goes on"
             )
         return
@@ -498,6 +499,17 @@ def _differs_in_training(subject: Subject, model: nn.Module) -> bool:
 def _allowed(model: nn.Module) -> float:
     halves = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters())
     return LOOSE / 4 if halves else SAME
+
+
+def _reads(subject: Subject, model: nn.Module, buffers: State) -> bool:
+    """Whether the loss in training mode is another one with these buffers than with those that the model has now."""
+    batch, now, losses = new_batch(subject), buffers_of(model), []
+    for state in (now, buffers):
+        put_back(model, state)
+        with seeded():
+            losses.append(float(loss_of(subject, model, batch).detach()))
+    put_back(model, now)
+    return losses[0] != losses[1]
 
 
 def _draws(subject: Subject, model: nn.Module) -> bool:
@@ -527,7 +539,7 @@ CHECKS = (
     Check("evaluation.cut", check_cut, ("validate",), tier=2),
     Check("evaluation.traces", check_traces, tier=2),
     Check("evaluation.mode", check_mode, tier=2),
-    Check("evaluation.gradients_off", check_without_gradients, tier=2),
+    Check("evaluation.gradients_off", check_gradients_off, tier=2),
     Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),
     Check("evaluation.trajectory", check_trajectory, ("loop",), tier=2),
 )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
-from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
+from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
+from andon.verify.access.facts import observed
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
@@ -37,6 +38,8 @@ def check_definition(subject: Subject) -> None:
 
     Look at the shift, at `ignore_index`, at what the sum is divided by, and at the logits' dtype.
 
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
+
     Example:
         # wrong: nothing shifts the labels, so that each position predicts its own token
         logits, labels = model(input_ids), input_ids
@@ -61,6 +64,8 @@ def check_shapes(subject: Subject) -> None:
     Silent because sizes in training are round; at any other size the last tokens are left out, or count twice.
 
     Look at chunks and their remainder, at reshapes, and at sizes that are kept from the first batch.
+
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
 
     Example:
         # wrong: what is left after the last full chunk is never read
@@ -101,6 +106,8 @@ def check_ignored(subject: Subject) -> None:
     Silent because losses of such batches are of the usual size; short rows or padding count too much or too little.
 
     Look at `ignore_index`, at the divisor (labels that are not ignored, not rows or positions), and at means of rows.
+
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
 
     Example:
         # wrong: mean() divides by all positions, ignored ones too
@@ -190,7 +197,8 @@ def check_backward(subject: Subject) -> None:
     tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(returned.values())
     for times in (1, 2):
-        loss_of(subject, model, batch).backward()
+        with seeded():
+            loss_of(subject, model, batch).backward()
         for name, parameter in model.named_parameters():
             if name not in returned:
                 continue
@@ -230,8 +238,9 @@ def check_scale(subject: Subject) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     taken = []
     for scale in (1.0, 0.125):
-        loss = loss_of(subject, model, batch) * scale
-        taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+        with seeded():
+            loss = loss_of(subject, model, batch) * scale
+            taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
     tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(g for g in taken[0] if g is not None)
     for name, whole, part in zip(names, *taken, strict=True):
@@ -289,9 +298,21 @@ def _compare(
             f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} labels is "
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
+        _require_plain_here(subject, model, given)
         if other := _other_mean(float(loss), logits, targets_BT, tolerance):
             raise Unusual(f"{said}: {other}")
         raise CheckFailed(said)
+
+
+def _require_plain_here(subject: Subject, model: nn.Module, batch: Batch) -> None:
+    """Refuse a loss that shows another part at these weights, such as one that balances experts.
+
+    Raises:
+        NotApplicable: so it is.
+    """
+    shown = None if subject.objective else observed(subject, model, batch).cross_entropy
+    if shown is not None and not (shown.whole and not shown.smoothing):
+        raise NotApplicable("a loss that is nothing but a cross-entropy at larger weights, too")
 
 
 def _other_mean(loss: float, logits: Tensor, targets_BT: Tensor, tolerance: float) -> str:

@@ -26,7 +26,7 @@ from andon.verify.observation.optimizers import (
 )
 from andon.verify.observation.parameters import fitted, mismatch, parameters, trainable
 from andon.verify.observation.runs import RATE as DEFAULT_RATE
-from andon.verify.observation.runs import Make, NamedOptimizer, each_optimizer, each_run_or_plain
+from andon.verify.observation.runs import Make, NamedOptimizer, each_optimizer, each_run_or_plain, slopes
 from andon.verify.observation.stand_in import StandIn, first_shifts, outcome, remade
 from andon.verify.subject import Subject
 
@@ -43,8 +43,11 @@ LOSABLE = "half-precision weights that an optimizer of Adam's kind updates, at r
 
 
 @each_optimizer
-def check_membership(_: Subject, named: NamedOptimizer) -> None:
+def check_membership(subject: Subject, named: NamedOptimizer) -> None:
     """The optimizer holds each of the model's trainable parameters exactly once.
+
+    Of those that the loss gives a gradient. Wrong is an optimizer that holds others' tensors in their place, or one
+    twice; one that leaves some out is unusual.
 
     Silent because a parameter the optimizer lacks keeps its first values, one it holds twice takes double steps, and a
     tensor that the model has since replaced is updated in vain.
@@ -69,10 +72,14 @@ def check_membership(_: Subject, named: NamedOptimizer) -> None:
     if len(tensors) != len(ids):
         raise CheckFailed(f"{name} lists {len(tensors)} tensors, of which only {len(ids)} are different ones")
     lacking = sorted(key for key, parameter in learning.items() if id(parameter) not in ids)
+    if lacking and len(lacking) < len(learning):
+        reached = slopes(subject, model, new_batch(subject))  # what no gradient reaches, needs no optimizer
+        lacking = [key for key in lacking if key in reached]
     foreign = _foreign_tensors(model, tensors)
     if _are_copied([learning[key] for key in lacking], foreign):
         return
-    raise CheckFailed(
+    light = CheckFailed if foreign or len(lacking) == len(learning) else Unusual
+    raise light(
         f"{name} holds {len(learning) - len(lacking)} of the model's {len(learning)} trainable parameters and "
         f"{len(foreign)} tensors that are not the model's; it lacks {listed(lacking)}"
     )
@@ -104,14 +111,17 @@ def check_groups(_: Subject, named: NamedOptimizer) -> None:
         others = [other for other in groups if other is not group]
         own = _own_settings(group, others)
         if not group["params"] and others and set(own) - {"weight_decay"}:
-            raise CheckFailed(
-                f"{name}: group {number} of {len(groups)} sets {own[0]} = {group[own[0]]} and holds 0 parameters"
+            raise Unusual(
+                f"{name}: group {number} of {len(groups)} sets {own[0]} = {group[own[0]]} and holds 0 parameters; "
+                "right where this model has none of the kind"
             )
 
 
 @each_optimizer
 def check_settings(subject: Subject, named: NamedOptimizer) -> None:
     """Learning rates are numbers from 0 to the peak, beta1 is at most beta2, weight decay is below 1 and eps is small.
+
+    Wrong is what no optimizer can be given: text, a rate or a decay below 0, a rate above the peak that is said.
 
     Silent because settings in each other's place are accepted as readily as the right ones.
 
@@ -128,8 +138,8 @@ def check_settings(subject: Subject, named: NamedOptimizer) -> None:
     """
     name, _, optimizer = named
     peak = subject.hyperparameters.get("learning_rate", float("inf"))
-    if len({str(group.get("lr")) for group in optimizer.param_groups}) > 1:
-        peak = float("inf")  # rates of each group's own, whose peaks nobody names
+    if subject.lr_scheduler is not None or len({str(group.get("lr")) for group in optimizer.param_groups}) > 1:
+        peak = float("inf")  # rates of each group's own, whose peaks nobody names, or what a schedule multiplies
     for group in optimizer.param_groups:
         _require_rate(name, group.get("lr"), peak)
         _require_decay(name, group.get("weight_decay") or 0.0)
@@ -225,6 +235,8 @@ def check_effects(_: Subject, named: NamedOptimizer) -> None:
     Silent because an optimizer at its defaults trains as well as one that listens.
 
     Look for constants in the place of `group[...]`, and for settings that are taken and never read.
+
+    Yellow alone, as one setting may switch another off.
 
     Example:
         # wrong: takes a weight decay, and never reads it
@@ -361,7 +373,8 @@ def check_moments(_: Subject, named: NamedOptimizer) -> None:
     square = optimizer.state[group["params"][0]][key]
     kept, due = float(square.double().mean()) / max(first, 1e-300), float(group["betas"][1]) ** QUIET
     if not abs(kept - due) <= 0.2 * (1 - due):
-        raise CheckFailed(
+        light = Unusual if square.dtype in HALVES else CheckFailed
+        raise light(
             f"{name}: after {QUIET} steps without a gradient {kept:.6g} of the mean of squares is left, and beta2 = "
             f"{group['betas'][1]} leaves {due:.6g}; it is kept in {square.dtype}"
         )
@@ -405,9 +418,10 @@ def check_survival(subject: Subject, make: Make) -> None:
     if due < 8:
         raise NotApplicable(LOSABLE)
     if still > 0.8 * due:
-        raise CheckFailed(
+        raise Unusual(
             f"{run.name}: of {due} half-precision weights to which {len(rates)} updates of {max(rates):.2g} should "
-            f"have added up, {still} did not change: each update was rounded away"
+            f"have added up, {still} did not change: each update was rounded away; right where that is accepted for "
+            "the memory it saves"
         )
 
 
@@ -481,20 +495,26 @@ def _require_rate(name: str, rate: Any, peak: float) -> None:
 
 
 def _require_decay(name: str, decay: Any) -> None:
-    if isinstance(decay, str) or not 0 <= float(decay) < 1:
-        raise CheckFailed(f"{name}: a group's weight_decay is {decay!r}, not in 0 to 1")
+    if isinstance(decay, str) or float(decay) < 0:
+        raise CheckFailed(f"{name}: a group's weight_decay is {decay!r}, not a number from 0 on")
+    if float(decay) >= 1:
+        raise Unusual(f"{name}: a group's weight_decay is {decay!r}, not below 1")
 
 
 def _require_eps(name: str, eps: Any) -> None:
-    if isinstance(eps, float) and not 0 <= eps <= LARGEST_EPS:
-        raise CheckFailed(f"{name}: a group's eps is {eps!r}, above {LARGEST_EPS}: updates shrink with it")
+    if isinstance(eps, float) and eps < 0:
+        raise CheckFailed(f"{name}: a group's eps is {eps!r}, below 0")
+    if isinstance(eps, float) and eps > LARGEST_EPS:
+        raise Unusual(f"{name}: a group's eps is {eps!r}, above {LARGEST_EPS}: updates shrink with it")
 
 
 def _require_betas(name: str, optimizer: Any, betas: Any) -> None:
-    """Fail where the second average is the faster one; some keep their only average under this name."""
+    """Say where the second average is the faster one; some keep their only average under this name."""
     alone = "rmsprop" in type(optimizer).__name__.lower() or (float(betas[-1]) == 0 and not claims_adam(optimizer))
-    if len(betas) == 2 and not alone and not 0 <= float(betas[0]) <= float(betas[1]) <= 1:
-        raise CheckFailed(f"{name}: a group's betas are {betas}; the second, of squares, is never the faster one")
+    if any(not 0 <= float(beta) <= 1 for beta in betas):
+        raise CheckFailed(f"{name}: a group's betas are {betas}, not numbers from 0 to 1")
+    if len(betas) == 2 and not alone and float(betas[0]) > float(betas[1]):
+        raise Unusual(f"{name}: a group's betas are {betas}; the second, of squares, is hardly ever the faster one")
 
 
 def _decay_due(subject: Subject, model: nn.Module, optimizer: Any) -> float:

@@ -496,6 +496,8 @@ def check_rows(subject: Subject, make: Make) -> None:
 
     Look at where the next batch is taken: inside the loop over micro-batches, from one iterator.
 
+    Yellow alone, as a loss may compare two passes of one batch.
+
     Example:
         # wrong: begins anew for each micro-batch, and takes the first again
         for _ in range(accumulation_steps):
@@ -539,6 +541,8 @@ def check_signal(subject: Subject) -> None:
 
     Look at weights that are divided by their own sum, or anything else that the loss does not change with.
 
+    Yellow alone, as nothing may be meant to be learned there.
+
     Example:
         # wrong: with one expert a token, its weight is always 1, and the router gets no gradient
         weight, chosen = router(x).softmax(-1).topk(1, dim=-1)
@@ -565,6 +569,8 @@ def check_signal(subject: Subject) -> None:
 def check_mode(subject: Subject, make: Make) -> None:
     """While it trains, the model is in training mode, in every step.
 
+    Asked where the loss is another one in eval mode.
+
     Silent because without dropout the loss even looks better.
 
     Look at `eval()` without `train()` after it: in validation, sampling, saving, or before the first step.
@@ -585,10 +591,22 @@ def check_mode(subject: Subject, make: Make) -> None:
     run = make()
     steps = [run.step([new_batch(subject, number)]) for number in range(STEPS)]
     modes = [call.training for step in steps for call in step.calls]
-    if not all(modes):
-        raise CheckFailed(
-            f"{run.name}: {modes.count(False)} of {len(modes)} forward passes of {STEPS} steps ran in eval mode"
+    if not all(modes) and _differs_in_training(subject, run, new_batch(subject)):
+        raise Unusual(
+            f"{run.name}: {modes.count(False)} of {len(modes)} forward passes of {STEPS} steps ran in eval mode, and "
+            "this model has another loss there; right where it is meant to learn without dropout"
         )
+
+
+def _differs_in_training(subject: Subject, run: Run, batch: Batch) -> bool:
+    mode, held, losses = run.model.training, buffers_of(run.model), []
+    for training in (False, True):
+        run.model.train(training)
+        with seeded():
+            losses.append(float(loss_of(subject, run.model, batch).detach()))
+        put_back(run.model, held)
+    run.model.train(mode)
+    return losses[0] != losses[1]
 
 
 def _evaluated(subject: Subject, run: Run, batch: Batch) -> list[float]:

@@ -53,6 +53,8 @@ def gradient_error(
     actual = the_update(run, step)
     if step.updates[0].elsewhere:
         raise NotApplicable("gradients that are taken at the weights a step begins with")
+    if not step.backward:
+        raise NotApplicable("a step that calls backward() on its loss, and makes its gradients by no other rule")
     _, whole = expected(subject, run.model, step, batches, shares, scaled=scaled)
     wanted = as_clipped(subject, actual, whole)
     return Difference(*mismatch(actual, wanted), norm(actual), norm(wanted), norm(whole))

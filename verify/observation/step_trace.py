@@ -55,6 +55,7 @@ class StepTrace(NamedTuple):
     autocast: bool  # half precision was switched on somewhere inside
     buffers: State  # before it
     random: Tensor  # torch's state before it
+    backward: bool  # gradients came by `backward()`, and not by hand
 
 
 def trace_step(model: nn.Module, act: Callable[[], Mapping[str, Any] | None]) -> StepTrace:
@@ -64,11 +65,12 @@ def trace_step(model: nn.Module, act: Callable[[], Mapping[str, Any] | None]) ->
     autocast: set[bool] = set()
     elsewhere: list[bool] = []
     before, buffers, random = parameters(model), buffers_of(model), torch.get_rng_state()
+    passes: list[None] = []
     noted = _updates(model, before, updates, elsewhere)
-    with noted, _calls(model, calls, autocast), _places(model, before, elsewhere):
+    with noted, _backward_calls(passes), _calls(model, calls, autocast), _places(model, before, elsewhere):
         logged = dict(act() or {})
     traced = tuple(updates), tuple(calls), logged, True in autocast
-    return StepTrace(before, parameters(model), *traced, buffers, random)
+    return StepTrace(before, parameters(model), *traced, buffers, random, bool(passes))
 
 
 @contextmanager
@@ -142,6 +144,22 @@ def _moved(model: nn.Module, began: State) -> State:
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
+
+
+@contextmanager
+def _backward_calls(seen: list[None]) -> Generator[None]:
+    """Notes each backward pass that is asked for as such."""
+    usual = torch.autograd.backward
+
+    def noted(*arguments: Any, **named: Any) -> None:
+        seen.append(None)
+        usual(*arguments, **named)
+
+    setattr(torch.autograd, "backward", noted)  # noqa: B010 - a plain assignment is another type
+    try:
+        yield
+    finally:
+        setattr(torch.autograd, "backward", usual)  # noqa: B010
 
 
 @contextmanager

@@ -25,9 +25,16 @@ def require_reason(subject: Subject, run: Run, steps: list[StepTrace], still: li
     found = slopes(subject, run.model, new_batch(subject))
     seen = [name for name in still if _largest(steps, name) or bool(found.get(name, NOTHING).any())]
     said = f"{run.name}: {{}} of {count} trainable parameters did not change in {len(steps)} steps: "
-    if seen or len(still) == count:
-        wrong = seen or still
+    held = {id(tensor) for tensor in tensors_of(innermost(run.optimizer))}
+    own = [name for name in seen if id(run.model.get_parameter(name)) in held]
+    if own or len(still) == count:
+        wrong = own or seen or still
         raise CheckFailed(said.format(len(wrong)) + f"{listed(wrong)} ({_why_still(steps, wrong[0])})")
+    if seen:
+        raise Unusual(
+            said.format(len(seen)) + f"{listed(seen)} (the optimizer does not hold it, and it has a gradient); right "
+            "where it is meant to stay: then say so by requires_grad_(False)"
+        )
     # a zero is right where the loss is the same wherever the parameter stands, as that of pairs is for a last bias
     cut = [name for name in still if name not in found or depends(subject, run.model, name, new_batch(subject))]
     if cut:

@@ -129,6 +129,31 @@ def test_a_gradient_that_is_taken_elsewhere_is_not_compared() -> None:
     assert light(stepping(uphill), "updates.gradient") == ABSENT
 
 
+def by_hand(model: Any, optimizer: Any, batches: list[Any]) -> Mapping[str, float]:
+    """Gradients of several objectives are put together by a rule of the step's own."""
+    optimizer.zero_grad()
+    own = list(model.parameters())
+    for p, gradient in zip(own, torch.autograd.grad(loss(model, batches[0]), own), strict=True):
+        p.grad = 2 * gradient
+    optimizer.step()
+    return {}
+
+
+def test_gradients_that_are_put_together_by_hand_are_not_compared() -> None:
+    """Behavior: a step whose gradients come from no backward pass is not held to the loss's; one by backward is."""
+    assert light(stepping(by_hand), "updates.gradient") == ABSENT
+    assert light(stepping(weighed(4.0)), "updates.gradient") == GREEN  # clipped
+    assert light(stepping(doubled), "updates.gradient") == RED
+
+
+def doubled(model: Any, optimizer: Any, batches: list[Any]) -> Mapping[str, float]:
+    """A step of twice the loss."""
+    optimizer.zero_grad()
+    (2 * loss(model, batches[0])).backward()
+    optimizer.step()
+    return {}
+
+
 def weighed(share: float) -> Step:
     """A step of a share of the loss."""
 
