@@ -713,7 +713,8 @@ class FoldedAgain(Lora):
 
 def four_bit_add(model: nn.Module, rank: int, alpha: float) -> nn.Module:
     """Adapters on a base in four bits."""
-    model.requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
     for block in model.get_submodule("blocks").children():
         for name in ("qkv", "out", "up", "down"):
             setattr(block, name, FoldedAgain(getattr(block, name), rank, alpha))

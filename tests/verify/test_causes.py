@@ -34,6 +34,14 @@ def test_what_rests_on_passes_follows_from_a_broken_premise() -> None:
     assert [("determinism.eval", ()), ("loss.scale [a]", ())] == order("loss.scale [a]", "determinism.eval")
 
 
+def test_a_yellow_premise_comes_first_too() -> None:
+    """Behavior: where randomness in eval mode may be meant, what it makes of other checks is no accusation."""
+    findings = [Finding("loss.scale", ""), Finding("determinism.eval", "", light=YELLOW)]
+    assert [("determinism.eval", ("loss.scale",))] == [
+        (each.check, each.follows) for each in by_cause(findings, lambda _: True)
+    ]
+
+
 def test_a_reference_names_no_cause() -> None:
     """Behavior: a difference from it follows from what differs, of several the first from none."""
     assert [("norms.unit", ("reference.logits",))] == order("reference.logits", "norms.unit")

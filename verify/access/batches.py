@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.verify.access.calls import new_batch
+from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, fields, replaced
-from andon.verify.access.targets import targets_of, tokens_of
+from andon.verify.access.targets import targets_of, tokens_of, with_tokens
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch, Subject
 
 MOST, ROWS = 512, 4  # tokens and rows of a small batch
+_MARKS_PADDING = WeakIdKeyDictionary()  # whether a subject's mask does
 
 
 def rows_of(subject: Subject, batch: Batch, chosen: Sequence[int] | Tensor) -> Batch:
@@ -87,8 +89,34 @@ def real_in(subject: Subject, batch: Batch) -> Tensor:
     if "mask" in find(subject, batch):
         mask_BT = part(subject, batch, "mask")
         if mask_BT.shape == tokens_BT.shape:
-            return mask_BT != 0
+            return (mask_BT == 0) if marks_padding(subject) else (mask_BT != 0)
     return torch.ones_like(tokens_BT, dtype=torch.bool)
+
+
+def marks_padding(subject: Subject) -> bool:
+    """Whether the mask is set where tokens are padding, as torch's `key_padding_mask` is.
+
+    Measured on batch 0: no token under a set mask has a part in the loss, and one that is not under it has.
+    """
+    if subject not in _MARKS_PADDING:
+        batch = new_batch(subject)
+        mask_BT, tokens_BT = part(subject, batch, "mask"), tokens_of(subject, batch)
+        both = mask_BT.shape == tokens_BT.shape and bool((mask_BT == 0).any()) and bool((mask_BT != 0).any())
+        _MARKS_PADDING[subject] = (
+            both and not _matters(subject, batch, mask_BT != 0) and _matters(subject, batch, mask_BT == 0)
+        )
+    return _MARKS_PADDING[subject]
+
+
+def _matters(subject: Subject, batch: Batch, chosen_BT: Tensor) -> bool:
+    """Whether other tokens at these places make another loss."""
+    tokens_BT, model = tokens_of(subject, batch), new_model(subject).eval()
+    other = with_tokens(subject, batch, torch.where(chosen_BT, other_tokens(tokens_BT), tokens_BT))
+    losses = []
+    for each in (batch, other):
+        with seeded(), torch.no_grad():
+            losses.append(float(loss_of(subject, model, each)))
+    return losses[0] != losses[1]
 
 
 def documents_in(subject: Subject, batch: Batch) -> Tensor:

@@ -128,10 +128,14 @@ def hyperparameter(subject: Subject, name: str) -> float:
 
 
 def gradients(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Gradients of the loss by parameter name; zero where there is none. The model's own are left as they were."""
+    """Gradients of the loss by parameter name; zero where there is none. The model's own are left as they were.
+
+    What is drawn at random is the same each time.
+    """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = loss_of(subject, model, batch)
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    with seeded():
+        loss = loss_of(subject, model, batch)
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {
         name: torch.zeros_like(p) if gradient is None else gradient
         for (name, p), gradient in zip(parameters.items(), found, strict=True)

@@ -20,7 +20,7 @@ from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.access.targets import predicts_next, targets_of, tokens_of, with_targets, with_tokens
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.heads import heads_of, rows_reached
 from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
@@ -32,6 +32,7 @@ SHORT = 16
 SAME_KERNEL = 0.1  # of rounding: the same kernels on the same shapes, so that what is hidden adds exact zeros
 NORMED = 1e-3  # of heads' results: an epsilon in the norm
 HEADS = 32  # heads that are looked at
+HALF = 0.5
 FAINT = 1e-7  # of the logits' rms: what no influence at all may leave
 SEEDS = range(4)
 
@@ -79,8 +80,8 @@ def check_causality(subject: Subject) -> None:
 def check_influence(subject: Subject) -> None:
     """Each token changes the logits at its own position, at the next one, and at all others that it can reach.
 
-    In a model that is not causal it changes the logits at the previous position too. The positions that it changes
-    have no gap, and end no earlier than those that an earlier token changes.
+    In a model in which most tokens change the logits at the previous position, each does. Where the positions that a
+    token changes have a gap, or end earlier than those that an earlier token changes, that is said as unusual.
 
     Silent because a model that misses some tokens still learns from the others, only worse.
 
@@ -102,25 +103,58 @@ def check_influence(subject: Subject) -> None:
     reach, possible = _reach(subject, model, batch)
     reach |= ~possible
     time = len(reach)
+    offsets = _offsets(reach & possible, possible, subject)
     for source in range(time):
-        for target in (source, source + 1) if predicts_next(subject) else (source, source + 1, source - 1):
+        for target in (source + offset for offset in offsets):
             if 0 <= target < time and not reach[source, target]:
                 raise CheckFailed(
                     f"changing the token at position {source} moves the logits at position {target} by nothing, in "
                     f"{len(tokens_of(subject, batch))} rows of the batch"
                 )
-    seen = reach & possible
+    _require_no_gap(reach, possible)
+
+
+def _offsets(seen: Tensor, possible: Tensor, subject: Subject) -> tuple[int, ...]:
+    """Which neighbors of a position each token is to reach: those that most tokens of this model do.
+
+    Raises:
+        NotApplicable: no token reaches another position.
+        Unusual: the model is said to see both sides, and no position sees a later one.
+    """
+    mixes = {offset: _share(seen, possible, offset) for offset in (1, -1)}
+    if not any(mixes.values()):
+        raise NotApplicable("a model in which positions see others")
+    if subject.causal is False and not mixes[-1] and bool(possible.diagonal(-1).any()):
+        raise Unusual("no position sees a later one, and causal=False says that some do; causal=True if none should")
+    required = [1] if predicts_next(subject) else [offset for offset, share in mixes.items() if share >= HALF]
+    return (0, *required)
+
+
+def _share(seen: Tensor, possible: Tensor, offset: int) -> float:
+    """The part of the tokens that could reach the position at this offset which do."""
+    could = possible.diagonal(offset)
+    return float(seen.diagonal(offset)[could].double().mean()) if bool(could.any()) else 0.0
+
+
+def _require_no_gap(reach: Tensor, possible: Tensor) -> None:
+    """Say so where what a token influences has a gap, or ends before what an earlier one does.
+
+    Raises:
+        Unusual: so it is, as in dilated or chunked attention.
+    """
+    time, seen = len(reach), reach & possible
     last = [int(seen[source].nonzero().max()) if seen[source].any() else source for source in range(time)]
     for source, end in enumerate(last):
         hole = next((target for target in range(source, end) if not reach[source, target]), None)
         if hole is not None:
-            raise CheckFailed(
-                f"the token at position {source} influences logits up to position {end}, but not those at {hole}"
+            raise Unusual(
+                f"the token at position {source} influences logits up to position {end}, but not at {hole}: right "
+                "for dilated or sparse attention"
             )
         if bool(possible.triu().sum() == time * (time + 1) // 2) and end < max(last[:source], default=0):
-            raise CheckFailed(
+            raise Unusual(
                 f"the token at position {source} influences logits up to position {end} only, and an earlier one "
-                f"does up to {max(last[:source])}"
+                f"does up to {max(last[:source])}: right for attention in chunks or buckets"
             )
 
 
@@ -188,7 +222,7 @@ def check_padding(subject: Subject) -> None:
         raise NotApplicable("a mask (B, T)")
     model, key = perturbed_model(subject), find(subject, batch)["mask"]
     time = tokens_BT.shape[1]
-    for side in ("right", "left"):
+    for side, error in _sides(subject, mask_BT):
         hidden = torch.zeros_like(mask_BT, dtype=torch.bool)
         hidden[:, time - time // 3 :] = side == "right"
         hidden[:, : time // 3] = side == "left"
@@ -200,11 +234,29 @@ def check_padding(subject: Subject) -> None:
         changed = with_tokens(subject, padded, torch.where(hidden, other_tokens(tokens_BT), tokens_BT))
         before, after = (logits_eval(subject, model, each) for each in (padded, changed))
         tolerance = rounding_tolerance(subject, model, padded)
-        require_close(after[real], before[real], tolerance, f"real tokens' logits with other {side} padding")
-        if bool((targets_of(subject, padded) != IGNORE).any()):
-            with torch.no_grad():
-                losses = [loss_of(subject, model, each) for each in (padded, changed)]
-            require_close(losses[1], losses[0], tolerance, f"losses with other {side} padding")
+        try:
+            require_close(after[real], before[real], tolerance, f"real tokens' logits with other {side} padding")
+            if bool((targets_of(subject, padded) != IGNORE).any()):
+                with torch.no_grad():
+                    losses = [loss_of(subject, model, each) for each in (padded, changed)]
+                require_close(losses[1], losses[0], tolerance, f"losses with other {side} padding")
+        except CheckFailed as wrong:
+            raise error(str(wrong)) from wrong
+
+
+def _sides(subject: Subject, mask_BT: Tensor) -> list[tuple[str, type[CheckFailed]]]:
+    """On which sides padding may stand, and what a fault there is: red where the code itself pads so, or on the right.
+
+    Code that never pads on the left may do anything with such rows.
+    """
+    masks = [mask_BT]
+    if subject.collate_padded is not None:
+        made = subject.collate_padded([[1, 2, 3, 4], [1, 2]])
+        masks += [part(subject, made, "mask")] if "mask" in find(subject, made) else []
+    shown = [mask for mask in masks if mask.dim() == 2]
+    on_left, on_right = (any(bool((mask[:, column] == 0).any()) for mask in shown) for column in (0, -1))
+    left = [("left", CheckFailed if on_left else Unusual)]
+    return left if on_left and not on_right else [("right", CheckFailed), *left]
 
 
 def check_documents(subject: Subject) -> None:

@@ -7,8 +7,9 @@ from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of, with_targets
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.answers import require_cross_entropy
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.answers import answer, any_batch, require_cross_entropy
+from andon.verify.observation.autocast_products import AutocastProducts
 from andon.verify.observation.half_precision import HALVES
 from andon.verify.observation.optimizers import innermost
 from andon.verify.observation.parameters import trainable
@@ -54,6 +55,42 @@ def check_loss(subject: Subject) -> None:
         if all(bool(loss == loss.to(dtype)) for loss in losses):
             said = ", ".join(f"{float(loss):.6g}" for loss in losses)
             raise CheckFailed(f"the losses of {len(losses)} single tokens are all exact in {dtype}: {said}")
+
+
+def check_products(subject: Subject) -> None:
+    """Where the loss turns autocast on, each product of matrices runs in its dtype; where not, autocast is off there.
+
+    Seen in a pass: which products run while autocast is on, and what their operands are below it. It casts float32 and
+    leaves float64 and operations that it does not know as they are.
+
+    Silent because the product is right, only slow: a GPU's fast units are left idle, and memory doubles.
+
+    Look at tables and scales of float64 (from numpy, or `torch.tensor(..., dtype=torch.float64)`) that reach a
+    product, at `torch.mv` and at products that are written out; `torch.autocast(..., enabled=False)` says that it is
+    meant.
+
+    Example:
+        # wrong: numpy's float64 makes the states, and each product after it, float64
+        scale = torch.from_numpy(np.linspace(0.5, 1.0, dim))
+        return (x * scale) @ self.weight.double()
+
+        # right
+        scale = torch.from_numpy(np.linspace(0.5, 1.0, dim)).to(x.dtype)
+        return (x * scale) @ self.weight
+
+    Reference: PyTorch documentation, Automatic Mixed Precision package (torch.amp), Autocast Op Reference.
+    """
+    model, batch = new_model(subject).train(), any_batch(subject)
+    with AutocastProducts(model) as products:
+        answer(subject, model, batch)
+    if not products.count:
+        raise NotApplicable("a loss that turns autocast on")
+    if products.wide:
+        name, dtype = next(iter(products.wide.items()))
+        raise Unusual(
+            f"while autocast is on, {len(products.wide)} of {products.count} products of matrices run in {dtype} or "
+            f"wider, the first in {name}: its own dtype is expected, unless autocast is turned off around them"
+        )
 
 
 @each_run
@@ -104,5 +141,6 @@ def check_scope(subject: Subject, make: Make) -> None:
 
 CHECKS = (
     Check("autocast.loss", check_loss),
+    Check("autocast.products", check_products),
     Check("autocast.scope", check_scope, tier=2),
 )

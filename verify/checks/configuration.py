@@ -27,11 +27,16 @@ EDGE = 0.9  # of a uniform distribution's bound
 
 
 def check_sensitivity(subject: Subject) -> None:
-    """Every setting has an effect: on parameter shapes, first values, logits of equal weights, or the training loss.
+    """Every setting has an effect: on parameter shapes, first values, what learns, logits, or the training loss.
+
+    Yellow: alone or beside any other setting of `config_alternatives` it changes nothing; a value that the model's own
+    settings hold already is not asked.
 
     Silent because a setting that is accepted and not used leaves the default in its place.
 
     Look at what the constructor passes on, and at constants where the setting should stand.
+
+    Yellow alone, as a setting may act only beside another.
 
     Example:
         # wrong: rope_theta is accepted and never used; the default is

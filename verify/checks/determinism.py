@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import first_positions, rows_of
-from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.roles import fields
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
@@ -22,23 +22,30 @@ from andon.verify.observation.answers import (
     fresh_twins,
     is_cross_entropy,
     loss_rounding,
+    reached,
     require_same,
     wrong,
 )
 from andon.verify.observation.dropout import Dropouts
-from andon.verify.observation.parameters import parameters, trainable
+from andon.verify.observation.parameters import parameters
 from andon.verify.observation.perturb import dropout_rates, perturbed_model, without_dropout
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
 
 def check_eval(subject: Subject) -> None:
-    """In eval mode nothing is random: another seed gives the same logits and loss, and no random numbers are drawn.
+    """In eval mode nothing is dropped, and a model that is given the same returns the same, whatever the seed.
+
+    Seen in a pass: whether torch's dropout acts within the model, whether it draws random numbers (yellow: some route,
+    hash or sample on purpose), and what it is given; noise of the loss itself is none of it.
 
     Silent because dropout in evaluation only makes its loss a little worse, and drawing numbers changes later
     batches.
 
     Look at functional dropout without `training=self.training`, and at attention's `dropout_p`.
+
+    Yellow where the loss is not shown to be a language model's, or a model draws numbers without dropping any: it may
+    sample, route or hash.
 
     Example:
         # wrong: dropout_p acts in eval mode as well
@@ -77,6 +84,8 @@ def check_train(subject: Subject) -> None:
     Look at random generators that torch.manual_seed does not reach, at state kept between passes, and at dropout
     that is asked for and not applied.
 
+    Yellow where the loss is not shown to be a language model's.
+
     Example:
         # wrong: torch.manual_seed does not reach this generator
         rng = np.random.default_rng()
@@ -103,11 +112,17 @@ def check_train(subject: Subject) -> None:
 
 
 def check_modes(subject: Subject) -> None:
-    """Without dropout, train and eval mode give the same loss and logits.
+    """Without dropout, train and eval mode return the same, and have the same loss.
+
+    Asked where train mode is not random, moves no statistics and reaches the same parameters, and the same shapes are
+    returned. Red where the loss is a language model's; yellow elsewhere, and where the loss alone differs.
 
     Silent because the two are never compared: one is trained and the other measured.
 
     Look at whatever asks `self.training`: shifts, masks, norms, scales, and a separate loss for evaluation.
+
+    Yellow where outputs agree and losses do not, or the loss is not shown to be a language model's: a
+    mode may have terms of its own.
 
     Example:
         # wrong: in eval mode each position is scored on its own token
@@ -135,7 +150,7 @@ def check_modes(subject: Subject) -> None:
         raise NotApplicable("a model whose statistics, codebooks and weights are the same in both modes")
     if [each.shape for each in trained[0].outputs] != [each.shape for each in evaluated.outputs]:
         raise NotApplicable("a model that returns the same kinds of things in both modes")
-    if _reached(subject, model.train(), batch) != _reached(subject, model.eval(), batch):
+    if reached(subject, model.train(), batch) != reached(subject, model.eval(), batch):
         raise NotApplicable("a model that uses the same weights in both modes")
     if apart(trained[0]._replace(loss=evaluated.loss), evaluated) > tolerance:
         require_same_as = (
@@ -153,7 +168,8 @@ def check_modes(subject: Subject) -> None:
 def check_purity(subject: Subject) -> None:
     """A forward and backward pass changes no parameter, no mode, no default of torch's and nothing in the batch.
 
-    In eval mode it changes no buffer either.
+    In eval mode it changes no buffer of floating numbers either. Parameters and buffers are compared after a first
+    pass, which may fill caches; the modes of what is frozen are its owner's.
 
     Silent because nothing fails: the next pass is simply given something else.
 
@@ -193,12 +209,16 @@ def check_purity(subject: Subject) -> None:
 
 
 def check_history(subject: Subject) -> None:
-    """Logits do not depend on earlier inputs: not on shorter, longer or narrower batches, in either mode.
+    """What a model returns does not depend on earlier inputs: not on shorter, longer or narrower batches.
+
+    Buffers that training moves are put back. What a training pass carries over is yellow: recurrences may mean it.
 
     Silent because the batches of a run are alike; the first odd one, evaluation or generation is computed with old
     state.
 
     Look at masks, rotations and positions kept from an earlier call, and at caches that are not emptied.
+
+    Yellow where a training pass changes what comes after it: states may be carried from batch to batch.
 
     Example:
         # wrong: positions go on counting where the last batch ended
@@ -234,17 +254,6 @@ def check_history(subject: Subject) -> None:
     other = perturbed_model(subject)
     require_same(after, answer(subject, other, short), tolerance, "for a short batch after a long one and first")
     require_same(answer(subject, other, batch), first, tolerance, "for a long batch after a short one and first")
-
-
-def _reached(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
-    """The parameters that get a gradient; none where the loss has no graph."""
-    with seeded(), torch.enable_grad():
-        loss = loss_of(subject, model, batch)
-        learning = trainable(model)
-        if not loss.requires_grad:
-            return set()
-        found = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
-    return {name for name, gradient in zip(learning, found, strict=True) if gradient is not None}
 
 
 def _is_given_the_same(one: Answer, other: Answer) -> bool:

@@ -23,6 +23,8 @@ NEAR_GRADIENT = {torch.bfloat16: 0.6, torch.float16: 0.12}  # of queries and key
 def check_smooth(subject: Subject) -> None:
     """A float32 model responds smoothly to small changes of its weights: nothing inside is rounded to half precision.
 
+    Asked where half precision is seen to appear in a pass: kinks and routing alone are no rounding.
+
     Silent because the rounding is noise of some tenths of a percent, different in each step.
 
     Look for casts to bfloat16 or float16 inside a float32 model, of activations, angles, scores or logits.
@@ -62,9 +64,7 @@ def check_smooth(subject: Subject) -> None:
     results = [logits.double() for logits in results]
     response = rms(results[2] - results[0])
     bend = rms(results[2] - 2 * results[1] + results[0])
-    if not response > 0:
-        raise CheckFailed(f"changing all weights by {step:g} of their size changes what is returned by {response:g}")
-    if not bend <= curved * response:
+    if response > 0 and not bend <= curved * response:
         raise CheckFailed(
             f"when all weights change by {step:g} of their size the response of what is returned is "
             f"{bend / response:.0%} irregular, and a smooth function's less than {curved:.0%}: "

@@ -21,6 +21,9 @@ def check_parameters(subject: Subject) -> str:
     the parameter that is named; a ratio of 0.5 or 2 is a lost or doubled branch, one near 1 a constant or an
     epsilon.
 
+    Yellow where the gradient is the slope only as the code holds something, or an autograd function passes on another
+    by its nature: targets, teachers and straight-through estimators do.
+
     Example:
         # wrong: the derivative of relu(x) ** 2 is 2 * relu(x)
         @staticmethod
@@ -38,7 +41,7 @@ def check_parameters(subject: Subject) -> str:
     """
     place = prepared(subject, training=True)
     note = _compare(place, place.parameters)
-    _require_moving(prepared(subject, training=True))
+    _require_moving(place)
     return note
 
 
@@ -48,6 +51,8 @@ def check_inputs(subject: Subject) -> str:
     Silent because the parameters of the upper layers still learn; what lies before the fault learns something else.
 
     Look at residual connections, at the backward of norms and attention, and at anything detached on the way down.
+
+    Yellow where an autograd function passes on another gradient by its nature, as straight-through estimators do.
 
     Example:
         # wrong: leaves out that the norm itself depends on x

@@ -18,6 +18,7 @@ from andon.verify.observation.answers import answer, any_batch, require_cross_en
 from andon.verify.observation.cross_entropy import loss_alternatives
 from andon.verify.observation.parameters import trainable
 from andon.verify.observation.perturb import is_drawn_matrix, is_fresh, logits_eval, precise, require_fresh
+from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.observation.uses import Uses
 from andon.verify.subject import Subject
 
@@ -52,7 +53,7 @@ def check_seed(subject: Subject) -> None:
     first, second = new_model(subject), new_model(subject)
     for (name, given), again in zip(first.named_parameters(), second.parameters(), strict=True):
         one, other = given.nan_to_num(), again.nan_to_num()
-        if not torch.equal(one, other):
+        if not distance(one, other) <= rounding(one):
             raise CheckFailed(f"with one seed {int((one != other).sum())} of {one.numel()} entries of {name} differ")
 
 
@@ -96,9 +97,13 @@ def check_finite(subject: Subject) -> None:
 def check_layers(subject: Subject) -> None:
     """Matrices of one role have one std in all layers, or one that changes steadily with depth; neighbors differ.
 
+    Yellow. A role is one place in each of several modules of one type; what another seed leaves as it is was not drawn.
+
     Silent because training repairs most initializations, at a price that no one sees.
 
     Look at the order in which initializations run, at the names or types that they pick, and at copied layers.
+
+    Yellow where the std is neither one nor steady, or a layer begins as the one before: both may be meant.
 
     Example:
         # wrong: TransformerEncoder copies the layer, weights included
@@ -139,9 +144,14 @@ def check_layers(subject: Subject) -> None:
 def check_scale(subject: Subject) -> None:
     """A new matrix's std is at most a few times 1/sqrt(width), so that sums over the width keep their size.
 
+    Yellow. Asked of trainable matrices that are seen to be multiplied as they are; a table that is looked up may have
+    torch's own std of 1.
+
     Silent because norms hide it: the model trains, slowly, from saturated attention.
 
     Look at initializations that were meant to run and never do, and at torch.randn as a weight.
+
+    Yellow alone, as wider weights may be meant, and torch's own tables begin with std 1.
 
     Example:
         # wrong: entries of std 1 make sums over 1024 inputs 32 times as large as the inputs
@@ -179,7 +189,7 @@ def check_scale(subject: Subject) -> None:
 def check_loss(subject: Subject) -> None:
     """The first loss is near ln V: at most 2 nats above, and below it by no more than chance.
 
-    Nor are the first logits all the same number.
+    Nor are the first logits all the same number. Asked where the loss is shown to be the cross-entropy of the logits.
 
     Silent because the first hundred steps repair a bad start, and because a model that sees the answer begins too
     well.

@@ -10,20 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
-from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
+from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
+from andon.verify.access.facts import observed
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
 from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
+from andon.verify.observation.unused import unused_scalars
 from andon.verify.subject import Batch, Subject
 
 FEWEST = 4  # positions
 EXACT = 2e-5  # of the larger of the loss and 1: float32's, summed over many rows
+NAMED = 3
 NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 
 
@@ -36,6 +40,8 @@ def check_definition(subject: Subject) -> None:
     chunks that are left out, and logits in half precision all give smooth curves of something else.
 
     Look at the shift, at `ignore_index`, at what the sum is divided by, and at the logits' dtype.
+
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
 
     Example:
         # wrong: nothing shifts the labels, so that each position predicts its own token
@@ -61,6 +67,8 @@ def check_shapes(subject: Subject) -> None:
     Silent because sizes in training are round; at any other size the last tokens are left out, or count twice.
 
     Look at chunks and their remainder, at reshapes, and at sizes that are kept from the first batch.
+
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
 
     Example:
         # wrong: what is left after the last full chunk is never read
@@ -101,6 +109,8 @@ def check_ignored(subject: Subject) -> None:
     Silent because losses of such batches are of the usual size; short rows or padding count too much or too little.
 
     Look at `ignore_index`, at the divisor (labels that are not ignored, not rows or positions), and at means of rows.
+
+    Yellow where the loss is another mean of the same labels, as over rows first: some code means to take it.
 
     Example:
         # wrong: mean() divides by all positions, ignored ones too
@@ -190,7 +200,8 @@ def check_backward(subject: Subject) -> None:
     tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(returned.values())
     for times in (1, 2):
-        loss_of(subject, model, batch).backward()
+        with seeded():
+            loss_of(subject, model, batch).backward()
         for name, parameter in model.named_parameters():
             if name not in returned:
                 continue
@@ -207,6 +218,9 @@ def check_scale(subject: Subject) -> None:
     """Scaling the loss scales every gradient by as much, as loss scaling and accumulation need.
 
     Silent because without a scale, or with an optimizer that ignores it, all is well.
+
+    Yellow where a custom function that returns its input injects a gradient, as some balance experts: it may be scaled
+    by itself.
 
     Look at custom backward functions that leave out the gradient that comes in.
 
@@ -230,8 +244,9 @@ def check_scale(subject: Subject) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     taken = []
     for scale in (1.0, 0.125):
-        loss = loss_of(subject, model, batch) * scale
-        taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+        with seeded():
+            loss = loss_of(subject, model, batch) * scale
+            taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
     tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
     total = norm_of(g for g in taken[0] if g is not None)
     for name, whole, part in zip(names, *taken, strict=True):
@@ -239,10 +254,13 @@ def check_scale(subject: Subject) -> None:
             continue
         error = norm_of([part.double() - 0.125 * whole.double()])
         if not error <= tolerance * 0.125 * max(norm_of([whole]), NEGLIGIBLE * total):
-            raise CheckFailed(
+            said = (
                 f"an eighth of the loss gives {name} a gradient of norm {norm_of([part]):.4g}, and an eighth of the "
                 f"loss's is {norm_of([whole]) / 8:.4g}"
             )
+            if surrogate := surrogate_in(lambda: loss_of(subject, model, batch)):
+                raise Unusual(f"{said}; {surrogate}: right if that is scaled by itself")
+            raise CheckFailed(said)
 
 
 def check_precision(subject: Subject) -> None:
@@ -268,6 +286,35 @@ def check_precision(subject: Subject) -> None:
         raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbors below 0.4%")
 
 
+def check_unused(subject: Subject) -> None:
+    """Each single number that a pass makes of trainable parameters is a part of the loss, or is read.
+
+    Yellow alone, as such a number may be a metric that its caller reads later.
+
+    Silent because the loss falls without it: experts are not balanced, a second head does not learn.
+
+    Look at the line that is named: at a result that is not added, and at a function's result that is not used.
+
+    Example:
+        # wrong: the balancing loss is computed, and never added
+        hidden, balance = self.experts(hidden)
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten())
+
+        # right
+        hidden, balance = self.experts(hidden)
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten()) + 0.01 * balance
+
+    Reference: Fedus et al. 2021, arXiv:2101.03961, section 2.2.
+    """
+    left = unused_scalars(subject, new_model(subject).train(), new_batch(subject))
+    if left:
+        said = ", ".join(f"{line} ({value:.4g})" for line, value in list(left.items())[:NAMED])
+        raise Unusual(
+            f"{len(left)} number(s) with a gradient are neither a part of the loss nor read: made at {said}; right for "
+            "metrics, which `detach` or `no_grad` would say"
+        )
+
+
 def _compare(
     subject: Subject, model: nn.Module, batch: Batch, what: str, coarse: float, targets_BT: Tensor | None = None
 ) -> None:
@@ -289,9 +336,21 @@ def _compare(
             f"the loss {what} is {float(loss):.6f}; the mean cross-entropy of its {counted} labels is "
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
+        _require_plain_here(subject, model, given)
         if other := _other_mean(float(loss), logits, targets_BT, tolerance):
             raise Unusual(f"{said}: {other}")
         raise CheckFailed(said)
+
+
+def _require_plain_here(subject: Subject, model: nn.Module, batch: Batch) -> None:
+    """Refuse a loss that shows another part at these weights, such as one that balances experts.
+
+    Raises:
+        NotApplicable: so it is.
+    """
+    shown = None if subject.objective else observed(subject, model, batch).cross_entropy
+    if shown is not None and not (shown.whole and not shown.smoothing):
+        raise NotApplicable("a loss that is nothing but a cross-entropy at larger weights, too")
 
 
 def _other_mean(loss: float, logits: Tensor, targets_BT: Tensor, tolerance: float) -> str:
@@ -387,4 +446,5 @@ CHECKS = (
     Check("loss.gradient", check_gradient),
     Check("loss.backward", check_backward),
     Check("loss.scale", check_scale),
+    Check("loss.unused", check_unused),
 )

@@ -29,6 +29,8 @@ def check_unit(subject: Subject) -> None:
     Look at what the sum of squares is divided by, at whether the mean is subtracted, and at an epsilon as large as the
     variance.
 
+    Yellow where a gain says another size than the norm returns: a gain around one may be meant to begin elsewhere.
+
     Example:
         # wrong: var() subtracts the mean first, which RMSNorm does not
         variance = x.var(-1, keepdim=True)

@@ -236,6 +236,8 @@ def check_effects(_: Subject, named: NamedOptimizer) -> None:
 
     Look for constants in the place of `group[...]`, and for settings that are taken and never read.
 
+    Yellow alone, as one setting may switch another off.
+
     Example:
         # wrong: takes a weight decay, and never reads it
         for p in group["params"]:

@@ -22,8 +22,10 @@ from andon.verify.observation.answers import (
     answer,
     any_batch,
     apart,
+    default_dtype,
     is_cross_entropy,
     loss_rounding,
+    reached,
     require_cross_entropy,
     require_same,
     wrong,
@@ -42,6 +44,7 @@ SETTINGS = ("config", "cfg", "args", "hparams", "settings", "opt")  # attributes
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are not a fault
 DEAD_ROWS = 2
 IDENTITY = 1e-5
+PASSED_ON = 1e-3  # of the input's rms: what epsilons of norms that follow each other leave
 UNIT = 0.03  # of a normed output's rms around 1
 FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying", "tied", "share_embeddings")
 
@@ -49,9 +52,15 @@ FLAGS = ("tie_word_embeddings", "tie_embeddings", "tie_weights", "weight_tying",
 def check_parameters(subject: Subject) -> None:
     """Every trainable parameter gets a gradient from the loss, in all but a few rows and columns of a matrix.
 
+    Shown by up to 32 models and batches, as they are drawn and perturbed, in both modes: what no one reaches is idle.
+    Rows and columns count of a matrix that is multiplied as a whole. Red where the loss is a language model's and
+    depends on what is held; yellow where it may be meant.
+
     Silent because the rest of the model learns: a skipped layer, unused head or detached branch only costs quality.
 
     Look at loops that leave out a layer, at slices of heads, at `detach` and `no_grad`, and at unused modules.
+
+    Yellow where the loss does not change with the parameter: it may be left out, or held, on purpose.
 
     Example:
         # wrong: the trainable projector is computed without a graph, too
@@ -89,9 +98,15 @@ def check_parameters(subject: Subject) -> None:
 def check_blocks(subject: Subject) -> None:
     """The repeated blocks are different modules, each used as often as the others and given what the last one returned.
 
+    Within one block no part runs twice while another of its type and shapes never runs. Blocks are parts of one type of
+    which one is seen to be given what another returned; shared and looped ones are yellow.
+
     Silent because a model with a layer less, or with one layer used twice, trains well.
 
     Look at the loop over layers: its bounds, its index, and what it hands on.
+
+    Yellow where a list holds one block several times, or blocks are used unequally often: weights may be shared, and
+    blocks may loop. So is all of it where the loss is not shown to be a language model's.
 
     Example:
         # wrong: one block, n_layers times over
@@ -134,9 +149,15 @@ def check_blocks(subject: Subject) -> None:
 def check_residual(subject: Subject) -> None:
     """A block whose matrices and biases are zero passes its input on: as it is, or normed where norms come last.
 
+    Asked of blocks that are seen to add to the very numbers that they are given, or to attend, and whose products then
+    all vanish; a constant part of the input, as where branches are averaged, is passed on, too.
+
     Silent because the loss falls all the same: added twice, states grow with depth; not added, depth is lost.
 
     Look at each `x + f(x)`: what is added, how often, and to what.
+
+    Yellow where the loss is not shown to be a language model's: blocks of other models need not pass on what they are
+    given.
 
     Example:
         # wrong: the residual carries the normed states
@@ -168,22 +189,32 @@ def check_residual(subject: Subject) -> None:
         answer(subject, model, batch)
     multiplied = uses.multiplied()
     _empty(each for name, each in inside.named_parameters() if name in multiplied)
-    with calls(blocks) as seen:
+    with calls(blocks) as seen, Additions(blocks) as left:
         answer(subject, model, batch)
-    limit = max(IDENTITY, 0.1 * loss_rounding(subject, model, batch))
+    limit = max(PASSED_ON, 0.1 * loss_rounding(subject, model, batch))
+    alike = {type(block) for block in additions.adding}  # who does not add beside others of its kind has lost it
+    judged = {block for block in blocks if block in additions.adding | additions.attending or type(block) in alike}
+    judged -= left.multiplying
+    if not judged:
+        raise NotApplicable("blocks whose products all vanish with their matrices, and finite ones")
     for index, block in enumerate(blocks):
-        if block not in additions.adding | additions.attending:
+        if block not in judged:
             continue
         for call, whole in zip(seen[block], live[block], strict=True):
             _require_passed_on(subject, f"block {index}", call, whole, limit)
 
 
 def check_state(subject: Subject) -> None:
-    """The state dict is the whole model: loaded into another, it gives the same logits; and so does a copy.
+    """The state dict is the whole model: loaded into another, it returns the same; and so does a copy.
+
+    So it is after a step of training, and for a model that was built while torch's default dtype was another; these two
+    are yellow. Random numbers within a pass are seeded alike.
 
     Silent because nothing is missing until a run resumes or a model is exported.
 
     Look at weights in plain lists or attributes, at buffers that are not persistent, and at tied weights.
+
+    Yellow where only a step of training makes what is not in the state dict: it may be meant to be forgotten.
 
     Example:
         # wrong: modules in a plain list are not in state_dict() (nor in parameters())
@@ -209,6 +240,7 @@ def check_state(subject: Subject) -> None:
             raise CheckFailed(
                 f"the model shares {len(shared)} pairs of parameters and {name} {len(_shared(moved))}: {shared[:2]}"
             )
+    _require_no_default(subject, state, batch, before, tolerance)
     _train_a_step(subject, model, batch)
     trained, loaded = answer(subject, model.eval(), batch), _loaded(subject, _state_of(model))
     moved = apart(answer(subject, loaded, batch)._replace(loss=trained.loss), trained)
@@ -222,9 +254,14 @@ def check_state(subject: Subject) -> None:
 def check_tying(subject: Subject) -> None:
     """Where the configuration ties the head to the embedding they are one tensor; where it does not, they are two.
 
+    Two that begin bit by bit equal are one, whatever it says (yellow). The embedding is what tokens are seen to be
+    looked up in, the head what the logits are seen to come from, where the loss is their cross-entropy.
+
     Silent because an untied head trains too, and is missing from the checkpoint.
 
     Look at what replaces a parameter after tying: casts, wrappers, `to_empty`, initialization.
+
+    Yellow where two tensors begin with the same numbers: a head may be meant to begin as a copy.
 
     Example:
         # wrong: a copy, which goes its own way from the first update on
@@ -323,7 +360,12 @@ def _drawn(subject: Subject, draw: int) -> tuple[dict[str, Tensor], Uses]:
 def _require_gradients(subject: Subject, idle: Idle) -> None:
     """Fail where a parameter gets no gradient at all: red where the loss follows it, or a gradient would say so."""
     names = list(trainable(new_model(subject)))
-    dead = [name for name in names if name in idle.parameters]
+    with_graph = reached(subject, perturbed_model(subject), any_batch(subject)) if idle.parameters else set()
+    dead = [
+        name
+        for name in names
+        if name in idle.parameters and (name not in with_graph or _is_used(subject, [name]))  # what cancels is zero
+    ]
     if not dead:
         return
     message = f"{len(dead)} of {len(names)} trainable parameters get no gradient from any batch: {listed(dead)}"
@@ -441,6 +483,30 @@ def _require_same_model(actual: Answer, reference: Answer, tolerance: float, wha
     """Fail where models differ in what they return; a loss may hold a teacher of its own beside them."""
     loss = actual.loss if reference.outputs else reference.loss
     require_same(actual._replace(loss=reference.loss if reference.outputs else loss), reference, tolerance, what)
+
+
+def _require_no_default(
+    subject: Subject, state: Mapping[str, Any], batch: Batch, before: Answer, tolerance: float
+) -> None:
+    """Find a model that, built while torch's default is bfloat16 and given the same state, says something else.
+
+    Asked where that default decides the dtype of the parameters, and they were float32.
+    """
+    floating = {parameter.dtype for parameter in new_model(subject).parameters() if parameter.is_floating_point()}
+    with default_dtype(torch.bfloat16):
+        other = new_model(subject)
+    narrow = {parameter.dtype for parameter in other.parameters() if parameter.is_floating_point()}
+    if floating != {torch.float32} or narrow != {torch.bfloat16}:
+        return
+    other = other.float().eval()
+    other.load_state_dict(state, strict=False)
+    off = apart(answer(subject, other, batch)._replace(loss=before.loss), before)
+    if before.outputs and off > tolerance:
+        raise Unusual(
+            "built while torch's default dtype is bfloat16 and given the same float32 state, the model returns "
+            f"something else, {off:.2g} of its rms apart, and rounding explains {tolerance:.0e}: a table that is not "
+            "in its state takes its dtype from the default; unless it is never built so"
+        )
 
 
 def _train_a_step(subject: Subject, model: nn.Module, batch: Batch) -> None:

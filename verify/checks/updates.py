@@ -498,6 +498,8 @@ def check_rows(subject: Subject, make: Make) -> None:
 
     Look at where the next batch is taken: inside the loop over micro-batches, from one iterator.
 
+    Yellow alone, as a loss may compare two passes of one batch.
+
     Example:
         # wrong: begins anew for each micro-batch, and takes the first again
         for _ in range(accumulation_steps):
@@ -540,6 +542,8 @@ def check_signal(subject: Subject) -> None:
     Silent because Adam makes steps of one size of any gradient: what is moved by rounding looks as if it learned.
 
     Look at weights that are divided by their own sum, or anything else that the loss does not change with.
+
+    Yellow alone, as nothing may be meant to be learned there.
 
     Example:
         # wrong: with one expert a token, its weight is always 1, and the router gets no gradient

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from andon.verify.gradients.compare import FACTOR, RTOL, directions
+from andon.verify.gradients.compare import FACTOR, RTOL, joint_directions
 from andon.verify.gradients.directional_derivatives import DirectionalDerivatives
 
 WIDE, WIDTH, TIME = 768, 32, 6
@@ -135,7 +135,7 @@ def measure(trials: int = TRIALS, progress: Callable[[int, int, str], None] = la
 def sees(function: Callable[[], Tensor], leaves: dict[str, Tensor], seed: int) -> bool:
     """Whether a directional difference disagrees with autograd."""
     derivatives = DirectionalDerivatives(function, leaves, RTOL)
-    return any(not derivatives.compare(direction).agrees for direction in directions(derivatives, seed))
+    return any(not derivatives.compare(direction).agrees for direction in joint_directions(derivatives, seed))
 
 
 def weaker_sees(function: Callable[[], Tensor], leaves: dict[str, Tensor], seed: int) -> bool:

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from andon.verify.access.batches import tensors_in
+from andon.verify.observation.uses import PRODUCTS
 
 ADDING = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 ATTENDING = {
@@ -21,12 +22,13 @@ TWICE = 2
 
 
 class Additions(TorchFunctionMode):
-    """Within `with`, notes which blocks add to what they are given, and which of them attend."""
+    """Within `with`, notes which blocks add to what they are given, which attend, and which have products but zeros."""
 
     def __init__(self, blocks: list[nn.Module]) -> None:
         super().__init__()
         self.adding: set[nn.Module] = set()
         self.attending: set[nn.Module] = set()
+        self.multiplying: set[nn.Module] = set()  # with a product that depends on parameters and is not zero
         self._blocks = list(dict.fromkeys(blocks))
         self._now: list[tuple[nn.Module, list[Tensor]]] = []
         self._hooks: list[RemovableHandle] = []
@@ -54,7 +56,10 @@ class Additions(TorchFunctionMode):
                 self.adding.add(block)
             elif func in ATTENDING:
                 self.attending.add(block)
-        return func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
+        if func in PRODUCTS and any(each.requires_grad and bool(each.any()) for each in tensors_in(output)[:1]):
+            self.multiplying.update(block for block, _ in self._now)
+        return output
 
     def _begin(self, block: nn.Module, arguments: Any, keywords: Any) -> None:
         given = [each.detach().clone() for each in tensors_in((arguments, keywords)) if each.is_floating_point()]

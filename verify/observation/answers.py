@@ -17,11 +17,13 @@ from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import cross_entropy
+from andon.verify.observation.parameters import trainable
 from andon.verify.observation.perturb import perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Batch, Subject
 
-NEAR = 1e-3  # of a loss: it is this cross-entropy
+NEAR = 1e-2  # of a loss: it is this cross-entropy, rounded perhaps to half precision
+LEAST = 0.1  # nats that a loss is taken to have, at least
 ROUTER = 0.2  # of a mixture's loss that may be its router's
 _MEASURED = WeakIdKeyDictionary()  # subjects, and whether their loss is the cross-entropy of their logits
 
@@ -106,6 +108,17 @@ def wrong(subject: Subject, message: str) -> CheckFailed:
     return CheckFailed(message) if is_cross_entropy(subject) else Unusual(f"{message}; unless it is meant to be so")
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Generator[None]:
+    """Within `with`, torch makes floating numbers of this dtype where none is named."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
+
+
 def buffers(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all buffers."""
     return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
@@ -140,7 +153,7 @@ def _is_their_cross_entropy(subject: Subject, seed: int) -> bool:
         return False
     expected = float(cross_entropy(logits_BTV, targets_BT))
     more = float(answer(subject, model, batch).loss) - expected
-    spare = max(NEAR, rounding_tolerance(subject, model, batch)) * abs(expected)
+    spare = max(NEAR, rounding_tolerance(subject, model, batch)) * max(LEAST, abs(expected))
     return -spare <= more <= max(spare, ROUTER * abs(expected) if subject.mixture_of_experts else 0.0)
 
 
@@ -187,6 +200,17 @@ def _is_undefined(tensor: Tensor) -> bool:
 
 def _shapes(given: Answer) -> str:
     return ", ".join(str(tuple(tensor.shape)) for tensor in given.outputs[:3]) or "no tensors"
+
+
+def reached(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
+    """The parameters that the loss has a graph to; none where the loss has no graph."""
+    with seeded(), torch.enable_grad():
+        loss = loss_of(subject, model, batch)
+        learning = trainable(model)
+        if not loss.requires_grad:
+            return set()
+        found = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
+    return {name for name, gradient in zip(learning, found, strict=True) if gradient is not None}
 
 
 def fresh_twins(subject: Subject) -> tuple[nn.Module, nn.Module]:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from andon.verify.access.batches import tensors_in
 from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.errors import NotApplicable
+from andon.verify.observation.dispatch import DispatchMode
 from andon.verify.subject import Subject
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -43,7 +43,7 @@ def low_dtype(subject: Subject) -> torch.dtype:
     return seen.pop()
 
 
-class HalfPrecision(TorchDispatchMode):
+class HalfPrecision(DispatchMode):
     """Within `with`, notes the half precisions that any operation returns."""
 
     def __init__(self) -> None:

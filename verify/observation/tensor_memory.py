@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from andon.verify.observation.dispatch import DispatchMode
 
-class TensorMemory(TorchDispatchMode):
+
+class TensorMemory(DispatchMode):
     """Within `with`, counts the storages that are alive, `existing` ones included; what kernels hide is not seen."""
 
     def __init__(self, existing: Iterable[Tensor] = ()) -> None:

@@ -16,8 +16,14 @@ PARITY = "reference"  # its checks say that something differs, and never what
 # A statement, and those that it takes for granted: where one of them is broken, it is as well, and says no more.
 CONTAINS = {
     "structure.parameters": ("structure.blocks",),  # who is not called gets no gradient
+    "data.padding": ("data.targets",),
+    "packing.borders": ("data.targets",),
+    "packing.padded": ("data.targets",),
     "packing.packed": ("attention.documents", "packing.borders"),
     "packing.conservation": ("packing.borders",),  # a border that is trained is a target too many
+    "loss.definition": ("data.targets",),
+    "loss.shapes": ("loss.definition",),
+    "loss.gradient": ("loss.definition",),
     "generation.greedy": ("generation.decode",),
     "accumulation.clipped": ("accumulation.gradient", "clipping.bound"),
     "accumulation.many": ("accumulation.gradient",),
@@ -109,16 +115,17 @@ def _depth(name: str) -> int:
 
 
 def _place(finding: Finding) -> tuple[bool, tuple[int, int]]:
-    """Red before yellow, and by place."""
-    return finding.light != RED, place_of(name_of(finding))
+    """Premises, red before yellow, and by place."""
+    name = name_of(finding)
+    return finding.light != RED and name not in PREMISES, place_of(name)
 
 
 def _cause(
     finding: Finding, before: Mapping[str, Finding], rests_on_passes: Callable[[Finding], bool]
 ) -> Finding | None:
-    """The red finding among those before it that it follows from."""
+    """The finding among those before it that it follows from: red, or a premise, which is one in either light."""
     name, red = name_of(finding), {check: cause for check, cause in before.items() if cause.light == RED}
-    premise = next((each for each in red.values() if name_of(each) in PREMISES), None)
+    premise = next((each for each in before.values() if name_of(each) in PREMISES), None)
     if premise and rests_on_passes(finding):
         return premise
     contained = [cause for check, cause in red.items() if check.partition(" [")[0] in CONTAINS.get(name, ())]

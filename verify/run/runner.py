@@ -29,6 +29,7 @@ Progress = Callable[[int, int, str], None]
 _Outcome = Finding | NotApplicable | OutOfTime | str  # a string is a pass, with what it rests on
 DEEPEST_TIER = 3
 ASKED_BEFORE = ("", "model", "batch", "loss", "logits")  # what has run unchanged before any check; "" is none of them
+KEPT = "; with the model's buffers put back it is the first again: right for a queue or a memory that passes fill"
 NOT_MEASURED = "code that takes what this check changes"
 
 
@@ -300,7 +301,10 @@ def _try_subject(subject: Subject, suffix: str) -> Finding | None:
         try:
             model, batch = new_model(subject), new_batch(subject)
             _same_device(model, batch)
+            before = [buffer.detach().clone() for buffer in model.buffers()]
             first, second = _evaluated(subject, model, batch), _evaluated(subject, model, batch)
+            repeats = distance(second, first) <= rounding(first)
+            kept = not repeats and _repeats_from(subject, model, batch, before, first)
             facts_of(subject)  # here, so that no check finds what its first pass has changed
         except NotApplicable as lack:
             return Finding(name, f"it needs {lack}", mistake=True)
@@ -315,17 +319,29 @@ def _try_subject(subject: Subject, suffix: str) -> Finding | None:
             "Look at the place that is named, for a division by 0, a logarithm of 0, a row in which all is masked, and "
             "weights that were allocated and never filled.",
         )
-    if not distance(second, first) <= rounding(first):
+    if not repeats:
         return Finding(
             f"{name}.repeats",
             f"the loss of one model in eval mode on one batch, with one seed, was {float(first):.6g} and then "
-            f"{float(second):.6g}",
+            f"{float(second):.6g}{KEPT if kept else ''}",
             "The same weights, batch and seed give the same loss in eval mode.",
             "Silent because training only sees a little more noise; no other check can be run on it.",
             "Look for state that a forward pass keeps, for dropout that eval mode does not end, and for random "
             "generators that torch.manual_seed does not reach.",
+            light=YELLOW if kept else RED,
         )
     return None
+
+
+def _repeats_from(subject: Subject, model: nn.Module, batch: object, before: list[Tensor], first: Tensor) -> bool:
+    """Whether the first loss comes again once the buffers are as they were."""
+    buffers = list(model.buffers())
+    if [buffer.shape for buffer in buffers] != [buffer.shape for buffer in before]:
+        return False
+    with torch.no_grad():
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+    return bool(distance(_evaluated(subject, model, batch), first) <= rounding(first))
 
 
 def _evaluated(subject: Subject, model: nn.Module, batch: object) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from andon.verify.access.calls import new_batch, new_model, seeded
 from andon.verify.access.roles import IGNORE
 from andon.verify.observation.label_places import label_reads_its_place
+from andon.verify.observation.parameters import trainable
 from andon.verify.observation.perturb import perturbed_model
 from andon.verify.subject import Batch, Subject
 
@@ -109,7 +110,7 @@ def _called(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
 def _further(model: Any, batch: Batch) -> list[dict[str, Any]]:
     """States of an encoder, and indices of another kind, where `forward` takes them and the batch has none."""
     takes, tokens_BT = inspect.signature(model.forward).parameters, batch["input_ids"]
-    indices = {key: torch.zeros_like(tokens_BT) for key in takes if FURTHER.match(key) and key not in batch}
+    indices = {key: torch.ones_like(tokens_BT) for key in takes if FURTHER.match(key) and key not in batch}
     width = next(iter(model.get_input_embeddings().parameters())).shape[1]
     states_BSD = torch.randn(len(tokens_BT), 3, getattr(model.config, "d_model", width))
     encoded = {"encoder_hidden_states": states_BSD, "encoder_outputs": (states_BSD,)}
@@ -117,7 +118,7 @@ def _further(model: Any, batch: Batch) -> list[dict[str, Any]]:
 
 
 def _without_gradient(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
-    parameters = dict(model.named_parameters())
+    parameters = trainable(model)
     with seeded():
         try:
             found = torch.autograd.grad(subject.loss(model, batch), list(parameters.values()), allow_unused=True)
@@ -125,9 +126,11 @@ def _without_gradient(subject: Subject, model: nn.Module, batch: Batch) -> set[s
             TypeError,
             ValueError,
             RuntimeError,
-        ):  # another shape than guessed: it says nothing
+        ):  # it refuses these, or a gradient in eval mode
             return set(parameters)
-    return {name for name, gradient in zip(parameters, found, strict=True) if gradient is None}
+    return {
+        name for name, gradient in zip(parameters, found, strict=True) if gradient is None or not bool(gradient.any())
+    }
 
 
 def _reads_mask(subject: Subject) -> bool:
