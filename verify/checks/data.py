@@ -70,6 +70,8 @@ def check_targets(subject: Subject) -> None:
             raise NotApplicable("labels in the batch")
         tokens_BT = tokens_of(subject, batch)
         targets_BT = _targets_or_labels(subject, batch)
+        if _alike(targets_BT, tokens_BT) > ALIKE and label_reads_its_place(subject, batch) is False:
+            raise NotApplicable("logits at the places of the tokens: here the loss shifts, and theirs are others")
         _refuse_other_shifts(tokens_BT, targets_BT)
         targets_BT = targets_of(subject, batch)
         ahead_BT = tokens_BT[:, 1:]
