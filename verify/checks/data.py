@@ -5,6 +5,7 @@ Legend: B batch, T time.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -64,12 +65,16 @@ def check_targets(subject: Subject) -> None:
             raise NotApplicable("labels that are the batch's own tokens, at their place or one ahead")
         _require_hidden(subject)
         return
+    with suppress(NotApplicable):  # labels that stand nowhere are told by their shift
+        _require_one_place(subject)
     compared = 0
     for batch in [*(new_batch(subject, seed) for seed in range(BATCHES)), *_trained_on(subject)]:
         if "labels" not in find(subject, batch):
             raise NotApplicable("labels in the batch")
         tokens_BT = tokens_of(subject, batch)
         targets_BT = _targets_or_labels(subject, batch)
+        if _alike(targets_BT, tokens_BT) > ALIKE and label_reads_its_place(subject, batch) is False:
+            raise NotApplicable("logits at the places of the tokens: here the loss shifts, and theirs are others")
         _refuse_other_shifts(tokens_BT, targets_BT)
         targets_BT = targets_of(subject, batch)
         ahead_BT = tokens_BT[:, 1:]
@@ -87,7 +92,6 @@ def check_targets(subject: Subject) -> None:
             )
     if not compared:
         raise NotApplicable("a batch with counted labels")
-    _require_one_place(subject)
 
 
 def _is_last(subject: Subject, batch: Batch, targets_BT: Tensor) -> Tensor:
