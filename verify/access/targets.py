@@ -133,7 +133,10 @@ def require_plain(subject: Subject) -> None:
     shown = facts_of(subject).cross_entropy
     if subject.objective or shown is None or shown_targets(subject) is None:
         return
-    if shown.smoothing or not shown.whole or not _weighs_alike(shown):
+    of_rows = shown.targets.numel() % len(tokens_of(subject, new_batch(subject))) == 0 and _weighs_rows_alike(
+        subject, shown
+    )
+    if shown.smoothing or not shown.whole or not (of_rows or _weighs_alike(shown)):
         raise NotApplicable(f"a loss that is nothing but the mean cross-entropy of labels alike: {SAY}")
 
 
@@ -152,6 +155,20 @@ def require_value(subject: Subject) -> None:
 def _weighs_alike(shown: CrossEntropy) -> bool:
     weights = shown.weights[shown.counted]
     return bool((weights - weights[0]).abs().max() <= ALIKE * weights[0].abs())
+
+
+def _weighs_rows_alike(shown: CrossEntropy, rows: int) -> bool:
+    """Whether each row's labels weigh as in a mean of the rows' means."""
+    if shown.targets.numel() % rows:
+        return False
+    counted_RT, weights_RT = (each.reshape(rows, -1) for each in (shown.counted, shown.weights))
+    sums_R = weights_RT.sum(1)
+    even_RT = (sums_R / counted_RT.sum(1).clamp_min(1))[:, None] * counted_RT
+    used_R = sums_R[counted_RT.any(1)]
+    return all(
+        bool((each - other).abs().max() <= ALIKE * other.abs().max())
+        for each, other in ((weights_RT, even_RT), (used_R, used_R[:1].expand_as(used_R)))
+    )
 
 
 def shown_targets(subject: Subject) -> Tensor | None:

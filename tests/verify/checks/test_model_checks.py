@@ -193,8 +193,12 @@ FAULTS = (
     Fault("the end is not a target", '"labels": ids.masked_fill(mask == 0, -100)',
           '"labels": ids.masked_fill((mask == 0) | (ids == END), -100)', "library", "data.padding"),
     # -------------------------------------------------------------------------------------------- gradients
+    Fault("gradients damped on the way down", "        hidden = self.embed(input_ids)\n",
+          "        hidden = self.embed(input_ids) + 0\n"
+          "        if hidden.requires_grad:\n            hidden.register_hook(lambda g: 0.9 * g)\n",
+          "library", "gradients.inputs"),
     Fault("attention of detached states", "self.attention(self.before(hidden)",
-          "self.attention(self.before(hidden.detach())", "library", "gradients.inputs"),
+          "self.attention(self.before(hidden.detach())", "library", "gradients.parameters"),
     # ------------------------------------------------------------------------------------------ generation
     Fault("the first logits", "logits[:, -1].argmax(-1)", "logits[:, 0].argmax(-1)", "packing", "generation.greedy"),
     Fault("the least likely", "logits[:, -1].argmax(-1)", "logits[:, -1].argmin(-1)", "packing", "generation.greedy"),
