@@ -15,7 +15,7 @@ from andon.verify.access.facts import facts_of, observed
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
-from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, with_targets
+from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, weighs_alike, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.gradients.surrogates import surrogate_in
@@ -306,7 +306,7 @@ def _compare(
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
         _require_plain_here(subject, model, given)
-        if other := _other_mean(float(loss), logits, targets_BT, tolerance):
+        if other := _other_mean(float(loss), logits, targets_BT, tolerance) or _other_weights(subject):
             raise Unusual(f"{said}: {other}")
         raise CheckFailed(said)
 
@@ -320,8 +320,17 @@ def _require_plain_here(subject: Subject, model: nn.Module, batch: Batch) -> Non
     if subject.objective or facts_of(subject).cross_entropy is None:
         return
     shown = observed(subject, model, batch).cross_entropy
-    if shown is None or not shown.whole or shown.smoothing:
+    if shown is None or shown.smoothing or not (shown.whole or subject.mixture_of_experts):
         raise NotApplicable("a loss that is nothing but a cross-entropy at larger weights, too")
+
+
+def _other_weights(subject: Subject) -> str:
+    """That labels weigh unlike, and nothing in the batch says why; empty where they weigh alike."""
+    shown = facts_of(subject).cross_entropy
+    if shown is None or weighs_alike(shown):
+        return ""
+    weights = shown.weights[shown.counted]
+    return f"one label weighs up to {float(weights.max() / weights.min()):.3g} times another, as in a mean of means"
 
 
 def _other_mean(loss: float, logits: Tensor, targets_BT: Tensor, tolerance: float) -> str:
