@@ -36,6 +36,7 @@ NEED_MORE = {  # than a model, a batch of whole rows, an optimizer and a step
     "clipping.non_finite": "a loop, which refuses such a step",
     "optimizer.memory": "a momentum",
     "optimizer.survival": "half-precision weights of which float32 copies are kept",
+    "updates.averages": "a loop that keeps averages",
     "data.epochs": "epochs",
     "data.held_out": "epochs",
 }

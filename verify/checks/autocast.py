@@ -63,6 +63,8 @@ def check_products(subject: Subject) -> None:
     Seen in a pass: which products run while autocast is on, and what their operands are below it. It casts float32 and
     leaves float64 and operations that it does not know as they are.
 
+    Yellow alone, as a product may be meant to be exact.
+
     Silent because the product is right, only slow: a GPU's fast units are left idle, and memory doubles.
 
     Look at tables and scales of float64 (from numpy, or `torch.tensor(..., dtype=torch.float64)`) that reach a

@@ -249,6 +249,8 @@ def check_trajectory(subject: Subject) -> None:
 
     Where evaluation draws random numbers that training goes on with, a difference is unusual, not wrong.
 
+    Yellow where evaluation draws random numbers that training goes on with.
+
     Silent because both are plausible runs: the course of training merely depends on how often one looks.
 
     Look at random generators that evaluation or sampling shares with training, at the model's mode, at gradients

@@ -27,6 +27,8 @@ LARGE = 16  # elements of a tensor that is not a logged number
 def check_growth(subject: Subject, make: Make) -> None:
     """Neither the live autograd graph nor the memory that tensors hold grows from step to step.
 
+    Yellow where tensors without a graph grow: a buffer of what was seen may be meant to fill.
+
     Silent until the memory is full, hours later; then the batch size is blamed.
 
     Look for sums of losses, or outputs kept for a metric, without `detach()` or `item()`; and for lists and caches of
@@ -62,6 +64,8 @@ def check_growth(subject: Subject, make: Make) -> None:
 @each_run
 def check_detached(subject: Subject, make: Make) -> None:
     """No tensor that a training step reports still carries an autograd graph.
+
+    Yellow alone, as it does no harm where nobody keeps them.
 
     Silent until the memory is full: whoever keeps such a loss keeps the graph of its forward pass.
 

@@ -49,6 +49,8 @@ def check_membership(subject: Subject, named: NamedOptimizer) -> None:
     Of those that the loss gives a gradient. Wrong is an optimizer that holds others' tensors in their place, or one
     twice; one that leaves some out is unusual.
 
+    Yellow where it leaves some parameters out and holds no others: they may be meant to stay.
+
     Silent because a parameter the optimizer lacks keeps its first values, one it holds twice takes double steps, and a
     tensor that the model has since replaced is updated in vain.
 
@@ -88,6 +90,8 @@ def check_membership(subject: Subject, named: NamedOptimizer) -> None:
 @each_optimizer
 def check_groups(_: Subject, named: NamedOptimizer) -> None:
     """No optimizer group that sets a learning rate of its own, or another option but weight decay, is empty.
+
+    Yellow alone, as this model may have none of the kind.
 
     Silent because an option set for no parameter raises no error: the parameters meant are trained like the others.
 
@@ -192,6 +196,8 @@ def check_parity(_: Subject, named: NamedOptimizer) -> None:
     two running means after a first step. By its states alone another step is unusual, not wrong.
 
     Compared with Adam in float64 over four steps, for gradients from 1e-9 to 100, with weight decay set to 0.
+
+    Yellow where an optimizer is told by its states, as it may be meant to be another.
 
     Silent because any step downhill learns something: a missing bias correction, or eps in the wrong place, is a
     learning rate that is wrong for some weights at some times.
@@ -337,6 +343,8 @@ def check_moments(_: Subject, named: NamedOptimizer) -> None:
     Asked of an optimizer whose state, after a first step, is (1 - beta2) times the gradient's square, and which is Adam
     by its name or keeps that state in half precision.
 
+    Yellow where the mean is kept in half precision, which may be accepted for the memory it saves.
+
     Silent because a mean that cannot shrink, since each product rounds back to what it was, only makes steps ever
     smaller.
 
@@ -383,6 +391,8 @@ def check_moments(_: Subject, named: NamedOptimizer) -> None:
 @each_run_or_plain
 def check_survival(subject: Subject, make: Make) -> None:
     """Updates too small for a half-precision weight add up all the same: in a master copy, or by stochastic rounding.
+
+    Yellow alone, as it may be accepted for the memory it saves.
 
     Silent because large updates still take effect: as the learning rate falls, training stalls weight by weight.
 
