@@ -147,8 +147,8 @@ def check_single(subject: Subject, make: Make) -> None:
     Players that learn in turn, each from gradients of its own, make one update each. Wrong is a count that grows with
     the micro-batches; as many updates for one as for two are unusual.
 
-    Yellow where several updates are made whatever the number of micro-batches: a batch may be meant to be learned again and
-    again.
+    Yellow where several updates are made whatever the number of micro-batches: a batch may be meant to be learned
+    again and again.
 
     Silent because two small updates look like one large one, and a step without an update like a slow start.
 
