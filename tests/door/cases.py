@@ -49,6 +49,7 @@ class Case:
     knowable_by: str = ""
     what: str = ""
     edits: Sequence[Edit] = field(default=())
+    folder: Path = Path()  # that it was read from
 
     @property
     def label(self) -> str:
@@ -100,17 +101,29 @@ def _of_script(folder: Path) -> Iterator[Case]:
     variants = json.loads((folder / "variants.json").read_text(encoding="utf-8"))["variants"]
     files = {"train.py": (folder / "train.py").read_text(encoding="utf-8")}
     runs = [["train.py", *words] for words in faults["runs"]]
-    yield Case(folder.name, "clean", "clean", files, runs)
+    yield Case(folder.name, "clean", "clean", files, runs, folder=folder)
     for each in variants:
         edits = [Edit("train.py", old, new) for old, new in each["edits"]]
         changed = replaced(files, edits, f"{folder.name}/{each['id']}")
-        yield Case(folder.name, "variant", each["id"], changed, runs, what=each.get("note", ""), edits=edits)
+        yield Case(
+            folder.name, "variant", each["id"], changed, runs, what=each.get("note", ""), edits=edits, folder=folder
+        )
     for each in faults["faults"]:
         edits = [Edit("train.py", each["old"], each["new"])]
         changed = replaced(files, edits, f"{folder.name}/{each['id']}")
         known = KNOWN.get(each.get("knowable_by", ""), each.get("knowable_by", ""))
         yield Case(
-            folder.name, "fault", each["id"], changed, runs, "", each["area"], known, each.get("note", ""), edits
+            folder.name,
+            "fault",
+            each["id"],
+            changed,
+            runs,
+            "",
+            each["area"],
+            known,
+            each.get("note", ""),
+            edits,
+            folder,
         )
 
 
@@ -124,12 +137,16 @@ def _of_package(folder: Path) -> Iterator[Case]:
     runs = {mode: [["-m", f"{name}.train", *words] for words in each] for mode, each in table.get("RUNS", RUNS).items()}
     used = {each["mode"] for each in table["F"].values()}
     for mode in (mode for mode in runs if mode == "base" or mode in used):
-        yield Case(name, "clean", "clean" if mode == "base" else f"clean-{mode}", files, runs[mode], mode)
+        yield Case(
+            name, "clean", "clean" if mode == "base" else f"clean-{mode}", files, runs[mode], mode, folder=folder
+        )
     for key, (what, edits) in table.get("VARIANTS", {}).items():
         own = [Edit(f"{name}/{file}", old, new) for file, old, new in edits]
-        yield Case(name, "variant", key, replaced(files, own, key), runs["base"], "base", what=what, edits=own)
+        yield Case(
+            name, "variant", key, replaced(files, own, key), runs["base"], "base", what=what, edits=own, folder=folder
+        )
     for key, each in table["F"].items():
         own = [Edit(f"{name}/{each['file']}", each["old"], each["new"])]
         changed, mode = replaced(files, own, key), each["mode"]
         said = (each["area"], each.get("knowable_by", ""), each.get("what", ""))
-        yield Case(name, "fault", key, changed, runs[mode], mode, *said, own)
+        yield Case(name, "fault", key, changed, runs[mode], mode, *said, own, folder)
