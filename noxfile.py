@@ -443,10 +443,8 @@ def prepare_detectors(session: nox.Session) -> None:
     pip = [str(DETECTORS / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
     for pin in pins:
         session.run(*pip, *pin.split(), external=True, success_codes=[0, 1])
-    ask = "import pathlib, site; print(pathlib.Path(site.getsitepackages()[0]))"
-    own, shared = (Path(session.run(str(venv / "bin" / "python"), "-c", ask, external=True, silent=True).strip())
-                   for venv in (DETECTORS, VENV))  # fmt: skip
-    (own / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
+    packages = [next((venv / "lib").glob("python3.*/site-packages")) for venv in (DETECTORS, VENV)]
+    (packages[0] / "shared.pth").write_text(f"{packages[1]}\n", encoding="utf-8")
     stamp.write_text(digest, encoding="utf-8")
     (DETECTORS / "building").unlink()
 

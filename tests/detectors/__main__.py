@@ -16,7 +16,7 @@ import click
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from tests.bench.door_tables import DETECTORS
 from tests.bench.tables import rewrite_pages, write_baseline
-from tests.detectors.asking import ENVIRONMENT, Said, ask, versions
+from tests.detectors.asking import ENVIRONMENT, Said, ask, groups, versions
 from tests.detectors.compare import ANDON, WRITTEN, Column, compared
 from tests.detectors.tools import TOOLS, UNASKED, Tool
 from tests.door.cases import Case, LayoutError, cases
@@ -53,7 +53,11 @@ def main(folder: Path | None, tools: tuple[str, ...], only: tuple[str, ...], **o
         click.echo(f"{ENVIRONMENT} is missing: `nox -s detectors` makes it; only Andon is asked", err=True)
         asked = [tool for tool in asked if tool.kind in ("door", "subject")]
     place = RESULTS / (folder or OWN).name
-    columns = [compared(tool, known.get(tool.name, ""), collected(tool, chosen, place, **options)) for tool in asked]
+    said = collected(asked, chosen, place, timeout=float(options["timeout"]), resume=bool(options["resume"]))
+    columns = [
+        compared(tool, known.get(tool.name, ""), [(case, said[tool.name, case.id]) for case in chosen])
+        for tool in asked
+    ]
     if len(chosen) == len(every):
         keep(columns, chosen, folder, time.monotonic() - begun, sources)
     click.echo("\n".join(map(line, columns)))
@@ -72,19 +76,25 @@ def _lines(file: Path) -> int:
     return sum(bool(line) and not line.startswith(("#", '"""')) for line in written)
 
 
-def collected(tool: Tool, chosen: list[Case], place: Path, **options: bool | float) -> list[tuple[Case, Said]]:
-    """What a tool says of each case; answers are kept in a folder."""
-    found: list[tuple[Case, Said]] = []
+def collected(
+    tools: list[Tool], chosen: list[Case], place: Path, *, timeout: float, resume: bool
+) -> dict[tuple[str, str], Said]:
+    """What each tool says of each case; answers are kept in a folder."""
+    found: dict[tuple[str, str], Said] = {}
     for case in chosen:
-        file = place / tool.name.replace(" ", "_") / f"{case.id}.json"
-        if options["resume"] and file.exists():
-            said = Said(**json.loads(file.read_text(encoding="utf-8")))
-        else:
-            said = ask(tool, case, float(options["timeout"]))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_baseline(file, asdict(said))
-        found.append((case, said))
-        click.echo(f"{tool.name} {case.id}: {len(said.alarms)} alarms {said.error} ({said.seconds:.0f} s)", err=True)
+        for group in groups(tools):
+            files = {tool.name: place / tool.name.replace(" ", "_") / f"{case.id}.json" for tool in group}
+            kept = [name for name, file in files.items() if resume and file.exists()]
+            missing = [tool for tool in group if tool.name not in kept]
+            fresh = ask(missing, case, timeout) if missing else {}
+            for name, said in fresh.items():
+                files[name].parent.mkdir(parents=True, exist_ok=True)
+                write_baseline(files[name], asdict(said))
+                click.echo(
+                    f"{case.id}: {name}: {len(said.alarms)} alarms {said.error} ({said.seconds:.0f} s)", err=True
+                )
+            old = {name: Said(**json.loads(files[name].read_text(encoding="utf-8"))) for name in kept}
+            found |= {(name, case.id): said for name, said in (old | fresh).items()}
     return found
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,15 +29,25 @@ class Said:
     error: str = ""
 
 
-def ask(tool: Tool, case: Case, timeout: float) -> Said:
-    """Ask a tool about a case, by its kind."""
-    if tool.kind == "door":
-        return _of_answer(door.ask(case, door.DOOR, timeout))
+def groups(tools: Sequence[Tool]) -> list[list[Tool]]:
+    """Tools that can be asked in one run of the program: those inside it, unless they end it, and those of its log."""
+    found: dict[str, list[Tool]] = {}
+    for tool in tools:
+        together = tool.kind in ("inside", "log") and not tool.alone
+        found.setdefault(tool.kind if together else tool.name, []).append(tool)
+    return list(found.values())
+
+
+def ask(tools: Sequence[Tool], case: Case, timeout: float) -> dict[str, Said]:
+    """Ask tools of one group about a case."""
+    kind = tools[0].kind
+    if kind == "door":
+        return {tools[0].name: _of_answer(door.ask(case, door.DOOR, timeout))}
     with TemporaryDirectory() as name:
         folder = Path(name)
         case.write(folder)
-        return {"inside": _inside, "source": _source, "log": _log, "subject": _subject}[tool.kind](
-            tool, case, folder, timeout
+        return {"inside": _inside, "source": _source, "log": _log, "subject": _subject}[kind](
+            tools, case, folder, timeout
         )
 
 
@@ -56,28 +67,31 @@ def _torch() -> str:
     return torch.__version__.partition("+")[0]
 
 
-def _inside(tool: Tool, case: Case, folder: Path, timeout: float) -> Said:
-    """The program runs with the tool's lines in it; of several runs the alarms of all."""
-    alarms, seconds, error = [], 0.0, ""
+def _inside(tools: Sequence[Tool], case: Case, folder: Path, timeout: float) -> dict[str, Said]:
+    """The program runs with the tools' lines in it; of several runs the alarms of all."""
+    names = [tool.name for tool in tools]
+    alarms, errors, seconds = {name: list[str]() for name in names}, dict.fromkeys(names, ""), 0.0
     for words in case.runs:
-        command = [*python(ENVIRONMENT / "python"), "-W", "ignore", str(DRIVERS), tool.name, "said.json", *words]
+        (folder / "said.json").unlink(missing_ok=True)
+        command = [*python(ENVIRONMENT / "python"), "-W", "ignore", str(DRIVERS), "said.json", ",".join(names), *words]
         done = run(command, folder, timeout)
         seconds += done.seconds
         if not (folder / "said.json").exists():
-            return Said(alarms, seconds, door.why(done))
-        said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
-        alarms, error = alarms + said["alarms"], said["error"] or error
-    return Said(list(dict.fromkeys(alarms)), seconds, error)
+            return {name: Said(alarms[name], seconds, door.why(done)) for name in names}
+        for name, said in json.loads((folder / "said.json").read_text(encoding="utf-8")).items():
+            alarms[name] += said["alarms"]
+            errors[name] = errors[name] or said["error"]
+    return {name: Said(list(dict.fromkeys(alarms[name])), seconds, errors[name]) for name in names}
 
 
-def _source(tool: Tool, _: Case, folder: Path, timeout: float) -> Said:
+def _source(tools: Sequence[Tool], _: Case, folder: Path, timeout: float) -> dict[str, Said]:
     """The tool reads the program's files."""
-    done = run([str(ENVIRONMENT / tool.command[0]), *tool.command[1:]], folder, timeout)
-    return Said(_blocks(done), done.seconds)
+    done = run([str(ENVIRONMENT / tools[0].command[0]), *tools[0].command[1:]], folder, timeout)
+    return {tools[0].name: Said(_blocks(done), done.seconds)}
 
 
-def _log(tool: Tool, case: Case, folder: Path, timeout: float) -> Said:
-    """The program runs, and the tool reads its log, or, where it wrote none, what it printed."""
+def _log(tools: Sequence[Tool], case: Case, folder: Path, timeout: float) -> dict[str, Said]:
+    """The program runs, and each tool reads its log, or, where it wrote none, what it printed."""
     seconds, printed = 0.0, ""
     for words in case.runs:
         done = run([*python(), *words], folder, timeout)
@@ -85,24 +99,24 @@ def _log(tool: Tool, case: Case, folder: Path, timeout: float) -> Said:
     log = next(iter(folder.glob("*.jsonl")), folder / "printed.log")
     if not log.exists():
         log.write_text(printed, encoding="utf-8")
-    words = [word.replace("{log}", log.name) for word in tool.command]
-    done = run([str(ENVIRONMENT / words[0]), *words[1:]], folder, timeout)
-    return Said(_blocks(done), seconds + done.seconds)
+    found = {}
+    for tool in tools:
+        words = [word.replace("{log}", log.name) for word in tool.command]
+        done = run([str(ENVIRONMENT / words[0]), *words[1:]], folder, timeout)
+        found[tool.name] = Said(_blocks(done), seconds + done.seconds)
+    return found
 
 
-def _subject(_: Tool, case: Case, folder: Path, timeout: float) -> Said:
+def _subject(tools: Sequence[Tool], case: Case, folder: Path, timeout: float) -> dict[str, Said]:
     """Andon is given the subject that stands beside the program."""
-    (folder / "checks.py").write_text(_beside(case).read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "checks.py").write_text((case.folder / "checks.py").read_text(encoding="utf-8"), encoding="utf-8")
     done = run([sys.executable, "-m", "andon", "verify", "checks:subject", "--json"], folder, timeout)
     reports = door.answered(done)
     if not reports:
-        return Said([], done.seconds, door.why(done))
+        return {tools[0].name: Said([], done.seconds, door.why(done))}
     found = [door.alarm(finding) for report in reports for finding in report["findings"]]
-    return Said([f"{each.light} {each.check}: {each.text}" for each in found], done.seconds)
-
-
-def _beside(case: Case) -> Path:
-    return case.folder / "checks.py"
+    said = [f"{each.light} {each.check}: {each.text}" for each in found]
+    return {tools[0].name: Said(said, done.seconds)}
 
 
 def _of_answer(answer: door.Answer) -> Said:

@@ -1,8 +1,8 @@
-"""`python drivers.py TOOL OUT -m package.train ...`: a program with the lines of a tool's README in their places.
+"""`python drivers.py OUT TOOL,TOOL -m package.train ...`: a program with the lines of tools' READMEs in their places.
 
 The places are found by hooks, so that the program need not be edited: before training (a copy of model and optimizer
-with the first batch), after each backward pass, before and after each optimizer step, at the end. OUT gets what the
-tool said, a line an alarm. Runs in the environment of the detectors, and imports nothing of ours.
+with the first batch), before and after each optimizer step, at the end. OUT gets what each tool said, a line an alarm.
+Runs in the environment of the detectors, and imports nothing of ours.
 """
 
 import contextlib
@@ -11,11 +11,12 @@ import importlib
 import inspect
 import io
 import json
+import os
 import pkgutil
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,24 +29,22 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-alarms: list[str] = []
 BAD = re.compile(r"\b(FAIL|FAILED|WARN|WARNING|ERROR|CRITICAL)\b|[✗✘⚠❌]")
 
 
-def lines(text: str) -> None:
-    """Keep the lines of a report that are no pass, with what follows them."""
+def bad_lines(text: str) -> list[str]:
+    """The lines of a report that are no pass."""
     kept = [" ".join(line.split()) for line in text.splitlines()]
-    alarms.extend(line for line in kept if BAD.search(line))
-
-
-def one_shot(copied: tuple[Any, ...]) -> SimpleNamespace:
-    """What a pre-flight check is given: copies, so that it may train."""
-    model, optimizer, inputs, labels, loss = copied
-    return SimpleNamespace(model=model, optimizer=optimizer, inputs=inputs, labels=labels, loss=loss)
+    return [line for line in kept if BAD.search(line)]
 
 
 class Tool:
     """Does nothing; the tools do something at some of these places."""
+
+    speaks_between = False  # prints within the program's own calls
+
+    def __init__(self) -> None:
+        self.alarms: list[str] = []
 
     def start(self, model: nn.Module, optimizer: Optimizer, first: SimpleNamespace) -> None:
         """Before the first backward pass."""
@@ -67,7 +66,7 @@ class Torchtest2(Tool):
         report = torchtest2.check_model(
             first.model, first.inputs, first.labels, loss_fn=first.loss, optimizer=first.optimizer
         )
-        lines(str(report))
+        self.alarms += bad_lines(str(report))
 
 
 class Torchtest(Tool):
@@ -84,7 +83,7 @@ class Torchtest(Tool):
             try:
                 check()
             except Exception as error:
-                alarms.append(f"{name}: {type(error).__name__}: {error}")
+                self.alarms.append(f"{name}: {type(error).__name__}: {error}")
 
 
 class Torcheck(Tool):
@@ -108,7 +107,7 @@ class Guardtower(Tool):
             optimizer=first.optimizer,
             inputs=first.inputs,
         )
-        lines(str(report))
+        self.alarms += bad_lines(str(report))
 
 
 class Torchmortem(Tool):
@@ -126,7 +125,7 @@ class Torchmortem(Tool):
         for finding in self.autopsy.get_report().findings:
             severity = getattr(finding.severity, "name", str(finding.severity))
             if severity.upper() != "INFO":
-                alarms.append(f"{severity} {finding.title}")
+                self.alarms.append(f"{severity} {finding.title}")
 
 
 class TorchAudit(Tool):
@@ -138,7 +137,7 @@ class TorchAudit(Tool):
     def end(self):
         result = self.auditor.finish(report=False)
         for finding in result.findings:
-            alarms.append(f"{finding.rule_id} {finding.message}")
+            self.alarms.append(f"{finding.rule_id} {finding.message}")
 
 
 class Torchdiag(Tool):
@@ -168,7 +167,7 @@ class Trainpulse(Tool):
         self.monitor.log("learning_rate", step, rate)
 
     def end(self):
-        alarms.extend(str(getattr(alert, "message", alert)) for alert in self.monitor.alerts)
+        self.alarms.extend(str(getattr(alert, "message", alert)) for alert in self.monitor.alerts)
 
 
 class Traintools(Tool):
@@ -180,7 +179,7 @@ class Traintools(Tool):
 
     def told(self, report):
         if not report.ok:
-            alarms.append(str(report))
+            self.alarms.append(str(report))
 
     def before_step(self, step, loss, norm, rate):
         self.told(self.health.inspect(self.model, step=step, lr=rate))
@@ -197,7 +196,7 @@ class Gradsnitch(Tool):
 
     def end(self):
         found = self.monitor.report()
-        alarms.extend(map(str, found if isinstance(found, list) else []))
+        self.alarms.extend(map(str, found if isinstance(found, list) else []))
 
 
 class TrainingDoctor(Tool):
@@ -210,10 +209,12 @@ class TrainingDoctor(Tool):
         self.doctor.log(step=step, loss=loss, lr=rate, grad_norm=norm)
 
     def end(self):
-        alarms.extend(str(getattr(found, "title", found)) for found in self.doctor.diagnoses)
+        self.alarms.extend(str(getattr(found, "title", found)) for found in self.doctor.diagnoses)
 
 
 class Nndiagnostics(Tool):
+    speaks_between = True
+
     def start(self, model, optimizer, first):
         from diagnostics import maybe_register_inf_check_hooks
 
@@ -221,6 +222,8 @@ class Nndiagnostics(Tool):
 
 
 class AnomalyMode(Tool):
+    speaks_between = True
+
     def start(self, model, optimizer, first):
         torch.autograd.set_detect_anomaly(mode=True)
 
@@ -243,15 +246,47 @@ TOOLS: dict[str, type[Tool]] = {
 
 
 class Places:
-    """Finds the places in a run, and has the tool do there what its README says."""
+    """Finds the places in a run, and has each tool do there what its README says."""
 
-    def __init__(self, tool: Tool) -> None:
-        self.tool, self.started, self.inside = tool, False, False
+    def __init__(self, tools: list[Tool]) -> None:
+        self.tools, self.started, self.inside = tools, False, False
         self.model: nn.Module | None = None
         self.inputs: tuple[Any, ...] = ()
         self.optimizer: Optimizer | None = None
         self.losses: list[float] = []
         self.step, self.told = 0, (0.0, 0.0, 0.0)
+        self.first: Any = None  # the program's loss function, and the labels of its first batch
+
+    def each(self, place: str, *given: Any) -> None:
+        """Have each tool do its part; what it prints or raises is what it says."""
+        self.inside = True
+        own = [
+            self.copies() if place == "start" else given for _ in self.tools
+        ]  # before any tool hangs hooks on the model
+        for tool, arguments in zip(self.tools, own, strict=True):
+            printed = io.StringIO()
+            try:
+                with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                    getattr(tool, place)(*arguments)
+            except Exception as error:
+                tool.alarms.append(f"{type(error).__name__}: {error}")
+            tool.alarms += bad_lines(printed.getvalue())
+        self.inside = False
+
+    def copies(self) -> tuple[Any, ...]:
+        """The program's model and optimizer, and copies with the first batch, so that a pre-flight check may train."""
+        model, optimizer = copy.deepcopy((self.model, self.optimizer))
+        loss, labels = self.first
+        inputs = self.inputs[0] if len(self.inputs) == 1 else self.inputs
+        first = SimpleNamespace(
+            model=model,
+            optimizer=optimizer,
+            inputs=inputs,
+            labels=labels,
+            loss=lambda output, target: loss(output, target) / (target >= 0).sum(),
+            forward=lambda: model(*self.inputs),
+        )
+        return self.model, self.optimizer, first
 
     def called(self, module: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
         """The last module to end is the outermost."""
@@ -266,16 +301,10 @@ class Places:
         """The program's own loss function is called: at the first time all is there that a pre-flight check wants."""
         if self.started or self.inside or self.model is None or self.optimizer is None or not torch.is_grad_enabled():
             return
-        self.started = self.inside = True
+        self.started, self.first = True, (loss, labels)
         state = torch.get_rng_state()
-        model, optimizer = copy.deepcopy((self.model, self.optimizer))
-        mean = lambda output, target: loss(output, target) / (target >= 0).sum()  # noqa: E731
-        given = self.inputs[0] if len(self.inputs) == 1 else self.inputs
-        first = one_shot((model, optimizer, given, labels, mean))
-        first.forward = lambda: model(*self.inputs)
-        self.tool.start(self.model, self.optimizer, first)
+        self.each("start")
         torch.set_rng_state(state)
-        self.inside = False
 
     def before(self, optimizer: Optimizer, *_: Any) -> None:
         """A step is to be taken."""
@@ -285,16 +314,16 @@ class Places:
         norm = torch.stack([grad.norm() for grad in held]).norm().item() if held else 0.0
         self.told = (sum(self.losses), norm, float(optimizer.param_groups[0]["lr"]))
         self.losses.clear()
-        self.tool.before_step(self.step, *self.told)
+        self.each("before_step", self.step, *self.told)
 
     def after(self, optimizer: Optimizer, *_: Any) -> None:
         """A step was taken."""
         if self.started and not self.inside and optimizer is self.optimizer:
-            self.tool.after_step(self.step, *self.told)
+            self.each("after_step", self.step, *self.told)
             self.step += 1
 
     @contextlib.contextmanager
-    def found(self) -> Iterator[None]:
+    def found(self) -> Generator[None]:
         """Put the hooks in place; what stays of them ends with the process."""
         nn.modules.module.register_module_forward_hook(self.called)
         register_optimizer_step_pre_hook(self.before)
@@ -335,10 +364,11 @@ def watched_losses(package: str, places: Places) -> None:
                 setattr(module, name, told)
 
 
-def main(name: str, out: str, words: list[str]) -> None:
-    """Run the program, with the tool in it."""
-    tool, printed = TOOLS[name](), io.StringIO()
-    places, error = Places(tool), ""
+def main(out: str, named: list[str], words: list[str]) -> None:
+    """Run the program, with the tools in it."""
+    os.environ |= {"INF_CHECK": "1"}  # as nndiagnostics is switched on
+    tools, printed = {name: TOOLS[name]() for name in named}, io.StringIO()
+    places, error = Places(list(tools.values())), ""
     sys.path.insert(0, str(Path.cwd()))
     sys.argv = words[1:]
     watched_losses(words[1].partition(".")[0], places)
@@ -346,16 +376,18 @@ def main(name: str, out: str, words: list[str]) -> None:
     try:
         with places.found(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-            if places.started:
-                tool.end()
     except Exception as raised:  # a tool speaks by raising, too
-        alarms.append(f"{type(raised).__name__}: {raised}")
-    lines(printed.getvalue())
-    if not places.started:
+        for tool in tools.values():
+            tool.alarms.append(f"{type(raised).__name__}: {raised}")
+    if places.started:
+        places.each("end")
+    else:
         error = "the program's model, optimizer and loss were not found"
-    content = {"alarms": alarms, "error": error, "steps": places.step}
-    Path(out).write_text(json.dumps(content), encoding="utf-8")
+    for tool in tools.values():
+        tool.alarms += bad_lines(printed.getvalue()) if tool.speaks_between else []
+    said = {name: {"alarms": list(dict.fromkeys(tool.alarms)), "error": error} for name, tool in tools.items()}
+    Path(out).write_text(json.dumps(said), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], sys.argv[2].split(","), sys.argv[3:])

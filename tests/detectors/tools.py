@@ -14,13 +14,14 @@ class Tool:
     name: str
     kind: str
     lines: int
+    alone: bool = False  # raises within the program's own calls, so that no other can be asked in that run
     command: tuple[str, ...] = ()  # of "source" and "log": words after the environment's folder of programs
 
 
 TOOLS = (
     Tool("torchtest2", "inside", 5),
     Tool("torchtest", "inside", 8),
-    Tool("torcheck", "inside", 6),
+    Tool("torcheck", "inside", 6, alone=True),
     Tool("guardtower", "inside", 3),
     Tool("torchmortem", "inside", 4),
     Tool("torch-audit", "inside", 6),
@@ -31,10 +32,10 @@ TOOLS = (
     Tool("training-doctor", "inside", 4),
     Tool("nndiagnostics", "inside", 2),
     Tool("anomaly mode", "inside", 1),
-    Tool("torch-preflight", "source", 0, ("torch-preflight", "check", ".")),
-    Tool("torchfix", "source", 0, ("torchfix", "--select=ALL", ".")),
-    Tool("runmedic", "log", 0, ("runmedic", "diagnose", "{log}")),
-    Tool("trainproof", "log", 0, ("trainproof", "epoch", "{log}")),
+    Tool("torch-preflight", "source", 0, command=("torch-preflight", "check", ".")),
+    Tool("torchfix", "source", 0, command=("torchfix", "--select=ALL", ".")),
+    Tool("runmedic", "log", 0, command=("runmedic", "diagnose", "{log}")),
+    Tool("trainproof", "log", 0, command=("trainproof", "epoch", "{log}")),
 )
 # Tools of the same purpose that this cannot ask, and why.
 UNASKED = {
