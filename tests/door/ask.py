@@ -61,6 +61,7 @@ def ask(case: Case, door: Sequence[str] = DOOR, timeout: float = 600) -> Answer:
                 for found in map(alarm, report["findings"]):
                     alarms.setdefault((found.check, found.light), found)
                 checked += int(str(report.get("headline", "0")).split()[0])
+            errors += [str(each["not_measured"]) for each in reports if each.get("not_measured")]
             errors += [] if reports else [why(done)]
             seconds, cpu = seconds + done.seconds, cpu + done.cpu
     return Answer(tuple(alarms.values()), round(seconds, 1), round(cpu, 1), checked, "; ".join(errors))
