@@ -58,7 +58,7 @@ def test_tools_that_end_a_run_are_asked_alone() -> None:
 
 
 def test_every_tool_is_pinned_or_torch_s_own() -> None:
-    """Each tool that is asked stands in the requirements by its version; none is also listed as not asked. (Behavior)"""
+    """Each tool that is asked is pinned; none is also listed as not asked. (Behavior)"""
     pinned = (ROOT / "tests" / "detectors" / "requirements.txt").read_text(encoding="utf-8")
     assert ["anomaly mode"] == [tool.name for tool in TOOLS if f"\n{tool.name}==" not in pinned]
     assert set() == {tool.name for tool in TOOLS} & set(UNASKED)

@@ -193,7 +193,8 @@ def test_the_probe_sees_a_step_a_save_and_a_mode() -> None:
     source = (
         "import torch\nmodel = torch.nn.Linear(2, 1)\ntorch.nn.init.ones_(model.weight)\n"
         "torch.nn.init.zeros_(model.bias)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.5)\n"
-        "model(torch.ones(1, 2)).sum().backward()\noptimizer.step()\ntorch.save(model.state_dict(), 'a.pt')\nprint('end')\n"
+        "model(torch.ones(1, 2)).sum().backward()\noptimizer.step()\n"
+        "torch.save(model.state_dict(), 'a.pt')\nprint('end')\n"
     )
     seen = observe(case("clean", "clean", source))
     assert (0, ["end"], [0.5]) == (seen.code, seen.lines, seen.saved)
