@@ -83,7 +83,7 @@ def answered(done: Done) -> list[dict[str, Any]]:
 
 def alarm(finding: dict[str, Any]) -> Alarm:
     """A finding of a report; one that says that the subject could not be run has that as its light."""
-    text = " ".join(str(finding.get(key, "")) for key in ("check", "title", "message", "detail", "look"))
+    text = " ".join(str(finding.get(key, "")) for key in ("check", "title", "message", "look"))
     light = "mistake" if finding.get("mistake") else finding["light"]
     named = PLACE.search(f"{finding.get('place', '')} {finding.get('look', '')} {finding.get('message', '')}")
     return Alarm(finding["check"], light, text, f"{Path(named[1]).name}:{named[2]}" if named else "")
