@@ -15,7 +15,7 @@ from andon.verify.access.batches import documents_in, real_in
 from andon.verify.access.calls import needed, new_batch
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, fields
-from andon.verify.access.targets import is_shifted_inside, predicts_next, targets_of, tokens_of
+from andon.verify.access.targets import is_shifted_inside, predicts_next, stand_under_tokens, targets_of, tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.label_places import label_reads_its_place
@@ -188,7 +188,7 @@ def _require_one_place(subject: Subject) -> None:
     for name, batches in sources.items():
         first = next(_singly(batches), None)
         if first is not None and "labels" in find(subject, first):
-            places[name] = is_shifted_inside(subject, first)
+            places[name] = stand_under_tokens(subject, first)
     if len(set(places.values())) > 1:
         words = {True: "under their own tokens", False: "one ahead"}
         said = ", ".join(f"in Subject.{name} {words[inside]}" for name, inside in places.items())
@@ -222,7 +222,8 @@ def check_padding(subject: Subject) -> None:
         found = find(subject, batch)
         real_BT, targets_BT = real_in(subject, batch), targets_of(subject, batch)
         if "mask" in found:
-            padding_BT = ~real_BT[:, 1:] if predicts_next(subject) else ~real_BT[:, :-1]  # of what is to be predicted
+            follows = predicts_next(subject) and is_shifted_inside(subject, batch)  # the label under the next token
+            padding_BT = ~real_BT[:, 1:] if follows else ~real_BT[:, :-1]
             wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
             if bool(wrong.any()):
                 raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")

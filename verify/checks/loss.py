@@ -18,13 +18,16 @@ from andon.verify.access.roles import IGNORE, fields
 from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
+from andon.verify.observation.unused import unused_scalars
 from andon.verify.subject import Batch, Subject
 
 FEWEST = 4  # positions
 EXACT = 2e-5  # of the larger of the loss and 1: float32's, summed over many rows
+NAMED = 3
 NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 
 
@@ -216,6 +219,9 @@ def check_scale(subject: Subject) -> None:
 
     Silent because without a scale, or with an optimizer that ignores it, all is well.
 
+    Yellow where a custom function that returns its input injects a gradient, as some balance experts: it may be scaled
+    by itself.
+
     Look at custom backward functions that leave out the gradient that comes in.
 
     Example:
@@ -248,10 +254,13 @@ def check_scale(subject: Subject) -> None:
             continue
         error = norm_of([part.double() - 0.125 * whole.double()])
         if not error <= tolerance * 0.125 * max(norm_of([whole]), NEGLIGIBLE * total):
-            raise CheckFailed(
+            said = (
                 f"an eighth of the loss gives {name} a gradient of norm {norm_of([part]):.4g}, and an eighth of the "
                 f"loss's is {norm_of([whole]) / 8:.4g}"
             )
+            if surrogate := surrogate_in(lambda: loss_of(subject, model, batch)):
+                raise Unusual(f"{said}; {surrogate}: right if that is scaled by itself")
+            raise CheckFailed(said)
 
 
 def check_precision(subject: Subject) -> None:
@@ -275,6 +284,35 @@ def check_precision(subject: Subject) -> None:
     loss = loss_of(subject, new_model(subject), small_batch(subject))
     if loss.dtype.itemsize < 4:
         raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbors below 0.4%")
+
+
+def check_unused(subject: Subject) -> None:
+    """Each single number that a pass makes of trainable parameters is a part of the loss, or is read.
+
+    Yellow alone, as such a number may be a metric that its caller reads later.
+
+    Silent because the loss falls without it: experts are not balanced, a second head does not learn.
+
+    Look at the line that is named: at a result that is not added, and at a function's result that is not used.
+
+    Example:
+        # wrong: the balancing loss is computed, and never added
+        hidden, balance = self.experts(hidden)
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten())
+
+        # right
+        hidden, balance = self.experts(hidden)
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten()) + 0.01 * balance
+
+    Reference: Fedus et al. 2021, arXiv:2101.03961, section 2.2.
+    """
+    left = unused_scalars(subject, new_model(subject).train(), new_batch(subject))
+    if left:
+        said = ", ".join(f"{line} ({value:.4g})" for line, value in list(left.items())[:NAMED])
+        raise Unusual(
+            f"{len(left)} number(s) with a gradient are neither a part of the loss nor read: made at {said}; right for "
+            "metrics, which `detach` or `no_grad` would say"
+        )
 
 
 def _compare(
@@ -408,4 +446,5 @@ CHECKS = (
     Check("loss.gradient", check_gradient),
     Check("loss.backward", check_backward),
     Check("loss.scale", check_scale),
+    Check("loss.unused", check_unused),
 )
