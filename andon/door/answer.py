@@ -51,19 +51,21 @@ def answer(command: Sequence[str], outcome: Outcome, *, strict: bool = False, ig
     passed: dict[str, None] = {}
     lacking: dict[str, str] = {}
     not_run: dict[str, str] = {}
+    times: dict[str, float] = {}
     for result in results:
         for each in result["findings"]:
-            finding = Finding(**{**each, "follows": tuple(each["follows"])})
+            finding = Finding(**each)._replace(follows=tuple(each["follows"]))
             findings.setdefault((finding.check, finding.title), finding)
         passed |= dict.fromkeys(result["passed"])
         lacking = {**result["not_applicable"], **lacking}
+        times |= result.get("times", {})
         not_run = {**result.get("not_run", {}), **not_run}
     found = tuple(each for each in findings.values() if each.check not in ignore)
     names = {each.check for each in findings.values()}
     good = tuple(each for each in passed if each not in names)
     lacking = {key: value for key, value in lacking.items() if key not in names and key not in good}
     not_run = {key: value for key, value in not_run.items() if key not in {*names, *good, *lacking}}
-    report = Report(name, _sorted(found), good, lacking, not_run, seconds=outcome.seconds, strict=strict)
+    report = Report(name, _sorted(found), good, lacking, not_run, seconds=outcome.seconds, times=times, strict=strict)
     seen = tuple(dict.fromkeys(line for each in results for line in [each["seen"], *each.get("captured", [])] if line))
     return Answer(report, seen, returncode=outcome.returncode)
 

@@ -71,7 +71,7 @@ class Observer:
         call, observer = nn.Module.__call__, self
 
         def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if observer._depth or not places_of_interest(module):
+            if observer._depth or observer.run.over or not places_of_interest(module):
                 return call(module, *args, **kwargs)
             observer._depth += 1
             try:
@@ -133,7 +133,7 @@ class Observer:
         def wrap(backward: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(backward)
             def noted(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-                if observer._in_backward:
+                if observer._in_backward or observer.run.over:
                     return backward(tensors, *args, **kwargs)
                 observer._in_backward = True
                 try:
@@ -182,6 +182,8 @@ class Observer:
 
     def clipped(self, parameters: list[Tensor], bound: float, norm: Any) -> None:
         """Gradients were clipped."""
+        if self.run.over:
+            return
         known, place = {id(p) for p in parameters}, places.here()
         value = float(norm) if isinstance(norm, Tensor) and norm.device.type == "cpu" else float("nan")
         for each in self.run.optimizing.values():
@@ -191,10 +193,14 @@ class Observer:
 
     def optimizer_made(self, optimizer: Optimizer) -> None:
         """An optimizer has been constructed."""
+        if self.run.over:
+            return
         self.run.optimizing[id(optimizer)] = Optimizing(optimizer, places.here())
 
     def before_step(self, optimizer: Optimizer, *_: Any) -> None:
         """An optimizer is about to move weights."""
+        if self.run.over:
+            return
         each = self.run.optimizing.get(id(optimizer))
         if each is None:
             self.optimizer_made(optimizer)
@@ -207,6 +213,8 @@ class Observer:
 
     def after_step(self, optimizer: Optimizer, *_: Any) -> None:
         """It has moved them."""
+        if self.run.over:
+            return
         each = self.run.optimizing[id(optimizer)]
         if each.watch is not None:
             each.watch.after_step()

@@ -97,6 +97,7 @@ class Run:
     losses: list[float] = field(default_factory=list)
     saves: int = 0
     epochs: int = 0
+    over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself, and not by us
     failed: str = ""
     device: str = ""

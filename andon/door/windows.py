@@ -58,9 +58,13 @@ class Windows:
         if self._asking is None:
             return
         self._recorder.__exit__(None, None, None)
+        self.run.over = True  # what checks do is none of the script's
         assert self._random is not None
-        each = self._asking
-        self.fork.end(inquire(self._recorder, loss, self._before, self._random, each, self.options))
+        try:
+            content = inquire(self._recorder, loss, self._before, self._random, self._asking, self.options)
+        except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
+            content = {"failed": f"{type(error).__name__}: {error}"}
+        self.fork.end(content)
 
     def before_step(self, each: Optimizing) -> None:
         """Find the optimizer's model at its first step, and watch the two from then on."""
