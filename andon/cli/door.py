@@ -17,7 +17,7 @@ NOT_FOUND, STARTED = 127, 126
     epilog="""\b
 Examples:
   andon verify -- python train.py --batch-size 8
-  andon verify --write my_checks.py -- python -m package.train
+  andon verify --in-copy -- python -m package.train
   andon verify --steps 50 --json -- torchrun --nproc-per-node 2 train.py
 """,
 )
@@ -35,7 +35,6 @@ Examples:
 @click.option("--watch-only", is_flag=True, help="Do not capture a subject: judge by what is seen alone.")
 @click.option("--ignore", multiple=True, metavar="CHECK", help="Leave out a finding; each needs a --reason.")
 @click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
-@click.option("--write", metavar="FILE.py", default="", help="Write the captured Subject as code to go on from.")
 @click.option("--strict", is_flag=True, help="Yellow findings make the exit code 1, as red ones do.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; the script's output goes to stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
@@ -45,7 +44,6 @@ def verify(
     budget: float,
     ignore: tuple[str, ...],
     reasons: tuple[str, ...],
-    write: str,
     *,
     in_copy: bool,
     watch_only: bool,
@@ -60,7 +58,7 @@ def verify(
     """
     if len(ignore) != len(reasons):
         raise click.UsageError(f"{len(ignore)} --ignore and {len(reasons)} --reason: each check left out needs its own")
-    limits = Limits(steps, budget, checks=not watch_only, write=write)
+    limits = Limits(steps, budget, checks=not watch_only)
     drive(words, limits, in_copy=in_copy, strict=strict, as_json=as_json, quiet=quiet, ignore=ignore)
 
 
@@ -86,3 +84,22 @@ def drive(
     else:
         click.echo(said.as_text(quiet=quiet), nl=False, err=True)
     sys.exit(said.exit_code)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  andon watch -- python train.py
+  andon watch -- torchrun --nproc-per-node 2 train.py
+"""
+)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option("--strict", is_flag=True, help="Yellow findings make the exit code 1, as red ones do.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
+def watch(words: tuple[str, ...], *, strict: bool, quiet: bool) -> None:
+    """Run a script that trains to its end, and say what is found in the step that shows it, on stderr.
+
+    Nothing is captured and nothing is asked: the invariants of `verify.watch` alone, and at the end what the whole run
+    shows. Exit codes are those of `andon verify -- COMMAND`.
+    """
+    drive(words, Limits(whole=True, checks=False, live=True), strict=strict, quiet=quiet)

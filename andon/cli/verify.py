@@ -81,8 +81,8 @@ class Verify(click.Group):
 def command() -> None:
     """Find the silent bugs in a model and its training loop.
 
-    A COMMAND that trains is run as it is and watched, with nothing to write: `andon verify drive --help` has its options.
-    A subject is what else you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
+    A COMMAND that trains is run as it is and watched, with nothing to write: `andon verify drive --help` tells more. A
+    subject is what else you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
     that this folder or your environment can import; MODULE:DICT[KEY] is one of a dict. A finding is red where it is
     wrong in any training code, and yellow where it is right only if its author meant it: --ignore it with the reason,
     then. Exit codes: 0 nothing red, 1 red (with --strict, or yellow), 2 the subject could not be run, 3 not all was

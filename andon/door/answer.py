@@ -10,6 +10,19 @@ from andon.door.launch import Outcome
 from andon.verify.run.report import Finding, Report, render_json, render_text
 
 NOT_MEASURED = 3
+# What follows from a finding is none of its own.
+CAUSES = {
+    "structure.parameters": ("watch.gradients", "structure.blocks"),
+    "watch.zero_grad": ("run.membership",),
+    "optimizer.membership": ("run.membership",),
+    "run.rates": ("run.schedule_steps",),
+    "run.schedule_used": ("run.schedule_steps",),
+    "run.padding": ("run.ignored",),
+    "data.targets": ("run.next_token", "run.own_target"),
+    "loss.definition": ("run.ignored", "run.own_target", "run.next_token"),
+    "loss.ignored": ("run.ignored", "loss.definition"),
+    "attention.causality": ("run.own_target",),
+}
 
 
 @dataclass(frozen=True)
@@ -51,21 +64,34 @@ def answer(command: Sequence[str], outcome: Outcome, *, strict: bool = False, ig
     passed: dict[str, None] = {}
     lacking: dict[str, str] = {}
     not_run: dict[str, str] = {}
+    times: dict[str, float] = {}
     for result in results:
         for each in result["findings"]:
-            finding = Finding(**{**each, "follows": tuple(each["follows"])})
+            finding = Finding(**each)._replace(follows=tuple(each["follows"]))
             findings.setdefault((finding.check, finding.title), finding)
         passed |= dict.fromkeys(result["passed"])
         lacking = {**result["not_applicable"], **lacking}
+        times |= result.get("times", {})
         not_run = {**result.get("not_run", {}), **not_run}
-    found = tuple(each for each in findings.values() if each.check not in ignore)
+    found = tuple(each for each in by_cause(list(findings.values())) if each.check not in ignore)
     names = {each.check for each in findings.values()}
     good = tuple(each for each in passed if each not in names)
     lacking = {key: value for key, value in lacking.items() if key not in names and key not in good}
     not_run = {key: value for key, value in not_run.items() if key not in {*names, *good, *lacking}}
-    report = Report(name, _sorted(found), good, lacking, not_run, seconds=outcome.seconds, strict=strict)
+    report = Report(name, _sorted(found), good, lacking, not_run, seconds=outcome.seconds, times=times, strict=strict)
     seen = tuple(dict.fromkeys(line for each in results for line in [each["seen"], *each.get("captured", [])] if line))
     return Answer(report, seen, returncode=outcome.returncode)
+
+
+def by_cause(findings: list[Finding]) -> list[Finding]:
+    """What follows from another finding stands beneath it."""
+    names = {each.check for each in findings}
+    causes = {name: next((each for each in CAUSES.get(name, ()) if each in names), "") for name in names}
+    first = [each for each in findings if not causes[each.check]]
+    return [
+        each._replace(follows=(*each.follows, *sorted(name for name, cause in causes.items() if cause == each.check)))
+        for each in first
+    ]
 
 
 def _sorted(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

@@ -170,7 +170,7 @@ def _optimizer_factory(captured: Captured) -> Callable[[nn.Module], Optimizer] |
     """Makes an optimizer of the same class, groups and settings for a copy; None where that cannot be."""
     if captured.optimizer is None:
         return None
-    kind = type(captured.optimizer)
+    kind: Any = type(captured.optimizer)
     known = {
         id(p): (place, name) for place, module in enumerate(captured.modules) for name, p in module.named_parameters()
     }

@@ -33,6 +33,7 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "passed": passed,
         "not_applicable": lacking,
         "not_run": {name: why for answer in answers for name, why in answer.get("not_run", {}).items()},
+        "times": {name: spent for answer in answers for name, spent in answer.get("times", {}).items()},
         "backwards": run.backwards,
         "steps": run.steps,
         "failed": run.failed,

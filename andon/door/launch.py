@@ -33,7 +33,7 @@ class Limits:
     budget: float = BUDGET
     whole: bool = False  # to its end, whatever it takes
     checks: bool = True  # capture a subject, and check it
-    write: str = ""
+    live: bool = False  # say what is found in the step that shows it
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _environment(out: Path, limits: Limits) -> dict[str, str]:
         "least": LEAST,
         "checks": limits.checks,
         "check_budget": CHECK_BUDGET,
-        "write": limits.write,
+        "live": limits.live,
     }
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(INJECTED), *([before] if before else [])])

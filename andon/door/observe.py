@@ -15,6 +15,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from andon.door import places
+from andon.door.comparing import Comparing
 from andon.door.records import Clip, Optimizing, Passes, Run, Scheduling
 from andon.door.windows import Windows
 from andon.verify.access.batches import tensors_in
@@ -46,7 +47,8 @@ class Observer:
         self.run, self.windows, self.ending = run, windows, ending
         self._depth = 0
         self._span: Passes | None = None
-        self._random: Tensor | None = None
+        self._random: Tensor | None = None  # numbers where a stretch of passes began, until they are seen to move
+        self._comparing = Comparing(run)
         self._in_backward = False
         self._in_schedule = 0
 
@@ -71,7 +73,7 @@ class Observer:
         call, observer = nn.Module.__call__, self
 
         def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if observer._depth or not places_of_interest(module):
+            if observer._depth or observer.run.over or not places_of_interest(module):
                 return call(module, *args, **kwargs)
             observer._depth += 1
             try:
@@ -91,9 +93,11 @@ class Observer:
         if self._span is not passes and passes.trained == 0:
             passes.spans += 1
             self._span = passes
-            self._random = None
-        if self._random is None and passes.trained == 0:
             self._random = torch.get_rng_state()
+        if passes.trained == 0 and self.run.steps and not torch.is_grad_enabled():
+            self._comparing.begin()
+        elif passes.trained:
+            self._comparing.end()
         gradients = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         if gradients and id(module) not in self.run.modules:
             self.run.modules[id(module)] = module
@@ -112,7 +116,7 @@ class Observer:
         self._await_gradient(passes, result)
         if passes.trained == 0 and self._random is not None and not torch.equal(self._random, torch.get_rng_state()):
             passes.draws += 1
-            self._random = torch.get_rng_state()
+            self._random = None
 
     def _await_gradient(self, passes: Passes, result: Any) -> None:
         observer, arrived = self, []
@@ -133,7 +137,7 @@ class Observer:
         def wrap(backward: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(backward)
             def noted(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-                if observer._in_backward:
+                if observer._in_backward or observer.run.over:
                     return backward(tensors, *args, **kwargs)
                 observer._in_backward = True
                 try:
@@ -145,7 +149,7 @@ class Observer:
 
             return noted
 
-        Tensor.backward = wrap(Tensor.backward)
+        setattr(Tensor, "backward", wrap(Tensor.backward))  # noqa: B010 - a plain assignment has another type
         setattr(torch.autograd, "backward", wrap(torch.autograd.backward))  # noqa: B010 - a plain assignment has a type
 
     def before_backward(self, tensors: Any) -> None:
@@ -182,6 +186,8 @@ class Observer:
 
     def clipped(self, parameters: list[Tensor], bound: float, norm: Any) -> None:
         """Gradients were clipped."""
+        if self.run.over:
+            return
         known, place = {id(p) for p in parameters}, places.here()
         value = float(norm) if isinstance(norm, Tensor) and norm.device.type == "cpu" else float("nan")
         for each in self.run.optimizing.values():
@@ -191,10 +197,14 @@ class Observer:
 
     def optimizer_made(self, optimizer: Optimizer) -> None:
         """An optimizer has been constructed."""
+        if self.run.over:
+            return
         self.run.optimizing[id(optimizer)] = Optimizing(optimizer, places.here())
 
     def before_step(self, optimizer: Optimizer, *_: Any) -> None:
         """An optimizer is about to move weights."""
+        if self.run.over:
+            return
         each = self.run.optimizing.get(id(optimizer))
         if each is None:
             self.optimizer_made(optimizer)
@@ -207,6 +217,8 @@ class Observer:
 
     def after_step(self, optimizer: Optimizer, *_: Any) -> None:
         """It has moved them."""
+        if self.run.over:
+            return
         each = self.run.optimizing[id(optimizer)]
         if each.watch is not None:
             each.watch.after_step()

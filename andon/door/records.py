@@ -5,7 +5,7 @@ A window is what lies between two steps of one optimizer.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from andon.door.places import Place
 from andon.door.rows import Rows
@@ -51,6 +51,7 @@ class Optimizing:
     clip: Clip | None = None  # the last that came after a backward pass
     rates: list[tuple[float, ...]] = field(default_factory=list)  # of each step's groups
     last_step: int = 0  # in steps of all optimizers
+    said: int = 0  # findings that were printed already
 
 
 @dataclass
@@ -83,6 +84,16 @@ class Passes:
     modules: dict[int, Any] = field(default_factory=dict)
 
 
+class Comparison(NamedTuple):
+    """Labels with some of -100 among them, held against another constant while the script evaluates."""
+
+    place: Place | None
+    constant: int
+    occurs: int  # how often among the labels
+    ignored: int  # labels of -100
+    count: int
+
+
 @dataclass
 class Run:
     """One process."""
@@ -97,8 +108,10 @@ class Run:
     losses: list[float] = field(default_factory=list)
     saves: int = 0
     epochs: int = 0
+    over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself, and not by us
     failed: str = ""
     device: str = ""
     scaler: Any = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
+    comparisons: list[Comparison] = field(default_factory=list)

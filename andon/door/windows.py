@@ -1,5 +1,6 @@
 """The windows of a run: which model belongs to which optimizer, today's invariants around each pair, and captures."""
 
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from andon.door.followers import Followers
 from andon.door.fork import Fork
 from andon.door.inquiry import inquire
 from andon.door.records import Optimizing, Run
@@ -24,6 +26,7 @@ class Windows:
     def __init__(self, run: Run, options: dict[str, Any]) -> None:
         self.run, self.options = run, options
         self.fork = Fork(Path(options["out"]), options["check_budget"])
+        self._followers = Followers(run)
         self._captured: set[int] = set()
         self._asking: Optimizing | None = None  # in a child
         self._recorder = Recorder()
@@ -58,12 +61,17 @@ class Windows:
         if self._asking is None:
             return
         self._recorder.__exit__(None, None, None)
+        self.run.over = True  # what checks do is none of the script's
         assert self._random is not None
-        each = self._asking
-        self.fork.end(inquire(self._recorder, loss, self._before, self._random, each, self.options))
+        try:
+            content = inquire(self._recorder, loss, self._before, self._random, self._asking, self.options)
+        except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
+            content = {"failed": f"{type(error).__name__}: {error}"}
+        self.fork.end(content)
 
     def before_step(self, each: Optimizing) -> None:
         """Find the optimizer's model at its first step, and watch the two from then on."""
+        self._followers.before_step(each)
         if each.model is None:
             each.model = self._model_of(each)
             if each.model is not None:
@@ -73,7 +81,12 @@ class Windows:
                     probe[1].register_hook(each.watch.fresh.gradient_arrives)
 
     def after_step(self, each: Optimizing) -> None:
-        """The window has ended."""
+        """The window has ended: where findings are wanted live, say those that are new."""
+        found = each.watch.findings if each.watch is not None else []
+        for finding in found[each.said :] if self.options["live"] else ():
+            if finding.check != "watch.optimizer":  # judged at the end, when all optimizers are known
+                sys.stderr.write(f"andon: {finding.light} {finding.check}: {finding.message}. {finding.look}\n")
+        each.said = len(found)
 
     def _copy(self, module: nn.Module) -> None:
         """Keep the module as it is; what cannot be copied is missing when the capture is made."""

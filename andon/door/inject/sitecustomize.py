@@ -43,6 +43,8 @@ def _watch():  # noqa: ANN202
             os.path.join(root, "__init__.py"),  # noqa: PTH118
             submodule_search_locations=[root],
         )
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules["andon"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["andon"])
     from andon.door.observe import begin

@@ -17,7 +17,7 @@ def check_lag(run: Run) -> None:
 
     Yellow alone: whoever copies the weights does so.
     """
-    shares: list[float] = run.extra.get("average shares", [])
+    shares: list[float] = run.average_shares
     if not shares:
         raise NotApplicable("a copy of the model that follows it in each step")
     late = sorted(shares)[len(shares) // 2]

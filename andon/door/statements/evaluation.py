@@ -3,7 +3,7 @@
 from torch import nn
 
 from andon.door.records import Passes, Run
-from andon.door.statements.table import Statement
+from andon.door.statements.table import Statement, at
 from andon.verify.errors import NotApplicable, Unusual
 
 RARE = 0.5  # of a run's steps: what comes more often is part of training
@@ -60,6 +60,25 @@ def check_random(run: Run) -> None:
             )
 
 
+def check_counted(run: Run) -> None:
+    """What evaluation leaves out of its figures is what the labels mark as not counted.
+
+    Silent because the figure moves as it should; it only counts places at which nothing can be right.
+
+    Look at the constant that labels are compared with.
+
+    Yellow alone: whoever looks for that class does so.
+    """
+    if not run.comparisons:
+        raise NotApplicable("an evaluation that compares labels, -100 among them, with another constant")
+    for each in run.comparisons:
+        if not each.occurs:
+            raise Unusual(
+                f"labels are compared with {each.constant}{at(each.place)}, which none of {each.count} is; "
+                f"{each.ignored} of them are -100"
+            )
+
+
 def _evaluations(run: Run) -> list[Passes]:
     """Passes that no backward pass follows, and that come with few of the steps.
 
@@ -92,4 +111,5 @@ STATEMENTS = (
     Statement("run.eval_mode", check_mode),
     Statement("run.eval_gradients", check_gradients),
     Statement("run.eval_random", check_random),
+    Statement("run.eval_counted", check_counted),
 )
