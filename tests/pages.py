@@ -30,6 +30,7 @@ AREAS = {
     "attention": "causality, padding masks, document masks, grouped-query heads",
     "positions": "order, relative shifts and precision of position encodings",
     "norms": "what a norm divides by, and in which precision",
+    "objective": "what a loss is made of, and what only a part of it reaches",
     "structure": "unused parameters, residuals, tied weights, state dict",
     "initialization": "seed, scale, layers with equal first weights, the first loss",
     "determinism": "eval and train mode, hidden state, random numbers",
@@ -55,7 +56,7 @@ AREAS = {
 }
 # The areas by what they belong to, a line each in README.
 GROUPS = {
-    "loss and gradients": ("loss", "gradients", "reference"),
+    "loss and gradients": ("loss", "objective", "gradients", "reference"),
     "attention": ("attention", "positions", "generation"),
     "weights": ("structure", "norms", "initialization", "configuration"),
     "precision and randomness": ("dtypes", "autocast", "determinism"),

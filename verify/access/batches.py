@@ -100,7 +100,8 @@ def marks_padding(subject: Subject) -> bool:
     """
     if subject not in _MARKS_PADDING:
         batch = new_batch(subject)
-        mask_BT, tokens_BT = part(subject, batch, "mask"), tokens_of(subject, batch)
+        tokens_BT = tokens_of(subject, batch)
+        mask_BT = part(subject, batch, "mask") if "mask" in find(subject, batch) else torch.ones_like(tokens_BT)
         both = mask_BT.shape == tokens_BT.shape and bool((mask_BT == 0).any()) and bool((mask_BT != 0).any())
         _MARKS_PADDING[subject] = (
             both and not _matters(subject, batch, mask_BT != 0) and _matters(subject, batch, mask_BT == 0)

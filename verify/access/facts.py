@@ -35,6 +35,7 @@ class CrossEntropy(NamedTuple):
     targets: Tensor  # (...), IGNORE where nothing is counted
     weights: Tensor  # (...), of each target's part in the loss; 0 where nothing is counted
     smoothing: float  # share of each target that is spread evenly
+    part: float  # of the loss: what they make in all
     whole: bool  # whether the loss is nothing but these parts
 
     @property
@@ -48,7 +49,7 @@ class Facts(NamedTuple):
 
     parts: tuple[str | int, ...] = ()  # of the batch
     indexed: tuple[str | int, ...] = ()  # parts of the batch that look up rows of a table, in their order
-    cross_entropy: CrossEntropy | None = None  # of the first logits in the pass that show one
+    cross_entropy: CrossEntropy | None = None  # of the first logits in the pass that show most of the loss
 
 
 def facts_of(subject: Subject) -> Facts:
@@ -136,16 +137,25 @@ def cross_entropy_of(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None
         return None
     try:
         gradients = torch.autograd.grad(loss, candidates, allow_unused=True)
-    except RuntimeError:  # changed in place since, or without a backward pass in this mode
+    except (RuntimeError, TypeError):  # changed in place since, or without a backward pass in this mode
         return None
-    for logits, gradient in zip(candidates, gradients, strict=True):
-        for last in (True, False) if logits.dim() > 2 else (True,):  # (B, V, T) is how torch has images and sequences
-            if gradient is None or gradient.is_sparse or not gradient.numel():
-                continue
-            z, g = (each.detach() if last else each.detach().movedim(1, -1) for each in (logits, gradient))
-            if z.shape[-1] >= FEWEST and (found := _read(z, g, float(loss.detach()))) is not None:
-                return found
-    return None
+    found = [
+        each for logits, gradient in zip(candidates, gradients, strict=True) for each in _reads(logits, gradient, loss)
+    ]
+    if not found:
+        return None
+    most = max((each.whole, each.part) for each in found)  # a router, too, may be given a gradient of this form
+    return next(each for each in found if each.whole == most[0] and each.part >= (1 - ALLOWED) * most[1])
+
+
+def _reads(logits: Tensor, gradient: Tensor | None, loss: Tensor) -> Iterator[CrossEntropy]:
+    """A result read with its classes last, and second, where torch has those of images and sequences."""
+    if gradient is None or gradient.is_sparse or not gradient.numel():
+        return
+    for last in (True, False) if logits.dim() > 2 else (True,):
+        z, g = (each.detach() if last else each.detach().movedim(1, -1) for each in (logits, gradient))
+        if z.shape[-1] >= FEWEST and (found := _read(z, g, float(loss.detach()))) is not None:
+            yield found
 
 
 def _has_graph(result: Tensor) -> bool:
@@ -173,11 +183,12 @@ def _read(logits: Tensor, gradient: Tensor, loss: float) -> CrossEntropy | None:
         return None
     v = z.shape[-1]
     nll = -(1 - smoothing) * log_p.gather(-1, targets[:, None])[:, 0] - smoothing / v * log_p.sum(-1)
-    whole = abs(float((weights * nll).sum()) - loss) <= PLAIN * max(1.0, abs(loss))
+    part = float((weights * nll).sum())
+    whole = abs(part - loss) <= PLAIN * max(1.0, abs(loss))
     all_targets = torch.full(rows.shape, IGNORE, device=targets.device).masked_scatter(rows, targets)
     all_weights = torch.zeros(rows.shape, dtype=torch.float64, device=targets.device).masked_scatter(rows, weights)
     shape = logits.shape[:-1]
-    return CrossEntropy(logits, all_targets.view(shape), all_weights.view(shape), smoothing, whole)
+    return CrossEntropy(logits, all_targets.view(shape), all_weights.view(shape), smoothing, part, whole)
 
 
 def _fit(p: Tensor, g: Tensor, *, smoothed: bool) -> tuple[Tensor, Tensor, float] | None:

@@ -11,7 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.facts import CrossEntropy, facts_of
 from andon.verify.access.parts import find, part
-from andon.verify.access.roles import IGNORE, replaced
+from andon.verify.access.roles import IGNORE, fields, replaced
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch, Subject
 
@@ -133,8 +133,26 @@ def require_plain(subject: Subject) -> None:
     shown = facts_of(subject).cross_entropy
     if subject.objective or shown is None or shown_targets(subject) is None:
         return
-    if shown.smoothing or not shown.whole or not _weighs_alike(shown):
+    meant = not weighs_alike(shown) and _weighs_on_purpose(shown, new_batch(subject))
+    if shown.smoothing or meant or not (shown.whole or subject.mixture_of_experts):
         raise NotApplicable(f"a loss that is nothing but the mean cross-entropy of labels alike: {SAY}")
+
+
+def _weighs_on_purpose(shown: CrossEntropy, batch: Batch) -> bool:
+    """Whether something explains why labels weigh unlike: a part of the batch, which word it is, or its place."""
+    floats = [each for each in fields(batch).values() if isinstance(each, Tensor) and each.is_floating_point()]
+    if any(each.numel() == shown.weights.numel() for each in floats):
+        return True
+    counted, last = shown.counted, shown.weights.shape[-1]
+    places = torch.arange(last, device=counted.device).expand_as(shown.targets)
+    return any(_depends_on(shown.weights[counted], kind[counted]) for kind in (shown.targets, places))
+
+
+def _depends_on(weights: Tensor, kinds: Tensor) -> bool:
+    """Whether what is alike in kind weighs alike, and some kinds have several."""
+    groups = [weights[kinds == kind] for kind in kinds.unique()]
+    several = [group for group in groups if len(group) > 1]
+    return bool(several) and all(bool((group - group[0]).abs().max() <= ALIKE * group.abs().max()) for group in several)
 
 
 def require_value(subject: Subject) -> None:
@@ -144,12 +162,13 @@ def require_value(subject: Subject) -> None:
         NotApplicable: so it is.
     """
     shown = facts_of(subject).cross_entropy
-    other = shown is not None and (shown.smoothing > 0 or not _weighs_alike(shown))
+    other = shown is not None and (shown.smoothing > 0 or not weighs_alike(shown))
     if not subject.objective and (other or not _is_by_value(subject)):
         raise NotApplicable(f"a loss that is the mean cross-entropy of the tokens' labels: {SAY}")
 
 
-def _weighs_alike(shown: CrossEntropy) -> bool:
+def weighs_alike(shown: CrossEntropy) -> bool:
+    """Whether all labels that count weigh the same."""
     weights = shown.weights[shown.counted]
     return bool((weights - weights[0]).abs().max() <= ALIKE * weights[0].abs())
 

@@ -122,7 +122,7 @@ def _offsets(seen: Tensor, possible: Tensor, subject: Subject) -> tuple[int, ...
         Unusual: the model is said to see both sides, and no position sees a later one.
     """
     mixes = {offset: _share(seen, possible, offset) for offset in (1, -1)}
-    if not any(mixes.values()):
+    if not bool((seen & ~torch.eye(len(seen), dtype=torch.bool, device=seen.device)).any()):
         raise NotApplicable("a model in which positions see others")
     if subject.causal is False and not mixes[-1] and bool(possible.diagonal(-1).any()):
         raise Unusual("no position sees a later one, and causal=False says that some do; causal=True if none should")

@@ -11,23 +11,21 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
 from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
-from andon.verify.access.facts import observed
+from andon.verify.access.facts import facts_of, observed
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
-from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, with_targets
+from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, weighs_alike, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
-from andon.verify.observation.unused import unused_scalars
 from andon.verify.subject import Batch, Subject
 
 FEWEST = 4  # positions
 EXACT = 2e-5  # of the larger of the loss and 1: float32's, summed over many rows
-NAMED = 3
 NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what is below is rounding
 
 
@@ -286,35 +284,6 @@ def check_precision(subject: Subject) -> None:
         raise CheckFailed(f"the loss is {loss.dtype}: {float(loss):.4g} cannot be told from its neighbors below 0.4%")
 
 
-def check_unused(subject: Subject) -> None:
-    """Each single number that a pass makes of trainable parameters is a part of the loss, or is read.
-
-    Yellow alone, as such a number may be a metric that its caller reads later.
-
-    Silent because the loss falls without it: experts are not balanced, a second head does not learn.
-
-    Look at the line that is named: at a result that is not added, and at a function's result that is not used.
-
-    Example:
-        # wrong: the balancing loss is computed, and never added
-        hidden, balance = self.experts(hidden)
-        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten())
-
-        # right
-        hidden, balance = self.experts(hidden)
-        return F.cross_entropy(self.head(hidden).flatten(0, 1), labels.flatten()) + 0.01 * balance
-
-    Reference: Fedus et al. 2021, arXiv:2101.03961, section 2.2.
-    """
-    left = unused_scalars(subject, new_model(subject).train(), new_batch(subject))
-    if left:
-        said = ", ".join(f"{line} ({value:.4g})" for line, value in list(left.items())[:NAMED])
-        raise Unusual(
-            f"{len(left)} number(s) with a gradient are neither a part of the loss nor read: made at {said}; right for "
-            "metrics, which `detach` or `no_grad` would say"
-        )
-
-
 def _compare(
     subject: Subject, model: nn.Module, batch: Batch, what: str, coarse: float, targets_BT: Tensor | None = None
 ) -> None:
@@ -337,7 +306,7 @@ def _compare(
             f"{float(expected):.6f}, and rounding explains {tolerance:.1e}"
         )
         _require_plain_here(subject, model, given)
-        if other := _other_mean(float(loss), logits, targets_BT, tolerance):
+        if other := _other_mean(float(loss), logits, targets_BT, tolerance) or _other_weights(subject):
             raise Unusual(f"{said}: {other}")
         raise CheckFailed(said)
 
@@ -348,9 +317,20 @@ def _require_plain_here(subject: Subject, model: nn.Module, batch: Batch) -> Non
     Raises:
         NotApplicable: so it is.
     """
-    shown = None if subject.objective else observed(subject, model, batch).cross_entropy
-    if shown is not None and not (shown.whole and not shown.smoothing):
+    if subject.objective or facts_of(subject).cross_entropy is None:
+        return
+    shown = observed(subject, model, batch).cross_entropy
+    if shown is None or shown.smoothing or not (shown.whole or subject.mixture_of_experts):
         raise NotApplicable("a loss that is nothing but a cross-entropy at larger weights, too")
+
+
+def _other_weights(subject: Subject) -> str:
+    """That labels weigh unlike, and nothing in the batch says why; empty where they weigh alike."""
+    shown = facts_of(subject).cross_entropy
+    if shown is None or weighs_alike(shown):
+        return ""
+    weights = shown.weights[shown.counted]
+    return f"one label weighs up to {float(weights.max() / weights.min()):.3g} times another, as in a mean of means"
 
 
 def _other_mean(loss: float, logits: Tensor, targets_BT: Tensor, tolerance: float) -> str:
@@ -446,5 +426,4 @@ CHECKS = (
     Check("loss.gradient", check_gradient),
     Check("loss.backward", check_backward),
     Check("loss.scale", check_scale),
-    Check("loss.unused", check_unused),
 )

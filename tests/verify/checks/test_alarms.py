@@ -149,7 +149,7 @@ def test_one_average_has_no_faster_one() -> None:
         )
     )
     assert PASSED == clean
-    assert "is never the faster one" in injected
+    assert "is hardly ever the faster one" in injected
 
 
 @pytest.mark.parametrize("name", ["adapters.scale", "adapters.merged_weights"])
@@ -161,9 +161,9 @@ def test_adapters_without_a_scale_are_not_held_to_one(name: str) -> None:
     assert ABSENT == said(check(replace(whole, adapters=whole.adapters._replace(scale=None)), only=(name,)))
 
 
-@pytest.mark.parametrize(("copied", "outcome"), [(False, PASSED), (True, "of the base's 4 tensors still learn")])
-def test_a_constant_is_not_a_copy_of_another(copied: bool, outcome: str) -> None:
-    """Behavior: an adapter's ones may equal the base's; a tensor with the base's own numbers is the base's."""
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_constant_or_a_copy_beside_what_is_frozen_is_the_adapter_s(copied: bool) -> None:
+    """Behavior: an adapter's ones may equal the base's, and so may a copy that learns beside a frozen original."""
 
     def add(model: Any, *_: float) -> nn.Module:
         model.requires_grad_(False)
@@ -171,4 +171,4 @@ def test_a_constant_is_not_a_copy_of_another(copied: bool, outcome: str) -> None
         model.embed.register_forward_hook(lambda _module, _tokens, states: states * model.gain)
         return model
 
-    assert outcome in said(check(small(adapters=Adapters(add=add)), only=("adapters.frozen",)))
+    assert PASSED == said(check(small(adapters=Adapters(add=add)), only=("adapters.frozen",)))

@@ -111,7 +111,7 @@ FAULTS = (
           "initialization.scale"),
     # ------------------------------------------------------------------------------------------------ loss
     Fault("not shifted", "logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()",
-          "logits.flatten(0, 1).float(), labels.flatten()", "library", "loss.definition"),
+          "logits.flatten(0, 1).float(), labels.flatten()", "library", "data.targets"),
     Fault("shifted twice", "logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()",
           "logits[:, :-2].flatten(0, 1).float(), labels[:, 2:].flatten()", "library", "loss.definition"),
     Fault("padding counted", "labels[:, 1:].flatten()", "labels[:, 1:].clamp_min(0).flatten()", "library",
@@ -193,15 +193,19 @@ FAULTS = (
     Fault("the end is not a target", '"labels": ids.masked_fill(mask == 0, -100)',
           '"labels": ids.masked_fill((mask == 0) | (ids == END), -100)', "library", "data.padding"),
     # -------------------------------------------------------------------------------------------- gradients
+    Fault("gradients damped on the way down", "        hidden = self.embed(input_ids)\n",
+          "        hidden = self.embed(input_ids) + 0\n"
+          "        if hidden.requires_grad:\n            hidden.register_hook(lambda g: 0.9 * g)\n",
+          "library", "gradients.inputs"),
     Fault("attention of detached states", "self.attention(self.before(hidden)",
-          "self.attention(self.before(hidden.detach())", "library", "gradients.inputs"),
+          "self.attention(self.before(hidden.detach())", "library", "gradients.parameters"),
     # ------------------------------------------------------------------------------------------ generation
     Fault("the first logits", "logits[:, -1].argmax(-1)", "logits[:, 0].argmax(-1)", "packing", "generation.greedy"),
     Fault("the least likely", "logits[:, -1].argmax(-1)", "logits[:, -1].argmin(-1)", "packing", "generation.greedy"),
     Fault("a short memory", "model(tokens[:, : i + 1])", "model(tokens[:, max(0, i - 3) : i + 1])", "packing",
           "generation.decode"),
     # ------------------------------------------------------------------------------------------------ data
-    Fault("copying", "data[:, :-1], data[:, 1:]", "data[:, :-1], data[:, :-1]", "gpt", "loss.definition"),
+    Fault("copying", "data[:, :-1], data[:, 1:]", "data[:, :-1], data[:, :-1]", "gpt", "data.targets"),
     Fault("two ahead", "data[:, :-1], data[:, 1:]", "data[:, :-2], data[:, 2:]", "gpt", "data.targets"),
     Fault("one window for all rows", "torch.randint(2, VOCAB, (ROWS, LENGTH + 1), generator=generator)",
           "torch.randint(2, VOCAB, (1, LENGTH + 1), generator=generator).expand(ROWS, -1)", "gpt", "data.rows"),

@@ -603,7 +603,7 @@ def featured_loss(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
 
 
 ODD = {
-    "mask with a hole": Odd("attention.influence", lambda: bent(through(hole)), "but not those at"),
+    "mask with a hole": Odd("attention.influence", lambda: bent(through(hole)), "but not at"),
     "token that ends early": Odd("attention.influence", lambda: bent(through(short)), "only, and an earlier one does"),
     "mixture's rows": Odd(
         "attention.rows", lambda: small(mixture_of_experts=True), "a model without a mixture of experts"

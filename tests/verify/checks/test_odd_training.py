@@ -506,7 +506,7 @@ def with_rest(*given: Any) -> Tensor:
 def beginning(generator: torch.Generator) -> dict[str, Tensor]:
     """A batch whose first labels alone are counted."""
     given = batch(generator)
-    return given | {"labels": given["labels"].index_fill(1, torch.arange(2, 6), IGNORE)}
+    return given | {"labels": given["labels"].index_fill(1, torch.arange(3, 6), IGNORE)}
 
 
 def taken(model: nn.Module, given: Any) -> Tensor:
