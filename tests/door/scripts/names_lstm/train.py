@@ -64,7 +64,7 @@ for epoch in range(EPOCHS):
         loss = crit(model(x, l).flatten(0, 1), y.flatten())
         opt.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.2)
         opt.step()
         tot += loss.item(); cnt += 1
     print(f"epoch {epoch} loss {tot / cnt:.3f} held-out perplexity {perplexity(held):.3f}")
