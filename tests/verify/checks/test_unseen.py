@@ -246,10 +246,7 @@ def test_a_mixture_may_report_its_loss_without_the_routers_part() -> None:
 
         return mixture(train_step=stepping(divided=True, reported=shown), validate=validate)
 
-    for name, message in (
-        ("updates.logged_loss", "reports a loss of"),
-        ("evaluation.mean", "the loss of each token is"),
-    ):
+    for name, message in (("updates.logged_loss", "reports a loss of"), ("evaluation.mean", "the loss of each token is")):
         assert "passed" == found(valued(1.0), name)
         assert message in found(valued(0.5), name)
 
