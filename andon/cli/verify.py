@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import click
 
+from andon.cli import door
 from andon.console import console
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ COLORS = {"RED": "red", "YELLOW": "yellow", "ERROR": "magenta"}
 NAMES, TIERS, LIGHTS = 30, 6, 12  # columns of a check's name, of its tier and of its lights in a list
 EXAMPLES = """\b
 Examples:
+  andon verify -- python train.py --batch-size 8
   andon verify my_checks:subject
   andon verify my_checks:subject --only attention --only gradients.parameters
   andon verify 'my_checks:SUBJECTS[small]' --tier 1
@@ -60,11 +62,12 @@ class Verify(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the verb `run` before what is not a verb."""
         if not (args and (args[0] in self.commands or args[0] in ctx.help_option_names)):
-            args = ["run", *args]
+            args = ["drive" if "--" in args else "run", *args]
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Both forms."""
+        """All forms."""
+        formatter.write_usage(ctx.command_path, "[OPTIONS] -- COMMAND...")
         formatter.write_usage(ctx.command_path, "[OPTIONS] PACKAGE.MODULE:SUBJECT")
         formatter.write_usage(ctx.command_path, "list [AREA] | explain CHECK | power")
 
@@ -78,7 +81,8 @@ class Verify(click.Group):
 def command() -> None:
     """Find the silent bugs in a model and its training loop.
 
-    A subject is what you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
+    A COMMAND that trains is run as it is and watched, with nothing to write: `andon verify drive --help` tells more. A
+    subject is what else you want checked: a verify.Subject, a function that returns one, or a dict of them, in a module
     that this folder or your environment can import; MODULE:DICT[KEY] is one of a dict. A finding is red where it is
     wrong in any training code, and yellow where it is right only if its author meant it: --ignore it with the reason,
     then. Exit codes: 0 nothing red, 1 red (with --strict, or yellow), 2 the subject could not be run, 3 not all was
@@ -139,6 +143,8 @@ def run(
 
 
 run.context_class = RunContext
+command.add_command(door.verify, "drive")
+door.verify.context_class = RunContext
 
 
 @command.command("list", epilog="Example: andon verify list attention")

@@ -22,6 +22,7 @@ from andon.verify.faults.rows import counts, from_json
 from andon.verify.subject import documented
 from andon.verify.vocabulary import keys_of
 from andon.workshop import matrix
+from tests.bench.door_tables import DETECTORS, DOOR, detectors, door
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
 from tests.bench.ordinary_tables import FIRST, ORDINARY, REPORTS, first, ordinary, reports
@@ -335,6 +336,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "third-party": lambda: _from(THIRD_PARTY, third_party, "nox -s third_party"),
         "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),
         "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
+        "door": lambda: _from(DOOR, door, "nox -s door"),
+        "detectors": lambda: _from(DETECTORS, detectors, "nox -s detectors"),
         "ordinary": lambda: _from(ORDINARY, ordinary, "python -m tests.ordinary --seeds 3"),
         "ordinary-first": lambda: first(_read(FIRST)),
         "reports": lambda: _from(REPORTS, reports, "python -m tests.reports"),

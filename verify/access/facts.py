@@ -80,7 +80,7 @@ def observed(subject: Subject, model: nn.Module, batch: Batch) -> Facts:
     seen = _Observer(model, batch)
     with seeded(), torch.enable_grad(), seen:
         loss = loss_of(subject, model, batch)
-    return Facts(tuple(fields(batch)), tuple(seen.indexed), _cross_entropy(loss, seen.results))
+    return Facts(tuple(fields(batch)), tuple(seen.indexed), cross_entropy_of(loss, seen.results))
 
 
 class _Observer(TorchFunctionMode):
@@ -130,7 +130,8 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value.values())
 
 
-def _cross_entropy(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None:
+def cross_entropy_of(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None:
+    """The cross-entropy that a loss is of the first of these results that shows one by its gradient."""
     candidates = [each for each in results if _has_graph(each)]
     if not loss.requires_grad or not candidates:
         return None

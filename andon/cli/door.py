@@ -1,0 +1,105 @@
+"""`andon verify -- COMMAND` and `andon watch -- COMMAND`: an unchanged script is run, watched and judged."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+
+import click
+
+from andon.door.launch import BUDGET, Limits, launch
+
+NOT_FOUND, STARTED = 127, 126
+
+
+@click.command(
+    hidden=True,
+    context_settings={"ignore_unknown_options": False},
+    epilog="""\b
+Examples:
+  andon verify -- python train.py --batch-size 8
+  andon verify --in-copy -- python -m package.train
+  andon verify --steps 50 --json -- torchrun --nproc-per-node 2 train.py
+""",
+)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="End the script after this many steps.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0),
+    default=BUDGET,
+    show_default=True,
+    metavar="SECONDS",
+    help="End the script after so much CPU time, and at least 20 steps.",
+)
+@click.option("--in-copy", is_flag=True, help="Run it in a copy of this folder: what it writes is thrown away.")
+@click.option("--watch-only", is_flag=True, help="Do not capture a subject: judge by what is seen alone.")
+@click.option("--ignore", multiple=True, metavar="CHECK", help="Leave out a finding; each needs a --reason.")
+@click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
+@click.option("--strict", is_flag=True, help="Yellow findings make the exit code 1, as red ones do.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; the script's output goes to stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
+def verify(
+    words: tuple[str, ...],
+    steps: int | None,
+    budget: float,
+    ignore: tuple[str, ...],
+    reasons: tuple[str, ...],
+    *,
+    in_copy: bool,
+    watch_only: bool,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run a script that trains as it is, watch it, and judge it.
+
+    Its output and its exit code stay its own; what is found is printed to stderr at the end. Exit codes: 0 nothing
+    red, 1 red (with --strict, or yellow), 3 not measured, and the command's own where it fails.
+    """
+    if len(ignore) != len(reasons):
+        raise click.UsageError(f"{len(ignore)} --ignore and {len(reasons)} --reason: each check left out needs its own")
+    limits = Limits(steps, budget, checks=not watch_only)
+    drive(words, limits, in_copy=in_copy, strict=strict, as_json=as_json, quiet=quiet, ignore=ignore)
+
+
+def drive(
+    words: Sequence[str],
+    limits: Limits,
+    *,
+    in_copy: bool = False,
+    strict: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Run a command, print what came of it, and exit."""
+    from andon.door.answer import answer
+
+    if shutil.which(words[0]) is None:
+        raise click.UsageError(f"there is no program {words[0]!r} on the path")
+    outcome = launch(words, limits, in_copy=in_copy, quiet_stdout=as_json)
+    said = answer(words, outcome, strict=strict, ignore=ignore)
+    if as_json:
+        click.echo(said.as_json(), nl=False)
+    else:
+        click.echo(said.as_text(quiet=quiet), nl=False, err=True)
+    sys.exit(said.exit_code)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  andon watch -- python train.py
+  andon watch -- torchrun --nproc-per-node 2 train.py
+"""
+)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option("--strict", is_flag=True, help="Yellow findings make the exit code 1, as red ones do.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
+def watch(words: tuple[str, ...], *, strict: bool, quiet: bool) -> None:
+    """Run a script that trains to its end, and say what is found in the step that shows it, on stderr.
+
+    Nothing is captured and nothing is asked: the invariants of `verify.watch` alone, and at the end what the whole run
+    shows. Exit codes are those of `andon verify -- COMMAND`.
+    """
+    drive(words, Limits(whole=True, checks=False, live=True), strict=strict, quiet=quiet)

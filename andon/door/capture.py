@@ -1,0 +1,191 @@
+"""A Subject made of what a script did in one window: its model, the batch it was given, the loss as it was computed."""
+
+import inspect
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from andon.door.trace import Entry, leaves, needed, replayed
+from andon.verify.errors import NotApplicable
+from andon.verify.subject import Subject
+
+CLOSE = 1e-4  # of the recorded loss, to which a replay must come
+SCALES = ("mul", "div", "__mul__", "__rmul__", "__truediv__", "true_divide", "__imul__", "__itruediv__", "multiply")
+
+
+@dataclass
+class Captured:
+    """What was recorded of one micro-batch."""
+
+    entries: list[Entry]
+    loss: Tensor
+    modules: list[nn.Module]  # as the script has them
+    before: list[nn.Module]  # copies from before the pass
+    state: Tensor  # of torch's random numbers before it
+    compared: list[tuple[Tensor, float]]
+    optimizer: Optimizer | None = None
+    factor: float = 1.0  # that the script multiplies its loss by, at last
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    held: dict[int, tuple[int, str]] = field(default_factory=dict)  # leaves that are a module's: place, name
+
+    def values(self, batch: dict[str, Tensor], modules: list[nn.Module]) -> dict[int, Tensor]:
+        """All recorded tensors by id, computed again from these."""
+        values = {id(old): batch[name] for name, old in self.parts.items()}
+        for key, (place, name) in self.held.items():
+            values[key] = _tensor_of(modules[place], name)
+        return replayed(self.entries, values, {id(old): new for old, new in zip(self.modules, modules, strict=True)})
+
+    def loss_of(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The script's loss of this model, without the last constant factor."""
+        return self.values(batch, parts_of(model, len(self.modules)))[id(self.loss)]
+
+
+class Parts(nn.Module):
+    """Several modules that a script calls one by one."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+
+def parts_of(model: nn.Module, count: int) -> list[nn.Module]:
+    """The modules of a script's model."""
+    return [model] if count == 1 else list(model.parts)  # ty: ignore[invalid-argument-type]
+
+
+def capture(
+    entries: list[Entry],
+    loss: Tensor,
+    before: dict[int, nn.Module],
+    state: Tensor,
+    compared: list[tuple[Tensor, float]],
+    optimizer: Optimizer | None,
+) -> Captured:
+    """What one micro-batch was, held to a replay.
+
+    Raises:
+        NotApplicable: it cannot be made again.
+    """
+    kept = needed(entries, loss)
+    modules = list({id(each.module): each.module for each in kept if each.module is not None}.values())
+    if not modules:
+        raise NotApplicable("a loss that torch calls make of what a module returned")
+    missing = [each for each in modules if id(each) not in before]
+    if missing:
+        raise NotApplicable(f"a {type(missing[0]).__name__} that can be copied")
+    captured = Captured(kept, loss, modules, [before[id(each)] for each in modules], state, compared, optimizer)
+    _name_leaves(captured)
+    _hold_to(captured)
+    _strip_factor(captured)
+    return captured
+
+
+def as_subject(captured: Captured, name: str) -> Subject:
+    """The same as a Subject; its optimizer where one of its class can be made for a copy."""
+    whole = captured.before[0] if len(captured.before) == 1 else Parts(captured.before)
+    batch = {key: value.detach().clone() for key, value in captured.parts.items()}
+    return Subject(name=name, model=whole, batch=batch, loss=captured.loss_of, optimizer=_optimizer_factory(captured))
+
+
+def _name_leaves(captured: Captured) -> None:
+    """Give each tensor that comes from outside a name: a module's own, or a part of the batch."""
+    own = {
+        id(tensor): (place, name)
+        for place, module in enumerate(captured.modules)
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    names = _argument_names(captured)
+    for leaf in leaves(captured.entries):
+        if id(leaf) in own:
+            captured.held[id(leaf)] = own[id(leaf)]
+            continue
+        name = names.get(id(leaf)) or _free_name(leaf, captured.parts)
+        captured.parts[name if name not in captured.parts else f"{name}_{len(captured.parts)}"] = leaf
+
+
+def _free_name(leaf: Tensor, parts: dict[str, Tensor]) -> str:
+    whole = not leaf.is_floating_point() and leaf.dtype != torch.bool and leaf.dim() > 0
+    return "labels" if whole and "labels" not in parts else f"part_{len(parts)}"
+
+
+def _argument_names(captured: Captured) -> dict[int, str]:
+    """Tensors that are arguments of a module, by the names in its signature."""
+    names: dict[int, str] = {}
+    for entry in captured.entries:
+        if entry.module is None:
+            continue
+        try:
+            bound = inspect.signature(entry.module.forward).bind(*entry.args, **entry.kwargs)
+        except (TypeError, ValueError):
+            continue
+        arguments = dict(bound.arguments)
+        arguments |= arguments.pop("kwargs", {}) if isinstance(arguments.get("kwargs"), dict) else {}
+        for name, value in arguments.items():
+            if isinstance(value, Tensor):
+                names.setdefault(id(value), name)
+    return names
+
+
+def _hold_to(captured: Captured) -> None:
+    """Compare a replay on the same numbers with what was recorded.
+
+    Raises:
+        NotApplicable: it is another loss.
+    """
+    copies = deepcopy(captured.before)
+    with torch.random.fork_rng([]):
+        torch.set_rng_state(captured.state)
+        with torch.no_grad() if not captured.loss.requires_grad else torch.enable_grad():
+            again = captured.values({key: each.detach() for key, each in captured.parts.items()}, copies)
+    got, due = float(again[id(captured.loss)].detach()), float(captured.loss.detach())
+    if abs(got - due) > CLOSE * max(1.0, abs(due)):
+        raise NotApplicable(f"a loss that a replay of its torch calls repeats: {due:.6g} came again as {got:.6g}")
+
+
+def _strip_factor(captured: Captured) -> None:
+    """Take constant factors off the loss's end: they scale gradients for accumulation, and are not the loss."""
+    while captured.entries:
+        last = captured.entries[-1]
+        constants = [each for each in last.args[1:] if isinstance(each, int | float)]
+        first = last.args[0] if last.args else None
+        if last.name not in SCALES or len(constants) != 1 or not isinstance(first, Tensor) or first.numel() != 1:
+            return
+        divides = "div" in last.name
+        captured.factor *= 1 / constants[0] if divides else constants[0]
+        captured.loss = first
+        captured.entries = needed(captured.entries[:-1], first)
+
+
+def _tensor_of(module: nn.Module, name: str) -> Tensor:
+    owner, _, own = name.rpartition(".")
+    return getattr(module.get_submodule(owner), own)
+
+
+def _optimizer_factory(captured: Captured) -> Callable[[nn.Module], Optimizer] | None:
+    """Makes an optimizer of the same class, groups and settings for a copy; None where that cannot be."""
+    if captured.optimizer is None:
+        return None
+    kind: Any = type(captured.optimizer)
+    known = {
+        id(p): (place, name) for place, module in enumerate(captured.modules) for name, p in module.named_parameters()
+    }
+    allowed = set(inspect.signature(kind.__init__).parameters) & set(captured.optimizer.defaults)
+    groups: list[tuple[list[tuple[int, str]], dict[str, Any]]] = []
+    for group in captured.optimizer.param_groups:
+        if any(id(p) not in known for p in group["params"]):
+            return None
+        settings = {key: value for key, value in group.items() if key in allowed}
+        groups.append(([known[id(p)] for p in group["params"]], settings))
+
+    def made(model: nn.Module) -> Optimizer:
+        modules = parts_of(model, len(captured.modules))
+        return kind(
+            [{"params": [_tensor_of(modules[place], name) for place, name in names], **s} for names, s in groups]
+        )
+
+    return made

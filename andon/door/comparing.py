@@ -1,0 +1,53 @@
+"""Comparisons of labels with a constant, seen while the script evaluates for the first time."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+from andon.door import places
+from andon.door.records import Comparison, Run
+
+IGNORED = -100  # what torch's losses do not count
+MOST = 64  # comparisons that are looked at
+
+
+class Comparing(TorchFunctionMode):
+    """Notes comparisons of whole numbers, some of them -100, with another constant."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        self.on, self.left = False, MOST
+
+    def begin(self) -> None:
+        """From here on, once in a run."""
+        if not self.on and self.left:
+            self.on = True
+            self.__enter__()
+
+    def end(self) -> None:
+        """No more, as soon as no mode of the script's own lies above."""
+        if self.on and _get_current_function_mode() is self:
+            self.on, self.left = False, 0
+            self.__exit__(None, None, None)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Torch calls this in the place of each of its functions."""
+        result = func(*args, **(kwargs or {}))
+        if self.left and getattr(func, "__name__", "") in ("eq", "ne", "__eq__", "__ne__") and len(args) == 2:
+            self._note(*args)
+        return result
+
+    def _note(self, tensor: Any, constant: Any) -> None:
+        whole = isinstance(tensor, Tensor) and not tensor.is_floating_point() and tensor.dim() > 0
+        if not whole or type(constant) is not int or constant == IGNORED:
+            return
+        self.left -= 1
+        ignored = int((tensor.detach() == IGNORED).sum())
+        if ignored:
+            occurs = int((tensor.detach() == constant).sum())
+            self.run.comparisons.append(Comparison(places.here(), constant, occurs, ignored, tensor.numel()))

@@ -1,0 +1,90 @@
+"""A copy of the running script that goes on for a moment, is asked something, and ends: nobody notices."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PATIENCE = 10  # times a child's limit, where many share the machine
+
+
+class Fork:
+    """Children of a watched process, each with a file to answer in."""
+
+    def __init__(self, out: Path, limit: float) -> None:
+        self.out, self.limit = out, limit
+        self.children: dict[int, Path] = {}
+        self.answer: Path | None = None  # in a child
+
+    @property
+    def possible(self) -> bool:
+        """Whether this process can be forked: CUDA's state does not survive it."""
+        return hasattr(os, "fork") and not torch.cuda.is_initialized() and self.answer is None
+
+    def begin(self) -> bool:
+        """Fork. True in the child, which must end by `end`."""
+        target = self.out / f"answer-{os.getpid()}-{len(self.children)}"
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child:
+            self.children[child] = target
+            return False
+        self.answer = target
+        _be_silent()
+        signal.alarm(max(1, int(self.limit * PATIENCE)))
+        torch.set_num_threads(1)
+        return True
+
+    def end(self, content: dict[str, Any]) -> None:
+        """Answer, and end this child, whatever the script would still do."""
+        assert self.answer is not None
+        rough = self.answer.with_suffix(".part")
+        rough.write_text(json.dumps(content), encoding="utf-8")
+        rough.rename(self.answer)
+        os._exit(0)
+
+    def gather(self) -> list[dict[str, Any]]:
+        """Wait for all children; one that failed or took too long has no answer, and says so."""
+        answers = []
+        deadline = time.monotonic() + self.limit * PATIENCE
+        for child, target in self.children.items():
+            while time.monotonic() < deadline:
+                try:
+                    if os.waitpid(child, os.WNOHANG)[0]:
+                        break
+                except ChildProcessError:
+                    if target.exists() or not _lives(child):
+                        break
+                time.sleep(0.02)
+            else:
+                os.kill(child, signal.SIGKILL)
+            answers.append(
+                json.loads(target.read_text(encoding="utf-8")) if target.exists() else {"failed": "no answer"}
+            )
+        self.children.clear()
+        return answers
+
+
+def _lives(child: int) -> bool:
+    try:
+        os.kill(child, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _be_silent() -> None:
+    """Nothing that the script's code does from here on reaches its output, its logs or its signals' handlers."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    logging.disable(logging.CRITICAL)
+    for each in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_DFL)

@@ -1,0 +1,152 @@
+"""What a child that has recorded one micro-batch asks: all checks that apply to the Subject, and our own questions."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from andon.door.capture import Captured, as_subject, capture
+from andon.door.questions import QUESTIONS
+from andon.door.questions.targets import shown_in
+from andon.door.records import Optimizing
+from andon.door.trace import Recorder
+from andon.verify.access.calls import new_batch
+from andon.verify.access.targets import labeled
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.protect import protected
+from andon.verify.run.docstring import explain
+from andon.verify.run.report import RED, YELLOW, Finding
+from andon.verify.run.runner import check
+from andon.verify.subject import Subject
+
+# What a model in the midst of its training, on the one batch that was seen, can be asked.
+AREAS = (
+    "loss.precision",
+    "loss.definition",
+    "loss.shapes",
+    "loss.ignored",
+    "loss.gradient",
+    "loss.backward",
+    "loss.scale",
+    "attention",
+    "positions",
+    "norms",
+    "structure.blocks",
+    "structure.residual",
+    "structure.parameters",
+    "structure.tying",
+    "initialization.finite",
+    "determinism.eval",
+    "determinism.modes",
+    "determinism.purity",
+    "determinism.history",
+    "dtypes.loss",
+    "dtypes.logits",
+    "data.targets",
+    "data.padding",
+    "data.rows",
+    "packing.borders",
+    "gradients",
+    "optimizer",
+)
+
+# What takes the batch's labels to be the targets: asked where the loss's own gradient shows that they are.
+OF_LABELS = ("loss.definition", "loss.shapes", "loss.ignored", "loss.gradient")
+LABELS = "labels that its gradient shows to be what the loss predicts"
+UNASKED = dict.fromkeys(OF_LABELS, LABELS) | {
+    "gradients": "a backward pass of the script's own: torch.autograd.Function"
+}
+CROWDED = 8.0
+
+
+def inquire(
+    recorder: Recorder,
+    loss: Any,
+    before: dict[int, nn.Module],
+    random: Tensor,
+    each: Optimizing,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """The answer of a child: captured, findings, passed, not applicable."""
+    try:
+        captured = capture(recorder.entries, loss, before, random, recorder.compared, each.optimizer)
+    except NotApplicable as lack:
+        return {"captured": [], "reason": f"it needs {lack}"}
+    except Exception as error:  # noqa: BLE001 - whatever a replay of somebody's code raises is why it was not measured
+        return {"captured": [], "reason": f"{type(error).__name__}: {error}"}
+    return _asked(captured, each, options)
+
+
+def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
+    subject = as_subject(captured, type(each.model).__name__)
+    findings, passed, lacking = _questions(captured)
+    left_out = () if _labels_are_targets(captured, subject) else OF_LABELS
+    left_out = left_out if _has_own_backward(captured.loss) else (*left_out, "gradients")
+    areas = tuple(each for each in AREAS if each not in left_out)
+    lacking |= {each: UNASKED[each] for each in left_out}
+    report = check(subject, only=areas, budget=options["check_budget"] * _crowd())
+    found = [finding for finding in report.findings if not finding.mistake]
+    mistakes = [finding.message for finding in report.findings if finding.mistake]
+    return {
+        "captured": [_described(captured, each)],
+        "findings": [finding._asdict() for finding in (*findings, *found)],
+        "passed": [*passed, *report.passed],
+        "not_applicable": {**lacking, **report.not_applicable},
+        "not_run": dict(report.not_run),
+        "reason": mistakes[0] if mistakes else "",
+        "times": dict(report.times),
+    }
+
+
+def _has_own_backward(loss: Tensor) -> bool:
+    """Whether a torch.autograd.Function of somebody's lies between the loss and the weights."""
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
+def _labels_are_targets(captured: Captured, subject: Subject) -> bool:
+    """Whether what the gradient of the logits shows to be predicted is what the batch's labels say."""
+    with protected():
+        try:
+            shown = shown_in(captured).entropy
+            labels = labeled(subject, new_batch(subject))
+        except NotApplicable:
+            return False
+        return shown.targets.shape == labels.shape and bool((shown.targets == labels).all())
+
+
+def _questions(captured: Captured) -> tuple[list[Finding], list[str], dict[str, str]]:
+    findings, passed, lacking = [], [], {}
+    for question in QUESTIONS:
+        with protected():
+            try:
+                question.function(captured)
+                passed.append(question.name)
+            except NotApplicable as lack:
+                lacking[question.name] = str(lack)
+            except CheckFailed as found:
+                about = explain(question)  # ty: ignore[invalid-argument-type]
+                light = YELLOW if isinstance(found, Unusual) else RED
+                findings.append(Finding(question.name, str(found), about.title, about.silent, about.look, light=light))
+            except Exception as error:  # noqa: BLE001 - our own change provoked it
+                lacking[question.name] = f"code that takes what this question changes: {type(error).__name__}: {error}"
+    return findings, passed, lacking
+
+
+def _described(captured: Captured, each: Optimizing) -> str:
+    parts = ", ".join(f"{name} {tuple(part.shape)}" for name, part in captured.parts.items())
+    return f"captured at step {each.steps + 1} of {type(each.optimizer).__name__}: batch {parts}"
+
+
+def _crowd() -> float:
+    """How many processes share a core: seconds of a budget are those of a machine that does nothing else."""
+    return min(CROWDED, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))

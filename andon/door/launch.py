@@ -1,0 +1,98 @@
+"""Runs a command as it is, with our folder on its path, and gathers what its processes left.
+
+The script's own output, exit code and messages stay its own. Nothing stays behind: no process, no file, no folder.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+INJECTED = Path(__file__).resolve().parent / "inject"
+BUDGET = 60.0  # CPU seconds of watching, from the first step
+CHECK_BUDGET = 45.0  # seconds for the checks of one captured Subject
+LEAST = 20  # steps before the budget ends a run
+GRACE = 5.0  # seconds for what is left of a command's processes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a watched run ends, beside by itself."""
+
+    steps: int | None = None
+    budget: float = BUDGET
+    whole: bool = False  # to its end, whatever it takes
+    checks: bool = True  # capture a subject, and check it
+    live: bool = False  # say what is found in the step that shows it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command's processes left."""
+
+    returncode: int
+    results: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def launch(command: Sequence[str], limits: Limits, *, in_copy: bool = False, quiet_stdout: bool = False) -> Outcome:
+    """Run the command to its end or its limits.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="andon-") as folder:
+        out = Path(folder) / "out"
+        out.mkdir()
+        where = Path.cwd()
+        if in_copy:
+            where = Path(folder) / where.name
+            shutil.copytree(Path.cwd(), where, symlinks=True, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+        code = _run(command, where, _environment(out, limits), quiet_stdout=quiet_stdout)
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
+    return Outcome(code, results, time.monotonic() - begun)
+
+
+def _environment(out: Path, limits: Limits) -> dict[str, str]:
+    options = {
+        "package": str(PACKAGE),
+        "out": str(out),
+        "steps": limits.steps,
+        "budget": 1e12 if limits.whole else limits.budget,
+        "least": LEAST,
+        "checks": limits.checks,
+        "check_budget": CHECK_BUDGET,
+        "live": limits.live,
+    }
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(INJECTED), *([before] if before else [])])
+    return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options), "TORCHDYNAMO_DISABLE": "1"}
+
+
+def _run(command: Sequence[str], where: Path, environment: dict[str, str], *, quiet_stdout: bool) -> int:
+    """The command's exit code; whatever is left of its processes then is ended."""
+    stdout = sys.stderr.fileno() if quiet_stdout else None
+    process = subprocess.Popen(list(command), cwd=where, env=environment, stdout=stdout, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=GRACE)
+        raise
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

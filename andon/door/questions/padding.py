@@ -1,0 +1,143 @@
+"""Padding: how much of it there is says nothing.
+
+Legend: B batch, T time.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from andon.door.capture import Captured
+from andon.door.questions.table import Question, differ, loss_again
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+
+MORE = 2  # columns
+FEW_ROWS = 4
+
+
+def check_padding(captured: Captured) -> None:
+    """A batch with more columns of padding has the same loss.
+
+    Silent because each batch is padded as its longest row has it: what padding adds is noise, the same in each run.
+
+    Look at the masks of every attention and pooling, at the position that a score is read from, and at which labels
+    the loss counts.
+
+    Yellow where the script is not seen to treat these tokens as padding, or only the loss's divisor counts them.
+    """
+    asked = False
+    for name, pad in padded_parts(captured):
+        alike = [key for key, each in captured.parts.items() if each.shape == captured.parts[name].shape]
+        losses = _losses(captured, name, pad, alike)
+        if losses is None:
+            continue
+        asked = True
+        before, after, what, grown = losses
+        if not differ(before, after):
+            continue
+        message = (
+            f"{name!r} of shape {tuple(captured.parts[name].shape)} ends in {pad} in rows that are shorter; {what} "
+            f"makes the loss {after:.6g}, where it was {before:.6g}"
+        )
+        reason = _declared(captured, name, pad)
+        if reason and differ(before, after * grown):
+            raise CheckFailed(f"{message}; {reason}")
+        raise Unusual(f"{message}; is {pad} padding?" if not reason else f"{message}: padding counts in its divisor")
+    if not asked:
+        raise NotApplicable("a batch of token ids whose shorter rows end in one id that stands nowhere else")
+
+
+def padded_parts(captured: Captured) -> Iterator[tuple[str, int]]:
+    """Parts of whole numbers (B, T) that end, in rows of different lengths, in an id that is nowhere within a row."""
+    for name, part in captured.parts.items():
+        if part.is_floating_point() or part.dtype == torch.bool or part.dim() != 2 or len(part) < FEW_ROWS:
+            continue
+        for pad in part[:, -1].unique().tolist():
+            lengths = lengths_of(part, pad)
+            inside = torch.arange(part.shape[1], device=part.device)[None] < lengths[:, None]
+            if len(lengths.unique()) > 2 and pad >= 0 and not bool(((part == pad) & inside).any()):
+                yield name, int(pad)
+
+
+def lengths_of(part: Tensor, pad: int) -> Tensor:
+    """(B,): how many columns of each row come before its last run of `pad`."""
+    real = part != pad
+    places = torch.arange(1, part.shape[1] + 1, device=part.device)
+    return (real * places).max(dim=1).values
+
+
+def _losses(captured: Captured, name: str, pad: int, alike: list[str]) -> tuple[float, float, str, float] | None:
+    """The loss with less and with more padding, what was done, and how the columns grew; None if neither way runs."""
+    part = captured.parts[name]
+    time = part.shape[1]
+    fill = int(
+        lengths_of(part, pad).argmin()
+    )  # the row with the most padding: its last column is what padding looks like
+
+    def longer(each: Tensor) -> Tensor:
+        column = each[fill, -1].expand(len(each), MORE)
+        return torch.cat([each, column], dim=1)
+
+    lengths = lengths_of(part, pad)
+    short = int(lengths.sort().values[len(lengths) // 2])
+    chosen = torch.nonzero(lengths <= short).flatten()
+    rows = chosen[torch.arange(len(part), device=part.device) % len(chosen)]
+
+    def rows_of(columns: int) -> Callable[[Tensor], Tensor]:
+        return lambda each: each[rows][:, :columns]
+
+    ways: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], str, float]] = [
+        (lambda each: each, longer, f"{MORE} more columns of it", (time + MORE) / time)
+    ]
+    if 0 < short < time:
+        ways.append(
+            (rows_of(short), rows_of(time), f"{time - short} more columns of it, behind its shorter rows", time / short)
+        )
+    for first, second, what, grown in ways:
+        try:
+            before = loss_again(captured, _with(captured, alike, first, rows if what.endswith("rows") else None))
+            after = loss_again(captured, _with(captured, alike, second, rows if what.endswith("rows") else None))
+        except (RuntimeError, IndexError, ValueError, TypeError):  # a width that the model or a recorded size refuses
+            continue
+        return before, after, what, grown
+    return None
+
+
+def _with(
+    captured: Captured, alike: list[str], change: Callable[[Tensor], Tensor], rows: Tensor | None
+) -> dict[str, Tensor]:
+    changes = {key: change(captured.parts[key]) for key in alike}
+    if rows is not None:
+        count = len(captured.parts[alike[0]])
+        changes |= {
+            key: each[rows]
+            for key, each in captured.parts.items()
+            if key not in alike and each.dim() and len(each) == count
+        }
+    return changes
+
+
+def _declared(captured: Captured, name: str, pad: int) -> str:
+    """How the script says that this id is padding; empty where it does not."""
+    part = captured.parts[name]
+    real = part != pad
+    if any(constant == pad and _same(tensor, part) for tensor, constant in captured.compared):
+        return f"the script compares {name!r} with {pad}, so it knows padding"
+    for key, each in captured.parts.items():
+        if key == name:
+            continue
+        if each.shape == part.shape and not each.is_floating_point() and torch.equal(each != -100, real):
+            return f"{key!r} is -100 just there"
+        if each.shape == part.shape and torch.equal(each != 0, real):
+            return f"{key!r} is 0 just there"
+        if each.dim() == 1 and len(each) == len(part) and torch.equal(each.long(), real.sum(1)):
+            return f"{key!r} holds the lengths without it"
+    return ""
+
+
+def _same(tensor: Tensor, part: Tensor) -> bool:
+    return tensor.shape == part.shape and torch.equal(tensor, part.to(tensor.dtype))
+
+
+QUESTIONS = (Question("run.padding", check_padding),)

@@ -1,0 +1,117 @@
+"""What a watched run has done so far: steps, windows, passes, schedules; plain facts, no judgment.
+
+A window is what lies between two steps of one optimizer.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from andon.door.places import Place
+from andon.door.rows import Rows
+
+Chain = tuple[Place, ...]
+
+
+@dataclass
+class Clip:
+    """One call that clips gradients."""
+
+    place: Place | None
+    max_norm: float
+    norm: float
+    backwards: int  # in this window before it
+    scaled: bool  # under a loss scale that was not taken off yet
+
+
+@dataclass
+class Window:
+    """What happened since the optimizer's last step."""
+
+    backwards: int = 0
+    clips: list[Clip] = field(default_factory=list)
+    grown_after_clip: bool = False  # a backward pass added to gradients that had been clipped
+    clips_of_nothing: int = 0  # clips before any backward pass
+    partial: bool = False  # accelerate was told that accumulation goes on
+
+
+@dataclass
+class Optimizing:
+    """One optimizer of the run."""
+
+    optimizer: Any
+    made: Place | None
+    stepped: Place | None = None
+    model: Any = None
+    watch: Any = None
+    steps: int = 0
+    window: Window = field(default_factory=Window)
+    backwards: Counter[int] = field(default_factory=Counter)  # windows by their number of backward passes
+    clipped: Counter[str] = field(default_factory=Counter)  # windows by what their clips were
+    clip: Clip | None = None  # the last that came after a backward pass
+    rates: list[tuple[float, ...]] = field(default_factory=list)  # of each step's groups
+    last_step: int = 0  # in steps of all optimizers
+    said: int = 0  # findings that were printed already
+
+
+@dataclass
+class Scheduling:
+    """One learning rate schedule of the run."""
+
+    scheduler: Any
+    made: Place | None
+    optimizer: int  # id
+    stepped: Place | None = None
+    calls: int = 0
+    before_first_step: int = 0  # calls before its optimizer's first step
+    per_step: Counter[int] = field(default_factory=Counter)  # optimizer steps by the calls between them
+    since_step: int = 0
+
+
+@dataclass
+class Passes:
+    """Outermost forward passes from one place of the script."""
+
+    chain: Chain
+    count: int = 0
+    spans: int = 0
+    trained: int = 0  # directly before a backward pass
+    training_mode: int = 0
+    with_gradients: int = 0
+    draws: int = 0  # spans within which torch's global random numbers moved
+    windows: int = 0  # windows that had one
+    rows: Rows = field(default_factory=Rows)
+    modules: dict[int, Any] = field(default_factory=dict)
+
+
+class Comparison(NamedTuple):
+    """Labels with some of -100 among them, held against another constant while the script evaluates."""
+
+    place: Place | None
+    constant: int
+    occurs: int  # how often among the labels
+    ignored: int  # labels of -100
+    count: int
+
+
+@dataclass
+class Run:
+    """One process."""
+
+    optimizing: dict[int, Optimizing] = field(default_factory=dict)
+    scheduling: dict[int, Scheduling] = field(default_factory=dict)
+    passes: dict[Chain, Passes] = field(default_factory=dict)
+    modules: dict[int, Any] = field(default_factory=dict)  # called outermost, with gradients
+    steps: int = 0
+    backwards: int = 0
+    loss_place: Place | None = None
+    losses: list[float] = field(default_factory=list)
+    saves: int = 0
+    epochs: int = 0
+    over: bool = False  # nothing is noted any more
+    ended: bool = True  # by itself, and not by us
+    failed: str = ""
+    device: str = ""
+    scaler: Any = None
+    average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
+    comparisons: list[Comparison] = field(default_factory=list)

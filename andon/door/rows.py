@@ -1,0 +1,42 @@
+"""Which rows of data a place of the script has passed to its model, told by fingerprints of a sample of each row."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COLUMNS = 128  # of a row that are read
+MOST = 100_000  # rows that are remembered
+
+
+@dataclass
+class Rows:
+    """Fingerprints in the order in which they came."""
+
+    seen: list[int] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)  # rows of each
+
+    def note(self, values: tuple[Any, ...]) -> None:
+        """Add a batch's rows, as the first tensor with rows shows them."""
+        if len(self.seen) >= MOST:
+            return
+        tensor = next((each for each in _tensors(values) if each.dim() > 1 and each.numel()), None)
+        if tensor is None:
+            return
+        self.seen += fingerprints(tensor)
+        self.batches.append(len(tensor))
+
+
+def fingerprints(tensor: Tensor) -> list[int]:
+    """A number for each row, the same for the same row."""
+    flat = tensor.detach().reshape(len(tensor), -1)
+    if flat.shape[1] > COLUMNS:
+        flat = flat[:, torch.linspace(0, flat.shape[1] - 1, COLUMNS).long().to(flat.device)]
+    if flat.dtype == torch.bfloat16:
+        flat = flat.float()
+    return [hash(row.tobytes()) for row in flat.cpu().contiguous().numpy()]
+
+
+def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
+    return [each for each in values if isinstance(each, Tensor)]

@@ -1,0 +1,18 @@
+"""What is true of any correct training, said of a watched run: each a function `Run -> None`.
+
+It raises `CheckFailed`, `Unusual` or `NotApplicable` with the numbers and the script's lines in its message.
+"""
+
+from andon.door.statements import averages, data, evaluation, optimizers, schedule, steps
+from andon.door.statements.table import Statement
+
+__all__ = ["STATEMENTS", "Statement"]
+
+STATEMENTS = (
+    *steps.STATEMENTS,
+    *optimizers.STATEMENTS,
+    *schedule.STATEMENTS,
+    *averages.STATEMENTS,
+    *data.STATEMENTS,
+    *evaluation.STATEMENTS,
+)

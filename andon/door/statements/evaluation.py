@@ -1,0 +1,115 @@
+"""Passes that no backward pass follows: evaluation, as far as it comes now and then."""
+
+from torch import nn
+
+from andon.door.records import Passes, Run
+from andon.door.statements.table import Statement, at
+from andon.verify.errors import NotApplicable, Unusual
+
+RARE = 0.5  # of a run's steps: what comes more often is part of training
+
+
+def check_mode(run: Run) -> None:
+    """A model that has dropout, or keeps statistics of batches, is evaluated in eval mode.
+
+    Silent because figures are only a little worse, or noisy.
+
+    Look for `model.eval()` before the evaluation.
+
+    Yellow alone: whoever samples with dropout, or adapts statistics, does so.
+    """
+    for passes in _evaluations(run):
+        if passes.training_mode > passes.count / 2 and any(_differs(module) for module in passes.modules.values()):
+            raise Unusual(
+                f"{passes.training_mode} of {passes.count} passes without a backward pass{_where(passes)} were made in "
+                "train mode, by a model with dropout or batch statistics"
+            )
+
+
+def check_gradients(run: Run) -> None:
+    """Evaluation keeps no graph.
+
+    Silent because it costs memory and time alone.
+
+    Look for `torch.no_grad()` around it.
+
+    Yellow alone.
+    """
+    for passes in _evaluations(run):
+        if passes.with_gradients > passes.count / 2:
+            raise Unusual(
+                f"{passes.with_gradients} of {passes.count} passes without a backward pass{_where(passes)} were made "
+                "with gradients on"
+            )
+
+
+def check_random(run: Run) -> None:
+    """Evaluation draws from a generator of its own: its figures can be compared, and training does not depend on it.
+
+    Silent because the figures differ by noise alone, and a run by how often it is evaluated.
+
+    Look for draws without `generator=` in what evaluation calls.
+
+    Yellow alone: whoever samples text or rollouts does so.
+    """
+    for passes in _evaluations(run):
+        if passes.draws and passes.training_mode < passes.count / 2:
+            raise Unusual(
+                f"torch's global random numbers went on in {passes.draws} of {passes.spans} stretches of passes "
+                f"without a backward pass{_where(passes)}"
+            )
+
+
+def check_counted(run: Run) -> None:
+    """What evaluation leaves out of its figures is what the labels mark as not counted.
+
+    Silent because the figure moves as it should; it only counts places at which nothing can be right.
+
+    Look at the constant that labels are compared with.
+
+    Yellow alone: whoever looks for that class does so.
+    """
+    if not run.comparisons:
+        raise NotApplicable("an evaluation that compares labels, -100 among them, with another constant")
+    for each in run.comparisons:
+        if not each.occurs:
+            raise Unusual(
+                f"labels are compared with {each.constant}{at(each.place)}, which none of {each.count} is; "
+                f"{each.ignored} of them are -100"
+            )
+
+
+def _evaluations(run: Run) -> list[Passes]:
+    """Passes that no backward pass follows, and that come with few of the steps.
+
+    Raises:
+        NotApplicable: there are none.
+    """
+    learning = {id(each.model) for each in run.optimizing.values() if each.model is not None}
+    kinds = {type(run.modules[key]) for key in learning if key in run.modules}
+    found = [
+        each
+        for each in run.passes.values()
+        if not each.trained and run.steps and 0 < each.spans < RARE * run.steps
+        if any(id(module) in learning or type(module) in kinds for module in each.modules.values())
+    ]
+    if not found:
+        raise NotApplicable("passes of the model that no backward pass follows")
+    return found
+
+
+def _differs(module: nn.Module) -> bool:
+    kinds = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - all of torch's
+    return any(isinstance(each, kinds) and getattr(each, "p", 1.0) > 0 for each in module.modules())
+
+
+def _where(passes: Passes) -> str:
+    return f" ({', called from '.join(str(each) for each in passes.chain[:2])})" if passes.chain else ""
+
+
+STATEMENTS = (
+    Statement("run.eval_mode", check_mode),
+    Statement("run.eval_gradients", check_gradients),
+    Statement("run.eval_random", check_random),
+    Statement("run.eval_counted", check_counted),
+)

@@ -1,0 +1,138 @@
+"""What optimizers hold, and how they are set."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from andon.door.records import Optimizing, Run
+from andon.door.statements.table import Statement, at, stepping
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
+
+HALF = 0.5
+
+
+def check_membership(run: Run) -> None:
+    """Each parameter that gets a gradient is moved by some optimizer.
+
+    Silent because the others learn around what stays as it was drawn.
+
+    Look at what was added to the model, or replaced in it, after the optimizer was made.
+
+    Yellow where the optimizer holds nothing that the model lacks: then parts may have been left out on purpose.
+    """
+    for each in stepping(run):
+        if each.model is None or each.last_step < HALF * run.steps:
+            continue
+        left = _left_out(run, each)
+        if not left:
+            continue
+        strangers = _strangers(run, each)
+        message = (
+            f"{listed(sorted(left))} get gradients, and no optimizer that still steps holds them; "
+            f"the one made{at(each.made)} holds {strangers} tensors that are in no model of this run"
+        )
+        raise (CheckFailed if strangers else Unusual)(message)
+
+
+def check_norms_decay(run: Run) -> None:
+    """Where some parameters are spared from weight decay, the weights of norms and all biases are among them.
+
+    Silent because norms that are pulled to zero only train a little worse.
+
+    Look at the rule, often a list of names, that sorts parameters into groups.
+
+    Yellow alone: whoever decays some of them on purpose does so.
+    """
+    asked = False
+    for each in stepping(run, 1):
+        decays = {id(p): float(group.get("weight_decay") or 0) for group in _groups(each) for p in group["params"]}
+        if each.model is None or min(decays.values(), default=0) > 0 or max(decays.values(), default=0) == 0:
+            continue
+        asked = True
+        vectors = {
+            name: decays[id(p)]
+            for module_name, module in each.model.named_modules()
+            for own, p in module.named_parameters(recurse=False)
+            if id(p) in decays and (_is_norm(module) or own == "bias")
+            for name in [f"{module_name}.{own}"]
+        }
+        decayed = sorted(name for name, decay in vectors.items() if decay)
+        if decayed and len(decayed) < len(vectors):
+            raise Unusual(
+                f"{len(decayed)} of {len(vectors)} biases and weights of norms are decayed: {listed(decayed)}; the "
+                f"groups{at(each.made)} spare the others"
+            )
+    if not asked:
+        raise NotApplicable("an optimizer that decays some of its parameters and not all")
+
+
+def check_coupled_decay(run: Run) -> None:
+    """Weight decay under Adam is decoupled: AdamW's.
+
+    Silent because the decay that is added to gradients is divided by their size, and nearly vanishes.
+
+    Look at the optimizer's class.
+
+    Yellow alone: whoever repeats older work does so.
+    """
+    from torch.optim import Adam, AdamW
+
+    for each in stepping(run, 1):
+        decays = any(float(group.get("weight_decay") or 0) > 0 for group in _groups(each))
+        coupled = not any(group.get("decoupled_weight_decay") for group in _groups(each))
+        if isinstance(each.optimizer, Adam) and not isinstance(each.optimizer, AdamW) and decays and coupled:
+            raise Unusual(f"Adam{at(each.made)} with weight_decay adds it to the gradient, where AdamW shrinks weights")
+
+
+def check_rates(run: Run) -> None:
+    """Learning rates are above zero for most of a run, and never below.
+
+    Silent because a rate of zero stops learning without an error, and one below zero climbs slowly.
+
+    Look at the schedule's length, in which steps it counts, and at what the rate is at its ends.
+
+    Yellow where it is zero for more than a third of the steps: whoever warms up or cools down for so long does so.
+    """
+    for each in stepping(run, 8):
+        negative = sum(1 for rates in each.rates if min(rates, default=0) < 0)
+        if negative:
+            raise CheckFailed(f"in {negative} of {each.steps} steps{at(each.stepped)} a learning rate was below zero")
+        still = sum(1 for rates in each.rates if max(rates, default=1) == 0)
+        if still > each.steps / 3:
+            raise Unusual(
+                f"in {still} of {each.steps} steps{at(each.stepped)} the learning rate of all groups was zero"
+            )
+
+
+def _groups(each: Optimizing) -> list[dict]:
+    return each.optimizer.param_groups
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether all that it holds are vectors of one width, a weight that scales among them."""
+    own = dict(module.named_parameters(recurse=False))
+    return "weight" in own and all(p.dim() == 1 for p in own.values()) and next(module.children(), None) is None
+
+
+def _left_out(run: Run, each: Optimizing) -> list[str]:
+    held = {id(p) for other in run.optimizing.values() if other.steps for g in _groups(other) for p in g["params"]}
+    return [
+        name
+        for name, p in each.model.named_parameters()
+        if id(p) not in held and p.requires_grad and p.grad is not None and bool(p.grad.any())
+    ]
+
+
+def _strangers(run: Run, each: Optimizing) -> int:
+    """How many tensors an optimizer holds that are in no model that was called, and of which the loss knows nothing."""
+    known = {id(p) for module in run.modules.values() for p in module.parameters()}
+    optimizer: Optimizer = each.optimizer
+    held = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in known]
+    return sum(p.grad is None or not bool(p.grad.any()) for p in held)
+
+
+STATEMENTS = (
+    Statement("run.membership", check_membership),
+    Statement("run.norms_decay", check_norms_decay),
+    Statement("run.coupled_decay", check_coupled_decay),
+    Statement("run.rates", check_rates),
+)

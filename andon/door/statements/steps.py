@@ -1,0 +1,71 @@
+"""What lies between two steps: backward passes, clipping, loss scales, accumulation."""
+
+from andon.door.records import Run
+from andon.door.statements.table import FEW, Statement, at, stepping
+from andon.verify.errors import CheckFailed, NotApplicable
+
+
+def check_accumulation(run: Run) -> None:
+    """The optimizer steps where the accumulation that the script declares is complete, and nowhere else.
+
+    Silent because each step lowers the loss; it is made of one micro-batch, whose loss was divided as if of many.
+
+    Look whether the optimizer itself went through `accelerator.prepare`.
+    """
+    for each in stepping(run):
+        if each.clipped["partial"] >= FEW:
+            raise CheckFailed(
+                f"{each.clipped['partial']} of {each.steps} optimizer steps{at(each.stepped)} came while accelerate "
+                "was told that the window of accumulation goes on (sync_gradients is False); none should"
+            )
+
+
+def check_clip_order(run: Run) -> None:
+    """Gradients are clipped once they are whole: after the last backward pass of a step, and before its step.
+
+    Silent because norms stay bounded; the parts of a gradient that were clipped early weigh less, or clipping what is
+    thrown away bounds nothing.
+
+    Look at the place of the call that clips, beside `backward()`, `step()` and the condition that ends accumulation.
+    """
+    clipping = [each for each in stepping(run) if each.clipped["any"]]
+    if not clipping:
+        raise NotApplicable("a script that clips gradients by torch.nn.utils")
+    for each in clipping:
+        place = at(each.clip.place if each.clip else None)
+        if each.clipped["grown and acted"] >= FEW:
+            raise CheckFailed(
+                f"in {each.clipped['grown']} of {each.clipped['windows']} steps gradients were clipped{place} and then "
+                f"a backward pass{at(run.loss_place)} added to what was left of them"
+            )
+        if each.clipped["late"] >= FEW and each.clipped["late"] == each.clipped["any"]:
+            raise CheckFailed(
+                f"in all {each.clipped['late']} windows that clip, clipping{place} came after the step"
+                f"{at(each.stepped)} and before the next backward pass: no step has ever seen a clipped gradient"
+            )
+
+
+def check_clip_scale(run: Run) -> None:
+    """Gradients under a loss scale are unscaled before they are clipped.
+
+    Silent because clipping to 1 what is 65536 times too large leaves a direction, and Adam forgives the rest.
+
+    Look for `scaler.unscale_(optimizer)` before the call that clips.
+    """
+    clipping = [each for each in stepping(run) if each.clipped["any"]]
+    if run.scaler is None or not run.scaler.ever or not clipping:
+        raise NotApplicable("a script that scales its loss and clips gradients")
+    for each in clipping:
+        if each.clipped["scaled"] >= FEW:
+            place = at(each.clip.place if each.clip else None)
+            raise CheckFailed(
+                f"in {each.clipped['scaled']} of {each.clipped['any']} steps gradients were clipped{place} while they "
+                "were still multiplied by the loss scale"
+            )
+
+
+STATEMENTS = (
+    Statement("run.accumulation", check_accumulation),
+    Statement("run.clip_order", check_clip_order),
+    Statement("run.clip_scale", check_clip_scale),
+)

@@ -1,0 +1,167 @@
+"""The torch calls between a script's model and its `backward()`, recorded once, to be made again on other numbers.
+
+What the script computes in Python (a length, a factor read by `.item()`) is a constant to a replay.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+MUTATORS = ("__setitem__",)
+SHAPED = (Tensor.view, Tensor.reshape, torch.reshape)
+
+
+@dataclasses.dataclass
+class Entry:
+    """One call: a function of torch's, or a module as a whole."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+    module: nn.Module | None = None
+    inner: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The function's."""
+        return getattr(self.function, "__name__", str(self.function))
+
+    def given(self) -> list[Tensor]:
+        """The tensors that it is given."""
+        return tensors((self.args, self.kwargs))
+
+    def made(self) -> list[Tensor]:
+        """The tensors that it returns or writes to."""
+        written = [self.args[0]] if self.name in MUTATORS or _in_place(self) else []
+        return [*tensors(self.result), *(each for each in written if isinstance(each, Tensor))]
+
+
+class Recorder(TorchFunctionMode):
+    """Records calls outside of modules, and the modules' own as one each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Entry] = []
+        self.inside = 0
+        self.compared: list[tuple[Tensor, float]] = []  # whole numbers held against a constant, wherever
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Torch calls this in the place of each of its functions."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if _compares(func) and len(args) > 1 and isinstance(args[0], Tensor) and not args[0].is_floating_point():
+            constant = args[1]
+            if isinstance(constant, int) and not isinstance(constant, bool):
+                self.compared.append((args[0], constant))
+        if not self.inside and (tensors(result) or getattr(func, "__name__", "") in MUTATORS):
+            self.entries.append(Entry(func, args, kwargs, result))
+        return result
+
+    def call(self, module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module's own pass."""
+        self.inside += 1
+        try:
+            result = call(module, *args, **kwargs)
+        finally:
+            self.inside -= 1
+        self.entries.append(Entry(call, args, kwargs, result, module))
+        return result
+
+
+def _compares(function: Callable[..., Any]) -> bool:
+    return getattr(function, "__name__", "") in ("eq", "ne", "__eq__", "__ne__")
+
+
+def _in_place(entry: Entry) -> bool:
+    name = entry.name
+    return name.endswith("_") and not name.endswith("__") and bool(entry.args)
+
+
+def needed(entries: list[Entry], loss: Tensor) -> list[Entry]:
+    """The calls that a loss is made of, in their order."""
+    wanted, kept = {id(loss)}, []
+    for entry in reversed(entries):
+        if any(id(each) in wanted for each in entry.made()):
+            kept.append(entry)
+            wanted |= {id(each) for each in entry.given()}
+    return kept[::-1]
+
+
+def leaves(entries: list[Entry]) -> list[Tensor]:
+    """The tensors that calls are given and that none of them made, each once."""
+    made: set[int] = set()
+    found: dict[int, Tensor] = {}
+    for entry in entries:
+        for each in entry.given():
+            if id(each) not in made:
+                found.setdefault(id(each), each)
+        made |= {id(each) for each in entry.made()}
+    return list(found.values())
+
+
+def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:
+    """Make the calls again: `values` maps recorded tensors, by id, to those in their place, and is added to."""
+    values = dict(values)
+    for entry in entries:
+        args, kwargs = swapped(entry.args, values), swapped(entry.kwargs, values)
+        if entry.module is not None:
+            result = modules[id(entry.module)](*args, **kwargs)
+        elif entry.function in SHAPED:
+            result = _reshaped(entry, args, kwargs)
+        else:
+            result = entry.function(*args, **kwargs)
+        values.update(zip(map(id, tensors(entry.result)), tensors(result), strict=False))
+    return values
+
+
+def _reshaped(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A view of another number of elements: the size that the batch decides is left to torch."""
+    before, now = entry.args[0], args[0]
+    sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], tuple | list) else list(args[1:])
+    if before.numel() == now.numel() or -1 in sizes or not all(isinstance(each, int) for each in sizes):
+        return entry.function(*args, **kwargs)
+    changed = next((place for place, size in enumerate(sizes) if now.numel() * size % before.numel() == 0), 0)
+    sizes[changed] = -1
+    return entry.function(now, sizes)
+
+
+def swapped(value: Any, values: Mapping[int, Tensor]) -> Any:
+    """The same nest of arguments with other tensors in it."""
+    if isinstance(value, Tensor):
+        return values.get(id(value), value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(swapped(each, values) for each in value))
+    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
+        return type(value)(swapped(each, values) for each in value)
+    if isinstance(value, dict):
+        return {key: swapped(each, values) for key, each in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and tensors(value):
+        fields = {each.name: swapped(getattr(value, each.name), values) for each in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in a nest of tuples, lists, mappings and dataclasses, in their order."""
+    return list(_tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name, None))

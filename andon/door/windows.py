@@ -1,0 +1,122 @@
+"""The windows of a run: which model belongs to which optimizer, today's invariants around each pair, and captures."""
+
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from andon.door.followers import Followers
+from andon.door.fork import Fork
+from andon.door.inquiry import inquire
+from andon.door.records import Optimizing, Run
+from andon.door.trace import Recorder
+from andon.verify.watcher import Watch
+
+CAPTURED_AT = 2  # steps of an optimizer before its window is captured
+MOST = 3  # captures of a run
+
+
+class Windows:
+    """What is done at the borders of windows."""
+
+    def __init__(self, run: Run, options: dict[str, Any]) -> None:
+        self.run, self.options = run, options
+        self.fork = Fork(Path(options["out"]), options["check_budget"])
+        self._followers = Followers(run)
+        self._captured: set[int] = set()
+        self._asking: Optimizing | None = None  # in a child
+        self._recorder = Recorder()
+        self._before: dict[int, nn.Module] = {}
+        self._random: Tensor | None = None
+
+    def call(
+        self,
+        module: nn.Module,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        training: bool,
+    ) -> Any:
+        """An outermost forward pass; the first of a window that is due is made in a child as well."""
+        if self._asking is not None:
+            if id(module) not in self._before:
+                self._copy(module)
+            return self._recorder.call(module, call, args, kwargs)
+        due = self._due(module) if training and self.options["checks"] and self.fork.possible else None
+        if due is not None and self.fork.begin():
+            self._asking = due
+            self._random = torch.get_rng_state()
+            self._copy(module)
+            self._recorder.__enter__()
+            return self._recorder.call(module, call, args, kwargs)
+        return call(module, *args, **kwargs)
+
+    def backward(self, loss: Any) -> None:
+        """A backward pass begins; in a child it is the end of what was to be recorded."""
+        if self._asking is None:
+            return
+        self._recorder.__exit__(None, None, None)
+        self.run.over = True  # what checks do is none of the script's
+        assert self._random is not None
+        try:
+            content = inquire(self._recorder, loss, self._before, self._random, self._asking, self.options)
+        except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
+            content = {"failed": f"{type(error).__name__}: {error}"}
+        self.fork.end(content)
+
+    def before_step(self, each: Optimizing) -> None:
+        """Find the optimizer's model at its first step, and watch the two from then on."""
+        self._followers.before_step(each)
+        if each.model is None:
+            each.model = self._model_of(each)
+            if each.model is not None:
+                each.watch = Watch(each.model, each.optimizer, raises=False)
+                probe = each.watch.fresh.probe
+                if probe is not None:
+                    probe[1].register_hook(each.watch.fresh.gradient_arrives)
+
+    def after_step(self, each: Optimizing) -> None:
+        """The window has ended: where findings are wanted live, say those that are new."""
+        found = each.watch.findings if each.watch is not None else []
+        for finding in found[each.said :] if self.options["live"] else ():
+            if finding.check != "watch.optimizer":  # judged at the end, when all optimizers are known
+                sys.stderr.write(f"andon: {finding.light} {finding.check}: {finding.message}. {finding.look}\n")
+        each.said = len(found)
+
+    def _copy(self, module: nn.Module) -> None:
+        """Keep the module as it is; what cannot be copied is missing when the capture is made."""
+        try:
+            self._before[id(module)] = deepcopy(module)
+        except (RuntimeError, TypeError, NotImplementedError):  # a tensor of a graph, a lock, a file within it
+            return
+
+    def _due(self, module: nn.Module) -> Optimizing | None:
+        """The optimizer whose window is to be captured, if the module is what it trains."""
+        if len(self._captured) >= MOST:
+            return None
+        for key, each in self.run.optimizing.items():
+            is_new = each.steps >= CAPTURED_AT and key not in self._captured and each.last_step == self.run.steps
+            if is_new and _shares(module, each):
+                self._captured.add(key)
+                return each
+        return None
+
+    def _model_of(self, each: Optimizing) -> nn.Module | None:
+        """Of the modules called outermost the one that shares most parameters with the optimizer."""
+        held = {id(p) for group in each.optimizer.param_groups for p in group["params"]}
+        shared = {
+            key: sum(p.numel() for p in module.parameters() if id(p) in held)
+            for key, module in self.run.modules.items()
+        }
+        best = max(shared, key=lambda key: shared[key], default=None)
+        return self.run.modules[best] if best is not None and shared[best] else None
+
+
+def _shares(module: nn.Module, each: Optimizing) -> bool:
+    own = {id(p) for p in module.parameters()}
+    return any(id(p) in own for group in each.optimizer.param_groups for p in group["params"])
