@@ -27,7 +27,7 @@ def check_membership(run: Run) -> None:
             continue
         strangers = _strangers(run, each)
         message = (
-            f"{listed(sorted(left))} get gradients, and no optimizer that still steps holds them; "
+            f"no optimizer that steps holds {listed(sorted(left))}, though gradients reach there; "
             f"the one made{at(each.made)} holds {strangers} tensors that are in no model of this run"
         )
         raise (CheckFailed if strangers else Unusual)(message)
