@@ -41,8 +41,10 @@ LARGE = (
     "gate selftest",
     "init",
     "zoo",
+    "verify --",  # scripts as they are: tests/door
     "verify hf_checks:",
     "verify power",
+    "watch",
 )
 ELSEWHERE = "from andon.verify.subjects import"  # such a block needs other libraries
 NUMBER = re.compile(r"(?<![\w.])\d[\d.]*(?:e-?\d+)?")
