@@ -16,6 +16,7 @@ CAUSES = {
     "watch.zero_grad": ("watch.stale", "run.membership"),
     "optimizer.membership": ("run.membership", "watch.stale"),
     "run.membership": ("watch.stale",),
+    "optimizer.decay": ("run.norms_decay",),
     "run.rates": ("run.schedule_steps",),
     "run.schedule_used": ("run.schedule_steps",),
     "run.padding": ("run.ignored",),
