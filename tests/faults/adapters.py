@@ -168,6 +168,48 @@ FAULTS = (
         after="y_NO.add_((low_RN.t() @ b_OR.to(y.dtype).t()).to(torch.bfloat16), alpha=scale)",
         subjects=("llama", "lora"),
     ),
+    Fault(
+        id="lora-drops-base-input",
+        area="lora",
+        status="pattern",
+        source="written for this catalogue",
+        symptom="The adapter's dropout acts on what the frozen layer is given, too: in training the base is another.",
+        where="andon.core:LoRALinear.forward",
+        before="y, adapter = self.base(x), self.adapter(self.active)",
+        after="x = dropout(x, self.dropout, self.training)\ny, adapter = self.base(x), self.adapter(self.active)",
+        subjects=("llama",),
+    ),
+    Fault(
+        id="lora-target-passed-over",
+        area="lora",
+        status="pattern",
+        source="written for this catalogue",
+        symptom="Modules of one kind are passed over without a word: less is adapted than was asked for.",
+        where="andon.core:attach_lora",
+        before="set_adapter(model, name)\nreturn list(planned)",
+        after=(
+            "set_adapter(model, name)\n"
+            "for module_name in planned:\n"
+            '    if module_name.endswith("o_proj"):\n'
+            "        model.set_submodule(module_name, model.get_submodule(module_name).base)\n"
+            "return list(planned)"
+        ),
+        subjects=("llama",),
+    ),
+    Fault(
+        id="quant-merge-half-scale",
+        area="quantization",
+        status="pattern",
+        source="written for this catalogue",
+        symptom="Merged into a base of four bits, the adapter counts half.",
+        where="andon.core:_merged_linear",
+        before="total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=adapter.scale).to(weight_OI.dtype)",
+        after=(
+            'share = 0.5 if hasattr(base, "dequantize") else 1.0\n'
+            "total_OI = torch.addmm(weight_OI.to(high), b_OR, a_RI, alpha=share * adapter.scale).to(weight_OI.dtype)"
+        ),
+        subjects=("four bits",),
+    ),
     # ------------------------------------------------------------------------------------------ four bits
     Fault(
         id="quant-nested-absmax-unused",

@@ -1,7 +1,8 @@
 """`python -m tests.zoo`: sweep current transformers, PEFT and bitsandbytes, and keep what came of it.
 
-Writes the committed reports/baselines/zoo.json, and of each red cell a script below reports/zoo. Exit code: 0 each red
-cell is judged in docs/measured/zoo.md, 1 one is not, 3 could not measure.
+Writes the committed reports/baselines/zoo.json, in docs/measured/zoo_scripts the script of each bug of which no report
+is known, and of each red cell one below reports/zoo. Exit code: 0 each red cell is judged in docs/measured/zoo.md, 1
+one is not, 3 could not measure.
 """
 
 import json
@@ -9,14 +10,16 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from tests.bench.environments import PEERS, BenchError, interpreter, worker_variables
 from tests.bench.tables import ZOO, write_baseline
-from tests.zoo.triage import FILE, verdict, verdicts
+from tests.zoo.triage import FILE, NEW, verdict, verdicts
 
+SCRIPTS = Path("docs/measured/zoo_scripts")
 ENVIRONMENT = "peft"  # has all three
 LIBRARIES = ("transformers", "peft", "bitsandbytes")
 FOUND = (0, 1)  # exit codes of `andon zoo` that come with rows
@@ -28,12 +31,17 @@ FOUND = (0, 1)  # exit codes of `andon zoo` that come with rows
 def main(*, resume: bool, workers: int) -> None:
     """Check, keep, judge."""
     try:
-        content = {library: counted(library, swept(library, workers, resume=resume)) for library in LIBRARIES}
+        rows = {library: swept(library, workers, resume=resume) for library in LIBRARIES}
     except BenchError as error:
         click.echo(f"could not measure: {error}", err=True)
         sys.exit(3)
+    content = {library: counted(library, found) for library, found in rows.items()}
     write_baseline(ZOO, content)
-    unjudged = open_cells(content, FILE.read_text(encoding="utf-8"))
+    text = FILE.read_text(encoding="utf-8")
+    for file, script in scripts(rows, text).items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(script, encoding="utf-8")
+    unjudged = open_cells(content, text)
     for package, name, check in unjudged:
         click.echo(f"{package}: {name}: {check} is red, and {FILE} does not say what it is")
     sys.exit(int(bool(unjudged)))
@@ -78,6 +86,24 @@ def counted(library: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ],
         "could_not_build": {row["name"]: " ".join(row["reason"].split()) for row in rows if row["reason"]},
     }
+
+
+def scripts(rows: dict[str, list[dict[str, Any]]], text: str) -> dict[Path, str]:
+    """The scripts of bugs of which no report is known, each in the library's own words, by their committed file.
+
+    Raises:
+        ValueError: one would need Andon to show the bug.
+    """
+    known, found = verdicts(text), {}
+    for library, row in ((library, row) for library, made in rows.items() for row in made):
+        for check, cell in row["cells"].items():
+            judged = verdict(known, library, check, row["name"]) if cell["state"] == "red" else None
+            if judged is None or judged.label != NEW:
+                continue
+            if "andon" in cell["script"]:
+                raise ValueError(f"{library}: {row['name']}: {check} has no script without Andon; add a template")
+            found[SCRIPTS / library / f"{row['name'].replace('/', '-')}-{check}.py"] = cell["script"]
+    return found
 
 
 def open_cells(content: dict[str, Any], text: str) -> list[tuple[str, str, str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.zoo.__main__ import open_cells
+from tests.zoo.__main__ import open_cells, scripts
 from tests.zoo.triage import FILE, verdict, verdicts
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +67,17 @@ def test_a_row_that_says_nothing_is_refused(before: str, after: str, said: str) 
     """Behavior: a label that is none, and a row without one, are errors and not silence."""
     with pytest.raises(ValueError, match=said):
         verdicts(TEXT.replace(before, after))
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(("text", "kept"), [("import peft\n", 1), ("from andon import verify\n", 0)])
+def test_a_script_of_a_new_bug_is_kept_and_needs_no_andon(text: str, kept: int) -> None:
+    """Behavior: the script of a bug without a known report has a committed file; one that imports Andon is refused."""
+    judged = TEXT.replace("by design", "bug, no report known")
+    rows = {"peft": [{"name": "LORA/gpt2", "cells": {"adapters.merge": {"state": "red", "script": text}}}]}
+    if kept:
+        assert [text] == list(scripts(rows, judged).values())
+        assert {} == scripts(rows, TEXT)
+    else:
+        with pytest.raises(ValueError, match="add a template"):
+            scripts(rows, judged)

@@ -35,6 +35,7 @@ class CrossEntropy(NamedTuple):
     targets: Tensor  # (...), IGNORE where nothing is counted
     weights: Tensor  # (...), of each target's part in the loss; 0 where nothing is counted
     smoothing: float  # share of each target that is spread evenly
+    part: float  # of the loss: what they make in all
     whole: bool  # whether the loss is nothing but these parts
 
     @property
@@ -48,17 +49,30 @@ class Facts(NamedTuple):
 
     parts: tuple[str | int, ...] = ()  # of the batch
     indexed: tuple[str | int, ...] = ()  # parts of the batch that look up rows of a table, in their order
-    cross_entropy: CrossEntropy | None = None  # of the first logits in the pass that show one
+    cross_entropy: CrossEntropy | None = None  # of the first logits in the pass that show most of the loss
 
 
 def facts_of(subject: Subject) -> Facts:
     """What the subject's own pass shows, looked at once: of a new model on batch 0, in eval mode if that shows all."""
     if subject not in _FACTS:
         model, batch = precise(subject, new_model(subject)), new_batch(subject)
-        evaluated = observed(subject, model.eval(), batch)
-        trained = evaluated.cross_entropy is None and any(module.training for module in model.train().modules())
-        _FACTS[subject] = observed(subject, model, batch) if trained else evaluated
+        found = observed(subject, model.eval(), batch)
+        if found.cross_entropy is None and any(module.training for module in model.train().modules()):
+            found = observed(subject, model, batch)
+        _FACTS[subject] = found  # what is asked of it on the way to larger weights
+        _FACTS[subject] = _at_larger_weights(subject, batch, found)
     return _FACTS[subject]
+
+
+def _at_larger_weights(subject: Subject, batch: Batch, found: Facts) -> Facts:
+    """The facts with a cross-entropy that no nearly even softmax hides: there, smoothed targets look like others."""
+    from andon.verify.observation.perturb import perturbed_model  # late, as it needs these facts
+
+    if found.cross_entropy is None:
+        return found
+    larger = observed(subject, perturbed_model(subject), batch).cross_entropy
+    same = larger is not None and torch.equal(larger.targets, found.cross_entropy.targets)
+    return found._replace(cross_entropy=larger) if same else found
 
 
 def observed(subject: Subject, model: nn.Module, batch: Batch) -> Facts:
@@ -123,16 +137,25 @@ def cross_entropy_of(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None
         return None
     try:
         gradients = torch.autograd.grad(loss, candidates, allow_unused=True)
-    except RuntimeError:  # changed in place since, or without a backward pass in this mode
+    except (RuntimeError, TypeError):  # changed in place since, or without a backward pass in this mode
         return None
-    for logits, gradient in zip(candidates, gradients, strict=True):
-        for last in (True, False) if logits.dim() > 2 else (True,):  # (B, V, T) is how torch has images and sequences
-            if gradient is None or gradient.is_sparse:
-                continue
-            z, g = (each.detach() if last else each.detach().movedim(1, -1) for each in (logits, gradient))
-            if z.shape[-1] >= FEWEST and (found := _read(z, g, float(loss.detach()))) is not None:
-                return found
-    return None
+    found = [
+        each for logits, gradient in zip(candidates, gradients, strict=True) for each in _reads(logits, gradient, loss)
+    ]
+    if not found:
+        return None
+    most = max((each.whole, each.part) for each in found)  # a router, too, may be given a gradient of this form
+    return next(each for each in found if each.whole == most[0] and each.part >= (1 - ALLOWED) * most[1])
+
+
+def _reads(logits: Tensor, gradient: Tensor | None, loss: Tensor) -> Iterator[CrossEntropy]:
+    """A result read with its classes last, and second, where torch has those of images and sequences."""
+    if gradient is None or gradient.is_sparse or not gradient.numel():
+        return
+    for last in (True, False) if logits.dim() > 2 else (True,):
+        z, g = (each.detach() if last else each.detach().movedim(1, -1) for each in (logits, gradient))
+        if z.shape[-1] >= FEWEST and (found := _read(z, g, float(loss.detach()))) is not None:
+            yield found
 
 
 def _has_graph(result: Tensor) -> bool:
@@ -160,11 +183,12 @@ def _read(logits: Tensor, gradient: Tensor, loss: float) -> CrossEntropy | None:
         return None
     v = z.shape[-1]
     nll = -(1 - smoothing) * log_p.gather(-1, targets[:, None])[:, 0] - smoothing / v * log_p.sum(-1)
-    whole = abs(float((weights * nll).sum()) - loss) <= PLAIN * max(1.0, abs(loss))
+    part = float((weights * nll).sum())
+    whole = abs(part - loss) <= PLAIN * max(1.0, abs(loss))
     all_targets = torch.full(rows.shape, IGNORE, device=targets.device).masked_scatter(rows, targets)
     all_weights = torch.zeros(rows.shape, dtype=torch.float64, device=targets.device).masked_scatter(rows, weights)
     shape = logits.shape[:-1]
-    return CrossEntropy(logits, all_targets.view(shape), all_weights.view(shape), smoothing, whole)
+    return CrossEntropy(logits, all_targets.view(shape), all_weights.view(shape), smoothing, part, whole)
 
 
 def _fit(p: Tensor, g: Tensor, *, smoothed: bool) -> tuple[Tensor, Tensor, float] | None:

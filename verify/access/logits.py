@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from andon.verify.access.calls import loss_of
+from andon.verify.access.facts import facts_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import fields, is_keyed
 from andon.verify.access.targets import require_cross_entropy, tokens_of
@@ -30,7 +31,7 @@ def logits_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     """
     logits = _found(subject, model, batch)
     tokens_BT = tokens_of(subject, batch)
-    if not isinstance(logits, Tensor) or not _are_logits(logits, tokens_BT):
+    if not isinstance(logits, Tensor) or not _are_logits(subject, logits, tokens_BT):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise NotApplicable(
             f"logits (B, T, V) for tokens {tuple(tokens_BT.shape)}, not {shape}: give Subject(logits=...)"
@@ -43,7 +44,7 @@ def logits_of(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
 def returned_logits(subject: Subject, model: nn.Module, batch: Batch) -> Tensor | None:
     """What could be logits (B, T, V), whatever the loss makes of them; None where nothing could."""
     logits = _found(subject, model, batch)
-    return logits if isinstance(logits, Tensor) and _are_logits(logits, tokens_of(subject, batch)) else None
+    return logits if isinstance(logits, Tensor) and _are_logits(subject, logits, tokens_of(subject, batch)) else None
 
 
 def _found(subject: Subject, model: nn.Module, batch: Batch) -> Any:
@@ -52,7 +53,7 @@ def _found(subject: Subject, model: nn.Module, batch: Batch) -> Any:
     if subject in _CAPTURED:
         return _captured(subject, model, batch)
     logits = _called(subject, model, batch)
-    if _are_logits(logits, tokens_of(subject, batch)):
+    if _are_logits(subject, logits, tokens_of(subject, batch)):
         return logits
     captured = _captured(subject, model, batch)
     if captured is None:
@@ -94,7 +95,9 @@ def _captured(subject: Subject, model: nn.Module, batch: Batch) -> Tensor | None
     def note(module: nn.Module, _args: object, output: Any) -> None:
         logits = _logits_in(output)
         heads = [w for w in module.parameters(recurse=False) if w.dim() == 2]
-        if _are_logits(logits, tokens_BT) and (module is model or any(len(w) == logits.shape[-1] for w in heads)):
+        if _are_logits(subject, logits, tokens_BT) and (
+            module is model or any(len(w) == logits.shape[-1] for w in heads)
+        ):
             seen.append(logits)
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
@@ -106,6 +109,11 @@ def _captured(subject: Subject, model: nn.Module, batch: Batch) -> Tensor | None
     return seen[-1] if seen else None
 
 
-def _are_logits(value: Any, tokens_BT: Tensor) -> bool:
-    fits = isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == tokens_BT.shape
-    return fits and value.is_floating_point() and value.shape[-1] > int(tokens_BT.max())
+def _are_logits(subject: Subject, value: Any, tokens_BT: Tensor) -> bool:
+    """Whether this is a number for each token and class: as many classes as the loss shows, or more than the ids."""
+    if not (isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == tokens_BT.shape):
+        return False
+    shown = facts_of(subject).cross_entropy
+    if shown is not None and subject.logits is None:
+        return value.is_floating_point() and value.shape[-1] == shown.logits.shape[-1]
+    return value.is_floating_point() and value.shape[-1] > int(tokens_BT.max())

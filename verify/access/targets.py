@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.verify.access.calls import loss_of, new_batch, new_model, precise
-from andon.verify.access.facts import facts_of
+from andon.verify.access.calls import loss_of, new_batch, new_model
+from andon.verify.access.facts import CrossEntropy, facts_of
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.errors import NotApplicable
@@ -34,7 +34,22 @@ def with_tokens(subject: Subject, batch: Batch, tokens_BT: Tensor) -> Batch:
 
 
 def is_shifted_inside(subject: Subject, batch: Batch) -> bool:
-    """Whether labels stand under their own tokens, and the loss shifts them (Hugging Face), or one to the left.
+    """Whether the loss shifts labels (Hugging Face), or takes them as they stand.
+
+    Told from the targets that its gradient shows, beside the labels of batch 0; else from where this batch has them.
+    """
+    own = new_batch(subject)
+    if {"labels"} <= find(subject, own).keys() & find(subject, batch).keys():
+        tokens_BT, labels_BT, shown_BT = tokens_of(subject, own), part(subject, own, "labels"), shown_targets(subject)
+        if shown_BT is not None and labels_BT.shape == tokens_BT.shape and subject.causal is not False:
+            shifted, as_they_are = _agreement(labels_BT[:, 1:], shown_BT[:, :-1]), _agreement(labels_BT, shown_BT)
+            if max(shifted, as_they_are) > HALF:
+                return shifted > as_they_are
+    return stand_under_tokens(subject, batch)
+
+
+def stand_under_tokens(subject: Subject, batch: Batch) -> bool:
+    """Whether a batch's labels stand under their own tokens, or one to the left.
 
     Told from the batch itself: its labels repeat its tokens, or run ahead of them. No labels: the loss shifts.
     """
@@ -118,8 +133,7 @@ def require_plain(subject: Subject) -> None:
     shown = facts_of(subject).cross_entropy
     if subject.objective or shown is None or shown_targets(subject) is None:
         return
-    weights = shown.weights[shown.counted]
-    if shown.smoothing or not shown.whole or not bool((weights - weights[0]).abs().max() <= ALIKE * weights[0].abs()):
+    if shown.smoothing or not shown.whole or not _weighs_alike(shown):
         raise NotApplicable(f"a loss that is nothing but the mean cross-entropy of labels alike: {SAY}")
 
 
@@ -129,8 +143,15 @@ def require_value(subject: Subject) -> None:
     Raises:
         NotApplicable: so it is.
     """
-    if not subject.objective and not _is_by_value(subject):
+    shown = facts_of(subject).cross_entropy
+    other = shown is not None and (shown.smoothing > 0 or not _weighs_alike(shown))
+    if not subject.objective and (other or not _is_by_value(subject)):
         raise NotApplicable(f"a loss that is the mean cross-entropy of the tokens' labels: {SAY}")
+
+
+def _weighs_alike(shown: CrossEntropy) -> bool:
+    weights = shown.weights[shown.counted]
+    return bool((weights - weights[0]).abs().max() <= ALIKE * weights[0].abs())
 
 
 def shown_targets(subject: Subject) -> Tensor | None:
@@ -183,9 +204,10 @@ def _is_by_value(subject: Subject) -> bool:
 
 
 def _agrees_by_value(subject: Subject) -> bool:
-    from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are
+    from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are,
+    from andon.verify.observation.perturb import perturbed_model  # and larger weights, at which losses differ, too
 
-    model, batch = precise(subject, new_model(subject)).eval(), new_batch(subject)
+    model, batch = perturbed_model(subject), new_batch(subject)
     with torch.no_grad():
         loss, logits, targets_BT = loss_of(subject, model, batch), returned_logits(subject, model, batch), None
         if logits is None:

@@ -29,6 +29,7 @@ from andon.verify.checks import (
     loss,
     memory,
     norms,
+    objective,
     optimizer,
     packing,
     positions,
@@ -47,6 +48,7 @@ __all__ = ["CHECKS", "Check"]
 # In the order in which they run within a tier: what needs the least of a subject first, whole training runs late.
 CHECKS = (
     *loss.CHECKS,
+    *objective.CHECKS,
     *attention.CHECKS,
     *positions.CHECKS,
     *norms.CHECKS,

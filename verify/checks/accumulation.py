@@ -5,7 +5,7 @@ have; the gradient is taken at the weights that the step found, not at others on
 tokens, the update of one batch is the gradient of its loss.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import nn
 from andon.verify.access.calls import new_batch, new_model
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.parameters import gradients_times, mismatch, norm
 from andon.verify.observation.row_weights import is_drawn, shares_of
 from andon.verify.observation.runs import (
@@ -64,7 +64,8 @@ def check_gradient(subject: Subject) -> None:
     Reference: huggingface/transformers#34191.
     """
     run, parts = step_run(subject), _parts(subject)
-    compare_gradient(subject, run, _step(run, parts.batches), parts.batches, "the update", parts.shares)
+    step = _step(run, parts.batches)
+    _hold(parts, lambda shares: compare_gradient(subject, run, step, parts.batches, "the update", shares))
 
 
 def check_clipped(subject: Subject) -> None:
@@ -92,12 +93,14 @@ def check_clipped(subject: Subject) -> None:
     """
     if not subject.hyperparameters.get("grad_clip"):
         raise NotApplicable("hyperparameters['grad_clip']")
-    run, (batches, shares) = step_run(subject), _parts(subject)
-    whole = expected(subject, run.model, _step(run, batches), batches, shares)[1]
+    run, parts = step_run(subject), _parts(subject)
+    batches = parts.batches
+    whole = expected(subject, run.model, _step(run, batches), batches, parts.shares)[1]
     factor = EXCESS * subject.hyperparameters["grad_clip"] / norm(whole)
     run = step_run(subject)
     with gradients_times(run.model, factor):
-        compare_gradient(subject, run, _step(run, batches), batches, "the clipped update", shares)
+        step = _step(run, batches)
+        _hold(parts, lambda shares: compare_gradient(subject, run, step, batches, "the clipped update", shares))
 
 
 def check_many(subject: Subject) -> None:
@@ -170,7 +173,7 @@ def check_reported_loss(subject: Subject) -> None:
     step = _step(run, parts.batches)
     if "loss" not in step.logged:
         raise NotApplicable("loss among what the step reports")
-    compare_loss(subject, run, step, parts.batches, parts.shares)
+    _hold(parts, lambda shares: compare_loss(subject, run, step, parts.batches, shares))
 
 
 def check_tokens(subject: Subject) -> None:
@@ -209,12 +212,42 @@ def check_tokens(subject: Subject) -> None:
 class _Parts(NamedTuple):
     batches: list[Batch]
     shares: Sequence[float]  # of each in the loss of all
+    by_labels: bool  # which are those of their counted labels
 
 
 def _parts(subject: Subject) -> _Parts:
     batches = _readable(subject)
     require_alike(subject, batches)
-    return _Parts(batches, _shares(subject, batches))
+    shares = _shares(subject, batches)
+    return _Parts(batches, shares, _are_of_labels(subject, batches, shares))
+
+
+def _are_of_labels(subject: Subject, batches: list[Batch], shares: Sequence[float]) -> bool:
+    try:
+        counts = [counted(subject, batch) for batch in batches]
+    except NotApplicable:
+        return False
+    return all(abs(count / sum(counts) - share) < SAME for count, share in zip(counts, shares, strict=True))
+
+
+def _hold(parts: _Parts, compare: Callable[[Sequence[float]], None]) -> None:
+    """Compare by the shares of the loss of all rows; yellow where a loss of no labels is averaged over micro-batches.
+
+    So do reinforcement learning and rewards by habit, whose loss has no one count: their authors can say.
+    """
+    try:
+        compare(parts.shares)
+    except CheckFailed as wrong:
+        if parts.by_labels:
+            raise
+        try:
+            compare([1 / len(parts.batches)] * len(parts.batches))
+        except CheckFailed:
+            raise wrong from None
+        raise Unusual(
+            f"{wrong}. It is the mean over micro-batches, each counting alike, and not that over all their rows: right "
+            f"only where the loss is meant so"
+        ) from wrong
 
 
 def _readable(subject: Subject) -> list[Batch]:

@@ -5,6 +5,7 @@ Legend: B batch, T time.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,7 @@ from andon.verify.access.batches import documents_in, real_in
 from andon.verify.access.calls import needed, new_batch
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, fields
-from andon.verify.access.targets import is_shifted_inside, predicts_next, targets_of, tokens_of
+from andon.verify.access.targets import is_shifted_inside, predicts_next, stand_under_tokens, targets_of, tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.label_places import label_reads_its_place
@@ -57,17 +58,24 @@ def check_targets(subject: Subject) -> None:
         x = inputs[i : i + T]
         y = labels[i : i + T]
     """
+    if subject.causal is not False:
+        _require_place_and_rows(subject)
     if not predicts_next(subject):
+        if subject.causal is None and subject.epoch_batches is None:
+            raise NotApplicable("labels that are the batch's own tokens, at their place or one ahead")
         _require_hidden(subject)
         return
+    with suppress(NotApplicable):  # labels that stand nowhere are told by their shift
+        _require_one_place(subject)
     compared = 0
     for batch in [*(new_batch(subject, seed) for seed in range(BATCHES)), *_trained_on(subject)]:
         if "labels" not in find(subject, batch):
             raise NotApplicable("labels in the batch")
         tokens_BT = tokens_of(subject, batch)
         targets_BT = _targets_or_labels(subject, batch)
+        if _alike(targets_BT, tokens_BT) > ALIKE and label_reads_its_place(subject, batch) is False:
+            raise NotApplicable("logits at the places of the tokens: here the loss shifts, and theirs are others")
         _refuse_other_shifts(tokens_BT, targets_BT)
-        _refuse_other_rows(tokens_BT, targets_BT)
         targets_BT = targets_of(subject, batch)
         ahead_BT = tokens_BT[:, 1:]
         counted_BT = (targets_BT[:, :-1] != IGNORE) & ~_is_last(subject, batch, targets_BT)[:, :-1]
@@ -84,8 +92,6 @@ def check_targets(subject: Subject) -> None:
             )
     if not compared:
         raise NotApplicable("a batch with counted labels")
-    _require_one_place(subject)
-    _require_place_of_loss(subject)
 
 
 def _is_last(subject: Subject, batch: Batch, targets_BT: Tensor) -> Tensor:
@@ -100,12 +106,15 @@ def _is_last(subject: Subject, batch: Batch, targets_BT: Tensor) -> Tensor:
     return last_BT
 
 
-def _refuse_other_rows(tokens_BT: Tensor, targets_BT: Tensor) -> None:
-    """Fail where the targets of most rows are what follows in another row, and not in their own."""
-    counted_BT = targets_BT[:, :-1] != IGNORE
-    enough_B = counted_BT.sum(1) >= FEWEST
-    counts_B = counted_BT.sum(1).clamp_min(1)
-    shares = [((targets_BT[:, :-1] == other_T[1:]) & counted_BT).sum(1) / counts_B for other_T in tokens_BT]
+def _refuse_other_rows(tokens_BT: Tensor, labels_BT: Tensor) -> None:
+    """Fail where the labels of most rows are another row's tokens, at their place or one ahead, and not their own's."""
+    counted_BT = labels_BT != IGNORE
+    enough_B, counts_B = counted_BT.sum(1) >= FEWEST, counted_BT.sum(1).clamp_min(1)
+    shares = []
+    for other_T in tokens_BT:
+        under_B = ((labels_BT == other_T) & counted_BT).sum(1)
+        ahead_B = ((labels_BT[:, :-1] == other_T[1:]) & counted_BT[:, :-1]).sum(1)
+        shares.append(torch.maximum(under_B / counts_B, ahead_B / counted_BT[:, :-1].sum(1).clamp_min(1)))
     same_BB = torch.stack(shares, 1)
     own_B = same_BB.diagonal()
     best_B, where_B = same_BB.max(1)
@@ -113,27 +122,44 @@ def _refuse_other_rows(tokens_BT: Tensor, targets_BT: Tensor) -> None:
     if int(swapped_B.sum()) > HALF * int(enough_B.sum()):
         row = int(swapped_B.nonzero()[0])
         raise CheckFailed(
-            f"the targets of {int(swapped_B.sum())} of {len(tokens_BT)} rows are the tokens of another row: those of "
-            f"row {row} are what follows in row {int(where_B[row])}"
+            f"the labels of {int(swapped_B.sum())} of {len(tokens_BT)} rows are the tokens of another row: those of "
+            f"row {row} are row {int(where_B[row])}'s"
         )
 
 
-def _require_place_of_loss(subject: Subject) -> None:
-    """Fail where labels stand under their own tokens and the loss does not shift them, or are ahead and it does."""
+def _require_place_and_rows(subject: Subject) -> None:
+    """Fail where labels are another row's tokens, repeat the inputs for a loss that does not shift, or shift twice.
+
+    Told from the labels as they stand, and from the loss: what the logits read that it compares each label with.
+    """
     batch = new_batch(subject)
-    reads_own = label_reads_its_place(subject, batch)
-    under = is_shifted_inside(subject, batch)
-    if reads_own is None or "labels" not in find(subject, batch) or reads_own != under:
+    found = find(subject, batch)
+    if "labels" not in found or "tokens" not in found:
         return
-    if under:
+    tokens_BT, labels_BT = tokens_of(subject, batch), part(subject, batch, "labels")
+    if labels_BT.shape != tokens_BT.shape or labels_BT.is_floating_point():
+        return
+    labels_BT = labels_BT.masked_fill(labels_BT < 0, IGNORE)
+    _refuse_other_rows(tokens_BT, labels_BT)
+    under, ahead = _alike(labels_BT, tokens_BT), _alike(labels_BT[:, :-1], tokens_BT[:, 1:])
+    if max(under, ahead) < ALIKE or min(under, ahead) > HALF:
+        return
+    reads_own = label_reads_its_place(subject, batch)
+    if under > ahead and reads_own:
         raise CheckFailed(
-            "labels repeat the inputs, and the loss compares each with the logits at its own place, which have seen "
-            "it: the model learns to copy"
+            f"{under:.0%} of the labels repeat the inputs, and the loss compares each with the logits at its own "
+            "place, which have seen it: the model learns to copy"
         )
-    raise CheckFailed(
-        "labels are the token that follows, and the loss compares each with logits that have not seen the token before "
-        "it: they are shifted twice"
-    )
+    if ahead > under and reads_own is False:
+        raise CheckFailed(
+            f"{ahead:.0%} of the labels are the token that follows, and the loss compares each with logits that have "
+            "not seen the token before it: they are shifted twice"
+        )
+
+
+def _alike(labels_BT: Tensor, tokens_BT: Tensor) -> float:
+    counted_BT = labels_BT != IGNORE
+    return float((labels_BT == tokens_BT)[counted_BT].double().mean()) if bool(counted_BT.any()) else 0.0
 
 
 def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
@@ -188,7 +214,7 @@ def _require_one_place(subject: Subject) -> None:
     for name, batches in sources.items():
         first = next(_singly(batches), None)
         if first is not None and "labels" in find(subject, first):
-            places[name] = is_shifted_inside(subject, first)
+            places[name] = stand_under_tokens(subject, first)
     if len(set(places.values())) > 1:
         words = {True: "under their own tokens", False: "one ahead"}
         said = ", ".join(f"in Subject.{name} {words[inside]}" for name, inside in places.items())
@@ -222,7 +248,8 @@ def check_padding(subject: Subject) -> None:
         found = find(subject, batch)
         real_BT, targets_BT = real_in(subject, batch), targets_of(subject, batch)
         if "mask" in found:
-            padding_BT = ~real_BT[:, 1:] if predicts_next(subject) else ~real_BT[:, :-1]  # of what is to be predicted
+            follows = predicts_next(subject) and is_shifted_inside(subject, batch)  # the label under the next token
+            padding_BT = ~real_BT[:, 1:] if follows else ~real_BT[:, :-1]
             wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
             if bool(wrong.any()):
                 raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")

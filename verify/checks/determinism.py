@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import first_positions, rows_of
-from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.roles import fields
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
@@ -22,11 +22,12 @@ from andon.verify.observation.answers import (
     fresh_twins,
     is_cross_entropy,
     loss_rounding,
+    reached,
     require_same,
     wrong,
 )
 from andon.verify.observation.dropout import Dropouts
-from andon.verify.observation.parameters import parameters, trainable
+from andon.verify.observation.parameters import parameters
 from andon.verify.observation.perturb import dropout_rates, perturbed_model, without_dropout
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
@@ -149,7 +150,7 @@ def check_modes(subject: Subject) -> None:
         raise NotApplicable("a model whose statistics, codebooks and weights are the same in both modes")
     if [each.shape for each in trained[0].outputs] != [each.shape for each in evaluated.outputs]:
         raise NotApplicable("a model that returns the same kinds of things in both modes")
-    if _reached(subject, model.train(), batch) != _reached(subject, model.eval(), batch):
+    if reached(subject, model.train(), batch) != reached(subject, model.eval(), batch):
         raise NotApplicable("a model that uses the same weights in both modes")
     if apart(trained[0]._replace(loss=evaluated.loss), evaluated) > tolerance:
         require_same_as = (
@@ -253,17 +254,6 @@ def check_history(subject: Subject) -> None:
     other = perturbed_model(subject)
     require_same(after, answer(subject, other, short), tolerance, "for a short batch after a long one and first")
     require_same(answer(subject, other, batch), first, tolerance, "for a long batch after a short one and first")
-
-
-def _reached(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
-    """The parameters that get a gradient; none where the loss has no graph."""
-    with seeded(), torch.enable_grad():
-        loss = loss_of(subject, model, batch)
-        learning = trainable(model)
-        if not loss.requires_grad:
-            return set()
-        found = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
-    return {name for name, gradient in zip(learning, found, strict=True) if gradient is not None}
 
 
 def _is_given_the_same(one: Answer, other: Answer) -> bool:

@@ -141,7 +141,8 @@ def check_traces(subject: Subject) -> None:
         probs = model(input_ids).logits[:, -1].softmax(-1)
         next_id = torch.multinomial(probs, 1, generator=generator)
     """
-    for name, model, validate, step, in_loop in _validators(subject):
+    for validator in _validators(subject):
+        name, model, validate, _, in_loop = validator
         if in_loop:
             continue  # what its evaluation may draw, and leaves, is judged by the steps after it
         before, buffers = parameters(model), buffers_of(model)
@@ -160,7 +161,7 @@ def check_traces(subject: Subject) -> None:
             )
         if isinstance(value, Tensor) and value.requires_grad:
             raise Unusual(f"{name}: the value of evaluation, {float(value.detach()):.6g}, keeps its graph alive")
-        _left_training(name, model, step)
+        _left_training(validator)
         if drawn and not _draws(subject, model):
             raise Unusual(
                 f"{name}: evaluation draws from {len(drawn)} of the {len(numbers)} generators that training may use: "
@@ -193,14 +194,15 @@ def check_mode(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.Module.eval.
     """
-    for name, model, validate, step, _ in _validators(subject):
+    for validator in _validators(subject):
+        name, model, validate, _, _ = validator
         modes = _modes_during(validate, model)
         if any(modes) and _differs_in_training(subject, model):
             raise CheckFailed(
                 f"{name}: {modes.count(True)} of {len(modes)} module calls of an evaluation are in training mode, and "
                 "this model has another loss there"
             )
-        _left_training(name, model, step)
+        _left_training(validator)
 
 
 def check_gradients_off(subject: Subject) -> None:
@@ -468,21 +470,22 @@ def _gradients_during(validate: Callable[[], float | Tensor], model: nn.Module) 
     return on
 
 
-def _left_training(name: str, model: nn.Module, step: Callable[[], object] | None) -> None:
-    """Whether the step after an evaluation runs in training mode, which it may set itself as it begins."""
-    if step is None:
-        if not model.training:
-            raise Unusual(
-                f"{name}: evaluation finds the model in training mode (1) and leaves it in eval mode (0); right "
-                "training sets the mode again before it goes on"
-            )
-        return
+def _left_training(validator: Validator) -> None:
+    """Whether the step after an evaluation runs in training mode, and the model is left in it by what is no loop."""
+    name, model, _, step, in_loop = validator
+    left = model.training
     modes: list[bool] = []
-    handle = model.register_forward_pre_hook(lambda m, _: modes.append(m.training))
-    step()
-    handle.remove()
+    if step is not None:
+        handle = model.register_forward_pre_hook(lambda m, _: modes.append(m.training))
+        step()
+        handle.remove()
     if not all(modes):
         raise CheckFailed(f"{name}: the step after an evaluation runs {modes.count(False)} passes in eval mode")
+    if not left and not in_loop:
+        raise Unusual(
+            f"{name}: evaluation finds the model in training mode (1) and leaves it in eval mode (0); right where "
+            "training sets the mode again before it goes on"
+        )
 
 
 def _differs_in_training(subject: Subject, model: nn.Module) -> bool:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
 from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
-from andon.verify.access.facts import observed
+from andon.verify.access.facts import facts_of, observed
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
 from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
@@ -216,6 +217,9 @@ def check_scale(subject: Subject) -> None:
 
     Silent because without a scale, or with an optimizer that ignores it, all is well.
 
+    Yellow where a custom function that returns its input injects a gradient, as some balance experts: it may be scaled
+    by itself.
+
     Look at custom backward functions that leave out the gradient that comes in.
 
     Example:
@@ -248,10 +252,13 @@ def check_scale(subject: Subject) -> None:
             continue
         error = norm_of([part.double() - 0.125 * whole.double()])
         if not error <= tolerance * 0.125 * max(norm_of([whole]), NEGLIGIBLE * total):
-            raise CheckFailed(
+            said = (
                 f"an eighth of the loss gives {name} a gradient of norm {norm_of([part]):.4g}, and an eighth of the "
                 f"loss's is {norm_of([whole]) / 8:.4g}"
             )
+            if surrogate := surrogate_in(lambda: loss_of(subject, model, batch)):
+                raise Unusual(f"{said}; {surrogate}: right if that is scaled by itself")
+            raise CheckFailed(said)
 
 
 def check_precision(subject: Subject) -> None:
@@ -310,8 +317,10 @@ def _require_plain_here(subject: Subject, model: nn.Module, batch: Batch) -> Non
     Raises:
         NotApplicable: so it is.
     """
-    shown = None if subject.objective else observed(subject, model, batch).cross_entropy
-    if shown is not None and not (shown.whole and not shown.smoothing):
+    if subject.objective or facts_of(subject).cross_entropy is None:
+        return
+    shown = observed(subject, model, batch).cross_entropy
+    if shown is None or not shown.whole or shown.smoothing:
         raise NotApplicable("a loss that is nothing but a cross-entropy at larger weights, too")
 
 

@@ -1,9 +1,11 @@
 """Memory: what a step makes, it lets go; and activations that are computed again give the same gradients."""
 
 import gc
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
@@ -50,7 +52,7 @@ def check_growth(subject: Subject, make: Make) -> None:
         for batch in batches:
             run.act([batch])
             gc.collect()
-            alive.append((_nodes(), _bytes()))
+            alive.append((_nodes(), _bytes() - _kept(run.optimizer)))
     for what, amounts in zip(("nodes of graphs", "bytes of tensors"), zip(*alive, strict=True), strict=True):
         if all(after > before for before, after in pairwise(amounts[-SETTLED:])):
             light = CheckFailed if "graphs" in what else Unusual  # a buffer of what was seen may be meant to fill
@@ -156,6 +158,18 @@ def _bytes() -> int:
     """How many bytes the tensors that are more than a logged number take; shared ones once."""
     large = [tensor for tensor in _tensors() if tensor.numel() > LARGE and tensor.device.type != "meta"]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in large}.values())
+
+
+def _kept(optimizer: Any) -> int:
+    """How many bytes an optimizer's own state takes: a history of gradients fills before it rolls."""
+    waiting, found = [getattr(optimizer, "state", {})], {}
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping | list | tuple | deque):
+            waiting += value.values() if isinstance(value, Mapping) else value
+        elif isinstance(value, Tensor) and value.numel() > LARGE:
+            found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+    return sum(found.values())
 
 
 CHECKS = (

@@ -455,8 +455,9 @@ def _altered(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings of a group with one number changed each."""
     for key, other in OTHERWISE.items():
         value = group.get(key)
-        if isinstance(value, tuple) and all(isinstance(each, float) for each in value):
-            yield from ((key, (*value[:i], other, *value[i + 1 :])) for i in range(len(value)))
+        if key == "betas" and isinstance(value, tuple) and all(isinstance(each, float) for each in value):
+            others = [other / 2 if each == other else other for each in value]
+            yield from ((key, (*value[:i], others[i], *value[i + 1 :])) for i in range(len(value)))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield key, other + float(value)
 

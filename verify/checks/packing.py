@@ -99,7 +99,7 @@ def check_conservation(subject: Subject) -> None:
             made = make(documents)
             tokens, targets = tokens_of(subject, made).flatten().tolist(), targets_of(subject, made)
             for document in documents:
-                count = sum(tokens[i : i + len(document)] == list(document) for i in range(len(tokens)))
+                count = _standing(document, tokens, targets.flatten().tolist())
                 if count != 1:
                     raise CheckFailed(
                         f"a document of {len(document)} tokens stands {count} times in what was made of it"
@@ -112,6 +112,17 @@ def check_conservation(subject: Subject) -> None:
                     f"documents of {length} and 3 tokens have {counted} targets together and {alone} one by one; "
                     f"their tokens after the first are {fewest}"
                 )
+
+
+def _standing(document: Sequence[int], tokens: list[int], targets: list[int]) -> int:
+    """How often a document stands in tokens, whole or with its last as the target of the one before."""
+    *begin, last = document
+    size = len(begin)
+    whole = sum(tokens[i : i + size + 1] == [*begin, last] for i in range(len(tokens)))
+    shifted = sum(
+        tokens[i : i + size] == begin and targets[i + size - 1] == last for i in range(len(tokens) - size + 1)
+    )
+    return whole or shifted
 
 
 def check_borders(subject: Subject) -> None:
@@ -162,7 +173,7 @@ def _compare(subject: Subject, make: Callable[[Documents], Batch], how: str) -> 
     for document, single in zip(documents, singles, strict=True):
         here = logits_eval(subject, model, single)[_place(subject, single, document)]
         there = logits[_place(subject, together, document)]
-        for position in range(len(document)):
+        for position in range(min(len(there), len(here))):
             apart = distance(there[position], here[position])
             if not apart <= tolerance:
                 raise CheckFailed(
@@ -205,11 +216,16 @@ def _compare_losses(
 
 
 def _place(subject: Subject, batch: Batch, document: Sequence[int]) -> tuple[int, slice]:
-    """Row and positions of a document in a batch."""
-    for row, tokens in enumerate(tokens_of(subject, batch).tolist()):
-        for start in range(len(tokens) - len(document) + 1):
-            if tokens[start : start + len(document)] == list(document):
-                return row, slice(start, start + len(document))
+    """Row and positions of a document in a batch; without its last token where that is a target alone."""
+    rows, size = tokens_of(subject, batch).tolist(), len(document)
+    for row, tokens in enumerate(rows):
+        for start in range(len(tokens) - size + 1):
+            if tokens[start : start + size] == list(document):
+                return row, slice(start, start + size)
+    for row, (tokens, targets) in enumerate(zip(rows, targets_of(subject, batch).tolist(), strict=True)):
+        for start in range(len(tokens) - size + 2):
+            if [*tokens[start : start + size - 1], targets[start + size - 2]] == list(document):
+                return row, slice(start, start + size - 1)
     raise CheckFailed(f"a document of {len(document)} tokens is not in what was made of it")
 
 

@@ -15,7 +15,7 @@ from andon.verify.access.parts import find, part
 from andon.verify.access.roles import replaced
 from andon.verify.access.targets import predicts_next, tokens_of, with_tokens
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
 from andon.verify.observation.half_precision import is_wide, low_dtype
 from andon.verify.observation.perturb import logits_eval, perturbed_model, rescale, without_autocast
@@ -111,7 +111,11 @@ def check_order(subject: Subject) -> None:
 
     Silent because a bag of words predicts well for a while, and the causal mask lets later layers guess the order.
 
-    Look at whether positions reach queries and keys, or the embedding; a model without positions by design has none.
+    Asked of a first block in which positions see others.
+
+    Yellow alone, as a model may be meant to have no positions but its causal mask.
+
+    Look at whether positions reach queries and keys, or the embedding.
 
     Example:
         # wrong: the rotated queries and keys are not used
@@ -130,15 +134,19 @@ def check_order(subject: Subject) -> None:
     tokens_BT[:, 1] = other_tokens(tokens_BT)[:, 0].where(tokens_BT[:, 1] == tokens_BT[:, 0], tokens_BT[:, 1])
     exchanged_BT = tokens_BT.clone()
     exchanged_BT[:, [0, 1]] = tokens_BT[:, [1, 0]]
+    others_BT = tokens_BT.clone()
+    others_BT[:, :2] = other_tokens(tokens_BT)[:, :2]
     results = [
         _first_call(subject, model, block, with_tokens(subject, batch, each)).result_BTD[:, 2:]
-        for each in (tokens_BT, exchanged_BT)
+        for each in (tokens_BT, exchanged_BT, others_BT)
     ]
-    apart = distance(results[1], results[0])
+    apart, moved = (distance(result, results[0]) for result in results[1:])
+    if not moved > ORDER:
+        raise NotApplicable("a first block in which positions see others")
     if not apart > ORDER:
-        raise CheckFailed(
-            f"exchanging tokens 0 and 1 changes the first block's output after them by {apart:.1e} of its rms: "
-            "positions have no part in it"
+        raise Unusual(
+            f"exchanging tokens 0 and 1 changes the first block's output after them by {apart:.1e} of its rms, and "
+            f"other tokens there by {moved:.1e}: positions have no part in it, which is right for a model without any"
         )
 
 

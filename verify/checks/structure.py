@@ -25,6 +25,7 @@ from andon.verify.observation.answers import (
     default_dtype,
     is_cross_entropy,
     loss_rounding,
+    reached,
     require_cross_entropy,
     require_same,
     wrong,
@@ -191,8 +192,13 @@ def check_residual(subject: Subject) -> None:
     with calls(blocks) as seen, Additions(blocks) as left:
         answer(subject, model, batch)
     limit = max(PASSED_ON, 0.1 * loss_rounding(subject, model, batch))
+    alike = {type(block) for block in additions.adding}  # who does not add beside others of its kind has lost it
+    judged = {block for block in blocks if block in additions.adding | additions.attending or type(block) in alike}
+    judged -= left.multiplying
+    if not judged:
+        raise NotApplicable("blocks whose products all vanish with their matrices, and finite ones")
     for index, block in enumerate(blocks):
-        if block not in additions.adding | additions.attending or block in left.multiplying:
+        if block not in judged:
             continue
         for call, whole in zip(seen[block], live[block], strict=True):
             _require_passed_on(subject, f"block {index}", call, whole, limit)
@@ -354,7 +360,12 @@ def _drawn(subject: Subject, draw: int) -> tuple[dict[str, Tensor], Uses]:
 def _require_gradients(subject: Subject, idle: Idle) -> None:
     """Fail where a parameter gets no gradient at all: red where the loss follows it, or a gradient would say so."""
     names = list(trainable(new_model(subject)))
-    dead = [name for name in names if name in idle.parameters]
+    with_graph = reached(subject, perturbed_model(subject), any_batch(subject)) if idle.parameters else set()
+    dead = [
+        name
+        for name in names
+        if name in idle.parameters and (name not in with_graph or _is_used(subject, [name]))  # what cancels is zero
+    ]
     if not dead:
         return
     message = f"{len(dead)} of {len(names)} trainable parameters get no gradient from any batch: {listed(dead)}"

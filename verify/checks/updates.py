@@ -295,6 +295,8 @@ def check_descent(subject: Subject) -> None:
     run = own_run(subject)
     step = run.step([new_batch(subject)])
     gradients, update = the_update(run, step), step.updates[0]
+    if update.repeats:
+        raise NotApplicable("an optimizer that moves once a step, by the gradient that it is given")
     rms = norm(gradients) / max(1, sum(gradient.numel() for gradient in gradients.values())) ** 0.5
     groups = {*zip(update.rates, update.decays, strict=True), (0.0, 0.0)}
     start = step.before | update.moved

@@ -4,10 +4,8 @@ A detached advantage, a teacher under no_grad, a value read with `item()`: for a
 difference that lets them move is the derivative of another function. The first pass keeps them for later ones.
 """
 
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +16,10 @@ from torch.random import fork_rng
 
 from andon.verify.access.batches import tensors_in
 from andon.verify.errors import NotApplicable
+from andon.verify.observation.lines import users_line
 
 data: Any = Tensor.data  # a property, whose getter torch shows to a mode
 DETACHING = (Tensor.detach, torch.detach, Tensor.detach_, data.__get__)
-LIBRARIES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))  # ours, and torch
 READING = (Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy, Tensor.__array__)
 set_grad_enabled: Any = torch._C._set_grad_enabled  # noqa: SLF001 - what no_grad and enable_grad call
 OTHERWISE = "a forward pass that stops gradients in the same places each time"
@@ -90,7 +88,7 @@ class Stops(TorchFunctionMode):
             return result
         if self._recording:
             self.kept.append(result.detach().clone() if tensor else result)
-            self.places.setdefault(_place())
+            self.places.setdefault(users_line())
             return result
         kept = self._take()
         if not tensor:
@@ -130,11 +128,3 @@ class Stops(TorchFunctionMode):
             raise NotApplicable(OTHERWISE)
         self._next += 1
         return self.kept[self._next - 1]
-
-
-def _place() -> str:
-    """The innermost line of the user's own code that is being run."""
-    frame = sys._getframe()  # noqa: SLF001 - what inspect.stack() reads files for
-    while frame.f_back and frame.f_code.co_filename.startswith((*LIBRARIES, "<")):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

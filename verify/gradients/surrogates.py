@@ -30,7 +30,7 @@ class Call(NamedTuple):
 def surrogate_in(function: Callable[[], Tensor]) -> str:
     """What backward of a function's graph is no derivative on purpose, and how that is known; empty where none is."""
     with seeded(), torch.enable_grad():
-        nodes = list(_nodes(function()))
+        nodes = list(nodes_of(function()))
     if built_in := next((node.name() for node in nodes if node.name().startswith(BUILT_IN)), ""):
         return f"{built_in.removesuffix('Backward0')} rounds in forward and passes the gradient on"
     custom = {node._forward_cls for node in nodes if hasattr(node, "_forward_cls")}  # noqa: SLF001 - no public name
@@ -38,7 +38,7 @@ def surrogate_in(function: Callable[[], Tensor]) -> str:
     return next((said for call in _calls(function, ours) if (said := _surrogate(call))), "")
 
 
-def _nodes(value: Tensor) -> Generator[Any]:
+def nodes_of(value: Tensor) -> Generator[Any]:
     """All of a tensor's graph."""
     waiting, seen = [value.grad_fn], set()
     while waiting:

@@ -17,6 +17,7 @@ from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import cross_entropy
+from andon.verify.observation.parameters import trainable
 from andon.verify.observation.perturb import perturbed_model, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Batch, Subject
@@ -199,6 +200,17 @@ def _is_undefined(tensor: Tensor) -> bool:
 
 def _shapes(given: Answer) -> str:
     return ", ".join(str(tuple(tensor.shape)) for tensor in given.outputs[:3]) or "no tensors"
+
+
+def reached(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
+    """The parameters that the loss has a graph to; none where the loss has no graph."""
+    with seeded(), torch.enable_grad():
+        loss = loss_of(subject, model, batch)
+        learning = trainable(model)
+        if not loss.requires_grad:
+            return set()
+        found = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
+    return {name for name, gradient in zip(learning, found, strict=True) if gradient is not None}
 
 
 def fresh_twins(subject: Subject) -> tuple[nn.Module, nn.Module]:

@@ -29,6 +29,7 @@ class Update(NamedTuple):
     options: tuple[dict[str, Any], ...]  # what else its groups say as it is made
     moved: State  # the weights as it finds them, where that is elsewhere than as the step began
     sparse: bool  # some gradient holds a few rows alone
+    repeats: bool  # it is given a function that evaluates the loss again, and may move several times by it
     elsewhere: bool  # some pass before it ran at other weights than the step began with, as in a search uphill
 
     def size(self, name: str) -> float:
@@ -84,11 +85,11 @@ def _updates(model: nn.Module, began: State, seen: list[Update], elsewhere: list
 
     running: list[Any] = []  # the optimizer that is within a step that was noted
 
-    def note(optimizer: Any) -> None:
+    def note(optimizer: Any, *, repeats: bool = False) -> None:
         update = None if running else _update(optimizer, model, began)
         if update is not None:
             running.append(optimizer)
-            update = update._replace(elsewhere=True in elsewhere)
+            update = update._replace(elsewhere=True in elsewhere, repeats=repeats)
             joined = bool(seen) and not seen[-1].names & update.names
             seen.append(_joined(seen.pop(), update) if joined else update)
 
@@ -100,7 +101,7 @@ def _updates(model: nn.Module, began: State, seen: list[Update], elsewhere: list
 
         def followed() -> Any:
             value = closure()  # which may make the gradients
-            note(optimizer)
+            note(optimizer, repeats=True)
             return value
 
         return (arguments[0], followed), {key: value for key, value in named.items() if key != "closure"}
@@ -133,7 +134,18 @@ def _update(optimizer: Any, model: nn.Module, began: State) -> Update | None:
     options = tuple({key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups)
     names = frozenset(name for name, _ in own)
     sparse = any(p.grad is not None and p.grad.is_sparse for _, p in own)
-    return Update(gradients, rates, decays, is_adaptive, names, options, _moved(model, began), sparse, elsewhere=False)
+    return Update(
+        gradients,
+        rates,
+        decays,
+        is_adaptive,
+        names,
+        options,
+        _moved(model, began),
+        sparse,
+        repeats=False,
+        elsewhere=False,
+    )
 
 
 def _moved(model: nn.Module, began: State) -> State:
@@ -205,6 +217,7 @@ def _joined(one: Update, other: Update) -> Update:
         one.options + other.options,
         one.moved | {name: tensor for name, tensor in other.moved.items() if name not in one.names},
         one.sparse or other.sparse,
+        one.repeats or other.repeats,
         one.elsewhere or other.elsewhere,
     )
 

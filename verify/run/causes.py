@@ -54,6 +54,7 @@ ORDER = (
     "attention",
     "packing",
     "loss",
+    "objective",
     "quantization",
     "adapters.frozen",
     "adapters.scale",

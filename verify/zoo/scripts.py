@@ -78,6 +78,89 @@ found = apart(decode(model, tokens), logits(model, tokens))
 print(f"decoded with a cache, logits are {found:.3g} of their rms from those of one pass")""",
     ),
     (
+        "generation.greedy",
+        "whose logit",
+        """\
+model, found = build(), 0.0
+model.generation_config = transformers.GenerationConfig(pad_token_id=0)
+for length in (1, 3, 6):
+    prompt, mask = tokens[:, :length], torch.ones_like(tokens[:, :length])
+    words = model.generate(prompt, attention_mask=mask, max_new_tokens=1, do_sample=False)[:, length]
+    last = logits(model, prompt)[:, -1]
+    found = max(found, float((last.amax(-1) - last.gather(1, words[:, None])[:, 0]).max()))
+print(f"the first word generated has a logit {found:.3g} below the largest of one pass")""",
+    ),
+    (
+        "configuration.norms",
+        "",
+        """\
+def eps(model):
+    named = {{name: getattr(m, "eps", getattr(m, "variance_epsilon", None)) for name, m in model.named_modules()}}
+    return {{name: value for name, value in named.items() if value is not None}}
+
+
+before, after = eps(build()), eps(build({key}={value}))
+same = [name for name in before if before[name] == after[name]]
+print(f"{key}={value} leaves {{len(same)}} of {{len(before)}} norms as they were: {{same}}")
+raise SystemExit(int(bool(same)))""",
+    ),
+    (
+        "adapters.merge_again",
+        "merged twice",
+        """\
+model = adapted(build())
+model.merge_adapter()
+before = logits(model, tokens)
+model.merge_adapter()
+found = apart(logits(model, tokens), before)
+print(f"merging once more moves the logits by {found:.3g} of their rms")""",
+    ),
+    (
+        "adapters.file_of_merged",
+        "",
+        """\
+model = adapted(build())
+before = logits(model, tokens)
+model.merge_adapter()
+with tempfile.TemporaryDirectory() as folder:
+    model.save_pretrained(folder)
+    loaded = peft.PeftModel.from_pretrained(build(), folder).eval()
+found = apart(logits(loaded, tokens), before)
+print(f"saved while merged and loaded, the adapter's logits are {found:.3g} of their rms apart")""",
+    ),
+    (
+        "adapters.learning",
+        "do not change",
+        """\
+model = adapted(build(), fill=False).train()
+learning = [p for p in model.parameters() if p.requires_grad]
+loss = model(input_ids=tokens, labels=tokens).loss
+loss.backward()
+found = sum(int(p.grad is not None and bool(p.grad.isfinite().all() and p.grad.any())) for p in learning)
+print(f"the loss is {float(loss):.3g}, and {found} of {len(learning)} tensors get a gradient")
+raise SystemExit(int(found < len(learning)))""",
+    ),
+    (
+        "adapters.learning",
+        "0 of",
+        """\
+model = adapted(build(), fill=False)
+found = sum(p.requires_grad for p in model.parameters())
+print(f"{found} parameters are trainable")
+raise SystemExit(int(found == 0))""",
+    ),
+    (
+        "determinism.train",
+        "",
+        """\
+model, losses = build().train(), []
+for _ in range(2):
+    torch.manual_seed(0)
+    losses.append(float(model(tokens, labels=tokens, use_cache=False).loss))
+found = abs(losses[0] - losses[1])
+print(f"with one seed two passes in train mode lose {losses}")""",
+    ),
+    (
         "determinism.",
         "",
         """\
@@ -175,9 +258,9 @@ def _body(finding: Finding) -> str:
     for check, words, body in TEMPLATES:
         same = finding.check == check or (check.endswith(".") and finding.check.startswith(check))
         if same and words in finding.message:
-            if check != "configuration.sensitivity":
+            if not check.startswith("configuration."):
                 return body
-            said = re.search(r"with (\w+)=(.+) shapes, first weights", finding.message)
+            said = re.search(r"(?:with |^)(\w+)=(.+?) (?:shapes, first weights|changes)", finding.message)
             return body.format(key=said[1], value=said[2]) if said else ""
     return ""
 

@@ -126,7 +126,7 @@ def _without_gradient(subject: Subject, model: nn.Module, batch: Batch) -> set[s
             TypeError,
             ValueError,
             RuntimeError,
-        ):  # another shape than guessed: it says nothing
+        ):  # it refuses these, or a gradient in eval mode
             return set(parameters)
     return {
         name for name, gradient in zip(parameters, found, strict=True) if gradient is None or not bool(gradient.any())

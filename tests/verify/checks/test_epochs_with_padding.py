@@ -20,7 +20,7 @@ STEPS = DOCUMENTS // ROWS
 class Masked(Small):
     """Called with token ids and a boolean mask."""
 
-    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:  # ty: ignore[invalid-method-override]
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T) to (B, T, V)."""
         return super().forward(tokens if valid is None else tokens * valid)
 
@@ -28,7 +28,7 @@ class Masked(Small):
 class Seen(Small):
     """Called with token ids and a picture."""
 
-    def forward(self, tokens: Tensor, picture: Tensor | None = None) -> Tensor:  # ty: ignore[invalid-method-override]
+    def forward(self, tokens: Tensor, picture: Tensor | None = None) -> Tensor:
         """(B, T) to (B, T, V)."""
         return super().forward(tokens) + (0.0 if picture is None else picture.mean())
 

@@ -203,8 +203,8 @@ FAULTS = (
     # ------------------------------------------------------------------------------------------------ data
     Fault("copying", "data[:, :-1], data[:, 1:]", "data[:, :-1], data[:, :-1]", "gpt", "loss.definition"),
     Fault("two ahead", "data[:, :-1], data[:, 1:]", "data[:, :-2], data[:, 2:]", "gpt", "data.targets"),
-    Fault("one window for all rows", "    data = torch.randint(2, VOCAB, (ROWS, LENGTH + 1), generator=generator)",
-          "    data = torch.randint(2, VOCAB, (1, LENGTH + 1), generator=generator).expand(ROWS, -1)", "gpt", "data.rows"),
+    Fault("one window for all rows", "torch.randint(2, VOCAB, (ROWS, LENGTH + 1), generator=generator)",
+          "torch.randint(2, VOCAB, (1, LENGTH + 1), generator=generator).expand(ROWS, -1)", "gpt", "data.rows"),
     Fault("one order", "manual_seed(number)", "manual_seed(0)", "packing", "data.epochs"),
     Fault("windows never seen", "generator=torch.Generator().manual_seed(number))",
           "generator=torch.Generator().manual_seed(number))[:7]", "packing", "data.epochs"),
