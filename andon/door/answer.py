@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from andon.door.launch import Outcome
+from andon.door.watched_command import Outcome
 from andon.verify.run.report import Finding, Report, render_json, render_text
 
 NOT_MEASURED = 3

@@ -10,7 +10,7 @@ from andon.door.capture import Captured, as_subject, capture
 from andon.door.questions import QUESTIONS
 from andon.door.questions.targets import shown_in
 from andon.door.records import Optimizing
-from andon.door.trace import Recorder
+from andon.door.torch_calls import Recorder
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled
 from andon.verify.checks import CHECKS

@@ -22,7 +22,7 @@ from andon.door.statements.evaluation import check_counted
 from andon.door.statements.optimizers import check_coupled_decay, check_rates
 from andon.door.statements.schedule import check_schedule_steps, check_schedule_used
 from andon.door.statements.steps import check_accumulation
-from andon.door.trace import Recorder
+from andon.door.torch_calls import Recorder
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.run.report import Finding
 

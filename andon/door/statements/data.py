@@ -1,7 +1,7 @@
 """Which rows a run trains on."""
 
 from andon.door.records import Passes, Run
-from andon.door.statements.table import Statement, now_and_then
+from andon.door.statements.statement import Statement, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
 FEWEST = 64  # rows before an order is one

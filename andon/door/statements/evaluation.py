@@ -3,7 +3,7 @@
 from torch import nn
 
 from andon.door.records import Passes, Run
-from andon.door.statements.table import Statement, at, now_and_then
+from andon.door.statements.statement import Statement, at, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
 AGAIN = 2  # stretches of passes: what happens once happens at the end, as a sample does

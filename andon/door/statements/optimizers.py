@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from andon.door.records import Optimizing, Run
-from andon.door.statements.table import Statement, at, stepping
+from andon.door.statements.statement import Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 HALF = 0.5
