@@ -19,7 +19,7 @@ def check_membership(run: Run) -> None:
 
     Yellow where the optimizer holds nothing that the model lacks: then parts may have been left out on purpose.
     """
-    for each in stepping(run):
+    for each in sorted(stepping(run), key=lambda each: -each.last_step):
         if each.model is None or each.last_step < HALF * run.steps:
             continue
         left = _left_out(run, each)
