@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from andon.door.launch import BUDGET, Limits, launch
+from andon.door.watched_command import BUDGET, Limits, launch
 
 NOT_FOUND, STARTED = 127, 126
 

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from andon.door.launch import Outcome
+from andon.door.watched_command import Outcome
 from andon.verify.run.report import Finding, Report, render_json, render_text
 
 NOT_MEASURED = 3
 # What follows from a finding is none of its own.
 CAUSES = {
     "structure.parameters": ("watch.gradients", "structure.blocks"),
-    "watch.zero_grad": ("run.membership",),
-    "optimizer.membership": ("run.membership",),
+    "watch.zero_grad": ("watch.stale", "run.membership"),
+    "optimizer.membership": ("run.membership", "watch.stale"),
+    "run.membership": ("watch.stale",),
+    "optimizer.decay": ("run.norms_decay",),
     "run.rates": ("run.schedule_steps",),
     "run.schedule_used": ("run.schedule_steps",),
     "run.padding": ("run.ignored",),
@@ -87,11 +89,9 @@ def by_cause(findings: list[Finding]) -> list[Finding]:
     """What follows from another finding stands beneath it."""
     names = {each.check for each in findings}
     causes = {name: next((each for each in CAUSES.get(name, ()) if each in names), "") for name in names}
-    first = [each for each in findings if not causes[each.check]]
-    return [
-        each._replace(follows=(*each.follows, *sorted(name for name, cause in causes.items() if cause == each.check)))
-        for each in first
-    ]
+    causes = {name: causes.get(cause) or cause for name, cause in causes.items()}
+    under = {cause: sorted(name for name, its in causes.items() if its == cause) for cause in names}
+    return [each._replace(follows=(*each.follows, *under[each.check])) for each in findings if not causes[each.check]]
 
 
 def _sorted(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.door.trace import Entry, leaves, needed, replayed
+from andon.door.torch_calls import Entry, leaves, needed, replayed
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
 

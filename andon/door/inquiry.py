@@ -10,9 +10,10 @@ from andon.door.capture import Captured, as_subject, capture
 from andon.door.questions import QUESTIONS
 from andon.door.questions.targets import shown_in
 from andon.door.records import Optimizing
-from andon.door.trace import Recorder
+from andon.door.torch_calls import Recorder
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled
+from andon.verify.checks import CHECKS
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.protect import protected
 from andon.verify.run.docstring import explain
@@ -53,9 +54,18 @@ AREAS = (
 
 # What takes the batch's labels to be the targets: asked where the loss's own gradient shows that they are.
 OF_LABELS = ("loss.definition", "loss.shapes", "loss.ignored", "loss.gradient")
+# What takes all modules of the script to be trained by this optimizer.
+OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
+WHOLE = 1e-3
+LABELS = ("loss.definition", "loss.shapes", "loss.ignored", "loss.gradient")
+# What takes all modules of the script to be trained by this optimizer.
+OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
+WHOLE = 1e-3
 LABELS = "labels that its gradient shows to be what the loss predicts"
-UNASKED = dict.fromkeys(OF_LABELS, LABELS) | {
-    "gradients": "a backward pass of the script's own: torch.autograd.Function"
+UNASKED = {
+    **dict.fromkeys(OF_LABELS, LABELS),
+    **dict.fromkeys(OF_ONE_MODEL, "a script of one model"),
+    "gradients": "a backward pass of the script's own: torch.autograd.Function",
 }
 CROWDED = 8.0
 
@@ -81,9 +91,14 @@ def inquire(
 def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
     subject = as_subject(captured, type(each.model).__name__)
     findings, passed, lacking = _questions(captured)
-    left_out = () if _labels_are_targets(captured, subject) else OF_LABELS
+    accumulates = max(each.backwards, default=1) > 1
+    left_out = () if _labels_are_targets(captured, subject, accumulates=accumulates) else OF_LABELS
+    left_out = (*left_out, *OF_ONE_MODEL) if len(captured.before) > 1 else left_out
     left_out = left_out if _has_own_backward(captured.loss) else (*left_out, "gradients")
-    areas = tuple(each for each in AREAS if each not in left_out)
+    names = [
+        each.name for each in CHECKS if any(each.name == area or each.name.startswith(f"{area}.") for area in AREAS)
+    ]
+    areas = [name for name in names if name not in left_out and name.partition(".")[0] not in left_out]
     lacking |= {each: UNASKED[each] for each in left_out}
     report = check(subject, only=areas, budget=options["check_budget"] * _crowd())
     found = [finding for finding in report.findings if not finding.mistake]
@@ -113,13 +128,18 @@ def _has_own_backward(loss: Tensor) -> bool:
     return False
 
 
-def _labels_are_targets(captured: Captured, subject: Subject) -> bool:
-    """Whether what the gradient of the logits shows to be predicted is what the batch's labels say."""
+def _labels_are_targets(captured: Captured, subject: Subject, *, accumulates: bool) -> bool:
+    """Whether what the gradient of the logits shows to be predicted is what the batch's labels say.
+
+    Where a step has several micro-batches, their loss may be a part of a mean over all of them.
+    """
     with protected():
         try:
             shown = shown_in(captured).entropy
             labels = labeled(subject, new_batch(subject))
         except NotApplicable:
+            return False
+        if accumulates and abs(float(shown.weights.sum()) - 1.0) > WHOLE:
             return False
         return shown.targets.shape == labels.shape and bool((shown.targets == labels).all())
 

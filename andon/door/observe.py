@@ -47,7 +47,8 @@ class Observer:
         self.run, self.windows, self.ending = run, windows, ending
         self._depth = 0
         self._span: Passes | None = None
-        self._random: Tensor | None = None  # numbers where a stretch of passes began, until they are seen to move
+        self._random: Tensor | None = None  # numbers where the last pass without a backward pass ended
+        self._drawn = False  # whether they have moved between two such passes of this stretch
         self._comparing = Comparing(run)
         self._in_backward = False
         self._in_schedule = 0
@@ -92,8 +93,10 @@ class Observer:
         passes = self.run.passes.setdefault(chain, Passes(chain))
         if self._span is not passes and passes.trained == 0:
             passes.spans += 1
-            self._span = passes
-            self._random = torch.get_rng_state()
+            self._span, self._drawn, self._random = passes, False, None
+        if passes.trained == 0 and self._random is not None and not self._drawn:
+            self._drawn = not torch.equal(self._random, torch.get_rng_state())
+            passes.draws += self._drawn
         if passes.trained == 0 and self.run.steps and not torch.is_grad_enabled():
             self._comparing.begin()
         elif passes.trained:
@@ -114,9 +117,7 @@ class Observer:
     def after_pass(self, passes: Passes, result: Any) -> None:
         """It has ended; whether it is one of training shows once a gradient reaches what it returned."""
         self._await_gradient(passes, result)
-        if passes.trained == 0 and self._random is not None and not torch.equal(self._random, torch.get_rng_state()):
-            passes.draws += 1
-            self._random = None
+        self._random = torch.get_rng_state() if passes.trained == 0 else None
 
     def _await_gradient(self, passes: Passes, result: Any) -> None:
         observer, arrived = self, []

@@ -13,7 +13,7 @@ from andon.door.followers import Followers
 from andon.door.fork import Fork
 from andon.door.inquiry import inquire
 from andon.door.records import Optimizing, Run
-from andon.door.trace import Recorder
+from andon.door.torch_calls import Recorder
 from andon.verify.watcher import Watch
 
 CAPTURED_AT = 2  # steps of an optimizer before its window is captured

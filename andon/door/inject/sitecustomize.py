@@ -27,7 +27,10 @@ class _Torch:
 
         def load_and_watch(module):  # noqa: ANN001, ANN202
             load(module)
-            _watch()
+            try:
+                _watch()
+            except Exception as error:  # noqa: BLE001 - whatever we lack here, the script goes on as it would alone
+                sys.stderr.write(f"andon: cannot watch this process: {type(error).__name__}: {error}\n")
 
         spec.loader.exec_module = load_and_watch
         return spec

@@ -1,7 +1,7 @@
 """What is asked of a captured micro-batch, beside the checks of a Subject: each a function `Captured -> None`."""
 
 from andon.door.questions import padding, shapes, targets
-from andon.door.questions.table import Question
+from andon.door.questions.question import Question
 
 __all__ = ["QUESTIONS", "Question"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from andon.door.capture import Captured
-from andon.door.questions.table import Question, differ, loss_again
+from andon.door.questions.question import Question, differ, loss_again
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 MORE = 2  # columns

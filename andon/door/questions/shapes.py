@@ -6,8 +6,8 @@ Legend: B batch.
 from torch import Tensor
 
 from andon.door.capture import Captured
-from andon.door.questions.table import Question
-from andon.door.trace import Entry
+from andon.door.questions.question import Question
+from andon.door.torch_calls import Entry
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 DRAWS = ("rand", "randn", "rand_like", "randn_like", "normal", "normal_", "uniform_", "bernoulli", "bernoulli_")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from andon.door.capture import Captured
-from andon.door.questions.table import Question, again
+from andon.door.questions.question import Question, again
 from andon.verify.access.facts import CrossEntropy, cross_entropy_of
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 

@@ -4,7 +4,7 @@ It raises `CheckFailed`, `Unusual` or `NotApplicable` with the numbers and the s
 """
 
 from andon.door.statements import averages, data, evaluation, optimizers, schedule, steps
-from andon.door.statements.table import Statement
+from andon.door.statements.statement import Statement
 
 __all__ = ["STATEMENTS", "Statement"]
 

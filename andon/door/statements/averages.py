@@ -1,7 +1,7 @@
 """Copies of a model that follow it."""
 
 from andon.door.records import Run
-from andon.door.statements.table import Statement
+from andon.door.statements.statement import Statement
 from andon.verify.errors import NotApplicable, Unusual
 
 LATE = 20  # steps after which an average lags behind

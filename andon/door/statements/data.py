@@ -1,7 +1,7 @@
 """Which rows a run trains on."""
 
 from andon.door.records import Passes, Run
-from andon.door.statements.table import Statement
+from andon.door.statements.statement import Statement, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
 FEWEST = 64  # rows before an order is one
@@ -49,7 +49,7 @@ def check_held_out(run: Run) -> None:
     """
     trained = {row for passes in _trained(run) for row in passes.rows.seen}
     shared: dict[int, tuple[int, int, Passes]] = {}
-    for place, passes in enumerate(_evaluated(run)):
+    for place, passes in enumerate(now_and_then(run)):
         rows = set(passes.rows.seen)
         if len(rows) >= FEWEST and len(rows) > DISTINCT * len(passes.rows.seen) / max(passes.spans, 1):
             shared[place] = len(rows & trained), len(rows), passes
@@ -65,10 +65,6 @@ def check_held_out(run: Run) -> None:
 
 def _trained(run: Run) -> list[Passes]:
     return [each for each in run.passes.values() if each.trained]
-
-
-def _evaluated(run: Run) -> list[Passes]:
-    return [each for each in run.passes.values() if not each.trained and run.steps]
 
 
 STATEMENTS = (Statement("run.order", check_order), Statement("run.held_out", check_held_out))

@@ -3,10 +3,10 @@
 from torch import nn
 
 from andon.door.records import Passes, Run
-from andon.door.statements.table import Statement, at
+from andon.door.statements.statement import Statement, at, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
-RARE = 0.5  # of a run's steps: what comes more often is part of training
+AGAIN = 2  # stretches of passes: what happens once happens at the end, as a sample does
 
 
 def check_mode(run: Run) -> None:
@@ -53,10 +53,10 @@ def check_random(run: Run) -> None:
     Yellow alone: whoever samples text or rollouts does so.
     """
     for passes in _evaluations(run):
-        if passes.draws and passes.training_mode < passes.count / 2:
+        if passes.draws >= AGAIN and passes.training_mode < passes.count / 2:
             raise Unusual(
-                f"torch's global random numbers went on in {passes.draws} of {passes.spans} stretches of passes "
-                f"without a backward pass{_where(passes)}"
+                f"torch's global random numbers went on between passes without a backward pass{_where(passes)}, "
+                f"in {passes.draws} of {passes.spans} stretches of them"
             )
 
 
@@ -89,8 +89,7 @@ def _evaluations(run: Run) -> list[Passes]:
     kinds = {type(run.modules[key]) for key in learning if key in run.modules}
     found = [
         each
-        for each in run.passes.values()
-        if not each.trained and run.steps and 0 < each.spans < RARE * run.steps
+        for each in now_and_then(run)
         if any(id(module) in learning or type(module) in kinds for module in each.modules.values())
     ]
     if not found:

@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from andon.door.records import Optimizing, Run
-from andon.door.statements.table import Statement, at, stepping
+from andon.door.statements.statement import Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 HALF = 0.5
@@ -19,7 +19,7 @@ def check_membership(run: Run) -> None:
 
     Yellow where the optimizer holds nothing that the model lacks: then parts may have been left out on purpose.
     """
-    for each in stepping(run):
+    for each in sorted(stepping(run), key=lambda each: -each.last_step):
         if each.model is None or each.last_step < HALF * run.steps:
             continue
         left = _left_out(run, each)
@@ -27,7 +27,7 @@ def check_membership(run: Run) -> None:
             continue
         strangers = _strangers(run, each)
         message = (
-            f"{listed(sorted(left))} get gradients, and no optimizer that still steps holds them; "
+            f"no optimizer that steps holds {listed(sorted(left))}, though gradients reach there; "
             f"the one made{at(each.made)} holds {strangers} tensors that are in no model of this run"
         )
         raise (CheckFailed if strangers else Unusual)(message)

@@ -1,7 +1,7 @@
 """What a schedule is told and how often it goes on."""
 
 from andon.door.records import Run, Scheduling
-from andon.door.statements.table import FEW, Statement, at
+from andon.door.statements.statement import FEW, Statement, at
 from andon.verify.errors import NotApplicable, Unusual
 
 LENGTHS = ("total_steps", "T_max", "total_iters")

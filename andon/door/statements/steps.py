@@ -1,7 +1,7 @@
 """What lies between two steps: backward passes, clipping, loss scales, accumulation."""
 
 from andon.door.records import Run
-from andon.door.statements.table import FEW, Statement, at, stepping
+from andon.door.statements.statement import FEW, Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from andon.door.places import Place
-from andon.door.records import Optimizing, Run
+from andon.door.records import Optimizing, Passes, Run
 from andon.verify.errors import NotApplicable
 
+RARE = 0.5  # of a run's steps: passes without a backward pass that come more often are part of training
 FEW = 3  # windows in which a thing must happen before it is no accident
 
 
@@ -32,3 +33,9 @@ def stepping(run: Run, least: int = FEW) -> list[Optimizing]:
     if not found:
         raise NotApplicable(f"an optimizer that takes {least} steps")
     return found
+
+
+def now_and_then(run: Run) -> list[Passes]:
+    """Passes that no backward pass follows, and that come with few of the steps: an evaluation's, no teacher's."""
+    found = [each for each in run.passes.values() if not each.trained]
+    return [each for each in found if 0 < each.spans < RARE * run.steps]

@@ -1,0 +1,46 @@
+"""Runs `andon verify -- COMMAND` in a folder of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(__file__).resolve().parent / "scripts"
+
+
+class Door:
+    """A folder with a script in it, and the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, script: str, *edits: tuple[str, str], name: str = "train.py") -> None:
+        """Put a script there, changed; each text to be replaced occurs once."""
+        source = (SCRIPTS / script).read_text()
+        for old, new in edits:
+            assert 1 == source.count(old), f"{old!r} occurs {source.count(old)} times"
+            source = source.replace(old, new)
+        (self.folder / name).write_text(source)
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Any command, there."""
+        known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+        return subprocess.run(words, cwd=self.folder, env=known, capture_output=True, text=True, check=False)
+
+    def verify(self, *words: str, options: tuple[str, ...] = (), **environment: str) -> dict[str, Any]:
+        """The report of a command."""
+        options = ("--json", *options, "--")
+        done = self.run(sys.executable, "-m", "andon", "verify", *options, *words, **environment)
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)[0] | {"stderr": done.stderr, "code": done.returncode}
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    """A folder of its own."""
+    return Door(tmp_path)
