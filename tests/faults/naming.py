@@ -88,6 +88,8 @@ NAMING: dict[str, tuple[str, ...]] = {
     "lora-pattern-shared-key": ("configuration.sensitivity", "adapters.scale"),
     "lora-load-strict-false": ("adapters.file",),
     "lora-base-trainable": ("adapters.frozen",),
+    "lora-drops-base-input": ("adapters.identity",),
+    "lora-target-passed-over": ("adapters.targets",),
     "lora-kbit-refreezes": ("adapters.learning", "adapters.frozen"),
     "lora-gradckpt-no-grad": ("structure.parameters", "gradients.parameters", "adapters.learning"),
     "lora-merge-mutates-adapter": ("adapters.unmerge",),
@@ -97,4 +99,5 @@ NAMING: dict[str, tuple[str, ...]] = {
     "quant-nibble-order": ("quantization.order", "quantization.levels"),
     "quant-ragged-tail": ("quantization.ragged",),
     "quant-merge-wrong-base": ("adapters.merge",),
+    "quant-merge-half-scale": ("adapters.merged_quantized",),
 }

@@ -23,11 +23,12 @@ from andon.verify.access.batches import (
     small_batch,
 )
 from andon.verify.access.calls import needed, new_batch, new_model, seeded
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import IGNORE, fields, replaced
 from andon.verify.access.targets import ignored_label, targets_of, with_targets
 from andon.verify.errors import NotApplicable
-from andon.verify.observation.perturb import dropout_rates, perturbed_model, without_dropout
+from andon.verify.observation.perturb import dropout_rates, without_dropout
 from andon.verify.observation.protect import protected
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject

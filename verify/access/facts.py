@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from andon.verify.access.calls import loss_of, new_batch, new_model, precise, seeded
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import IGNORE, fields
 from andon.verify.subject import Batch, Subject
 
@@ -66,8 +67,6 @@ def facts_of(subject: Subject) -> Facts:
 
 def _at_larger_weights(subject: Subject, batch: Batch, found: Facts) -> Facts:
     """The facts with a cross-entropy that no nearly even softmax hides: there, smoothed targets look like others."""
-    from andon.verify.observation.perturb import perturbed_model  # late, as it needs these facts
-
     if found.cross_entropy is None:
         return found
     larger = observed(subject, perturbed_model(subject), batch).cross_entropy

@@ -10,6 +10,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from andon.verify.access.calls import loss_of, new_batch, new_model
 from andon.verify.access.facts import CrossEntropy, facts_of
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, fields, replaced
 from andon.verify.errors import NotApplicable
@@ -223,8 +224,7 @@ def _is_by_value(subject: Subject) -> bool:
 
 
 def _agrees_by_value(subject: Subject) -> bool:
-    from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are,
-    from andon.verify.observation.perturb import perturbed_model  # and larger weights, at which losses differ, too
+    from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are
 
     model, batch = perturbed_model(subject), new_batch(subject)
     with torch.no_grad():

@@ -16,13 +16,14 @@ from andon.verify.access.batches import (
     small_batch,
 )
 from andon.verify.access.calls import loss_of, new_batch
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.access.targets import predicts_next, targets_of, tokens_of, with_targets, with_tokens
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.heads import heads_of, rows_reached
-from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
+from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Batch, Subject
 

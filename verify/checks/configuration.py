@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import loss_of, needed, new_batch, seeded
+from andon.verify.access.calls import loss_of, needed, new_batch, precise, seeded
+from andon.verify.access.larger_weights import rescale
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.norm_layers import norms_of
-from andon.verify.observation.perturb import logits_eval, precise, rescale
+from andon.verify.observation.perturb import logits_eval
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 

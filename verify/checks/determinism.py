@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import first_positions, rows_of
 from andon.verify.access.calls import loss_of, new_batch, new_model
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import fields
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
@@ -28,7 +29,7 @@ from andon.verify.observation.answers import (
 )
 from andon.verify.observation.dropout import Dropouts
 from andon.verify.observation.parameters import parameters
-from andon.verify.observation.perturb import dropout_rates, perturbed_model, without_dropout
+from andon.verify.observation.perturb import dropout_rates, without_dropout
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 

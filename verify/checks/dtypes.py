@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import gradients, loss_of, new_model
+from andon.verify.access.larger_weights import perturbed_model, rescale
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.answers import answer, any_batch
 from andon.verify.observation.half_precision import HalfPrecision, device_of, is_wide, low_dtype
-from andon.verify.observation.perturb import coarsest_eps, logits_eval, perturbed_model, rescale
+from andon.verify.observation.perturb import coarsest_eps, logits_eval
 from andon.verify.observation.tolerances import ROUNDING, rms
 from andon.verify.subject import Subject
 

@@ -8,11 +8,12 @@ from torch import nn
 
 from andon.verify.access.batches import first_positions, one_document, rows_of
 from andon.verify.access.calls import needed, new_batch
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
 from andon.verify.access.targets import tokens_of, with_tokens
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed
-from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
+from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 

@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from andon.verify.access.calls import seeded
+from andon.verify.access.larger_weights import fill_zero_parameters
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.gradients.compare import NAMED, Place, compare_all, inputs_of, prepared, unheld_difference
 from andon.verify.gradients.held import Stops
 from andon.verify.gradients.surrogates import SOLVER, surrogate_in
-from andon.verify.observation.perturb import fill_zero_parameters
 from andon.verify.subject import Subject
 
 

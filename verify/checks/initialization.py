@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import new_batch, new_model
+from andon.verify.access.calls import new_batch, new_model, precise
+from andon.verify.access.larger_weights import is_drawn_matrix
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of
 from andon.verify.checks.table import Check
@@ -17,7 +18,7 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.answers import answer, any_batch, require_cross_entropy
 from andon.verify.observation.cross_entropy import loss_alternatives
 from andon.verify.observation.parameters import trainable
-from andon.verify.observation.perturb import is_drawn_matrix, is_fresh, logits_eval, precise, require_fresh
+from andon.verify.observation.perturb import is_fresh, logits_eval, require_fresh
 from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.observation.uses import Uses
 from andon.verify.subject import Subject

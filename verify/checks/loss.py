@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
 from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
 from andon.verify.access.facts import facts_of, observed
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
@@ -20,7 +21,7 @@ from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.observation.cross_entropy import cross_entropy
-from andon.verify.observation.perturb import coarsest_eps, perturbed_model, rounding_tolerance
+from andon.verify.observation.perturb import coarsest_eps, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
 from andon.verify.subject import Batch, Subject
 

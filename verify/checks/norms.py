@@ -6,12 +6,11 @@ Legend: R rows, D width.
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import new_model
+from andon.verify.access.calls import new_model, precise
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, Unusual
 from andon.verify.observation.half_precision import device_of, low_dtype
 from andon.verify.observation.norm_layers import INVARIANT, norms_of, random_rows
-from andon.verify.observation.perturb import precise
 from andon.verify.observation.tolerances import distance, rms
 from andon.verify.subject import Subject
 

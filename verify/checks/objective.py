@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import other_tokens, small_batch
 from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE
@@ -15,7 +16,7 @@ from andon.verify.access.targets import require_cross_entropy, targets_of, token
 from andon.verify.checks.table import Check
 from andon.verify.errors import NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import cross_entropy
-from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
+from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.tolerances import distance, norm_of
 from andon.verify.observation.unused import unused_scalars
 from andon.verify.subject import Batch, Subject

@@ -10,11 +10,12 @@ from torch import nn
 
 from andon.verify.access.batches import documents_in
 from andon.verify.access.calls import gradients, loss_of, needed, new_batch
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of, tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
+from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.tolerances import distance, norm_of
 from andon.verify.subject import Batch, Documents, Subject
 

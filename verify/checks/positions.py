@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import first_positions, one_document, other_tokens, rows_of, tensors_in
 from andon.verify.access.calls import new_batch, new_model
+from andon.verify.access.larger_weights import perturbed_model, rescale
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import replaced
 from andon.verify.access.targets import predicts_next, tokens_of, with_tokens
@@ -18,7 +19,7 @@ from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
 from andon.verify.observation.half_precision import is_wide, low_dtype
-from andon.verify.observation.perturb import logits_eval, perturbed_model, rescale, without_autocast
+from andon.verify.observation.perturb import logits_eval, without_autocast
 from andon.verify.observation.tolerances import ROUNDING, distance
 from andon.verify.subject import Batch, Subject
 

@@ -4,11 +4,12 @@ import torch
 
 from andon.verify.access.batches import real_in, small_batch
 from andon.verify.access.calls import gradients, loss_of, needed
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.targets import targets_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.cross_entropy import cross_entropy
-from andon.verify.observation.perturb import logits_eval, perturbed_model, rounding_tolerance
+from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.tolerances import require_close
 from andon.verify.subject import Subject
 

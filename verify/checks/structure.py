@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import gradients, new_model, seeded
+from andon.verify.access.calls import gradients, new_model, precise, seeded
+from andon.verify.access.larger_weights import fill_zero_parameters, is_drawn_matrix, perturbed_model, rescale
 from andon.verify.access.logits import logits_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
@@ -33,7 +34,6 @@ from andon.verify.observation.answers import (
 from andon.verify.observation.blocks import Call, blocks_of, calls
 from andon.verify.observation.experts import require_experts
 from andon.verify.observation.parameters import norm, trainable
-from andon.verify.observation.perturb import fill_zero_parameters, is_drawn_matrix, perturbed_model, precise, rescale
 from andon.verify.observation.tolerances import distance
 from andon.verify.observation.uses import Uses
 from andon.verify.subject import Batch, Subject

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import seeded
+from andon.verify.observation.graph import nodes_of
 from andon.verify.observation.tolerances import norm_of
 
 BUILT_IN = "FakeQuantize"  # torch's own straight-through estimators
@@ -36,17 +37,6 @@ def surrogate_in(function: Callable[[], Tensor]) -> str:
     custom = {node._forward_cls for node in nodes if hasattr(node, "_forward_cls")}  # noqa: SLF001 - no public name
     ours = {each for each in custom if not each.__module__.startswith("torch.")}
     return next((said for call in _calls(function, ours) if (said := _surrogate(call))), "")
-
-
-def nodes_of(value: Tensor) -> Generator[Any]:
-    """All of a tensor's graph."""
-    waiting, seen = [value.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting += [each for each, _ in node.next_functions]
 
 
 def _calls(function: Callable[[], Tensor], classes: set[Any]) -> list[Call]:

@@ -12,13 +12,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from andon.verify.access.batches import small_batch
 from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.parameters import trainable
-from andon.verify.observation.perturb import perturbed_model, rounding_tolerance
+from andon.verify.observation.perturb import rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
 from andon.verify.subject import Batch, Subject
 

@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import small_batch
 from andon.verify.access.calls import gradients
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.errors import CheckFailed
-from andon.verify.observation.perturb import perturbed_model
 from andon.verify.subject import Subject
 
 DRAWS, UNCHANGED = 32, 8  # models and batches that may reach an expert, and those in a row that reach no other one

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from andon.verify.access.batches import other_tokens
 from andon.verify.access.calls import loss_of, seeded
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.access.targets import tokens_of, with_tokens
 from andon.verify.errors import NotApplicable
-from andon.verify.observation.perturb import perturbed_model
 from andon.verify.subject import Batch, Subject
 
 MOVED = 1e-2  # of what exchanging a label changes: what rounding leaves is below it

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from andon.verify.access.batches import tensors_in
 from andon.verify.access.calls import loss_of, seeded
-from andon.verify.gradients.surrogates import nodes_of
+from andon.verify.observation.graph import nodes_of
 from andon.verify.observation.lines import users_line
 from andon.verify.subject import Batch, Subject
 

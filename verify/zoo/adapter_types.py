@@ -7,7 +7,7 @@ from typing import Any
 import peft
 from torch import nn
 
-from andon.verify.observation.perturb import rescale
+from andon.verify.access.larger_weights import rescale
 from andon.verify.subject import Subject
 from andon.verify.subjects.peft import adapted
 from andon.verify.zoo import causal_models as bases

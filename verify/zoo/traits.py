@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.calls import new_batch, new_model, seeded
+from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import IGNORE
 from andon.verify.observation.label_places import label_reads_its_place
 from andon.verify.observation.parameters import trainable
-from andon.verify.observation.perturb import perturbed_model
 from andon.verify.subject import Batch, Subject
 
 BOTH_SIDES = re.compile(r"always bidirectional|Set `?\"bi\"`? for")

@@ -248,9 +248,6 @@ def test_a_mixture_may_report_its_loss_without_the_routers_part() -> None:
 
     pairs = (("updates.logged_loss", "reports a loss of"), ("evaluation.mean", "the loss of each token is"))
     for name, message in pairs:
-        ("updates.logged_loss", "reports a loss of"),
-        ("evaluation.mean", "the loss of each token is"),
-    ):
         assert "passed" == found(valued(1.0), name)
         assert message in found(valued(0.5), name)
 
