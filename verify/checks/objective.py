@@ -14,9 +14,10 @@ from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import require_cross_entropy, targets_of, tokens_of, with_targets, with_tokens
 from andon.verify.checks.table import Check
-from andon.verify.errors import NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.perturb import logits_eval, rounding_tolerance
+from andon.verify.observation.shapes import repeated_losses
 from andon.verify.observation.tolerances import distance, norm_of
 from andon.verify.observation.unused import unused_scalars
 from andon.verify.subject import Batch, Subject
@@ -129,6 +130,33 @@ def check_reach(subject: Subject) -> None:
         )
 
 
+def check_shapes(subject: Subject) -> None:
+    """A loss compares each number with its own target: not each with all of them.
+
+    Seen in a pass, at torch's own losses of differences: one whose input and target are both repeated along each other.
+
+    Silent because the loss falls to the variance of the targets: the model learns their mean.
+
+    Look at a dimension of 1 that only one side has: `squeeze(-1)` the one, or `unsqueeze(-1)` the other.
+
+    Example:
+        # wrong: (B, 1) and (B,) are compared as (B, B)
+        loss = F.mse_loss(model(x), y)
+
+        # right
+        loss = F.mse_loss(model(x).squeeze(-1), y)
+
+    Reference: PyTorch documentation, Broadcasting semantics.
+    """
+    found = repeated_losses(subject, new_model(subject).eval(), new_batch(subject))
+    if found:
+        first = found[0]
+        raise CheckFailed(
+            f"{first.name} at {first.line} is given {first.shapes[0]} and {first.shapes[1]}, and compares them as "
+            f"{first.result}: each number with every target"
+        )
+
+
 def _of_cross_entropy(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
     value = cross_entropy(logits_of(subject, model, batch), targets_of(subject, batch))
@@ -158,4 +186,5 @@ CHECKS = (
     Check("objective.unused", check_unused),
     Check("objective.rows", check_rows),
     Check("objective.reach", check_reach),
+    Check("objective.shapes", check_shapes),
 )

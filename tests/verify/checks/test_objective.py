@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everybody writes it
 
 from andon.verify import Subject, check
-from andon.verify.run.report import YELLOW
+from andon.verify.run.report import RED, YELLOW
 from tests.verify.checks.test_models_as_used import Case
 from tests.verify.small import LENGTH, ROWS, VOCAB, WIDTH, Small, loss, said, small
 
@@ -73,6 +73,19 @@ def second(labels: str) -> Subject:
     return small(batch=prompted, loss=lambda model, batch: beside(model, batch, labels))
 
 
+def valued(*, columns: bool, loss: Any = F.mse_loss) -> Subject:
+    """A value for each row; as a column, beside targets that are a row."""
+
+    def taken(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        values = model(batch[0])
+        return loss(values if columns else values.squeeze(-1), batch[1])
+
+    return Subject(
+        model=lambda: nn.Linear(4, 1), batch=lambda g: (torch.randn(5, 4, generator=g), torch.randn(5, generator=g)),
+        loss=taken,
+    )  # fmt: skip
+
+
 OBJECTIVES = {
     "a part forgotten": Case("objective.unused", lambda: small(loss=forgotten), "1 number(s) with a gradient", YELLOW),
     "a metric read": Case("objective.unused", lambda: small(loss=read), PASSED),
@@ -99,6 +112,9 @@ OBJECTIVES = {
     "a choice that learns": Case(
         "objective.reach", lambda: small(model=lambda: Chosen(divided=False), loss=balanced), PASSED
     ),
+    "a column beside a row": Case("objective.shapes", lambda: valued(columns=True), "(5, 1) and (5,)", RED),
+    "a column of pairs": Case("objective.shapes", lambda: valued(columns=True, loss=F.smooth_l1_loss), "(5, 5)", RED),
+    "rows alike": Case("objective.shapes", lambda: valued(columns=False), PASSED),
     "one part": Case("objective.reach", small, "a loss with another part"),
 }
 
