@@ -39,4 +39,4 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
     return total / labels.numel()
 
 
-subject = verify.Subject(model=Model, batch=next_batch, loss=loss)
+subject = verify.Subject(model=Model, batch=next_batch, loss=loss, objective="cross_entropy")
