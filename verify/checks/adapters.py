@@ -323,14 +323,15 @@ def check_merge(subject: Subject) -> None:
 
 
 def _is_quantized_again(subject: Subject, merged: nn.Module, batch: Batch) -> bool:
-    """Whether any merged layer's weight is what the quantizer represents exactly: nothing else comes back as it was."""
+    """Whether any weight that a merge changed is what the quantizer represents: nothing else comes back as it was."""
     if subject.quantizer is None:
         return False
     base = _base(subject)
     widths = widths_of(base, lambda: _logits(subject, base, batch))
-    for _, layer, width in layers_of(merged, widths):
-        found = effective(layer, width)
-        if found is None or not bool(found.any()):
+    before = {name: effective(layer, width) for name, layer, width in layers_of(base, widths)}
+    for name, layer, width in layers_of(merged, widths):
+        found, own = effective(layer, width), before.get(name)
+        if found is None or not bool(found.any()) or (own is not None and torch.equal(found, own)):
             continue
         weight = found.T.contiguous().float()
         if distance(subject.quantizer.round_trip(weight), weight) < EXACT:
