@@ -1,6 +1,7 @@
 """Adapters: nothing at first, then a low-rank change of the declared scale, wherever it is merged or stored."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -198,11 +199,7 @@ def check_targets(subject: Subject) -> None:
         raise NotApplicable("adapters.targets")
     base = new_base(subject)
     owners = [name for name, module in base.named_modules() if name and is_layer(module)]
-    by_target = {end: {name for name in owners if f".{name}".endswith(f".{end}")} for end in asked}
-    unknown = [end for end, names in by_target.items() if not names]
-    if unknown:
-        raise CheckFailed(f"of the modules that were asked to be adapted the base has none called {listed(unknown)}")
-    wanted = set().union(*by_target.values())
+    wanted = _asked_for(asked, owners)
     found = learning_owners(add(subject, base, RANK, ALPHA), owners)
     if not found & wanted:
         raise NotApplicable("adapter tensors named after the modules that they sit on")
@@ -212,6 +209,15 @@ def check_targets(subject: Subject) -> None:
             f"{len(wanted)} modules were asked to be adapted; on {len(idle)} of them nothing learns, and {len(other)} "
             f"others learn: {listed(idle + other)}"
         )
+
+
+def _asked_for(asked: Sequence[str], owners: list[str]) -> set[str]:
+    """The modules that were asked to be adapted; fail where one that was asked for is not there."""
+    by_target = {end: {name for name in owners if f".{name}".endswith(f".{end}")} for end in asked}
+    unknown = [end for end, names in by_target.items() if not names]
+    if unknown:
+        raise CheckFailed(f"of the modules that were asked to be adapted the base has none called {listed(unknown)}")
+    return set().union(*by_target.values())
 
 
 def check_recomputation(subject: Subject) -> None:

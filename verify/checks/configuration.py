@@ -156,7 +156,7 @@ def check_spread(subject: Subject) -> None:
             continue
         compared = True
         linear = [f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)]
-        kept = [name for name in linear if name in pairs and torch.equal(*pairs[name]) and _is_torchs(pairs[name][0])]
+        kept = [name for name in linear if name in pairs and _is_kept(*pairs[name])]
         if kept:
             raise CheckFailed(
                 f"{key}={value!r} scales first weights, but not those of {len(kept)} of {len(linear)} linear layers: "
@@ -242,6 +242,11 @@ def _is_scaled(first: Tensor, second: Tensor) -> bool:
         return False
     factor = float((first.double() * second.double()).sum() / first.double().square().sum().clamp_min(1e-300))
     return abs(factor - 1) > MOVED and distance(second, factor * first) < MOVED
+
+
+def _is_kept(first: Tensor, second: Tensor) -> bool:
+    """Whether a weight has the same numbers in both models, and these are torch's own draw."""
+    return torch.equal(first, second) and _is_torchs(first)
 
 
 def _is_torchs(weight: Tensor) -> bool:

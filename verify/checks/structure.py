@@ -3,17 +3,17 @@
 Legend: B batch, T time, D dim, V vocab.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from andon.verify.access.calls import gradients, new_model, precise, seeded
-from andon.verify.access.larger_weights import is_drawn_matrix, perturbed_model, rescale
+from andon.verify.access.calls import new_model, precise
+from andon.verify.access.larger_weights import is_drawn_matrix, perturbed_model
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
-from andon.verify.observation.additions import Additions, repeats
+from andon.verify.observation.additions import repeats
 from andon.verify.observation.answers import (
     Answer,
     answer,
@@ -26,19 +26,23 @@ from andon.verify.observation.answers import (
     require_same,
     wrong,
 )
-from andon.verify.observation.blocks import IDENTITY, Call, are_chained, blocks_of, calls, neighbors
+from andon.verify.observation.blocks import are_chained, blocks_of, calls, passed_over
 from andon.verify.observation.experts import require_experts
-from andon.verify.observation.idle_parameters import Idle, idle_after_draws, is_live
-from andon.verify.observation.model_state import copied, empty, loaded, shared_pairs, state_of
-from andon.verify.observation.parameters import norm, trainable
-from andon.verify.observation.passing_on import change_of
-from andon.verify.observation.protect import default_dtype
-from andon.verify.observation.tolerances import distance
-from andon.verify.observation.uses import Uses
+from andon.verify.observation.idle_parameters import Idle, idle_after_draws, is_reached, is_used
+from andon.verify.observation.model_state import (
+    built_narrow,
+    copied,
+    empty,
+    loaded,
+    shared_pairs,
+    state_of,
+    train_a_step,
+)
+from andon.verify.observation.parameters import trainable
+from andon.verify.observation.passing_on import calls_without_matrices, change_of
 from andon.verify.observation.word_tensors import FLAGS, head_and_tables, tying_flag
 from andon.verify.subject import Batch, Subject
 
-STEP = 1e-3
 DEAD_SHARE = 0.05  # of a matrix's rows or columns; a few dead units of a ReLU are not a fault
 DEAD_ROWS = 2
 PASSED_ON = 1e-3  # of the input's rms: what epsilons of norms that follow each other leave
@@ -121,10 +125,8 @@ def check_blocks(subject: Subject) -> None:
         raise wrong(subject, f"within one block {twice} runs 2 times or more, and {never}, which is like it, 0 times")
     if are_chained(blocks, seen):  # others are parts beside each other
         _require_even_use(subject, [len(seen[block]) for block in blocks])
-    for index, (one, after) in neighbors(blocks, seen).items():
-        off = distance(after.states_BTD, one.result_BTD)
-        is_alone = len(seen[blocks[index]]) == 1 and distance(after.states_BTD, one.states_BTD) < IDENTITY
-        if off > 0.5 and is_alone and not _is_reached(subject, index, batch):
+    for index, off in passed_over(blocks, seen).items():
+        if not is_reached(subject, batch, index):
             raise CheckFailed(
                 f"block {index + 1} is given what block {index} was given, not what it returned ({off:.2g} apart)"
             )
@@ -167,35 +169,15 @@ def check_residual(subject: Subject) -> None:
     """
     model, batch = precise(subject, new_model(subject)).eval(), any_batch(subject)
     blocks = blocks_of(model)
-    inside = nn.ModuleList(blocks)
-    if any(tensor.dtype in (torch.uint8, torch.int8) for tensor in inside.state_dict().values()):
-        raise NotApplicable("blocks whose matrices are not quantized")
-    rescale(inside, vectors=False)
-    with calls(blocks) as live, Additions(blocks) as additions, Uses(inside) as uses:
-        answer(subject, model, batch)
-    if not are_chained(blocks, live):
-        raise NotApplicable("blocks of which one is given what another returns")
-    if not additions.residual:
-        raise NotApplicable("blocks that add to what they are given")
-    multiplied = uses.multiplied()
-    empty(each for name, each in inside.named_parameters() if name in multiplied)
-    with calls(blocks) as seen, Additions(blocks) as left:
-        answer(subject, model, batch)
-    judged = additions.residual - left.multiplying
-    if not judged:
-        raise NotApplicable("blocks whose products all vanish with their matrices, and finite ones")
+    found = calls_without_matrices(subject, model, blocks, batch)
     limit = max(PASSED_ON, 0.1 * loss_rounding(subject, model, batch))
-    for index, block in enumerate(blocks):
-        pairs = zip(seen[block], live[block], strict=True) if block in judged else ()
-        _require_passed_on(subject, f"block {index}", pairs, limit)
-
-
-def _require_passed_on(subject: Subject, name: str, pairs: Iterable[tuple[Call, Call]], limit: float) -> None:
-    """Fail where a block does not pass its input on in a call without matrices, beside the same call with them."""
-    for call, whole in pairs:
-        change = change_of(call, whole, limit)
-        if change:
-            raise wrong(subject, f"{name} with all its matrices zero returns {change}, and not the input itself")
+    for index, pairs in found.items():
+        for call, whole in pairs:
+            change = change_of(call, whole, limit)
+            if change:
+                raise wrong(
+                    subject, f"block {index} with all its matrices zero returns {change}, and not the input itself"
+                )
 
 
 def check_state(subject: Subject) -> None:
@@ -236,7 +218,7 @@ def check_state(subject: Subject) -> None:
                 f"the model shares {len(shared)} pairs of parameters and {name} {len(pairs)}: {shared[:2]}"
             )
     _require_no_default(subject, state, batch, before, tolerance)
-    _train_a_step(subject, model, batch)
+    train_a_step(subject, model, batch)
     trained, again = answer(subject, model.eval(), batch), loaded(subject, state_of(model))
     moved = apart(answer(subject, again, batch)._replace(loss=trained.loss), trained)
     if trained.outputs and moved > tolerance:
@@ -304,32 +286,14 @@ def _require_gradients(subject: Subject, idle: Idle) -> None:
     dead = [
         name
         for name in names
-        if name in idle.parameters and (name not in with_graph or _is_used(subject, [name]))  # what cancels is zero
+        if name in idle.parameters and (name not in with_graph or is_used(subject, [name]))  # what cancels is zero
     ]
     if not dead:
         return
     message = f"{len(dead)} of {len(names)} trainable parameters get no gradient from any batch: {listed(dead)}"
-    if is_cross_entropy(subject) and _is_used(subject, dead):
+    if is_cross_entropy(subject) and is_used(subject, dead):
         raise CheckFailed(f"{message}; and the loss depends on them")
     raise Unusual(f"{message}; unless they are meant to be left out or held")
-
-
-def _is_used(subject: Subject, names: list[str]) -> bool:
-    """Whether the loss changes with these parameters."""
-    model, batch = perturbed_model(subject), any_batch(subject)
-    before = answer(subject, model, batch).loss
-    with torch.no_grad():
-        for name in names:
-            model.get_parameter(name).mul_(1.5)
-    return distance(answer(subject, model, batch).loss, before) > loss_rounding(subject, model, batch)
-
-
-def _is_reached(subject: Subject, index: int, batch: Batch) -> bool:
-    """Whether the loss has a gradient at this block's parameters."""
-    model = perturbed_model(subject)
-    inside = {id(parameter) for parameter in blocks_of(model)[index].parameters()}
-    found = gradients(subject, model, batch)
-    return any(is_live(found[name]) for name, parameter in trainable(model).items() if id(parameter) in inside)
 
 
 def _require_same_model(actual: Answer, reference: Answer, tolerance: float, what: str) -> None:
@@ -341,34 +305,15 @@ def _require_same_model(actual: Answer, reference: Answer, tolerance: float, wha
 def _require_no_default(
     subject: Subject, state: Mapping[str, Any], batch: Batch, before: Answer, tolerance: float
 ) -> None:
-    """Find a model that, built while torch's default is bfloat16 and given the same state, says something else.
-
-    Asked where that default decides the dtype of the parameters, and they were float32.
-    """
-    floating = {parameter.dtype for parameter in new_model(subject).parameters() if parameter.is_floating_point()}
-    with default_dtype(torch.bfloat16):
-        other = new_model(subject)
-    narrow = {parameter.dtype for parameter in other.parameters() if parameter.is_floating_point()}
-    if floating != {torch.float32} or narrow != {torch.bfloat16}:
-        return
-    other = other.float().eval()
-    other.load_state_dict(state, strict=False)
-    off = apart(answer(subject, other, batch)._replace(loss=before.loss), before)
+    """Find a model that, built while torch's default is bfloat16 and given the same state, says something else."""
+    other = built_narrow(subject, state)
+    off = 0.0 if other is None else apart(answer(subject, other, batch)._replace(loss=before.loss), before)
     if before.outputs and off > tolerance:
         raise Unusual(
             "built while torch's default dtype is bfloat16 and given the same float32 state, the model returns "
             f"something else, {off:.2g} of its rms apart, and rounding explains {tolerance:.0e}: a table that is not "
             "in its state takes its dtype from the default; unless it is never built so"
         )
-
-
-def _train_a_step(subject: Subject, model: nn.Module, batch: Batch) -> None:
-    """One small step of plain descent in train mode, so that what moves with training has moved."""
-    with seeded(1):
-        found = gradients(subject, model.train(), batch)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter.add_(found[name], alpha=-STEP / max(1.0, norm(found)))
 
 
 CHECKS = (

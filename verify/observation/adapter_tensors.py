@@ -58,12 +58,17 @@ def product_of(name: str, change: Tensor, sides: State, rank: int, *, across: bo
     if len(own) != SIDES or (across is None and rows == columns):
         return None  # a third matrix stands between or beside the two
     for turned in (False, True) if across is None else (across,):
-        inputs, outputs = (rows, columns) if turned else (columns, rows)
-        fitting = [(up, down) for up, down in permutations(own) if down.shape == (rank, inputs)]
-        pairs = [up @ down for up, down in fitting if up.shape == (outputs, rank)]
-        if len(pairs) == 1:
-            return pairs[0].T if turned else pairs[0]
+        product = _product(own, (columns, rows) if turned else (rows, columns), rank)
+        if product is not None:
+            return product.T if turned else product
     return None
+
+
+def _product(sides: list[Tensor], shape: tuple[int, int], rank: int) -> Tensor | None:
+    """The one product of two matrices that has this shape, over this rank."""
+    fitting = [(up, down) for up, down in permutations(sides) if up.shape == (shape[0], rank)]
+    products = [up @ down for up, down in fitting if down.shape == (rank, shape[1])]
+    return products[0] if len(products) == 1 else None
 
 
 def lies_across(base: nn.Module, name: str) -> bool | None:

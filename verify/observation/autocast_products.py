@@ -51,9 +51,11 @@ class AutocastProducts(WithinModules):
         with _Operands() as operands:
             output = func(*args, **(kwargs or {}))
         if wide := [dtype for dtype in operands.dtypes if dtype in WIDE]:
-            name = self._names[self.running[-1]] if self.running else ""
-            self.wide.setdefault(name or "the model", wide[0])
+            self.wide.setdefault(self._place(), wide[0])
         return output
+
+    def _place(self) -> str:
+        return (self._names[self.running[-1]] if self.running else "") or "the model"
 
 
 def _is_on(tensor: Tensor) -> bool:

@@ -18,6 +18,7 @@ from andon.verify.observation.tolerances import distance
 
 FEWEST = 2
 IDENTITY = 1e-5  # of states' rms: they are the same ones
+OTHER = 0.5  # of states' rms: they are others
 
 
 class Call(NamedTuple):
@@ -87,6 +88,16 @@ def neighbors(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> dic
 def are_chained(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> bool:
     """Whether any block is seen to be given what the one before it returned."""
     return any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in neighbors(blocks, seen).values())
+
+
+def passed_over(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> dict[int, float]:
+    """By index, blocks that run once and whose neighbor is given what they were given; how far that is from theirs."""
+    found = {}
+    for index, (one, after) in neighbors(blocks, seen).items():
+        off = distance(after.states_BTD, one.result_BTD)
+        if off > OTHER and len(seen[blocks[index]]) == 1 and distance(after.states_BTD, one.states_BTD) < IDENTITY:
+            found[index] = off
+    return found
 
 
 def call_again(module: nn.Module, call: Call, states_BTD: Tensor, first: int, time: int) -> Tensor:

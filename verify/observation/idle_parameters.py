@@ -9,11 +9,15 @@ from torch import Tensor
 
 from andon.verify.access.calls import gradients, new_model, seeded
 from andon.verify.access.larger_weights import fill_zero_parameters, perturbed_model
-from andon.verify.observation.answers import any_batch
+from andon.verify.observation.answers import answer, any_batch, loss_rounding
+from andon.verify.observation.blocks import blocks_of
+from andon.verify.observation.parameters import trainable
+from andon.verify.observation.tolerances import distance
 from andon.verify.observation.uses import Uses
-from andon.verify.subject import Subject
+from andon.verify.subject import Batch, Subject
 
 DRAWS, UNCHANGED = 32, 6  # models and batches that may reach a parameter, and those in a row that reach no other one
+LARGER = 1.5  # times a parameter, with which the loss is another one where it is used
 
 
 class Lines(NamedTuple):
@@ -51,7 +55,7 @@ class Idle(NamedTuple):
             idle = ~gradient.ne(0).any(0)
             lines[name, "column"] = Lines.of(idle & uses.live_inputs[name] if name in uses.live_inputs else idle)
         return cls(
-            frozenset(name for name, gradient in found.items() if not is_live(gradient)),
+            frozenset(name for name, gradient in found.items() if not _is_live(gradient)),
             {key: each for key, each in lines.items() if each.idle},
         )
 
@@ -85,6 +89,24 @@ def _drawn(subject: Subject, draw: int) -> tuple[dict[str, Tensor], Uses]:
         return gradients(subject, model, any_batch(subject, draw)), uses
 
 
-def is_live(gradient: Tensor) -> bool:
+def is_used(subject: Subject, names: list[str]) -> bool:
+    """Whether the loss changes with these parameters."""
+    model, batch = perturbed_model(subject), any_batch(subject)
+    before = answer(subject, model, batch).loss
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).mul_(LARGER)
+    return distance(answer(subject, model, batch).loss, before) > loss_rounding(subject, model, batch)
+
+
+def is_reached(subject: Subject, batch: Batch, index: int) -> bool:
+    """Whether the loss has a gradient at the parameters of this block."""
+    model = perturbed_model(subject)
+    inside = {id(parameter) for parameter in blocks_of(model)[index].parameters()}
+    found = gradients(subject, model, batch)
+    return any(_is_live(found[name]) for name, parameter in trainable(model).items() if id(parameter) in inside)
+
+
+def _is_live(gradient: Tensor) -> bool:
     """Whether a gradient, which may be sparse, has an entry."""
     return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).ne(0).any())

@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import new_model, precise
+from andon.verify.access.calls import gradients, new_model, precise, seeded
 from andon.verify.errors import CheckFailed, NotApplicable
-from andon.verify.subject import Subject
+from andon.verify.observation.parameters import norm, trainable
+from andon.verify.observation.protect import default_dtype
+from andon.verify.subject import Batch, Subject
+
+STEP = 1e-3  # the longest step of all parameters together
 
 
 @torch.no_grad()
@@ -49,6 +53,33 @@ def loaded(subject: Subject, state: Mapping[str, Any]) -> nn.Module:
     if unknown:
         raise CheckFailed(f"{len(unknown)} keys of a state dict do not fit a new model, the first is {unknown[0]!r}")
     return other
+
+
+def built_narrow(subject: Subject, state: Mapping[str, Any]) -> nn.Module | None:
+    """A float32 model of this state that was built while torch's default was bfloat16.
+
+    None where that default does not decide the dtype of the parameters, or they were not float32.
+    """
+    with default_dtype(torch.bfloat16):
+        other = new_model(subject)
+    if _dtypes(new_model(subject)) != {torch.float32} or _dtypes(other) != {torch.bfloat16}:
+        return None
+    other = other.float().eval()
+    other.load_state_dict(state, strict=False)
+    return other
+
+
+def train_a_step(subject: Subject, model: nn.Module, batch: Batch) -> None:
+    """One small step of plain descent in train mode, so that what moves with training has moved."""
+    with seeded(1):
+        found = gradients(subject, model.train(), batch)
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            parameter.add_(found[name], alpha=-STEP / max(1.0, norm(found)))
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
 
 
 def shared_pairs(model: nn.Module) -> list[tuple[str, str]]:
