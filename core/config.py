@@ -349,18 +349,20 @@ def _explain_all(source: str, details: Sequence[Any]) -> list[str]:
 
 def _explain_unknown(source: str, detail: Any) -> list[str]:
     """A line for an unknown key; where it is another trainer's table, one for each key in it that has a name here."""
-    table, value = detail["loc"], detail["input"]
-    misspelled = difflib.get_close_matches(str(table[0]), Config.model_fields, 1, TYPO)
-    if len(table) > 1 or not isinstance(value, dict) or not value or (misspelled and table[0] not in TABLE_ALIASES):
+    table, *inner = (str(part) for part in detail["loc"])
+    value, home = detail["input"], TABLE_ALIASES.get(table, "")
+    misspelled = not home and difflib.get_close_matches(table, Config.model_fields, 1, TYPO)
+    if inner or misspelled or not isinstance(value, dict) or not value:
         return [_explain(source, detail)]
-    home = TABLE_ALIASES.get(str(table[0]), "")
-    rights = {key: _counterpart(home, key) for key in value}
-    lines = [
-        f"{source}: {table[0]}.{key}={value[key]!r}: unknown key; {right}" for key, right in rights.items() if right
-    ]
+    return _explain_table(f"{source}: {table}", home, value)
+
+
+def _explain_table(where: str, home: str, values: dict[str, Any]) -> list[str]:
+    """A line for each key of another trainer's table that has a counterpart, and one for all others."""
+    rights = {key: _counterpart(home, key) for key in values}
+    lines = [f"{where}.{key}={values[key]!r}: unknown key; {right}" for key, right in rights.items() if right]
     others = ", ".join(key for key, right in rights.items() if not right)
-    rest = [f"{source}: {table[0]}: unknown table; nothing here is like its {others}: remove it"] if others else []
-    return lines + rest
+    return [*lines, f"{where}: unknown table; nothing here is like its {others}: remove it"] if others else lines
 
 
 def _counterpart(home: str, key: str) -> str:

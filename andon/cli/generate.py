@@ -1,10 +1,17 @@
 """`andon generate`: continue a prompt."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from andon.runs.models import load_any_model, marks_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from andon.core.formats.marks import Marks
 
 # Settings of generation_config.json that would change what is said, and are not taken from it.
 SAMPLING = (
@@ -55,10 +62,8 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
         raise click.UsageError(f"{model}: has no tokenizer; put its tokenizer.json there")
     marks = marks_of(model)
     around = marks_of_text(tokenizer, marks, model)
-    left = ", ".join(f"{key}={value!r}" for key, value in marks.generation.items() if key in SAMPLING)
-    if left:
-        click.echo(f"generation_config.json: not applied: {left}; the options of this command count", err=True)
-    ends = {around.end, *marks.stop} if not marks.generation else {*marks.stop} or {around.end}
+    _say_what_is_left(marks)
+    ends = _ends(marks, around.end)
     text = tokenizer.encode(prompt, add_special_tokens=False).ids
     ids = [*around.begin, *text] if text else [*around.first]
     size = len(ids) + max_new_tokens
@@ -67,9 +72,7 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
             f"--max-new-tokens {max_new_tokens} and {len(ids)} prompt tokens exceed the model's "
             f"max_position_embeddings={loaded.config.max_position_embeddings}; ask for fewer"
         )
-    written, shown, hidden = ids, prompt, {*ends, *around.begin}
-    click.echo(prompt, nl=False)
-    for next_B in generate(
+    generated = generate(
         loaded,
         torch.tensor([ids]),
         max_new_tokens,
@@ -77,12 +80,31 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
         top_p=top_p,
         eos_id=sorted(ends),
         generator=torch.Generator().manual_seed(seed),
-    ):
-        written = [*written, int(next_B)]
-        text = tokenizer.decode([token for token in written if token not in hidden], skip_special_tokens=False)
-        if text.startswith(shown) and not text.endswith(
-            "\N{REPLACEMENT CHARACTER}"
-        ):  # half a character: wait for the rest
+    )
+    _show(prompt, tokenizer, ids, map(int, generated), {*ends, *around.begin})
+
+
+def _say_what_is_left(marks: "Marks") -> None:
+    left = ", ".join(f"{key}={value!r}" for key, value in marks.generation.items() if key in SAMPLING)
+    if left:
+        click.echo(f"generation_config.json: not applied: {left}; the options of this command count", err=True)
+
+
+def _ends(marks: "Marks", end: int) -> set[int]:
+    """The ids that end generation: those of generation_config.json alone where there is one, as in transformers."""
+    if marks.generation:
+        return {*marks.stop} or {end}
+    return {end, *marks.stop}
+
+
+def _show(prompt: str, tokenizer: "Tokenizer", ids: list[int], generated: Iterable[int], hidden: set[int]) -> None:
+    """Print the prompt, and then what each further token adds to the text."""
+    written, shown = ids, prompt
+    click.echo(prompt, nl=False)
+    for token in generated:
+        written = [*written, token]
+        text = tokenizer.decode([each for each in written if each not in hidden], skip_special_tokens=False)
+        if text.startswith(shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else half a character
             click.echo(text[len(shown) :], nl=False)
             shown = text
     click.echo()

@@ -41,8 +41,13 @@ VERBS = {
 DEVELOPMENT_TOOLS = ("griffe", "libcst", "pytest")  # the extra `dev` brings these, whichever verb lacks them
 
 
-def _command(verb: str) -> click.Command:  # noqa: C901, PLR0912 - one line of code for each verb
-    """A verb's command; imported only here, as most verbs cost an import of torch."""
+def _command(verb: str) -> click.Command:
+    """A verb's command; imported only when it is asked for, as most verbs cost an import of torch."""
+    return _of_models(verb) or _of_checks(verb)
+
+
+def _of_models(verb: str) -> click.Command | None:
+    """The command of a verb that makes, writes or reads a model; None for another."""
     if verb == "demo":
         from andon.cli.demo import command
     elif verb == "train":
@@ -59,7 +64,14 @@ def _command(verb: str) -> click.Command:  # noqa: C901, PLR0912 - one line of c
         from andon.cli.export import command
     elif verb == "import":
         from andon.cli.import_ import command
-    elif verb == "verify":
+    else:
+        return None
+    return command
+
+
+def _of_checks(verb: str) -> click.Command:
+    """The command of a verb that finds what is wrong."""
+    if verb == "verify":
         from andon.cli.verify import command
     elif verb == "watch":
         from andon.cli.door import watch as command

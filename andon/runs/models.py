@@ -71,6 +71,20 @@ def marks_of(path: Path) -> "Marks":
     return load_marks(resolve_checkpoint(job.base) if job else folder)
 
 
+def tokenizer_named(name: str) -> "tuple[Tokenizer | None, int | None]":
+    """A tokenizer.json as its folder's other files say that it is read, and the id that ends a text.
+
+    Neither where no file is named, or one of another name: such a file lies beside no others that say more of it.
+    """
+    from andon.core.files.manifest import TOKENIZER
+    from andon.core.formats.marks import end_id, load_marks
+    from andon.core.formats.tokenizer_files import read_tokenizer
+
+    path = Path(name)
+    tokenizer = read_tokenizer(path.parent) if path.name == TOKENIZER else None
+    return tokenizer, end_id(tokenizer, load_marks(path.parent), path.parent) if tokenizer else None
+
+
 def resolve_checkpoint(path: Path) -> Path:
     """A run's newest checkpoint; any other path unchanged."""
     from andon.core.files.folders import latest_checkpoint

@@ -17,13 +17,12 @@ from andon.log import NAME as LOG
 from andon.runs.cord import make_cord, watched_weights
 from andon.runs.folder import CACHE, RunError, drop_log_after, locked, result_of, write_result
 from andon.runs.memory import PeakMemory
+from andon.runs.models import tokenizer_named
 from andon.runs.screen import Say, progress
 from andon.runs.signals import stop_signals
 from andon.runs.tracer import open_tracer
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from andon.core.config import Config
     from andon.core.data.dataset import Dataset
     from andon.core.training.loop import Span
@@ -49,22 +48,9 @@ def from_scratch(config: "Config", device: str, say: Say) -> RunSetup:
     from andon.core.data.dataset import open_dataset
     from andon.core.training.loop import initial_state
 
-    dataset = open_dataset(config, CACHE, *_named_tokenizer(config))
+    dataset = open_dataset(config, CACHE, *tokenizer_named(config.data.tokenizer))
     say(dataset.note)
     return RunSetup(initial_state(config, device), dataset)
-
-
-def _named_tokenizer(config: "Config") -> "tuple[Tokenizer | None, int | None]":
-    """The tokenizer that the configuration names, as its folder's other files say, and the id that ends a text."""
-    from andon.core.files.manifest import TOKENIZER
-    from andon.core.formats.marks import end_id, load_marks
-    from andon.core.formats.tokenizer_files import read_tokenizer
-
-    path = Path(config.data.tokenizer)
-    if not config.data.tokenizer or path.name != TOKENIZER:
-        return None, None
-    tokenizer = read_tokenizer(path.parent)
-    return tokenizer, end_id(tokenizer, load_marks(path.parent), path.parent) if tokenizer else None
 
 
 def run(

@@ -191,14 +191,18 @@ def _text_document(source: Source) -> Iterator[tuple[str, str]]:
 
 def _check_prose(path: Path, text: str) -> None:
     """Records of JSON in a file of another name would be learned as braces and quotes."""
-    if RECORDS.match(text):
-        found = _json_or_none(text)
-        if isinstance(found, list) and all(isinstance(each, dict) for each in found):
-            raise CorpusError(f"{path}: holds a JSON array of {len(found)} objects, not text; {ONE_A_LINE}")
-    if path.suffix == ".json" and text.lstrip().startswith("{"):
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) > 1 and all(isinstance(_json_or_none(line), dict) for line in lines[:2]):
-            raise CorpusError(f"{path}: holds a JSON object on each line, not text; rename it to end in .jsonl")
+    found = _json_or_none(text) if RECORDS.match(text) else None
+    if isinstance(found, list) and all(isinstance(each, dict) for each in found):
+        raise CorpusError(f"{path}: holds a JSON array of {len(found)} objects, not text; {ONE_A_LINE}")
+    if path.suffix == ".json" and _has_an_object_a_line(text):
+        raise CorpusError(f"{path}: holds a JSON object on each line, not text; rename it to end in .jsonl")
+
+
+def _has_an_object_a_line(text: str) -> bool:
+    if not text.lstrip().startswith("{"):
+        return False
+    lines = [line for line in text.splitlines() if line.strip()]
+    return len(lines) > 1 and all(isinstance(_json_or_none(line), dict) for line in lines[:2])
 
 
 def _json_or_none(text: str) -> Any:

@@ -84,18 +84,17 @@ def _record(where: str, record: Any, special: tuple[str, ...]) -> InstructionRec
         raise InstructionError(f"{where}: {_another_shape(record)}")
     if keys == {PROMPT, COMPLETION} and isinstance(record[PROMPT], str):
         return InstructionRecord(where, _prompt_and_completion(where, record), None)
+    return InstructionRecord(where, [], _conversation(where, record, special))
+
+
+def _conversation(where: str, record: dict[str, Any], special: tuple[str, ...]) -> Conversation:
     for key, advice in OTHER_KEYS.items():
         if record.get(key):
             raise InstructionError(f"{where}: {key}={record[key]!r:.60} is not read beside a conversation; {advice}")
-    messages = [
-        message
-        for key in (MESSAGES, SHAREGPT, PROMPT, COMPLETION)
-        if key in keys
-        for message in _part(where, key, record)
-    ]
+    keys = [key for key in (MESSAGES, SHAREGPT, PROMPT, COMPLETION) if key in record]
+    messages = [message for key in keys for message in _part(where, key, record)]
     checked = [_message(f"{where}: {name}", message, special) for name, message in messages]
-    tools, variables = _tools(where, record), _variables(where, record)
-    return InstructionRecord(where, [], Conversation(where, checked, tools, variables))
+    return Conversation(where, checked, _tools(where, record), _variables(where, record))
 
 
 def _another_shape(record: Any) -> str:
@@ -150,22 +149,26 @@ def _message(where: str, message: Message, special: tuple[str, ...]) -> Message:
         value = message.get(key)
         if not isinstance(value, str) and not (key == "content" and value is None and calls):
             raise InstructionError(f"{where}.{key}={value!r:.60}: expected a string")
-    for key in LOSS_KEYS:
-        if key in message:
-            raise InstructionError(
-                f"{where}.{key}={message[key]!r:.60} is not read; for an answer that is not learned write 'weight': 0"
-            )
+    key = next((each for each in LOSS_KEYS if each in message), None)
+    if key is not None:
+        raise InstructionError(
+            f"{where}.{key}={message[key]!r:.60} is not read; for an answer that is not learned write 'weight': 0"
+        )
     if message.get("function_call"):
         raise InstructionError(f"{where}.function_call is not read; write 'tool_calls'")
     _check_weight(where, message)
     for name, text in _texts("", message):
         check_text(where, name, text)
-        named = next((token for token in special if token in text), None)
-        if named:
-            raise InstructionError(
-                f"{where}.{name} holds {named!r}, which the tokenizer reads as a special token; write it differently"
-            )
+        _check_special(f"{where}.{name}", text, special)
     return message
+
+
+def _check_special(where: str, text: str, special: tuple[str, ...]) -> None:
+    named = next((token for token in special if token in text), None)
+    if named:
+        raise InstructionError(
+            f"{where} holds {named!r}, which the tokenizer reads as a special token; write it differently"
+        )
 
 
 def _check_weight(where: str, message: Message) -> None:

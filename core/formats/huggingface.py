@@ -1,10 +1,9 @@
 """Llama models in Hugging Face's directory layout: `config.json`, `model.safetensors` (or shards), `tokenizer.json`."""
 
-import json
 from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,12 +15,10 @@ from torch.nn import Parameter
 from andon.core.adapters.nf4 import NF4Linear, NF4Tensor, quantize_nf4, should_quantize
 from andon.core.config import ModelConfig, QloraConfig
 from andon.core.data.chat import ChatTemplate
-from andon.core.data.tokenizer import EOS_NAMES
 from andon.core.files.folders import atomic_folder
 from andon.core.files.headers import HeaderError, read_header
-from andon.core.files.manifest import CONFIG, MODEL, TOKENIZER
+from andon.core.files.manifest import CONFIG, MODEL
 from andon.core.formats.bitsandbytes import PARTS, STATE, from_bitsandbytes, quantization_config, to_bitsandbytes
-from andon.core.formats.chat_template import ADDITIONAL, FIELDS, TEMPLATE
 from andon.core.formats.huggingface_config import (
     InterchangeError,
     dump_huggingface_config,
@@ -29,6 +26,7 @@ from andon.core.formats.huggingface_config import (
     read_json,
 )
 from andon.core.formats.marks import Marks
+from andon.core.formats.small_files import eos_token, write_small_files
 from andon.core.formats.tokenizer_files import read_tokenizer
 from andon.core.model.llama import Llama
 
@@ -90,9 +88,8 @@ def export_huggingface(
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InterchangeError(f"{folder}: exists and is not an empty folder; choose another for --out")
         with atomic_folder(folder) as partial:
-            _write(model, partial, tokenizer, marks or Marks({}, {}, (), None, {}, {}))
-            if template and not (marks and marks.files and marks.template and _same(template, marks.template)):
-                _write_template(template, partial)
+            _write_weights(model, partial, _ids(tokenizer, marks))
+            write_small_files(partial, tokenizer, template, marks)
     except (OSError, SafetensorError) as error:
         raise InterchangeError(
             f"{folder}: could not be written ({error}); free disk space or choose another folder"
@@ -149,46 +146,22 @@ def _read_weights(
     return weights
 
 
-def _same(one: ChatTemplate, other: ChatTemplate) -> bool:
-    return (one.source, one.tool_use) == (other.source, other.tool_use)
+def _ids(tokenizer: Tokenizer | None, marks: Marks | None) -> dict[str, Any]:
+    """The special tokens' ids for `config.json`: the source's own, else the tokenizer's end."""
+    eos_id = eos_token(tokenizer)[1] if tokenizer else None
+    return {"eos_token_id": eos_id} | (marks.ids if marks else {})
 
 
-def _write_template(template: ChatTemplate, folder: Path) -> None:
-    """The template where it is looked for first, and no other of the source's beside it."""
-    for file in (folder / ADDITIONAL).glob("*.jinja"):
-        file.unlink()
-    (folder / TEMPLATE).write_text(template.source, encoding="utf-8")
-    if template.tool_use:
-        (folder / ADDITIONAL).mkdir(exist_ok=True)
-        (folder / ADDITIONAL / "tool_use.jinja").write_text(template.tool_use, encoding="utf-8")
-
-
-def _write(model: Llama, folder: Path, tokenizer: Tokenizer | None, marks: Marks) -> None:
+def _write_weights(model: Llama, folder: Path, ids: dict[str, Any]) -> None:
+    """The weights, and the configuration that they are read by."""
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     dtype = str(weights[EMBEDDING].dtype).removeprefix("torch.")
     quantized = {name: module.quantized for name, module in model.named_modules() if isinstance(module, NF4Linear)}
     for name, weight in quantized.items():
         weights |= to_bitsandbytes(f"{name}.weight", weight)
     quantization = quantization_config(list(quantized.values())) if quantized else None
-    eos, eos_id = _eos_token(tokenizer) if tokenizer else (None, None)
-    ids = {"eos_token_id": eos_id} | marks.ids
     save_file(weights, folder / MODEL, metadata={"format": "pt"})  # transformers 4 refuses files without this
     (folder / CONFIG).write_text(dump_huggingface_config(model.config, dtype, ids, quantization), encoding="utf-8")
-    for name, content in marks.files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-    if tokenizer is not None and TOKENIZER not in marks.files:
-        tokenizer.save(str(folder / TOKENIZER))
-    if tokenizer is not None and FIELDS not in marks.files:
-        fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        names = ({"eos_token": eos} if eos else {}) | marks.names
-        (folder / FIELDS).write_text(json.dumps(fields | names, indent=2) + "\n", encoding="utf-8")
-
-
-def _eos_token(tokenizer: Tokenizer) -> tuple[str | None, int | None]:
-    """The end-of-sequence token and its id: the first of the usual names that the tokenizer has."""
-    ids = {name: tokenizer.token_to_id(name) for name in EOS_NAMES}
-    return next(((name, known) for name, known in ids.items() if known is not None), (None, None))
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:
