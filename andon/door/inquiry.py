@@ -14,10 +14,10 @@ from andon.door.torch_calls import Recorder
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled
 from andon.verify.checks import CHECKS
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.protect import protected
-from andon.verify.run.docstring import explain
-from andon.verify.run.report import RED, YELLOW, Finding
+from andon.verify.run.docstring import as_finding
+from andon.verify.run.report import Finding
 from andon.verify.run.runner import check
 from andon.verify.subject import Subject
 
@@ -154,9 +154,7 @@ def _questions(captured: Captured) -> tuple[list[Finding], list[str], dict[str, 
             except NotApplicable as lack:
                 lacking[question.name] = str(lack)
             except CheckFailed as found:
-                about = explain(question)  # ty: ignore[invalid-argument-type]
-                light = YELLOW if isinstance(found, Unusual) else RED
-                findings.append(Finding(question.name, str(found), about.title, about.silent, about.look, light=light))
+                findings.append(as_finding(question, found))
             except Exception as error:  # noqa: BLE001 - our own change provoked it
                 lacking[question.name] = f"code that takes what this question changes: {type(error).__name__}: {error}"
     return findings, passed, lacking
