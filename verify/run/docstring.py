@@ -2,10 +2,25 @@
 
 import inspect
 import textwrap
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
-from andon.verify.checks.table import Check
-from andon.verify.run.report import RED, YELLOW
+from andon.verify.errors import CheckFailed, Unusual
+from andon.verify.run.report import RED, YELLOW, Finding
+
+
+class Line(Protocol):
+    """A line of a table of statements: a check's, or one of another kind."""
+
+    @property
+    def name(self) -> str:
+        """Its name, area.what."""
+        ...
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """It raises where the statement does not hold."""
+        ...
 
 
 class Explanation(NamedTuple):
@@ -20,7 +35,7 @@ class Explanation(NamedTuple):
     reference: str  # the source
 
 
-def explain(check: Check) -> Explanation:
+def explain(check: Line) -> Explanation:
     """What a check's docstring says: paragraphs are told by their first word, the rest is detail."""
     text, _, reference = (inspect.getdoc(check.function) or "").partition("\n\nReference:")
     text, _, example = text.partition("\n\nExample:\n")
@@ -34,9 +49,16 @@ def explain(check: Check) -> Explanation:
     )
 
 
-def lights(check: Check) -> tuple[str, ...]:
+def lights(check: Line) -> tuple[str, ...]:
     """Those that a check can turn, by its docstring: a paragraph "Yellow" says where, "Yellow alone" that it is all."""
     yellow = explain(check).yellow
     if not yellow:
         return (RED,)
     return (YELLOW,) if yellow.startswith("Yellow alone") else (RED, YELLOW)
+
+
+def as_finding(check: Line, wrong: CheckFailed, name: str = "", seconds: float = 0.0) -> Finding:
+    """A statement that does not hold, in its own words; `name` is that of the check, and of the variant it is of."""
+    about, light = explain(check), YELLOW if isinstance(wrong, Unusual) else RED
+    said = about.title, about.silent, about.look, seconds
+    return Finding(name or check.name, str(wrong), *said, detail=about.detail, light=light)

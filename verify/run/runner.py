@@ -13,13 +13,13 @@ from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.access.facts import facts_of
 from andon.verify.access.roles import fields
 from andon.verify.checks import CHECKS, Check
-from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
 from andon.verify.observation.finite import not_finite
 from andon.verify.observation.protect import protected
 from andon.verify.observation.tolerances import distance, rounding
 from andon.verify.run.causes import PREMISES, by_cause, name_of, variant_of
 from andon.verify.run.deadline import OutOfTime, ending
-from andon.verify.run.docstring import explain
+from andon.verify.run.docstring import as_finding
 from andon.verify.run.explain import factory_of, not_a_subject, why
 from andon.verify.run.reads import reads, unmet
 from andon.verify.run.report import BUDGET, CANNOT_RUN, FOLLOWS, RED, UNFINISHED, YELLOW, Finding, Report, parts_of
@@ -251,7 +251,7 @@ def _run(task: Task, deadline: float | None) -> tuple[_Outcome, float]:
         except (NotApplicable, OutOfTime) as lack:
             outcome = lack
         except CheckFailed as wrong:
-            outcome = _finding(task, wrong, time.monotonic() - begun)
+            outcome = as_finding(task.check, wrong, task.name, time.monotonic() - begun)
         except Exception as error:  # noqa: BLE001 - user code raises what it likes; it is explained
             if _provoked(error):
                 outcome = NotApplicable(f"{NOT_MEASURED} ({why(error)})")
@@ -281,12 +281,6 @@ def _rests_on_passes(finding: Finding, tasks: Mapping[str, Task]) -> bool:
     if finding.check not in tasks:  # of the subject as a whole: `_try_subject`
         return True
     return isinstance(_run(tasks[finding.check], 0.0)[0], OutOfTime)
-
-
-def _finding(task: Task, wrong: CheckFailed, seconds: float) -> Finding:
-    about, light = explain(task.check), YELLOW if isinstance(wrong, Unusual) else RED
-    said = about.title, about.silent, about.look, seconds
-    return Finding(task.name, str(wrong), *said, detail=about.detail, light=light)
 
 
 def _provoked(error: Exception) -> bool:
