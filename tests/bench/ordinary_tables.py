@@ -67,8 +67,9 @@ def reports(content: dict[str, Any]) -> str:
         for case in content["cases"]
     ]
     found = sum(bool(case["found"]) for case in content["cases"])
-    accused = sum(bool(case["accused"]) for case in content["cases"])
-    said = f"{found} of {len(rows)} are found, and {accused} of the {len(rows)} without the bug are accused."
+    other = [case["accused"] for case in content["cases"] if case["accused"]]
+    red = sum(any("(yellow)" not in check for check in checks) for checks in other)
+    said = f"{found} of {len(rows)} are found; of those without the bug {len(other)} have a finding, {red} a red one."
     return f"{table(header, rows)}\n\n{said} `python -m tests.reports` checks them again."
 
 

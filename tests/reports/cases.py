@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from andon.verify.faults.inject import Fault
+from andon.verify.run.report import YELLOW
 from tests.ordinary.session.job import checked
 from tests.reports import (
     answers_of_all_turns,
@@ -41,11 +42,11 @@ def check_case(_: Fault | None, job: tuple[str, str]) -> Result:
 
 
 def said(result: Result) -> list[str]:
-    """The checks that gave no pass, as they ran."""
-    return [each["check"] for each in result["findings"]]
+    """The checks that gave no pass, as they ran; what is not red has its light beside it."""
+    return [f"{each['check']}{' (yellow)' * (each['light'] == YELLOW)}" for each in result["findings"]]
 
 
 def found_by(faulty: Result, fixed: Iterable[str]) -> list[str]:
     """The checks that tell the faulty side from the other one; a subject that could not be run tells nothing."""
-    named = (each["check"] for each in faulty["findings"] if not each["mistake"])
-    return [check for check in named if check not in set(fixed)]
+    asked = {**faulty, "findings": [each for each in faulty["findings"] if not each["mistake"]]}
+    return [check for check in said(asked) if check not in set(fixed)]

@@ -12,6 +12,25 @@ from tests.reports.correct import CORRECT
 LEAST_FOUND = 6  # of the eight
 
 
+UNUSUAL = {
+    "tempered entropy": "a policy's loss holds its advantages, and says nothing of how well a batch is learned",
+    "cut evaluation": "an evaluation of the last tokens is compared with that of all",
+}
+
+
+def cases(known: dict[str, str]) -> list[object]:
+    """The cases, those that are known to fail marked so that their mend is noticed."""
+    marks = {name: pytest.mark.xfail(strict=True, reason=reason) for name, reason in known.items()}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in CASES]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", cases(UNUSUAL))
+def test_the_code_without_the_bug_has_no_finding(name: str) -> None:
+    """Behavior: no check has a finding, of either light, on the corrected code."""
+    assert [] == check_case(None, (name, "fixed"))["findings"]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_the_code_without_the_bug_is_not_accused(name: str) -> None:

@@ -132,10 +132,14 @@ def gradients(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Ten
 
     What is drawn at random is the same each time.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with seeded():
-        loss = loss_of(subject, model, batch)
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return gradients_of(loss_of(subject, model, batch), model)
+
+
+def gradients_of(value: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """Gradients of a value by parameter name; zero where there is none."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     return {
         name: torch.zeros_like(p) if gradient is None else gradient
         for (name, p), gradient in zip(parameters.items(), found, strict=True)

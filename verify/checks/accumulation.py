@@ -5,30 +5,19 @@ have; the gradient is taken at the weights that the step found, not at others on
 tokens, the update of one batch is the gradient of its loss.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-import torch
-from torch import nn
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from andon.verify.access.calls import new_batch, new_model
+from andon.verify.access.larger_weights import sharpened
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
-from andon.verify.observation.parameters import gradients_times, mismatch, norm
+from andon.verify.observation.micro_batches import counted, micro_batches, single_rows
+from andon.verify.observation.parameters import buffers_of, gradients_times, mismatch, norm, put_back
+from andon.verify.observation.reference_steps import SAME, expected, tolerance
 from andon.verify.observation.row_weights import is_drawn, shares_of
-from andon.verify.observation.runs import (
-    SAME,
-    Run,
-    counted,
-    expected,
-    micro_batches,
-    sharpened,
-    single_rows,
-    step_run,
-    tolerance,
-)
+from andon.verify.observation.runs import Run, step_run
 from andon.verify.observation.step_comparison import compare_gradient, compare_loss, gradient_error, require_alike
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
@@ -289,37 +278,12 @@ def _step(run: Run, batches: list[Batch]) -> StepTrace:
     Raises:
         NotApplicable: a pass runs at other weights than the step found (sharpness-aware, extragradient).
     """
-    buffers = {name: buffer.clone() for name, buffer in run.model.named_buffers()}
-    with _at_first_weights(run.model):
-        step = run.step(batches)
-    with torch.no_grad():
-        for name, buffer in run.model.named_buffers():
-            if name in buffers and buffers[name].shape == buffer.shape:
-                buffer.copy_(buffers[name])
-    return step
-
-
-@contextmanager
-def _at_first_weights(model: nn.Module) -> Generator[None]:
-    before, inside, moved = [p.detach().clone() for p in model.parameters()], [0], []
-
-    def enter(*_: Any) -> None:
-        inside[0] += 1
-        if inside[0] == 1 and torch.is_grad_enabled() and not moved:
-            moved.extend(True for p, old in zip(model.parameters(), before, strict=True) if not torch.equal(p, old))
-
-    def leave(*_: Any) -> None:
-        inside[0] -= 1
-
-    handles = [h for m in model.modules() for h in (
-        m.register_forward_pre_hook(enter), m.register_forward_hook(leave, always_call=True))]  # fmt: skip
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    if moved:
+    buffers = buffers_of(run.model)
+    step = run.step(batches)
+    put_back(run.model, buffers)
+    if any(update.elsewhere for update in step.updates):
         raise NotApplicable("a train_step whose passes all run at the weights that it found")
+    return step
 
 
 def _rounding(subject: Subject, run: Run, step: StepTrace, batches: list[Batch], shares: Sequence[float]) -> float:

@@ -1,25 +1,38 @@
 """Adapters: nothing at first, then a low-rank change of the declared scale, wherever it is merged or stored."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import hyperparameter, loss_of, needed, new_batch, new_model, seeded
+from andon.verify.access.calls import hyperparameter, loss_of, needed, new_batch, seeded
 from andon.verify.access.logits import logits_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, listed
-from andon.verify.observation.adapted_layers import effective, layers_of, widths_of
+from andon.verify.observation.adapted_layers import effective_layers, widths_of
+from andon.verify.observation.adapted_models import (
+    ALPHA,
+    RANK,
+    SPREAD,
+    adapters_of,
+    add,
+    added,
+    filled,
+    method,
+    new_base,
+    otherwise_scaled,
+    spread_of_layers,
+    spread_of_weights,
+    still_learning,
+)
 from andon.verify.observation.adapter_tensors import (
     frozen,
     is_layer,
-    is_one_of,
+    learning_owners,
     lies_across,
     namesake,
-    owner_of,
     product_of,
     rank_of,
     sites_of,
@@ -28,18 +41,15 @@ from andon.verify.observation.adapter_tensors import (
 from andon.verify.observation.parameters import mismatch, parameters, trainable
 from andon.verify.observation.recomputation import gradient, recompute
 from andon.verify.observation.tolerances import distance, rms, rounding
-from andon.verify.subject import Adapters, Batch, Subject
+from andon.verify.subject import Batch, Subject
 
 HALVES = (torch.bfloat16, torch.float16)
-RANK, ALPHA = 3, 12.0  # neither 1, nor each other, nor a divisor of common widths
-SPREAD = 0.1  # of the random values that stand for a trained adapter
 OTHER = 3  # the seed of another adapter's values
 STEPS = 3  # within which both sides of a fresh adapter have moved
 RATE = 1e-2
 MODULES = 16  # at most, that are looked at one by one
 EXACT = 1e-2  # of a weight's rms: a round trip of what is quantized already
 NOISES = 2.0  # of the quantizer, on the base it never saw and on the sum
-HALVINGS = 5  # of an adapter's values, at most, until it is no larger than its base
 
 
 def check_identity(subject: Subject) -> None:
@@ -65,11 +75,11 @@ def check_identity(subject: Subject) -> None:
 
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
-    batch, base = new_batch(subject), _base(subject)
-    if not _adapters(subject).identity:
+    batch, base = new_batch(subject), new_base(subject)
+    if not adapters_of(subject).identity:
         raise NotApplicable("an adapter that begins as its base; its authors say that this one does not")
     before = _logits(subject, base, batch)
-    after = _logits(subject, _added(subject), batch)
+    after = _logits(subject, added(subject), batch)
     moved = distance(after, before)
     if not moved <= rounding(before):
         raise CheckFailed(
@@ -79,7 +89,7 @@ def check_identity(subject: Subject) -> None:
     before, again = (_logits(subject, base, batch, seed) for seed in (0, 1))
     if not torch.equal(before, again):
         return
-    model = _added(subject).train()
+    model = added(subject).train()
     moved = max(distance(_logits(subject, model, batch, seed), before) for seed in (0, 1))
     if not moved <= rounding(before):
         raise CheckFailed(
@@ -110,15 +120,10 @@ def check_frozen(subject: Subject) -> None:
 
     Reference: pytorch/torchtitan#3456.
     """
-    base = _base(subject)
-    known = {id(parameter): name for name, parameter in base.named_parameters()}
-    values = parameters(base)
-    model = _add(subject, base, RANK, ALPHA)
-    learning = trainable(model)
-    own = [known[id(p)] for p in learning.values() if id(p) in known]
-    kept = {known[id(p)] for p in model.parameters() if id(p) in known}  # frozen: a copy beside it is the adapter's own
-    gone = {name: value for name, value in values.items() if name not in kept}
-    own += [name for name, p in learning.items() if id(p) not in known and is_one_of(p, gone)]
+    base = new_base(subject)
+    names, values = {parameter: name for name, parameter in base.named_parameters()}, parameters(base)
+    model = add(subject, base, RANK, ALPHA)
+    own = still_learning(names, values, model)
     if own:
         raise CheckFailed(
             f"with an adapter added {len(own)} of the base's {len(values)} tensors still learn: {listed(own)}"
@@ -154,10 +159,10 @@ def check_learning(subject: Subject) -> None:
     Reference: huggingface/trl#4081.
     """
     for checkpointing in (False, True):
-        base = _base(subject)
+        base = new_base(subject)
         if checkpointing and not recompute(base):
             return
-        model = _add(subject, base, RANK, ALPHA)
+        model = add(subject, base, RANK, ALPHA)
         learning = trainable(model)
         how = " with activations computed again" if checkpointing else ""
         if not learning:
@@ -189,25 +194,30 @@ def check_targets(subject: Subject) -> None:
         missing = [target for target in targets if not any(name.endswith(target) for name, _ in model.named_modules())]
         assert not missing, missing
     """
-    asked = _adapters(subject).targets
+    asked = adapters_of(subject).targets
     if not asked:
         raise NotApplicable("adapters.targets")
-    base = _base(subject)
+    base = new_base(subject)
     owners = [name for name, module in base.named_modules() if name and is_layer(module)]
-    wanted = [name for name in owners if any(name == end or name.endswith(f".{end}") for end in asked)]
-    unknown = [end for end in asked if not any(name == end or name.endswith(f".{end}") for name in wanted)]
-    if unknown:
-        raise CheckFailed(f"of the modules that were asked to be adapted the base has none called {listed(unknown)}")
-    named = _add(subject, base, RANK, ALPHA).named_parameters(remove_duplicate=False)  # layers may share a tensor
-    found = {owner for name, p in named if p.requires_grad and (owner := owner_of(name, owners))}
-    if not found & set(wanted):
+    wanted = _asked_for(asked, owners)
+    found = learning_owners(add(subject, base, RANK, ALPHA), owners)
+    if not found & wanted:
         raise NotApplicable("adapter tensors named after the modules that they sit on")
-    idle, other = sorted(set(wanted) - found), sorted(found - set(wanted))
+    idle, other = sorted(wanted - found), sorted(found - wanted)
     if idle or other:
         raise CheckFailed(
             f"{len(wanted)} modules were asked to be adapted; on {len(idle)} of them nothing learns, and {len(other)} "
             f"others learn: {listed(idle + other)}"
         )
+
+
+def _asked_for(asked: Sequence[str], owners: list[str]) -> set[str]:
+    """The modules that were asked to be adapted; fail where one that was asked for is not there."""
+    by_target = {end: {name for name in owners if f".{name}".endswith(f".{end}")} for end in asked}
+    unknown = [end for end, names in by_target.items() if not names]
+    if unknown:
+        raise CheckFailed(f"of the modules that were asked to be adapted the base has none called {listed(unknown)}")
+    return set().union(*by_target.values())
 
 
 def check_recomputation(subject: Subject) -> None:
@@ -230,10 +240,10 @@ def check_recomputation(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.utils.checkpoint; huggingface/transformers#26221.
     """
-    batch, base = new_batch(subject), _base(subject)
+    batch, base = new_batch(subject), new_base(subject)
     if not recompute(base):
         raise NotApplicable("a model with gradient_checkpointing_enable() or activation_checkpointing")
-    again, plain = _filled(_add(subject, base, RANK, ALPHA)), _filled(_added(subject))
+    again, plain = filled(add(subject, base, RANK, ALPHA)), filled(added(subject))
     due = gradient(subject, plain.train(), batch)
     error, name = mismatch(gradient(subject, again.train(), batch), due)
     allowed = 10 * rounding(*due.values())
@@ -262,19 +272,19 @@ def check_scale(subject: Subject) -> None:
 
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1; Blaizzy/mlx-vlm#841.
     """
-    scale, batch = _method(subject, "scale"), new_batch(subject)
-    plain = _filled(_add(subject, _base(subject), RANK, ALPHA))
-    fresh = {name: not bool(tensor.any()) for name, tensor in trainable(_added(subject)).items()}
-    doubled = _filled(_add(subject, _base(subject), RANK, ALPHA))
+    scale, batch = method(subject, "scale"), new_batch(subject)
+    plain = filled(add(subject, new_base(subject), RANK, ALPHA))
+    fresh = {name: not bool(tensor.any()) for name, tensor in trainable(added(subject)).items()}
+    doubled = filled(add(subject, new_base(subject), RANK, ALPHA))
     with torch.no_grad():
         for name, parameter in trainable(doubled).items():
             parameter.mul_(2.0 if fresh[name] else 1.0)
     due = _logits(subject, doubled, batch)
     if any(fresh.values()):
-        found = _logits(subject, _filled(_add(subject, _base(subject), RANK, 2 * ALPHA)), batch)
+        found = _logits(subject, filled(add(subject, new_base(subject), RANK, 2 * ALPHA)), batch)
         _same(found, due, "an adapter with twice the alpha differs from one with twice the change")
     alpha = ALPHA * scale(RANK, 1.0) / scale(2 * RANK, 1.0)
-    wide = _add(subject, _base(subject), 2 * RANK, alpha)
+    wide = add(subject, new_base(subject), 2 * RANK, alpha)
     narrow = dict(trainable(plain))
     with torch.no_grad():
         for name, parameter in trainable(wide).items():
@@ -308,9 +318,9 @@ def check_merge(subject: Subject) -> None:
 
     Reference: hao-ai-lab/FastVideo#870.
     """
-    merge, batch = _method(subject, "merge"), new_batch(subject)
-    base = _logits(subject, _base(subject), batch)
-    model = _filled(_added(subject))
+    merge, batch = method(subject, "merge"), new_batch(subject)
+    base = _logits(subject, new_base(subject), batch)
+    model = filled(added(subject))
     adapted = _logits(subject, model, batch)
     if distance(adapted, base) <= 10 * rounding(base):
         raise CheckFailed(
@@ -326,12 +336,11 @@ def _is_quantized_again(subject: Subject, merged: nn.Module, batch: Batch) -> bo
     """Whether any weight that a merge changed is what the quantizer represents: nothing else comes back as it was."""
     if subject.quantizer is None:
         return False
-    base = _base(subject)
+    base = new_base(subject)
     widths = widths_of(base, lambda: _logits(subject, base, batch))
-    before = {name: effective(layer, width) for name, layer, width in layers_of(base, widths)}
-    for name, layer, width in layers_of(merged, widths):
-        found, own = effective(layer, width), before.get(name)
-        if found is None or not bool(found.any()) or (own is not None and torch.equal(found, own)):
+    before = effective_layers(base, widths)
+    for name, found in effective_layers(merged, widths).items():
+        if not bool(found.any()) or (name in before and torch.equal(found, before[name])):
             continue
         weight = found.T.contiguous().float()
         if distance(subject.quantizer.round_trip(weight), weight) < EXACT:
@@ -358,39 +367,30 @@ def check_merged_weights(subject: Subject) -> None:
 
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
-    merge, scale = _method(subject, "merge"), _method(subject, "scale")(RANK, ALPHA)
-    plain, model = _base(subject), _filled(_added(subject))
-    base, other = tensors_of(plain), _otherwise_scaled(subject, RANK)
+    merge, scale = method(subject, "merge"), method(subject, "scale")(RANK, ALPHA)
+    plain, model = new_base(subject), filled(added(subject))
+    other = otherwise_scaled(subject)
     sides = {name: tensor.detach().clone() for name, tensor in trainable(model).items()}
-    merged, compared = tensors_of(merge(model)), False
-    scaled = {} if other is None else tensors_of(merge(other))
-    for name, weight in base.items():
-        after = namesake(name, weight, merged)
-        if after is None or not weight.is_floating_point() or weight.dim() != 2 or torch.equal(after, weight):
+    merged, scaled = tensors_of(merge(model)), {} if other is None else tensors_of(merge(other))
+    compared = False
+    for name, weight in tensors_of(plain).items():
+        after, beside = namesake(name, weight, merged), namesake(name, weight, scaled)
+        if after is None or not _is_changed_matrix(weight, after):
             continue
-        beside = namesake(name, weight, scaled)
         if beside is not None and not torch.equal(beside, after):
             continue  # what is merged into it is not B A alone: DoRA's magnitudes, a learned mask
         compared, change = True, after.double() - weight.double()
         noise = 4 * float(torch.finfo(after.dtype).eps) * float(after.double().norm())
         _require_rank(name, change, noise, rank_of(name, change, sides, RANK))
-        product = product_of(name, change, sides, RANK, lies_across=lies_across(plain, name))
+        product = product_of(name, change, sides, RANK, across=lies_across(plain, name))
         if product is not None:
             _require_scale(name, change, noise, product, scale)
     if not compared:
         raise NotApplicable("a merge that adds scale x B A to the base's parameters, by name")
 
 
-def _otherwise_scaled(subject: Subject, rank: int) -> nn.Module | None:
-    """The filled model with what has the same shape at another rank, and so is no side of B A, half as large again."""
-    model, found = _filled(_added(subject)), False
-    other = trainable(_add(subject, _base(subject), 2 * rank, ALPHA))
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            if name in other and other[name].shape == parameter.shape:
-                parameter.mul_(1.5)
-                found = True
-    return model if found else None
+def _is_changed_matrix(weight: Tensor, after: Tensor) -> bool:
+    return weight.is_floating_point() and weight.dim() == 2 and not torch.equal(after, weight)
 
 
 def check_merged_quantized(subject: Subject) -> None:
@@ -415,39 +415,24 @@ def check_merged_quantized(subject: Subject) -> None:
 
     Reference: Dettmers et al. 2023, arXiv:2305.14314, section 3.
     """
-    merge, batch = _method(subject, "merge"), new_batch(subject)
-    quantizer, base = needed(subject, "quantizer"), _base(subject)
+    merge, batch = method(subject, "merge"), new_batch(subject)
+    quantizer, base = needed(subject, "quantizer"), new_base(subject)
     widths = widths_of(base, lambda: _logits(subject, base, batch))
-    plain = {name: effective(base.get_submodule(name), width) for name, width in widths.items()}
-    model = _filled(_added(subject), spread=_moderate_layers(subject, plain, widths))
-    adapted = {name: effective(layer, width) for name, layer, width in layers_of(model, widths)}
-    merged = {name: effective(layer, width) for name, layer, width in layers_of(merge(model), widths)}
-    compared = False
-    for name, before in plain.items():
-        due, found = adapted.get(name), merged.get(name)
-        if before is None or due is None or found is None or distance(due, before) <= rounding(before):
-            continue
-        compared = True
+    plain = effective_layers(base, widths)
+    model = filled(added(subject), spread=spread_of_layers(subject, plain, widths))
+    adapted, merged = effective_layers(model, widths), effective_layers(merge(model), widths)
+    compared = [name for name in plain if name in adapted and name in merged]
+    compared = [name for name in compared if distance(adapted[name], plain[name]) > rounding(plain[name])]
+    if not compared:
+        raise NotApplicable("adapted layers that take vectors, and have the base's names before and after merging")
+    for name in compared:
+        due = adapted[name]
         noise = rms(quantizer.round_trip(due.T.contiguous().float()).T.double() - due.double())
-        away = rms(found.double() - due.double())
+        away = rms(merged[name].double() - due.double())
         if not away <= NOISES * noise + rounding(due) * rms(due):
             raise CheckFailed(
                 f"merged, {name} is {away:.3g} (rms) from base + scale x B A; quantizing that sum explains {noise:.3g}"
             )
-    if not compared:
-        raise NotApplicable("adapted layers that take vectors, and have the base's names before and after merging")
-
-
-def _moderate_layers(subject: Subject, plain: dict[str, Tensor | None], widths: dict[str, int]) -> float:
-    """A spread with which an adapter at most doubles what a layer computes, so that a base that is lost is seen."""
-    spread = SPREAD
-    for _ in range(HALVINGS):
-        model = _filled(_added(subject), spread=spread)
-        pairs = [(plain[name], effective(layer, width)) for name, layer, width in layers_of(model, widths)]
-        if all(rms(after) <= 2 * rms(before) for before, after in pairs if before is not None and after is not None):
-            break
-        spread /= 2
-    return spread
 
 
 def check_merge_again(subject: Subject) -> None:
@@ -468,8 +453,8 @@ def check_merge_again(subject: Subject) -> None:
                 self.weight.data += self.scaling * (self.lora_B @ self.lora_A)
                 self.merged = True
     """
-    merge, batch = _method(subject, "merge"), new_batch(subject)
-    once = merge(_filled(_added(subject)))
+    merge, batch = method(subject, "merge"), new_batch(subject)
+    once = merge(filled(added(subject)))
     due = _logits(subject, once, batch)
     try:
         twice = merge(once)
@@ -500,8 +485,8 @@ def check_unmerge(subject: Subject) -> None:
 
     Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1 (no additional inference latency).
     """
-    merge, unmerge, batch = _method(subject, "merge"), _method(subject, "unmerge"), new_batch(subject)
-    model = _filled(_added(subject), spread=_moderate(subject, merge))
+    merge, unmerge, batch = method(subject, "merge"), method(subject, "unmerge"), new_batch(subject)
+    model = filled(added(subject), spread=spread_of_weights(subject))
     due, sides = _logits(subject, model, batch), parameters(model)
     learning = set(trainable(model))
     back = unmerge(merge(model))
@@ -538,13 +523,13 @@ def check_file(subject: Subject) -> None:
 
     Reference: pytorch/torchtune#2537.
     """
-    save, load, batch = _method(subject, "save"), _method(subject, "load"), new_batch(subject)
-    model = _filled(_added(subject))
+    save, load, batch = method(subject, "save"), method(subject, "load"), new_batch(subject)
+    model = filled(added(subject))
     due = _logits(subject, model, batch)
     with tempfile.TemporaryDirectory() as name:
         save(model, Path(name))
         _same(_logits(subject, model, batch), due, "the model after saving differs from before")
-        loaded = load(_base(subject), Path(name))
+        loaded = load(new_base(subject), Path(name))
     _same(_logits(subject, loaded, batch), due, "the loaded adapter differs from the saved one")
 
 
@@ -564,13 +549,13 @@ def check_file_of_merged(subject: Subject) -> None:
         model.unmerge_adapter()
         torch.save(get_peft_model_state_dict(model), "adapter.pt")
     """
-    merge, save, load = (_method(subject, what) for what in ("merge", "save", "load"))
-    model, batch = _filled(_added(subject)), new_batch(subject)
+    merge, save, load = (method(subject, what) for what in ("merge", "save", "load"))
+    model, batch = filled(added(subject)), new_batch(subject)
     due = _logits(subject, model, batch)
     with tempfile.TemporaryDirectory() as name:
         try:
             save(merge(model), Path(name))
-            loaded = load(_base(subject), Path(name))
+            loaded = load(new_base(subject), Path(name))
         except Exception:  # noqa: BLE001 - refused, in the code's own way
             return
         _same(
@@ -601,13 +586,13 @@ def check_two(subject: Subject) -> None:
 
     Reference: PEFT documentation, PeftModel.add_adapter.
     """
-    second, switch, batch = _method(subject, "second"), _method(subject, "switch"), new_batch(subject)
-    model = _filled(_added(subject))
+    second, switch, batch = method(subject, "second"), method(subject, "switch"), new_batch(subject)
+    model = filled(added(subject))
     first = _logits(subject, model, batch)
     own = {id(parameter) for parameter in trainable(model).values()}
     with seeded(1):
         model = second(model, RANK, ALPHA)
-    learning, alone = trainable(model), _added(subject)
+    learning, alone = trainable(model), added(subject)
     both = [name for name, parameter in learning.items() if id(parameter) in own]
     if both or len(learning) != len(own):
         raise CheckFailed(
@@ -616,8 +601,8 @@ def check_two(subject: Subject) -> None:
         )
     due = _logits(subject, alone, batch)
     _same(_logits(subject, model, batch), due, "a fresh second adapter, active, differs from a fresh one alone")
-    due = _logits(subject, _filled(alone, OTHER), batch)
-    _same(_logits(subject, _filled(model, OTHER), batch), due, "a second adapter, active, differs from the same alone")
+    due = _logits(subject, filled(alone, OTHER), batch)
+    _same(_logits(subject, filled(model, OTHER), batch), due, "a second adapter, active, differs from the same alone")
     _train(subject, model)
     _same(_logits(subject, switch(model, 0), batch), first, "the first adapter, active again, differs from before")
 
@@ -641,10 +626,10 @@ def check_dropout(subject: Subject) -> None:
     Reference: pytorch/torchtune#995.
     """
     share, batch = hyperparameter(subject, "lora_dropout"), new_batch(subject)
-    base = _base(subject).train()
+    base = new_base(subject).train()
     if not torch.equal(_logits(subject, base, batch, 0), _logits(subject, base, batch, 1)):
         raise NotApplicable("a base without dropout of its own")
-    model = _filled(_added(subject))
+    model = filled(added(subject))
     first, second = (_logits(subject, model.eval(), batch, seed) for seed in (0, 1))
     if not torch.equal(first, second):
         raise CheckFailed(f"in eval mode two passes of an adapted model differ by {distance(second, first):.2g}")
@@ -663,59 +648,6 @@ def check_dropout(subject: Subject) -> None:
                 f"in training two passes through the adapter of {site} alone differ by {distance(second, first):.2g}; "
                 f"lora_dropout is {share:g}"
             )
-
-
-def _adapters(subject: Subject) -> Adapters:
-    return needed(subject, "adapters")
-
-
-def _method(subject: Subject, name: str) -> Callable[..., Any]:
-    method = getattr(_adapters(subject), name)
-    if method is None:
-        raise NotApplicable(f"adapters.{name}")
-    return method
-
-
-def _base(subject: Subject) -> nn.Module:
-    _adapters(subject)
-    return new_model(subject)
-
-
-def _add(subject: Subject, base: nn.Module, rank: int, alpha: float) -> nn.Module:
-    with seeded(1):
-        return _adapters(subject).add(base, rank, alpha)
-
-
-def _added(subject: Subject) -> nn.Module:
-    return _add(subject, _base(subject), RANK, ALPHA)
-
-
-def _filled(model: nn.Module, seed: int = 2, spread: float = SPREAD) -> nn.Module:
-    """The model with random values in its adapter, in place: as if trained.
-
-    What begins positive throughout, as gains and magnitudes do, stays so, near its first values.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in trainable(model).values():
-            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * spread
-            positive = parameter.numel() > 1 and bool((parameter > 0).all())
-            parameter.copy_(parameter.double() * drawn.to(parameter.device).exp() if positive else drawn)
-    return model
-
-
-def _moderate(subject: Subject, merge: Callable[..., Any]) -> float:
-    """A spread of an adapter's values with which merging at most doubles a weight: what cancels is not the base's."""
-    base, spread = tensors_of(_base(subject)), SPREAD
-    for _ in range(HALVINGS):
-        merged = tensors_of(merge(_filled(_added(subject), spread=spread)))
-        pairs = [
-            (weight, namesake(name, weight, merged)) for name, weight in base.items() if weight.is_floating_point()
-        ]
-        if all(rms(after) <= 2 * rms(weight) for weight, after in pairs if after is not None and bool(weight.any())):
-            break
-        spread /= 2
-    return spread
 
 
 def _logits(subject: Subject, model: nn.Module, batch: Batch, seed: int | None = None) -> Tensor:

@@ -20,7 +20,8 @@ from andon.verify.observation.parameters import (
     parameters,
     trainable,
 )
-from andon.verify.observation.runs import SAME, Make, Run, each_run, the_update
+from andon.verify.observation.reference_steps import SAME
+from andon.verify.observation.runs import Make, Run, each_run, the_update
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Subject
 

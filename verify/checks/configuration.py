@@ -4,7 +4,7 @@ Legend: B batch, T time, V vocab.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.norm_layers import norms_of
 from andon.verify.observation.perturb import logits_eval
+from andon.verify.observation.settings import setting, settings_of
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
 
-SETTINGS = ("config", "cfg", "args", "hparams", "settings", "opt")  # attributes that hold a model's settings
 TINY = 1e-2  # of the weights: small states make epsilons matter
 FAINT = 1e-3  # of the weights: logits far below any bound
 MOVED = 1e-3  # of weights that were scaled
@@ -30,14 +30,14 @@ EDGE = 0.9  # of a uniform distribution's bound
 def check_sensitivity(subject: Subject) -> None:
     """Every setting has an effect: on parameter shapes, first values, what learns, logits, or the training loss.
 
-    Yellow: alone or beside any other setting of `config_alternatives` it changes nothing; a value that the model's own
-    settings hold already is not asked.
+    Each is asked alone and beside each other one of `config_alternatives`; a value that the model's own settings hold
+    already is not asked.
 
     Silent because a setting that is accepted and not used leaves the default in its place.
 
     Look at what the constructor passes on, and at constants where the setting should stand.
 
-    Yellow alone, as a setting may act only beside another.
+    Yellow alone, as a setting may act only beside one that `config_alternatives` does not have.
 
     Example:
         # wrong: rope_theta is accepted and never used; the default is
@@ -86,23 +86,10 @@ def check_norms(subject: Subject) -> None:
     configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base = _made(configure)
     for key, value in alternatives.items():
-        changed = _taken(configure, **{key: value})
-        if changed is None or not isinstance(value, float) or _shapes(base) != _shapes(changed):
-            continue
-        answers: dict[tuple[type, int], dict[str, bool]] = {}
-        for name, module, width in norms_of(subject, base):
-            try:
-                other = changed.get_submodule(name)
-            except AttributeError:
-                continue
-            rows = TINY * torch.randn(8, width, generator=torch.Generator().manual_seed(0))
-            rows = rows.to(next(module.parameters(), rows))
-            with torch.no_grad():
-                differs = not torch.equal(module(rows), other(rows))
-            answers.setdefault((type(module), width), {})[name] = differs
-        for (kind, _), found in answers.items():
-            if len(set(found.values())) > 1:
-                deaf = [name for name, differs in found.items() if not differs]
+        changed = _of_same_shapes(configure, base, key, value) if isinstance(value, float) else None
+        for kind, found in _changed_norms(subject, base, changed) if changed is not None else ():
+            deaf = [name for name, differs in found.items() if not differs]
+            if 0 < len(deaf) < len(found):
                 raise CheckFailed(
                     f"{key}={value!r} changes {len(found) - len(deaf)} of {len(found)} {kind.__name__} modules, and "
                     f"not {', '.join(deaf[:3])}"
@@ -163,15 +150,13 @@ def check_spread(subject: Subject) -> None:
     configure, alternatives = needed(subject, "configure"), needed(subject, "config_alternatives")
     base, compared = _made(configure), False
     for key, value in alternatives.items():
-        changed = _taken(configure, **{key: value})
-        if changed is None or _shapes(base) != _shapes(changed):
-            continue
-        pairs = {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
+        changed = _of_same_shapes(configure, base, key, value)
+        pairs = {} if changed is None else _pairs(base, changed)
         if not any(_is_scaled(first, second) for first, second in pairs.values()):
             continue
         compared = True
         linear = [f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)]
-        kept = [name for name in linear if name in pairs and torch.equal(*pairs[name]) and _is_torchs(pairs[name][0])]
+        kept = [name for name in linear if name in pairs and _is_kept(*pairs[name])]
         if kept:
             raise CheckFailed(
                 f"{key}={value!r} scales first weights, but not those of {len(kept)} of {len(linear)} linear layers: "
@@ -181,10 +166,35 @@ def check_spread(subject: Subject) -> None:
         raise NotApplicable("a setting that scales first weights in `config_alternatives`")
 
 
+def _of_same_shapes(configure: Any, base: nn.Module, key: str, value: Any) -> nn.Module | None:
+    """A model with this setting; None where it is refused, or changes a shape."""
+    changed = _taken(configure, **{key: value})
+    return changed if changed is not None and _shapes(base) == _shapes(changed) else None
+
+
+def _pairs(base: nn.Module, changed: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """The matrices of two models, by name."""
+    return {name: (p, changed.get_parameter(name)) for name, p in base.named_parameters() if p.dim() == 2}
+
+
+def _changed_norms(subject: Subject, base: nn.Module, changed: nn.Module) -> Iterator[tuple[type, dict[str, bool]]]:
+    """By type and width, whether each norm of the base returns something else in the other model, by name."""
+    found: dict[tuple[type, int], dict[str, bool]] = {}
+    others = dict(changed.named_modules())
+    for name, module, width in norms_of(subject, base):
+        if name not in others:
+            continue
+        rows = TINY * torch.randn(8, width, generator=torch.Generator().manual_seed(0))
+        rows = rows.to(next(module.parameters(), rows))
+        with torch.no_grad():
+            differs = not torch.equal(module(rows), others[name](rows))
+        found.setdefault((type(module), width), {})[name] = differs
+    return ((kind, norms) for (kind, _), norms in found.items())
+
+
 def _is_there(model: nn.Module, key: str, value: Any) -> bool:
     """Whether the settings that a model keeps hold this value already."""
-    kept = (getattr(model, each, None) for each in SETTINGS)
-    return any((each.get(key) if isinstance(each, Mapping) else getattr(each, key, None)) == value for each in kept)
+    return any(setting(holder, key) == value for holder in settings_of(model))
 
 
 def _acts(subject: Subject, key: str, value: Any, batch: Batch) -> bool:
@@ -234,6 +244,11 @@ def _is_scaled(first: Tensor, second: Tensor) -> bool:
     return abs(factor - 1) > MOVED and distance(second, factor * first) < MOVED
 
 
+def _is_kept(first: Tensor, second: Tensor) -> bool:
+    """Whether a weight has the same numbers in both models, and these are torch's own draw."""
+    return torch.equal(first, second) and _is_torchs(first)
+
+
 def _is_torchs(weight: Tensor) -> bool:
     """Whether the numbers look like those of torch.nn.Linear: uniform between plus and minus 1/sqrt(inputs)."""
     bound = weight.shape[1] ** -0.5
@@ -257,27 +272,43 @@ def _taken(configure: Any, **changes: Any) -> nn.Module | None:
 
 
 def _differs(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) -> bool:
-    if _shapes(base) != _shapes(other):
-        return True
-    if len(list(base.parameters())) != len(list(other.parameters())):
-        return True
-    if [p.requires_grad for p in base.parameters()] != [p.requires_grad for p in other.parameters()]:
-        return True
-    if any(not torch.equal(a, b) for a, b in zip(base.parameters(), other.parameters(), strict=True)):
+    """Whether two models differ as they are made, in the logits of equal weights, or in the training loss."""
+    if _differ_as_made(base, other):
         return True
     for model in (base, other):
         precise(subject, model)
+    if _differ_in_logits(subject, base, other, batch):
+        return True
+    losses = [_train_loss(subject, model, batch) for model in (base, other)]
+    return distance(losses[1], losses[0]) > 0
+
+
+def _differ_as_made(base: nn.Module, other: nn.Module) -> bool:
+    """Whether shapes, what is shared, what learns, or first weights differ."""
+    first, second = list(base.parameters()), list(other.parameters())
+    if _shapes(base) != _shapes(other) or len(first) != len(second):
+        return True
+    return any(
+        one.requires_grad != two.requires_grad or not torch.equal(one, two)
+        for one, two in zip(first, second, strict=True)
+    )
+
+
+def _differ_in_logits(subject: Subject, base: nn.Module, other: nn.Module, batch: Batch) -> bool:
+    """Whether logits differ, with small weights or with usual ones: the models are left with those.
+
+    Where there are no logits the losses alone tell.
+    """
     try:
-        for scale in (TINY, 1.0):  # the last is what a loss is taken of
+        for scale in (TINY, 1.0):
             for model in (base, other):
                 rescale(model)
                 _scale(model, scale)
             if not torch.equal(logits_eval(subject, base, batch), logits_eval(subject, other, batch)):
                 return True
     except NotApplicable:
-        pass
-    losses = [_train_loss(subject, model, batch) for model in (base, other)]
-    return distance(losses[1], losses[0]) > 0
+        return False
+    return False
 
 
 def _train_loss(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:

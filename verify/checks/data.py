@@ -4,7 +4,7 @@ Legend: B batch, T time.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -20,7 +20,7 @@ from andon.verify.access.targets import is_shifted_inside, predicts_next, stand_
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.label_places import label_reads_its_place
-from andon.verify.subject import Batch, Subject
+from andon.verify.subject import Batch, Documents, Subject
 
 SEEN = 0.05  # of held-out windows that may stand in training text, by chance or boilerplate
 LONGEST = 32
@@ -60,38 +60,50 @@ def check_targets(subject: Subject) -> None:
     """
     if subject.causal is not False:
         _require_place_and_rows(subject)
-    if not predicts_next(subject):
-        if subject.causal is None and subject.epoch_batches is None:
-            raise NotApplicable("labels that are the batch's own tokens, at their place or one ahead")
+    if predicts_next(subject):
+        _require_next(subject)
+    elif subject.causal is None and subject.epoch_batches is None:
+        raise NotApplicable("labels that are the batch's own tokens, at their place or one ahead")
+    else:
         _require_hidden(subject)
-        return
+
+
+def _require_next(subject: Subject) -> None:
+    """Fail where targets of the first batches, of an epoch's or of those held out, are not the tokens that follow."""
     with suppress(NotApplicable):  # labels that stand nowhere are told by their shift
         _require_one_place(subject)
-    compared = 0
-    for batch in [*(new_batch(subject, seed) for seed in range(BATCHES)), *_trained_on(subject)]:
-        if "labels" not in find(subject, batch):
-            raise NotApplicable("labels in the batch")
-        tokens_BT = tokens_of(subject, batch)
-        targets_BT = _targets_or_labels(subject, batch)
-        if _alike(targets_BT, tokens_BT) > ALIKE and label_reads_its_place(subject, batch) is False:
-            raise NotApplicable("logits at the places of the tokens: here the loss shifts, and theirs are others")
-        _refuse_other_shifts(tokens_BT, targets_BT)
-        targets_BT = targets_of(subject, batch)
-        ahead_BT = tokens_BT[:, 1:]
-        counted_BT = (targets_BT[:, :-1] != IGNORE) & ~_is_last(subject, batch, targets_BT)[:, :-1]
-        wrong = counted_BT & (targets_BT[:, :-1] != ahead_BT)
-        compared += int(counted_BT.sum())
-        if int(wrong.sum()) > HALF * int(counted_BT.sum()):
-            raise NotApplicable("labels that are the batch's own tokens")
-        if bool(wrong.any()):
-            row, position = wrong.nonzero()[0].tolist()
-            raise CheckFailed(
-                f"{int(wrong.sum())} of {int(counted_BT.sum())} targets are not the token that follows; the first is "
-                f"row {row}, position {position}: {int(targets_BT[row, position])}, and the token that follows is "
-                f"{int(ahead_BT[row, position])}"
-            )
-    if not compared:
+    batches = [*(new_batch(subject, seed) for seed in range(BATCHES)), *_trained_on(subject)]
+    if not sum(_require_next_in(subject, batch) for batch in batches):
         raise NotApplicable("a batch with counted labels")
+
+
+def _require_next_in(subject: Subject, batch: Batch) -> int:
+    """How many targets of a batch were compared with the tokens that follow.
+
+    Raises:
+        CheckFailed: some differ.
+    """
+    if "labels" not in find(subject, batch):
+        raise NotApplicable("labels in the batch")
+    tokens_BT = tokens_of(subject, batch)
+    targets_BT = _targets_or_labels(subject, batch)
+    if _alike(targets_BT, tokens_BT) > ALIKE and label_reads_its_place(subject, batch) is False:
+        raise NotApplicable("logits at the places of the tokens: here the loss shifts, and theirs are others")
+    _refuse_other_shifts(tokens_BT, targets_BT)
+    targets_BT = targets_of(subject, batch)  # from here on they are no mere labels
+    ahead_BT = tokens_BT[:, 1:]
+    counted_BT = (targets_BT[:, :-1] != IGNORE) & ~_is_last(subject, batch, targets_BT)[:, :-1]
+    wrong, compared = counted_BT & (targets_BT[:, :-1] != ahead_BT), int(counted_BT.sum())
+    if int(wrong.sum()) > HALF * compared:
+        raise NotApplicable("labels that are the batch's own tokens")
+    if bool(wrong.any()):
+        row, position = wrong.nonzero()[0].tolist()
+        raise CheckFailed(
+            f"{int(wrong.sum())} of {compared} targets are not the token that follows; the first is row {row}, "
+            f"position {position}: {int(targets_BT[row, position])}, and the token that follows is "
+            f"{int(ahead_BT[row, position])}"
+        )
+    return compared
 
 
 def _is_last(subject: Subject, batch: Batch, targets_BT: Tensor) -> Tensor:
@@ -133,8 +145,7 @@ def _require_place_and_rows(subject: Subject) -> None:
     Told from the labels as they stand, and from the loss: what the logits read that it compares each label with.
     """
     batch = new_batch(subject)
-    found = find(subject, batch)
-    if "labels" not in found or "tokens" not in found:
+    if not {"labels", "tokens"} <= find(subject, batch).keys():
         return
     tokens_BT, labels_BT = tokens_of(subject, batch), part(subject, batch, "labels")
     if labels_BT.shape != tokens_BT.shape or labels_BT.is_floating_point():
@@ -142,9 +153,12 @@ def _require_place_and_rows(subject: Subject) -> None:
     labels_BT = labels_BT.masked_fill(labels_BT < 0, IGNORE)
     _refuse_other_rows(tokens_BT, labels_BT)
     under, ahead = _alike(labels_BT, tokens_BT), _alike(labels_BT[:, :-1], tokens_BT[:, 1:])
-    if max(under, ahead) < ALIKE or min(under, ahead) > HALF:
-        return
-    reads_own = label_reads_its_place(subject, batch)
+    if max(under, ahead) >= ALIKE and min(under, ahead) <= HALF:
+        _require_place(under, ahead, label_reads_its_place(subject, batch))
+
+
+def _require_place(under: float, ahead: float, reads_own: bool | None) -> None:
+    """Fail where labels at their own tokens' places are compared there, or labels one ahead with what is before it."""
     if under > ahead and reads_own:
         raise CheckFailed(
             f"{under:.0%} of the labels repeat the inputs, and the loss compares each with the logits at its own "
@@ -173,11 +187,19 @@ def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
         return labels_BT.masked_fill(labels_BT < 0, IGNORE)
 
 
+def _streams(subject: Subject) -> dict[str, Iterable[Any]]:
+    """What is trained on in the first epoch, and what is held out, where the subject has them."""
+    streams: dict[str, Iterable[Any]] = {}
+    if subject.epoch_batches is not None:
+        streams["epoch_batches"] = subject.epoch_batches(0)
+    if subject.validation_batches is not None:
+        streams["validation_batches"] = subject.validation_batches()
+    return streams
+
+
 def _trained_on(subject: Subject) -> list[Batch]:
     """The first batches of an epoch, and of what is held out, that hold labels."""
-    sources = [] if subject.epoch_batches is None else [subject.epoch_batches(0)]
-    sources += [] if subject.validation_batches is None else [subject.validation_batches()]
-    first = [batch for source in sources for batch in islice(_singly(source), BATCHES)]
+    first = [batch for stream in _streams(subject).values() for batch in islice(_singly(stream), BATCHES)]
     return [batch for batch in first if "labels" in find(subject, batch)]
 
 
@@ -205,11 +227,7 @@ def _require_hidden(subject: Subject) -> None:
 
 def _require_one_place(subject: Subject) -> None:
     """One loss takes the batches of `Subject.batch`, of an epoch and of what is held out: their labels stand alike."""
-    sources: dict[str, Iterable[Any]] = {"batch": [new_batch(subject)]}
-    if subject.epoch_batches is not None:
-        sources["epoch_batches"] = subject.epoch_batches(0)
-    if subject.validation_batches is not None:
-        sources["validation_batches"] = subject.validation_batches()
+    sources = {"batch": [new_batch(subject)]} | _streams(subject)
     places = {}
     for name, batches in sources.items():
         first = next(_singly(batches), None)
@@ -244,22 +262,30 @@ def check_padding(subject: Subject) -> None:
     Reference: huggingface/transformers#23530.
     """
     for seed in range(BATCHES):
-        batch = new_batch(subject, seed)
-        found = find(subject, batch)
-        real_BT, targets_BT = real_in(subject, batch), targets_of(subject, batch)
-        if "mask" in found:
-            follows = predicts_next(subject) and is_shifted_inside(subject, batch)  # the label under the next token
-            padding_BT = ~real_BT[:, 1:] if follows else ~real_BT[:, :-1]
-            wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
-            if bool(wrong.any()):
-                raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
-    if subject.collate_padded is None:
+        _require_ignored_padding(subject, new_batch(subject, seed))
+    if subject.collate_padded is not None:
+        _require_ends(subject, subject.collate_padded)
+
+
+def _require_ignored_padding(subject: Subject, batch: Batch) -> None:
+    """Fail where what the mask marks is a target."""
+    real_BT, targets_BT = real_in(subject, batch), targets_of(subject, batch)
+    if "mask" not in find(subject, batch):
         return
+    follows = predicts_next(subject) and is_shifted_inside(subject, batch)  # the label under the next token
+    padding_BT = ~real_BT[:, 1:] if follows else ~real_BT[:, :-1]
+    wrong = (targets_BT[:, :-1] != IGNORE) & padding_BT
+    if bool(wrong.any()):
+        raise CheckFailed(f"{int(wrong.sum())} of {int((~real_BT).sum())} padding positions are targets")
+
+
+def _require_ends(subject: Subject, collate: Callable[[Documents], Batch]) -> None:
+    """Fail where padding a short document and a long one leaves out targets, the ends of text among them."""
     words = [int(word) for word in tokens_of(subject, new_batch(subject)).unique()]
     words = [word for word in words if word not in (subject.eos_id, subject.pad_id)]
     ends = [] if subject.eos_id is None else [subject.eos_id]
     documents = [words[:3] + ends, (words * 9)[:9] + ends]
-    batch = subject.collate_padded(documents)
+    batch = collate(documents)
     tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch)
     counted = int((targets_BT != IGNORE).sum())
     fewest = sum(len(document) - 1 for document in documents)
@@ -295,21 +321,28 @@ def check_rows(subject: Subject) -> None:
         starts = torch.randint(len(data) - T, (B,))
         x = torch.stack([data[start : start + T] for start in starts])
     """
-    compared = False
-    for name, batches in _sources(subject).items():
-        rows = [[row for one in _singly([batch]) for row in _whole_rows(subject, one)] for batch in batches]
-        rows = [each for each in rows if len(each) > 1]
-        if len(rows) < 2 or all(each == rows[0] for each in rows):
-            continue
-        compared = True
-        repeated = [len(each) - len(set(each)) for each in rows]
-        if all(count >= HALF * len(each) for count, each in zip(repeated, rows, strict=True)):
-            raise Unusual(
-                f"in each of {len(rows)} batches of Subject.{name} rows repeat others: {repeated[0]} of "
-                f"{len(rows[0])} in the first; right only where examples are repeated on purpose"
-            )
-    if not compared:
+    compared = [_require_different_rows(subject, name, batches) for name, batches in _sources(subject).items()]
+    if not any(compared):
         raise NotApplicable("batches of several rows that differ from each other")
+
+
+def _require_different_rows(subject: Subject, name: str, batches: list[Batch]) -> bool:
+    """Whether there was something to compare: several batches of several rows that are not all the same.
+
+    Raises:
+        Unusual: in each of them rows repeat others.
+    """
+    rows = [[row for one in _singly([batch]) for row in _whole_rows(subject, one)] for batch in batches]
+    rows = [each for each in rows if len(each) > 1]
+    if len(rows) < 2 or all(each == rows[0] for each in rows):
+        return False
+    repeated = [len(each) - len(set(each)) for each in rows]
+    if all(count >= HALF * len(each) for count, each in zip(repeated, rows, strict=True)):
+        raise Unusual(
+            f"in each of {len(rows)} batches of Subject.{name} rows repeat others: {repeated[0]} of "
+            f"{len(rows[0])} in the first; right only where examples are repeated on purpose"
+        )
+    return True
 
 
 def _whole_rows(subject: Subject, batch: Batch) -> list[tuple[Any, ...]]:
@@ -326,12 +359,8 @@ def _whole_rows(subject: Subject, batch: Batch) -> list[tuple[Any, ...]]:
 
 def _sources(subject: Subject) -> dict[str, list[Batch]]:
     """The first batches, and what an epoch and held-out data begin with; a step's micro-batches are one batch."""
-    sources = {"batch": [new_batch(subject, seed) for seed in range(BATCHES)]}
-    for name in ("epoch_batches", "validation_batches"):
-        make = getattr(subject, name)
-        if make is not None:
-            sources[name] = list(islice(make(0) if name == "epoch_batches" else make(), BATCHES))
-    return sources
+    drawn = [new_batch(subject, seed) for seed in range(BATCHES)]
+    return {"batch": drawn} | {name: list(islice(stream, BATCHES)) for name, stream in _streams(subject).items()}
 
 
 def check_epochs(subject: Subject) -> None:
@@ -370,7 +399,7 @@ def check_epochs(subject: Subject) -> None:
         raise CheckFailed(f"epoch 1 differs, read twice, in {_moved(orders[1], again)} of {len(again)} rows")
     spare = _left_out(subject, epoch(0))
     for number in (1, 2):
-        missing, added = _content(orders[0]) - _content(orders[number]), _content(orders[number]) - _content(orders[0])
+        missing, added = Counter(orders[0]) - Counter(orders[number]), Counter(orders[number]) - Counter(orders[0])
         if max(missing.total(), added.total()) > spare:
             raise CheckFailed(
                 f"epoch {number} lacks {missing.total()} of epoch 0's {len(orders[0])} rows and has "
@@ -378,7 +407,7 @@ def check_epochs(subject: Subject) -> None:
             )
         if len(orders[0]) > 3 and orders[number] == orders[number - 1]:
             raise CheckFailed(f"epochs {number - 1} and {number} have their {len(orders[0])} rows in the same order")
-    rows = _content(orders[0])
+    rows = Counter(orders[0])
     twice = sum(count - 1 for count in rows.values())
     if twice > 0.5 * len(orders[0]):
         raise CheckFailed(f"{twice} of an epoch's {len(orders[0])} rows are repetitions of others")
@@ -466,10 +495,6 @@ def _left_out(subject: Subject, batches: Iterable[Any]) -> int:
     """How many rows an epoch may leave out: fewer than a batch, or a step's list of them, where all are as large."""
     sizes = {sum(len(tokens_of(subject, one)) for one in _singly([each])) for each in batches}
     return sizes.pop() - 1 if len(sizes) == 1 else 0
-
-
-def _content(rows: list[Row]) -> Counter[Row]:
-    return Counter(rows)
 
 
 def _moved(first: list[Row], second: list[Row]) -> int:

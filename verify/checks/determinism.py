@@ -18,8 +18,6 @@ from andon.verify.observation.answers import (
     answer,
     any_batch,
     apart,
-    buffers,
-    buffers_kept,
     fresh_twins,
     is_cross_entropy,
     loss_rounding,
@@ -28,7 +26,7 @@ from andon.verify.observation.answers import (
     wrong,
 )
 from andon.verify.observation.dropout import Dropouts
-from andon.verify.observation.parameters import parameters
+from andon.verify.observation.parameters import buffers_of, parameters, put_back
 from andon.verify.observation.perturb import dropout_rates, without_dropout
 from andon.verify.observation.tolerances import distance
 from andon.verify.subject import Batch, Subject
@@ -142,25 +140,32 @@ def check_modes(subject: Subject) -> None:
     batch = any_batch(subject)
     model = without_dropout(perturbed_model(subject))
     answer(subject, model, batch)  # a first pass may fill caches
-    weights, state = parameters(model), buffers(model)
+    state = _all_state(model)
     evaluated, tolerance = answer(subject, model.eval(), batch), loss_rounding(subject, model, batch)
     trained = [answer(subject, model.train(), batch, seed) for seed in (0, 1)]
     if apart(trained[1], trained[0]) > tolerance:
         raise NotApplicable("a model whose dropout can be set to 0")
-    if _moved(state, buffers(model)) or _moved(weights, parameters(model)):
+    if _moved(state, _all_state(model)):
         raise NotApplicable("a model whose statistics, codebooks and weights are the same in both modes")
     if [each.shape for each in trained[0].outputs] != [each.shape for each in evaluated.outputs]:
         raise NotApplicable("a model that returns the same kinds of things in both modes")
     if reached(subject, model.train(), batch) != reached(subject, model.eval(), batch):
         raise NotApplicable("a model that uses the same weights in both modes")
-    if apart(trained[0]._replace(loss=evaluated.loss), evaluated) > tolerance:
-        require_same_as = (
-            f"{apart(trained[0], evaluated):.2g} of their rms apart, and rounding explains {tolerance:.0e}"
+    _require_alike(subject, trained[0], evaluated, tolerance)
+
+
+def _require_alike(subject: Subject, trained: Answer, evaluated: Answer, tolerance: float) -> None:
+    """Find modes that return something else, or take another loss of the same."""
+    off = apart(trained._replace(loss=evaluated.loss), evaluated)
+    if off > tolerance:
+        raise wrong(
+            subject,
+            f"what the model returns in train and eval mode, without dropout: {off:.2g} of their rms apart, and "
+            f"rounding explains {tolerance:.0e}",
         )
-        raise wrong(subject, f"what the model returns in train and eval mode, without dropout: {require_same_as}")
-    if apart(trained[0], evaluated) > tolerance:
+    if apart(trained, evaluated) > tolerance:
         raise Unusual(
-            f"the losses of the same outputs in train and eval mode, {float(trained[0].loss):.6g} and "
+            f"the losses of the same outputs in train and eval mode, {float(trained.loss):.6g} and "
             f"{float(evaluated.loss):.6g}, differ by more than the {tolerance:.0e} that rounding explains; unless one "
             "is meant to hold terms that the other leaves out"
         )
@@ -189,17 +194,8 @@ def check_purity(subject: Subject) -> None:
     """
     for training in (True, False):
         model, batch = new_model(subject).train(training), any_batch(subject)
-        modes = {name: module.training for name, module in model.named_modules()}
-        parts = {key: value.clone() for key, value in fields(batch).items() if isinstance(value, Tensor)}
-        world = _world()
-        _pass(subject, model, batch)  # may fill caches and set what begins by the first batch
+        _require_clean_pass(subject, model, batch)  # may fill caches and set what begins by the first batch
         before = {name: tensor.detach().clone() for name, tensor in _state(model, training)}
-        _require_unchanged_batch(fields(batch), parts, training)
-        for name, module in model.named_modules():
-            if module.training != modes.get(name, module.training) and _learns(module):
-                raise CheckFailed(f"a pass in {_mode(training)} mode leaves {name or 'the model'} in the other")
-        if world != _world():
-            raise CheckFailed(f"a pass in {_mode(training)} mode changes torch's defaults from {world} to {_world()}")
         _pass(subject, model, batch)
         for name, tensor in _state(model, training):
             if name in before and _is_changed(tensor, before[name]):
@@ -207,6 +203,20 @@ def check_purity(subject: Subject) -> None:
                     f"a pass in {_mode(training)} mode changes {name} by {distance(tensor, before[name]):.2g} of its "
                     "rms"
                 )
+
+
+def _require_clean_pass(subject: Subject, model: nn.Module, batch: Batch) -> None:
+    """Fail where a pass writes into the batch, switches a module's mode, or changes torch's defaults."""
+    modes, said = {module: module.training for module in model.modules()}, f"a pass in {_mode(model.training)} mode"
+    parts = {key: value.clone() for key, value in fields(batch).items() if isinstance(value, Tensor)}
+    world = _world()
+    _pass(subject, model, batch)
+    _require_unchanged_batch(fields(batch), parts, said)
+    for name, module in model.named_modules():
+        if module.training != modes.get(module, module.training) and _learns(module):
+            raise CheckFailed(f"{said} leaves {name or 'the model'} in the other")
+    if world != _world():
+        raise CheckFailed(f"{said} changes torch's defaults from {world} to {_world()}")
 
 
 def check_history(subject: Subject) -> None:
@@ -240,10 +250,10 @@ def check_history(subject: Subject) -> None:
     first = answer(subject, model, batch)
     sets = _moved(state, _all_state(model))
     tolerance = loss_rounding(subject, model, batch)
-    with buffers_kept(model):
-        answer(subject, model.train(), short, 4)
-    model.eval()
-    carried = apart(answer(subject, model, batch), first)
+    kept = buffers_of(model)
+    answer(subject, model.train(), short, 4)
+    put_back(model, kept)
+    carried = apart(answer(subject, model.eval(), batch), first)
     if carried > tolerance:
         raise Unusual(
             f"a training pass with another batch changes what comes after it by {carried:.2g} of its rms, and rounding "
@@ -279,12 +289,13 @@ def _pass(subject: Subject, model: nn.Module, batch: Batch) -> None:
         loss.backward()
 
 
-def _require_unchanged_batch(now: Mapping[str | int, Any], parts: Mapping[str | int, Tensor], training: bool) -> None:
+def _require_unchanged_batch(now: Mapping[str | int, Any], parts: Mapping[str | int, Tensor], said: str) -> None:
+    """Fail where a part of the batch has other numbers than before."""
     for key, before in parts.items():
         value = now.get(key)
         if isinstance(value, Tensor) and value.shape == before.shape and _is_changed(value, before):
             changed = int((value != before).sum())
-            raise CheckFailed(f"a pass in {_mode(training)} mode changes {changed} entries of the batch's {key!r}")
+            raise CheckFailed(f"{said} changes {changed} entries of the batch's {key!r}")
 
 
 def _is_changed(tensor: Tensor, before: Tensor) -> bool:
@@ -301,7 +312,7 @@ def _moved(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
 
 
 def _all_state(model: nn.Module) -> dict[str, Tensor]:
-    return {**parameters(model), **buffers(model)}
+    return {**parameters(model), **buffers_of(model)}
 
 
 def _learns(module: nn.Module) -> bool:

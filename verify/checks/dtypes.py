@@ -11,7 +11,7 @@ from andon.verify.observation.answers import answer, any_batch
 from andon.verify.observation.half_precision import HalfPrecision, device_of, is_wide, low_dtype
 from andon.verify.observation.perturb import coarsest_eps, logits_eval
 from andon.verify.observation.tolerances import ROUNDING, rms
-from andon.verify.subject import Subject
+from andon.verify.subject import Batch, Subject
 
 # How far the weights step, as a share of them, and how much of the response may not be linear: in float64, where some
 # take statistics in float32, and in float32. Both steps are below bfloat16's rounding.
@@ -48,21 +48,7 @@ def check_smooth(subject: Subject) -> None:
         return  # kinks, routing and codebooks are no rounding
     if not returned:
         raise NotApplicable("a model that returns floating numbers when it is called")
-    step, curved = FINE
-    try:
-        model = model.double()
-        results = [_returned(subject, model, batch)]
-    except (RuntimeError, TypeError):
-        (step, curved), model = COARSE, perturbed_model(subject)
-        results = [_returned(subject, model, batch)]
-    generator = torch.Generator().manual_seed(1)
-    directions = [torch.randn(p.shape, generator=generator).to(p) * p.detach().abs() for p in model.parameters()]
-    for _ in range(2):
-        with torch.no_grad():
-            for parameter, direction in zip(model.parameters(), directions, strict=True):
-                parameter.add_(direction, alpha=step)
-        results.append(_returned(subject, model, batch))
-    results = [logits.double() for logits in results]
+    (step, curved), results = _steps(subject, batch)
     response = rms(results[2] - results[0])
     bend = rms(results[2] - 2 * results[1] + results[0])
     if response > 0 and not bend <= curved * response:
@@ -167,12 +153,31 @@ def check_loss(subject: Subject) -> None:
         raise CheckFailed(f"in {low} the loss is {rounded:.4f}, and in float32 {reference:.4f}")
 
 
-def _returned(subject: Subject, model: torch.nn.Module, batch: object) -> Tensor:
+def _steps(subject: Subject, batch: Batch) -> tuple[tuple[float, float], list[Tensor]]:
+    """How far the weights step and what may not be linear; and what the model returns before, after 1, and after 2."""
+    chosen, model = FINE, perturbed_model(subject)
+    try:
+        model = model.double()
+        results = [_returned(subject, model, batch)]
+    except (RuntimeError, TypeError):
+        chosen, model = COARSE, perturbed_model(subject)
+        results = [_returned(subject, model, batch)]
+    generator = torch.Generator().manual_seed(1)
+    directions = [torch.randn(p.shape, generator=generator).to(p) * p.detach().abs() for p in model.parameters()]
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter, direction in zip(model.parameters(), directions, strict=True):
+                parameter.add_(direction, alpha=chosen[0])
+        results.append(_returned(subject, model, batch))
+    return chosen, [each.double() for each in results]
+
+
+def _returned(subject: Subject, model: torch.nn.Module, batch: Batch) -> Tensor:
     """All numbers that the model returns while the loss is taken."""
     return torch.cat([each.flatten().nan_to_num(0, 0, 0) for each in answer(subject, model, batch).outputs])
 
 
-def _pair(subject: Subject, low: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module, object]:
+def _pair(subject: Subject, low: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module, Batch]:
     """The model as it is, and one in float32 with the same weights; and a batch."""
     model, exact = new_model(subject).eval(), new_model(subject).eval().float()
     rescale(model)

@@ -1,34 +1,37 @@
 """Evaluation: the mean over tokens, of a model at rest, that leaves no trace in the run."""
 
-import random
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import rows_of
-from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
+from andon.verify.access.calls import needed, new_batch, new_model
+from andon.verify.access.larger_weights import sharpened
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.cross_entropy import loss_alternatives
-from andon.verify.observation.parameters import State, buffers_of, parameters, put_back
-from andon.verify.observation.runs import (
-    LOOSE,
-    counted,
-    is_ragged,
-    loop_run,
-    micro_batches,
-    new_optimizer,
-    of_loop,
-    sharpened,
+from andon.verify.observation.evaluations import (
+    Validator,
+    draws_at_rest,
+    evaluation_batches,
+    losses_at_rest,
+    random_states,
+    reads_buffers,
+    runs_at_its_weights,
+    validators,
 )
+from andon.verify.observation.half_precision import has_halves
+from andon.verify.observation.micro_batches import counted, is_ragged
+from andon.verify.observation.modes import at_each_call, differs_in_training
+from andon.verify.observation.parameters import State, buffers_of, parameters
+from andon.verify.observation.reference_steps import LOOSE
+from andon.verify.observation.runs import loop_run, of_loop
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
 
-PARTS = 4
 SAME = 1e-4  # of a loss: orders of summation in float32
 STEPS = 3
 SAYS = "hyperparameters={'eval_batches': 2}"
@@ -63,7 +66,7 @@ def check_mean(subject: Subject) -> None:
     Reference: huggingface/transformers#41898.
     """
     validate = needed(subject, "validate")
-    batches = _batches(subject)
+    batches = evaluation_batches(subject)
     model = sharpened(new_model(subject)).train()
     counts = ", ".join(str(counted(subject, batch)) for batch in batches)
     name = f"Subject.validate, of {len(batches)} batches of {counts} counted tokens,"
@@ -102,7 +105,7 @@ def check_cut(subject: Subject) -> None:
     validate = needed(subject, "validate")
     if subject.mixture_of_experts:
         raise NotApplicable("a model whose tokens do not share experts")
-    batches = _batches(subject)
+    batches = evaluation_batches(subject)
     whole = float(validate(sharpened(new_model(subject)).train(), batches))
     cuts = {"in reverse order": batches[::-1]}
     if is_ragged(subject):
@@ -141,32 +144,29 @@ def check_traces(subject: Subject) -> None:
         probs = model(input_ids).logits[:, -1].softmax(-1)
         next_id = torch.multinomial(probs, 1, generator=generator)
     """
-    for validator in _validators(subject):
-        name, model, validate, _, in_loop = validator
-        if in_loop:
-            continue  # what its evaluation may draw, and leaves, is judged by the steps after it
-        before, buffers = parameters(model), buffers_of(model)
-        grads, numbers = [parameter.grad for parameter in model.parameters()], _random_states()
-        value = validate()
-        drawn = [kind for kind, state in _random_states().items() if state != numbers[kind]]
-        after = parameters(model)
-        moved = [key for key in before if not torch.equal(before[key], after[key])]
-        moved += [key for key in buffers if not torch.equal(buffers[key], model.get_buffer(key))]
-        if moved and (moved[0] in before or _reads(subject, model, buffers)):
-            raise CheckFailed(f"{name}: evaluation changes {len(moved)} tensors of the model: {moved[0]}")
-        if any(old is not parameter.grad for old, parameter in zip(grads, model.parameters(), strict=True)):
-            raise Unusual(
-                f"{name}: evaluation leaves gradients, where there were {sum(g is not None for g in grads)}; right "
-                "where every step clears them before it begins"
-            )
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise Unusual(f"{name}: the value of evaluation, {float(value.detach()):.6g}, keeps its graph alive")
-        _left_training(validator)
-        if drawn and not _draws(subject, model):
-            raise Unusual(
-                f"{name}: evaluation draws from {len(drawn)} of the {len(numbers)} generators that training may use: "
-                f"{' and '.join(drawn)}; right where no run is compared with another bit by bit"
-            )
+    validator = validators(subject)[0]  # a loop's is judged by the steps after it (`evaluation.trajectory`)
+    name, model = validator.name, validator.model
+    before, buffers, numbers = parameters(model), buffers_of(model), random_states()
+    grads = [parameter.grad for parameter in model.parameters()]
+    value = validator.validate()
+    drawn = [kind for kind, state in random_states().items() if state != numbers[kind]]
+    _require_same_tensors(subject, validator, before, buffers)
+    if any(old is not parameter.grad for old, parameter in zip(grads, model.parameters(), strict=True)):
+        raise Unusual(
+            f"{name}: evaluation leaves gradients, where there were {sum(g is not None for g in grads)}; right "
+            "where every step clears them before it begins"
+        )
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise Unusual(
+            f"{name}: the value of evaluation, {float(value.detach()):.6g}, keeps its graph alive; right where nobody "
+            "keeps the value"
+        )
+    _left_training(validator)
+    if drawn and not draws_at_rest(subject, model):
+        raise Unusual(
+            f"{name}: evaluation draws from {len(drawn)} of the {len(numbers)} generators that training may use: "
+            f"{' and '.join(drawn)}; right where no run is compared with another bit by bit"
+        )
 
 
 def check_mode(subject: Subject) -> None:
@@ -194,10 +194,10 @@ def check_mode(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.Module.eval.
     """
-    for validator in _validators(subject):
-        name, model, validate, _, _ = validator
-        modes = _modes_during(validate, model)
-        if any(modes) and _differs_in_training(subject, model):
+    for validator in validators(subject):
+        name, model = validator.name, validator.model
+        modes = at_each_call(model.modules(), validator.validate, lambda module: module.training)
+        if any(modes) and differs_in_training(subject, model, new_batch(subject)):
             raise CheckFailed(
                 f"{name}: {modes.count(True)} of {len(modes)} module calls of an evaluation are in training mode, and "
                 "this model has another loss there"
@@ -231,15 +231,14 @@ def check_gradients_off(subject: Subject) -> None:
 
     Reference: PyTorch documentation, Autograd mechanics, "Locally disabling gradient computation".
     """
-    for name, model, validate, _, _ in _validators(subject):
-        try:
-            _losses(subject, model, [new_batch(subject)])
-        except Exception as error:
-            raise NotApplicable(f"a loss that takes no gradients itself ({error})") from error
-        on = _gradients_during(validate, model)
+    for validator in validators(subject):
+        name, model = validator.name, validator.model
+        if any(_gradients_on(model, lambda model=model: losses_at_rest(subject, model, [new_batch(subject)]))):
+            raise NotApplicable("a loss that takes no gradients itself")
+        on = _gradients_on(model, validator.validate)
         if any(on):
             raise Unusual(
-                f"{name}: gradients are on in {on.count(True)} of {len(on)} module calls of an evaluation; right "
+                f"{name}: gradients are on in {on.count(True)} of {len(on)} module calls of an evaluation; right where "
                 "evaluation needs them"
             )
 
@@ -268,20 +267,15 @@ def check_trajectory(subject: Subject) -> None:
             chosen = torch.randperm(len(valid), generator=generator)[:100]
             return mean_loss(model, [valid[i] for i in chosen])
     """
-    runs, steps = [], min(LONGEST, max(STEPS, int(subject.hyperparameters.get("epoch_steps", 0)) + 1))
-    for _ in range(2):  # one after the other: both draw from torch's random numbers
-        run = loop_run(subject)
-        runs.append(([_rows(run.step()) for _ in range(steps)], parameters(run.model)))
-    (rows_seen, first), (again, second) = runs
-    if rows_seen != again or any(not torch.equal(first[name], second[name]) for name in first):
-        raise NotApplicable("a loop that is deterministic")
+    steps = min(LONGEST, max(STEPS, int(subject.hyperparameters.get("epoch_steps", 0)) + 1))
+    rows_seen, first = _undisturbed(subject, steps)
     evaluated = needed(subject, "loop")()
     run = of_loop(evaluated)
     light: type[CheckFailed] = CheckFailed
     for number in range(steps):
-        seen, numbers = _rows(run.step()), _random_states()
+        seen, numbers = _rows(run.step()), random_states()
         evaluated.validate()
-        light = Unusual if numbers != _random_states() else light
+        light = Unusual if numbers != random_states() else light
         if seen != rows_seen[number]:
             raise light(f"Subject.loop: evaluated after each step, step {number + 1} is trained on other data")
     after = parameters(run.model)
@@ -316,26 +310,41 @@ def check_held_out(subject: Subject) -> None:
     """
     held_out, loop = list(needed(subject, "validation_batches")()), needed(subject, "loop")()
     sharpened(loop.model)
-    with _weights_seen(loop.model) as same:
-        found = float(loop.validate())
-    if not same or not all(same):
+    values: list[float] = []
+    if not runs_at_its_weights(loop.model, lambda: values.append(float(loop.validate()))):
         raise NotApplicable("an evaluation of the weights that train, not of a copy or an average")
-    _compare(subject, loop.model, held_out, found, f"Subject.loop's evaluation, of {len(held_out)} held-out batches,")
+    name = f"Subject.loop's evaluation, of {len(held_out)} held-out batches,"
+    _compare(subject, loop.model, held_out, values[0], name)
 
 
-def _batches(subject: Subject) -> list[Batch]:
-    batches = micro_batches(subject, PARTS, seed=10)
-    if is_ragged(subject):
-        batches[-1] = rows_of(subject, batches[-1], [0])
-    return [batch for batch in batches if counted(subject, batch)]
+def _gradients_on(model: nn.Module, act: Callable[[], object]) -> list[bool]:
+    """Whether gradients are on, at each call of a module."""
+    return at_each_call(model.modules(), act, lambda _: torch.is_grad_enabled())
 
 
-def _any_batches(subject: Subject) -> list[Batch]:
-    """The same; of a subject without tokens, some of its own."""
-    try:
-        return _batches(subject)
-    except NotApplicable:
-        return [new_batch(subject, number) for number in range(PARTS)]
+def _require_same_tensors(subject: Subject, validator: Validator, before: State, buffers: State) -> None:
+    """Fail where an evaluation has moved weights, or buffers that the loss reads."""
+    model, after = validator.model, parameters(validator.model)
+    moved = [key for key in before if not torch.equal(before[key], after[key])]
+    moved += [key for key in buffers if not torch.equal(buffers[key], model.get_buffer(key))]
+    if moved and (moved[0] in before or reads_buffers(subject, model, buffers)):
+        raise CheckFailed(f"{validator.name}: evaluation changes {len(moved)} tensors of the model: {moved[0]}")
+
+
+def _undisturbed(subject: Subject, steps: int) -> tuple[list[list[dict[str, list[Any]]]], State]:
+    """What a run that is not evaluated is shown step by step, and the weights that it ends with.
+
+    Raises:
+        NotApplicable: two such runs differ.
+    """
+    runs = []
+    for _ in range(2):  # one after the other: both draw from torch's random numbers
+        run = loop_run(subject)
+        runs.append(([_rows(run.step()) for _ in range(steps)], parameters(run.model)))
+    (rows, weights), (again, others) = runs
+    if rows != again or any(not torch.equal(weights[name], others[name]) for name in weights):
+        raise NotApplicable("a loop that is deterministic")
+    return rows, weights
 
 
 def _compare(subject: Subject, model: nn.Module, batches: list[Batch], found: float, what: str) -> None:
@@ -343,7 +352,7 @@ def _compare(subject: Subject, model: nn.Module, batches: list[Batch], found: fl
     batches = batches[: int(subject.hyperparameters.get("eval_batches", len(batches)))]
     due, of_means = [], []
     for each in loss_alternatives(subject):
-        losses = _losses(each, model, batches)
+        losses = losses_at_rest(each, model, batches)
         counts = [counted(each, batch) for batch in batches]
         due.append(_weighted(losses, counts))
         if _is_near(model, found, due[-1]):
@@ -364,7 +373,7 @@ def _require_share(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    losses = _losses(subject, model, batches)
+    losses = losses_at_rest(subject, model, batches)
     due = losses[0]
     if not due > 0 or not all(_is_near(model, loss, due) for loss in losses):
         return  # a model that is not the same for all tokens without its weights
@@ -382,94 +391,6 @@ def _is_near(model: nn.Module, found: float, due: float) -> bool:
 
 def _weighted(losses: list[float], counts: list[int]) -> float:
     return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
-
-
-def _losses(subject: Subject, model: nn.Module, batches: list[Batch]) -> list[float]:
-    """The loss of each batch in eval mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    with torch.no_grad(), seeded():
-        losses = [float(loss_of(subject, model, batch)) for batch in batches]
-    for module, mode in modes.items():
-        module.training = mode
-    return losses
-
-
-@contextmanager
-def _weights_seen(model: nn.Module) -> Generator[list[bool]]:
-    """Notes of each pass of a model, or of a part of it, whether it runs at the weights that stand there now."""
-    same: list[bool] = []
-    weights = {module: {name: p.detach().clone() for name, p in module.named_parameters(recurse=False)}
-               for module in model.modules()}  # fmt: skip
-
-    def look(module: nn.Module, _: Any) -> None:
-        own = dict(module.named_parameters(recurse=False))
-        if own:
-            same.append(all(torch.equal(weights[module][name], own[name]) for name in own))
-
-    handles = [module.register_forward_pre_hook(look) for module in model.modules()]
-    try:
-        yield same
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class Validator(NamedTuple):
-    """What evaluates a model, which is in training mode."""
-
-    name: str
-    model: nn.Module
-    validate: Callable[[], float | Tensor]
-    step: Callable[[], object] | None  # the training that goes on after it, where there is any
-    in_loop: bool = False
-
-
-def _validators(subject: Subject) -> list[Validator]:
-    """What evaluates, each with a model in training mode."""
-    found: list[Validator] = []
-    if subject.validate is not None:
-        validate, model, batches = subject.validate, new_model(subject).train(), _any_batches(subject)
-        found.append(Validator("Subject.validate", model, lambda: validate(model, batches), _training(subject, model)))
-    if subject.loop is not None:
-        loop = subject.loop()
-        loop.step()
-        found.append(Validator("Subject.loop", loop.model.train(), loop.validate, loop.step, in_loop=True))
-    if not found:
-        raise NotApplicable("validate or loop")
-    return found
-
-
-def _training(subject: Subject, model: nn.Module) -> Callable[[], object] | None:
-    """The subject's own step on this model."""
-    if subject.train_step is None:
-        return None
-    step, optimizer = subject.train_step, new_optimizer(subject, model)
-    return lambda: step(model, optimizer, [new_batch(subject)])
-
-
-def _modes_during(validate: Callable[[], float | Tensor], model: nn.Module) -> list[bool]:
-    """The modes in which the model's modules are called."""
-    modes: list[bool] = []
-    handles = [
-        module.register_forward_pre_hook(lambda called, _: modes.append(called.training)) for module in model.modules()
-    ]
-    validate()
-    for handle in handles:
-        handle.remove()
-    return modes
-
-
-def _gradients_during(validate: Callable[[], float | Tensor], model: nn.Module) -> list[bool]:
-    """Whether gradients are on where the model's modules are called."""
-    on: list[bool] = []
-    handles = [
-        module.register_forward_pre_hook(lambda *_: on.append(torch.is_grad_enabled())) for module in model.modules()
-    ]
-    validate()
-    for handle in handles:
-        handle.remove()
-    return on
 
 
 def _left_training(validator: Validator) -> None:
@@ -490,49 +411,8 @@ def _left_training(validator: Validator) -> None:
         )
 
 
-def _differs_in_training(subject: Subject, model: nn.Module) -> bool:
-    batch, modes, values = new_batch(subject), {module: module.training for module in model.modules()}, []
-    for mode in (False, True):
-        model.train(mode)
-        with torch.no_grad(), seeded():
-            values.append(float(loss_of(subject, model, batch)))
-    for module, mode in modes.items():
-        module.training = mode
-    return values[0] != values[1]
-
-
 def _allowed(model: nn.Module) -> float:
-    halves = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters())
-    return LOOSE / 4 if halves else SAME
-
-
-def _reads(subject: Subject, model: nn.Module, buffers: State) -> bool:
-    """Whether the loss in training mode is another one with these buffers than with those that the model has now."""
-    batch, now, losses = new_batch(subject), buffers_of(model), []
-    for state in (now, buffers):
-        put_back(model, state)
-        with seeded():
-            losses.append(float(loss_of(subject, model, batch).detach()))
-    put_back(model, now)
-    return losses[0] != losses[1]
-
-
-def _draws(subject: Subject, model: nn.Module) -> bool:
-    """Whether the loss draws random numbers in eval mode, too, as that of a diffusion does."""
-    batch = new_batch(subject)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    with torch.no_grad(), seeded():
-        before = _random_states()
-        loss_of(subject, model, batch)
-        drawn = before != _random_states()
-    for module, mode in modes.items():
-        module.training = mode
-    return drawn
-
-
-def _random_states() -> dict[str, Any]:
-    return {"torch's": torch.get_rng_state().numpy().tobytes(), "Python's": random.getstate()}
+    return LOOSE / 4 if has_halves(model) else SAME
 
 
 def _rows(step: StepTrace) -> list[dict[str, list[Any]]]:
@@ -542,7 +422,7 @@ def _rows(step: StepTrace) -> list[dict[str, list[Any]]]:
 CHECKS = (
     Check("evaluation.mean", check_mean, ("validate",), tier=2),
     Check("evaluation.cut", check_cut, ("validate",), tier=2),
-    Check("evaluation.traces", check_traces, tier=2),
+    Check("evaluation.traces", check_traces, ("validate",), tier=2),
     Check("evaluation.mode", check_mode, tier=2),
     Check("evaluation.gradients_off", check_gradients_off, tier=2),
     Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),

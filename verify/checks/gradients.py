@@ -6,9 +6,17 @@ from andon.verify.access.calls import seeded
 from andon.verify.access.larger_weights import fill_zero_parameters
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
-from andon.verify.gradients.compare import NAMED, Place, compare_all, inputs_of, prepared, unheld_difference
+from andon.verify.gradients.compare import (
+    NAMED,
+    Place,
+    compare_all,
+    inputs_of,
+    is_what_stops_leave_out,
+    prepared,
+    unheld_difference,
+)
 from andon.verify.gradients.held import Stops
-from andon.verify.gradients.surrogates import SOLVER, surrogate_in
+from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.subject import Subject
 
 
@@ -97,7 +105,7 @@ def _agree(place: Place, leaves: dict[str, Tensor]) -> str:
     try:
         note = compare_all(place.function, leaves, rtol=place.rtol, note=place.note, state=state, stops=stops).note
     except CheckFailed as wrong:
-        if stops.found and _moves_as_it_says(place, leaves):
+        if stops.found and is_what_stops_leave_out(place, leaves):
             return place.note
         if surrogate := surrogate_in(place.function):
             raise Unusual(f"{wrong}; {surrogate}: what lies behind is not measured") from wrong
@@ -120,14 +128,6 @@ def _require_moving(place: Place) -> None:
             f"{left_out}; that is what {where} takes out of the gradient (detach, no_grad, item): right for a target, "
             "a teacher or a straight-through estimator"
         )
-
-
-def _moves_as_it_says(place: Place, leaves: dict[str, Tensor]) -> bool:
-    """Whether autograd's gradient is the slope with nothing held: a hook or a solver gives what was left out."""
-    try:
-        return not unheld_difference(place, leaves, SOLVER)
-    except NotApplicable:
-        return False
 
 
 CHECKS = (

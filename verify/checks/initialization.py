@@ -4,6 +4,7 @@ Legend: V vocab.
 """
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -98,13 +99,13 @@ def check_finite(subject: Subject) -> None:
 def check_layers(subject: Subject) -> None:
     """Matrices of one role have one std in all layers, or one that changes steadily with depth; neighbors differ.
 
-    Yellow. A role is one place in each of several modules of one type; what another seed leaves as it is was not drawn.
+    A role is one place in each of several modules of one type; what another seed leaves as it is was not drawn.
 
     Silent because training repairs most initializations, at a price that no one sees.
 
     Look at the order in which initializations run, at the names or types that they pick, and at copied layers.
 
-    Yellow where the std is neither one nor steady, or a layer begins as the one before: both may be meant.
+    Yellow alone, as a std that is neither one nor steady, or a layer that begins as the one before, may be meant.
 
     Example:
         # wrong: TransformerEncoder copies the layer, weights included
@@ -120,33 +121,40 @@ def check_layers(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.nn.TransformerEncoder.
     """
-    model, other = (precise(subject, new_model(subject, seed)) for seed in (0, 1))
-    drawn = {
-        name
-        for (name, one), another in zip(model.named_parameters(), other.parameters(), strict=True)
-        if one.shape == another.shape and not torch.equal(one, another)
-    }
-    roles = _roles(model)
+    model = precise(subject, new_model(subject))
+    drawn, roles = _drawn(subject, model), _roles(model)
     for tensors in roles:
         _require_different({name: each for name, each in tensors.items() if name in drawn or not drawn})
     require_fresh(subject)
     for tensors in roles:
-        stds = [float(tensor.double().std()) for tensor in tensors.values()]
-        size = min(tensor.numel() for tensor in tensors.values())
-        if len(tensors) < 2 or size < FEWEST or min(stds) == 0:
-            continue
-        if not _is_steady([math.log(std) for std in stds], SPREAD + SIGMAS / math.sqrt(2 * size)):
-            raise Unusual(
-                f"tensors of one role begin with std {', '.join(f'{std:.3g}' for std in stds[:6])} "
-                f"({next(iter(tensors))} and on): neither one nor steadily changing; unless it is meant to be so"
-            )
+        _require_steady(tensors)
+
+
+def _drawn(subject: Subject, model: nn.Module) -> set[str]:
+    """The parameters that another seed draws otherwise."""
+    other = precise(subject, new_model(subject, 1))
+    pairs = zip(model.named_parameters(), other.parameters(), strict=True)
+    return {name for (name, one), another in pairs if one.shape == another.shape and not torch.equal(one, another)}
+
+
+def _require_steady(tensors: dict[str, Tensor]) -> None:
+    """Say so where the std of one role's tensors is neither one nor changes steadily."""
+    stds = [float(tensor.double().std()) for tensor in tensors.values()]
+    size = min(tensor.numel() for tensor in tensors.values())
+    if len(tensors) < 2 or size < FEWEST or min(stds) == 0:
+        return
+    if not _is_steady([math.log(std) for std in stds], SPREAD + SIGMAS / math.sqrt(2 * size)):
+        raise Unusual(
+            f"tensors of one role begin with std {', '.join(f'{std:.3g}' for std in stds[:6])} "
+            f"({next(iter(tensors))} and on): neither one nor steadily changing; unless it is meant to be so"
+        )
 
 
 def check_scale(subject: Subject) -> None:
     """A new matrix's std is at most a few times 1/sqrt(width), so that sums over the width keep their size.
 
-    Yellow. Asked of trainable matrices that are seen to be multiplied as they are; a table that is looked up may have
-    torch's own std of 1.
+    Asked of trainable matrices that are seen to be multiplied as they are; a table that is looked up may have torch's
+    own std of 1.
 
     Silent because norms hide it: the model trains, slowly, from saturated attention.
 
@@ -174,16 +182,16 @@ def check_scale(subject: Subject) -> None:
         for name, parameter in trainable(model).items()
         if parameter.dim() == 2 and parameter.is_floating_point() and parameter.numel() >= FEWEST
     }
-    for name in stds.keys() & uses.multiplied() - uses.looked_up:
+    multiplied = uses.multiplied() - uses.looked_up
+    for name, std in stds.items():
         shape = tuple(model.get_parameter(name).shape)
         most = WIDEST / math.sqrt(min(shape))
-        if not stds[name] <= most:
-            raise Unusual(f"{name} {shape} begins with std {stds[name]:.3g}; usual ones are below {most:.3g}")
-    for name in stds.keys() & uses.looked_up:
-        if stds[name] > LARGEST_TABLE:
+        if name in multiplied and not std <= most:
+            raise Unusual(f"{name} {shape} begins with std {std:.3g}; usual ones are below {most:.3g}")
+        if name in uses.looked_up and std > LARGEST_TABLE:
             raise Unusual(
-                f"{name} {tuple(model.get_parameter(name).shape)} is looked up and begins with std {stds[name]:.3g}; "
-                f"torch's own tables begin with 1, and usual ones are below {LARGEST_TABLE:g}"
+                f"{name} {shape} is looked up and begins with std {std:.3g}; torch's own tables begin with 1, and "
+                f"usual ones are below {LARGEST_TABLE:g}"
             )
 
 
@@ -244,17 +252,26 @@ def _roles(model: nn.Module) -> list[dict[str, Tensor]]:
     Layers that follow each other as they are (a list of linear maps) may have roles of their own.
     """
     roles: dict[tuple[str, str, torch.Size], dict[str, Tensor]] = {}
-    for path, parent in model.named_modules():
-        if not isinstance(parent, nn.ModuleList | nn.Sequential):
-            continue
-        parts = [(name, part) for name, part in parent.named_children() if list(part.children())]
-        for name, part in parts if len({type(part) for _, part in parts}) == 1 else []:
-            whole = f"{path}.{name}" if path else name
-            for inner, parameter in part.named_parameters():
-                if parameter.dim() >= 2 and parameter.is_floating_point():
-                    role = path, inner, parameter.shape
-                    roles.setdefault(role, {})[f"{whole}.{inner}"] = parameter.detach()
+    for path, layers in _repeated_layers(model):
+        for layer, part in layers.items():
+            for inner, parameter in _matrices(part).items():
+                roles.setdefault((path, inner, parameter.shape), {})[f"{layer}.{inner}"] = parameter
     return list(roles.values())
+
+
+def _repeated_layers(model: nn.Module) -> Iterator[tuple[str, dict[str, nn.Module]]]:
+    """Lists and sequences of modules of one type that have parts themselves, each by its whole name."""
+    for path, parent in model.named_modules():
+        if isinstance(parent, nn.ModuleList | nn.Sequential):
+            prefix = f"{path}." if path else ""
+            layers = {f"{prefix}{name}": part for name, part in parent.named_children() if list(part.children())}
+            if len({type(part) for part in layers.values()}) == 1:
+                yield path, layers
+
+
+def _matrices(module: nn.Module) -> dict[str, Tensor]:
+    parameters = {name: each.detach() for name, each in module.named_parameters()}
+    return {name: each for name, each in parameters.items() if each.dim() >= 2 and each.is_floating_point()}
 
 
 def _require_different(tensors: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import evenly_spaced, first_positions, other_tokens, rows_of, small_batch
-from andon.verify.access.calls import gradients, loss_of, new_batch, new_model, seeded
+from andon.verify.access.calls import gradients, gradients_of, loss_of, new_batch, new_model, seeded
 from andon.verify.access.facts import facts_of, observed
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
@@ -20,7 +20,7 @@ from andon.verify.access.targets import require_plain, require_value, targets_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.gradients.surrogates import surrogate_in
-from andon.verify.observation.cross_entropy import cross_entropy
+from andon.verify.observation.cross_entropy import cross_entropy, cross_entropy_gradients
 from andon.verify.observation.perturb import coarsest_eps, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
 from andon.verify.subject import Batch, Subject
@@ -239,27 +239,25 @@ def check_scale(subject: Subject) -> None:
     Reference: PyTorch documentation, Extending PyTorch (torch.autograd.Function).
     """
     model, batch = new_model(subject).eval(), small_batch(subject)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    taken = []
-    for scale in (1.0, 0.125):
-        with seeded():
-            loss = loss_of(subject, model, batch) * scale
-            taken.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+    whole, part = (_scaled_gradients(subject, model, batch, scale) for scale in (1.0, 0.125))
     tolerance = 10 * rounding_tolerance(subject, model, batch, loss_of)
-    total = norm_of(g for g in taken[0] if g is not None)
-    for name, whole, part in zip(names, *taken, strict=True):
-        if whole is None or part is None:
+    total = norm_of(whole.values())
+    for name, gradient in whole.items():
+        error, size = norm_of([part[name].double() - 0.125 * gradient.double()]), norm_of([gradient])
+        if error <= tolerance * 0.125 * max(size, NEGLIGIBLE * total):
             continue
-        error = norm_of([part.double() - 0.125 * whole.double()])
-        if not error <= tolerance * 0.125 * max(norm_of([whole]), NEGLIGIBLE * total):
-            said = (
-                f"an eighth of the loss gives {name} a gradient of norm {norm_of([part]):.4g}, and an eighth of the "
-                f"loss's is {norm_of([whole]) / 8:.4g}"
-            )
-            if surrogate := surrogate_in(lambda: loss_of(subject, model, batch)):
-                raise Unusual(f"{said}; {surrogate}: right if that is scaled by itself")
-            raise CheckFailed(said)
+        said = (
+            f"an eighth of the loss gives {name} a gradient of norm {norm_of([part[name]]):.4g}, and an eighth of the "
+            f"loss's is {size / 8:.4g}"
+        )
+        if surrogate := surrogate_in(lambda: loss_of(subject, model, batch)):
+            raise Unusual(f"{said}; {surrogate}: right if that is scaled by itself")
+        raise CheckFailed(said)
+
+
+def _scaled_gradients(subject: Subject, model: nn.Module, batch: Batch, scale: float) -> dict[str, Tensor]:
+    with seeded():
+        return gradients_of(loss_of(subject, model, batch) * scale, model)
 
 
 def check_precision(subject: Subject) -> None:
@@ -362,14 +360,7 @@ def _of_router(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
 
 def _compare_gradients(subject: Subject, model: nn.Module, batch: Batch, targets_BT: Tensor) -> None:
     ours = gradients(subject, model, batch)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    value = cross_entropy(logits_of(subject, model, batch), targets_BT)
-    if not value.requires_grad:
-        raise NotApplicable("logits with a graph: Subject.logits without no_grad")
-    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-    expected = {
-        name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(parameters.items(), found, strict=True)
-    }
+    expected = cross_entropy_gradients(subject, model, batch, targets_BT)
     tolerance = max(10 * rounding_tolerance(subject, model, batch, loss_of), 1e-3)
     total = norm_of(expected.values())
     for name, gradient in ours.items():

@@ -4,18 +4,17 @@ Legend: B batch, T time.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from andon.verify.access.batches import other_tokens, small_batch
 from andon.verify.access.calls import gradients, loss_of, new_batch, new_model
 from andon.verify.access.larger_weights import perturbed_model
-from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import require_cross_entropy, targets_of, tokens_of, with_targets, with_tokens
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
-from andon.verify.observation.cross_entropy import cross_entropy
+from andon.verify.observation.cross_entropy import cross_entropy_gradients
 from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.shapes import repeated_losses
 from andon.verify.observation.tolerances import distance, norm_of
@@ -118,7 +117,8 @@ def check_reach(subject: Subject) -> None:
     Reference: Fedus et al. 2021, arXiv:2101.03961, section 2.1.
     """
     model, batch = perturbed_model(subject), small_batch(subject)
-    whole, own = gradients(subject, model, batch), _of_cross_entropy(subject, model, batch)
+    whole = gradients(subject, model, batch)
+    own = cross_entropy_gradients(subject, model, batch, targets_of(subject, batch))
     if all(norm_of([each - own[name]]) <= 1e-3 * norm_of([each]) for name, each in whole.items()):
         raise NotApplicable("a loss with another part than its cross-entropy")
     other = [name for name, each in whole.items() if norm_of([own[name]]) <= NOTHING * norm_of([each]) and each.any()]
@@ -155,18 +155,6 @@ def check_shapes(subject: Subject) -> None:
             f"{first.name} at {first.line} is given {first.shapes[0]} and {first.shapes[1]}, and compares them as "
             f"{first.result}: each number with every target"
         )
-
-
-def _of_cross_entropy(subject: Subject, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    value = cross_entropy(logits_of(subject, model, batch), targets_of(subject, batch))
-    if not value.requires_grad:
-        raise NotApplicable("logits with a graph: Subject.logits without no_grad")
-    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(each) if gradient is None else gradient
-        for (name, each), gradient in zip(parameters.items(), found, strict=True)
-    }
 
 
 def _moves_logits(subject: Subject, model: nn.Module, batch: Batch, name: str) -> bool:

@@ -10,6 +10,7 @@ from andon.verify.access.calls import new_batch
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 from andon.verify.observation.adam import worst_parity
+from andon.verify.observation.half_precision import HALVES, has_halves
 from andon.verify.observation.optimizers import (
     FADED,
     adams,
@@ -25,12 +26,12 @@ from andon.verify.observation.optimizers import (
     tensors_of,
 )
 from andon.verify.observation.parameters import fitted, mismatch, parameters, trainable
+from andon.verify.observation.reference_steps import slopes
 from andon.verify.observation.runs import RATE as DEFAULT_RATE
-from andon.verify.observation.runs import Make, NamedOptimizer, each_optimizer, each_run_or_plain, slopes
+from andon.verify.observation.runs import Make, NamedOptimizer, each_optimizer, each_run_or_plain
 from andon.verify.observation.stand_in import StandIn, first_shifts, outcome, remade
 from andon.verify.subject import Subject
 
-HALVES = (torch.bfloat16, torch.float16)
 RATE = 0.1  # at which decay is measured: far above rounding
 ADDED = 24  # updates, each too small for half precision, that together are not
 LARGEST_EPS = 1e-3
@@ -39,6 +40,7 @@ ADAMS = {"lr", "betas", "eps", "weight_decay"}  # what can be set of Adam
 OTHERWISE = {"lr": 0.01, "betas": 0.5, "eps": 1e-3, "momentum": 0.05, "weight_decay": 0.5}  # added, or put in place
 APART = 1e-3  # of a step: more than rounding
 QUIET = 8  # steps without a gradient, in which moments fade
+SQUARED = "an optimizer of Adam's kind, with a floating mean of squares"
 LOSABLE = "half-precision weights that an optimizer of Adam's kind updates, at rates below their rounding"
 
 
@@ -73,10 +75,7 @@ def check_membership(subject: Subject, named: NamedOptimizer) -> None:
     ids = {id(tensor) for tensor in tensors}
     if len(tensors) != len(ids):
         raise CheckFailed(f"{name} lists {len(tensors)} tensors, of which only {len(ids)} are different ones")
-    lacking = sorted(key for key, parameter in learning.items() if id(parameter) not in ids)
-    if lacking and len(lacking) < len(learning):
-        reached = slopes(subject, model, new_batch(subject))  # what no gradient reaches, needs no optimizer
-        lacking = [key for key in lacking if key in reached]
+    lacking = _lacking(subject, model, ids)
     foreign = _foreign_tensors(model, tensors)
     if _are_copied([learning[key] for key in lacking], foreign):
         return
@@ -318,17 +317,15 @@ def check_memory(_: Subject, named: NamedOptimizer) -> None:
     Reference: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", section 2.
     """
     name, model, optimizer = named
-    groups = {id(p): group for group in optimizer.param_groups if has_momentum(group) for p in group["params"]}
-    kept = {key: p for key, p in trainable(model).items() if id(p) in groups}
-    if not kept:
-        raise NotApplicable("a group of the optimizer with a momentum")
+    groups = _groups_with_momentum(model, optimizer)
+    kept = {key: model.get_parameter(key) for key in groups}
     _without_decay(optimizer)
     _step_of_size(model, optimizer, 1.0)
     before, weights = {key: kept_of(optimizer, p) for key, p in kept.items()}, parameters(model)
     _step_of_size(model, optimizer, 0.0)
     for key, parameter in kept.items():
         shares = remaining_shares(before[key], kept_of(optimizer, parameter))
-        _require_memory(name, key, shares, groups[id(parameter)])
+        _require_memory(name, key, shares, groups[key])
         if shares and torch.equal(weights[key], parameter):
             raise CheckFailed(
                 f"{name}: {key} has a running {next(iter(shares))} of past gradients, and a step without a gradient "
@@ -363,19 +360,14 @@ def check_moments(_: Subject, named: NamedOptimizer) -> None:
     Reference: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """
     name, model, optimizer = named
-    needed = NotApplicable("an optimizer of Adam's kind, with a floating mean of squares")
-    group = next((group for group in optimizer.param_groups if group["params"] and "betas" in group), None)
-    if group is None or group.get("amsgrad"):
-        raise needed
-    ones = dict.fromkeys(trainable(model), 1.0)
-    give_gradients(model, ones)
-    stepped(optimizer)
-    key = square_key(optimizer, model, {name: torch.ones_like(p) for name, p in trainable(model).items()})
+    group, key = _group_with_squares(optimizer), _keys_of_means(model, optimizer)[1]
     square = optimizer.state[group["params"][0]].get(key)
     if square is None or (square.dtype not in HALVES and not claims_adam(optimizer)):
-        raise needed  # others, such as Yogi, let it shrink in their own way; rounding is the same for all
+        raise NotApplicable(
+            SQUARED
+        )  # others, such as Yogi, let it shrink in their own way; rounding is the same for all
     first = float(square.double().mean())
-    give_gradients(model, dict.fromkeys(ones, 0.0))
+    give_gradients(model, dict.fromkeys(trainable(model), 0.0))
     for _step in range(QUIET):
         stepped(optimizer)
     square = optimizer.state[group["params"][0]][key]
@@ -443,33 +435,52 @@ def _by_states(optimizer: Any) -> tuple[nn.Module, Any]:
     """
     lack = NotApplicable("an optimizer, or a group of one, that is Adam or AdamW")
     kind, group = type(optimizer), optimizer.param_groups[0]
-    numbers = {key for key, value in group.items() if type(value) in (float, tuple) and key != "params"}
-    if not {"lr", "betas", "eps"} <= numbers <= ADAMS or "adam" in kind.__name__.lower() or _is_torchs(kind):
+    numbers = {key for key, value in group.items() if type(value) in (float, tuple)}
+    named_otherwise = "adam" in kind.__name__.lower() or kind.__module__.startswith("torch.")
+    if named_otherwise or not {"lr", "betas", "eps"} <= numbers <= ADAMS:
         raise lack
     model = StandIn()
-    made = remade(optimizer, model)
-    ones = {key: torch.ones_like(p) for key, p in trainable(model).items()}
-    give_gradients(model, ones)
-    stepped(made)
-    if not mean_key(made, model, ones) or not square_key(made, model, ones):
+    if not all(_keys_of_means(model, remade(optimizer, model))):
         raise lack
     model = StandIn()
     return model, remade(optimizer, model)
 
 
-def _is_torchs(kind: type) -> bool:
-    return kind.__module__.startswith("torch.")
+def _group_with_squares(optimizer: Any) -> Mapping[str, Any]:
+    """The first group that has betas.
+
+    Raises:
+        NotApplicable: none has, or it keeps the largest mean of squares (AMSGrad), which does not fade.
+    """
+    for group in optimizer.param_groups:
+        if group["params"] and "betas" in group and not group.get("amsgrad"):
+            return group
+    raise NotApplicable(SQUARED)
+
+
+def _keys_of_means(model: nn.Module, optimizer: Any) -> tuple[str, str]:
+    """What the means of gradients and of squares go by after a first step, on ones; empty where there are none."""
+    ones = {name: torch.ones_like(p) for name, p in trainable(model).items()}
+    give_gradients(model, ones)
+    stepped(optimizer)
+    return mean_key(optimizer, model, ones), square_key(optimizer, model, ones)
 
 
 def _altered(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings of a group with one number changed each."""
     for key, other in OTHERWISE.items():
         value = group.get(key)
-        if key == "betas" and isinstance(value, tuple) and all(isinstance(each, float) for each in value):
-            others = [other / 2 if each == other else other for each in value]
-            yield from ((key, (*value[:i], others[i], *value[i + 1 :])) for i in range(len(value)))
+        if key == "betas" and isinstance(value, tuple):
+            yield from ((key, betas) for betas in _one_replaced(value, other))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield key, other + float(value)
+
+
+def _one_replaced(values: tuple[Any, ...], other: float) -> Iterator[tuple[float, ...]]:
+    """These numbers with one in the place of each in turn, or half of it where it is that one already."""
+    if all(isinstance(value, float) for value in values):
+        for place, value in enumerate(values):
+            yield (*values[:place], other / 2 if value == other else other, *values[place + 1 :])
 
 
 def _written(key: str, value: Any) -> str:
@@ -478,6 +489,16 @@ def _written(key: str, value: Any) -> str:
 
 def _is_same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _lacking(subject: Subject, model: nn.Module, held: set[int]) -> list[str]:
+    """What learns and is not held; of a model that is held in part, only what a gradient reaches needs to be."""
+    learning = trainable(model)
+    lacking = sorted(key for key, parameter in learning.items() if id(parameter) not in held)
+    if not 0 < len(lacking) < len(learning):
+        return lacking
+    reached = slopes(subject, model, new_batch(subject))
+    return [key for key in lacking if key in reached]
 
 
 def _foreign_tensors(model: nn.Module, tensors: list[Tensor]) -> list[Tensor]:
@@ -538,28 +559,31 @@ def _decay_due(subject: Subject, model: nn.Module, optimizer: Any) -> float:
     decays = {float(group.get("weight_decay") or 0.0) for group in groups}
     widest = max(decays) if len(decays) > 1 else None
     named = subject.hyperparameters.get("weight_decay", widest)
-    halved = any(parameter.dtype in HALVES for parameter in trainable(model).values())
-    if named is None or halved or any(group.get("lr") is None for group in groups):
+    if named is None or has_halves(model) or any(group.get("lr") is None for group in groups):
         raise NotApplicable("hyperparameters['weight_decay'], or groups of different decay")
     return named
 
 
 def _require_shrunk(name: str, model: nn.Module, matrices: dict[str, float], due: float, *, said: bool) -> None:
     """Fail where a matrix does not shrink as the decay says; embeddings may all be left out."""
-    wrong = sorted(key for key, value in matrices.items() if abs(value - due) > 2e-2 * due)
-    tables = _tables(model)
-    kept = [key for key in wrong if abs(matrices[key]) < 1e-3 * due]
-    spared = [key for key in kept if model.get_parameter(key).shape in tables]
-    others = [key for key in wrong if key not in spared]
-    if not others and not (wrong and len(wrong) == len(matrices)):
+    wrong, kept, unspared = _not_as_due(model, matrices, due)
+    all_wrong = bool(wrong) and len(wrong) == len(matrices)
+    if not unspared and not all_wrong:
         return
-    first = (others or wrong)[0]
+    first = (unspared or wrong)[0]
     message = f"{name}: {first} shrinks by rate x {matrices[first]:.4g} a step without a gradient, and {due:.4g} is due"
-    if said and (len(wrong) == len(matrices) or len(kept) < len(wrong)):
+    if said and (all_wrong or len(kept) < len(wrong)):
         raise CheckFailed(message)
-    if set(others) <= set(kept):
+    if set(unspared) <= kept:
         raise Unusual(f"{message}; right where that matrix is meant to keep its size")
     raise NotApplicable("an optimizer whose decay is a part of the step by itself, or hyperparameters['weight_decay']")
+
+
+def _not_as_due(model: nn.Module, matrices: Mapping[str, float], due: float) -> tuple[list[str], set[str], list[str]]:
+    """The matrices that shrink otherwise than is due; which of them keep their size; and all that are not spared."""
+    wrong = sorted(key for key, value in matrices.items() if abs(value - due) > 2e-2 * due)
+    kept = {key for key in wrong if abs(matrices[key]) < 1e-3 * due}
+    return wrong, kept, [key for key in wrong if key not in kept or not _is_table(model, key)]
 
 
 def _require_kept(name: str, vectors: Mapping[str, float], due: float) -> None:
@@ -572,9 +596,10 @@ def _require_kept(name: str, vectors: Mapping[str, float], due: float) -> None:
         )
 
 
-def _tables(model: nn.Module) -> set[torch.Size]:
-    """The shapes of embeddings, which may be spared, and a head like them."""
-    return {module.weight.shape for module in model.modules() if isinstance(module, nn.Embedding)}
+def _is_table(model: nn.Module, key: str) -> bool:
+    """Whether a parameter is an embedding, which may be spared, or a head of the shape of one."""
+    tables = [module.weight.shape for module in model.modules() if isinstance(module, nn.Embedding)]
+    return model.get_parameter(key).shape in tables
 
 
 def _layers(model: nn.Module) -> set[str]:
@@ -616,6 +641,19 @@ def _shrunk(model: nn.Module, optimizer: Any) -> dict[str, float]:
         for key, parameter in trainable(model).items()
         if id(parameter) in ids
     }
+
+
+def _groups_with_momentum(model: nn.Module, optimizer: Any) -> dict[str, Mapping[str, Any]]:
+    """The group of each parameter that learns and has a momentum.
+
+    Raises:
+        NotApplicable: none has.
+    """
+    groups = {id(p): group for group in optimizer.param_groups if has_momentum(group) for p in group["params"]}
+    found = {key: groups[id(p)] for key, p in trainable(model).items() if id(p) in groups}
+    if not found:
+        raise NotApplicable("a group of the optimizer with a momentum")
+    return found
 
 
 def _without_decay(optimizer: Any) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from andon.verify.access.calls import needed
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.observation.protect import default_dtype
 from andon.verify.subject import Quantizer, Subject
 
 STD = 0.02  # of weights
@@ -292,13 +293,9 @@ def check_circumstances(subject: Subject) -> None:
     ways = {"a second time": _back(quantizer, weights)}
     strided = torch.empty(quantizer.block_size, BLOCKS).t()
     ways["from a strided view"] = _back(quantizer, strided.copy_(weights))
-    usual = torch.get_default_dtype()
     for dtype in (torch.bfloat16, torch.float64):
-        torch.set_default_dtype(dtype)
-        try:
+        with default_dtype(dtype):
             ways[f"under the default dtype {dtype}"] = _back(quantizer, weights)
-        finally:
-            torch.set_default_dtype(usual)
     for how, back in ways.items():
         if not torch.equal(back, first):
             raise CheckFailed(

@@ -3,7 +3,6 @@
 import hashlib
 import random
 import tempfile
-from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +16,14 @@ from andon.verify.access.calls import needed
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.optimizers import innermost
-from andon.verify.observation.runs import Run, data_rows, loop_run, of_loop, token_rows
+from andon.verify.observation.padding import Row, rows_apart, unpadded
+from andon.verify.observation.runs import Run, loop_run, of_loop
+from andon.verify.observation.shown_batches import data_rows, token_rows
 from andon.verify.subject import Subject
 
 SHORT = 3  # steps of a run that is only repeated
 LONGEST = 12  # steps of an epoch that checks go through whole
 FARTHEST = 32  # steps of an epoch into whose successor a run is followed, to be saved there
-
-
-CANDIDATES = 4  # for the token that pads
-
-Row = tuple[int, ...]  # of token ids
 
 
 class Print(NamedTuple):
@@ -221,7 +217,7 @@ def check_progress(subject: Subject) -> None:
 def check_epochs(subject: Subject) -> None:
     """The second epoch shows the same examples as the first, none of them lost or repeated, in another order.
 
-    Rows are compared without their padding (`_unpadded` measures which token that is): another batch pads to another
+    Rows are compared without their padding (which token that is, is measured): another batch pads to another
     length.
 
     Silent because a part of the data teaches as well; the same order each time is learned as if it meant something.
@@ -242,19 +238,14 @@ def check_epochs(subject: Subject) -> None:
 
     Reference: PyTorch documentation, torch.utils.data.distributed.DistributedSampler.
     """
-    if subject.random_augmentation:
-        raise NotApplicable("a run whose examples stay as they are")
-    steps = int(subject.hyperparameters.get("epoch_steps", 0))
-    if not 0 < steps <= LONGEST or _total(subject) < 2 * steps:
-        raise NotApplicable(f"hyperparameters['epoch_steps'] of at most {LONGEST}, and two epochs in a run")
-    run = loop_run(subject)
+    steps, run = _short_epoch(subject), loop_run(subject)
     seen = [token_rows(subject, run.step()) for _ in range(2 * steps)]
     first, second = ([row for rows in seen[start : start + steps] for row in rows] for start in (0, steps))
     if not first:
         raise NotApplicable("a model that is called with token ids")
-    one, two = _unpadded(subject, first, second)
-    lost, spare = (one - two).total() + (two - one).total(), 2 * (max(len(rows) for rows in seen) - 1)
-    if lost > spare:
+    one, two = unpadded(subject, first, second)
+    spare = 2 * (max(len(rows) for rows in seen) - 1)
+    if (lost := rows_apart(one, two)) > spare:
         raise CheckFailed(
             f"{run.name}: the first epoch of {steps} steps shows {len(first)} rows ({len(one)} different), the second "
             f"{len(second)} ({len(two)} different), and {lost} of them are not in both"
@@ -319,6 +310,20 @@ def _places(subject: Subject) -> list[int]:
     wanted = {1, epoch - 1, epoch, epoch + max(1, epoch // 2)} if 0 < epoch <= LONGEST else {1, 2}
     wanted |= {epoch + 2} if LONGEST < epoch <= FARTHEST else set()
     return sorted(place for place in wanted if 0 < place < _total(subject))
+
+
+def _short_epoch(subject: Subject) -> int:
+    """How many steps an epoch has, whose examples are the same each time.
+
+    Raises:
+        NotApplicable: they are not, or nobody says, or they are too many.
+    """
+    if subject.random_augmentation:
+        raise NotApplicable("a run whose examples stay as they are")
+    steps = int(subject.hyperparameters.get("epoch_steps", 0))
+    if not 0 < steps <= LONGEST or _total(subject) < 2 * steps:
+        raise NotApplicable(f"hyperparameters['epoch_steps'] of at most {LONGEST}, and two epochs in a run")
+    return steps
 
 
 def _total(subject: Subject) -> int:
@@ -397,38 +402,6 @@ def _moments(run: Run) -> dict[str, Print]:
         for key, value in state.items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-
-
-def _unpadded(subject: Subject, first: list[Row], second: list[Row]) -> tuple[Counter[Row], Counter[Row]]:
-    """Both epochs' rows without their padding, whose token and length nobody has to say.
-
-    A row is padded to another length in another batch. Taken for padding is, at either end of a row, what
-    `Subject.pad_id` says, or whichever token of those that most rows end or begin with leaves the fewest rows apart.
-    """
-    rows = [row for row in (*first, *second) if row]
-    ends = Counter(row[end] for row in rows for end in (0, -1))
-    given = [] if subject.pad_id is None else [subject.pad_id]
-    best: tuple[Counter[Row], Counter[Row]] | None = None
-    for token in (None, *given, *(token for token, _ in ends.most_common(CANDIDATES))):
-        both = Counter(_bare(row, token) for row in first), Counter(_bare(row, token) for row in second)
-        if best is None or _apart(*both) < _apart(*best):
-            best = both
-    assert best is not None
-    return best
-
-
-def _apart(one: Counter[Row], two: Counter[Row]) -> int:
-    return (one - two).total() + (two - one).total()
-
-
-def _bare(row: Row, padding: int | None) -> Row:
-    """A row without this token at its ends; one that is nothing else keeps it once."""
-    begin, end = 0, len(row)
-    while end - begin > 1 and row[end - 1] == padding:
-        end -= 1
-    while end - begin > 1 and row[begin] == padding:
-        begin += 1
-    return row[begin:end]
 
 
 def _new(folder: Path, name: str) -> Path:

@@ -1,47 +1,44 @@
 """What one step does to the weights: all that learn move, by the right gradient, once, and downhill."""
 
-import copy
 import itertools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
+from andon.verify.access.calls import new_batch, new_model, seeded
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
-from andon.verify.observation.copies import FEWEST, away, follows, kept_beside, places_of
-from andon.verify.observation.optimizers import innermost, mean_key, tensors_of
+from andon.verify.observation.copies import (
+    Copy,
+    begins_equal,
+    follows,
+    is_far,
+    kept_in,
+    places_of,
+    shares_of_the_way,
+)
+from andon.verify.observation.micro_batches import micro_batches
+from andon.verify.observation.modes import differs_in_training, losses_by_mode
+from andon.verify.observation.optimizers import innermost, mean_key
 from andon.verify.observation.parameters import (
-    buffers_of,
+    State,
     fitted,
     gradients_times,
     mismatch,
     norm,
     parameters,
-    put_back,
     sharing_memory,
     trainable,
 )
-from andon.verify.observation.runs import (
-    SAME,
-    Make,
-    Run,
-    as_scheduled,
-    batches_seen,
-    data_rows,
-    each_run,
-    each_run_or_plain,
-    expected,
-    micro_batches,
-    own_run,
-    slopes,
-    the_update,
-    tolerance,
-)
+from andon.verify.observation.reference_steps import SAME, expected, slopes, tolerance
+from andon.verify.observation.row_weights import is_drawn
+from andon.verify.observation.runs import Make, Run, as_scheduled, each_run, each_run_or_plain, own_run, the_update
+from andon.verify.observation.shown_batches import batches_seen, data_rows
 from andon.verify.observation.step_comparison import compare_gradient, compare_loss
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.observation.stillness import require_reason, require_still, still_ones
+from andon.verify.observation.twins import shifts_by, twin_of
 from andon.verify.subject import Batch, Subject
 
 STEPS = 3  # within which all that learns has moved: the first rate may be 0, a fresh adapter moves one side at a time
@@ -122,19 +119,12 @@ def check_frozen(subject: Subject) -> None:
     run = own_run(subject, model)
     begun = parameters(model)
     learns = any(bool(slope.any()) for slope in slopes(subject, model, new_batch(subject)).values())
-    try:
-        for number in range(PATIENCE):
-            if number < STEPS or all(torch.equal(begun[name], p) for name, p in model.named_parameters()):
-                run.act([new_batch(subject, number)])
-    except Exception as error:
-        raise NotApplicable(f"a step that can train with {frozen} frozen ({error})") from error
-    if model.get_parameter(frozen).requires_grad:
-        raise NotApplicable("a step that leaves frozen what is frozen")
+    _train_without(subject, run, frozen, begun)
     ended = parameters(model)
     if not torch.equal(begun[frozen], ended[frozen]):
         moved = float((ended[frozen].double() - begun[frozen].double()).abs().max())
         raise CheckFailed(f"{run.name}: {frozen}, frozen before the optimizer was made, moved by {moved:.2g}")
-    if all(torch.equal(begun[name], ended[name]) for name in begun):
+    if _is_as_it_was(begun, model):
         if not learns:
             raise NotApplicable("a part that learns without any other")
         raise CheckFailed(f"{run.name}: with {frozen} frozen, none of the other {len(begun) - 1} parameters moved")
@@ -172,8 +162,7 @@ def check_single(subject: Subject, make: Make) -> None:
     run = make()
     steps = [run.step(micro_batches(subject, 2, seed=2 * number)) for number in range(STEPS)]
     counts = [len(step.updates) for step in steps]
-    moved = any(not torch.equal(step.before[name], step.after[name]) for step in steps for name in step.before)
-    if max(counts) == 0 and not moved:
+    if max(counts) == 0 and _is_as_it_was(steps[0].before, run.model):
         raise CheckFailed(f"{run.name}: {STEPS} steps updated the weights {counts} times, and once each was due")
     if max(counts) <= 1 or all(_in_turn(step) for step in steps):
         return
@@ -345,10 +334,9 @@ def check_momentum(subject: Subject, make: Make) -> None:
         gradients = the_update(run, step)
         key = mean_key(optimizer, run.model, gradients) if number == 0 else key
         after = _means(run.model, optimizer, key)
-        mixed_in = any(group.get("weight_decay") for group in optimizer.param_groups)
-        decoupled = type(optimizer).__name__.lower().endswith("w")
-        lazy = step.updates[0].sparse  # only the rows that were looked up are brought up to date
-        if not after or lazy or (mixed_in and not decoupled):
+        if (
+            not after or _means_hold_more(optimizer) or step.updates[0].sparse
+        ):  # sparse: few rows are brought up to date
             raise NotApplicable("an optimizer with a running mean of gradients, as Adam's")
         beta = float(optimizer.param_groups[0]["betas"][0])
         due = {
@@ -392,23 +380,13 @@ def check_arithmetic(subject: Subject, make: Make) -> None:
     """
     run = make()
     for number in range(STEPS):
-        copied = _copied(innermost(run.optimizer))
+        twin = twin_of(innermost(run.optimizer))
         step = run.step([new_batch(subject, number)])
-        gradients, update = the_update(run, step), step.updates[0]
+        the_update(run, step)
+        update = step.updates[0]
         start = step.before | (update.moved if number == 0 else {})  # what a first pass has set, from its data
-        names = {id(parameter): name for name, parameter in run.model.named_parameters()}
-        order = [names.get(id(parameter), "") for parameter in tensors_of(innermost(run.optimizer))]
-        if "" in order or len(update.rates) != len(copied.param_groups):
-            raise NotApplicable("one optimizer over the model's own parameters")
-        twins = dict(zip(order, tensors_of(copied), strict=True))
-        for group, options in zip(copied.param_groups, update.options, strict=True):
-            group.update(options)  # a rate or a momentum that the step itself has set
-        for name, twin in twins.items():
-            twin.data.copy_(start[name])
-            twin.grad = gradients[name].to(twin.dtype) if name in gradients else None
-        _stepped(copied)
-        moved = {name: step.after[name].double() - start[name].double() for name in twins}
-        due = {name: twin.detach().double() - start[name].double() for name, twin in twins.items()}
+        due = shifts_by(twin, run, update, start)
+        moved = {name: step.after[name].double() - start[name].double() for name in due}
         error, name = mismatch(moved, due)
         rounded = _rounded(step, name) / max(float(due[name].norm()), 1e-300) if name else 0.0
         if not error <= ARITHMETIC + rounded:
@@ -442,11 +420,11 @@ def check_overfit(subject: Subject) -> None:
     """
     run, batch = own_run(subject), new_batch(subject)
     follow = as_scheduled(subject, run.optimizer)
-    before = _evaluated(subject, run, batch)
+    before = losses_by_mode(subject, run.model, batch, DRAWS)
     for number in range(DESCENTS):
         follow(number)
         run.act([batch])
-    after = _evaluated(subject, run, batch)
+    after = losses_by_mode(subject, run.model, batch, DRAWS)
     allowed = tolerance(run.model) if tolerance(run.model) > SAME else 0.0  # half precision hides a small descent
     if not any(new < old + allowed * abs(old) for new, old in zip(after, before, strict=True)):
         raise Unusual(
@@ -479,14 +457,14 @@ def check_averages(subject: Subject, make: Make) -> None:
     """
     run = make()
     learning, seen = set(trainable(run.model)), False
-    begun = _copies(run)
-    equal = {name for name, copied in begun.items() if _is_a_copy(copied, run.model, learning)}
+    equal = {name for name, tensor in kept_in(run).items() if begins_equal(tensor, run.model, learning)}
     for number in range(STEPS):
-        before = {name: tensor.detach().clone() for name, tensor in _copies(run).items()}
+        before = {name: tensor.detach().clone() for name, tensor in kept_in(run).items()}
         step = run.step([new_batch(subject, number)])
-        for name, tensor in _copies(run).items():
+        for name, tensor in kept_in(run).items():
             if name in before and tensor.shape == before[name].shape and not torch.equal(tensor, before[name]):
-                seen |= _is_average(run, step, (name, before[name], tensor.detach()), learning, is_copy=name in equal)
+                copied = Copy(name, before[name], tensor.detach())
+                seen |= _is_average(run, step, copied, learning, is_copy=name in equal)
     if not seen:
         raise NotApplicable("a copy of the weights, in the model or in what the loop keeps, that follows them")
 
@@ -527,11 +505,7 @@ def check_rows(subject: Subject, make: Make) -> None:
         repeated.append(len(rows) - len(set(rows)))
     if not all(repeated):
         return
-    with seeded(0):
-        first = loss_of(subject, run.model, new_batch(subject)).detach()
-    with seeded(1):
-        second = loss_of(subject, run.model, new_batch(subject)).detach()
-    if not torch.equal(first, second):
+    if is_drawn(subject, run.model, new_batch(subject)):
         raise NotApplicable("a model without dropout, to which a batch seen twice is the same")
     raise Unusual(
         f"{run.name}: of the micro-batches of {STEPS} steps {repeated} are another one of the same step again; right "
@@ -598,37 +572,31 @@ def check_mode(subject: Subject, make: Make) -> None:
     run = make()
     steps = [run.step([new_batch(subject, number)]) for number in range(STEPS)]
     modes = [call.training for step in steps for call in step.calls]
-    if not all(modes) and _differs_in_training(subject, run, new_batch(subject)):
+    if not all(modes) and differs_in_training(subject, run.model, new_batch(subject)):
         raise Unusual(
             f"{run.name}: {modes.count(False)} of {len(modes)} forward passes of {STEPS} steps ran in eval mode, and "
             "this model has another loss there; right where it is meant to learn without dropout"
         )
 
 
-def _differs_in_training(subject: Subject, run: Run, batch: Batch) -> bool:
-    mode, held, losses = run.model.training, buffers_of(run.model), []
-    for training in (False, True):
-        run.model.train(training)
-        with seeded():
-            losses.append(float(loss_of(subject, run.model, batch).detach()))
-        put_back(run.model, held)
-    run.model.train(mode)
-    return losses[0] != losses[1]
+def _train_without(subject: Subject, run: Run, frozen: str, begun: State) -> None:
+    """A few steps with a parameter frozen; more where nothing moves yet.
+
+    Raises:
+        NotApplicable: the step cannot do so.
+    """
+    try:
+        for number in range(PATIENCE):
+            if number < STEPS or _is_as_it_was(begun, run.model):
+                run.act([new_batch(subject, number)])
+    except Exception as error:
+        raise NotApplicable(f"a step that can train with {frozen} frozen ({error})") from error
+    if run.model.get_parameter(frozen).requires_grad:
+        raise NotApplicable("a step that leaves frozen what is frozen")
 
 
-def _evaluated(subject: Subject, run: Run, batch: Batch) -> list[float]:
-    """The loss in eval mode, and as it is trained: the mean over some draws of its random numbers."""
-    mode, held, values = run.model.training, buffers_of(run.model), []
-    for training, draws in ((False, 1), (True, DRAWS)):
-        run.model.train(training)
-        losses = []
-        for seed in range(draws):
-            with seeded(seed):
-                losses.append(float(loss_of(subject, run.model, batch).detach()))
-        values.append(sum(losses) / draws)
-    run.model.train(mode)
-    put_back(run.model, held)
-    return values
+def _is_as_it_was(begun: State, model: nn.Module) -> bool:
+    return all(torch.equal(begun[name], parameter) for name, parameter in model.named_parameters())
 
 
 def _rounded(step: StepTrace, name: str) -> float:
@@ -637,25 +605,10 @@ def _rounded(step: StepTrace, name: str) -> float:
     return torch.finfo(after.dtype).eps * float(after.double().norm())
 
 
-def _copied(optimizer: Any) -> Any:
-    """The optimizer with weights and moments of its own; what it holds besides them is shared."""
-    lack = NotApplicable("an optimizer that can be copied")
-    if isinstance(optimizer, torch.optim.Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
-        raise lack  # one that torch's own constructor never saw; copying it would leave its class's `step` unfit
-    try:
-        copied = copy.deepcopy(optimizer)
-    except Exception as error:
-        raise lack from error
-    copied.__dict__ = {**optimizer.__dict__, **copied.__dict__}  # torch copies what a state_dict holds, and no more
-    return copied
-
-
-def _stepped(optimizer: Any) -> None:
-    """One step of a copy, past what a scheduler may have put in the method's place."""
-    try:
-        type(optimizer).step(optimizer)
-    except Exception as error:
-        raise NotApplicable(f"an optimizer of which a copy can step ({error})") from error
+def _means_hold_more(optimizer: Any) -> bool:
+    """Whether the running means may hold weight decay beside gradients, as Adam's do and AdamW's do not."""
+    mixed_in = any(group.get("weight_decay") for group in optimizer.param_groups)
+    return mixed_in and not type(optimizer).__name__.lower().endswith("w")
 
 
 def _means(model: nn.Module, optimizer: Any, key: str) -> dict[str, Tensor]:
@@ -665,23 +618,7 @@ def _means(model: nn.Module, optimizer: Any, key: str) -> dict[str, Tensor]:
     return {name: mean.detach().clone() for name, mean in found.items() if type(mean) is Tensor}
 
 
-def _copies(run: Run) -> dict[str, Tensor]:
-    """What may be a copy of weights: frozen parameters and buffers of the model, and what a loop keeps."""
-    frozen = {name: p for name, p in run.model.named_parameters() if not p.requires_grad}
-    own = frozen | dict(run.model.named_buffers())
-    own = {name: tensor for name, tensor in own.items() if tensor.is_floating_point() and tensor.numel() >= FEWEST}
-    return own | ({} if run.loop is None else {f"loop.{n}": t for n, t in kept_beside(run.loop, run.model)})
-
-
-def _is_a_copy(tensor: Tensor, model: nn.Module, learning: set[str]) -> bool:
-    others = [model.get_parameter(name) for name in learning]
-    same = any(tensor.shape == other.shape and torch.equal(tensor, other) for other in others)
-    return same and bool((tensor != tensor.flatten()[0]).any())
-
-
-def _is_average(
-    run: Run, step: StepTrace, copied: tuple[str, Tensor, Tensor], learning: set[str], *, is_copy: bool
-) -> bool:
+def _is_average(run: Run, step: StepTrace, copied: Copy, learning: set[str], *, is_copy: bool) -> bool:
     """Whether a tensor that moved follows what learns.
 
     Raises:
@@ -690,28 +627,19 @@ def _is_average(
     name, before, after = copied
     if follows(before, after, places_of(step, learning)):
         return True
-    others = [step.after[each] for each in learning if step.after[each].shape == before.shape]
-    shares = [share for other in others if (share := away(before, after, other))]
+    shares = shares_of_the_way(copied, step, learning)
     if shares and min(shares) < 0:
         raise CheckFailed(
             f"{run.name}: {name} moves away from the weights that learn, by {-min(shares):.3g} of its distance"
         )
     if shares or is_copy:
-        light = CheckFailed if _is_far(step, copied, learning) else Unusual
+        light = CheckFailed if is_far(copied, step, learning) else Unusual
         raise light(
             f"{run.name}: {name}, a copy of weights that learn, ends neither where it was nor where they are, nor "
             f"between: its entries are {float(after.double().norm() / before.double().norm()):.3g} times as large; "
             "right where it is meant to run ahead"
         )
     return False
-
-
-def _is_far(step: StepTrace, copied: tuple[str, Tensor, Tensor], learning: set[str]) -> bool:
-    """Whether a copy ends further from what it is a copy of than it was, by more than the step itself."""
-    _, before, after = copied
-    pairs = [(step.before[name], step.after[name]) for name in learning if step.after[name].shape == before.shape]
-    old, new = min(pairs, key=lambda pair: float((before - pair[0]).norm()))
-    return float((after - new).norm()) > 2 * (float((before - new).norm()) + float((new - old).norm()))
 
 
 def _sizes(subject: Subject, model: nn.Module) -> dict[str, float]:

@@ -31,6 +31,8 @@ GROUPS = 8
 DRAWN = 2  # groups, and tensors of which entries are looked at, of a large model
 SHARP = 4.0  # times RTOL: a coarser tolerance is said in the report
 NAMED = 8  # wrong tensors named in a message
+SOLVER = 1e-3  # a backward that solves its own equations is as exact as its author chose; wrong ones are off by more
+EXPLAINED = 0.5  # of a disagreement: more than this must be gone with what was held for that to be its reason
 COARSE = 0.1  # a tolerance that lets a tenth of the gradient be wrong is not a check
 
 
@@ -170,19 +172,36 @@ def compare_all(
     return Resolution(derivatives.value.dtype, worst, joint, derivatives.evaluations, note)
 
 
-def unheld_difference(place: Place, leaves: dict[str, Tensor], rtol: float = 0.0) -> str:
+def unheld_difference(place: Place, leaves: dict[str, Tensor]) -> str:
     """How autograd differs from a loss of which nothing is held, along directions of all; empty where it does not.
 
     Raises:
         NotApplicable: the loss is too coarse to say.
     """
-    derivatives = DirectionalDerivatives(place.function, leaves, max(rtol, place.rtol), place.model.buffers())
+    return next((f"along one direction {_values(found)}" for found in _of_all(place, leaves) if not found.agrees), "")
+
+
+def is_what_stops_leave_out(place: Place, leaves: dict[str, Tensor]) -> bool:
+    """Whether autograd disagrees with differences as what gradients stop at is held, and is the slope as it moves.
+
+    A hook, or a solver that runs without gradients, gives what was left out, as exactly as its author chose.
+    """
+    try:
+        pairs = list(zip(_of_all(place, leaves, Stops()), _of_all(place, leaves), strict=True))
+    except NotApplicable:
+        return False
+    return not all(held.agrees for held, _ in pairs) and all(
+        abs(free.error) <= max(free.tolerance, min(SOLVER * free.size, EXPLAINED * abs(held.error)))
+        for held, free in pairs
+    )
+
+
+def _of_all(place: Place, leaves: dict[str, Tensor], stops: Stops | None = None) -> Iterator[Comparison]:
+    """Autograd and differences along directions of all tensors at once; with `stops`, as if held where those are."""
+    derivatives = DirectionalDerivatives(place.function, leaves, place.rtol, place.model.buffers(), stops)
     names = tuple(leaves)
     for direction in (derivatives.signs(names, 1), derivatives.along_gradient(names)):
-        found = derivatives.compare(direction)
-        if not found.agrees:
-            return f"along one direction {_values(found)}"
-    return ""
+        yield derivatives.compare(direction)
 
 
 def prepared(subject: Subject, *, training: bool) -> Place:

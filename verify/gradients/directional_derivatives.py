@@ -1,11 +1,14 @@
 """A scalar function of named tensors at one point: autograd's gradient there, and differences along any direction.
 
-Where the two disagree, differences are taken once more at the smallest step that resolves the disagreement: a kink or a
-routing border within the larger step is gone there, and one at the very point shows as two sides that differ.
+Where the two disagree, they are compared once more in pieces of the smallest step that resolves the disagreement: a
+kink or a routing border, within the larger step or at the very point, is in few of them, and a wrong backward in all.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from statistics import median, median_high
 from typing import NamedTuple
 
 import torch
@@ -27,7 +30,8 @@ BACKWARD = 10.0  # the backward pass's own rounding, in units of what a third of
 SINGLE = 1e-6  # what single precision within a backward pass explains; what is off by more is not rounding
 RESOLVED = 64.0  # times the rounding of a value: the change that shows a disagreement in a small step
 SMALLEST = 1e-9  # share of a tensor's rms: below, the step itself is rounded
-STILL = 0.5  # of a disagreement: what of it must be there at a small step, and no kink of that size
+STILL = 0.5  # of a disagreement: what of it must be there in most pieces of a small step
+PIECES = 4  # on each side of the point
 
 
 class Comparison(NamedTuple):
@@ -75,17 +79,11 @@ class DirectionalDerivatives:
         self.base = {name: _real(leaf.detach()).clone() for name, leaf in leaves.items()}
         self.value, self.gradients = self._differentiate()
         self.backward = self._backward_rounding()
-        typical = [size for size in map(rms, self.base.values()) if size > 0]
-        fallback = sorted(typical)[len(typical) // 2] if typical else 1.0
-        self.scales = {name: rms(base) or fallback for name, base in self.base.items()}
+        self.scales = _scales(self.base)
         self.norms = {name: float(gradient.norm()) for name, gradient in self.gradients.items()}
         sizes = {name: norm * self.scales[name] for name, norm in self.norms.items()}
-        moving = sorted(size for size in sizes.values() if size > 0)
-        middle = moving[len(moving) // 2] if moving else 0.0
-        # less for a tensor whose gradient would drown the others'
-        self.balanced = {
-            name: scale * min(1.0, middle / sizes[name] if sizes[name] else 1.0) for name, scale in self.scales.items()
-        }
+        middle = _middle(sizes.values())
+        self.balanced = {name: scale * _share(sizes[name], middle) for name, scale in self.scales.items()}
         self.floor = max(1e-4 * middle, 1e-12 * abs(float(self.value)), 1e-300)
         self.entries = sum(leaf.numel() for leaf in leaves.values())
         self.evaluations = 0
@@ -101,10 +99,14 @@ class DirectionalDerivatives:
         off = math.hypot(*(float((parts[name] / THIRD - each).norm()) for name, each in self.gradients.items()))
         return off / whole if off < SINGLE * whole else 0.0
 
-    def _differentiate(self, share: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    def _holding(self) -> AbstractContextManager[object]:
+        """Within it, what gradients stop at is what it was at the point."""
+        return self.stops.replaying() if self.stops and self.stops.found else torch.enable_grad()
+
+    def _differentiate(self, share: float = 1.0, *, holding: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         for leaf in self.leaves.values():
             leaf.grad = None
-        with seeded(), torch.enable_grad():
+        with seeded(), self._holding() if holding else torch.enable_grad():
             value = self.function()
             if value.requires_grad:
                 (value * share).backward()
@@ -144,19 +146,19 @@ class DirectionalDerivatives:
             NotApplicable: it refuses them.
         """
         try:
-            with seeded(), self.stops.replaying() if self.stops and self.stops.found else torch.enable_grad():
+            with seeded(), self._holding():
                 value = self.function()
         except (RuntimeError, ValueError, ArithmeticError, IndexError) as error:
             raise NotApplicable(f"a loss that can be taken beside its own point ({error})") from error
         return float(value.detach())
 
     def _autograd_at(self, direction: Direction, distance: float) -> float:
-        """Autograd's derivative along a direction, a little beside the point: at a kink it is another on each side."""
+        """Autograd's derivative along a direction, at a distance along it."""
         with torch.no_grad():
             for name, v in direction.items():
                 _real(self.leaves[name].detach()).copy_(self.base[name] + distance * v.to(self.base[name].dtype))
         try:
-            gradients = self._differentiate()[1]
+            gradients = self._differentiate(holding=True)[1]
         finally:
             with torch.no_grad():
                 for name in direction:
@@ -225,23 +227,22 @@ class DirectionalDerivatives:
         return compared if compared.agrees else self._confirmed(direction, compared)
 
     def _confirmed(self, direction: Direction, compared: Comparison) -> Comparison:
-        """A disagreement as the smallest step that resolves it shows it; as agreement where it is gone or one-sided."""
+        """A disagreement, or agreement where pieces of the smallest step that resolves it show none.
+
+        A kink, a jump or a routing border spoils the few pieces that it lies in; a wrong backward spoils all of them.
+        """
         apart = abs(compared.error)
         if math.isnan(apart):
             return compared
-        function = self.along(direction)
         step = min(RELATIVE_STEP, max(SMALLEST, RESOLVED * self.rounding(SMALLER[-1]) / apart))
-        here = function(0.0)
-        central, gaps = [], []
-        for distance in (step, step / 2):
-            above, below = (function(distance) - here) / distance, (here - function(-distance)) / distance
-            central.append((above + below) / 2)
-            gaps.append(above - below)
-        smooth = (4 * central[1] - central[0]) / 3  # Richardson's extrapolation
-        kink = abs(gaps[0] - 2 * gaps[1])  # of a smooth function a gap is proportional to its step
-        beside = (self._autograd_at(direction, step) + self._autograd_at(direction, -step)) / 2
-        at_kink = kink >= STILL * apart or abs(smooth - beside) <= STILL * apart
-        if abs(smooth - compared.autograd) > STILL * apart and not at_kink:
+        function, places = self.along(direction), [step * place / PIECES for place in range(-PIECES, PIECES + 1)]
+        values = [function(place) for place in places]
+        slopes = [self._autograd_at(direction, place) for place in places]
+        errors = [
+            (after - before) * PIECES / step - (one + other) / 2
+            for (before, after), (one, other) in zip(pairwise(values), pairwise(slopes), strict=True)
+        ]
+        if abs(median(errors)) > STILL * apart:
             return compared
         return compared._replace(differences=compared.autograd, tolerance=max(compared.tolerance, apart))
 
@@ -249,3 +250,20 @@ class DirectionalDerivatives:
 def _real(tensor: Tensor) -> Tensor:
     """A complex tensor as its real and imaginary parts, in the same memory; any other as it is."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _scales(base: Mapping[str, Tensor]) -> dict[str, float]:
+    """Each tensor's rms; of one of zeros what the others' is like."""
+    sizes = {name: rms(each) for name, each in base.items()}
+    fallback = _middle(sizes.values()) or 1.0
+    return {name: size or fallback for name, size in sizes.items()}
+
+
+def _middle(sizes: Iterable[float]) -> float:
+    """The median of those above zero, the upper of two; 0 where there is none."""
+    return median_high(above) if (above := [size for size in sizes if size > 0]) else 0.0
+
+
+def _share(size: float, middle: float) -> float:
+    """By how much a tensor moves less, so that its gradient does not drown the others'."""
+    return min(1.0, middle / size) if size else 1.0

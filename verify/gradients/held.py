@@ -28,16 +28,15 @@ OTHERWISE = "a forward pass that stops gradients in the same places each time"
 class Stops(TorchFunctionMode):
     """Within `recording`, keeps the values at which gradients stop; within `replaying`, hands the same ones out again.
 
-    Where a custom autograd function runs, gradients are off by torch's own doing, and nothing is held.
+    Where a custom autograd function runs, gradients are off by torch's own doing, and nothing is held: what it detaches
+    is its backward's to answer for.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.kept: list[Any] = []
         self.places: dict[str, None] = {}  # in the user's code, in their order
-        self._next = 0
-        self._recording = True
-        self._off = False  # by no_grad, in the code under test
+        self._begin(recording=True)
 
     @property
     def found(self) -> bool:
@@ -47,25 +46,33 @@ class Stops(TorchFunctionMode):
     @contextmanager
     def recording(self) -> Generator[None]:
         """The first pass."""
-        self.kept, self._recording, self._off = [], True, False
+        self.kept = []
+        self._begin(recording=True)
         with torch.enable_grad(), self:
             yield
 
     @contextmanager
     def replaying(self) -> Generator[None]:
         """A later pass, at other weights."""
-        self._next, self._recording, self._off = 0, False, False
+        self._begin(recording=False)
         with torch.enable_grad(), self:
             yield
+
+    def _begin(self, *, recording: bool) -> None:
+        self._next, self._recording = 0, recording
+        self._expected = True  # whether gradients are on, as far as calls have said
+        self._within = False  # a custom function
+        self._off = False  # by no_grad, in the code under test
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
         kwargs = kwargs or {}
+        self._follow()
         if func is set_grad_enabled:
-            if torch.is_grad_enabled() or self._off:  # else within a custom function, where they are off anyway
-                self._off = not args[0]
+            self._expected = args[0]
+            self._off = not args[0] and not self._within
             return func(*args, **kwargs)
         if func is gumbel_softmax and kwargs.get("hard"):
             return self._held_choice(*args, **kwargs)
@@ -74,7 +81,16 @@ class Stops(TorchFunctionMode):
             return self._held_rows(result, args[0] == kwargs["padding_idx"])
         return self._held(func, args, result) if self._stops(func, args) else result
 
+    def _follow(self) -> None:
+        """Tell where a custom function begins and ends: there torch turns gradients off and on, which no call says."""
+        enabled = torch.is_grad_enabled()
+        if enabled != self._expected:
+            self._expected, self._within = enabled, not enabled
+        self._off = self._off and not enabled
+
     def _stops(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        if self._within:
+            return False
         if self._off or torch.is_inference_mode_enabled():
             return True
         first = args[0] if args else None

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import seeded
+from andon.verify.gradients.compare import SOLVER
 from andon.verify.observation.graph import nodes_of
 from andon.verify.observation.tolerances import norm_of
 
 BUILT_IN = "FakeQuantize"  # torch's own straight-through estimators
 CALLS = 3  # of one function that are looked at
+ALONE = 0.5  # different numbers among as many of a quantizer's, whose step may be measured from what it rounds
 STEP = 1e-6  # of a tensor's norm, for a derivative in float64 of a function alone
-SOLVER = 1e-3  # a backward that solves its own equations is as exact as its author chose; wrong ones are off by more
 
 
 class Call(NamedTuple):
@@ -91,8 +92,18 @@ def _how(call: Call, place: int, slope: float) -> str:
     if slope == 0:
         return "does not move with its input, and passes a gradient on"
     given = call.arguments[place]
-    same = [each for each in _outputs(call, given) if each.shape == given.shape and torch.equal(each, given)]
-    return "returns its input as it is, and another gradient than it gets" if same else ""
+    same = [each for each in _outputs(call, given) if each.shape == given.shape]
+    if any(torch.equal(each, given) for each in same):
+        return "returns its input as it is, and another gradient than it gets"
+    if same and not _is_of_levels(given) and all(map(_is_of_levels, same)):
+        return "rounds different numbers to the same few, and passes a gradient on"
+    return ""
+
+
+def _is_of_levels(value: Tensor) -> bool:
+    """Whether numbers are a quantizer's: most stand there several times, beside the one that stands there most."""
+    counts = value.flatten().unique(return_counts=True)[1].sort().values[:-1]
+    return len(counts) <= ALONE * float(counts.sum())
 
 
 def _is_floating(value: Any) -> bool:

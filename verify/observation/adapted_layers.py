@@ -1,10 +1,11 @@
 """What single layers compute, whatever their weights are stored as: measured on unit vectors."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from andon.verify.observation.wrapped_names import is_wrapped
 
 
 def widths_of(model: nn.Module, act: Callable[[], object]) -> dict[str, int]:
@@ -34,10 +35,15 @@ def layers_of(model: nn.Module, widths: Mapping[str, int]) -> Iterator[tuple[str
     """The module that each of these names has become: the outermost whose path ends with the name's parts in order."""
     modules = dict(model.named_modules())
     for name, width in widths.items():
-        path = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split("."))))
-        found = [key for key in modules if path.fullmatch(key)]
+        found = [key for key in modules if is_wrapped(key, name)]
         if found:
             yield name, modules[min(found, key=len)], width
+
+
+def effective_layers(model: nn.Module, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """By name, what each of these layers does to unit vectors, where it takes any."""
+    found = ((name, effective(layer, width)) for name, layer, width in layers_of(model, widths))
+    return {name: matrix for name, matrix in found if matrix is not None}
 
 
 @torch.no_grad()

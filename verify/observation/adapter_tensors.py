@@ -1,13 +1,16 @@
 """The tensors of adapters, told by names and shapes: on which weight of the base each sits."""
 
-import re
 from collections.abc import Iterator
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
 
 from andon.verify.observation.adapted_layers import effective
 from andon.verify.observation.parameters import State, trainable
+from andon.verify.observation.wrapped_names import is_within, is_wrapped
+
+SIDES = 2  # matrices of a low-rank adapter
 
 
 def tensors_of(model: nn.Module) -> State:
@@ -30,8 +33,7 @@ def is_one_of(parameter: Tensor, values: State) -> bool:
 
 def namesake(name: str, weight: Tensor, tensors: State) -> Tensor | None:
     """The tensor that a base's has become: of its shape, with all parts of its name in order."""
-    pattern = re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, name.split("."))))
-    found = [key for key, tensor in tensors.items() if tensor.shape == weight.shape and pattern.fullmatch(key)]
+    found = [key for key, tensor in tensors.items() if tensor.shape == weight.shape and is_wrapped(key, name)]
     return tensors[min(found, key=len)] if found else None
 
 
@@ -43,30 +45,30 @@ def rank_of(name: str, change: Tensor, sides: State, rank: int) -> int:
 
 def _own(name: str, sides: State) -> list[Tensor]:
     """The matrices of the adapter on this weight, told by name."""
-    path = _path(name.rpartition(".")[0])
-    return [tensor.double() for key, tensor in sides.items() if path.fullmatch(key) and tensor.dim() == 2]
+    owner = name.rpartition(".")[0]
+    return [tensor.double() for key, tensor in sides.items() if tensor.dim() == 2 and is_within(key, owner)]
 
 
-def product_of(
-    name: str, change: Tensor, sides: State, rank: int, *, lies_across: bool | None = False
-) -> Tensor | None:
+def product_of(name: str, change: Tensor, sides: State, rank: int, *, across: bool | None) -> Tensor | None:
     """B A of the adapter on this weight, as the weight lies, where its two matrices can be told by shape.
 
-    None, too, where it is not known which way the weight lies and both would fit.
+    None, too, where it is not known whether the weight lies across, and both would fit.
     """
     own, (rows, columns) = _own(name, sides), change.shape
-    if lies_across is None and rows == columns:
-        return None
-    across = rows != columns and lies_across is None
-    for turned in (False, True) if across else (bool(lies_across),):
-        inputs, outputs = (rows, columns) if turned else (columns, rows)
-        pairs = [
-            up @ down for down in own for up in own
-            if down is not up and down.shape == (rank, inputs) and up.shape == (outputs, rank)
-        ]  # fmt: skip
-        if len(pairs) == 1 and len(own) == 2:  # a third matrix stands between or beside the two
-            return pairs[0].T if turned else pairs[0]
+    if len(own) != SIDES or (across is None and rows == columns):
+        return None  # a third matrix stands between or beside the two
+    for turned in (False, True) if across is None else (across,):
+        product = _product(own, (columns, rows) if turned else (rows, columns), rank)
+        if product is not None:
+            return product.T if turned else product
     return None
+
+
+def _product(sides: list[Tensor], shape: tuple[int, int], rank: int) -> Tensor | None:
+    """The one product of two matrices that has this shape, over this rank."""
+    fitting = [(up, down) for up, down in permutations(sides) if up.shape == (shape[0], rank)]
+    products = [up @ down for up, down in fitting if down.shape == (rank, shape[1])]
+    return products[0] if len(products) == 1 else None
 
 
 def lies_across(base: nn.Module, name: str) -> bool | None:
@@ -88,14 +90,15 @@ def is_layer(module: nn.Module) -> bool:
     return bool(own) or not any(True for _ in module.children())
 
 
-def owner_of(name: str, owners: list[str]) -> str:
-    """The module of the base on which a tensor sits: the longest path whose parts its name has in order, or ""."""
-    found = [owner for owner in owners if _path(owner).fullmatch(name)]
-    return max(found, key=len, default="")
-
-
-def _path(owner: str) -> re.Pattern[str]:
-    return re.compile(r"(.*\.)?" + r"\.(.*\.)?".join(map(re.escape, owner.split("."))) + r"\..*")
+def learning_owners(model: nn.Module, owners: list[str]) -> set[str]:
+    """The modules of the base on which something learns: each tensor's is the longest path whose parts its name has."""
+    named = model.named_parameters(remove_duplicate=False)  # layers may share a tensor
+    found = (
+        max((owner for owner in owners if is_within(name, owner)), key=len, default="")
+        for name, parameter in named
+        if parameter.requires_grad
+    )
+    return {owner for owner in found if owner}
 
 
 def sites_of(learning: dict[str, nn.Parameter]) -> dict[str, list[str]]:

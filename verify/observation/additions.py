@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from andon.verify.access.batches import tensors_in
+from andon.verify.observation.calls_of_modules import WithinModules
 from andon.verify.observation.uses import PRODUCTS
 
 ADDING = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
@@ -21,49 +21,45 @@ ATTENDING = {
 TWICE = 2
 
 
-class Additions(TorchFunctionMode):
+class Additions(WithinModules):
     """Within `with`, notes which blocks add to what they are given, which attend, and which have products but zeros."""
 
     def __init__(self, blocks: list[nn.Module]) -> None:
-        super().__init__()
+        super().__init__(blocks)
         self.adding: set[nn.Module] = set()
         self.attending: set[nn.Module] = set()
         self.multiplying: set[nn.Module] = set()  # with a product that depends on parameters and is not zero
-        self._blocks = list(dict.fromkeys(blocks))
-        self._now: list[tuple[nn.Module, list[Tensor]]] = []
-        self._hooks: list[RemovableHandle] = []
+        self._states: dict[nn.Module, Tensor | None] = {}  # that a block was given last, as they were
 
-    def __enter__(self) -> Self:
-        """Begin to watch."""
-        for block in self._blocks:
-            self._hooks.append(block.register_forward_pre_hook(self._begin, with_kwargs=True))
-            self._hooks.append(block.register_forward_hook(lambda *_: self._now.clear()))
-        super().__enter__()
-        return self
+    @property
+    def residual(self) -> set[nn.Module]:
+        """Blocks that add or attend, and those beside them of a kind that adds: who does not has lost it."""
+        alike = {type(block) for block in self.adding}
+        seen = self.adding | self.attending
+        return {block for block in self._modules if block in seen or type(block) in alike}
 
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
-        """Watch no more."""
-        super().__exit__(exc_type, exc_val, exc_tb)
-        for hook in self._hooks:
-            hook.remove()
+    def begin(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Torch calls this before each call of a block."""
+        super().begin(module, arguments, keywords)
+        given = (each for each in tensors_in((arguments, keywords)) if each.is_floating_point() and each.dim() > 1)
+        states = next(given, None)
+        self._states[module] = None if states is None else states.detach().clone()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
-        for block, states in self._now:
-            if func in ADDING and any(_is_one_of(each, states) for each in args[:2]):
-                self.adding.add(block)
-            elif func in ATTENDING:
-                self.attending.add(block)
+        if not self.running:
+            return func(*args, **(kwargs or {}))
+        block = self.running[-1]
+        if func in ADDING and any(_is(self._states[block], each) for each in args[:2]):
+            self.adding.add(block)
+        elif func in ATTENDING:
+            self.attending.add(block)
         output = func(*args, **(kwargs or {}))
-        if func in PRODUCTS and any(each.requires_grad and bool(each.any()) for each in tensors_in(output)[:1]):
-            self.multiplying.update(block for block, _ in self._now)
+        if func in PRODUCTS and _is_live(output):
+            self.multiplying.add(block)
         return output
-
-    def _begin(self, block: nn.Module, arguments: Any, keywords: Any) -> None:
-        given = [each.detach().clone() for each in tensors_in((arguments, keywords)) if each.is_floating_point()]
-        self._now[:] = [(block, [each for each in given if each.dim() > 1][:1])]
 
 
 @contextmanager
@@ -104,5 +100,13 @@ def _shapes(part: nn.Module) -> list[torch.Size]:
     return [parameter.shape for parameter in part.parameters()]
 
 
-def _is_one_of(value: Any, states: list[Tensor]) -> bool:
-    return isinstance(value, Tensor) and any(value.shape == s.shape and torch.equal(value, s) for s in states)
+def _is(states: Tensor | None, value: Any) -> bool:
+    """Whether a value is these states, number by number."""
+    if states is None or not isinstance(value, Tensor):
+        return False
+    return value.shape == states.shape and torch.equal(value, states)
+
+
+def _is_live(output: Any) -> bool:
+    """Whether what a product returns depends on parameters and is not zero."""
+    return any(each.requires_grad and bool(each.any()) for each in tensors_in(output)[:1])

@@ -109,40 +109,6 @@ def wrong(subject: Subject, message: str) -> CheckFailed:
     return CheckFailed(message) if is_cross_entropy(subject) else Unusual(f"{message}; unless it is meant to be so")
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Generator[None]:
-    """Within `with`, torch makes floating numbers of this dtype where none is named."""
-    kept = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(kept)
-
-
-def buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all buffers."""
-    return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-
-
-@contextmanager
-def buffers_kept(model: nn.Module) -> Generator[None]:
-    """Within `with`, buffers may move (running statistics, codebooks); afterwards they are what they were."""
-    kept = buffers(model)
-    try:
-        yield
-    finally:
-        restore(model, kept)
-
-
-@torch.no_grad()
-def restore(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
-    """Put these numbers back into the buffers that still have their shapes."""
-    for name, buffer in model.named_buffers():
-        if name in kept and kept[name].shape == buffer.shape:
-            buffer.copy_(kept[name])
-
-
 def _is_their_cross_entropy(subject: Subject, seed: int) -> bool:
     model, batch = perturbed_model(subject), any_batch(subject, seed)
     try:

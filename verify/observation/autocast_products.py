@@ -1,14 +1,13 @@
 """Products of matrices under autocast, and the dtypes in which they run below it."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from andon.verify.access.batches import tensors_in
+from andon.verify.observation.calls_of_modules import WithinModules
 from andon.verify.observation.dispatch import DispatchMode
 from andon.verify.observation.uses import PRODUCTS
 
@@ -32,30 +31,14 @@ class _Operands(DispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class AutocastProducts(TorchFunctionMode):
+class AutocastProducts(WithinModules):
     """Within `with`, counts the products that run while autocast is on, and notes the wide ones by module."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__(model.modules())
         self.count = 0
         self.wide: dict[str, torch.dtype] = {}
         self._names = {module: name for name, module in model.named_modules()}
-        self._within = [""]
-        self._hooks: list[RemovableHandle] = []
-
-    def __enter__(self) -> Self:
-        """Begin to watch."""
-        for module in self._names:
-            self._hooks.append(module.register_forward_pre_hook(lambda each, _: self._within.append(self._names[each])))
-            self._hooks.append(module.register_forward_hook(lambda *_: self._leave()))
-        super().__enter__()
-        return self
-
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
-        """Watch no more."""
-        super().__exit__(exc_type, exc_val, exc_tb)
-        for hook in self._hooks:
-            hook.remove()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -68,11 +51,11 @@ class AutocastProducts(TorchFunctionMode):
         with _Operands() as operands:
             output = func(*args, **(kwargs or {}))
         if wide := [dtype for dtype in operands.dtypes if dtype in WIDE]:
-            self.wide.setdefault(self._within[-1] or "the model", wide[0])
+            self.wide.setdefault(self._place(), wide[0])
         return output
 
-    def _leave(self) -> None:
-        self._within.pop()
+    def _place(self) -> str:
+        return (self._names[self.running[-1]] if self.running else "") or "the model"
 
 
 def _is_on(tensor: Tensor) -> bool:

@@ -6,6 +6,7 @@ Legend: B batch, T time, D dim.
 from collections.abc import Generator
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import tensors_in
 from andon.verify.errors import NotApplicable
+from andon.verify.observation.tolerances import distance
 
 FEWEST = 2
+IDENTITY = 1e-5  # of states' rms: they are the same ones
+OTHER = 0.5  # of states' rms: they are others
 
 
 class Call(NamedTuple):
@@ -67,6 +71,33 @@ def calls(modules: list[nn.Module]) -> Generator[dict[nn.Module, list[Call]]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def neighbors(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> dict[int, tuple[Call, Call]]:
+    """By the first one's index, the first calls of neighbors that take and return states of one shape."""
+    pairs = {
+        index: (seen[one][0], seen[after][0])
+        for index, (one, after) in enumerate(pairwise(blocks))
+        if seen[one] and seen[after]
+    }
+    return {
+        index: (one, after) for index, (one, after) in pairs.items() if one.result_BTD.shape == after.states_BTD.shape
+    }
+
+
+def are_chained(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> bool:
+    """Whether any block is seen to be given what the one before it returned."""
+    return any(distance(after.states_BTD, one.result_BTD) < IDENTITY for one, after in neighbors(blocks, seen).values())
+
+
+def passed_over(blocks: list[nn.Module], seen: dict[nn.Module, list[Call]]) -> dict[int, float]:
+    """By index, blocks that run once and whose neighbor is given what they were given; how far that is from theirs."""
+    found = {}
+    for index, (one, after) in neighbors(blocks, seen).items():
+        off = distance(after.states_BTD, one.result_BTD)
+        if off > OTHER and len(seen[blocks[index]]) == 1 and distance(after.states_BTD, one.states_BTD) < IDENTITY:
+            found[index] = off
+    return found
 
 
 def call_again(module: nn.Module, call: Call, states_BTD: Tensor, first: int, time: int) -> Tensor:

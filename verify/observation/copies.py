@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from andon.verify.observation.runs import Run
 from andon.verify.observation.step_trace import StepTrace
 
 FEWEST = 16  # entries with which a tensor is a copy, or between two others, by no chance
@@ -38,6 +39,34 @@ def away(before: Tensor, after: Tensor, learning: Tensor) -> float:
     return product / float(whole @ whole) if size and abs(product) > STRAIGHT * size else 0.0
 
 
+def shares_of_the_way(copied: Copy, step: StepTrace, learning: Iterable[str]) -> list[float]:
+    """How far a copy went towards each parameter of its shape, of those along the line to which it moved."""
+    others = [step.after[name] for name in learning if step.after[name].shape == copied.before.shape]
+    return [share for other in others if (share := away(copied.before, copied.after, other))]
+
+
+def is_far(copied: Copy, step: StepTrace, learning: Iterable[str]) -> bool:
+    """Whether a copy ends further from what it is a copy of than it was, by more than the step itself."""
+    before, after = copied.before, copied.after
+    pairs = [(step.before[name], step.after[name]) for name in learning if step.after[name].shape == before.shape]
+    old, new = min(pairs, key=lambda pair: float((before - pair[0]).norm()))
+    return float((after - new).norm()) > 2 * (float((before - new).norm()) + float((new - old).norm()))
+
+
+def begins_equal(tensor: Tensor, model: nn.Module, learning: Iterable[str]) -> bool:
+    """Whether a tensor is, bit by bit, one of these parameters, and no constant that is so by chance."""
+    others = [model.get_parameter(name) for name in learning]
+    same = any(tensor.shape == other.shape and torch.equal(tensor, other) for other in others)
+    return same and bool((tensor != tensor.flatten()[0]).any())
+
+
+def kept_in(run: Run) -> dict[str, Tensor]:
+    """What may be a copy of weights: frozen parameters and buffers of the model, and what a loop keeps."""
+    frozen = {name: p for name, p in run.model.named_parameters() if not p.requires_grad}
+    own = {name: tensor for name, tensor in (frozen | dict(run.model.named_buffers())).items() if _is_large(tensor)}
+    return own | ({} if run.loop is None else {f"loop.{n}": t for n, t in kept_beside(run.loop, run.model)})
+
+
 def kept_beside(owner: Any, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The floating tensors that a run keeps in its attributes, beside those of its model and of its optimizer."""
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
@@ -46,13 +75,17 @@ def kept_beside(owner: Any, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     while waiting:
         name, value, depth = waiting.pop()
         if isinstance(value, Tensor):
-            if id(value) not in own and value.is_floating_point() and value.numel() >= FEWEST:
+            if id(value) not in own and _is_large(value):
                 yield name, value
             continue
         if id(value) in seen or depth > DEPTH or isinstance(value, torch.optim.Optimizer | type):
             continue
         seen.add(id(value))
         waiting += [(f"{name}.{key}".lstrip("."), part, depth + 1) for key, part in _parts(value)]
+
+
+def _is_large(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() >= FEWEST
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

@@ -9,9 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from andon.verify.access.calls import gradients_of
 from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of
+from andon.verify.errors import NotApplicable
 from andon.verify.subject import Batch, Subject
 
 PIECE = 256  # rows whose logits are float64 at a time
@@ -24,6 +26,18 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     pieces = zip(logits_RV.split(PIECE), targets_R1.split(PIECE), strict=True)  # a large vocabulary fills the memory
     total = torch.stack([logits.double().log_softmax(-1).gather(-1, words).sum() for logits, words in pieces]).sum()
     return -total / len(targets_R1)
+
+
+def cross_entropy_gradients(subject: Subject, model: nn.Module, batch: Batch, targets_BT: Tensor) -> dict[str, Tensor]:
+    """Gradients of the reference by parameter name, for these targets; zero where there is none.
+
+    Raises:
+        NotApplicable: the logits have no graph.
+    """
+    value = cross_entropy(logits_of(subject, model, batch), targets_BT)
+    if not value.requires_grad:
+        raise NotApplicable("logits with a graph: Subject.logits without no_grad")
+    return gradients_of(value, model)
 
 
 def loss_alternatives(subject: Subject) -> Iterator[Subject]:

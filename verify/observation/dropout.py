@@ -1,13 +1,13 @@
 """Dropout that acts, seen where torch's functions are called."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
+
+from andon.verify.observation.calls_of_modules import WithinModules
 
 # The place of the rate among the arguments, and of what switches it; attention has no switch.
 RATE, SWITCH, ATTENTIONS_RATE, HEADS_RATE, HEADS_SWITCH = 1, 2, 4, 10, 13
@@ -16,40 +16,21 @@ DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, func
 ALPHAS = (functional.alpha_dropout, functional.feature_alpha_dropout)
 
 
-class Dropouts(TorchFunctionMode):
+class Dropouts(WithinModules):
     """Within `with`, notes the largest rate at which torch's dropout acts within calls of a model."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__(model.modules())
         self.rate = 0.0
-        self._depth, self._model = 0, model
-        self._hooks: list[RemovableHandle] = []
-
-    def __enter__(self) -> Self:
-        """Begin to watch."""
-        for module in self._model.modules():
-            self._hooks.append(module.register_forward_pre_hook(lambda *_: self._go(1)))
-            self._hooks.append(module.register_forward_hook(lambda *_: self._go(-1)))
-        super().__enter__()
-        return self
-
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
-        """Watch no more."""
-        super().__exit__(exc_type, exc_val, exc_tb)
-        for hook in self._hooks:
-            hook.remove()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
         kwargs = kwargs or {}
-        if self._depth:
+        if self.running:
             self.rate = max(self.rate, _rate(func, args, kwargs))
         return func(*args, **kwargs)
-
-    def _go(self, by: int) -> None:
-        self._depth += by
 
 
 def _rate(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:

@@ -59,6 +59,11 @@ class HalfPrecision(DispatchMode):
         return output
 
 
+def has_halves(model: nn.Module) -> bool:
+    """Whether any parameter is in half precision."""
+    return any(parameter.dtype in HALVES for parameter in model.parameters())
+
+
 def is_wide(model: nn.Module) -> bool:
     """Whether all parameters are float32 or wider."""
     return all(p.dtype.itemsize >= 4 for p in model.parameters() if p.is_floating_point())

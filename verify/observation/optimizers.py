@@ -119,16 +119,21 @@ def square_key(optimizer: Any, model: nn.Module, gradients: State) -> str:
 def _key_of(optimizer: Any, model: nn.Module, gradients: State, place: int, of: Callable[[Tensor], Tensor]) -> str:
     """The state that is (1 - beta) times this function of the gradient, for every parameter with a beta."""
     keys: set[str] | None = None
-    betas = {id(p): group["betas"] for group in optimizer.param_groups if "betas" in group for p in group["params"]}
+    betas = _betas(optimizer)
     for name, parameter in trainable(model).items():
-        given = betas.get(id(parameter), ())
-        if name not in gradients or len(given) != 2 or not bool(gradients[name].any()):
+        if name not in gradients or id(parameter) not in betas or not bool(gradients[name].any()):
             continue
-        due = (1 - float(given[place])) * of(gradients[name].double())
+        due = (1 - float(betas[id(parameter)][place])) * of(gradients[name].double())
         allowed = NEAR.get(parameter.dtype, EXACT)
         near = {key for key, kept in kept_of(optimizer, parameter).items() if _is_near(kept, due, allowed)}
         keys = near if keys is None else keys & near
     return min(keys or {""})
+
+
+def _betas(optimizer: Any) -> dict[int, tuple[float, float]]:
+    """The two betas of each parameter, by its identity, where its group has two."""
+    groups = [group for group in optimizer.param_groups if len(group.get("betas", ())) == 2]
+    return {id(parameter): group["betas"] for group in groups for parameter in group["params"]}
 
 
 def _is_near(kept: Tensor, due: Tensor, allowed: float) -> bool:

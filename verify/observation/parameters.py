@@ -22,6 +22,12 @@ def buffers_of(model: nn.Module) -> State:
     return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
 
 
+def moved_since(model: nn.Module, state: State) -> State:
+    """Copies of the parameters that are elsewhere than in this state, of those that it holds."""
+    now = {name: p.detach() for name, p in model.named_parameters() if name in state}
+    return {name: tensor.clone() for name, tensor in now.items() if not _is_same(tensor, state[name])}
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are to learn."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -51,19 +57,28 @@ def put_back(model: nn.Module, buffers: State) -> None:
 
 
 @contextmanager
-def at_weights(model: nn.Module, state: State, buffers: State) -> Generator[None]:
-    """The model at other weights and buffers for a while; modes and gradients, too, are afterwards what they were."""
-    kept, modes = (parameters(model), buffers_of(model)), {module: module.training for module in model.modules()}
-    grads = {parameter: parameter.grad for parameter in model.parameters()}
-    fill(model, state)
-    put_back(model, buffers)
+def modes_kept(model: nn.Module) -> Generator[None]:
+    """Within `with`, modules may go into another mode; afterwards each is in its own."""
+    modes = {module: module.training for module in model.modules()}
     try:
         yield
     finally:
-        fill(model, kept[0])
-        put_back(model, kept[1])
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def at_weights(model: nn.Module, state: State, buffers: State) -> Generator[None]:
+    """The model at other weights and buffers for a while; modes and gradients, too, are afterwards what they were."""
+    kept, grads = (parameters(model), buffers_of(model)), {p: p.grad for p in model.parameters()}
+    fill(model, state)
+    put_back(model, buffers)
+    try:
+        with modes_kept(model):
+            yield
+    finally:
+        fill(model, kept[0])
+        put_back(model, kept[1])
         for parameter, grad in grads.items():
             parameter.grad = grad
 
@@ -108,3 +123,7 @@ def fitted(actual: State, expected: State) -> float:
     shared = [name for name in expected if name in actual]
     product = sum(float((actual[name].double() * expected[name].double()).sum()) for name in shared)
     return product / max(norm(expected) ** 2, 1e-300)
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)

@@ -5,17 +5,21 @@ them, rows act on each other (batch norm, a contrastive loss), and no sum of par
 """
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import rows_of
 from andon.verify.access.calls import loss_of, new_model, seeded
+from andon.verify.access.larger_weights import sharpened
 from andon.verify.access.roles import fields, replaced
 from andon.verify.access.targets import tokens_of
 from andon.verify.errors import NotApplicable
-from andon.verify.observation.runs import counted, sharpened
+from andon.verify.observation.half_precision import has_halves
+from andon.verify.observation.micro_batches import counted
+from andon.verify.observation.parameters import buffers_of, put_back
+from andon.verify.observation.perturb import without_dropout
 from andon.verify.subject import Batch, Subject
 
 ALIKE = 3e-5  # of the largest loss: what kernels of another batch size round otherwise
@@ -35,39 +39,26 @@ def shares_of(subject: Subject, batches: Sequence[Batch], wholes: Sequence[Batch
     Raises:
         NotApplicable: no shares explain the losses: rows depend on each other, or there are too few to tell.
     """
-    lacks = NotApplicable("a loss that is a mean over its rows or tokens (by the losses of parts and of the whole)")
     whole = joined(subject, batches)
+    if whole is None:
+        weigh = _of_halves(subject, wholes or batches, *next(_measures(subject)))
+        return _normal([weigh(batch) for batch in batches])
     for losses, tolerance in _measures(subject):
-        if whole is None:
-            weigh = _of_halves(subject, wholes or batches, losses, tolerance)
-            return _normal([weigh(batch) for batch in batches])
-        alone, together = [losses(batch) for batch in batches], losses(whole)
-        allowed = tolerance * max(map(abs, alone))
-        pairs = [(other, _pair(subject, batches, other, losses)) for other in range(1, len(batches))[:PAIRS]]
-        ways = [_normal([weigh(batch) for batch in batches]) for weigh in _ways(subject, batches)]
-        for shares in [*ways, *_of_pairs(subject, batches, losses, alone)]:
-            found = [(together, _mean(alone, shares))]
-            found += [(both, _mean_of_two(alone, shares, other)) for other, both in pairs]
-            if all(abs(one - other) <= allowed for one, other in found):
-                return shares
-    raise lacks
+        shares = _explaining(subject, batches, losses, losses(whole), tolerance)
+        if shares is not None:
+            return shares
+    raise NotApplicable("a loss that is a mean over its rows or tokens (by the losses of parts and of the whole)")
 
 
 def joined(subject: Subject, batches: Sequence[Batch]) -> Batch | None:
     """One batch with the rows of all; None where their other sizes, or what is no tensor, differ."""
     parts, counts = [fields(batch) for batch in batches], [row_count(subject, batch) for batch in batches]
     changes: dict[str | int, Any] = {}
-    for key, first in parts[0].items():
+    for key in parts[0]:
         values = [each.get(key) for each in parts]
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        if len(tensors) < len(values):
-            if any(value is not first and value != first for value in values):
-                return None
-        elif all(value.dim() and len(value) == count for value, count in zip(tensors, counts, strict=True)):
-            if len({value.shape[1:] for value in tensors}) > 1:
-                return None
-            changes[key] = torch.cat(tensors)
-        elif any(value.shape != tensors[0].shape or not torch.equal(value, tensors[0]) for value in tensors):
+        if _are_rows(values, counts):
+            changes[key] = torch.cat(values)
+        elif not all(_is_same(value, values[0]) for value in values):
             return None
     return replaced(batches[0], changes) if changes else None
 
@@ -88,17 +79,40 @@ def is_drawn(subject: Subject, model: nn.Module, batch: Batch) -> bool:
     return _loss(subject, model, batch, 0) != _loss(subject, model, batch, 1)
 
 
-def _measures(subject: Subject) -> list[tuple[Losses, float]]:
+def _are_rows(values: list[Any], counts: Sequence[int]) -> TypeGuard[list[Tensor]]:
+    """Whether each is a tensor of as many rows as its batch has, and the rows are of one size."""
+    if not all(isinstance(value, Tensor) and value.dim() for value in values):
+        return False
+    return [len(value) for value in values] == list(counts) and len({value.shape[1:] for value in values}) == 1
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    return one is other or bool(one == other)
+
+
+def _explaining(
+    subject: Subject, batches: Sequence[Batch], losses: Losses, together: float, tolerance: float
+) -> list[float] | None:
+    """The shares that explain the loss of all batches together, and those of pairs of them; None where none do."""
+    alone = [losses(batch) for batch in batches]
+    allowed = tolerance * max(map(abs, alone))
+    pairs = [(other, _pair(subject, batches, other, losses)) for other in range(1, len(batches))[:PAIRS]]
+    ways = [_normal([weigh(batch) for batch in batches]) for weigh in _ways(subject, batches)]
+    for shares in [*ways, *_of_pairs(subject, batches, losses, alone)]:
+        found = [(together, _mean(alone, shares))]
+        found += [(both, _mean_of_two(alone, shares, other)) for other, both in pairs]
+        if all(abs(one - other) <= allowed for one, other in found):
+            return shares
+    return None
+
+
+def _measures(subject: Subject) -> Generator[tuple[Losses, float]]:
     """Losses of a model whose losses differ from row to row, then of the model as it is; each with its tolerance."""
-    found = []
     for change in (sharpened, nn.Module.train):
-        model = change(new_model(subject)).train()
-        half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
-        for module in model.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - the base of all kinds
-                module.eval()
-        found.append((_losses(subject, model), HALF if half else ALIKE))
-    return found
+        model = without_dropout(change(new_model(subject)).train())
+        yield _losses(subject, model), HALF if has_halves(model) else ALIKE
 
 
 def _losses(subject: Subject, model: nn.Module) -> Losses:
@@ -111,13 +125,10 @@ def _losses(subject: Subject, model: nn.Module) -> Losses:
 
 
 def _loss(subject: Subject, model: nn.Module, batch: Batch, seed: int) -> float:
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    held = buffers_of(model)
     with seeded(seed):
         value = float(loss_of(subject, model, batch).detach())
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if name in buffers and buffers[name].shape == buffer.shape:
-                buffer.copy_(buffers[name])
+    put_back(model, held)
     return value
 
 

@@ -1,11 +1,7 @@
-"""Training runs of a subject that checks can drive, and what each of their steps ought to do.
-
-The reference for a step is the subject's own loss, differentiated by autograd at the step's first weights: with the
-same random numbers, each micro-batch weighted by its counted tokens. Legend: B batch, T time.
-"""
+"""Training runs of a subject that checks can drive: its train step, its loop, and plain steps in their place."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,32 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.verify.access.batches import rows_of
-from andon.verify.access.calls import loss_of, needed, new_batch, new_model, seeded
-from andon.verify.access.parts import find
-from andon.verify.access.roles import IGNORE, fields, guessed, replaced
-from andon.verify.access.targets import targets_of, tokens_of, with_targets
+from andon.verify.access.calls import loss_of, needed, new_model
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.optimizers import asks_again, innermost, stepped
-from andon.verify.observation.parameters import (
-    State,
-    at_weights,
-    buffers_of,
-    fitted,
-    mismatch,
-    norm,
-    put_back,
-    trainable,
-)
+from andon.verify.observation.parameters import State, trainable
 from andon.verify.observation.step_trace import StepTrace, trace_step
-from andon.verify.observation.tolerances import ROUNDING, distance, rounding
 from andon.verify.subject import Batch, Loop, Subject
-from andon.verify.vocabulary import ROLES
 
 RATE = 1e-3  # of the optimizer that a subject without one is given
-SAME = 10 * ROUNDING[torch.float32]  # one loss computed by two loops: other kernels, another order of summation
-LOOSE = ROUNDING[torch.bfloat16]
-
 
 Made = TypeVar("Made")  # a run, or an optimizer with its model
 
@@ -158,124 +136,6 @@ def asks_a_metric(schedule: Any) -> bool:
     return any(each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD for each in given)
 
 
-def slopes(subject: Subject, model: nn.Module, batch: Batch) -> State:
-    """The loss's own gradient in training mode, by parameter; what it does not reach is absent."""
-    held, learning = buffers_of(model), trainable(model)
-    with seeded():
-        found = torch.autograd.grad(loss_of(subject, model, batch), list(learning.values()), allow_unused=True)
-    put_back(model, held)
-    return {name: slope for name, slope in zip(learning, found, strict=True) if slope is not None}
-
-
-def depends(subject: Subject, model: nn.Module, name: str, batch: Batch) -> bool:
-    """Whether the loss is another one where a parameter is elsewhere."""
-    held, parameter, losses = buffers_of(model), model.get_parameter(name), []
-    kept = parameter.detach().clone()
-    for shift in (0.0, 0.1):
-        generator = torch.Generator().manual_seed(0)
-        change = shift * torch.randn(kept.shape, generator=generator, dtype=torch.float64)
-        with seeded():
-            parameter.data.copy_(kept + change.to(kept) * (1 + kept.abs()))
-            losses.append(loss_of(subject, model, batch).detach())
-        put_back(model, held)
-    parameter.data.copy_(kept)
-    return not distance(losses[1], losses[0]) <= rounding(losses[0])
-
-
-def sharpened(model: nn.Module) -> nn.Module:
-    """The model, in place, with larger matrices: its losses differ from token to token, not about ln V everywhere."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1 and parameter.is_floating_point():
-                parameter.mul_(3)
-    return model
-
-
-def counted(subject: Subject, batch: Batch) -> int:
-    """How many tokens a batch's loss is the mean of."""
-    return int((targets_of(subject, batch) != IGNORE).sum())
-
-
-def is_ragged(subject: Subject) -> bool:
-    """Whether this subject's batches count unequal numbers of tokens, as its own examples show."""
-    if subject.collate_padded is not None or subject.encode_instruction is not None:
-        return True
-    seen = [new_batch(subject, seed) for seed in range(3)]
-    if any("labels" not in find(subject, batch) for batch in seen):
-        return False
-    left_out = {int(n) for batch in seen for n in (targets_of(subject, batch) == IGNORE).sum(1)}
-    return len(left_out) > 1  # rows of other lengths alone say nothing of labels that are not counted
-
-
-def micro_batches(subject: Subject, count: int, *, seed: int = 0) -> list[Batch]:
-    """Different batches of one step; as unequal in counted tokens as the subject's own may be."""
-    ragged, made = is_ragged(subject), []
-    for index in range(count):
-        batch = new_batch(subject, seed + index)
-        if ragged and index % 2:
-            targets_BT = targets_of(subject, batch).clone()
-            counted_BT = targets_BT != IGNORE
-            from_end_BT = counted_BT.flip(1).cumsum(1).flip(1)  # of a row's own labels, which may end in padding
-            targets_BT[from_end_BT > max(2, targets_BT.shape[1] // 4)] = IGNORE
-            if bool((targets_BT != IGNORE).any()):
-                batch = with_targets(subject, batch, targets_BT)
-        made.append(batch)
-    return made
-
-
-def single_rows(subject: Subject, count: int) -> list[Batch]:
-    """Batches of one row each."""
-    made: list[Batch] = []
-    for seed in range(count):
-        batch = new_batch(subject, seed)
-        made += [rows_of(subject, batch, [row]) for row in range(len(tokens_of(subject, batch)))]
-        if len(made) >= count:
-            break
-    return [batch for batch in made if counted(subject, batch)][:count]
-
-
-def expected(
-    subject: Subject,
-    model: nn.Module,
-    step: StepTrace,
-    batches: Sequence[Batch],
-    shares: Sequence[float] = (),
-    *,
-    scaled: bool = False,
-) -> tuple[float, State]:
-    """Loss and gradient of these batches together, at the weights that the step found.
-
-    Each has the share that is given, or that of its counted tokens; `scaled` takes it into the loss that is
-    differentiated, which is the same but for rounding.
-    """
-    if not shares:
-        counts = [1] if len(batches) == 1 else [counted(subject, batch) for batch in batches]
-        shares = [count / sum(counts) for count in counts]
-    matched = len(step.calls) == len(batches)
-    total, mean = 0.0, {name: torch.zeros_like(p, dtype=torch.float64) for name, p in trainable(model).items()}
-    with torch.random.fork_rng(), at_weights(model, step.before, step.buffers):
-        torch.set_rng_state(step.random)
-        for index, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-            model.train()
-            if step.calls and (matched or index == 0):
-                torch.set_rng_state(step.calls[index].random)
-                model.train(step.calls[index].training)
-            model.zero_grad(set_to_none=True)
-            loss = loss_of(subject, model, batch)
-            (loss * share if scaled else loss).backward()
-            total += share * float(loss.detach())
-            for name, parameter in trainable(model).items():
-                if parameter.grad is not None:
-                    mean[name] += (1.0 if scaled else share) * parameter.grad.double()
-    return total, mean
-
-
-def tolerance(model: nn.Module, *steps: StepTrace) -> float:
-    """What rounding explains between two ways to the same gradient."""
-    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
-    return LOOSE if half or any(step.autocast for step in steps) else SAME
-
-
 def the_update(run: Run, step: StepTrace) -> State:
     """The gradients of a step's one update.
 
@@ -287,89 +147,6 @@ def the_update(run: Run, step: StepTrace) -> State:
     if not step.updates[0].gradients:
         raise NotApplicable("an optimizer over the model's own parameters")
     return step.updates[0].gradients
-
-
-def as_clipped(subject: Subject, actual: State, wanted: State) -> State:
-    """What clipping makes of a gradient: to the norm that `hyperparameters` names; else as `actual` shows.
-
-    In that case a factor of at most 1, or one largest absolute value, whichever is nearer, are taken for clipping.
-    """
-    if "grad_clip" in subject.hyperparameters:
-        clip = subject.hyperparameters["grad_clip"]
-        factor = min(1.0, clip / max(norm(wanted), 1e-300)) if clip else 1.0
-        return {name: tensor * factor for name, tensor in wanted.items()}
-    largest = max(float(tensor.double().abs().max()) for tensor in actual.values())
-    factor = min(1.0, max(0.0, fitted(actual, wanted)))
-    by_norm = {name: tensor * factor for name, tensor in wanted.items()}
-    by_value = {name: tensor.clamp(-largest, largest) for name, tensor in wanted.items()}
-    return min(by_norm, by_value, key=lambda state: mismatch(actual, state)[0])
-
-
-def batches_seen(subject: Subject, step: StepTrace) -> list[Batch]:
-    """The batches that a loop's step used: told from what its model was called with.
-
-    Raises:
-        NotApplicable: the model is not called with whole batches, and they are none of `epoch_batches`.
-    """
-    example = new_batch(subject)
-    keys = [key for key, value in fields(example).items() if isinstance(value, Tensor)]
-    known = _by_tokens(subject) if subject.epoch_batches is not None else {}
-    seen = []
-    for call in step.calls:
-        inputs = call.inputs
-        if "labels" in find(subject, example) and all(str(key) in inputs for key in keys):
-            seen.append(replaced(example, {key: inputs[str(key)] for key in keys}))
-            continue
-        found = [known[_key(value)] for value in inputs.values() if _key(value) in known]
-        if not found:
-            raise NotApplicable("batches that can be told from the model's inputs (or Subject.epoch_batches)")
-        seen.append(found[0])
-    if not seen:
-        raise NotApplicable("a model that is called with token ids")
-    return seen
-
-
-def token_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
-    """The rows of token ids that a step's calls were given, in order, without what a mask says is padding.
-
-    Raises:
-        NotApplicable: among several integer inputs, neither a name nor `Subject.roles` tells which are the token ids.
-    """
-    return [row for call in step.calls for row in _token_rows(call.inputs, subject.roles)]
-
-
-def data_rows(subject: Subject, step: StepTrace) -> list[tuple[int, ...]]:
-    """The same; where nothing tells which are the token ids, the rows of all integer inputs, for comparing runs."""
-    try:
-        return token_rows(subject, step)
-    except NotApplicable:
-        inputs = [tensor for call in step.calls for tensor in _different(call.inputs)]
-        return [tuple(row.tolist()) for tensor in inputs for row in tensor.reshape(-1, max(1, tensor.shape[-1]))]
-
-
-def _token_rows(inputs: Mapping[str, Tensor], roles: Mapping[str, str | int]) -> Iterator[tuple[int, ...]]:
-    given = {role: key for role, key in roles.items() if isinstance(key, str)}  # a batch's places are not arguments'
-    found, different = guessed(inputs, given), _different(inputs)
-    if "tokens" not in found and len(different) > 1:
-        raise NotApplicable(
-            f"a model whose token ids can be told among its arguments {', '.join(inputs)}: they go by "
-            f"{', '.join(ROLES['tokens'].names)}, or as in Subject(roles=...)"
-        )
-    tokens = inputs[str(found["tokens"])] if "tokens" in found else different[0]
-    mask = inputs[str(found["mask"])] if "mask" in found else torch.ones_like(tokens)
-    real = mask != 0 if mask.shape == tokens.shape else torch.ones_like(tokens, dtype=torch.bool)
-    width = max(1, tokens.shape[-1])
-    for row, kept in zip(tokens.reshape(-1, width), real.reshape(-1, width), strict=True):
-        yield tuple(row[kept].tolist())
-
-
-def _different(inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The tensors, each once: what came by position stands under its name, too."""
-    found: list[Tensor] = []
-    for tensor in inputs.values():
-        if not any(tensor.shape == other.shape and torch.equal(tensor, other) for other in found):
-            found.append(tensor)
-    return found
 
 
 def _of_each(
@@ -423,19 +200,7 @@ def _plain(subject: Subject, model: nn.Module, optimizer: Optimizer, batches: li
         return loss.detach()
 
     if asks_again(optimizer):
-        return {"loss": float(optimizer.step(evaluated))}  # ty: ignore[no-matching-overload]
+        return {"loss": float(optimizer.step(evaluated))}  # ty: ignore[no-matching-overload] - torch types a closure by float
     loss = evaluated()
     stepped(optimizer)
     return {"loss": float(loss)}
-
-
-def _by_tokens(subject: Subject) -> dict[tuple[Any, ...], Batch]:
-    assert subject.epoch_batches is not None
-    with seeded():
-        batches = list(subject.epoch_batches(0))
-    flat = [part for batch in batches for part in (batch if isinstance(batch, list) else [batch])]
-    return {_key(tokens_of(subject, batch)): batch for batch in flat}
-
-
-def _key(tokens: Tensor) -> tuple[Any, ...]:
-    return tuple(tokens.shape), tuple(tokens.flatten().tolist())

@@ -6,17 +6,11 @@ from typing import NamedTuple
 
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.cross_entropy import loss_alternatives
+from andon.verify.observation.micro_batches import counted
 from andon.verify.observation.parameters import mismatch, norm
-from andon.verify.observation.runs import (
-    Run,
-    as_clipped,
-    batches_seen,
-    counted,
-    expected,
-    own_run,
-    the_update,
-    tolerance,
-)
+from andon.verify.observation.reference_steps import as_clipped, expected, tolerance
+from andon.verify.observation.runs import Run, own_run, the_update
+from andon.verify.observation.shown_batches import batches_seen
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
 

@@ -6,7 +6,8 @@ from andon.verify.access.calls import new_batch
 from andon.verify.errors import CheckFailed, Unusual, listed
 from andon.verify.observation.copies import follows, places_of
 from andon.verify.observation.optimizers import innermost, tensors_of
-from andon.verify.observation.runs import Run, depends, slopes
+from andon.verify.observation.reference_steps import depends, slopes
+from andon.verify.observation.runs import Run
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Subject
 
@@ -25,8 +26,7 @@ def require_reason(subject: Subject, run: Run, steps: list[StepTrace], still: li
     found = slopes(subject, run.model, new_batch(subject))
     seen = [name for name in still if _largest(steps, name) or bool(found.get(name, NOTHING).any())]
     said = f"{run.name}: {{}} of {count} trainable parameters did not change in {len(steps)} steps: "
-    held = {id(tensor) for tensor in tensors_of(innermost(run.optimizer))}
-    own = [name for name in seen if id(run.model.get_parameter(name)) in held]
+    own = _held(run, seen)
     if own or len(still) == count:
         wrong = own or seen or still
         raise CheckFailed(said.format(len(wrong)) + f"{listed(wrong)} ({_why_still(steps, wrong[0])})")
@@ -49,14 +49,19 @@ def require_still(run: Run, steps: list[StepTrace], frozen: set[str], learning: 
     drifted = [name for name in sorted(frozen) if any(_drifts(step, name, learning) for step in steps)]
     if not drifted:
         return
-    held = {id(tensor) for tensor in tensors_of(innermost(run.optimizer))}
-    own = [name for name in drifted if id(run.model.get_parameter(name)) in held]
+    own = _held(run, drifted)
     light, wrong = (CheckFailed, own) if own else (Unusual, drifted)
     by = "the optimizer holds them" if own else "nothing that learns is where they went"
     raise light(
         f"{run.name}: {len(wrong)} of {len(frozen)} frozen parameters changed in {len(steps)} steps: {listed(wrong)}; "
         f"{by}"
     )
+
+
+def _held(run: Run, names: list[str]) -> list[str]:
+    """Those of these parameters that the run's optimizer holds."""
+    held = {id(tensor) for tensor in tensors_of(innermost(run.optimizer))}
+    return [name for name in names if id(run.model.get_parameter(name)) in held]
 
 
 def _drifts(step: StepTrace, name: str, learning: set[str]) -> bool:

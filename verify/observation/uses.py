@@ -44,11 +44,7 @@ class Uses(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if func in PRODUCTS:
-            names = tuple(self._whole((args, kwargs)))
-            result = output[0] if isinstance(output, tuple) else output
-            if names and isinstance(result, Tensor) and result.dim():
-                self.products.append(Product(names, result.shape[-1]))
-                self._note_inputs(func, args)
+            self._note_product(func, args, kwargs, output)
         elif func in TABLES:
             self.looked_up.update(self._whole(args[1:] or kwargs.get("weight")))
         elif func in INDEXED and args:
@@ -59,11 +55,20 @@ class Uses(TorchFunctionMode):
         """The names of all parameters that entered products whole, their biases with them."""
         return {name for product in self.products for name in product.names}
 
-    def _note_inputs(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        if func is not functional.linear or args[0].requires_grad:
+    def _note_product(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        names = tuple(self._whole((args, kwargs)))
+        result = output[0] if isinstance(output, tuple) else output
+        if names and isinstance(result, Tensor) and result.dim():
+            self.products.append(Product(names, result.shape[-1]))
+            if func is functional.linear:
+                given = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+                self._note_inputs(given["input"], given["weight"])
+
+    def _note_inputs(self, given: Tensor, weight: Tensor) -> None:
+        if given.requires_grad:
             return
-        live = args[0].detach().reshape(-1, args[0].shape[-1]).ne(0).any(0)
-        for name in self._whole(args[1]):
+        live = given.detach().reshape(-1, given.shape[-1]).ne(0).any(0)
+        for name in self._whole(weight):
             self.live_inputs[name] = self.live_inputs[name] | live if name in self.live_inputs else live
 
     def _whole(self, value: Any) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.calls import new_batch, new_model, seeded
+from andon.verify.access.calls import gradients, new_batch, new_model, seeded
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import IGNORE
 from andon.verify.observation.label_places import label_reads_its_place
@@ -118,19 +118,11 @@ def _further(model: Any, batch: Batch) -> list[dict[str, Any]]:
 
 
 def _without_gradient(subject: Subject, model: nn.Module, batch: Batch) -> set[str]:
-    parameters = trainable(model)
-    with seeded():
-        try:
-            found = torch.autograd.grad(subject.loss(model, batch), list(parameters.values()), allow_unused=True)
-        except (
-            TypeError,
-            ValueError,
-            RuntimeError,
-        ):  # it refuses these, or a gradient in eval mode
-            return set(parameters)
-    return {
-        name for name, gradient in zip(parameters, found, strict=True) if gradient is None or not bool(gradient.any())
-    }
+    try:
+        found = gradients(subject, model, batch)
+    except (TypeError, ValueError, RuntimeError):  # it refuses these, or a gradient in eval mode
+        return set(trainable(model))
+    return {name for name, gradient in found.items() if not bool(gradient.any())}
 
 
 def _reads_mask(subject: Subject) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
 from andon.verify.access.batches import one_document
-from andon.verify.observation.runs import token_rows
+from andon.verify.observation.shown_batches import token_rows
 from andon.verify.observation.step_trace import trace_step
 from andon.verify.run.runner import check
 from andon.verify.subject import Subject
