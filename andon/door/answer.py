@@ -7,24 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from andon.door.watched_command import Outcome
+from andon.verify.run.causes import by_cause
 from andon.verify.run.report import Finding, Report, render_json, render_text
 
 NOT_MEASURED = 3
-# What follows from a finding is none of its own.
-CAUSES = {
-    "structure.parameters": ("watch.gradients", "structure.blocks"),
-    "watch.zero_grad": ("watch.stale", "run.membership"),
-    "optimizer.membership": ("run.membership", "watch.stale"),
-    "run.membership": ("watch.stale",),
-    "optimizer.decay": ("run.norms_decay",),
-    "run.rates": ("run.schedule_steps",),
-    "run.schedule_used": ("run.schedule_steps",),
-    "run.padding": ("run.ignored",),
-    "data.targets": ("run.next_token", "run.own_target"),
-    "loss.definition": ("run.ignored", "run.own_target", "run.next_token"),
-    "loss.ignored": ("run.ignored", "loss.definition"),
-    "attention.causality": ("run.own_target",),
-}
 
 
 @dataclass(frozen=True)
@@ -62,40 +48,35 @@ def answer(command: Sequence[str], outcome: Outcome, *, strict: bool = False, ig
     name = shlex.join(command)
     if not any(each["steps"] for each in results):
         return Answer(Report(name, strict=strict), (), _reason(outcome, results), outcome.returncode)
+    found = tuple(each for each in by_cause(_findings(results), lambda _: False) if each.check not in ignore)
+    return Answer(
+        Report(name, found, *_others(results), seconds=outcome.seconds, times=_joined(results, "times"), strict=strict),
+        tuple(dict.fromkeys(line for each in results for line in [each["seen"], *each["captured"]] if line)),
+        returncode=outcome.returncode,
+    )
+
+
+def _findings(results: list[dict[str, Any]]) -> list[Finding]:
+    """What several processes found, each once, as the one of most steps says it."""
     findings: dict[tuple[str, str], Finding] = {}
-    passed: dict[str, None] = {}
-    lacking: dict[str, str] = {}
-    not_run: dict[str, str] = {}
-    times: dict[str, float] = {}
-    for result in results:
-        for each in result["findings"]:
-            finding = Finding(**each)._replace(follows=tuple(each["follows"]))
-            findings.setdefault((finding.check, finding.title), finding)
-        passed |= dict.fromkeys(result["passed"])
-        lacking = {**result["not_applicable"], **lacking}
-        times |= result.get("times", {})
-        not_run = {**result.get("not_run", {}), **not_run}
-    found = tuple(each for each in by_cause(list(findings.values())) if each.check not in ignore)
-    names = {each.check for each in findings.values()}
-    good = tuple(each for each in passed if each not in names)
-    lacking = {key: value for key, value in lacking.items() if key not in names and key not in good}
-    not_run = {key: value for key, value in not_run.items() if key not in {*names, *good, *lacking}}
-    report = Report(name, _sorted(found), good, lacking, not_run, seconds=outcome.seconds, times=times, strict=strict)
-    seen = tuple(dict.fromkeys(line for each in results for line in [each["seen"], *each.get("captured", [])] if line))
-    return Answer(report, seen, returncode=outcome.returncode)
+    for each in (each for result in results for each in result["findings"]):
+        findings.setdefault((each["check"], each["title"]), Finding(**each | {"follows": tuple(each["follows"])}))
+    return list(findings.values())
 
 
-def by_cause(findings: list[Finding]) -> list[Finding]:
-    """What follows from another finding stands beneath it."""
-    names = {each.check for each in findings}
-    causes = {name: next((each for each in CAUSES.get(name, ()) if each in names), "") for name in names}
-    causes = {name: causes.get(cause) or cause for name, cause in causes.items()}
-    under = {cause: sorted(name for name, its in causes.items() if its == cause) for cause in names}
-    return [each._replace(follows=(*each.follows, *under[each.check])) for each in findings if not causes[each.check]]
+def _others(results: list[dict[str, Any]]) -> tuple[tuple[str, ...], dict[str, str], dict[str, str]]:
+    """What passed, what does not apply, what was not run: each statement in the first of them that it is in."""
+    known = {each["check"] for result in results for each in result["findings"]}
+    passed = dict.fromkeys(name for result in results for name in result["passed"] if name not in known)
+    known |= passed.keys()
+    lacking = {name: why for name, why in _joined(results, "not_applicable").items() if name not in known}
+    known |= lacking.keys()
+    return tuple(passed), lacking, {name: why for name, why in _joined(results, "not_run").items() if name not in known}
 
 
-def _sorted(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda each: (each.mistake, each.light != "red")))
+def _joined(results: list[dict[str, Any]], key: str) -> dict[str, Any]:
+    """A mapping of all results; the first says what is said differently."""
+    return {name: value for result in reversed(results) for name, value in result[key].items()}
 
 
 def _reason(outcome: Outcome, results: list[dict[str, Any]]) -> str:

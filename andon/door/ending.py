@@ -28,12 +28,12 @@ class Ending:
         self._stopped = False
 
     def install(self) -> None:
-        """Be called when the process ends, and when it fails."""
+        """Be called when the process ends; note when it fails, as a run that was cut short is no whole one."""
         atexit.register(self.finish)
         hook = sys.excepthook
 
         def failed(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-            self.run.failed = kind.__name__
+            self.run.ended = False
             hook(kind, error, trace)
 
         sys.excepthook = failed

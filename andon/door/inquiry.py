@@ -1,6 +1,7 @@
 """What a child that has recorded one micro-batch asks: all checks that apply to the Subject, and our own questions."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,14 +55,10 @@ AREAS = (
 
 # What takes the batch's labels to be the targets: asked where the loss's own gradient shows that they are.
 OF_LABELS = ("loss.definition", "loss.shapes", "loss.ignored", "loss.gradient")
-# What takes all modules of the script to be trained by this optimizer.
-OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
-WHOLE = 1e-3
-LABELS = ("loss.definition", "loss.shapes", "loss.ignored", "loss.gradient")
-# What takes all modules of the script to be trained by this optimizer.
-OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
-WHOLE = 1e-3
 LABELS = "labels that its gradient shows to be what the loss predicts"
+# What takes all modules of the script to be trained by this optimizer.
+OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
+WHOLE = 1e-3
 UNASKED = {
     **dict.fromkeys(OF_LABELS, LABELS),
     **dict.fromkeys(OF_ONE_MODEL, "a script of one model"),
@@ -91,15 +88,9 @@ def inquire(
 def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
     subject = as_subject(captured, type(each.model).__name__)
     findings, passed, lacking = _questions(captured)
-    accumulates = max(each.backwards, default=1) > 1
-    left_out = () if _labels_are_targets(captured, subject, accumulates=accumulates) else OF_LABELS
-    left_out = (*left_out, *OF_ONE_MODEL) if len(captured.before) > 1 else left_out
-    left_out = left_out if _has_own_backward(captured.loss) else (*left_out, "gradients")
-    names = [
-        each.name for each in CHECKS if any(each.name == area or each.name.startswith(f"{area}.") for area in AREAS)
-    ]
-    areas = [name for name in names if name not in left_out and name.partition(".")[0] not in left_out]
-    lacking |= {each: UNASKED[each] for each in left_out}
+    unasked = _unasked(captured, subject, accumulates=max(each.backwards, default=1) > 1)
+    areas = [one.name for one in CHECKS if _within(one.name, AREAS) and not _within(one.name, unasked)]
+    lacking |= {name: UNASKED[name] for name in unasked}
     report = check(subject, only=areas, budget=options["check_budget"] * _crowd())
     found = [finding for finding in report.findings if not finding.mistake]
     mistakes = [finding.message for finding in report.findings if finding.mistake]
@@ -112,6 +103,18 @@ def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dic
         "reason": mistakes[0] if mistakes else "",
         "times": dict(report.times),
     }
+
+
+def _within(name: str, areas: Sequence[str]) -> bool:
+    """Whether a check is among those that are named, by themselves or by their area."""
+    return name in areas or name.partition(".")[0] in areas
+
+
+def _unasked(captured: Captured, subject: Subject, *, accumulates: bool) -> list[str]:
+    """Checks and areas whose premise the script was not seen to meet."""
+    unasked = [] if _labels_are_targets(captured, subject, accumulates=accumulates) else [*OF_LABELS]
+    unasked += OF_ONE_MODEL if len(captured.before) > 1 else ()
+    return unasked if _has_own_backward(captured.loss) else [*unasked, "gradients"]
 
 
 def _has_own_backward(loss: Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from andon.door.places import Place
 from andon.door.rows import Rows
+from andon.door.scaling import Scaling
 
 Chain = tuple[Place, ...]
 
@@ -31,7 +32,6 @@ class Window:
     backwards: int = 0
     clips: list[Clip] = field(default_factory=list)
     grown_after_clip: bool = False  # a backward pass added to gradients that had been clipped
-    clips_of_nothing: int = 0  # clips before any backward pass
     partial: bool = False  # accelerate was told that accumulation goes on
 
 
@@ -74,12 +74,11 @@ class Passes:
 
     chain: Chain
     count: int = 0
-    spans: int = 0
+    stretches: int = 0  # of them, with no backward pass between
     trained: int = 0  # directly before a backward pass
     training_mode: int = 0
     with_gradients: int = 0
-    draws: int = 0  # spans within which torch's global random numbers moved
-    windows: int = 0  # windows that had one
+    draws: int = 0  # stretches within which torch's global random numbers moved
     rows: Rows = field(default_factory=Rows)
     modules: dict[int, Any] = field(default_factory=dict)
 
@@ -105,13 +104,9 @@ class Run:
     steps: int = 0
     backwards: int = 0
     loss_place: Place | None = None
-    losses: list[float] = field(default_factory=list)
     saves: int = 0
-    epochs: int = 0
     over: bool = False  # nothing is noted any more
-    ended: bool = True  # by itself, and not by us
-    failed: str = ""
-    device: str = ""
-    scaler: Any = None
+    ended: bool = True  # by itself: not by us, and not by an error
+    scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     comparisons: list[Comparison] = field(default_factory=list)

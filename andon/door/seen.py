@@ -1,7 +1,5 @@
 """What was seen of a run, in a line: its owner trusts it, or corrects it."""
 
-from collections.abc import Iterable
-
 from torch import nn
 
 from andon.door.records import Optimizing, Run
@@ -11,20 +9,26 @@ MILLION, THOUSAND = 1e6, 1e3
 
 def described(run: Run) -> str:
     """Model, batch, micro-batches, optimizer, clipping, schedule, steps; and what was not seen."""
-    stepping = [each for each in run.optimizing.values() if each.steps]
-    parts = [_model(each.model) for each in stepping if each.model is not None]
-    parts = list(dict.fromkeys(parts)) or [_model(each) for each in run.modules.values()]
-    micro = {count for each in stepping for count in each.backwards if count}
-    if micro and max(micro) > 1:
-        parts.append(f"{max(micro)} micro-batches a step")
-    parts += [_optimizer(each) for each in stepping]
-    parts += list(dict.fromkeys(f"clip {each.clip.max_norm:g}" for each in stepping if each.clip))
-    parts += list(dict.fromkeys(type(each.scheduler).__name__ for each in run.scheduling.values()))
     evaluated = sum(each.count for each in run.passes.values() if not each.trained and run.steps)
-    parts.append(f"{run.steps} steps")
-    parts += [f"{evaluated} passes without a backward pass"] if evaluated else []
+    schedules = dict.fromkeys(type(each.scheduler).__name__ for each in run.scheduling.values())
+    passes = [f"{evaluated} passes without a backward pass"] if evaluated else []
+    parts = [*_models(run), *_optimizers(run), *schedules, f"{run.steps} steps", *passes]
     missing = [what for what, there in (("saving", run.saves), ("evaluation", evaluated)) if not there]
     return "; ".join([*parts, *([f"not seen: {', '.join(missing)}"] if missing else [])])
+
+
+def _models(run: Run) -> list[str]:
+    """Those that optimizers train, else all that were called with gradients."""
+    trained = [each.model for each in run.optimizing.values() if each.steps and each.model is not None]
+    return list(dict.fromkeys(map(_model, trained or run.modules.values())))
+
+
+def _optimizers(run: Run) -> list[str]:
+    """Micro-batches of a step, each optimizer that stepped, and the bounds of clipping."""
+    stepping = [each for each in run.optimizing.values() if each.steps]
+    most = max((count for each in stepping for count in each.backwards), default=0)
+    bounds = dict.fromkeys(f"clip {each.clip.max_norm:g}" for each in stepping if each.clip)
+    return [*([f"{most} micro-batches a step"] if most > 1 else []), *map(_optimizer, stepping), *bounds]
 
 
 def _model(model: nn.Module) -> str:
@@ -39,6 +43,5 @@ def _size(count: int) -> str:
 
 
 def _optimizer(each: Optimizing) -> str:
-    groups: Iterable[object] = each.optimizer.param_groups
-    count = len(list(groups))
+    count = len(each.optimizer.param_groups)
     return f"{type(each.optimizer).__name__}, {count} group{'s' if count > 1 else ''}"

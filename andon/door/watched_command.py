@@ -22,7 +22,8 @@ INJECTED = Path(__file__).resolve().parent / "inject"
 BUDGET = 60.0  # CPU seconds of watching, from the first step
 CHECK_BUDGET = 45.0  # seconds for the checks of one captured Subject
 LEAST = 20  # steps before the budget ends a run
-GRACE = 5.0  # seconds for what is left of a command's processes
+GRACE = 5.0  # seconds for a command that was interrupted
+LEAVE = 0.05  # seconds for what is left of its processes, once they are told to end
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,6 @@ def _run(command: Sequence[str], where: Path, environment: dict[str, str], *, qu
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGTERM)
-            time.sleep(0.05)
+            time.sleep(LEAVE)  # they are no children of ours, for which we could wait
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

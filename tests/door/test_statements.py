@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.answer import by_cause
 from andon.door.capture import Captured, as_subject, capture
 from andon.door.places import Place
 from andon.door.questions.padding import check_padding
@@ -24,6 +23,7 @@ from andon.door.statements.schedule import check_schedule_steps, check_schedule_
 from andon.door.statements.steps import check_accumulation
 from andon.door.torch_calls import Recorder
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.run.causes import by_cause
 from andon.verify.run.report import Finding
 
 pytestmark = pytest.mark.tier2
@@ -204,9 +204,10 @@ def test_averages_and_masks() -> None:
 
 
 def test_one_cause_is_one_finding() -> None:
-    """Behavior: what follows from a finding stands beneath it, over two steps as well."""
-    names = ("watch.zero_grad", "run.membership", "watch.stale", "run.order")
-    found = by_cause([Finding(name, "") for name in names])
-    assert [("watch.stale", ("run.membership", "watch.zero_grad")), ("run.order", ())] == [
-        (each.check, each.follows) for each in found
+    """Behavior: what follows from a finding stands beneath it, over two steps as well, with what stood beneath that."""
+    names = ("watch.zero_grad", "run.membership", "watch.stale", "run.order", "optimizer.membership")
+    findings = [Finding(name, "", follows=("loss.scale",) if name == "optimizer.membership" else ()) for name in names]
+    beneath = ("run.membership", "watch.zero_grad", "optimizer.membership", "loss.scale")
+    assert [("watch.stale", beneath), ("run.order", ())] == [
+        (each.check, each.follows) for each in by_cause(findings, lambda _: False)
     ]

@@ -2,6 +2,8 @@
 
 import pytest
 
+from andon.door.questions import QUESTIONS
+from andon.door.statements import STATEMENTS
 from andon.verify.checks import CHECKS
 from andon.verify.run.causes import CONTAINS, ORDER, PREMISES, by_cause, place_of
 from andon.verify.run.report import YELLOW, Finding
@@ -16,11 +18,12 @@ def order(*names: str, rests: bool = True, light: str = "red") -> list[tuple[str
 
 
 def test_every_area_has_its_place() -> None:
-    """Behavior: no area is forgotten, each name but the subject's is a check's, and a cause has its place first."""
-    names = {each.name for each in CHECKS}
-    assert {name.partition(".")[0] for name in names} | {"subject"} == {each for each in ORDER if "." not in each}
+    """Behavior: no area is forgotten, each name but the subject's is a statement's, and a cause has its place first."""
+    names = {each.name for each in (*CHECKS, *STATEMENTS, *QUESTIONS)}
+    areas = {name.partition(".")[0] for name in names}
+    assert areas | {"subject", "watch"} == {each for each in ORDER if "." not in each}
     named = {*PREMISES, *ORDER, *CONTAINS, *(each for causes in CONTAINS.values() for each in causes)}
-    assert {each for each in named if "." in each and not each.startswith("subject.")} <= names
+    assert {each for each in named if "." in each and not each.startswith(("subject.", "watch."))} <= names
     for name, causes in CONTAINS.items():
         for cause in causes:
             assert place_of(cause) < place_of(name), (cause, name)
@@ -60,6 +63,16 @@ def test_what_a_statement_takes_for_granted_is_its_cause() -> None:
         "updates.gradient", "updates.fresh", "clipping.bound"
     )
     assert [("updates.fresh", ())] == order("updates.fresh")
+
+
+def test_what_is_yellow_explains_yellow_alone() -> None:
+    """Behavior: a habit that was broken is no cause of what is wrong; of another broken habit it is."""
+    told = "run.schedule_steps", "run.rates"
+    assert [("run.schedule_steps", ("run.rates",))] == order(*told, light=YELLOW)
+    findings = [Finding(told[0], "", light=YELLOW), Finding(told[1], "")]
+    assert [(told[1], ()), (told[0], ())] == [
+        (each.check, each.follows) for each in by_cause(findings, lambda _: False)
+    ]
 
 
 def test_red_comes_first_and_explains_yellow_is_not_a_cause() -> None:

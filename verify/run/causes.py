@@ -15,19 +15,29 @@ PREMISES = ("initialization.finite", "subject.finite", "subject.repeats", "deter
 PARITY = "reference"  # its checks say that something differs, and never what
 # A statement, and those that it takes for granted: where one of them is broken, it is as well, and says no more.
 CONTAINS = {
-    "structure.parameters": ("structure.blocks",),  # who is not called gets no gradient
+    "watch.zero_grad": ("watch.stale", "run.membership"),
+    "run.membership": ("watch.stale",),
+    "run.rates": ("run.schedule_steps",),
+    "run.schedule_used": ("run.schedule_steps",),
+    "run.padding": ("run.ignored",),
+    "structure.parameters": ("watch.gradients", "structure.blocks"),  # who is not called gets no gradient
+    "attention.causality": ("run.own_target",),
+    "data.targets": ("run.next_token", "run.own_target"),
     "data.padding": ("data.targets",),
     "packing.borders": ("data.targets",),
     "packing.padded": ("data.targets",),
     "packing.packed": ("attention.documents", "packing.borders"),
     "packing.conservation": ("packing.borders",),  # a border that is trained is a target too many
-    "loss.definition": ("data.targets",),
+    "loss.definition": ("data.targets", "run.ignored", "run.own_target", "run.next_token"),
+    "loss.ignored": ("run.ignored",),
     "loss.shapes": ("loss.definition",),
     "loss.gradient": ("loss.definition",),
     "generation.greedy": ("generation.decode",),
     "accumulation.clipped": ("accumulation.gradient", "clipping.bound"),
     "accumulation.many": ("accumulation.gradient",),
     "clipping.all_alike": ("accumulation.gradient",),
+    "optimizer.decay": ("run.norms_decay",),
+    "optimizer.membership": ("run.membership", "watch.stale"),
     "updates.gradient": ("accumulation.gradient", "clipping.bound"),  # a step's gradient, or that clipped
     "updates.fresh": ("updates.gradient",),
     "updates.movement": ("structure.parameters", "optimizer.membership"),
@@ -43,6 +53,9 @@ CONTAINS = {
 # of those after its own, and the more a check looks at together the later it stands.
 ORDER = (
     "subject",
+    "watch",
+    "run",
+    "watch.zero_grad",
     "determinism",
     "text",
     "data",
@@ -98,8 +111,11 @@ def by_cause(findings: Sequence[Finding], rests_on_passes: Callable[[Finding], b
     for each in ordered:
         before = {name: cause for name, cause in causes.items() if variant_of(cause) == variant_of(each)}
         cause = causes[each.check] = _cause(each, before, rests_on_passes) or each
-        follows = (*kept[cause.check].follows, each.check) if cause.check in kept else ()
-        kept[cause.check] = cause._replace(follows=follows)
+        if cause is each:
+            kept[each.check] = each
+            continue
+        beneath = kept[cause.check]
+        kept[cause.check] = beneath._replace(follows=(*beneath.follows, each.check, *each.follows))
     return (*kept.values(), *(each for each in findings if each.mistake))
 
 
@@ -124,12 +140,17 @@ def _place(finding: Finding) -> tuple[bool, tuple[int, int]]:
 def _cause(
     finding: Finding, before: Mapping[str, Finding], rests_on_passes: Callable[[Finding], bool]
 ) -> Finding | None:
-    """The finding among those before it that it follows from: red, or a premise, which is one in either light."""
-    name, red = name_of(finding), {check: cause for check, cause in before.items() if cause.light == RED}
+    """The finding among those before it that it follows from: a premise, in either light; else none that is weaker."""
     premise = next((each for each in before.values() if name_of(each) in PREMISES), None)
     if premise and rests_on_passes(finding):
         return premise
-    contained = [cause for check, cause in red.items() if check.partition(" [")[0] in CONTAINS.get(name, ())]
+    name, strong = name_of(finding), {check: cause for check, cause in before.items() if _explains(cause, finding)}
+    contained = [cause for check, cause in strong.items() if check.partition(" [")[0] in CONTAINS.get(name, ())]
     if not contained and name.startswith(f"{PARITY}."):
-        contained = [cause for cause in red.values() if rests_on_passes(cause)]
+        contained = [cause for cause in strong.values() if cause.light == RED and rests_on_passes(cause)]
     return contained[0] if contained else None
+
+
+def _explains(cause: Finding, finding: Finding) -> bool:
+    """Whether a finding's light is no weaker than that of what it would explain."""
+    return cause.light == RED or finding.light != RED

@@ -3,6 +3,8 @@
 Legend: B batch.
 """
 
+from itertools import dropwhile, permutations
+
 from torch import Tensor
 
 from andon.door.capture import Captured
@@ -26,23 +28,32 @@ def check_broadcast(captured: Captured) -> None:
     """
     outputs = _from_modules(captured)
     for entry in captured.entries:
-        given = [each for each in entry.given() if each.numel() > 1]
-        made = entry.made()[0] if entry.made() else None
-        if made is None or entry.module is not None:
-            continue
-        if entry.name == "__getitem__" and _crossed_index(entry, made) and id(entry.args[0]) in outputs:
-            raise Unusual(
-                f"indexing {tuple(entry.args[0].shape)} by a slice and {made.shape[1]} numbers gives "
-                f"{tuple(made.shape)}: each row at each other row's place"
-            )
-        if entry.name not in PAIRED or len(given) != 2:
-            continue
-        a, b = given
-        crossed = a.numel() == b.numel() and a.dim() != b.dim() and made.numel() == a.numel() * b.numel()
-        if crossed or _means_crossed(entry, a, b):
-            sides = f"{tuple(a.shape)} and {tuple(b.shape)} give all {a.numel()} x {b.numel()} pairs in {entry.name}"
-            both = id(a) in outputs and id(b) in outputs
-            raise (Unusual if both else CheckFailed)(f"{sides}, where each row has one partner")
+        if entry.module is None and entry.made():
+            _hold_index(entry, outputs)
+            _hold_pair(entry, outputs)
+
+
+def _hold_index(entry: Entry, outputs: set[int]) -> None:
+    """Raises where a slice and a list of rows take all pairs of the model's output."""
+    if entry.name == "__getitem__" and id(entry.args[0]) in outputs and _crossed_index(entry, entry.made()[0]):
+        shape = tuple(entry.made()[0].shape)
+        raise Unusual(
+            f"indexing {tuple(entry.args[0].shape)} by a slice and {shape[1]} numbers gives {shape}: each row at each "
+            "other row's place"
+        )
+
+
+def _hold_pair(entry: Entry, outputs: set[int]) -> None:
+    """Raises where two tensors of as many numbers are paired all with all."""
+    pair = _pair(entry)
+    if pair is None or not _crossed(entry, *pair):
+        return
+    a, b = pair
+    both = id(a) in outputs and id(b) in outputs
+    raise (Unusual if both else CheckFailed)(
+        f"{tuple(a.shape)} and {tuple(b.shape)} give all {a.numel()} x {b.numel()} pairs in {entry.name}, where each "
+        "row has one partner"
+    )
 
 
 def check_random_target(captured: Captured) -> None:
@@ -54,25 +65,32 @@ def check_random_target(captured: Captured) -> None:
 
     Yellow alone: whoever regresses on noise of its own does so.
     """
-    outputs = _from_modules(captured)
-    drawn: dict[int, str] = {}
-    seen_module = False
+    if not any(entry.module is None for entry in captured.entries):
+        raise NotApplicable("a loss computed outside of the model")
+    outputs, drawn = _from_modules(captured), _drawn_late(captured)
     for entry in captured.entries:
-        seen_module = seen_module or entry.module is not None
-        if seen_module and entry.name in DRAWS:
-            drawn |= {id(each): entry.name for each in entry.made()}
-        given = entry.given()
-        if entry.name not in PAIRED or len(given) != 2:
-            continue
-        first, second = given
-        for noise, output in ((first, second), (second, first)):
+        for noise, output in permutations(_pair(entry) or (), 2):
             if id(noise) in drawn and id(output) in outputs and noise.shape == output.shape:
                 raise Unusual(
                     f"the model's output {tuple(output.shape)} is compared, in {entry.name}, with random numbers "
                     f"that {drawn[id(noise)]} draws after the model was called"
                 )
-    if not seen_module:
-        raise NotApplicable("a loss computed outside of the model")
+
+
+def _pair(entry: Entry) -> tuple[Tensor, Tensor] | None:
+    """The two tensors that a call compares or combines, number by number; None where it is no such call."""
+    given = [each for each in entry.given() if each.numel() > 1]
+    return (given[0], given[1]) if entry.name in PAIRED and len(given) == 2 else None
+
+
+def _drawn_late(captured: Captured) -> dict[int, str]:
+    """Random tensors that are drawn once a module was called, and by what."""
+    drawn: dict[int, str] = {}
+    entries = dropwhile(lambda entry: entry.module is None, captured.entries)
+    for entry in entries:
+        if entry.name in DRAWS:
+            drawn |= {id(each): entry.name for each in entry.made()}
+    return drawn
 
 
 def _from_modules(captured: Captured) -> set[int]:
@@ -92,15 +110,13 @@ def _crossed_index(entry: Entry, made: Tensor) -> bool:
     return rows and made.dim() >= 2 and made.shape[0] == made.shape[1] == len(entry.args[0]) > 1
 
 
-def _means_crossed(entry: Entry, a: Tensor, b: Tensor) -> bool:
-    """A loss of torch's that has already reduced what it broadcast."""
-    shapes = {a.dim(), b.dim()} == {1, 2} and a.numel() == b.numel() and 1 in (*a.shape, *b.shape)
-    return (
-        entry.name.endswith("_loss")
-        and shapes
-        and max(a.dim(), b.dim()) == 2
-        and (a.shape[-1] == 1 or b.shape[-1] == 1)
-    )
+def _crossed(entry: Entry, a: Tensor, b: Tensor) -> bool:
+    """Whether (B,) was paired with (B, 1): by the result's size, or, where a loss has reduced it, by the shapes."""
+    if a.numel() != b.numel() or a.dim() == b.dim():
+        return False
+    column = max(a, b, key=Tensor.dim)
+    reduced = entry.name.endswith("_loss") and column.dim() == 2 and column.shape[-1] == 1
+    return reduced or entry.made()[0].numel() == a.numel() * b.numel()
 
 
 QUESTIONS = (Question("run.pairs", check_broadcast), Question("run.random_target", check_random_target))

@@ -51,7 +51,7 @@ def check_held_out(run: Run) -> None:
     shared: dict[int, tuple[int, int, Passes]] = {}
     for place, passes in enumerate(now_and_then(run)):
         rows = set(passes.rows.seen)
-        if len(rows) >= FEWEST and len(rows) > DISTINCT * len(passes.rows.seen) / max(passes.spans, 1):
+        if len(rows) >= FEWEST and len(rows) > DISTINCT * len(passes.rows.seen) / max(passes.stretches, 1):
             shared[place] = len(rows & trained), len(rows), passes
     if not shared or not trained:
         raise NotApplicable("passes without a backward pass, on rows enough")

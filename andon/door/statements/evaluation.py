@@ -56,7 +56,7 @@ def check_random(run: Run) -> None:
         if passes.draws >= AGAIN and passes.training_mode < passes.count / 2:
             raise Unusual(
                 f"torch's global random numbers went on between passes without a backward pass{_where(passes)}, "
-                f"in {passes.draws} of {passes.spans} stretches of them"
+                f"in {passes.draws} of {passes.stretches} stretches of them"
             )
 
 

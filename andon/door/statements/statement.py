@@ -38,4 +38,4 @@ def stepping(run: Run, least: int = FEW) -> list[Optimizing]:
 def now_and_then(run: Run) -> list[Passes]:
     """Passes that no backward pass follows, and that come with few of the steps: an evaluation's, no teacher's."""
     found = [each for each in run.passes.values() if not each.trained]
-    return [each for each in found if 0 < each.spans < RARE * run.steps]
+    return [each for each in found if 0 < each.stretches < RARE * run.steps]

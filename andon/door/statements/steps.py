@@ -53,7 +53,7 @@ def check_clip_scale(run: Run) -> None:
     Look for `scaler.unscale_(optimizer)` before the call that clips.
     """
     clipping = [each for each in stepping(run) if each.clipped["any"]]
-    if run.scaler is None or not run.scaler.ever or not clipping:
+    if not run.scaling.ever or not clipping:
         raise NotApplicable("a script that scales its loss and clips gradients")
     for each in clipping:
         if each.clipped["scaled"] >= FEW:

@@ -1,0 +1,104 @@
+"""Notes on forward passes: from where they come, in which mode, and whether a backward pass follows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from andon.door import places
+from andon.door.comparing import Comparing
+from andon.door.records import Passes, Run
+from andon.door.windows import Windows
+from andon.door.wrapping import around
+from andon.verify.access.batches import tensors_in
+
+OUTPUTS = 8  # tensors of a pass's result that are looked at
+
+
+class ForwardNotes:
+    """What is noted of each outermost pass of a module that has parameters."""
+
+    def __init__(self, run: Run, windows: Windows) -> None:
+        self.run, self.windows = run, windows
+        self._depth = 0
+        self._stretch: Passes | None = None  # whose passes are made now, with no backward pass between them
+        self._random: Tensor | None = None  # numbers where the last pass without a backward pass ended
+        self._drawn = False  # whether they have moved between two such passes of this stretch
+        self._comparing = Comparing(run)
+
+    def install(self) -> None:
+        """Note every call of a module."""
+        around(nn.Module, "__call__", self._around)
+
+    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            if self._depth or self.run.over or next(module.parameters(), None) is None:
+                return call(module, *args, **kwargs)
+            self._depth += 1
+            try:
+                passes = self.before(module, args, kwargs)
+                result = self.windows.call(module, call, args, kwargs, training=passes.with_gradients > 0)
+            finally:
+                self._depth -= 1
+            self.after(passes, result)
+            return result
+
+        return called
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Passes:
+        """An outermost pass begins."""
+        chain = places.chain()
+        passes = self.run.passes.setdefault(chain, Passes(chain))
+        if not passes.trained:
+            self._go_on(passes)
+        self._compare(passes)
+        gradients = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        if gradients:
+            self.run.modules.setdefault(id(module), module)
+            self._tell_watches(module, args, kwargs)
+        passes.count += 1
+        passes.training_mode += module.training
+        passes.with_gradients += gradients
+        passes.modules[id(module)] = module
+        passes.rows.note((*args, *kwargs.values()))
+        return passes
+
+    def after(self, passes: Passes, result: Any) -> None:
+        """It has ended; whether it is one of training shows once a gradient reaches what it returned."""
+        self._await_gradient(passes, result)
+        self._random = torch.get_rng_state() if passes.trained == 0 else None
+
+    def _go_on(self, passes: Passes) -> None:
+        """A stretch of passes without a backward pass begins, or goes on: have random numbers moved within it?"""
+        if self._stretch is not passes:
+            passes.stretches += 1
+            self._stretch, self._drawn, self._random = passes, False, None
+        if self._random is not None and not self._drawn:
+            self._drawn = not torch.equal(self._random, torch.get_rng_state())
+            passes.draws += self._drawn
+
+    def _compare(self, passes: Passes) -> None:
+        """Look at comparisons while the script evaluates for the first time."""
+        if passes.trained:
+            self._comparing.end()
+        elif self.run.steps and not torch.is_grad_enabled():
+            self._comparing.begin()
+
+    def _tell_watches(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for each in self.run.optimizing.values():
+            if each.watch is not None and each.model is module:
+                each.watch.before_forward(module, args, kwargs)
+
+    def _await_gradient(self, passes: Passes, result: Any) -> None:
+        arrived = []
+
+        def arrives(_: Any) -> None:
+            if not arrived:
+                arrived.append(True)
+                passes.trained += 1
+                self._stretch = None
+
+        for tensor in tensors_in(result)[:OUTPUTS]:
+            if tensor.grad_fn is not None:
+                tensor.grad_fn.register_prehook(arrives)

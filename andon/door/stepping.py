@@ -1,0 +1,129 @@
+"""Notes on optimizers: where they are made, what is clipped before their steps, and what each window was."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from andon.door import places
+from andon.door.records import Clip, Optimizing, Run, Window
+from andon.door.windows import Windows
+from andon.door.wrapping import after, around
+
+CLIPPING = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}  # and what their bound is called
+
+
+class StepNotes:
+    """What is noted of each optimizer; `stepped` is called after each step."""
+
+    def __init__(self, run: Run, windows: Windows, stepped: Callable[[], None]) -> None:
+        self.run, self.windows, self.stepped = run, windows, stepped
+
+    def install(self) -> None:
+        """Note constructors, clipping and steps."""
+        register_optimizer_step_pre_hook(self.before)
+        register_optimizer_step_post_hook(self.after)
+        after(Optimizer, "__init__", self.made)
+        for name, bound in CLIPPING.items():
+            self._around_clip(name, bound)
+
+    def made(self, optimizer: Optimizer, *_: Any) -> None:
+        """An optimizer has been constructed."""
+        if not self.run.over:
+            self.run.optimizing[id(optimizer)] = Optimizing(optimizer, places.here())
+
+    def before(self, optimizer: Optimizer, *_: Any) -> None:
+        """An optimizer is about to move weights."""
+        if self.run.over:
+            return
+        if id(optimizer) not in self.run.optimizing:
+            self.made(optimizer)
+        each = self.run.optimizing[id(optimizer)]
+        each.stepped = places.here()
+        each.window.partial = _accumulation_goes_on()
+        self.windows.before_step(each)
+        if each.watch is not None:
+            each.watch.before_step()
+
+    def after(self, optimizer: Optimizer, *_: Any) -> None:
+        """It has moved them."""
+        if self.run.over:
+            return
+        each = self.run.optimizing[id(optimizer)]
+        if each.watch is not None:
+            each.watch.after_step()
+        each.steps += 1
+        self.run.steps += 1
+        each.last_step = self.run.steps
+        self._close(each)
+        self.windows.after_step(each)
+        self.stepped()
+
+    def clipped(self, parameters: list[Tensor], bound: float, norm: Any) -> None:
+        """Gradients were clipped."""
+        if self.run.over:
+            return
+        known, place = {id(p) for p in parameters}, places.here()
+        value = float(norm) if isinstance(norm, Tensor) and norm.device.type == "cpu" else float("nan")
+        for each in self.run.optimizing.values():
+            if any(id(p) in known for group in each.optimizer.param_groups for p in group["params"]):
+                scaled = self.run.scaling.scaled(each.optimizer)
+                each.window.clips.append(Clip(place, bound, value, each.window.backwards, scaled))
+
+    def _around_clip(self, name: str, bound: str) -> None:
+        def make(clip: Callable[..., Any]) -> Callable[..., Any]:
+            signature = inspect.signature(clip)
+
+            def noted(*args: Any, **kwargs: Any) -> Any:
+                given = signature.bind(*args, **kwargs)
+                given.arguments["parameters"] = parameters = _listed(given.arguments["parameters"])
+                norm = clip(*given.args, **given.kwargs)
+                self.clipped(parameters, float(given.arguments[bound]), norm)
+                return norm
+
+            return noted
+
+        around(nn.utils, name, make)
+        setattr(nn.utils.clip_grad, name, getattr(nn.utils, name))
+
+    def _close(self, each: Optimizing) -> None:
+        window, each.window = each.window, Window()
+        each.backwards[window.backwards] += 1
+        each.rates.append(tuple(float(group.get("lr", "nan")) for group in each.optimizer.param_groups))
+        each.clipped["windows"] += 1
+        for kind, is_so in _kinds(window).items():
+            each.clipped[kind] += is_so
+        each.clip = window.clips[-1] if window.clips else each.clip
+        for schedule in self.run.scheduling.values():
+            if schedule.optimizer == id(each.optimizer):
+                schedule.per_step[schedule.since_step] += each.steps > 1
+                schedule.since_step = 0
+
+
+def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """They may be a generator, which is gone once it was read."""
+    return [parameters] if isinstance(parameters, Tensor) else list(parameters)
+
+
+def _kinds(window: Window) -> dict[str, bool]:
+    """What a window's clipping was."""
+    acted = any(clip.backwards and clip.norm > clip.max_norm for clip in window.clips)
+    return {
+        "any": bool(window.clips),
+        "grown": window.grown_after_clip,
+        "grown and acted": window.grown_after_clip and acted,
+        "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),
+        "scaled": any(clip.scaled for clip in window.clips),
+        "partial": window.partial,
+    }
+
+
+def _accumulation_goes_on() -> bool:
+    """Whether accelerate has been told that this micro-batch does not end its window."""
+    state = sys.modules.get("accelerate.state")
+    shared = getattr(getattr(state, "GradientState", None), "_shared_state", None) if state else None
+    return bool(shared) and shared.get("sync_gradients") is False
