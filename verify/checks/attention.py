@@ -240,7 +240,7 @@ def check_padding(subject: Subject) -> None:
         changed = with_tokens(subject, padded, torch.where(hidden, other_tokens(tokens_BT), tokens_BT))
         before, after = (logits_eval(subject, model, each) for each in (padded, changed))
         if error is Unusual and not bool(before[real].isfinite().all()):
-            continue  # the code does not pad on this side, and cannot: a token with nothing to attend to is not a number
+            continue  # code that never pads here: a token with nothing to attend to is not a number
         tolerance = rounding_tolerance(subject, model, padded)
         try:
             require_close(after[real], before[real], tolerance, f"real tokens' logits with other {side} padding")
