@@ -35,6 +35,7 @@ from andon.core.training.loop import accumulate_gradients, autocast, initial_sta
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from andon.core.training.schedule import learning_rate
+from andon.core.training.seconds import PhaseSeconds
 from andon.core.training.state import TrainState
 from andon.verify.subject import Adapters, Documents, Quantizer, Subject
 from tests import plain
@@ -305,9 +306,7 @@ def stepped(config: Config) -> Callable[[Model, Any, list[Batch]], dict[str, flo
 
     def one(model: Model, optimizer: Any, micro_batches: list[Batch]) -> dict[str, float]:
         state = TrainState(model, optimizer)
-        total, _ = accumulate_gradients(
-            state, micro_batches, config.training, no_span, dict.fromkeys(("forward", "backward"), 0.0)
-        )
+        total, _ = accumulate_gradients(state, micro_batches, config.training, no_span, PhaseSeconds())
         norm, rate = float(gradient_norm(optimizer)), config.training.learning_rate
         step(optimizer, rate, norm, config.training.grad_clip, state.loss_scale)
         return {"loss": total, "grad_norm": norm, "learning_rate": rate}

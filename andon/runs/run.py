@@ -20,7 +20,7 @@ from andon.runs.memory import PeakMemory
 from andon.runs.models import tokenizer_named
 from andon.runs.screen import Say, progress
 from andon.runs.signals import stop_signals
-from andon.runs.tracer import open_tracer
+from andon.runs.tracer import Tracer, describe, endpoint_of, open_tracer
 
 if TYPE_CHECKING:
     from andon.core.config import Config
@@ -72,7 +72,9 @@ def run(
         RunError: the folder has a run already, or none to resume, or another process is writing there.
     """
     from andon.core.config import dump_config
+    from andon.tracing.endpoint import without_password
 
+    to = endpoint_of(otlp, traced=traced)  # what cannot be used is refused before anything is done
     with locked(folder, resume=resume):
         setup = prepare(config, device, say)
         state = setup.state
@@ -81,16 +83,17 @@ def run(
         resumed_at = state.step
         (folder / "config.json").write_text(dump_config(config), encoding="utf-8")
         drop_log_after(state.step, folder)
-        attributes = {"train.steps": setup.dataset.steps(config), "train.resumed_at": resumed_at}
+        attributes = {**describe(setup, config, device), "train.resumed_at": resumed_at}
         begun = time.monotonic()
         started = time.strftime("%Y-%m-%d %H:%M:%S %z")
         memory = PeakMemory(state, config)
-        with open_tracer(folder, attributes, otlp, say, traced=traced) as span:
-            exit_code, message = _loop(setup, config, folder, memory.measured(span), quiet=quiet)
+        with open_tracer(folder, attributes, to, say, traced=traced) as tracer:
+            measured = tracer._replace(span=memory.measured(tracer.span))
+            exit_code, message = _loop(setup, config, folder, measured, quiet=quiet)
         if message:
             say(message)
         result = result_of(folder, state, exit_code) | {
-            "command": shlex.join(["andon", *sys.argv[1:]]),
+            "command": without_password(shlex.join(["andon", *sys.argv[1:]])),
             "started": started,
             "seconds": time.monotonic() - begun,
             "peak_bytes": memory.peak,
@@ -114,11 +117,11 @@ def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, p
     say(f"resumed {found[previous]} at step {state.step}")
 
 
-def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quiet: bool) -> tuple[int, str]:
+def _loop(setup: RunSetup, config: "Config", folder: Path, tracer: Tracer, *, quiet: bool) -> tuple[int, str]:
     """Exit code and last message."""
     from andon.core.training import loop as training
 
-    state = setup.state
+    state, span = setup.state, tracer.span
     total = setup.dataset.steps(config)
     with (
         stop_signals() as stopped,
@@ -131,9 +134,11 @@ def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quie
             if setup.base and not state.step:
                 _validate(setup, config, span, log.write, say)
             for record in training.train(state, setup.dataset, config, span=span):
-                log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
-                show(record)
+                with span("logging"):
+                    log.write(json.dumps({"kind": "step"} | asdict(record) | tracer.step_ids()) + "\n")
+                    show(record)
                 if record.skipped:
+                    tracer.finding("train.skipped", step=record.step)
                     say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
                 number, verdict = stopped(), cord(record)
                 ended = state.step == total or state.data.epoch > record.epoch
@@ -141,11 +146,15 @@ def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quie
                     setup, config, folder, span, log.write, say, ended=ended, stopped=bool(number or verdict)
                 )
                 if verdict:
+                    for check in verdict.checks:
+                        if check.state == "red":
+                            tracer.finding(check.name, value=check.value or 0.0, threshold=check.threshold)
                     return 4, _write_cord_verdict(verdict, setup.verb, folder)
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
                     return 128 + number, f"{where}; continue with: andon {setup.verb} --resume {folder}"
         except training.NonFiniteError as error:
+            tracer.finding("train.not_finite", step=state.step)
             return 5, str(error)
     return 0, ""
 
