@@ -17,6 +17,7 @@ times: no environment, no exception text, no path but the source file inside its
 """
 
 import gc
+import json
 import os
 import re
 import threading
@@ -24,6 +25,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from andon.tracing import encode
 from andon.tracing.clock import Clock, random_ids
@@ -110,6 +112,26 @@ class Trace:
             window.attributes["train.finding"] = kind
             inside = self.thread.open[-1] if self.thread.open else self.thread.between or window
             inside.events.append(encode.event(kind, self.clock.now(), prefixed(numbers)))
+
+    def place(self, above: "Place | None" = None) -> "Place":
+        """Where a span of another recorder belongs that begins now in this thread: where `above` does, if given."""
+        with self._lock:
+            window = above.window if above else self._open_window()
+            window.open += 1  # the window's root waits for its end
+            if above:
+                return above
+            inside = self.thread.open[-1] if self.thread.open else self.thread.between or window
+            return Place(window, window.trace_id, inside.span_id)
+
+    def adopt(self, place: "Place", span: Mapping[str, object]) -> None:
+        """Write a span of another recorder, in OTLP's JSON: with what its thread has open, or at once."""
+        with self._lock:
+            place.window.open -= 1
+            self.thread.ended.append(json.dumps(span, separators=(",", ":")))
+            if not self.thread.open:
+                self._flush(place.window)
+            if place.window.closed and not place.window.open:
+                self._write_root(place.window)
 
     def begin(self, span: OpenSpan) -> Parent:
         """The parent of a thread's outermost span: the time between two steps, or the window."""
@@ -248,6 +270,14 @@ class Trace:
             self._file.close()
         if self._lost:
             self.notes.append(f"{self._lost} spans could not be written to the trace: {self._file.problem}")
+
+
+class Place(NamedTuple):
+    """A position in a run: the window, and the ids of its trace and of the span above."""
+
+    window: Window
+    trace_id: str
+    span_id: str
 
 
 class Below:

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from andon.cli.main import cli
 from andon.tracing import jaeger
-from andon.tracing.read import parse_line
+from andon.tracing.read import parse_line, read_spans
 from andon.tracing.record import open_trace
 from tests.otlp import Endpoint, endpoint
 
@@ -63,6 +63,80 @@ def test_no_link_where_the_server_is_not_jaeger(run: Path, server: Endpoint, mon
     """Behavior: beside an endpoint whose query interface is none, what was accepted is all that is said."""
     monkeypatch.setattr(jaeger, "QUERY_PORT", server.server_port)
     assert f"{server.url} accepted 9 of 9 spans\n" == replay(run, server.url).output
+
+
+def checked(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Result:
+    """A replay to a Jaeger, which waits for nothing and is read back."""
+    monkeypatch.setattr(jaeger, "STORED_SECONDS", (0.0,))
+    server.is_jaeger = True
+    return replay(run, server.url, "--check", server.url)
+
+
+def test_what_is_stored_is_read_back(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: --check says how many spans are there; nothing is sent twice where all are."""
+    result = checked(run, server, monkeypatch)
+    assert 0 == result.exit_code
+    assert f"{server.url} has 9 of 9 spans\n" in result.output
+    assert 9 == len(server.spans)
+
+
+def test_what_was_lost_is_sent_again(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: spans that were acknowledged and not stored arrive by --check, and they alone."""
+    lost = {span.span_id for span in read_spans(run / "trace.jsonl").spans if span.name == "train.step"}
+    server.hide = lambda span_id: span_id in lost and len([s for s in server.spans if s.span_id == span_id]) < 2
+    result = checked(run, server, monkeypatch)
+    assert 0 == result.exit_code
+    assert f"{server.url} has 9 of 9 spans, 3 of them sent again\n" in result.output
+    assert {2} == {[span.span_id for span in server.spans].count(each) for each in lost}
+    assert "train run start" not in [span.name for span in server.spans[9:]]
+
+
+def test_what_is_never_stored_is_red(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: after a few sends, the count falls short and the exit code is 1; a server that is none is code 2."""
+    (start, *_) = read_spans(run / "trace.jsonl").spans
+    server.hide = lambda span_id: span_id == start.span_id
+    result = checked(run, server, monkeypatch)
+    assert 1 == result.exit_code
+    assert f"{server.url} has 8 of 9 spans, 1 of them sent again\n" in result.output
+    server.is_jaeger = False
+    server.content_type = "text/html"
+    monkeypatch.setattr("tests.otlp.Handler.do_GET", lambda self: self.reply(200, b"<html>"))
+    result = replay(run, server.url, "--check", server.url)
+    assert 2 == result.exit_code
+    assert "is not Jaeger's query interface" in result.output
+
+
+def test_a_read_only_folder_and_a_garbled_line_are_one_line(run: Path, server: Endpoint) -> None:
+    """Behavior: exit code 2, and nothing is sent of a trace with a line that is none."""
+    trace = run / "trace.jsonl"
+    content = trace.read_bytes().splitlines(keepends=True)
+    trace.write_bytes(content[0] + content[1][:-20] + b"\n" + content[2])
+    result = replay(run, server.url)
+    assert (2, 1, []) == (result.exit_code, len(result.output.splitlines()), server.lines)
+    assert "trace.jsonl line 2 is not OTLP JSON" in result.output
+    trace.write_bytes(b"".join(content))
+    (run / "trace.jsonl.lock").mkdir()  # what cannot be opened for writing, also by root
+    result = replay(run, server.url)
+    assert (2, 1) == (result.exit_code, len(result.output.splitlines()))
+    assert "name a run in a writable folder" in result.output
+
+
+def test_all_ranks_are_sent(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: of a run of several processes, the files of all."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with open_trace(run / "trace.jsonl", "run-1", {}):
+        pass
+    assert 0 == replay(run, server.url).exit_code
+    assert 9 + 2 == len(server.spans)
+
+
+def test_the_endpoint_may_be_the_environments(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: OTLP exporter, OTEL_EXPORTER_OTLP_ENDPOINT; without it and without --otlp, one line says so."""
+    result = CliRunner().invoke(cli, ["trace", "replay", str(run)])
+    assert (2, 1) == (result.exit_code, len(result.output.splitlines()))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
+    assert f"{server.url} accepted 9 of 9 spans\n" == CliRunner().invoke(cli, ["trace", "replay", str(run)]).output
 
 
 def test_a_second_replay_sends_nothing(run: Path, server: Endpoint) -> None:
