@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -53,19 +52,16 @@ def usage() -> Usage:
 def random_ids(size: int) -> Callable[[], str]:
     """A function that draws hexadecimal ids of `size` bytes from the system, many at a time.
 
-    Not from `random`, whose seeded state belongs to the training. A forked child draws its own.
+    Not from `random`, whose seeded state belongs to the training.
     """
-    lock = threading.Lock()
     pool: list[str] = []
-    process = os.getpid()
 
     def draw() -> str:
-        nonlocal process
-        with lock:
-            if not pool or process != os.getpid():
-                process = os.getpid()
+        while True:
+            try:
+                return pool.pop()  # by one thread alone
+            except IndexError:
                 drawn = os.urandom(size * POOL).hex()
-                pool[:] = [drawn[at : at + 2 * size] for at in range(0, len(drawn), 2 * size)]
-            return pool.pop()
+                pool.extend(drawn[at : at + 2 * size] for at in range(0, len(drawn), 2 * size))
 
     return draw

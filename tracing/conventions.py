@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import uuid
-from pathlib import PurePath
+from pathlib import Path
 from types import CodeType, FrameType
 
 from andon import __version__
@@ -43,10 +43,19 @@ def caller(frame: FrameType) -> FrameType:
 
 def code_attributes(code: CodeType, module: str, line: int) -> dict[str, Attribute]:
     """Where the span was opened: function, line, and the source file as far as its package goes."""
-    file = PurePath(code.co_filename)
+    file = Path(code.co_filename)
     depth = module.count(".") + (2 if file.stem == "__init__" else 1)
     return {
         "code.function.name": f"{module}.{code.co_qualname}",
-        "code.file.path": "/".join(file.parts[-depth:]),
+        "code.file.path": path_within(file, depth),
         "code.line.number": line,
     }
+
+
+def path_within(file: Path, depth: int) -> str:
+    """A file from the folder on that holds its package, as the repository has it: links to folders are followed."""
+    above, real = file.parents, file.resolve()
+    folder = above[min(depth, len(above)) - 1].resolve()
+    if real.is_relative_to(folder) and file.is_absolute():
+        return real.relative_to(folder).as_posix()
+    return "/".join(file.parts[-depth:])

@@ -149,3 +149,14 @@ def _spans(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for resource_spans in content["result"].get("resourceSpans", []):
         for scope in resource_spans.get("scopeSpans", []):
             yield from scope.get("spans", [])
+
+
+def page_configuration(repository: str | None, revision: str, reports: str) -> dict[str, Any]:
+    """What makes Jaeger's page link a run's traces to its report and, where it is known, a line to its source."""
+    text, report = "Report of #{train.run.id}", f"{reports}/#{{train.run.id}}/report.html"
+    patterns = [{"type": "tags", "key": "train.run.id", "url": report, "text": text}]
+    if repository:
+        source = f"{repository}/blob/{revision}/#{{code.file.path}}#L#{{code.line.number}}"
+        named = "Source: #{code.function.name}"
+        patterns += [{"type": "tags", "key": "code.line.number", "url": source, "text": named}]
+    return {"criticalPathEnabled": True, "linkPatterns": patterns}

@@ -1,5 +1,6 @@
 """`andon trace`: deliver a run's recorded spans to an OTLP endpoint such as Jaeger."""
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,30 @@ def _replay(path: Path, url: str | None, query: str | None, *, again: bool) -> b
     resent = f", {stored.resent} of them sent again" if stored.resent else ""
     click.echo(f"{query} has {stored.found} of {stored.spans} spans{resent}")
     return stored.found < stored.spans
+
+
+@command.command()
+@click.option("--repository", metavar="URL", help="Of the source, by default git's remote `origin`.")
+@click.option("--revision", help="Commit or branch of the source, by default the commit checked out.")
+@click.option("--reports", default="http://localhost:8000", help="Where `python -m http.server` shows reports/runs.")
+@click.option("--output", type=click.Path(path_type=Path), default="jaeger-ui.json", help="The file to write.")
+def links(repository: str | None, revision: str | None, reports: str, output: Path) -> None:
+    """Write the configuration by which Jaeger's page links spans to their source and runs to their reports.
+
+    \b
+    Examples:
+      andon trace links
+      andon trace links --repository https://github.com/me/my-model --revision main
+    """
+    from andon.files import write_whole
+    from andon.gates import commits
+    from andon.tracing.jaeger import page_configuration
+
+    source = repository or commits.remote()
+    found = page_configuration(source, revision or commits.head() or "main", reports)
+    write_whole(output, json.dumps(found, indent=2) + "\n")
+    where = f"to {source}" if source else "to reports alone: git knows no remote `origin`; --repository URL names it"
+    click.echo(f"{output}: links {where}")
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """`andon trace replay`."""
 
+import json
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
@@ -137,6 +139,32 @@ def test_the_endpoint_may_be_the_environments(run: Path, server: Endpoint, monke
     assert (2, 1) == (result.exit_code, len(result.output.splitlines()))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
     assert f"{server.url} accepted 9 of 9 spans\n" == CliRunner().invoke(cli, ["trace", "replay", str(run)]).output
+
+
+@pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("https://user:hunter2@github.com/me/model.git", "https://github.com/me/model"),
+        ("git@github.com:me/model.git", "https://github.com/me/model"),
+        ("ssh://git@github.com/me/model", "https://github.com/me/model"),
+        ("/srv/model", None),
+    ],
+)
+def test_links_for_jaegers_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str, address: str | None
+) -> None:
+    """Behavior: source links go to git's remote as a browser opens it, without a password; without one, to reports."""
+    monkeypatch.chdir(tmp_path)
+    for words in (["init", "-q"], ["remote", "add", "origin", origin]):
+        subprocess.run(["git", *words], check=True)
+    result = CliRunner().invoke(cli, ["trace", "links", "--revision", "main"])
+    assert 0 == result.exit_code
+    written = json.loads((tmp_path / "jaeger-ui.json").read_text())
+    urls = {pattern["key"]: pattern["url"] for pattern in written["linkPatterns"]}
+    source = f"{address}/blob/main/#{{code.file.path}}#L#{{code.line.number}}"
+    assert "http://localhost:8000/#{train.run.id}/report.html" == urls.pop("train.run.id")
+    assert urls == ({"code.line.number": source} if address else {})
+    assert "hunter2" not in result.output
 
 
 def test_a_second_replay_sends_nothing(run: Path, server: Endpoint) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -69,7 +69,7 @@ class WithSdk:
         self.tracer, self.open = tracer, [root]
 
     @contextmanager
-    def span(self, name: str, **attributes: Any) -> Iterator[Span]:
+    def span(self, name: str, **attributes: Any) -> Generator[Span]:
         """As `Trace.span`."""
         context = set_span_in_context(self.open[-1])
         given = {f"train.{key}": value for key, value in attributes.items()}
@@ -209,7 +209,7 @@ def test_each_thread_has_its_own_spans(path: Path) -> None:
 
 
 @contextmanager
-def wrapped(trace: Trace, name: str) -> Iterator[None]:
+def wrapped(trace: Trace, name: str) -> Generator[None]:
     """A wrapper as a training loop has them."""
     with trace.span(name):
         yield
