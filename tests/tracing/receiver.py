@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
-    def log_message(self, *_: object) -> None:
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Keep test output quiet."""
 
 
@@ -77,7 +77,7 @@ def main(port: str, file: str, seed: str) -> None:
     """Serve until killed."""
     Handler.file, Handler.chance = Path(file), random.Random(int(seed)) if int(seed) else None
     with ThreadingHTTPServer(("127.0.0.1", int(port)), Handler) as server:
-        sys.stdout.write("ready\n")
+        sys.stdout.write(f"ready {server.server_port}\n")
         sys.stdout.flush()
         server.serve_forever(poll_interval=0.01)
 

@@ -64,7 +64,7 @@ class Receiver:
         command = [sys.executable, "-m", "tests.tracing.receiver", str(self.port), str(self.file), str(seed)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self.process.stdout
-        assert b"ready\n" == self.process.stdout.readline()
+        assert self.process.stdout.readline().startswith(b"ready")
 
     def kill(self) -> None:
         """Die in the midst of whatever it does."""
