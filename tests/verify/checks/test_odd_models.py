@@ -614,6 +614,11 @@ def in_training(model: Any, tokens: Tensor) -> Tensor:
     return usual(model, tokens)
 
 
+def by_chance(model: Any, tokens: Tensor) -> Tensor:
+    """Rows meet in another order each time, as tokens in random buckets do."""
+    return usual(model, tokens) + 1e-3 * torch.randn(len(tokens), 1, VOCAB)
+
+
 def featured(generator: torch.Generator) -> dict[str, Tensor]:
     """A batch with features of its rows."""
     return {**batch(generator), "features": torch.rand(ROWS, LENGTH, VOCAB, generator=generator)}
@@ -636,6 +641,9 @@ ODD = {
     ),
     "padding without labels": Odd(
         "attention.padding", lambda: unlabeled(batch=with_mask(ROWS, LENGTH)), "losses with other right padding"
+    ),
+    "hashed by chance": Odd(
+        "attention.rows", lambda: small(model=lambda: Bent(by_chance)), "draws no random numbers in eval mode"
     ),
     "no number without a token": Odd(
         "attention.padding", lambda: small(model=OfPast, batch=right_padded, loss=of_real), PASSED
