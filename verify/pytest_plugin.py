@@ -38,7 +38,7 @@ def parametrize(
     Raises:
         SubjectError, UnknownCheckError: as `check`.
     """
-    from andon.verify.run.runner import chosen, ignored
+    from andon.verify.run.selection import chosen, ignored
     from andon.verify.run.target import subjects
 
     ignored(ignore or {})  # refuses what is not a check, before any runs

@@ -151,7 +151,7 @@ door.verify.context_class = RunContext
 @click.argument("area", required=False)
 def list_checks(area: str | None) -> None:
     """List the checks, or an area's."""
-    from andon.verify.run.runner import chosen
+    from andon.verify.run.selection import chosen
 
     found = chosen([area] if area else [])
     heading = f"{'check':<{NAMES}}{'tier':<{TIERS}}{'turns':<{LIGHTS}}what is true of any correct implementation\n"
@@ -250,11 +250,11 @@ def fields(names: set[str]) -> list[str]:
 
 def explained(name: str) -> str:
     """A check's own words, its example indented as code."""
-    from andon.verify.run import docstring, runner
+    from andon.verify.run import docstring, selection
     from andon.verify.run.reads import as_sentence
     from andon.verify.run.report import wrap
 
-    check = runner.named(name)
+    check = selection.named(name)
     needs = ", ".join(("model", "batch", "loss", *check.needs))
     about = docstring.explain(check)
     turns, reading = " or ".join(docstring.lights(check)), f" {as_sentence(check)}".rstrip()

@@ -17,7 +17,7 @@ from andon.gates.evidence import changed_sources, read_evidence
 from andon.verify.checks import Check
 from andon.verify.errors import Unusual
 from andon.verify.gradients import power
-from andon.verify.run import runner
+from andon.verify.run import selection
 
 pytestmark = pytest.mark.tier2
 SUBJECTS = """
@@ -93,7 +93,7 @@ def test_yellow_alone_passes_unless_strict(monkeypatch: pytest.MonkeyPatch) -> N
         """
         raise Unusual("0.1 where 0 is usual")
 
-    monkeypatch.setattr(runner, "CHECKS", (Check("attention.causality", unusual),))
+    monkeypatch.setattr(selection, "CHECKS", (Check("attention.causality", unusual),))
     result = run("my_checks:subject", "--evidence", "mine")
     assert (0, True) == (result.exit_code, "YELLOW attention.causality: It is done so." in result.stdout)
     counts = {key: metric.value for key, metric in read_evidence("mine").metrics.items()}

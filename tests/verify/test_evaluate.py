@@ -11,7 +11,8 @@ from andon.verify.faults.evaluate import detected, drop_false_alarms, evaluate, 
 from andon.verify.faults.generic import GENERIC_FAULTS
 from andon.verify.faults.inject import Fault
 from andon.verify.faults.jobs import Outcome
-from andon.verify.faults.rows import ABSENT, CHECK, ERROR, FOUND, PARITY, UNFOUND, Row, order
+from andon.verify.faults.rows import ABSENT, CHECK, ERROR, FOUND, PARITY, UNFOUND, Row, counts, order
+from andon.verify.run.report import RED, YELLOW
 
 BLANK = Row("off-by-one", "shapes", "historical", "nothing is seen", "some/where#1")
 SEEN = Found("shapes.count", "llama", 2, "2 shapes, and 1 is there", 0.5, raised=False)
@@ -62,6 +63,15 @@ def test_a_catalogue_says_how_many_findings_a_fault_makes() -> None:
     rows = [replace(BLANK, findings=count, place=place) for count, place in ((1, 1), (2, 0), (5, 1), (3, None))]
     assert {"findings_median": 2.5, "named_first": 2 / 3} == order(rows)
     assert {"findings_median": None, "named_first": None} == order([BLANK])
+
+
+@pytest.mark.tier1
+def test_a_catalogue_counts_lights_and_kinds_of_faults() -> None:
+    """Behavior: red and yellow apart; an error has been injected, is not live, and counts for no kind."""
+    red, yellow = replace(BLANK, state=FOUND, way=CHECK, light=RED), replace(BLANK, state=FOUND, light=YELLOW)
+    found = counts([red, red, yellow, replace(BLANK, state=ERROR), replace(BLANK, state=ABSENT)])
+    expected = {"injected": 4, "live": 3, "found_red": 2, "found_yellow": 1, "historical": 3, "pattern": 0}
+    assert expected == {key: found[key] for key in expected}
 
 
 @pytest.mark.tier1

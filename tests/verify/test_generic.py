@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from andon.verify import check
+from andon.verify.faults import detect as detection
 from andon.verify.faults.detect import Result, Task, alarms, detect, unit_test
 from andon.verify.faults.generic import BY_ID, GENERIC_FAULTS, GenericFault
 from andon.verify.faults.jobs import run_jobs
 from andon.verify.observation.fingerprint import Fingerprint, changes, fingerprint
+from andon.verify.run.report import Finding, Report
 from andon.verify.subject import Quantizer, Subject
 from tests.subjects import SUBJECTS
 from tests.verify import foreign_models, loops
@@ -126,6 +128,36 @@ def test_a_generic_fault_is_detected() -> None:
     assert Result((), (), "lr_at") == detect(None, task._replace(generic="rate-late"))
     assert [] == alarms(None, task._replace(subjects=("small/loss.definition", "small/no.check")))
     assert [] == alarms(None, task._replace(subjects=("small/no.check",)))
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize(
+    ("every", "seen", "expected"),
+    [
+        (False, False, ["a others", "b others", "a parity", "b parity"]),
+        (False, True, ["a others"]),
+        (True, False, ["a others parity", "b others parity"]),
+        (True, True, ["a others parity", "b others parity"]),
+    ],
+)
+def test_a_reference_is_asked_last(
+    monkeypatch: pytest.MonkeyPatch, every: bool, seen: bool, expected: list[str]
+) -> None:
+    """Behavior: checks of parity run where all others see nothing of any subject; with `every`, all run as one."""
+    asked = []
+
+    def answer(subject: Subject, only: list[str], first: bool) -> Report:
+        assert first is not every
+        kinds = {"parity" if name.startswith("reference.") else "others" for name in only}
+        asked.append(" ".join([subject.name, *sorted(kinds)]))
+        return Report(subject.name, (Finding("loss.scale", "it is 2"), Finding("loss.shapes", "of 3")) if seen else ())
+
+    monkeypatch.setattr(detection, "check", answer)
+    monkeypatch.setattr(detection, "load_one", lambda target, name: replace(small(), name=name))
+    result = detect(None, Task("", ("a", "b"), {"a": {}, "b": {}}, every))
+    assert expected == asked
+    places = [("loss.scale", 1), ("loss.shapes", 2)] if seen else []
+    assert places * (2 if every else 1) == [(each.check, each.place) for each in result.found]
 
 
 @pytest.mark.long

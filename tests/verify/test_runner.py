@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from andon.verify.access.calls import new_batch, new_model
 from andon.verify.checks import CHECKS, Check
 from andon.verify.errors import CheckFailed, NotApplicable, SubjectError, UnknownCheckError
-from andon.verify.run import docstring, runner
+from andon.verify.run import docstring, runner, selection
 from andon.verify.run.explain import why
 from andon.verify.run.report import BUDGET, UNFINISHED, Report
 from andon.verify.run.target import load_one, subjects
@@ -90,7 +90,7 @@ def declines(_: Subject) -> None:
 
 def run(monkeypatch: pytest.MonkeyPatch, subject: Subject, *checks: Check, **options: Any) -> Report:
     """Run these checks in place of the table's."""
-    monkeypatch.setattr(runner, "CHECKS", checks)
+    monkeypatch.setattr(selection, "CHECKS", checks)
     return runner.check(subject, **options)
 
 
@@ -546,4 +546,4 @@ def test_every_check_explains_itself() -> None:
         assert each.name.count(".") == 1
         assert each.tier in (1, 2, 3)
         assert set(each.needs) <= set(Subject.__dataclass_fields__)
-        assert each is runner.named(each.name)
+        assert each is selection.named(each.name)

@@ -56,28 +56,42 @@ def fingerprints(fault: Fault | None, task: Task) -> dict[str, dict[str, Fingerp
 def detect(fault: Fault | None, task: Task) -> Result:
     """What differs, and which checks find it; those that need a reference come last, when all others see nothing."""
     del fault
-    live: list[str] = []
-    found: list[Found] = []
-    seconds = 0.0
-    own = [each.name for each in CHECKS if each.name.partition(".")[0] != PARITY]
-    parity = [each.name for each in CHECKS if each.name not in own]
-    subjects = {}
-    for name in task.subjects:
-        subject: Subject | None = load_one(task.target, name)
-        if subject and task.generic:
-            subject = BY_ID[task.generic].inject(subject)
-        if subject:
-            subjects[name] = subject
-            live = live or [f"{name}: {key}" for key in changes(subject, task.clean[name])]
+    subjects = _injected(task)
     if not subjects:
         return Result((), (), BY_ID[task.generic].factory)
-    for chosen in ([*own, *parity],) if task.every else (own, parity):
+    live = _first_changed(subjects, task.clean)
+    found, seconds = list[Found](), 0.0
+    for chosen in _rounds(together=task.every):
         for name, subject in subjects.items():
-            if not chosen or (not task.every and not all(each.raised for each in found)):
-                continue
-            more, spent = _findings(subject, name, chosen, seconds, every=task.every)
-            found, seconds = [*found, *more], seconds + spent
-    return Result(tuple(live), tuple(sorted(found, key=lambda each: each.raised)))
+            if task.every or all(each.raised for each in found):
+                more, spent = _findings(subject, name, chosen, seconds, every=task.every)
+                found, seconds = [*found, *more], seconds + spent
+    return Result(live, tuple(sorted(found, key=lambda each: each.raised)))
+
+
+def _injected(task: Task) -> dict[str, Subject]:
+    """The task's subjects; of a generic fault, those that it can be put around, with it."""
+    subjects = {name: load_one(task.target, name) for name in task.subjects}
+    if not task.generic:
+        return subjects
+    inject = BY_ID[task.generic].inject
+    return {name: faulty for name, subject in subjects.items() if (faulty := inject(subject))}
+
+
+def _first_changed(subjects: Mapping[str, Subject], clean: Mapping[str, Mapping[str, Fingerprint]]) -> tuple[str, ...]:
+    """What differs of the first subject that is not as it was without a fault; empty where all are."""
+    for name, subject in subjects.items():
+        if changed := changes(subject, clean[name]):
+            return tuple(f"{name}: {key}" for key in changed)
+    return ()
+
+
+def _rounds(*, together: bool) -> list[list[str]]:
+    """The checks by name: those that compare with another implementation in a round of their own, or all together."""
+    own = [each.name for each in CHECKS if each.name.partition(".")[0] != PARITY]
+    parity = [each.name for each in CHECKS if each.name not in own]
+    rounds = [[*own, *parity]] if together else [own, parity]
+    return [names for names in rounds if names]  # none would mean every check
 
 
 def alarms(fault: Fault | None, task: Task) -> list[Found]:

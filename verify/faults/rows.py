@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -37,18 +38,20 @@ class Row:
 def counts(rows: Sequence[Row]) -> dict[str, int]:
     """How many faults were injected, live and found, and by what."""
     live = [row for row in rows if row.state in (FOUND, UNFOUND)]
+    states, ways = Counter(row.state for row in rows), Counter(row.way for row in rows)
+    lights, statuses = Counter(row.light for row in rows), Counter(row.status for row in live)
     return {
-        "injected": sum(row.state != ABSENT for row in rows),
+        "injected": len(rows) - states[ABSENT],
         "live": len(live),
-        "found": sum(row.state == FOUND for row in rows),
-        "found_by_check": sum(row.way == CHECK for row in rows),
-        "found_by_parity": sum(row.way == PARITY for row in rows),
-        "found_by_unit_test": sum(row.way == TEST for row in rows),
-        "unfound": sum(row.state == UNFOUND for row in rows),
-        "errors": sum(row.state == ERROR for row in rows),
-        "found_red": sum(row.light == RED for row in rows),
-        "found_yellow": sum(row.light == YELLOW for row in rows),
-    } | {status: sum(row.status == status for row in live) for status in STATUSES}
+        "found": states[FOUND],
+        "found_by_check": ways[CHECK],
+        "found_by_parity": ways[PARITY],
+        "found_by_unit_test": ways[TEST],
+        "unfound": states[UNFOUND],
+        "errors": states[ERROR],
+        "found_red": lights[RED],
+        "found_yellow": lights[YELLOW],
+    } | {status: statuses[status] for status in STATUSES}
 
 
 def order(rows: Sequence[Row]) -> dict[str, float | None]:
