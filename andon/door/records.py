@@ -79,6 +79,7 @@ class Passes:
     training_mode: int = 0
     with_gradients: int = 0
     draws: int = 0  # stretches within which torch's global random numbers moved
+    noise: set[str] = field(default_factory=set)  # what drew it between two passes of the first stretch
     rows: Rows = field(default_factory=Rows)
     modules: dict[int, Any] = field(default_factory=dict)
 

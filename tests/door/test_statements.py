@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from andon.door.capture import Captured, as_subject, capture
+from andon.door.forward import ForwardNotes
 from andon.door.places import Place
 from andon.door.questions.padding import check_padding
 from andon.door.questions.shapes import check_broadcast, check_random_target
@@ -17,7 +18,7 @@ from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling
 from andon.door.rows import fingerprints
 from andon.door.statements.averages import check_lag
 from andon.door.statements.data import check_order
-from andon.door.statements.evaluation import check_counted
+from andon.door.statements.evaluation import check_counted, check_random
 from andon.door.statements.optimizers import check_coupled_decay, check_rates
 from andon.door.statements.schedule import check_schedule_steps, check_schedule_used
 from andon.door.statements.steps import check_accumulation
@@ -201,6 +202,31 @@ def test_averages_and_masks() -> None:
     check_counted(Run(comparisons=[Comparison(None, 3, 2, 5, 40)]))
     with pytest.raises(Unusual, match="compared with 0"):
         check_counted(Run(comparisons=[Comparison(None, 0, 0, 5, 40)]))
+
+
+def evaluated(draw) -> Run:  # noqa: ANN001 - any function
+    """A run that evaluates three times by two passes, each on what `draw` gives."""
+    model, run = nn.Linear(3, 1), Run(steps=10)
+    run.optimizing[0] = stepped()
+    run.optimizing[0].model = model
+    windows = SimpleNamespace(call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs))
+    notes = ForwardNotes(run, windows)  # ty: ignore[invalid-argument-type] - all that is asked of it here
+    called = notes._around(nn.Module.__call__)
+    for _ in range(3):
+        with torch.no_grad():
+            for _ in range(2):
+                called(model.eval(), draw())
+        called(model.train(), torch.ones(4, 3)).sum().backward()
+    return run
+
+
+def test_noise_of_an_evaluation_is_yellow() -> None:
+    """Behavior: noise from the global generator, in each stretch; chosen rows, and noise of its own, are not."""
+    data, own = torch.ones(9, 3), torch.Generator()
+    check_random(evaluated(lambda: data[torch.randint(9, (4,))]))
+    check_random(evaluated(lambda: torch.randn(4, 3, generator=own)))
+    with pytest.raises(Unusual, match=r"in 3 of 3 stretches .*: randn draws them"):
+        check_random(evaluated(lambda: torch.randn(4, 3)))
 
 
 def test_one_cause_is_one_finding() -> None:
