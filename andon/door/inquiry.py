@@ -77,7 +77,7 @@ def inquire(
 ) -> dict[str, Any]:
     """The answer of a child: captured, findings, passed, not applicable."""
     try:
-        captured = capture(recorder.entries, loss, before, random, recorder.compared, each.optimizer)
+        captured = capture(recorder, loss, before, random, each.optimizer)
     except NotApplicable as lack:
         return {"captured": [], "reason": f"it needs {lack}"}
     except Exception as error:  # noqa: BLE001 - whatever a replay of somebody's code raises is why it was not measured

@@ -11,6 +11,7 @@ from torch.nn import functional
 from andon.door.capture import Captured, as_subject, capture
 from andon.door.forward import ForwardNotes
 from andon.door.places import Place
+from andon.door.questions.likelihoods import check_classes
 from andon.door.questions.padding import check_padding
 from andon.door.questions.shapes import check_broadcast, check_random_target
 from andon.door.questions.targets import check_ignored
@@ -54,7 +55,7 @@ def recorded(model: nn.Module, loss_of, *arguments: Tensor) -> Captured:  # noqa
 
     with recorder:
         loss = loss_of(call, *arguments)
-    return capture(recorder.entries, loss, before, state, recorder.compared, None)
+    return capture(recorder, loss, before, state, None)
 
 
 def padded() -> tuple[Tensor, Tensor]:
@@ -117,6 +118,30 @@ def test_pairs_and_targets(loss_of, check, light) -> None:  # noqa: ANN001
         return
     with pytest.raises(light) as found:
         check(captured)
+    assert light is type(found.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "scores", "light"),
+    [
+        (functional.nll_loss, functional.log_softmax, None),
+        (functional.cross_entropy, lambda x, _: x, None),
+        (functional.cross_entropy, functional.log_softmax, None),
+        (functional.nll_loss, functional.softmax, CheckFailed),
+        (functional.cross_entropy, functional.softmax, CheckFailed),
+        (functional.nll_loss, lambda x, _: x + 4, Unusual),
+    ],
+)
+def test_probabilities_are_no_scores(made, scores, light) -> None:  # noqa: ANN001
+    """Behavior: softmax's output in the place of scores or of logarithms is red; scores in nll_loss are yellow."""
+    seen = recorded(
+        nn.Linear(3, 4), lambda call, x, y: made(scores(call(x), 1), y), torch.randn(6, 3), torch.arange(6) % 4
+    )
+    if light is None:
+        check_classes(seen)
+        return
+    with pytest.raises(light) as found:
+        check_classes(seen)
     assert light is type(found.value)
 
 
