@@ -12,7 +12,7 @@ from andon.door.capture import Captured, as_subject, capture
 from andon.door.forward import ForwardNotes
 from andon.door.places import Place
 from andon.door.questions.likelihoods import check_classes
-from andon.door.questions.padding import check_padding
+from andon.door.questions.padding import check_padding, check_padding_targets
 from andon.door.questions.shapes import check_broadcast, check_random_target
 from andon.door.questions.targets import check_ignored
 from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling
@@ -91,6 +91,15 @@ def test_padding_is_no_part_of_a_prediction() -> None:
     with pytest.raises(CheckFailed, match="knows padding") as found:
         check_padding(recorded(Bag(masks=False), cross_entropy, *padded()))
     assert not isinstance(found.value, Unusual)
+
+
+def test_padding_is_no_target() -> None:
+    """Behavior: labels of padding that count are red where a mask says that it is; ignored ones pass."""
+    torch.manual_seed(0)
+    ids, labels = padded()
+    check_padding_targets(recorded(Bag(), cross_entropy, ids, labels))
+    with pytest.raises(CheckFailed, match=r"15 places where 'ids' .* all for class 0"):
+        check_padding_targets(recorded(Bag(), clamped, ids, labels))
 
 
 def test_ignored_labels_have_no_gradient() -> None:
