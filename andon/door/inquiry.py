@@ -138,7 +138,7 @@ def _labels_are_targets(captured: Captured, subject: Subject, *, accumulates: bo
     """
     with protected():
         try:
-            shown = shown_in(captured).entropy
+            shown = shown_in(captured)
             labels = labeled(subject, new_batch(subject))
         except NotApplicable:
             return False

@@ -14,7 +14,7 @@ from andon.door.places import Place
 from andon.door.questions.likelihoods import check_classes
 from andon.door.questions.padding import check_padding, check_padding_targets
 from andon.door.questions.shapes import check_broadcast, check_random_target
-from andon.door.questions.targets import check_ignored
+from andon.door.questions.targets import check_ignored, check_own_target
 from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling
 from andon.door.rows import fingerprints
 from andon.door.statements.averages import check_lag
@@ -100,6 +100,36 @@ def test_padding_is_no_target() -> None:
     check_padding_targets(recorded(Bag(), cross_entropy, ids, labels))
     with pytest.raises(CheckFailed, match=r"15 places where 'ids' .* all for class 0"):
         check_padding_targets(recorded(Bag(), clamped, ids, labels))
+
+
+class Reach(nn.Module):
+    """Logits of the mean of all tokens up to some ahead."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__()
+        self.ahead, self.embed, self.head = ahead, nn.Embedding(WORDS, 8), nn.Linear(8, WORDS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        seen = torch.ones(ids.shape[1], ids.shape[1]).tril(self.ahead)
+        return self.head(seen / seen.sum(1, keepdim=True) @ self.embed(ids))
+
+
+def next_token(call, ids: Tensor) -> Tensor:  # noqa: ANN001
+    """Of the same text."""
+    return functional.cross_entropy(call(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+
+@pytest.mark.parametrize(("ahead", "red"), [(0, False), (1, True), (2, True), (9, False)])
+def test_no_prediction_sees_its_target(ahead: int, red: bool) -> None:
+    """Behavior: a mask that is one or two too far is red; what sees all of a text, as encoders do, is not."""
+    torch.manual_seed(0)
+    captured = recorded(Reach(ahead), next_token, torch.randint(WORDS, (6, 10)))
+    if not red:
+        check_own_target(captured)
+        return
+    with pytest.raises(CheckFailed, match="1 later, which is their target"):
+        check_own_target(captured)
 
 
 def test_ignored_labels_have_no_gradient() -> None:

@@ -61,7 +61,7 @@ def check_padding_targets(captured: Captured) -> None:
 
     Yellow where the script is not seen to treat these tokens as padding.
     """
-    shown, asked = shown_in(captured).entropy, False
+    shown, asked = shown_in(captured), False
     for name, pad in padded_parts(captured):
         part = captured.parts[name]
         if shown.targets.numel() != part.numel():
