@@ -31,6 +31,7 @@ class Captured:
     classes: list[tuple[str, Tensor]]
     optimizer: Optimizer | None = None
     factor: float = 1.0  # that the script multiplies its loss by, at last
+    micro_batches: int = 1  # of which a step sums the gradients, as they are
     parts: dict[str, Tensor] = field(default_factory=dict)
     held: dict[int, tuple[int, str]] = field(default_factory=dict)  # leaves that are a module's: place, name
 

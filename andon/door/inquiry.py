@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from andon.door.capture import Captured, as_subject, capture
 from andon.door.questions import QUESTIONS
 from andon.door.questions.targets import shown_in
-from andon.door.records import Optimizing
+from andon.door.records import Optimizing, summed
 from andon.door.torch_calls import Recorder
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled
@@ -86,6 +86,7 @@ def inquire(
 
 
 def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
+    captured.micro_batches = summed(each)
     subject = as_subject(captured, type(each.model).__name__)
     findings, passed, lacking = _questions(captured)
     unasked = _unasked(captured, subject, accumulates=max(each.backwards, default=1) > 1)

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from andon.door.backward import BackwardNotes
 from andon.door.capture import Captured, as_subject, capture
 from andon.door.forward import ForwardNotes
 from andon.door.places import Place
+from andon.door.questions.accumulation import check_division
 from andon.door.questions.likelihoods import check_classes
 from andon.door.questions.padding import check_padding, check_padding_targets
 from andon.door.questions.shapes import check_broadcast, check_random_target
 from andon.door.questions.targets import check_ignored, check_own_target
-from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling
+from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling, summed
 from andon.door.rows import fingerprints
 from andon.door.statements.averages import check_lag
 from andon.door.statements.data import check_order
@@ -23,6 +25,7 @@ from andon.door.statements.evaluation import check_counted, check_random
 from andon.door.statements.optimizers import check_coupled_decay, check_rates
 from andon.door.statements.schedule import check_schedule_steps, check_schedule_used
 from andon.door.statements.steps import check_accumulation
+from andon.door.stepping import StepNotes
 from andon.door.torch_calls import Recorder
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.run.causes import by_cause
@@ -266,6 +269,52 @@ def test_averages_and_masks() -> None:
     check_counted(Run(comparisons=[Comparison(None, 3, 2, 5, 40)]))
     with pytest.raises(Unusual, match="compared with 0"):
         check_counted(Run(comparisons=[Comparison(None, 0, 0, 5, 40)]))
+
+
+def accumulated(between=lambda _: None, *, bound: float = 0.0) -> Optimizing:  # noqa: ANN001 - any function
+    """An optimizer of three steps of two micro-batches; before each, something is done, and the gradient clipped."""
+    parameter, nothing = nn.Parameter(torch.ones(3)), lambda _: None
+    run, windows = Run(), SimpleNamespace(backward=nothing, before_step=nothing, after_step=nothing)
+    optimizer = torch.optim.SGD([parameter])
+    each = run.optimizing[id(optimizer)] = Optimizing(optimizer, None)
+    steps = StepNotes(run, windows, lambda: None)  # ty: ignore[invalid-argument-type] - all that is asked of it here
+    backward = BackwardNotes(run, windows)._around(Tensor.backward)  # ty: ignore[invalid-argument-type]
+    for _ in range(3):
+        for row in torch.randn(2, 3):
+            backward((parameter * row).sum())
+        between(parameter)
+        if bound:
+            steps.clipped([parameter], bound, nn.utils.clip_grad_norm_(parameter, bound))
+        steps.before(optimizer)
+        steps.after(optimizer)
+        optimizer.zero_grad()
+    return each
+
+
+def test_sums_of_micro_batches_are_seen() -> None:
+    """Behavior: the sum of two is, clipped as well; one that is divided later, or is no sum any more, is not."""
+    torch.manual_seed(0)
+    assert 2 == summed(accumulated())
+    assert 2 == summed(accumulated(bound=0.1))
+    assert 1 == summed(accumulated(lambda p: p.grad.div_(2)))
+    assert 1 == summed(accumulated(lambda p: p.grad.div_(2), bound=0.1))
+    assert 1 == summed(accumulated(lambda p: p.grad.add_(torch.randn(3))))
+
+
+@pytest.mark.parametrize(("divisor", "unusual"), [(1, True), (2, False)])
+def test_micro_batches_weigh_one_batch(divisor: int, unusual: bool) -> None:
+    """Behavior: two whole means are yellow, two halves are none; nor is a step of one micro-batch."""
+    torch.manual_seed(0)
+    ids, labels = torch.randint(1, WORDS, (6, 7)), torch.randint(1, WORDS, (6, 7))
+    captured = recorded(Bag(), lambda *given: cross_entropy(*given) * 4 / divisor, ids, labels)
+    with pytest.raises(NotApplicable):
+        check_division(captured)
+    captured.micro_batches = 2
+    if not unusual:
+        check_division(captured)
+        return
+    with pytest.raises(Unusual, match="together they weigh 2"):
+        check_division(captured)
 
 
 def evaluated(draw) -> Run:  # noqa: ANN001 - any function
