@@ -22,7 +22,7 @@ from andon.door.rows import fingerprints
 from andon.door.statements.averages import check_lag
 from andon.door.statements.data import check_order
 from andon.door.statements.evaluation import check_counted, check_random
-from andon.door.statements.optimizers import check_coupled_decay, check_rates
+from andon.door.statements.optimizers import check_coupled_decay, check_group_rates, check_rates
 from andon.door.statements.schedule import check_schedule_steps, check_schedule_used
 from andon.door.statements.steps import check_accumulation
 from andon.door.stepping import StepNotes
@@ -219,6 +219,24 @@ def test_rates() -> None:
     each.rates = [(-0.1,), *[(0.1,)] * 9]
     with pytest.raises(CheckFailed, match="below zero"):
         check_rates(run_of(each))
+
+
+def test_a_group_whose_rate_stays_is_yellow() -> None:
+    """Behavior: where another's is moved; not where both are, and not asked of one group, or one that is held at 0."""
+    each = stepped()
+    unasked: list[list[tuple[float, ...]]] = [
+        [(0.1,), *[(0.2,)] * 9],
+        [(0.1, 0.2)] * 10,
+        [(0.1, 0.0), *[(0.2, 0.0)] * 9],
+    ]
+    for each.rates in unasked:
+        with pytest.raises(NotApplicable):
+            check_group_rates(run_of(each))
+    each.rates = [(0.1, 0.2), *[(0.2, 0.4)] * 9]
+    check_group_rates(run_of(each))
+    each.rates = [(0.1, 0.2), *[(0.2, 0.2)] * 9]
+    with pytest.raises(Unusual, match="of 1 of 2 groups"):
+        check_group_rates(run_of(each))
 
 
 def test_coupled_decay_is_yellow() -> None:
