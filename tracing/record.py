@@ -201,7 +201,7 @@ class Trace:
                 window.last = max(window.last, thread.last)
             self._largest = max(self._largest, len(thread.ended))
             ended, thread.ended = thread.ended, []
-            self._write(ended)
+            self._write([each if isinstance(each, str) else each.encoded() for each in ended])
 
     def _write(self, spans: list[str]) -> None:
         self._file.write((self._before + ",".join(spans) + self._after).encode())

@@ -4,8 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Protocol, Self
 
 from andon.tracing import encode
@@ -14,6 +13,8 @@ from andon.tracing.conventions import Attribute, caller, code_attributes
 
 STEP = "train.step"
 GAP_NS = 2_000  # between siblings: Jaeger cuts to microseconds, and its critical path skips siblings that touch
+FRESH_NS = 20_000  # for which a reading of the processor's time holds: reading it is a call into the kernel
+PLACES: dict[tuple[int, int], tuple[str, CodeType]] = {}  # each with its code, so that no other gets its identity
 LONG_COLLECTION_NS = 1_000_000  # from which on a garbage collection is a span of its own
 
 
@@ -23,7 +24,8 @@ class Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[OpenSpan] = []
         self.between: Between | None = None
-        self.ended: list[str] = []
+        self.ended: list[OpenSpan | str] = []
+        self.read = self.cpu = 0  # when the processor's time was read last, and what it was
         self.last = 0  # when the last span directly below the window ended
         self.collecting = 0  # when the garbage collection that goes on began
         self.collected = 0  # nanoseconds since the step began
@@ -102,8 +104,7 @@ class OpenSpan:
         """Begin, below the innermost open span of this thread."""
         recorder = self.recorder
         thread = recorder.thread
-        frame = caller(sys._getframe(1))  # noqa: SLF001 - a documented function of CPython, despite its name
-        self.code = encoded_code(frame.f_code, frame.f_globals.get("__name__", ""), frame.f_lineno)
+        self.code = encoded_code(caller(sys._getframe(1)))  # noqa: SLF001 - a documented function of CPython
         self.span_id = recorder.draw()
         if thread.open:
             outer = thread.open[-1]
@@ -117,8 +118,11 @@ class OpenSpan:
         if self.name == STEP:
             thread.collected = 0
             self.used = usage()
-        self.cpu = time.process_time_ns()
-        self.start = max(recorder.clock.now(), self.parent.last + GAP_NS)
+        now = recorder.clock.now()
+        if now - thread.read > FRESH_NS:
+            thread.read, thread.cpu = now, time.process_time_ns()
+        self.cpu = thread.cpu
+        self.start = max(now, self.parent.last + GAP_NS)
         self.last = self.start - GAP_NS  # a first child may begin at once
         return self
 
@@ -126,30 +130,35 @@ class OpenSpan:
         """End; an exception passes through and leaves its type, never its text."""
         recorder = self.recorder
         thread = recorder.thread
-        self.end = max(recorder.clock.now(), self.start, self.last)
-        cpu = time.process_time_ns() - self.cpu
+        now = recorder.clock.now()
+        self.end = max(now, self.start, self.last)
+        if now - thread.read > FRESH_NS:
+            thread.read, thread.cpu = now, time.process_time_ns()
         if thread.collections:
             add_collections(recorder, self.trace_id, self, self.end)
         thread.open.remove(self)
+        self.cpu = thread.cpu - self.cpu
         if self.used:
             self._add_usage(thread)
-        else:
-            self.attributes["train.cpu_seconds"] = cpu / 1e9
         if kind is not None:
             self._fail(kind.__qualname__)
         self.parent.last = self.end
-        thread.ended.append(
-            encode.span(
-                (self.trace_id, self.span_id, self.parent.span_id),
-                encode.named(self.name),
-                (self.start, self.end),
-                encode.attributes(self.attributes) + self.code,
-                self.events,
-                failed=self.failed,
-            )
-        )
+        thread.ended.append(self)
         if not thread.open:
             recorder.end(self)
+
+    def encoded(self) -> str:
+        """The span in OTLP's JSON. All of a step's are encoded together, when the processor has the code at hand."""
+        if not self.used:
+            self.attributes["train.cpu_seconds"] = self.cpu / 1e9
+        return encode.span(
+            (self.trace_id, self.span_id, self.parent.span_id),
+            encode.named(self.name),
+            (self.start, self.end),
+            encode.attributes(self.attributes) + self.code,
+            self.events,
+            failed=self.failed,
+        )
 
     def set_attributes(self, **attributes: Attribute) -> None:
         """Add attributes; those without a dot get the prefix `train.`."""
@@ -176,10 +185,17 @@ class OpenSpan:
         self.recorder.error(self, kind)
 
 
-@lru_cache(maxsize=1024)
-def encoded_code(code: CodeType, module: str, line: int) -> str:
-    """Where a span was opened, as what follows its other attributes."""
-    return "," + encode.attributes(code_attributes(code, module, line))
+def encoded_code(frame: FrameType) -> str:
+    """Where a span was opened, as what follows its other attributes.
+
+    Kept under the code's identity: its hash goes over all of its instructions, each time.
+    """
+    code, line = frame.f_code, frame.f_lineno
+    known = PLACES.get((id(code), line))
+    if known is None:
+        module = frame.f_globals.get("__name__", "")
+        known = PLACES[id(code), line] = ("," + encode.attributes(code_attributes(code, module, line)), code)
+    return known[0]
 
 
 def prefixed(attributes: dict[str, Attribute]) -> dict[str, Attribute]:

@@ -4,12 +4,9 @@ What is trained, and on what data, is the caller's choice: from scratch here, an
 """
 
 import json
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +17,7 @@ from andon.runs.memory import PeakMemory
 from andon.runs.models import tokenizer_named
 from andon.runs.screen import Say, progress
 from andon.runs.signals import stop_signals
-from andon.runs.tracer import Tracer, describe, endpoint_of, open_tracer
+from andon.runs.tracer import Tracer, command_line, describe, endpoint_of, log_step, open_tracer
 
 if TYPE_CHECKING:
     from andon.core.config import Config
@@ -72,7 +69,6 @@ def run(
         RunError: the folder has a run already, or none to resume, or another process is writing there.
     """
     from andon.core.config import dump_config
-    from andon.tracing.endpoint import without_password
 
     to = endpoint_of(otlp, traced=traced)  # what cannot be used is refused before anything is done
     with locked(folder, resume=resume):
@@ -93,7 +89,7 @@ def run(
         if message:
             say(message)
         result = result_of(folder, state, exit_code) | {
-            "command": without_password(shlex.join(["andon", *sys.argv[1:]])),
+            "command": command_line(),
             "started": started,
             "seconds": time.monotonic() - begun,
             "peak_bytes": memory.peak,
@@ -135,20 +131,15 @@ def _loop(setup: RunSetup, config: "Config", folder: Path, tracer: Tracer, *, qu
                 _validate(setup, config, span, log.write, say)
             for record in training.train(state, setup.dataset, config, span=span):
                 with span("logging"):
-                    log.write(json.dumps({"kind": "step"} | asdict(record) | tracer.step_ids()) + "\n")
+                    log_step(record, log.write, tracer, say)
                     show(record)
-                if record.skipped:
-                    tracer.finding("train.skipped", step=record.step)
-                    say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
                 number, verdict = stopped(), cord(record)
                 ended = state.step == total or state.data.epoch > record.epoch
                 _validate_and_save(
                     setup, config, folder, span, log.write, say, ended=ended, stopped=bool(number or verdict)
                 )
                 if verdict:
-                    for check in verdict.checks:
-                        if check.state == "red":
-                            tracer.finding(check.name, value=check.value or 0.0, threshold=check.threshold)
+                    tracer.note_verdict(verdict)
                     return 4, _write_cord_verdict(verdict, setup.verb, folder)
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"

@@ -1,8 +1,12 @@
 """What a run records of itself as spans, and where it sends them."""
 
 import hashlib
+import json
+import shlex
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +15,8 @@ from andon.runs.screen import Say
 
 if TYPE_CHECKING:
     from andon.core.config import Config
-    from andon.core.training.loop import Span
+    from andon.core.training.loop import Span, StepRecord
+    from andon.gates import Verdict
     from andon.runs.run import RunSetup
     from andon.tracing.endpoint import Endpoint
     from andon.tracing.record import Trace
@@ -25,6 +30,27 @@ class Tracer(NamedTuple):
     span: "Span"
     step_ids: Callable[[], dict[str, str]] = dict
     finding: Callable[..., None] = lambda kind, **numbers: None
+
+    def note_verdict(self, verdict: "Verdict") -> None:
+        """A finding for each bound of the cord that is broken."""
+        for check in verdict.checks:
+            if check.state == "red" and check.value is not None and check.threshold is not None:
+                self.finding(check.name, value=check.value, threshold=check.threshold)
+
+
+def log_step(record: "StepRecord", write: Callable[[str], object], tracer: Tracer, say: Say) -> None:
+    """Log a step with the ids of its span; one that was skipped is said and found."""
+    write(json.dumps({"kind": "step"} | asdict(record) | tracer.step_ids()) + "\n")
+    if record.skipped:
+        tracer.finding("train.skipped", step=record.step)
+        say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
+
+
+def command_line() -> str:
+    """What was called, without the password of an address."""
+    from andon.tracing.endpoint import without_password
+
+    return without_password(shlex.join(["andon", *sys.argv[1:]]))
 
 
 def endpoint_of(otlp: str | None, *, traced: bool) -> "Endpoint | None":

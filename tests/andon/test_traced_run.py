@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from andon.core.files.folders import latest_checkpoint
 from andon.log import of_kind, read_log
 from andon.runs.run import run
-from andon.tracing import jaeger
+from andon.tracing import jaeger, send
 from andon.tracing.lines import complete_lines
 from andon.tracing.read import RecordedSpan, read_spans
 from tests.andon.test_bad_input import toml
@@ -171,3 +173,24 @@ def test_the_file_is_what_jaegers_page_uploads(paths: list[str], tmp_path: Path)
         content: dict[str, Any] = json.loads(line)
         assert ["resourceSpans"] == list(content)
         assert all(each["scopeSpans"][0]["spans"] for each in content["resourceSpans"])
+
+
+@pytest.mark.tier3
+def test_losses_are_equal_however_a_run_is_traced(
+    paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behavior: losses, norms and weights are bitwise equal untraced, traced, sent, and sent to who never answers."""
+    monkeypatch.setattr(send, "CLOSE_SECONDS", 0.1)
+    config, found = small_config(paths), {}
+    with endpoint() as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for name, url in (("plain", None), ("traced", None), ("sent", server.url), ("hanging", hanging)):
+            run(config, tmp_path / name, traced=name != "plain", otlp=url, quiet=True)
+            newest = latest_checkpoint(tmp_path / name / "checkpoints")
+            assert newest
+            records = of_kind(read_log(tmp_path / name), "step")
+            weights = {each.name: each.read_bytes() for each in newest.glob("*.safetensors")}
+            assert weights
+            found[name] = ([(record["loss"], record["grad_norm"]) for record in records], weights)
+        assert server.spans
+    assert all(found["plain"] == each for each in found.values())
