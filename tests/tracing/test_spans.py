@@ -355,14 +355,17 @@ def test_a_programs_own_spans_lie_below_the_step(path: Path) -> None:
         with trace.span("train.step", step=2):
             late = tracer.start_span("late")
         with trace.span("train.step", step=3):
+            tracer.start_span("later", set_span_in_context(late)).end()
             late.end()
     provider.shutdown()
     recorded, _ = read_spans(path)
-    by_name = {span.name: span for span in recorded if span.name in ("outer", "inner", "late", "forward")}
+    by_name = {span.name: span for span in recorded if span.name in ("outer", "inner", "late", "later", "forward")}
     assert by_name["forward"].span_id == by_name["outer"].parent_id
     assert by_name["outer"].span_id == by_name["inner"].parent_id
     assert {"n": 1} == by_name["outer"].attributes
     second = named(recorded, "train.step")[1]
     assert (second.trace_id, second.span_id) == (by_name["late"].trace_id, by_name["late"].parent_id)
+    later = by_name["later"]
+    assert (second.trace_id, by_name["late"].span_id) == (later.trace_id, later.parent_id)
     ids = {span.span_id for span in recorded}
     assert all(span.parent_id in ids for span in recorded if span.parent_id)
