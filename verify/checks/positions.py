@@ -64,6 +64,8 @@ def check_shift(subject: Subject) -> None:
         _require_mask(subject, block, call, states, moved, first, time)
         apart = distance(moved - states, base - states)
         if not apart <= max(RELATIVE, ROUNDING.get(states.dtype, 0.0)):
+            if not torch.equal(*(_reached(block, call, states, place, time) for place in (0, first))):
+                raise NotApplicable("a row without padding: some positions are hidden from a block")
             raise CheckFailed(
                 f"what a block adds to {COUNT} states at positions 0 to {COUNT - 1} and {first} to {first + COUNT - 1} "
                 f"is {apart:.2g} of its rms apart; rounding explains {RELATIVE:.0e}"
@@ -219,6 +221,16 @@ def _require_mask(
         other = torch.cat([states[:, :-1], states[:, -1:].flip(-1)], 1)
         if distance(call_again(block, call, other, first, time)[:, :-1], result[:, :-1]) > RELATIVE:
             raise NotApplicable("blocks whose arguments at a few positions are a mask of these")
+
+
+def _reached(block: nn.Module, call: Call, states: Tensor, first: int, time: int) -> Tensor:
+    """(n, n): whether a block's output for a state depends on another, of n that stand from `first` on."""
+    before, seen = call_again(block, call, states, first, time), []
+    for place in range(states.shape[1]):
+        other = states.clone()
+        other[:, place] = other[:, place].flip(-1)
+        seen.append((call_again(block, call, other, first, time) - before).abs().amax((0, 2)) > 0)
+    return torch.stack(seen)
 
 
 def _first_call(subject: Subject, model: nn.Module, block: nn.Module, batch: Batch) -> Call:
