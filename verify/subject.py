@@ -246,6 +246,13 @@ class Subject:
             "An instruction as it is trained on, with a label of -100 where nothing is to be predicted.",
         ),
     )  # fmt: skip
+    encode_conversation: Callable[[Sequence[Mapping[str, str]]], tuple[Sequence[int], Sequence[int]]] | None = field(
+        default=None,
+        metadata=says(
+            DATA, "encode_conversation(messages: list of {role, content}) -> (token ids, labels)",
+            "A conversation of `user` and `assistant` messages, as it is trained on: labels of -100 but for answers.",
+        ),
+    )  # fmt: skip
     eos_id: int | None = field(
         default=None, metadata=says(DATA, "a token id", "The token that ends a document or an answer.")
     )

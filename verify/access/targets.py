@@ -257,7 +257,8 @@ def with_targets(subject: Subject, batch: Batch, targets_BT: Tensor) -> Batch:
     changes = {found["labels"]: labels_BT}
     if "counted" in found:
         counted_BT = _counted(subject, batch, labels_BT)
-        changes[found["counted"]] = (~ignored_BT).to(counted_BT.dtype)
+        kept_BT = counted_BT.masked_fill(counted_BT == 0, 1)  # weights stay what they are
+        changes[found["counted"]] = kept_BT.masked_fill(ignored_BT, 0)
         changes[found["labels"]] = labels_BT.clamp_min(0)
     return replaced(batch, changes)
 

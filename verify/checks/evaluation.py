@@ -24,7 +24,7 @@ from andon.verify.observation.evaluations import (
     validators,
 )
 from andon.verify.observation.half_precision import has_halves
-from andon.verify.observation.micro_batches import counted, is_ragged
+from andon.verify.observation.micro_batches import counted, is_ragged, weight_of
 from andon.verify.observation.modes import at_each_call, differs_in_training
 from andon.verify.observation.parameters import State, buffers_of, parameters
 from andon.verify.observation.reference_steps import LOOSE
@@ -353,12 +353,12 @@ def _compare(subject: Subject, model: nn.Module, batches: list[Batch], found: fl
     due, of_means = [], []
     for each in loss_alternatives(subject):
         losses = losses_at_rest(each, model, batches)
-        counts = [counted(each, batch) for batch in batches]
-        due.append(_weighted(losses, counts))
+        weights = [weight_of(each, batch) for batch in batches]
+        due.append(_weighted(losses, weights))
         if _is_near(model, found, due[-1]):
             return
-        of_means.append(_weighted(losses, [1] * len(losses)))
-        if any(_is_near(model, found, _weighted(losses[:n], counts[:n])) for n in range(1, len(batches))):
+        of_means.append(_weighted(losses, [1.0] * len(losses)))
+        if any(_is_near(model, found, _weighted(losses[:n], weights[:n])) for n in range(1, len(batches))):
             raise Unusual(f"{what} is {found:.6g}, the mean of the first batches alone: say how many, as {SAYS}")
     message = f"{what} is {found:.6g}; the mean over their counted tokens is {' or '.join(f'{x:.6g}' for x in due)}"
     if "eval_batches" in subject.hyperparameters or any(_is_near(model, found, mean) for mean in of_means):
@@ -389,8 +389,8 @@ def _is_near(model: nn.Module, found: float, due: float) -> bool:
     return abs(found - due) <= _allowed(model) * abs(due)
 
 
-def _weighted(losses: list[float], counts: list[int]) -> float:
-    return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+def _weighted(losses: list[float], weights: list[float]) -> float:
+    return sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
 
 
 def _left_training(validator: Validator) -> None:
