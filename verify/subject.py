@@ -137,7 +137,7 @@ class Subject:
         default=None,
         metadata=says(
             MODEL, "collate_packed(documents: list of lists of token ids) -> batch",
-            "Documents end to end in one row, isolated from each other.",
+            "Documents end to end, isolated from each other: in one row, or in as many as hold them.",
         ),
     )  # fmt: skip
     generate: Callable[[nn.Module, Tensor, int], Tensor] | None = field(
