@@ -159,6 +159,13 @@ class Subject:
             MODEL, "configure(**changes) -> torch.nn.Module", "A new model with these settings changed."
         ),
     )  # fmt: skip
+    resize_vocabulary: Callable[[nn.Module, int], nn.Module] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "resize_vocabulary(model, size) -> torch.nn.Module",
+            "The model to go on with, changed in place or new, with a vocabulary of at least this size.",
+        ),
+    )  # fmt: skip
     config_alternatives: Mapping[str, Any] = field(
         default_factory=dict,
         metadata=says(

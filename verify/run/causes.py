@@ -68,6 +68,7 @@ ORDER = (
     "packing",
     "loss",
     "objective",
+    "resizing",
     "quantization",
     "adapters.frozen",
     "adapters.scale",
