@@ -212,6 +212,13 @@ class Subject:
             "The mean loss in nats over the labels that are not ignored, of all batches together.",
         ),
     )  # fmt: skip
+    metrics: Callable[[nn.Module, list[Batch]], Mapping[str, float]] | None = field(
+        default=None,
+        metadata=says(
+            TRAINING, "metrics(model, batches: list of batches) -> mapping",
+            "What an evaluation reports of all batches together, beside the loss.",
+        ),
+    )  # fmt: skip
     loop: Callable[[], Loop] | None = field(
         default=None,
         metadata=says(

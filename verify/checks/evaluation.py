@@ -11,7 +11,7 @@ from andon.verify.access.calls import needed, new_batch, new_model
 from andon.verify.access.larger_weights import sharpened
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.observation.cross_entropy import loss_alternatives
 from andon.verify.observation.evaluations import (
     Validator,
@@ -24,6 +24,7 @@ from andon.verify.observation.evaluations import (
     validators,
 )
 from andon.verify.observation.half_precision import has_halves
+from andon.verify.observation.metrics import answered_batches, due_metrics
 from andon.verify.observation.micro_batches import counted, is_ragged, weight_of
 from andon.verify.observation.modes import at_each_call, differs_in_training
 from andon.verify.observation.parameters import State, buffers_of, parameters
@@ -31,6 +32,7 @@ from andon.verify.observation.reference_steps import LOOSE
 from andon.verify.observation.runs import loop_run, of_loop
 from andon.verify.observation.step_trace import StepTrace
 from andon.verify.subject import Batch, Subject
+from andon.verify.vocabulary import METRICS
 
 SAME = 1e-4  # of a loss: orders of summation in float32
 STEPS = 3
@@ -104,7 +106,7 @@ def check_cut(subject: Subject) -> None:
     """
     validate = needed(subject, "validate")
     if subject.mixture_of_experts:
-        raise NotApplicable("a model whose tokens do not share experts")
+        raise left_out_by("mixture_of_experts", True, "a model whose tokens do not share experts")
     batches = evaluation_batches(subject)
     whole = float(validate(sharpened(new_model(subject)).train(), batches))
     cuts = {"in reverse order": batches[::-1]}
@@ -317,6 +319,45 @@ def check_held_out(subject: Subject) -> None:
     _compare(subject, loop.model, held_out, values[0], name)
 
 
+def check_metrics(subject: Subject) -> None:
+    """What is reported beside the loss is what it is called, of all batches together.
+
+    The perplexity is e to the power of the mean nats a label; the accuracy is the share of labels that are not ignored
+    whose token has the largest logit at the place that predicts it; tokens are all that there are, or those with such
+    labels. Half of the labels are made the model's own choice for it, so that there is something to count.
+
+    Silent because each is a number of the right size that moves the right way.
+
+    Look at logits and labels that are not shifted, at ignored labels in the divisor, at means of batches' own values,
+    and at what is exponentiated before it is averaged.
+
+    Yellow where a value is none of those that go wrong so: it may be meant to be of other tokens.
+
+    Example:
+        # wrong: compares each label with the logits of its own place, which have seen it
+        predicted = logits.argmax(-1)
+        accuracy = (predicted == labels)[labels != -100].float().mean()
+
+        # right
+        predicted = logits[:, :-1].argmax(-1)
+        labels = labels[:, 1:]
+        accuracy = (predicted == labels)[labels != -100].float().mean()
+
+    Reference: Hugging Face documentation, "Perplexity of fixed-length models".
+    """
+    metrics = needed(subject, "metrics")
+    model, batches = sharpened(new_model(subject)).train(), answered_batches(subject)
+    found = {key: float(value) for key, value in metrics(model, batches).items() if key in METRICS}
+    if not found:
+        raise NotApplicable(f"metrics by one of the names {', '.join(METRICS)}")
+    due = due_metrics(subject, model, batches)
+    for key, value in found.items():
+        if key == "loss":
+            _compare(subject, model, batches, value, "Subject.metrics' loss")
+        else:
+            due[key].require(value, f"Subject.metrics' {key}, of {len(batches)} batches,", _allowed(model))
+
+
 def _gradients_on(model: nn.Module, act: Callable[[], object]) -> list[bool]:
     """Whether gradients are on, at each call of a module."""
     return at_each_call(model.modules(), act, lambda _: torch.is_grad_enabled())
@@ -425,6 +466,7 @@ CHECKS = (
     Check("evaluation.traces", check_traces, ("validate",), tier=2),
     Check("evaluation.mode", check_mode, tier=2),
     Check("evaluation.gradients_off", check_gradients_off, tier=2),
+    Check("evaluation.metrics", check_metrics, ("metrics",), tier=2),
     Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),
     Check("evaluation.trajectory", check_trajectory, ("loop",), tier=2),
 )
