@@ -109,10 +109,5 @@ RENAMED = {
 def keys_of(name: str) -> Mapping[str, str]:
     """What the mapping of a field, or the one that it returns, can hold, by key; empty where that is not fixed."""
     roles = {role: f"{each.what}; by name {', '.join(each.names)}" for role, each in ROLES.items()}
-    return {
-        "hyperparameters": HYPERPARAMETERS,
-        "roles": roles,
-        "train_step": LOGGED,
-        "loop": LOGGED,
-        "metrics": METRICS,
-    }.get(name, {})
+    known = {"hyperparameters": HYPERPARAMETERS, "roles": roles, "metrics": METRICS}
+    return (known | dict.fromkeys(("train_step", "loop"), LOGGED)).get(name, {})

@@ -242,10 +242,8 @@ def _hold(parts: _Parts, compare: Callable[[Sequence[float]], None]) -> None:
 def _readable(subject: Subject) -> list[Batch]:
     """Micro-batches with unequal labels; the subject's own where those could not be read again, or are balanced."""
     try:
-        if subject.mixture_of_experts:
-            raise NotApplicable("batches that are not balanced each by itself")
-        batches = micro_batches(subject, PARTS)
-        if all(counted(subject, batch) for batch in batches):
+        batches = [] if subject.mixture_of_experts else micro_batches(subject, PARTS)
+        if batches and all(counted(subject, batch) for batch in batches):
             return batches
     except NotApplicable:
         pass

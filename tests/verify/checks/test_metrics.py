@@ -1,5 +1,6 @@
 """Metrics beside the loss: perplexity, accuracy and tokens are what they are called, in two kinds of code."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def counts(model: nn.Module, given: Batch, *, shift: int = 0) -> tuple[Tensor, T
     logits = model(given.get("tokens", given.get("input_ids")))
     logits, labels = (logits[:, :-shift], given["labels"][:, shift:]) if shift else (logits, given["labels"])
     nats = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-    return torch.stack([nats, ((logits.argmax(-1) == labels) & (labels >= 0)).sum(), (labels >= 0).sum()]).unbind()
+    return nats, ((logits.argmax(-1) == labels) & (labels >= 0)).sum(), (labels >= 0).sum()
 
 
 def summed(shift: int = 0) -> Metrics:
@@ -51,9 +52,8 @@ def summed(shift: int = 0) -> Metrics:
 
     def metrics(model: nn.Module, batches: list[Any]) -> Mapping[str, float]:
         model.eval()
-        nats, correct, count = (
-            float(sum(each)) for each in zip(*(counts(model, b, shift=shift) for b in batches), strict=True)
-        )
+        seen = [counts(model, each, shift=shift) for each in batches]
+        nats, correct, count = (float(sum(column)) for column in zip(*seen, strict=True))
         model.train()
         mean = torch.tensor(nats / count)
         return {"loss": nats / count, "perplexity": float(mean.exp()), "accuracy": correct / count, "tokens": count}
@@ -71,6 +71,16 @@ def each_alone(key: str, value: Callable[[float, float, float], float]) -> Metri
         return {key: sum(found) / len(found)}
 
     return metrics
+
+
+def share(_: float, right: float, count: float) -> float:
+    """Of what is right."""
+    return right / count
+
+
+def exponential(nats: float, _: float, count: float) -> float:
+    """Of a mean."""
+    return math.exp(nats / count)
 
 
 def instead(key: str, value: Callable[[Mapping[str, float]], float]) -> Metrics:
@@ -96,9 +106,9 @@ CASES: dict[str, tuple[dict[str, Any], Metrics, str, str]] = {
         "that of labels at their own place",
     ),
     "accuracy of all places": ({}, of_all_places, RED, "the share of all places"),
-    "a mean of accuracies": ({}, each_alone("accuracy", lambda _, right, n: right / n), RED, "the mean of batches' own"),
+    "a mean of accuracies": ({}, each_alone("accuracy", share), RED, "the mean of batches' own"),
     "a mean of perplexities": (
-        {}, each_alone("perplexity", lambda nats, _, n: float(torch.tensor(nats / n).exp())), RED, "the mean of batches'",
+        {}, each_alone("perplexity", exponential), RED, "the mean of batches'",
     ),
     "two to the power of nats": ({}, instead("perplexity", lambda found: 2 ** found["loss"]), RED, "2 to the power"),
     "a loss that is a mean of means": ({}, each_alone("loss", lambda nats, _, n: nats / n), RED, "loss is"),
