@@ -15,6 +15,7 @@ from tests.verify.checks.test_correct_training import ABSENT, GREEN, light
 from tests.verify.small import small
 
 pytestmark = pytest.mark.tier2
+FINDERS = ("text.conversation", "text.answers")
 END, FIRST = 1, 4
 MARKS = {"user": 2, "assistant": 3}
 Messages = Sequence[Mapping[str, str]]
@@ -90,8 +91,8 @@ def test_each_answer_of_a_conversation_is_trained(name: str) -> None:
     """Behavior: answers are told by what changes with their text; whole ones pass, what else is trained is found."""
     encode, outcome, message = ENCODERS[name]
     subject = small(encode_conversation=encode, eos_id=END)
-    assert light(subject, "text.conversation") == outcome
-    found = check(subject, only=("text.conversation",)).findings
+    assert light(subject, FINDERS[0]) == outcome
+    found = check(subject, only=FINDERS[:1]).findings
     assert not message or re.search(message, found[0].message), found
 
 
@@ -103,8 +104,8 @@ def instructions(subject: Subject, encode: Callable[[str, str], Any]) -> Subject
 def test_the_answers_of_batches_are_compared_with_instructions() -> None:
     """Behavior: what stands behind an instruction's mark in batches is trained; that the last alone is, is unusual."""
     right, wrong = answers_of_all_turns.fixed(), answers_of_all_turns.faulty()
-    assert [GREEN, YELLOW] == [light(subject, "text.answers") for subject in (right, wrong)]
+    assert [GREEN, YELLOW] == [light(subject, FINDERS[1]) for subject in (right, wrong)]
     plain = instructions(
         right, lambda prompt, answer: (letters(prompt + answer), [-100] * len(prompt) + letters(answer))
     )
-    assert light(plain, "text.answers") == ABSENT
+    assert light(plain, FINDERS[1]) == ABSENT

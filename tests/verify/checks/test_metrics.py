@@ -15,6 +15,7 @@ from tests.verify.checks.test_correct_training import GREEN
 from tests.verify.small import batch, loss, said, small
 
 pytestmark = pytest.mark.tier2
+FINDERS = ("evaluation.metrics",)
 Batch = dict[str, Tensor]
 Metrics = Callable[[nn.Module, list[Any]], Mapping[str, float]]
 
@@ -124,6 +125,6 @@ CASES: dict[str, tuple[dict[str, Any], Metrics, str, str]] = {
 def test_metrics_are_what_they_are_called(name: str) -> None:
     """Behavior: each metric is held to its name; what it is in place of that is said."""
     parts, metrics, outcome, message = CASES[name]
-    report = check(small(**{"batch": ragged, "loss": loss, "metrics": metrics} | parts), only=("evaluation.metrics",))
+    report = check(small(**{"batch": ragged, "loss": loss, "metrics": metrics} | parts), only=FINDERS)
     assert (report.findings[0].light if report.findings else GREEN) == outcome, report
     assert message in said(report), report

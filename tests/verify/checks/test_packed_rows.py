@@ -15,6 +15,7 @@ from tests.verify.checks.test_correct_training import ABSENT, GREEN, light
 from tests.verify.small import small
 
 pytestmark = pytest.mark.tier2
+FINDERS = ("packing.rows",)
 VOCAB, LENGTH = 40, 16
 Batch = dict[str, Tensor]
 Packed = list[list[Sequence[int]]]
@@ -159,8 +160,8 @@ CASES: dict[str, tuple[Any, str, str]] = {
 def test_documents_in_several_rows_stay_whole(name: str) -> None:
     """Behavior: packing of any order passes; what loses, doubles, cuts or mislabels a document is found."""
     collate, outcome, message = CASES[name]
-    found = check(subject(collate), only=("packing.rows",))
-    assert light(subject(collate), "packing.rows") == outcome, found
+    found = check(subject(collate), only=FINDERS)
+    assert light(subject(collate), *FINDERS) == outcome, found
     assert not message or message in found.findings[0].message
 
 

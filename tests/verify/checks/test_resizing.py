@@ -15,6 +15,7 @@ from tests.verify.checks.test_correct_training import GREEN
 from tests.verify.small import VOCAB, Small, said, small
 
 pytestmark = pytest.mark.tier2
+FINDERS = ("resizing.vocabulary",)
 Resize = Callable[[Any, int], nn.Module]
 
 
@@ -130,17 +131,17 @@ CASES: dict[str, tuple[Any, Resize, str, str]] = {
 def test_a_vocabulary_grows_in_all_its_parts(name: str) -> None:
     """Behavior: what grows embedding and head alike and leaves the rest passes; what forgets a part is found."""
     model, resize, outcome, message = CASES[name]
-    report = check(small(model=model, resize_vocabulary=resize), only=("resizing",))
+    report = check(small(model=model, resize_vocabulary=resize), only=FINDERS)
     assert (report.findings[0].light if report.findings else GREEN) == outcome, report
     assert message in said(report), report
 
 
 def test_a_loss_of_old_words_is_found() -> None:
     """Behavior: a loss that leaves the new words out of its softmax is found."""
-    report = check(small(model=Functional, resize_vocabulary=BOTH, loss=of_old_words), only=("resizing",))
+    report = check(small(model=Functional, resize_vocabulary=BOTH, loss=of_old_words), only=FINDERS)
     assert "cross-entropy of 11 words, and there are 16" in said(report), report
 
 
 def test_a_model_without_it_is_not_asked() -> None:
     """Behavior: a subject that does not resize names the part that would open the check."""
-    assert said(check(small(), only=("resizing",))) == "resize_vocabulary"
+    assert said(check(small(), only=FINDERS)) == "resize_vocabulary"
