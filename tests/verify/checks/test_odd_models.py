@@ -152,6 +152,29 @@ def unlabeled(**parts: Any) -> Subject:
     return small(**{"batch": ids, "loss": shifting, **parts})
 
 
+class OfPast(Small):
+    """Averages the real tokens so far, twice: where none has come, 0 / 0, which rows padded on the right never see."""
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        x_BTD = self.embed(tokens)
+        past_BTD = (x_BTD * attention_mask[..., None]).cumsum(1) / attention_mask.cumsum(1)[..., None]
+        return self.head(torch.tanh(self.mix(past_BTD).cumsum(1)) + x_BTD)
+
+
+def right_padded(generator: torch.Generator) -> dict[str, Tensor]:
+    """A batch whose second row is shorter."""
+    given = batch(generator)
+    mask_BT = torch.ones_like(given["tokens"])
+    mask_BT[1, LENGTH // 2 :] = 0
+    return {**given, "labels": given["labels"].masked_fill(mask_BT == 0, IGNORE), "attention_mask": mask_BT}
+
+
+def of_real(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
+    """Mean nats per real token."""
+    return cross_entropy(model(given["tokens"], given["attention_mask"]).flatten(0, 1), given["labels"].flatten())
+
+
 def with_mask(*shape: int) -> Callable[[torch.Generator], dict[str, Tensor]]:
     """Batches that have a mask, of this shape."""
     return lambda generator: {**ids(generator), "attention_mask": torch.ones(*shape, dtype=torch.int64)}
@@ -591,6 +614,11 @@ def in_training(model: Any, tokens: Tensor) -> Tensor:
     return usual(model, tokens)
 
 
+def by_chance(model: Any, tokens: Tensor) -> Tensor:
+    """Rows meet in another order each time, as tokens in random buckets do."""
+    return usual(model, tokens) + 1e-3 * torch.randn(len(tokens), 1, VOCAB)
+
+
 def featured(generator: torch.Generator) -> dict[str, Tensor]:
     """A batch with features of its rows."""
     return {**batch(generator), "features": torch.rand(ROWS, LENGTH, VOCAB, generator=generator)}
@@ -613,6 +641,12 @@ ODD = {
     ),
     "padding without labels": Odd(
         "attention.padding", lambda: unlabeled(batch=with_mask(ROWS, LENGTH)), "losses with other right padding"
+    ),
+    "hashed by chance": Odd(
+        "attention.rows", lambda: small(model=lambda: Bent(by_chance)), "draws no random numbers in eval mode"
+    ),
+    "no number without a token": Odd(
+        "attention.padding", lambda: small(model=OfPast, batch=right_padded, loss=of_real), PASSED
     ),
     "one loss for all": Odd(
         "autocast.loss",
