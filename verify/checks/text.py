@@ -186,14 +186,20 @@ def _require_closed(subject: Subject, whole: Encoded, answers: list[Span]) -> No
     closing = [whole.ids[answer.end : answer.end + 1] for answer in answers]
     if [] in closing or any(each != closing[0] for each in closing):
         return
-    trained = [whole.targets[answer.end] >= 0 for answer in answers]
-    mark = closing[0][0]
+    trained, mark = [whole.targets[answer.end] >= 0 for answer in answers], closing[0][0]
     if not any(trained) and mark == subject.eos_id:
         raise CheckFailed(f"the end mark (id {mark}) behind {len(answers)} answers is trained behind 0 of them")
-    if any(trained) and not all(trained):
-        last_only = trained == [False] * (len(answers) - 1) + [True]
-        light, reason = (Unusual, "; right where only the end of the last is") if last_only else (CheckFailed, "")
-        raise light(f"id {mark}, behind each of {len(answers)} answers, is trained behind {sum(trained)}{reason}")
+    if any(trained):
+        _require_all_closed(mark, trained)
+
+
+def _require_all_closed(mark: int, trained: list[bool]) -> None:
+    """Fail where the mark behind some answers is trained, and that behind others is not."""
+    said = f"id {mark}, behind each of {len(trained)} answers, is trained behind {sum(trained)}"
+    if trained == [False] * (len(trained) - 1) + [True]:
+        raise Unusual(f"{said}; right where only the end of the last is")
+    if not all(trained):
+        raise CheckFailed(said)
 
 
 def check_answers(subject: Subject) -> None:

@@ -4,7 +4,8 @@ Legend: B batch, T time.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,11 @@ from andon.verify.access.logits import logits_of
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of, tokens_of, with_targets
-from andon.verify.errors import CheckFailed, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.evaluations import evaluation_batches, losses_at_rest
 from andon.verify.observation.micro_batches import weight_of
 from andon.verify.subject import Batch, Subject
+from andon.verify.vocabulary import METRICS
 
 HALF = 0.5
 
@@ -67,6 +69,18 @@ def answered_batches(subject: Subject) -> list[Batch]:
         answered_BT = torch.where(chosen_BT & (targets_BT != IGNORE), choice_BT, targets_BT)
         made.append(with_targets(subject, batch, answered_BT))
     return made
+
+
+def reported(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those whose names say what they are.
+
+    Raises:
+        NotApplicable: there are none.
+    """
+    found = {key: float(value) for key, value in metrics.items() if key in METRICS}
+    if not found:
+        raise NotApplicable(f"metrics by one of the names {', '.join(METRICS)}")
+    return found
 
 
 def due_metrics(subject: Subject, model: nn.Module, batches: list[Batch]) -> dict[str, Due]:

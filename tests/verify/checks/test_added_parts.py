@@ -15,6 +15,7 @@ from tests.verify.small import LENGTH, ROWS, Small, batch, loss, small
 
 pytestmark = pytest.mark.long
 Generator = torch.Generator
+AREAS = ("accumulation", "attention", "data", "evaluation", "loss", "objective")
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def applied(report: Report) -> set[str]:
 @pytest.fixture(scope="module")
 def before() -> set[str]:
     """What applies without."""
-    return applied(check(subject({}), tier=2))
+    return applied(check(subject({}), only=AREAS))
 
 
 def subject(parts: Mapping[str, Any]) -> Subject:
@@ -109,7 +110,7 @@ def subject(parts: Mapping[str, Any]) -> Subject:
 def test_what_is_added_leaves_nothing_out_in_silence(name: str, before: set[str]) -> None:
     """Behavior: a check that stops applying names what was added first; all others go on, and nothing is found."""
     parts, left_out = ADDED[name]
-    report = check(subject(parts), tier=2)
+    report = check(subject(parts), only=AREAS)
     assert not report.red, report.red
     gone = before - applied(report)
     assert gone == left_out

@@ -155,7 +155,7 @@ def unlabeled(**parts: Any) -> Subject:
 class OfPast(Small):
     """Averages the real tokens so far, twice: where none has come, 0 / 0, which rows padded on the right never see."""
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:  # ty: ignore[incompatible-method-override] - a mask
         """(B, T) to (B, T, V)."""
         x_BTD = self.embed(tokens)
         past_BTD = (x_BTD * attention_mask[..., None]).cumsum(1) / attention_mask.cumsum(1)[..., None]
