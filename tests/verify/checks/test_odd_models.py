@@ -155,9 +155,10 @@ def unlabeled(**parts: Any) -> Subject:
 class OfPast(Small):
     """Averages the real tokens so far, twice: where none has come, 0 / 0, which rows padded on the right never see."""
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:  # ty: ignore[incompatible-method-override] - a mask
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T) to (B, T, V)."""
         x_BTD = self.embed(tokens)
+        attention_mask = torch.ones_like(tokens) if attention_mask is None else attention_mask
         past_BTD = (x_BTD * attention_mask[..., None]).cumsum(1) / attention_mask.cumsum(1)[..., None]
         return self.head(torch.tanh(self.mix(past_BTD).cumsum(1)) + x_BTD)
 
