@@ -29,7 +29,7 @@ from andon.verify.access.targets import (
     with_tokens,
 )
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.observation.evaluations import draws_at_rest
 from andon.verify.observation.heads import heads_of, rows_reached
 from andon.verify.observation.perturb import logits_eval, rounding_tolerance
@@ -65,6 +65,8 @@ def check_causality(subject: Subject) -> None:
 
     Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
     """
+    if subject.causal is False:
+        raise left_out_by("causal", False, "a causal model")
     if not predicts_next(subject):
         raise NotApplicable("a causal model")
     model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
@@ -190,7 +192,7 @@ def check_rows(subject: Subject) -> None:
     Reference: PyTorch documentation, torch.nn.MultiheadAttention.
     """
     if subject.mixture_of_experts:
-        raise NotApplicable("a model without a mixture of experts, whose capacity rows may share")
+        raise left_out_by("mixture_of_experts", True, "rows that share no expert's capacity")
     model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
     if draws_at_rest(subject, model):
         raise NotApplicable("a model that draws no random numbers in eval mode: another number of rows draws others")

@@ -16,7 +16,7 @@ from andon.verify.access.parts import find, part
 from andon.verify.access.roles import replaced
 from andon.verify.access.targets import predicts_next, tokens_of, with_tokens
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
 from andon.verify.observation.half_precision import is_wide, low_dtype
 from andon.verify.observation.perturb import logits_eval, without_autocast
@@ -92,7 +92,7 @@ def check_average(subject: Subject) -> None:
     Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
     """
     if subject.recurrent:
-        raise NotApplicable("a model whose first block averages: a recurrence adds up")
+        raise left_out_by("recurrent", True, "a model whose first block averages, where a recurrence adds up")
     model, batch, time = _single_documents(subject, perturbed_model(subject))
     block = blocks_of(model)[0]
     if any("sink" in name for name, _ in block.named_parameters()):
