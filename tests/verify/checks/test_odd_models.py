@@ -155,9 +155,10 @@ def unlabeled(**parts: Any) -> Subject:
 class OfPast(Small):
     """Averages the real tokens so far, twice: where none has come, 0 / 0, which rows padded on the right never see."""
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T) to (B, T, V)."""
         x_BTD = self.embed(tokens)
+        attention_mask = torch.ones_like(tokens) if attention_mask is None else attention_mask
         past_BTD = (x_BTD * attention_mask[..., None]).cumsum(1) / attention_mask.cumsum(1)[..., None]
         return self.head(torch.tanh(self.mix(past_BTD).cumsum(1)) + x_BTD)
 
@@ -634,7 +635,7 @@ ODD = {
     "mask with a hole": Odd("attention.influence", lambda: bent(through(hole)), "but not at"),
     "token that ends early": Odd("attention.influence", lambda: bent(through(short)), "only, and an earlier one does"),
     "mixture's rows": Odd(
-        "attention.rows", lambda: small(mixture_of_experts=True), "a model without a mixture of experts"
+        "attention.rows", lambda: small(mixture_of_experts=True), "mixture_of_experts=True leaves it out"
     ),
     "mask a row and column": Odd(
         "attention.padding", lambda: unlabeled(batch=with_mask(ROWS, 1, LENGTH, LENGTH)), "a mask (B, T)"
