@@ -31,7 +31,6 @@ class StepSpans(SpanProcessor):
         """Remember where it belongs: in the trace of its parent, or below what is open here."""
         del parent_context
         context = span.get_span_context()
-        assert context
         with self._lock:
             above = self._places.get(span.parent.span_id) if span.parent else None
             self._places[context.span_id] = self.trace.place(above)
