@@ -39,6 +39,12 @@ class RecordedSpan(NamedTuple):
     failed: bool
     events: list[RecordedEvent]
 
+    @property
+    def source(self) -> str:
+        """File and line of its `with`, or empty."""
+        said = self.attributes
+        return f"{said['code.file.path']}:{said.get('code.line.number', 0)}" if "code.file.path" in said else ""
+
 
 class Recording(NamedTuple):
     """All spans of a file in the order written, and the bytes of a last line that was torn off (0 where whole)."""

@@ -24,47 +24,21 @@ import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from andon.tracing import encode
+from andon.tracing.analysis.verdict import Verdict
 from andon.tracing.clock import Clock, random_ids
 from andon.tracing.conventions import Attribute, resource_attributes
 from andon.tracing.endpoint import Endpoint, endpoint
 from andon.tracing.lines import LineFile, trim_torn_line
 from andon.tracing.send import Sender
 from andon.tracing.spans import GAP_NS, LONG_COLLECTION_NS, STEP, Between, OpenSpan, Parent, Thread, prefixed
+from andon.tracing.window import Looking, Window
 
 WINDOW_SPANS = 2_000
 SHORT_NS = 10_000_000  # what ends between two steps sooner waits for the next step's line
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
-
-
-class Window:
-    """The root of a trace of some steps."""
-
-    def __init__(self, trace_id: str, span_id: str, index: int, start: int) -> None:
-        self.trace_id, self.span_id, self.index, self.start = trace_id, span_id, index, start
-        self.last = start - GAP_NS
-        self.steps: list[tuple[int, int | None]] = []  # nanoseconds, and number
-        self.spans = 1
-        self.open = 0  # directly below it, in any thread
-        self.closed = False
-        self.events: list[str] = []
-        self.attributes: dict[str, Attribute] = {}
-
-    def summary(self) -> dict[str, Attribute]:
-        """What a search in Jaeger finds it by."""
-        said: dict[str, Attribute] = {"train.window.index": self.index, "train.window.steps": len(self.steps)}
-        numbers = [number for _, number in self.steps if number is not None]
-        if numbers:
-            said |= {"train.window.first_step": numbers[0], "train.window.last_step": numbers[-1]}
-        if self.steps:
-            slowest, number = max(self.steps, key=lambda each: each[0])
-            said["train.window.median_seconds"] = median(each for each, _ in self.steps) / 1e9
-            said["train.window.slowest_seconds"] = slowest / 1e9
-            said |= {} if number is None else {"train.window.slowest_step": number}
-        return said | self.attributes
 
 
 class Trace:
@@ -95,6 +69,9 @@ class Trace:
         self._largest = 0  # spans of one line
         self._steps = self._written = self._lost = 0
         self._lock = threading.RLock()
+        self._looking = Looking(attributes, self._looked)
+        self.findings = self._looking.findings
+        self.verdict: Verdict | None = None  # once the trace is closed
         self._single("train run start", {**self._run, **attributes}, links_of_environment())
         gc.callbacks.append(self._on_collection)
 
@@ -187,11 +164,9 @@ class Trace:
         thread.between = None
         if window is None:
             return
-        end = max(self.clock.now() - GAP_NS, between.start, between.last)
-        ids = (window.trace_id, between.span_id, window.span_id)
-        name, values = encode.named("between steps"), between.attributes(thread.collected)
-        thread.ended.append(encode.span(ids, name, (between.start, end), values, between.events))
-        thread.last = end
+        thread.last = max(self.clock.now() - GAP_NS, between.start, between.last)
+        between.finish(thread.last, thread.collected, window.trace_id, window.span_id)
+        thread.ended.append(between)
 
     def _flush(self, window: Window | None) -> None:
         thread = self.thread
@@ -199,6 +174,7 @@ class Trace:
             if window:
                 window.spans += len(thread.ended)
                 window.last = max(window.last, thread.last)
+                window.ended.append(thread.ended)
             self._largest = max(self._largest, len(thread.ended))
             ended, thread.ended = thread.ended, []
             self._write([each if isinstance(each, str) else each.encoded() for each in ended])
@@ -208,12 +184,20 @@ class Trace:
         self._written += 0 if self._file.problem else len(spans)
         self._lost += len(spans) if self._file.problem else 0
 
-    def _single(self, name: str, attributes: Mapping[str, Attribute], links: list[str], error: str = "") -> None:
-        """A trace of one span that ends at once."""
+    def _single(
+        self,
+        name: str,
+        attributes: Mapping[str, Attribute],
+        links: list[str],
+        error: str = "",
+        said: Mapping[str, Attribute] | None = None,
+    ) -> None:
+        """A trace of one span that ends at once. The verdict is what is `said`."""
         ids, now = (self._draw_trace(), self.draw(), ""), self.clock.now()
         self.trace_ids.append(ids[0])
         kinds = {"error.type": error} if error else {}
-        events = [encode.event("exception", now, {"exception.type": error})] if error else []
+        events = [encode.event("train.verdict", now, prefixed(dict(said)))] if said else []
+        events += [encode.event("exception", now, {"exception.type": error})] if error else []
         values = encode.attributes({**attributes, **kinds})
         when = (now, self.clock.now())
         self._write([encode.span(ids, encode.named(name), when, values, events, links, failed=bool(error))])
@@ -230,7 +214,13 @@ class Trace:
         """End the window; where another thread has a span open in it, its root waits for that."""
         if window := self._window:
             self._flush(window)
-            self._window, window.closed = None, True
+            self._window = None
+            self._looking.add(window)
+
+    def _looked(self, window: Window) -> None:
+        """A closed window has been looked through: its root waits for nothing else but what is open in it."""
+        with self._lock:
+            window.closed = True
             if not window.open:
                 self._write_root(window)
 
@@ -263,11 +253,17 @@ class Trace:
             if self._window and kind:
                 self._window.attributes["error.type"] = kind
             self._close_window()
+        self.verdict = self._looking.close()
+        with self._lock:
             total = self._written + self._lost + 1
             counts = {"steps": self._steps, "windows": len(self._windows), "spans": total}
             expected = {f"train.run.expected.{name}": count for name, count in counts.items()}
-            self._single("train run end", {**self._run, **expected}, [encode.link(*ids) for ids in self._windows], kind)
+            said = self.verdict.attributes() if self.verdict else {}
+            links = [encode.link(*ids) for ids in self._windows]
+            self._single("train run end", {**self._run, **expected}, links, kind, said)
             self._file.close()
+        if self._looking.problem:
+            self.notes.append(f"findings are not complete: {self._looking.problem!r}")
         if self._lost:
             self.notes.append(f"{self._lost} spans could not be written to the trace: {self._file.problem}")
 

@@ -1,5 +1,6 @@
 """One open span, and what a thread has open: the part of the recorder that a training loop runs through each step."""
 
+import json
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ class Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[OpenSpan] = []
         self.between: Between | None = None
-        self.ended: list[OpenSpan | str] = []
+        self.ended: list[OpenSpan | Between | str] = []
         self.read = self.cpu = 0  # when the processor's time was read last, and what it was
         self.last = 0  # when the last span directly below the window ended
         self.collecting = 0  # when the garbage collection that goes on began
@@ -62,15 +63,27 @@ class Recorder(Protocol):
 class Between:
     """The time between two steps, with what happens in it."""
 
+    name = "between steps"
+    source = ""
+
     def __init__(self, span_id: str, start: int) -> None:
         self.span_id, self.start, self.last = span_id, start, start - GAP_NS
+        self.end, self.trace_id, self.parent_id = start, "", ""
         self.events: list[str] = []
+        self.attributes: dict[str, Attribute] = {}
         self.cpu = time.process_time_ns()
 
-    def attributes(self, collected: int) -> str:
-        """What it took of the machine, given the nanoseconds of garbage collections in it."""
-        garbage: dict[str, Attribute] = {"train.gc_seconds": collected / 1e9} if collected else {}
-        return encode.attributes({"train.cpu_seconds": (time.process_time_ns() - self.cpu) / 1e9, **garbage})
+    def finish(self, end: int, collected: int, trace_id: str, parent_id: str) -> None:
+        """It ends, in a window; what it took of the machine, given the nanoseconds of garbage collections in it."""
+        self.end, self.trace_id, self.parent_id = end, trace_id, parent_id
+        self.attributes["train.cpu_seconds"] = (time.process_time_ns() - self.cpu) / 1e9
+        if collected:
+            self.attributes["train.gc_seconds"] = collected / 1e9
+
+    def encoded(self) -> str:
+        """The span in OTLP's JSON."""
+        ids, when = (self.trace_id, self.span_id, self.parent_id), (self.start, self.end)
+        return encode.span(ids, encode.named(self.name), when, encode.attributes(self.attributes), self.events)
 
 
 class OpenSpan:
@@ -146,6 +159,17 @@ class OpenSpan:
         thread.ended.append(self)
         if not thread.open:
             recorder.end(self)
+
+    @property
+    def parent_id(self) -> str:
+        """Of the span above."""
+        return self.parent.span_id
+
+    @property
+    def source(self) -> str:
+        """File and line of its `with`."""
+        said = {each["key"]: each["value"] for each in json.loads(f"[{self.code.removeprefix(',')}]")}
+        return f"{said['code.file.path']['stringValue']}:{said['code.line.number']['intValue']}"
 
     def encoded(self) -> str:
         """The span in OTLP's JSON. All of a step's are encoded together, when the processor has the code at hand."""

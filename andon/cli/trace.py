@@ -1,4 +1,4 @@
-"""`andon trace`: deliver a run's recorded spans to an OTLP endpoint such as Jaeger."""
+"""`andon trace`: a run's recorded spans, delivered to an OTLP endpoint such as Jaeger; what they say, in its files."""
 
 import json
 import time
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from andon.cli.trace_show import show
 
 if TYPE_CHECKING:
     from andon.tracing.read import Overview
@@ -19,7 +21,10 @@ OTLP = "OTLP/HTTP endpoint, such as http://localhost:4318 for Jaeger; by default
 
 @click.group()
 def command() -> None:
-    """Send a recorded run to an OTLP endpoint such as Jaeger."""
+    """Say where a recorded run's time went, or send the run to an OTLP endpoint such as Jaeger."""
+
+
+command.add_command(show)
 
 
 @command.command()

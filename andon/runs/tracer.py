@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shlex
 import sys
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from andon.core.training.loop import Span, StepRecord
     from andon.gates import Verdict
     from andon.runs.run import RunSetup
+    from andon.tracing.analysis.findings import Finding
     from andon.tracing.endpoint import Endpoint
     from andon.tracing.record import Trace
 
@@ -30,6 +33,12 @@ class Tracer(NamedTuple):
     span: "Span"
     step_ids: Callable[[], dict[str, str]] = dict
     finding: Callable[..., None] = lambda kind, **numbers: None
+    findings: "deque[Finding] | tuple[()]" = ()  # in the run's steps, that have not been said
+
+    def say_findings(self, say: Say) -> None:
+        """A line for each finding since the last call."""
+        while self.findings:
+            say(self.findings.popleft().text)
 
     def note_verdict(self, verdict: "Verdict") -> None:
         """A finding for each bound of the cord that is broken."""
@@ -44,6 +53,7 @@ def log_step(record: "StepRecord", write: Callable[[str], object], tracer: Trace
     if record.skipped:
         tracer.finding("train.skipped", step=record.step)
         say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
+    tracer.say_findings(say)
 
 
 def command_line() -> str:
@@ -81,6 +91,7 @@ def describe(setup: "RunSetup", config: "Config", device: str) -> dict[str, Any]
         "train.dtype": config.training.dtype,
         "train.device": device,
         "train.threads": torch.get_num_threads(),
+        "train.passive_waiting": os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive",
         "train.torch": torch.__version__,
     }
 
@@ -99,9 +110,16 @@ def open_tracer(
 
     path = folder / "trace.jsonl"
     with record.open_trace(path, folder.name, attributes, otlp=to, service_version=__version__) as trace:
-        yield Tracer(
-            trace.span, lambda: dict(zip(("trace_id", "span_id"), trace.last_step, strict=True)), trace.finding
+        tracer = Tracer(
+            trace.span,
+            lambda: dict(zip(("trace_id", "span_id"), trace.last_step, strict=True)),
+            trace.finding,
+            trace.findings,
         )
+        yield tracer
+    tracer.say_findings(say)
+    if trace.verdict:
+        say(f"where the time went: {trace.verdict.sentence()}")
     for note in trace.notes:
         say(note)
     if to and trace.delivered:

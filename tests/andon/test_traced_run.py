@@ -117,8 +117,9 @@ def test_skipped_steps_and_the_cord_are_events(paths: list[str], tmp_path: Path)
     (window,) = named(traced(tmp_path / "skipped"), "train window")
     assert "train.not_finite" == window.attributes["train.finding"]
     run(small_config(paths, ("cord.loss_above", 0.1), ("cord.window_steps", 2)), tmp_path / "cord", quiet=True)
-    (event,) = [event for span in traced(tmp_path / "cord") for event in span.events]
+    event, said = [event for span in traced(tmp_path / "cord") for event in span.events]
     assert ("cord.loss", 0.1) == (event.name, event.attributes["train.threshold"])
+    assert "train.verdict" == said.name
 
 
 @pytest.mark.tier2

@@ -1,0 +1,85 @@
+"""`andon trace show` and what a run says of its time."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from andon.cli.main import cli
+from andon.runs.run import run
+from andon.tracing.analysis.steps import Step
+from andon.tracing.encode import attributes, frame, named, span
+from tests.small_run import small_config, write_corpus
+from tests.tracing.synthetic import plain_steps, times, with_cause
+
+pytestmark = pytest.mark.tier2
+
+
+def written(folder: Path, steps: Sequence[Step], **start: str | int | bool) -> Path:
+    """The folder of a run with these steps in its trace, a hundred a window."""
+    folder.mkdir()
+    before, after = frame({"service.name": "andon"}, "andon.tracing")
+    first = {"train.threads": 1, "train.device": "cpu", "train.torch": "2", "train.config.sha256": "c", **start}
+    lines = [span(("f" * 32, "f" * 16, ""), named("train run start"), (1, 2), attributes(first))]
+    for step in steps:
+        trace = f"{(step.number - 1) // 100 + 1:032x}"
+        own, begin = f"{step.number:016x}", step.end - int(1e9 * step.seconds.wall)
+        spans, at = [], begin
+        for index, (name, seconds) in enumerate(step.phases.items()):
+            until = at + int(1e9 * seconds.wall)
+            place = {"code.file.path": "loop.py", "code.line.number": 7, "train.cpu_seconds": seconds.cpu}
+            ids = (trace, f"{index + 1:04x}{own[4:]}", own)
+            spans.append(span(ids, named(name), (at, until), attributes(place)))
+            at = until
+        said = {"train.step": step.number, "train.cpu_seconds": step.seconds.cpu, "train.grad_norm": step.norm}
+        spans.append(span((trace, own, "a" * 16), named("train.step"), (begin, step.end), attributes(said)))
+        lines.append(",".join(spans))
+    (folder / "trace.jsonl").write_text("".join(before + line + after for line in lines))
+    return folder
+
+
+def show(folder: Path, *options: str) -> Result:
+    """The command's exit code and output."""
+    return CliRunner().invoke(cli, ["trace", "show", str(folder), *options])
+
+
+def test_it_says_where_the_time_went(tmp_path: Path) -> None:
+    """Behavior: the verdict, each finding with its step, and the kinds of step, for a reader and for a program."""
+    steps = [with_cause(times(each, 3 if each.number == 250 else 1), "data-bound", 0.4) for each in plain_steps(400, 0)]
+    folder = written(tmp_path / "run", steps)
+    head, verdict, *rest = show(folder).output.splitlines()
+    assert head.startswith(f"{folder / 'trace.jsonl'}: 400 steps, ")
+    assert verdict.startswith("data-bound, 40% of ")
+    assert "(loop.py:7)" in verdict
+    assert any(line.startswith("step 250: processor time ") for line in rest)
+    assert "one kind of step" in rest
+    content = json.loads(show(folder, "--json").output)
+    assert ("data-bound", "loop.py:7", 400) == tuple(content["verdict"][key] for key in ("name", "source", "steps"))
+    assert ("train.stall", 250) in [(each["kind"], each["step"]) for each in content["findings"]]
+    assert [400] == [each["count"] for each in content["kinds"]]
+
+
+def test_without_numpy_and_without_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: what cannot be measured is said, and is null for a program."""
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    folder = written(tmp_path / "run", plain_steps(60, 0))
+    assert "kinds of step: not measured without numpy" in show(folder).output
+    assert json.loads(show(folder, "--json").output)["kinds"] is None
+    empty = written(tmp_path / "empty", [])
+    assert "no step was recorded" in show(empty).output
+    assert json.loads(show(empty, "--json").output)["verdict"] is None
+
+
+def test_a_run_says_it_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: one sentence, the same that `show` says afterwards; without a trace there is none."""
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    config = small_config(write_corpus(tmp_path / "corpus"))
+    run(config, tmp_path / "run", quiet=True, say=said.append)
+    (line,) = [each for each in said if each.startswith("where the time went: ")]
+    assert line.removeprefix("where the time went: ") == show(tmp_path / "run").output.splitlines()[1]
+    run(config, tmp_path / "untraced", quiet=True, traced=False, say=said.append)
+    assert 1 == sum(each.startswith("where the time went: ") for each in said)
