@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from andon.cli.trace_diff import diff
 from andon.cli.trace_show import show
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def command() -> None:
 
 
 command.add_command(show)
+command.add_command(diff)
 
 
 @command.command()

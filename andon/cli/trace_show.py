@@ -1,4 +1,4 @@
-"""`andon trace show` and `andon trace diff`: what a recorded run says of its time."""
+"""`andon trace show`: what a recorded run says of its time."""
 
 import json
 from pathlib import Path

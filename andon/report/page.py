@@ -16,6 +16,7 @@ from andon.files import write_whole
 from andon.log import of_kind, read_log
 from andon.report.curves import curves
 from andon.report.timeline import read_timeline, shares
+from andon.report.times import read_times
 from andon.report.trends import trends
 
 HERE = Path(__file__).parent
@@ -61,6 +62,7 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
     trace = run / "trace.jsonl"
     step, beside = read_timeline(trace) if trace.exists() else (None, [])
     totals, columns = shares(of_kind(log, "step"))
+    analysis, times = read_times(trace) if trace.exists() else (None, None)
     return {
         "run": run.resolve().name,
         "folder": run,
@@ -75,6 +77,9 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         "full_model_peak": None if "finetune" in result else result.get("peak_bytes"),
         "curves": curves(log, baselines),
         "has_validation": bool(of_kind(log, "validation")),
+        "where": analysis and analysis.verdict(),
+        "findings": analysis.findings if analysis else [],
+        "times": times,
         "step": step,
         "beside": beside,
         "totals": totals,

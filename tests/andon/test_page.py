@@ -124,6 +124,9 @@ def test_it_shows_the_run(run: Path) -> None:
         "duration 2 min 41 s",
         "steps 6 1 skipped",
         "Red ticks: 1 skipped, not finite.",
+        "Where the time goes ",
+        " Next: ",
+        "Milliseconds a step, stacked. Thin: the slowest step.",
         "A typical step: number ",
         "forward 0.6 s backward 1.8 s validation 1 times, ",
         "pass demo.loss below a bigram 2.664 nats < 3.871 andon demo",
@@ -304,7 +307,7 @@ ACCENTS = {"dark": [0x6C, 0xB0, 0xFF], "light": [0x0B, 0x63, 0xC5]}
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_browser_draws_it(run: Path, tmp_path: Path, scheme: str, width: int) -> None:
-    """Behavior: in both palettes three curves are drawn, nothing complains, and nothing overflows the width."""
+    """Behavior: in both palettes four plots are drawn, nothing complains, and nothing overflows the width."""
     long = replace(FAILED, detail="word " * 60, command="andon " + "x" * 200)
     page = render_report(run, verdict(PASSED, long, UNKNOWN))
     page.write_text(page.read_text().replace("<title>", PROBE + "<title>"))
@@ -320,6 +323,6 @@ def test_a_browser_draws_it(run: Path, tmp_path: Path, scheme: str, width: int) 
     found = json.loads(html.unescape(re.findall(r'<p id="probe">(.*)</p>', dumped)[-1]))
     assert ACCENTS[scheme] == found["wanted"]
     assert [] == found["problems"]
-    assert 3 == len(found["colored"])
+    assert 4 == len(found["colored"])
     assert min(found["colored"]) > 50
     assert found["wide"] <= 0

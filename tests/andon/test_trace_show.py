@@ -83,3 +83,38 @@ def test_a_run_says_it_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert line.removeprefix("where the time went: ") == show(tmp_path / "run").output.splitlines()[1]
     run(config, tmp_path / "untraced", quiet=True, traced=False, say=said.append)
     assert 1 == sum(each.startswith("where the time went: ") for each in said)
+
+
+def diff(*arguments: str | Path) -> Result:
+    """The command's exit code and output."""
+    return CliRunner().invoke(cli, ["trace", "diff", *map(str, arguments)])
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    """Behavior: exit code 1 names the slower phase, 0 where --slower allows it; each phase has both ratios."""
+    before = written(tmp_path / "a", plain_steps(200, 0))
+    after = written(tmp_path / "b", [times(each, 1.4, "backward") for each in plain_steps(200, 1)])
+    result = diff(before, after)
+    assert 1 == result.exit_code
+    assert "slower than 5% allows: step by 2" in result.output
+    assert "backward by 4" in result.output
+    assert 6 == len([line for line in result.output.splitlines() if " to " in line])
+    assert 0 == diff(before, after, "--slower", "60%").exit_code
+    assert 0 == diff(before, before).exit_code
+    assert 2 == diff(before, after, "--slower", "much").exit_code
+
+
+def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
+    """Behavior: exit code 3 says what differs: configuration, threads, torch, machine; or that there are few steps."""
+    steps = plain_steps(120, 0)
+    one = written(tmp_path / "one", steps)
+    for name, key, value in (("threads", "train.threads", 2), ("torch", "train.torch", "3"), ("configuration", "", 0)):
+        other = written(tmp_path / name, steps, **{key or "train.config.sha256": value})
+        result = diff(one, other)
+        assert 3 == result.exit_code
+        assert result.output.startswith(f"not comparable: {name}: ")
+    machine = written(tmp_path / "machine", steps)
+    (machine / "result.json").write_text(json.dumps({"processor": "another"}))
+    assert "not comparable: machine: not recorded and another\n" == diff(one, machine).output
+    few = diff(one, written(tmp_path / "few", steps[:90]))
+    assert (3, "not measured: 100 steps are needed of each run, in blocks of 20\n") == (few.exit_code, few.output)

@@ -1,7 +1,8 @@
 "use strict";
-// Draws the three plots. One cursor and one zoom for all of them: they share the steps.
+// Draws the plots. One cursor and one zoom for all of them: they share the steps.
 (() => {
   const curves = JSON.parse(document.getElementById("curves").textContent);
+  const times = JSON.parse(document.getElementById("times").textContent);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   const short = (value) => (value == null ? "–" : Math.abs(value) >= 0.01 || value === 0 ? value.toFixed(3) : value.toExponential(2));
   const label = (v) => (v === 0 ? "0" : Math.abs(v) < 0.001 ? v.toExponential() : String(+v.toPrecision(4)));
@@ -22,6 +23,21 @@
     rate: () => ({ data: [curves.step, curves.rate], series: [line("learning rate", "accent", 2)], levels: [], ticks: [] }),
     norm: () => ({ data: [curves.step, curves.norm], series: [line("gradient norm", "accent", 1.2)], levels: [], ticks: curves.skipped }),
   };
+
+  // Stacked areas: each name's line lies on those below it, and the band down to the next is filled.
+  const stacked = () => {
+    const names = Object.keys(times.tops);
+    const shade = (name) => color(name) || color("beside");
+    const own = (u, raw, series, index) => (raw == null ? "–" : (raw - (series > 1 ? u.data[series - 1][index] : 0)).toPrecision(3));
+    return {
+      data: [times.step, ...names.map((name) => times.tops[name]), times.slowest],
+      series: [...names.map((name) => ({ ...line(name, "line", 0), stroke: shade(name), fill: shade(name), value: own })), line("slowest", "accent", 1.5)],
+      bands: names.slice(1).map((name, index) => ({ series: [index + 2, index + 1], fill: shade(name) })),
+      levels: [],
+      ticks: times.findings.map(({ step }) => step),
+    };
+  };
+  plots.times = stacked;
 
   // Baselines as labeled levels, skipped steps as ticks at the foot.
   const marks = (levels, ticks) => (u) => {
@@ -88,7 +104,7 @@
   });
 
   const draw = (element) => {
-    const { data, series, levels, ticks } = plots[element.dataset.plot]();
+    const { data, series, bands, levels, ticks } = plots[element.dataset.plot]();
     const logarithmic = element.dataset.plot === "loss" && fallsFar(data.slice(1), levels);
     const ticksAt = (u, _, low, high) => nice(low, high);
     const size = () => ({ width: element.clientWidth, height: +getComputedStyle(element).getPropertyValue("--height") });
@@ -97,6 +113,7 @@
       {
         ...size(),
         series: [{ label: "step" }, ...series],
+        ...(bands && { bands }),
         scales: { x: { time: false }, y: { distr: logarithmic ? 3 : 1, range: range(levels, logarithmic) } },
         axes: [axis(32), { ...axis(58, (u, splits) => splits.map(label)), ...(logarithmic && { splits: ticksAt, filter: (u, splits) => splits }) }],
         cursor: { sync: { key: "steps" }, points: { size: 7 } },

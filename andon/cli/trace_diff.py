@@ -1,0 +1,85 @@
+"""`andon trace diff`: two recorded runs side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from andon.tracing.analysis.diff import Row, Run
+
+
+@click.command()
+@click.argument("a", type=click.Path(exists=True, path_type=Path))
+@click.argument("b", type=click.Path(exists=True, path_type=Path))
+@click.option("--slower", default="5%", help="Of a phase's processor time: what B may take more than A.")
+@click.pass_context
+def diff(context: click.Context, a: Path, b: Path, slower: str) -> None:
+    """Compare the steps of two runs A and B (folders, or traces), phase by phase, in processor time and by the clock.
+
+    The clock's times of two runs compare the machine's other work, too: the judgement is on processor time.
+    Exit codes: 0 not slower, 1 a phase that is a tenth of the step or more takes longer than --slower allows,
+    3 not comparable, as configuration, threads, torch or machine differ, or not enough steps.
+
+    \b
+    Examples:
+      andon trace diff reports/runs/before reports/runs/after
+      andon trace diff reports/runs/before reports/runs/after --slower 10%
+    """
+    from andon.tracing.analysis import diff as comparison
+
+    bound, runs = _share(slower), [_run(path) for path in (a, b)]
+    different = comparison.differences(*(run.attributes for run in runs))
+    different += _machines(a, b)
+    if different:
+        click.echo("not comparable: " + "; ".join(different))
+        context.exit(3)
+    found = comparison.rows(runs[0].steps, runs[1].steps, bound)
+    if not found:
+        least = comparison.BLOCK * (comparison.LEAST_BLOCKS + 1)
+        click.echo(f"not measured: {least} steps are needed of each run, in blocks of {comparison.BLOCK}")
+        context.exit(3)
+    click.echo("\n".join(table(found)))
+    slow = [row for row in found if row.slower]
+    said = ", ".join(f"{row.name} by {row.cpu.times - 1:.1%}" for row in slow)
+    click.echo(f"slower than {bound:.0%} allows: {said}" if slow else f"nothing is slower by more than {bound:.0%}")
+    context.exit(1 if slow else 0)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 10:
+        raise click.UsageError(f"--slower={text}: name a percentage such as 5%")
+    return share
+
+
+def _run(path: Path) -> "Run":
+    from andon.tracing.analysis.diff import Run
+    from andon.tracing.analysis.steps import read_windows
+    from andon.tracing.read import files_of
+
+    attributes, steps = {}, []
+    for start, window in read_windows(files_of(path)[0], {}):
+        attributes = attributes if start is None else start
+        steps += window
+    return Run(attributes, steps)
+
+
+def _machines(a: Path, b: Path) -> list[str]:
+    """The processors, which `result.json` beside a trace names, where they differ."""
+    from andon.report.page import read_object
+
+    names = [read_object((path if path.is_dir() else path.parent) / "result.json").get("processor") for path in (a, b)]
+    return [] if names[0] == names[1] else [f"machine: {names[0] or 'not recorded'} and {names[1] or 'not recorded'}"]
+
+
+def table(rows: "list[Row]") -> list[str]:
+    """Phases with both ratios and their intervals of 95%."""
+    lines = [f"{'':<12}{'of the step':>12}{'processor time, B over A':>30}{'by the clock':>26}"]
+    for row in rows:
+        cpu, wall = (f"{each.times:.3f} ({each.low:.3f} to {each.high:.3f})" for each in (row.cpu, row.wall))
+        lines.append(f"{row.name:<12}{row.share:>12.0%}{cpu:>30}{wall:>26}{'  slower' if row.slower else ''}")
+    return lines
