@@ -116,6 +116,7 @@ def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, p
 
 def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quiet: bool) -> tuple[int, str]:
     """Exit code and last message."""
+    from andon.core.files.manifest import NotFiniteError
     from andon.core.training import loop as training
 
     state = setup.state
@@ -145,9 +146,19 @@ def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quie
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
                     return 128 + number, f"{where}; continue with: andon {setup.verb} --resume {folder}"
-        except training.NonFiniteError as error:
-            return 5, str(error)
+        except (training.NonFiniteError, NotFiniteError) as error:
+            return 5, f"{error}. {_where_to_go_on(folder, setup.verb)}"
     return 0, ""
+
+
+def _where_to_go_on(folder: Path, verb: str) -> str:
+    """The newest checkpoint, which is finite as any that is saved, and what goes on from it."""
+    from andon.core.files.folders import latest_checkpoint
+
+    newest = latest_checkpoint(folder / "checkpoints")
+    if newest is None:
+        return f"No checkpoint was saved: start a new run with another --out than {folder}"
+    return f"The newest finite checkpoint is {newest}: andon {verb} --resume {folder}"
 
 
 def _write_cord_verdict(verdict: "Verdict", verb: str, folder: Path) -> str:
@@ -172,15 +183,17 @@ def _validate_and_save(
 ) -> None:
     """Validate and save where this step is due: at the end of an epoch or of the run, every so many steps.
 
-    A run that is stopped saves and does not validate: whoever sent the signal may not wait for that.
+    A run that is stopped saves and does not validate: whoever sent the signal may not wait for that. While steps are
+    skipped no save is due and none rotates the others: the checkpoints from before are what is gone back to.
     """
     from andon.core.checkpoint import save_checkpoint
     from andon.core.files.folders import rotate
 
     state, metric = setup.state, None
+    skipping = state.skipped_in_a_row > 0
     if ended or _is_due(state.step, config.validation.every_steps):
         metric = _validate(setup, config, span, write, say)
-    if ended or stopped or _is_due(state.step, config.checkpoint.every_steps):
+    if ended or stopped or (not skipping and _is_due(state.step, config.checkpoint.every_steps)):
         with span("checkpoint"):
             saved = save_checkpoint(
                 folder / "checkpoints",
@@ -191,7 +204,8 @@ def _validate_and_save(
                 setup.base,
                 setup.dataset.eos_id,
             )
-            rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
+            if not skipping:
+                rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
 
 
 def _validate(setup: RunSetup, config: "Config", span: "Span", write: Callable[[str], object], say: Say) -> float:

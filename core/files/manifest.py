@@ -40,6 +40,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or trusted; the message names the file, what is wrong and the next step."""
 
 
+class NotFiniteError(CheckpointError):
+    """A weight or moment that holds NaN or inf: not saved, as it would push out checkpoints that are whole."""
+
+
 class FileRecord(Table):
     """Size in bytes and SHA-256 of one file."""
 
@@ -63,9 +67,9 @@ class Manifest(Table):
     epoch: NonNegativeInt
     batch: NonNegativeInt
     metric: Finite | None
-    learning_rate: Finite
+    learning_rate: Annotated[Finite, Field(ge=0)]
     skipped_in_a_row: NonNegativeInt
-    loss_scale: Finite
+    loss_scale: Annotated[Finite, Field(gt=0)]
     scale_streak: NonNegativeInt
     environment: dict[str, str | int]
     config: dict[str, dict[str, Any]]
