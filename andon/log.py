@@ -1,10 +1,12 @@
 """A run's log: `log.jsonl`, one JSON object per line, each with a `kind` and a `step`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from andon.reading import ReadError, parse_json, read_text
+
 NAME = "log.jsonl"
+MAX_LOG_BYTES = 1 << 30
 
 Record = dict[str, Any]
 
@@ -25,11 +27,13 @@ def read_log(run: Path) -> list[Record]:
     if not path.is_file():
         raise LogError(f"{path} does not exist, so {run} is not a run's folder; name one under reports/runs")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    try:
+        text = read_text(path, MAX_LOG_BYTES)
+    except ReadError as error:
+        raise LogError(f"{path}: {error}; name another run") from error
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             records.append(record | {"kind": record["kind"], "step": record["step"]})
         except (ValueError, KeyError, TypeError) as error:
             raise LogError(f"{path} line {number} is not a record ({error!r}); remove the line to continue") from error

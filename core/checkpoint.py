@@ -57,9 +57,16 @@ from andon.core.training.state import TrainState
 
 SAFETENSORS_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
-# Tables of the configuration on which losses and weights depend; `model` must agree, so it is not among them.
-BITWISE_TABLES = ("training.", "schedule.", "data.")
-NO_EFFECT_ON_RESULTS = {"data.workers", "data.shard_tokens", "training.max_skipped_steps"}
+# Keys of the configuration on which neither data nor numbers depend; `model` and an adapter's table must agree, or the
+# checkpoint is refused.
+NO_EFFECT_TABLES = ("model.", "lora.", "qlora.", "checkpoint.", "cord.")
+NO_EFFECT_ON_RESULTS = {
+    "data.workers",
+    "data.shard_tokens",
+    "training.max_skipped_steps",
+    "validation.every_steps",
+}
+SPLIT = {"validation.fraction", "training.seed", "data.paths", "data.text_field"}  # which text is held out
 
 
 def save_checkpoint(
@@ -325,6 +332,10 @@ def _bitwise_notes(
     settings = {
         key: pair
         for key, pair in differences.items()
-        if key.startswith(BITWISE_TABLES) and key not in NO_EFFECT_ON_RESULTS
+        if not key.startswith(NO_EFFECT_TABLES) and key not in NO_EFFECT_ON_RESULTS
     }
-    return [f"not bitwise: {key} {old} to {new}" for key, (old, new) in {**machine, **settings}.items()]
+    moved = "; text that was trained on may now be held out"
+    return [
+        f"not bitwise: {key} {old} to {new}{moved if key in SPLIT else ''}"
+        for key, (old, new) in {**machine, **settings}.items()
+    ]

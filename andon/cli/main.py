@@ -11,6 +11,7 @@ from typing import NamedTuple
 import click
 
 from andon import __version__
+from andon.text import clean, without_secrets
 
 
 class Verb(NamedTuple):
@@ -24,6 +25,7 @@ VERBS = {
     "demo": Verb("Train a small model on real text, evaluate it, write a report.", "train"),
     "train": Verb("Train a LLaMA from a TOML configuration; resume it bit for bit.", "train"),
     "finetune": Verb("Train a LoRA or QLoRA adapter on a frozen model; resume it.", "train"),
+    "doctor": Verb("Say what is wrong in a run's folder, and what mends it.", "train"),
     "merge": Verb("Merge an adapter into its model, as a Hugging Face directory.", "train"),
     "generate": Verb("Continue a prompt with a trained or a published model.", "train"),
     "plan": Verb("Count parameters and bytes before paying for them.", "train"),
@@ -38,6 +40,8 @@ VERBS = {
     "dev": Verb("Measure checks and tests: injected faults, mutants, public names.", "verify"),
 }
 
+# Verbs that run no code of a user: what the file system refuses them is about their own files.
+OWN_FILES = ("demo", "train", "finetune", "merge", "generate", "plan", "export", "import", "gate", "init")
 DEVELOPMENT_TOOLS = ("griffe", "libcst", "pytest")  # the extra `dev` brings these, whichever verb lacks them
 
 
@@ -54,6 +58,8 @@ def _of_models(verb: str) -> click.Command | None:
         from andon.cli.train import command
     elif verb == "finetune":
         from andon.cli.finetune import command
+    elif verb == "doctor":
+        from andon.cli.doctor import command
     elif verb == "merge":
         from andon.cli.merge import command
     elif verb == "generate":
@@ -114,11 +120,15 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("andon: interrupted", err=True)
             sys.exit(128 + 2)
+        except click.ClickException as error:
+            if clean(error.message) == error.message:
+                raise
+            raise click.UsageError(clean(error.format_message()), getattr(error, "ctx", None)) from error
         except Exception as error:
             message = _explain(error, ctx.invoked_subcommand or "")
             if not message:
                 raise
-            click.echo(f"andon: {message}", err=True)
+            click.echo(f"andon: {clean(message)}", err=True)
             sys.exit(2)
 
 
@@ -128,7 +138,10 @@ def _explain(error: Exception, name: str) -> str:
     A builtin error that escapes from our packages is a bug and keeps its traceback. So does an error of user code.
     """
     if type(error).__module__.startswith("andon."):
-        return str(error)
+        return without_secrets(str(error))
+    if isinstance(error, OSError) and name in OWN_FILES and not isinstance(error, BrokenPipeError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; free disk space, check permissions, or name another folder"
     if not isinstance(error, ModuleNotFoundError) or name not in VERBS:
         return ""
     missing = (error.name or "").partition(".")[0]

@@ -1,8 +1,11 @@
 """Load what `--model` names: a run, a checkpoint, a Hugging Face directory, a GGUF file, or an adapter on one."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from andon.files import write_whole
+from andon.reading import read_bytes
+from andon.sealing import seal, unseal
 
 if TYPE_CHECKING:
     import torch
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from andon.core.data.chat import ChatTemplate
     from andon.core.formats.marks import Marks
     from andon.core.model.llama import Llama
+    from andon.runs.screen import Say
 
 JOB_FILE = "finetune.json"  # in a fine-tuning run's folder, and beside an exported adapter
 ADAPTER_NAME = "default"  # an adapter's name on its model, as in PEFT
@@ -86,10 +90,46 @@ def tokenizer_named(name: str) -> "tuple[Tokenizer | None, int | None]":
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """A run's newest checkpoint; any other path unchanged."""
+    """A run's newest checkpoint; any other path unchanged.
+
+    Raises:
+        ModelError: the path is a run that has no checkpoint yet.
+    """
     from andon.core.files.folders import latest_checkpoint
 
-    return latest_checkpoint(path / "checkpoints") or path
+    newest = latest_checkpoint(path / "checkpoints")
+    if newest is None and (path / "run.lock").exists():
+        raise ModelError(
+            f"{path}: this run has saved no checkpoint yet; wait for its first, or start it with a smaller "
+            "checkpoint.every_steps"
+        )
+    return newest or path
+
+
+def choose_model(path: Path, *, best: bool, say: "Say") -> Path:
+    """The checkpoint that a verb uses of a run, or the path itself; says which one, and what nothing vouches for.
+
+    Raises:
+        ModelError: as `resolve_checkpoint`, or the best is asked for where none was measured.
+    """
+    from andon.core.files.folders import best_checkpoint
+    from andon.core.files.manifest import MANIFEST
+    from andon.core.files.sums import SUMS
+
+    newest = resolve_checkpoint(path)
+    if newest != path:
+        lowest = best_checkpoint(path / "checkpoints")
+        if best and lowest is None:
+            raise ModelError(f"{path}: no checkpoint has a validation loss, so none is the best; leave out --best")
+        chosen = lowest if best and lowest else newest
+        other = f"; the best is {lowest.name}: --best" if lowest not in (None, chosen) else ""
+        say(f"{path}: {chosen.name}, the {'best by validation loss' if best else 'newest'}{other}")
+        return chosen
+    if best:
+        raise ModelError(f"{path}: is no run, so it has no best checkpoint; leave out --best")
+    if path.exists() and not any((path / name).exists() for name in (MANIFEST, SUMS)):
+        say(f"{path}: nothing vouches for these files: there is no {SUMS} beside them")
+    return path
 
 
 def adapter_job(folder: Path, base: Path | None = None) -> FinetuneJob | None:
@@ -130,16 +170,21 @@ def read_job(path: Path) -> FinetuneJob:
     from andon.core.data.chat import ChatTemplate
 
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = unseal(read_bytes(path))
         template = fields.pop("template")
         fields["base"] = Path(fields["base"])
         return FinetuneJob(**fields, template=ChatTemplate(**template) if template else None)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: is damaged ({error!r}); name the adapter's base with --base") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: is damaged ({error}); name the adapter's base with --base") from error
 
 
 def write_job(job: FinetuneJob, path: Path) -> None:
-    """Write a job beside its adapter."""
+    """Write a job into its run's folder, whole."""
+    write_whole(path, dump_job(job))
+
+
+def dump_job(job: FinetuneJob) -> str:
+    """A job as JSON, sealed."""
     fields: dict[str, Any] = job._asdict() | {"base": str(job.base)}
     fields["template"] = job.template._asdict() if job.template else None
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    return seal(fields).decode()

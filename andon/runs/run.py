@@ -13,14 +13,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from andon.files import write_whole
 from andon.log import NAME as LOG
 from andon.runs.cord import make_cord, watched_weights
+from andon.runs.endings import require_one_process, verb_of_command, where_to_go_on, why_it_ended
 from andon.runs.folder import CACHE, RunError, drop_log_after, locked, result_of, write_result
 from andon.runs.memory import PeakMemory
 from andon.runs.models import tokenizer_named
 from andon.runs.screen import Say, progress
 from andon.runs.signals import stop_signals
+from andon.runs.terminal import steady_output
 from andon.runs.tracer import open_tracer
+from andon.text import without_secrets
 
 if TYPE_CHECKING:
     from andon.core.config import Config
@@ -71,26 +75,51 @@ def run(
     Raises:
         RunError: the folder has a run already, or none to resume, or another process is writing there.
     """
+    require_one_process(verb_of_command())
+    noted: list[str] = []
+    with steady_output(noted.append), locked(folder, resume=resume):
+        try:
+            setup = prepare(config, device, say)
+            if resume:
+                _restore(setup.state, config, folder, say, previous=previous)
+            return _run(setup, config, folder, noted, traced=traced, otlp=otlp, quiet=quiet, say=say)
+        except Exception as error:
+            told = why_it_ended(error, folder)
+            if not told:
+                raise
+            raise RunError(told) from error
+
+
+def _run(
+    setup: RunSetup,
+    config: "Config",
+    folder: Path,
+    noted: list[str],
+    *,
+    traced: bool,
+    otlp: str | None,
+    quiet: bool,
+    say: Say,
+) -> dict[str, Any]:
+    """The run of a state that is ready for its next step."""
     from andon.core.config import dump_config
 
-    with locked(folder, resume=resume):
-        setup = prepare(config, device, say)
-        state = setup.state
-        if resume:
-            _restore(state, config, folder, say, previous=previous)
-        resumed_at = state.step
-        (folder / "config.json").write_text(dump_config(config), encoding="utf-8")
-        drop_log_after(state.step, folder)
-        attributes = {"train.steps": setup.dataset.steps(config), "train.resumed_at": resumed_at}
-        begun = time.monotonic()
-        started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        memory = PeakMemory(state, config)
+    state = setup.state
+    resumed_at = state.step
+    write_whole(folder / "config.json", dump_config(config))
+    for note in drop_log_after(state.step, folder):
+        say(note)
+    attributes = {"train.steps": setup.dataset.steps(config), "train.resumed_at": resumed_at}
+    begun = time.monotonic()
+    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    memory = PeakMemory(state, config)
+    with stop_signals() as stopped:
         with open_tracer(folder, attributes, otlp, say, traced=traced) as span:
-            exit_code, message = _loop(setup, config, folder, memory.measured(span), quiet=quiet)
+            exit_code, message = _loop(setup, config, folder, memory.measured(span), stopped, noted, quiet=quiet)
         if message:
             say(message)
         result = result_of(folder, state, exit_code) | {
-            "command": shlex.join(["andon", *sys.argv[1:]]),
+            "command": without_secrets(shlex.join(["andon", *sys.argv[1:]])),
             "started": started,
             "seconds": time.monotonic() - begun,
             "peak_bytes": memory.peak,
@@ -98,12 +127,12 @@ def run(
         }
         result |= setup.on_finish()
         write_result(folder, result)
-        return result
+    return result
 
 
 def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, previous: bool) -> None:
     from andon.core.checkpoint import load_checkpoint
-    from andon.core.files.folders import checkpoints
+    from andon.core.files.folders import checkpoints, put_aside_after
 
     found = checkpoints(folder / "checkpoints")
     if len(found) <= previous:
@@ -111,18 +140,28 @@ def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, p
         raise RunError(f"{folder}: {which}; start a new run with another --out")
     for note in load_checkpoint(found[previous], state, config):
         say(note)
+    for aside in put_aside_after(state.step, folder / "checkpoints"):
+        say(f"{aside}: put aside, as the run goes on from before it; delete it when it is not wanted")
     say(f"resumed {found[previous]} at step {state.step}")
 
 
-def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quiet: bool) -> tuple[int, str]:
-    """Exit code and last message."""
+def _loop(
+    setup: RunSetup,
+    config: "Config",
+    folder: Path,
+    span: "Span",
+    stopped: Callable[[], int],
+    noted: list[str],
+    *,
+    quiet: bool,
+) -> tuple[int, str]:
+    """Exit code and last message. What is `noted` meanwhile goes to the log, as nobody reads the terminal any more."""
     from andon.core.files.manifest import NotFiniteError
     from andon.core.training import loop as training
 
     state = setup.state
     total = setup.dataset.steps(config)
     with (
-        stop_signals() as stopped,
         progress(state.step, total, quiet=quiet) as (show, say),
         (folder / LOG).open("a", encoding="utf-8", buffering=1) as log,
         watched_weights(config.cord, state) as watch,
@@ -134,6 +173,8 @@ def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quie
             for record in training.train(state, setup.dataset, config, span=span):
                 log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
                 show(record)
+                while noted:
+                    log.write(json.dumps({"kind": "note", "step": record.step, "text": noted.pop()}) + "\n")
                 if record.skipped:
                     say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
                 number, verdict = stopped(), cord(record)
@@ -147,25 +188,15 @@ def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quie
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
                     return 128 + number, f"{where}; continue with: andon {setup.verb} --resume {folder}"
         except (training.NonFiniteError, NotFiniteError) as error:
-            return 5, f"{error}. {_where_to_go_on(folder, setup.verb)}"
+            return 5, f"{error}. {where_to_go_on(folder, setup.verb)}"
     return 0, ""
-
-
-def _where_to_go_on(folder: Path, verb: str) -> str:
-    """The newest checkpoint, which is finite as any that is saved, and what goes on from it."""
-    from andon.core.files.folders import latest_checkpoint
-
-    newest = latest_checkpoint(folder / "checkpoints")
-    if newest is None:
-        return f"No checkpoint was saved: start a new run with another --out than {folder}"
-    return f"The newest finite checkpoint is {newest}: andon {verb} --resume {folder}"
 
 
 def _write_cord_verdict(verdict: "Verdict", verb: str, folder: Path) -> str:
     """Write the verdict that stopped a run to `cord.json`; returns the message about it."""
     from andon import gates
 
-    (folder / "cord.json").write_text(gates.render_json(verdict), encoding="utf-8")
+    write_whole(folder / "cord.json", gates.render_json(verdict))
     text = gates.render_text(verdict)
     return f"the cord stopped the run: {text}\nwith a checkpoint; continue with: andon {verb} --resume {folder}"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from andon.runs.screen import Say
+from andon.text import without_secrets
 
 if TYPE_CHECKING:
     from andon.core.training.loop import Span
@@ -32,4 +33,4 @@ def open_tracer(
     with record.open_trace(folder / "trace.jsonl", folder.name, attributes, otlp=otlp) as trace:
         yield trace.span
     for note in trace.notes:
-        say(note)
+        say(without_secrets(note))

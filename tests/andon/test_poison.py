@@ -19,7 +19,8 @@ CHANGES: tuple[tuple[str, Any], ...] = (
     ("checkpoint.every_steps", 4),
     ("checkpoint.keep_last", 2),
     ("checkpoint.keep_best", False),
-    ("training.epochs", 8),
+    ("training.max_steps", 20),
+    ("training.max_skipped_steps", 5),
 )
 
 

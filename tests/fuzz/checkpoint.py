@@ -5,7 +5,8 @@ from contextlib import suppress
 
 from andon.core.files import headers, manifest
 from andon.core.files.headers import HeaderError, read_header
-from andon.core.files.manifest import MANIFEST, MODEL, SEAL, CheckpointError, check_files, read_manifest, seal
+from andon.core.files.manifest import MANIFEST, MODEL, CheckpointError, check_files, read_manifest
+from andon.sealing import SEAL, seal
 from tests.fuzz.files import FOLDER, parts, written
 
 REFUSALS = (CheckpointError, HeaderError)
