@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from andon.runs.choosing import choose_model
 from andon.runs.models import (
     ADAPTER_NAME,
     JOB_FILE,
     ModelError,
     adapter_job,
-    choose_model,
     dump_job,
     load_adapted,
     load_any_model,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from andon.cli.export import tell
-from andon.runs.models import choose_model, load_any_model, marks_of
+from andon.runs.choosing import choose_model
+from andon.runs.models import load_any_model, marks_of
 from andon.text import clean
 
 if TYPE_CHECKING:

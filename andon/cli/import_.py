@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from andon.cli.export import DTYPES, convert, tell
-from andon.runs.models import choose_model
+from andon.runs.choosing import choose_model
 
 
 @click.command(epilog="Example: andon import --model SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2")

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from andon.cli.export import DTYPES, tell, write
-from andon.runs.models import ADAPTER_NAME, ModelError, adapter_job, choose_model, load_adapted, resolve_checkpoint
+from andon.runs.choosing import choose_model
+from andon.runs.models import ADAPTER_NAME, ModelError, adapter_job, load_adapted, resolve_checkpoint
 
 
 @click.command(

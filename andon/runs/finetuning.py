@@ -17,7 +17,7 @@ from andon.runs.models import (
     resolve_checkpoint,
     write_job,
 )
-from andon.runs.run import Prepare, RunSetup
+from andon.runs.setup import Prepare, RunSetup
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

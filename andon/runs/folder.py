@@ -75,6 +75,12 @@ def nothing_to_resume(folder: Path) -> str:
     return f"{folder}: holds no run to resume; name a folder such as {RUNS}/<id>"
 
 
+def require_resumable(folder: Path) -> None:
+    """Raises RunError where a run was killed before it wrote anything that it could be resumed by."""
+    if (folder / "run.lock").exists() and not (folder / "config.json").exists():
+        raise RunError(nothing_to_resume(folder))
+
+
 def make_folder(folder: Path) -> None:
     """Make a run's folder.
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from andon.core.data.chat import ChatTemplate
     from andon.core.formats.marks import Marks
     from andon.core.model.llama import Llama
-    from andon.runs.screen import Say
 
 JOB_FILE = "finetune.json"  # in a fine-tuning run's folder, and beside an exported adapter
 ADAPTER_NAME = "default"  # an adapter's name on its model, as in PEFT
@@ -104,32 +103,6 @@ def resolve_checkpoint(path: Path) -> Path:
             "checkpoint.every_steps"
         )
     return newest or path
-
-
-def choose_model(path: Path, *, best: bool, say: "Say") -> Path:
-    """The checkpoint that a verb uses of a run, or the path itself; says which one, and what nothing vouches for.
-
-    Raises:
-        ModelError: as `resolve_checkpoint`, or the best is asked for where none was measured.
-    """
-    from andon.core.files.folders import best_checkpoint
-    from andon.core.files.manifest import MANIFEST
-    from andon.core.files.sums import SUMS
-
-    newest = resolve_checkpoint(path)
-    if newest != path:
-        lowest = best_checkpoint(path / "checkpoints")
-        if best and lowest is None:
-            raise ModelError(f"{path}: no checkpoint has a validation loss, so none is the best; leave out --best")
-        chosen = lowest if best and lowest else newest
-        other = f"; the best is {lowest.name}: --best" if lowest not in (None, chosen) else ""
-        say(f"{path}: {chosen.name}, the {'best by validation loss' if best else 'newest'}{other}")
-        return chosen
-    if best:
-        raise ModelError(f"{path}: is no run, so it has no best checkpoint; leave out --best")
-    if path.exists() and not any((path / name).exists() for name in (MANIFEST, SUMS)):
-        say(f"{path}: nothing vouches for these files: there is no {SUMS} beside them")
-    return path
 
 
 def adapter_job(folder: Path, base: Path | None = None) -> FinetuneJob | None:

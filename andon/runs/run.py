@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from andon.files import write_whole
 from andon.log import NAME as LOG
@@ -20,7 +20,9 @@ from andon.runs.endings import require_one_process, verb_of_command, where_to_go
 from andon.runs.folder import CACHE, RunError, drop_log_after, locked, result_of, write_result
 from andon.runs.memory import PeakMemory
 from andon.runs.models import tokenizer_named
+from andon.runs.saving import restore, validate, validate_and_save
 from andon.runs.screen import Say, progress
+from andon.runs.setup import Prepare, RunSetup
 from andon.runs.signals import stop_signals
 from andon.runs.terminal import steady_output
 from andon.runs.tracer import open_tracer
@@ -28,23 +30,8 @@ from andon.text import without_secrets
 
 if TYPE_CHECKING:
     from andon.core.config import Config
-    from andon.core.data.dataset import Dataset
     from andon.core.training.loop import Span
-    from andon.core.training.state import TrainState
     from andon.gates import Verdict
-
-
-class RunSetup(NamedTuple):
-    """What a run trains, before its first step."""
-
-    state: "TrainState"
-    dataset: "Dataset"
-    verb: str = "train"  # of `andon`, with which a stopped run is resumed
-    base: str = ""  # of an adapter: its frozen model's path; the loss is then measured before the first step too
-    on_finish: Callable[[], dict[str, Any]] = dict  # at the end: more fields for `result.json`
-
-
-Prepare = Callable[["Config", str, Say], RunSetup]  # from configuration and device
 
 
 def from_scratch(config: "Config", device: str, say: Say) -> RunSetup:
@@ -81,7 +68,7 @@ def run(
         try:
             setup = prepare(config, device, say)
             if resume:
-                _restore(setup.state, config, folder, say, previous=previous)
+                restore(setup.state, config, folder, say, previous=previous)
             return _run(setup, config, folder, noted, traced=traced, otlp=otlp, quiet=quiet, say=say)
         except Exception as error:
             told = why_it_ended(error, folder)
@@ -130,21 +117,6 @@ def _run(
     return result
 
 
-def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, previous: bool) -> None:
-    from andon.core.checkpoint import load_checkpoint
-    from andon.core.files.folders import checkpoints, put_aside_after
-
-    found = checkpoints(folder / "checkpoints")
-    if len(found) <= previous:
-        which = "no checkpoint before the last one" if previous else "no checkpoint yet"
-        raise RunError(f"{folder}: {which}; start a new run with another --out")
-    for note in load_checkpoint(found[previous], state, config):
-        say(note)
-    for aside in put_aside_after(state.step, folder / "checkpoints"):
-        say(f"{aside}: put aside, as the run goes on from before it; delete it when it is not wanted")
-    say(f"resumed {found[previous]} at step {state.step}")
-
-
 def _loop(
     setup: RunSetup,
     config: "Config",
@@ -169,17 +141,16 @@ def _loop(
         cord = make_cord(config.cord, watch)
         try:
             if setup.base and not state.step:
-                _validate(setup, config, span, log.write, say)
+                validate(setup, config, span, log.write, say)
             for record in training.train(state, setup.dataset, config, span=span):
                 log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
                 show(record)
-                while noted:
-                    log.write(json.dumps({"kind": "note", "step": record.step, "text": noted.pop()}) + "\n")
+                _note(noted, record.step, log.write)
                 if record.skipped:
                     say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
                 number, verdict = stopped(), cord(record)
                 ended = state.step == total or state.data.epoch > record.epoch
-                _validate_and_save(
+                validate_and_save(
                     setup, config, folder, span, log.write, say, ended=ended, stopped=bool(number or verdict)
                 )
                 if verdict:
@@ -192,6 +163,12 @@ def _loop(
     return 0, ""
 
 
+def _note(noted: list[str], step: int, write: Callable[[str], object]) -> None:
+    """Put into the log what a terminal can no longer show."""
+    while noted:
+        write(json.dumps({"kind": "note", "step": step, "text": noted.pop(0)}) + "\n")
+
+
 def _write_cord_verdict(verdict: "Verdict", verb: str, folder: Path) -> str:
     """Write the verdict that stopped a run to `cord.json`; returns the message about it."""
     from andon import gates
@@ -199,59 +176,3 @@ def _write_cord_verdict(verdict: "Verdict", verb: str, folder: Path) -> str:
     write_whole(folder / "cord.json", gates.render_json(verdict))
     text = gates.render_text(verdict)
     return f"the cord stopped the run: {text}\nwith a checkpoint; continue with: andon {verb} --resume {folder}"
-
-
-def _validate_and_save(
-    setup: RunSetup,
-    config: "Config",
-    folder: Path,
-    span: "Span",
-    write: Callable[[str], object],
-    say: Say,
-    *,
-    ended: bool,
-    stopped: bool,
-) -> None:
-    """Validate and save where this step is due: at the end of an epoch or of the run, every so many steps.
-
-    A run that is stopped saves and does not validate: whoever sent the signal may not wait for that. While steps are
-    skipped no save is due and none rotates the others: the checkpoints from before are what is gone back to.
-    """
-    from andon.core.checkpoint import save_checkpoint
-    from andon.core.files.folders import rotate
-
-    state, metric = setup.state, None
-    skipping = state.skipped_in_a_row > 0
-    if ended or _is_due(state.step, config.validation.every_steps):
-        metric = _validate(setup, config, span, write, say)
-    if ended or stopped or (not skipping and _is_due(state.step, config.checkpoint.every_steps)):
-        with span("checkpoint"):
-            saved = save_checkpoint(
-                folder / "checkpoints",
-                state,
-                config,
-                setup.dataset.tokenizer_file,
-                metric,
-                setup.base,
-                setup.dataset.eos_id,
-            )
-            if not skipping:
-                rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
-
-
-def _validate(setup: RunSetup, config: "Config", span: "Span", write: Callable[[str], object], say: Say) -> float:
-    """The loss on held-out data in nats per token, logged and printed."""
-    from andon.core.data.dataset import validation_batches
-    from andon.core.training.loop import validate
-
-    with span("validation"):
-        held_out = validation_batches(setup.dataset, config)
-        loss, _ = validate(setup.state.model, held_out, config.training.dtype)
-    step, bits = setup.state.step, setup.dataset.validation.bits_per_byte(loss)
-    write(json.dumps({"kind": "validation", "step": step, "loss": loss, "bits_per_byte": bits}) + "\n")
-    say(f"step {step}: validation loss {loss:.4f}, {bits:.3f} bits per byte")
-    return loss
-
-
-def _is_due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0

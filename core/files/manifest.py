@@ -126,23 +126,24 @@ def check_files(folder: Path, manifest: Manifest, skip: tuple[FileName, ...] = (
             raise CheckpointError(
                 f"{path}: is not listed in {MANIFEST}, so it belongs to another checkpoint; {GO_BACK}"
             )
-        wanted = manifest.files[name]
-        try:
-            size = path.stat().st_size
-            if size != wanted.bytes:
-                raise CheckpointError(
-                    f"{path}: {size} bytes where the manifest says {wanted.bytes}: truncated; {GO_BACK}"
-                )
-            found = _record(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {GO_BACK}") from error
-        except ReadError as error:
-            raise CheckpointError(f"{path}: {error}; {GO_BACK}") from error
-        if found != wanted:
-            raise CheckpointError(
-                f"{path}: SHA-256 {found.sha256[:12]}... where the manifest says {wanted.sha256[:12]}...: "
-                f"damaged, or the file of another checkpoint; {GO_BACK}"
-            )
+        _check_file(path, manifest.files[name])
+
+
+def _check_file(path: Path, wanted: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+        if size != wanted.bytes:
+            raise CheckpointError(f"{path}: {size} bytes where the manifest says {wanted.bytes}: truncated; {GO_BACK}")
+        found = _record(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {GO_BACK}") from error
+    except ReadError as error:
+        raise CheckpointError(f"{path}: {error}; {GO_BACK}") from error
+    if found != wanted:
+        raise CheckpointError(
+            f"{path}: SHA-256 {found.sha256[:12]}... where the manifest says {wanted.sha256[:12]}...: "
+            f"damaged, or the file of another checkpoint; {GO_BACK}"
+        )
 
 
 def _record(path: Path) -> FileRecord:

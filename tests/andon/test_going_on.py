@@ -18,6 +18,9 @@ from tests.small_run import small_config, write_corpus
 pytestmark = pytest.mark.tier3
 
 
+SLOW: tuple[tuple[str, Any], ...] = (("training.batch_size", 1), ("training.accumulation_steps", 1))  # long epochs
+
+
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A corpus, in the folder where everything runs."""
@@ -44,7 +47,7 @@ def newest_weights() -> str:
 
 def test_previous_is_remembered(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: resumed from before the last checkpoint and killed before the next, a run goes on from where it was."""
-    config = small_config(paths, ("checkpoint.every_steps", 5), ("training.max_steps", 10))
+    config = small_config(paths, *SLOW, ("checkpoint.every_steps", 5), ("training.max_steps", 10))
     train(config)
     whole, weights = logged(), newest_weights()
     from andon.core.training import loop

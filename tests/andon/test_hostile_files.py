@@ -150,7 +150,7 @@ def test_a_hostile_configuration_is_refused(case: str, tuning: Path) -> None:
         (f"training.seed={1 << 70}", "training.seed"),
         (f"training.batch_size={1 << 62}", "training.batch_size"),
         (f"data.sequence_length={1 << 62}", "data.sequence_length"),
-        (".".join(["a"] * 50_000) + "=1", "--set"),
+        (".".join(["a"] * 50_000) + "=1", "unknown table"),
         (f"training.seed={LONG}", "training.seed"),
     ],
     ids=lambda value: value[:30],
@@ -161,7 +161,7 @@ def test_a_hostile_override_is_refused(change: str, part: str) -> None:
     refused(andon("train", "small.toml", "--data", "corpus", "--out", "run", "--set", change), part)
 
 
-@pytest.mark.parametrize("expression", ["(([a-z._0-9])+)+!", "(a|a|[a-z._0-9])*!"])
+@pytest.mark.parametrize("expression", ["(([a-z._0-9])+)+!", "(.+)+!"])
 def test_a_hostile_expression_is_stopped(expression: str, tuning: Path) -> None:
     """Behavior: a stranger's adapter names its modules by an expression that backtracks for ever; it is stopped."""
     del tuning

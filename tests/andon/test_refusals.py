@@ -19,6 +19,7 @@ from andon.text import clean, without_secrets
 from tests.andon.test_bad_input import refused
 from tests.tuning import andon, tune
 
+TUNE = ("finetune", "lora", "--model", "base", "--data", "corpus", "--no-trace")
 TRAIN = ("train", "small.toml", "--data", "corpus", "--no-trace")
 
 
@@ -39,12 +40,13 @@ def test_a_folder_below_a_file_is_refused(verb: tuple[str, ...], tuning: Path) -
 
 
 @pytest.mark.tier3
+@pytest.mark.usefixtures("tuning")
 @pytest.mark.parametrize("written", ["report.html", "result.json", "model.safetensors"])
-def test_a_full_disk_is_said(written: str, tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: of a report, of a result, of an export; a run says from where it can go on."""
     verb = ("export", "--model", "base", "--out", "out") if written.endswith("tensors") else (*TRAIN, "--out", "run")
     if written == "report.html":
-        verb = ("finetune", "lora", "--model", "base", "--data", "corpus", "--no-trace", "--out", "run")
+        verb = ("finetune", "lora", "--model", "base", "--data", "corpus", "--rank", "4", "--out", "run")
     plain = os.fsync
 
     def full(descriptor: int) -> None:
@@ -91,7 +93,7 @@ def test_an_allocation_that_is_refused_is_said(message: str, monkeypatch: pytest
     newest = "The newest finite checkpoint is run/checkpoints/step-00000004: andon train --resume run"
     refused(andon(*TRAIN, "--out", "run"), "lower training.batch_size", newest)
 
-    def broken(*arguments: Any, **named: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         yield from ()
         raise RuntimeError("a bug")
 
@@ -110,7 +112,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
     assert [3, 45] == shards.read_tokens(store, np.array([3, 45])).tolist()
     path = tmp_path / shards.shard_name(1)
     path.write_bytes(path.read_bytes()[:4])
-    with pytest.raises(shards.ShardError, match="shard-00001.bin: changed while it was read"):
+    with pytest.raises(shards.ShardError, match=r"shard-00001\.bin: changed while it was read"):
         shards.read_tokens(store, np.array([3, 45]))
 
 
@@ -188,9 +190,7 @@ def test_a_password_is_nowhere(tuning: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.tier3
-@pytest.mark.parametrize(
-    "verb", [TRAIN, ("finetune", "lora", "--model", "base", "--data", "corpus")], ids=lambda v: v[0]
-)
+@pytest.mark.parametrize("verb", [TRAIN, TUNE], ids=lambda verb: verb[0])
 def test_more_than_one_rank_is_refused(verb: tuple[str, ...], tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: torchrun's ranks would each train a copy: rank 0 says so in one line, the others are silent."""
     monkeypatch.setenv("WORLD_SIZE", "2")

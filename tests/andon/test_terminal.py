@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -62,10 +61,10 @@ def test_a_run_outlives_a_full_disk_under_its_output(tmp_path: Path) -> None:
     assert any("No space left on device; the run goes on" in text for text in noted(tmp_path / "run"))
 
 
-def stopped(home: Path, number: int, **options: Any) -> subprocess.Popen[bytes]:
+def stopped(home: Path, number: int, *before: str) -> subprocess.Popen[bytes]:
     """A long run that was sent a signal after its sixth step."""
-    line = command(home, "training.epochs=200")
-    process = subprocess.Popen(line, cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE, **options)
+    line = [*before, *command(home, "training.epochs=200")]
+    process = subprocess.Popen(line, cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE)
     log = home / "run" / "log.jsonl"
     while not (log.exists() and len(log.read_bytes().splitlines()) > 5):
         assert process.poll() is None
@@ -88,7 +87,7 @@ def test_a_closed_terminal_and_slurm_stop_a_run_well(number: signal.Signals, tmp
 
 def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
     """Behavior: a signal that is ignored when the run starts stays so."""
-    process = stopped(tmp_path, signal.SIGHUP, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = stopped(tmp_path, signal.SIGHUP, "nohup")
     seen = len((tmp_path / "run" / "log.jsonl").read_bytes().splitlines())
     while len((tmp_path / "run" / "log.jsonl").read_bytes().splitlines()) < seen + 5:
         assert process.poll() is None
