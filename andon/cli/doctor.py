@@ -17,13 +17,13 @@ def command(run: Path, as_json: bool) -> None:
 
     Each line names what is wrong, and the command that mends it. Exit codes: 0 nothing is wrong, 1 something is.
     """
-    from andon.runs import doctor
+    from andon.runs import examination
 
     if not (run / "run.lock").exists() and not (run / "config.json").exists():
         raise LogError(f"{run}: is not a run's folder; name one under reports/runs")
-    found = doctor.examine(run)
+    found = examination.examine(run)
     if as_json:
-        click.echo(doctor.as_json(found))
+        click.echo(examination.as_json(found))
     else:
         for each in found:
             click.echo(clean(f"{each.where}: {each.what}\n    {each.mend}"))

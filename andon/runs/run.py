@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from andon.files import write_whole
 from andon.log import NAME as LOG
-from andon.runs.cord import make_cord, watched_weights
+from andon.runs.cord import make_cord, watched_weights, write_verdict
 from andon.runs.endings import require_one_process, verb_of_command, where_to_go_on, why_it_ended
-from andon.runs.folder import CACHE, RunError, drop_log_after, locked, result_of, write_result
+from andon.runs.folder import RunError, drop_log_after, locked, result_of, write_result
 from andon.runs.memory import PeakMemory
-from andon.runs.models import tokenizer_named
 from andon.runs.saving import restore, validate, validate_and_save
 from andon.runs.screen import Say, progress
-from andon.runs.setup import Prepare, RunSetup
+from andon.runs.setup import Prepare, RunSetup, from_scratch
 from andon.runs.signals import stop_signals
 from andon.runs.terminal import steady_output
 from andon.runs.tracer import open_tracer
@@ -31,17 +30,6 @@ from andon.text import without_secrets
 if TYPE_CHECKING:
     from andon.core.config import Config
     from andon.core.training.loop import Span
-    from andon.gates import Verdict
-
-
-def from_scratch(config: "Config", device: str, say: Say) -> RunSetup:
-    """New weights on the corpus that the configuration names."""
-    from andon.core.data.dataset import open_dataset
-    from andon.core.training.loop import initial_state
-
-    dataset = open_dataset(config, CACHE, *tokenizer_named(config.data.tokenizer))
-    say(dataset.note)
-    return RunSetup(initial_state(config, device), dataset)
 
 
 def run(
@@ -154,7 +142,7 @@ def _loop(
                     setup, config, folder, span, log.write, say, ended=ended, stopped=bool(number or verdict)
                 )
                 if verdict:
-                    return 4, _write_cord_verdict(verdict, setup.verb, folder)
+                    return 4, write_verdict(verdict, setup.verb, folder)
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
                     return 128 + number, f"{where}; continue with: andon {setup.verb} --resume {folder}"
@@ -167,12 +155,3 @@ def _note(noted: list[str], step: int, write: Callable[[str], object]) -> None:
     """Put into the log what a terminal can no longer show."""
     while noted:
         write(json.dumps({"kind": "note", "step": step, "text": noted.pop(0)}) + "\n")
-
-
-def _write_cord_verdict(verdict: "Verdict", verb: str, folder: Path) -> str:
-    """Write the verdict that stopped a run to `cord.json`; returns the message about it."""
-    from andon import gates
-
-    write_whole(folder / "cord.json", gates.render_json(verdict))
-    text = gates.render_text(verdict)
-    return f"the cord stopped the run: {text}\nwith a checkpoint; continue with: andon {verb} --resume {folder}"

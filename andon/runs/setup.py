@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from andon.runs.folder import CACHE
+from andon.runs.models import tokenizer_named
 from andon.runs.screen import Say
 
 if TYPE_CHECKING:
@@ -22,3 +24,13 @@ class RunSetup(NamedTuple):
 
 
 Prepare = Callable[["Config", str, Say], RunSetup]  # from configuration and device
+
+
+def from_scratch(config: "Config", device: str, say: Say) -> RunSetup:
+    """New weights on the corpus that the configuration names."""
+    from andon.core.data.dataset import open_dataset
+    from andon.core.training.loop import initial_state
+
+    dataset = open_dataset(config, CACHE, *tokenizer_named(config.data.tokenizer))
+    say(dataset.note)
+    return RunSetup(initial_state(config, device), dataset)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from andon.core.files.folders import checkpoints
 from andon.core.files.manifest import read_manifest, record_files, write_manifest
-from andon.runs import doctor
+from andon.runs import examination
 from tests.andon.test_bad_input import refused
 from tests.tuning import andon
 
@@ -117,6 +117,6 @@ def test_a_whole_run_is_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Behavior: exit code 0; a disk without room for the next save is the one thing it then lacks."""
     result = andon("doctor", "run")
     assert (0, "run: nothing wrong\n") == (result.exit_code, result.output)
-    monkeypatch.setattr(doctor, "ROOM", 1e15)
+    monkeypatch.setattr(examination, "ROOM", 1e15)
     assert "MB free, and the next checkpoint takes" in andon("doctor", "run").output
     refused(andon("doctor", str(run.parent / "corpus")), "is not a run's folder")
