@@ -1,25 +1,35 @@
-"""`python -m tests.pages [--check]`: docs/checks, a page an area, made from the docstrings of the checks.
+"""`python -m tests.pages [--check]`: docs/checks, a page an area and one of scripts, made from their docstrings.
 
 With --check nothing is written, and the exit code is 1 where a page says something else than its docstrings.
 """
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from andon.door.lines import LINES
 from andon.verify.checks import CHECKS, Check
-from andon.verify.run.docstring import explain, lights
+from andon.verify.run.docstring import Line, explain, lights
 from andon.verify.run.reads import as_sentence
 from tests.documents import anchor
 
 FOLDER = Path("docs/checks")
-GENERATED = "<!-- Made by `python -m tests.pages` from the docstrings in verify/checks; edit those. -->"
+GENERATED = "<!-- Made by `python -m tests.pages` from the docstrings in {}; edit those. -->"
 INDEX = (
     "A check states something that is true of every correct implementation, measures it on copies of your model, and\n"
     "reports the numbers. Which checks apply depends on the parts that the [subject](../subject.md) has.\n"
     "`andon verify list` prints this list, and `andon verify explain CHECK` a check's own words."
+)
+SCRIPT = (
+    "Of a script as it is, without a subject, there are {} [statements more](run.md), about its whole run and about\n"
+    "the micro-batch that is captured from it."
+)
+RUN = (
+    "# run\n\nWhat `andon verify -- python train.py` says of a script as it is: see [the Door](../door.md). "
+    "`andon verify explain NAME`\nprints one of them.\n"
 )
 ALONE = "Alone: `andon verify my_checks:subject --only {}`."
 ALWAYS = ("model", "batch", "loss")
@@ -82,17 +92,19 @@ def areas() -> dict[str, list[Check]]:
 
 def section(check: Check) -> str:
     """A check's part of its page."""
+    needs, reading = ", ".join(f"`{need}`" for need in (*ALWAYS, *check.needs)), f" {as_sentence(check)}".rstrip()
+    turns = f"Turns {' or '.join(lights(check))}. Tier {check.tier} ({TIERS[check.tier]})."
+    return "\n\n".join([*paragraphs(check), f"Needs {needs}.{reading} {turns} {ALONE.format(check.name)}"])
+
+
+def paragraphs(check: Line) -> list[str]:
+    """What a docstring says, under the check's name."""
     said = explain(check)
-    needs = ", ".join(f"`{need}`" for need in (*ALWAYS, *check.needs))
     parts = [f"## {check.name}", escaped(said.title)]
     parts += [re.sub(r"^(Silent|Look|Yellow)\b", r"**\1**", escaped(text)) for text in said[1:5] if text]
     parts += [f"```python\n{said.example}\n```"] if said.example else []
     parts += [f"Reference: {linked(escaped(said.reference))}"] if said.reference else []
-    reading, turns = f" {as_sentence(check)}".rstrip(), " or ".join(lights(check))
-    parts += [
-        f"Needs {needs}.{reading} Turns {turns}. Tier {check.tier} ({TIERS[check.tier]}). {ALONE.format(check.name)}"
-    ]
-    return "\n\n".join(parts)
+    return parts
 
 
 def escaped(text: str) -> str:
@@ -112,8 +124,22 @@ def page(area: str, checks: list[Check]) -> str:
     """The page of an area."""
     said = AREAS[area]
     head = f"# {area}\n\nChecks of {said}. What `{ALWAYS[0]}` and the other parts are: [a subject](../subject.md).\n"
-    listed = "\n".join(f"- [{each.name}](#{anchor(each.name)}): {escaped(explain(each).title)}" for each in checks)
-    return f"{GENERATED}\n\n{head}\n{listed}\n\n" + "\n\n".join(map(section, checks)) + "\n"
+    return (
+        f"{GENERATED.format('verify/checks')}\n\n{head}\n{contents(checks)}\n\n"
+        + "\n\n".join(map(section, checks))
+        + "\n"
+    )
+
+
+def run_page() -> str:
+    """The page of what is said of a script as it is."""
+    sections = ["\n\n".join([*paragraphs(each), f"Turns {' or '.join(lights(each))}."]) for each in LINES]
+    return f"{GENERATED.format('andon/door')}\n\n{RUN}\n{contents(LINES)}\n\n" + "\n\n".join(sections) + "\n"
+
+
+def contents(checks: Sequence[Line]) -> str:
+    """Names with links to their parts, and what each states."""
+    return "\n".join(f"- [{each.name}](#{anchor(each.name)}): {escaped(explain(each).title)}" for each in checks)
 
 
 def listing() -> str:
@@ -133,9 +159,10 @@ def groups() -> str:
 
 def wanted() -> dict[Path, str]:
     """Every page as it should be."""
-    index = f"{GENERATED}\n\n# The checks\n\n{INDEX}\n\n{listing()}\n"
+    parts = (GENERATED.format("verify/checks"), "# The checks", INDEX, listing(), SCRIPT.format(len(LINES)))
+    index = "\n\n".join(parts) + "\n"
     pages = {FOLDER / f"{area}.md": page(area, checks) for area, checks in areas().items()}
-    return {FOLDER / "index.md": index, **pages}
+    return {FOLDER / "index.md": index, **pages, FOLDER / "run.md": run_page()}
 
 
 def stale() -> list[Path]:

@@ -18,6 +18,7 @@ from andon.console import console
 
 if TYPE_CHECKING:
     from andon.verify.checks import Check
+    from andon.verify.run.docstring import Line
     from andon.verify.run.report import Report
     from andon.verify.subject import Subject
 
@@ -249,21 +250,31 @@ def fields(names: set[str]) -> list[str]:
 
 
 def explained(name: str) -> str:
-    """A check's own words, its example indented as code."""
-    from andon.verify.run import docstring, selection
+    """A check's own words, or those of a statement about a script as it is."""
+    from andon.door.lines import ASKED, LINES
+    from andon.verify.run import selection
     from andon.verify.run.reads import as_sentence
+
+    lines = {each.name: each for each in LINES}
+    if name in lines:
+        return in_words(lines[name], ASKED)
+    check = selection.named(name, beside=lines)
+    needs = f"Needs {', '.join(('model', 'batch', 'loss', *check.needs))}."
+    return in_words(check, f"{needs} {as_sentence(check)}".rstrip())
+
+
+def in_words(line: "Line", asked: str) -> str:
+    """A docstring for a terminal, its example indented as code; when it is asked, and what it turns, at the end."""
+    from andon.verify.run import docstring
     from andon.verify.run.report import wrap
 
-    check = selection.named(name)
-    needs = ", ".join(("model", "batch", "loss", *check.needs))
-    about = docstring.explain(check)
-    turns, reading = " or ".join(docstring.lights(check)), f" {as_sentence(check)}".rstrip()
-    before = [f"{check.name}: {about.title}", about.detail, about.silent, about.look, about.yellow]
+    about = docstring.explain(line)
+    before = [f"{line.name}: {about.title}", about.detail, about.silent, about.look, about.yellow]
     example = ["Example:\n" + textwrap.indent(about.example, "    ")] if about.example else []
     after = [f"Reference: {about.reference}"] if about.reference else []
+    after += [f"{asked} Turns {' or '.join(docstring.lights(line))}."]
     blocks = ["\n".join(wrap(part)) for part in before if part]
-    blocks += [*example, *("\n".join(wrap(part)) for part in (*after, f"Needs {needs}.{reading} Turns {turns}."))]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join([*blocks, *example, *("\n".join(wrap(part)) for part in after)]) + "\n"
 
 
 @contextmanager

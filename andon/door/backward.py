@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from andon.door import places
+from andon.door.gradient_sample import sample
+from andon.door.places import Place
 from andon.door.records import Optimizing, Run
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 
-ENTRIES = 1024  # of one gradient that are looked at
+LOOKED_AT = 8  # steps of an optimizer in which gradients are compared
 
 
 class BackwardNotes:
@@ -34,9 +35,11 @@ class BackwardNotes:
             self._inside = True
             try:
                 self.before(tensors)
-                return backward(tensors, *args, **kwargs)
+                result = backward(tensors, *args, **kwargs)
             finally:
                 self._inside = False
+            self.after()
+            return result
 
         return noted
 
@@ -46,9 +49,15 @@ class BackwardNotes:
         loss = tensors if isinstance(tensors, Tensor) else next(iter(tensors), None)
         self.run.loss_place = places.here()
         for each in self.run.optimizing.values():
-            _count(each)
+            _count(each, self.run.loss_place)
             self._tell_watch(each, loss)
         self.windows.backward(loss)
+
+    def after(self) -> None:
+        """It has ended: in the first steps, keep what it left."""
+        for each in self.run.optimizing.values():
+            if each.steps < LOOKED_AT:
+                each.window.gradient = sample(each.optimizer)
 
     def _tell_watch(self, each: Optimizing, loss: Any) -> None:
         """The loss of the optimizer that stepped last; on another device a look at it would wait for it."""
@@ -57,15 +66,13 @@ class BackwardNotes:
             each.watch.loss(float(loss.detach()))
 
 
-def _count(each: Optimizing) -> None:
+def _count(each: Optimizing, line: Place | None) -> None:
+    """A backward pass begins, which may add to gradients that are there."""
     window = each.window
+    clipped = bool(window.clips and window.clips[-1].backwards)
+    before = sample(each.optimizer) if clipped or each.steps < LOOKED_AT else None
+    carries = before is not None and bool(before.any())
+    window.grown_after_clip = window.grown_after_clip or (clipped and carries)
+    window.added += carries and line == window.line
     window.backwards += 1
-    if window.clips and window.clips[-1].backwards and _carries(each.optimizer):
-        window.grown_after_clip = True
-
-
-def _carries(optimizer: Optimizer) -> bool:
-    """Whether gradients that are there already will be added to."""
-    gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-    first = next(gradients, None)
-    return first is not None and bool(first.detach().reshape(-1)[:ENTRIES].any())
+    window.line = line

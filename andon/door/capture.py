@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.door.torch_calls import Entry, leaves, needed, replayed
+from andon.door.torch_calls import Entry, Recorder, leaves, needed, replayed
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
 
@@ -28,8 +28,10 @@ class Captured:
     before: list[nn.Module]  # copies from before the pass
     state: Tensor  # of torch's random numbers before it
     compared: list[tuple[Tensor, float]]
+    classes: list[tuple[str, Tensor]]
     optimizer: Optimizer | None = None
     factor: float = 1.0  # that the script multiplies its loss by, at last
+    micro_batches: int = 1  # of which a step sums the gradients, as they are
     parts: dict[str, Tensor] = field(default_factory=dict)
     held: dict[int, tuple[int, str]] = field(default_factory=dict)  # leaves that are a module's: place, name
 
@@ -59,26 +61,22 @@ def parts_of(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 def capture(
-    entries: list[Entry],
-    loss: Tensor,
-    before: dict[int, nn.Module],
-    state: Tensor,
-    compared: list[tuple[Tensor, float]],
-    optimizer: Optimizer | None,
+    recorder: Recorder, loss: Tensor, before: dict[int, nn.Module], state: Tensor, optimizer: Optimizer | None
 ) -> Captured:
     """What one micro-batch was, held to a replay.
 
     Raises:
         NotApplicable: it cannot be made again.
     """
-    kept = needed(entries, loss)
+    kept = needed(recorder.entries, loss)
     modules = list({id(each.module): each.module for each in kept if each.module is not None}.values())
     if not modules:
         raise NotApplicable("a loss that torch calls make of what a module returned")
     missing = [each for each in modules if id(each) not in before]
     if missing:
         raise NotApplicable(f"a {type(missing[0]).__name__} that can be copied")
-    captured = Captured(kept, loss, modules, [before[id(each)] for each in modules], state, compared, optimizer)
+    copies = [before[id(each)] for each in modules]
+    captured = Captured(kept, loss, modules, copies, state, recorder.compared, recorder.classes, optimizer)
     _name_leaves(captured)
     _hold_to(captured)
     _strip_factor(captured)

@@ -1,4 +1,4 @@
-"""Comparisons of labels with a constant, seen while the script evaluates for the first time."""
+"""What the script does beside its passes while it evaluates for the first time: comparisons of labels, and noise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from andon.door import places
+from andon.door.draws import noise_of
 from andon.door.records import Comparison, Run
 
 IGNORED = -100  # what torch's losses do not count
@@ -14,12 +15,13 @@ MOST = 64  # comparisons that are looked at
 
 
 class Comparing(TorchFunctionMode):
-    """Notes comparisons of whole numbers, some of them -100, with another constant."""
+    """Notes comparisons of whole numbers, some of them -100, with another constant; and draws of noise."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.run = run
         self.on, self.left = False, MOST
+        self.noise: set[str] = set()  # what drew since the last pass
 
     def begin(self) -> None:
         """From here on, once in a run."""
@@ -38,6 +40,7 @@ class Comparing(TorchFunctionMode):
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
         result = func(*args, **(kwargs or {}))
+        self.noise |= {noise_of(func, kwargs or {})} - {""}
         if self.left and getattr(func, "__name__", "") in ("eq", "ne", "__eq__", "__ne__") and len(args) == 2:
             self._note(*args)
         return result

@@ -67,6 +67,7 @@ class ForwardNotes:
     def after(self, passes: Passes, result: Any) -> None:
         """It has ended; whether it is one of training shows once a gradient reaches what it returned."""
         self._await_gradient(passes, result)
+        self._comparing.noise.clear()
         self._random = torch.get_rng_state() if passes.trained == 0 else None
 
     def _go_on(self, passes: Passes) -> None:
@@ -77,6 +78,7 @@ class ForwardNotes:
         if self._random is not None and not self._drawn:
             self._drawn = not torch.equal(self._random, torch.get_rng_state())
             passes.draws += self._drawn
+            passes.noise |= self._comparing.noise
 
     def _compare(self, passes: Passes) -> None:
         """Look at comparisons while the script evaluates for the first time."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from andon.door.capture import Captured, as_subject, capture
 from andon.door.questions import QUESTIONS
 from andon.door.questions.targets import shown_in
-from andon.door.records import Optimizing
+from andon.door.records import Optimizing, summed
 from andon.door.torch_calls import Recorder
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled
@@ -77,7 +77,7 @@ def inquire(
 ) -> dict[str, Any]:
     """The answer of a child: captured, findings, passed, not applicable."""
     try:
-        captured = capture(recorder.entries, loss, before, random, recorder.compared, each.optimizer)
+        captured = capture(recorder, loss, before, random, each.optimizer)
     except NotApplicable as lack:
         return {"captured": [], "reason": f"it needs {lack}"}
     except Exception as error:  # noqa: BLE001 - whatever a replay of somebody's code raises is why it was not measured
@@ -86,6 +86,7 @@ def inquire(
 
 
 def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
+    captured.micro_batches = summed(each)
     subject = as_subject(captured, type(each.model).__name__)
     findings, passed, lacking = _questions(captured)
     unasked = _unasked(captured, subject, accumulates=max(each.backwards, default=1) > 1)
@@ -138,7 +139,7 @@ def _labels_are_targets(captured: Captured, subject: Subject, *, accumulates: bo
     """
     with protected():
         try:
-            shown = shown_in(captured).entropy
+            shown = shown_in(captured)
             labels = labeled(subject, new_batch(subject))
         except NotApplicable:
             return False

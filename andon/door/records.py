@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
@@ -33,6 +35,10 @@ class Window:
     clips: list[Clip] = field(default_factory=list)
     grown_after_clip: bool = False  # a backward pass added to gradients that had been clipped
     partial: bool = False  # accelerate was told that accumulation goes on
+    line: Place | None = None  # of the last backward pass
+    added: int = 0  # backward passes that added to the gradients of the one before, at the same line
+    gradient: Tensor | None = None  # a sample, after the last of them
+    scale: float = float("nan")  # from there to the step, beside what clipping does
 
 
 @dataclass
@@ -52,6 +58,12 @@ class Optimizing:
     rates: list[tuple[float, ...]] = field(default_factory=list)  # of each step's groups
     last_step: int = 0  # in steps of all optimizers
     said: int = 0  # findings that were printed already
+
+
+def summed(each: Optimizing) -> int:
+    """Of how many micro-batches each step so far has summed the gradients, with nothing done to the sum; else 1."""
+    counts = list(each.backwards)
+    return counts[0] if len(counts) == 1 and each.clipped["summed"] == each.clipped["windows"] else 1
 
 
 @dataclass
@@ -79,6 +91,7 @@ class Passes:
     training_mode: int = 0
     with_gradients: int = 0
     draws: int = 0  # stretches within which torch's global random numbers moved
+    noise: set[str] = field(default_factory=set)  # what drew it between two passes of the first stretch
     rows: Rows = field(default_factory=Rows)
     modules: dict[int, Any] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """Notes on optimizers: where they are made, what is clipped before their steps, and what each window was."""
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,10 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from andon.door import places
+from andon.door.gradient_sample import sample, scaled_by
 from andon.door.records import Clip, Optimizing, Run, Window
 from andon.door.windows import Windows
 from andon.door.wrapping import after, around
 
+SAME = 1e-3  # of a gradient in float32
 CLIPPING = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}  # and what their bound is called
 
 
@@ -45,6 +48,8 @@ class StepNotes:
         each = self.run.optimizing[id(optimizer)]
         each.stepped = places.here()
         each.window.partial = _accumulation_goes_on()
+        if each.window.gradient is not None:
+            each.window.scale = _scale(each.window, sample(each.optimizer))
         self.windows.before_step(each)
         if each.watch is not None:
             each.watch.before_step()
@@ -119,7 +124,14 @@ def _kinds(window: Window) -> dict[str, bool]:
         "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),
         "scaled": any(clip.scaled for clip in window.clips),
         "partial": window.partial,
+        "summed": window.added == window.backwards - 1 and abs(window.scale - 1) < SAME,
     }
+
+
+def _scale(window: Window, now: Tensor | None) -> float:
+    """By what gradients were multiplied since the last backward pass, clipping aside."""
+    clipped = [min(1.0, clip.max_norm / clip.norm) for clip in window.clips if clip.norm > 0]
+    return scaled_by(window.gradient, now) / math.prod(clipped)
 
 
 def _accumulation_goes_on() -> bool:

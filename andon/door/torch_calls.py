@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+COMPARISONS = ("eq", "ne", "__eq__", "__ne__")
+LOSSES = ("nll_loss", "cross_entropy")  # over classes
 MUTATORS = ("__setitem__",)
 SHAPED = (Tensor.view, Tensor.reshape, torch.reshape)
 
@@ -49,6 +51,7 @@ class Recorder(TorchFunctionMode):
         self.entries: list[Entry] = []
         self.inside = 0
         self.compared: list[tuple[Tensor, float]] = []  # whole numbers held against a constant, wherever
+        self.classes: list[tuple[str, Tensor]] = []  # what losses over classes are given, wherever
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -56,13 +59,21 @@ class Recorder(TorchFunctionMode):
         """Torch calls this in the place of each of its functions."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if _compares(func) and len(args) > 1 and isinstance(args[0], Tensor) and not args[0].is_floating_point():
-            constant = args[1]
-            if isinstance(constant, int) and not isinstance(constant, bool):
-                self.compared.append((args[0], constant))
+        self._note(getattr(func, "__name__", ""), args, kwargs)
         if not self.inside and (tensors(result) or getattr(func, "__name__", "") in MUTATORS):
             self.entries.append(Entry(func, args, kwargs, result))
         return result
+
+    def _note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What is looked at within modules, too."""
+        given = args[0] if args else kwargs.get("input")
+        if not isinstance(given, Tensor):
+            return
+        if name in LOSSES:
+            self.classes.append((name, given))
+        whole = name in COMPARISONS and len(args) > 1 and not given.is_floating_point()
+        if whole and isinstance(args[1], int) and not isinstance(args[1], bool):
+            self.compared.append((given, args[1]))
 
     def call(self, module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A module's own pass."""
@@ -73,10 +84,6 @@ class Recorder(TorchFunctionMode):
             self.inside -= 1
         self.entries.append(Entry(call, args, kwargs, result, module))
         return result
-
-
-def _compares(function: Callable[..., Any]) -> bool:
-    return getattr(function, "__name__", "") in ("eq", "ne", "__eq__", "__ne__")
 
 
 def _in_place(entry: Entry) -> bool:

@@ -244,6 +244,19 @@ def test_an_explanation() -> None:
     assert (2, True) == (result.exit_code, "closest: attention.causality" in result.stderr)
 
 
+def test_what_is_said_of_a_script_is_explained() -> None:
+    """Behavior: each statement of a report on a script is; a misspelled one is refused, and the nearest named."""
+    from andon.door.lines import LINES
+
+    for each in LINES:
+        text = run("explain", each.name).stdout
+        assert text.startswith(f"{each.name}: "), each.name
+        assert "Look" in text, each.name
+        assert "Asked of a script as it is: andon verify -- python train.py." in " ".join(text.split())
+    result = run("explain", "run.held_ot")
+    assert (2, True) == (result.exit_code, "closest: run.held_out" in result.stderr)
+
+
 def test_help_shows_a_runs_options_and_the_verbs() -> None:
     """Behavior: the shortest help has all of it; an option may stand before the subject."""
     text = run("--help").stdout

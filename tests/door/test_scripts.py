@@ -7,8 +7,8 @@ import pytest
 
 from tests.door.conftest import Door
 
-pytestmark = pytest.mark.tier3
 PYTHON = (sys.executable, "train.py")
+FORWARD = "import torch\ntorch.nn.Linear(2, 1)(torch.ones(1, 2))"
 STEP = "        optimizer.step()\n"
 CLIP = "        nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n"
 EVERY = "        if step % 8 == 7:\n"
@@ -36,6 +36,10 @@ FAULTS = {
 }  # fmt: skip
 
 
+ONE = "a part of the loss detached"  # of the faults, and of what cannot be judged, in tier 3: the rest takes minutes
+
+
+@pytest.mark.tier3
 def test_a_correct_script_passes_and_trains_the_same(door: Door) -> None:
     """Behavior: exit code 0, nothing found, what the script prints is what it prints alone, weights to the bit."""
     door.write("language.py")
@@ -45,7 +49,9 @@ def test_a_correct_script_passes_and_trains_the_same(door: Door) -> None:
     assert "attention.causality" in seen["passed"]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(each, marks=pytest.mark.tier3 if each == ONE else pytest.mark.long) for each in FAULTS]
+)
 def test_a_fault_is_named(door: Door, fault: str) -> None:
     """Behavior: the finding that names the fault is the first, in its light."""
     old, new, check, light = FAULTS[fault]
@@ -55,6 +61,7 @@ def test_a_fault_is_named(door: Door, fault: str) -> None:
     assert (1 if light == "red" else 0) == seen["code"]
 
 
+@pytest.mark.long
 def test_a_package_and_limits(door: Door) -> None:
     """Behavior: `python -m` works, and the script ends after the steps that are allowed, with nothing left behind."""
     (door.folder / "pack").mkdir()
@@ -64,6 +71,7 @@ def test_a_package_and_limits(door: Door) -> None:
     assert "weights" not in seen["stderr"]
 
 
+@pytest.mark.long
 def test_another_sitecustomize_still_runs(door: Door) -> None:
     """Behavior: a `sitecustomize` of the user's own is run as before."""
     own = door.folder / "own"
@@ -79,10 +87,10 @@ def test_another_sitecustomize_still_runs(door: Door) -> None:
 @pytest.mark.parametrize(
     ("source", "code", "said"),
     [
-        ("print('no torch')\n", 3, "no Python process"),
-        ("import torch\ntorch.nn.Linear(2, 1)(torch.ones(1, 2)).sum().backward()\n", 3, "no step"),
-        ("import torch\ntorch.nn.Linear(2, 1)(torch.ones(1, 2))\n", 3, "no backward pass followed"),
-        ("import sys\nsys.exit(7)\n", 7, "exit code 7"),
+        pytest.param("print('no torch')\n", 3, "no Python process", marks=pytest.mark.tier3),
+        pytest.param(f"{FORWARD}.sum().backward()\n", 3, "no step", marks=pytest.mark.long),
+        pytest.param(f"{FORWARD}\n", 3, "no backward pass followed", marks=pytest.mark.long),
+        pytest.param("import sys\nsys.exit(7)\n", 7, "exit code 7", marks=pytest.mark.long),
     ],
 )
 def test_what_cannot_be_judged_is_said_in_a_line(door: Door, source: str, code: int, said: str) -> None:

@@ -1,122 +1,24 @@
-"""What is said of a watched run, and of a captured micro-batch, without a process of its own."""
+"""What is said of a watched run, without a process of its own."""
 
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from andon.door.capture import Captured, as_subject, capture
 from andon.door.places import Place
-from andon.door.questions.padding import check_padding
-from andon.door.questions.shapes import check_broadcast, check_random_target
-from andon.door.questions.targets import check_ignored
 from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling
 from andon.door.rows import fingerprints
 from andon.door.statements.averages import check_lag
 from andon.door.statements.data import check_order
 from andon.door.statements.evaluation import check_counted
-from andon.door.statements.optimizers import check_coupled_decay, check_rates
+from andon.door.statements.optimizers import check_coupled_decay, check_group_rates, check_rates
 from andon.door.statements.schedule import check_schedule_steps, check_schedule_used
 from andon.door.statements.steps import check_accumulation
-from andon.door.torch_calls import Recorder
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
-from andon.verify.run.causes import by_cause
-from andon.verify.run.report import Finding
 
 pytestmark = pytest.mark.tier2
-WORDS, PAD = 11, 0
-
-
-class Bag(nn.Module):
-    """Scores (B,) and logits (B, T, V) of padded token ids; its mean over words may count padding."""
-
-    def __init__(self, *, masks: bool = True) -> None:
-        super().__init__()
-        self.masks, self.embed, self.head = masks, nn.Embedding(WORDS, 8), nn.Linear(8, WORDS)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """(B, T) to (B, T, V)."""
-        x, real = self.embed(ids), (ids != PAD).unsqueeze(-1)
-        weight = real.float() if self.masks else torch.ones_like(real, dtype=torch.float)
-        return self.head(x + (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True))
-
-
-def recorded(model: nn.Module, loss_of, *arguments: Tensor) -> Captured:  # noqa: ANN001 - any function
-    """What a script's window would leave."""
-    recorder, state, before = Recorder(), torch.get_rng_state(), {id(model): model}
-
-    def call(*given: Tensor) -> Tensor:
-        return recorder.call(model, nn.Module.__call__, given, {})
-
-    with recorder:
-        loss = loss_of(call, *arguments)
-    return capture(recorder.entries, loss, before, state, recorder.compared, None)
-
-
-def padded() -> tuple[Tensor, Tensor]:
-    """(B, T) ids that end in PAD, and labels that are -100 there."""
-    torch.manual_seed(0)
-    ids, lengths = torch.randint(1, WORDS, (6, 7)), torch.tensor([7, 6, 5, 4, 3, 2])
-    inside = torch.arange(7)[None] < lengths[:, None]
-    return torch.where(inside, ids, PAD), torch.where(inside, ids.roll(1, 1), -100)
-
-
-def cross_entropy(call, ids: Tensor, labels: Tensor) -> Tensor:  # noqa: ANN001
-    """Mean over counted labels."""
-    return functional.cross_entropy(call(ids).flatten(0, 1), labels.flatten()) / 4
-
-
-def clamped(call, ids: Tensor, labels: Tensor) -> Tensor:  # noqa: ANN001
-    """Padding becomes a class."""
-    return functional.cross_entropy(call(ids).flatten(0, 1), labels.clamp(min=PAD).flatten())
-
-
-def test_a_capture_is_the_scripts_loss_without_its_last_factor() -> None:
-    """Behavior: parts by the names of `forward`, the constant factor apart, the same loss as a Subject."""
-    captured = recorded(Bag(), cross_entropy, *padded())
-    subject = as_subject(captured, "bag")
-    again = subject.loss(subject.model(), subject.batch(torch.Generator()))
-    assert (["ids", "labels"], 0.25) == (list(captured.parts), captured.factor)
-    assert float(captured.loss.detach()) == float(again.detach())
-
-
-def test_padding_is_no_part_of_a_prediction() -> None:
-    """Behavior: a model that hides padding passes; one whose mean counts it, though it compares with it, is red."""
-    check_padding(recorded(Bag(), cross_entropy, *padded()))
-    with pytest.raises(CheckFailed, match="knows padding") as found:
-        check_padding(recorded(Bag(masks=False), cross_entropy, *padded()))
-    assert not isinstance(found.value, Unusual)
-
-
-def test_ignored_labels_have_no_gradient() -> None:
-    """Behavior: labels of -100 that the loss counts as a class are red."""
-    check_ignored(recorded(Bag(), cross_entropy, *padded()))
-    with pytest.raises(CheckFailed, match="places where 'labels' is -100"):
-        check_ignored(recorded(Bag(), clamped, *padded()))
-
-
-@pytest.mark.parametrize(
-    ("loss_of", "check", "light"),
-    [
-        (lambda call, x, y: (call(x).squeeze(-1) - y).square().mean(), check_broadcast, None),
-        (lambda call, x, y: (call(x) - y).square().mean(), check_broadcast, CheckFailed),
-        (lambda call, x, y: (call(x).squeeze(-1)[:, None] - call(x).squeeze(-1)).mean(), check_broadcast, Unusual),
-        (lambda call, x, y: (call(x).squeeze(-1) - y).square().mean(), check_random_target, None),
-        (lambda call, x, _: (call(x) - torch.randn(5, 1)).square().mean(), check_random_target, Unusual),
-    ],
-)
-def test_pairs_and_targets(loss_of, check, light) -> None:  # noqa: ANN001
-    """Behavior: a prediction (B, 1) beside targets (B,) is red, all pairs of scores yellow, drawn targets yellow."""
-    captured = recorded(nn.Linear(3, 1), loss_of, torch.randn(5, 3), torch.randn(5))
-    if light is None:
-        check(captured)
-        return
-    with pytest.raises(light) as found:
-        check(captured)
-    assert light is type(found.value)
 
 
 def stepped(steps: int = 10, **settings: float) -> Optimizing:
@@ -151,6 +53,24 @@ def test_rates() -> None:
     each.rates = [(-0.1,), *[(0.1,)] * 9]
     with pytest.raises(CheckFailed, match="below zero"):
         check_rates(run_of(each))
+
+
+def test_a_group_whose_rate_stays_is_yellow() -> None:
+    """Behavior: where another's is moved; not where both are, and not asked of one group, or one that is held at 0."""
+    each = stepped()
+    unasked: list[list[tuple[float, ...]]] = [
+        [(0.1,), *[(0.2,)] * 9],
+        [(0.1, 0.2)] * 10,
+        [(0.1, 0.0), *[(0.2, 0.0)] * 9],
+    ]
+    for each.rates in unasked:
+        with pytest.raises(NotApplicable):
+            check_group_rates(run_of(each))
+    each.rates = [(0.1, 0.2), *[(0.2, 0.4)] * 9]
+    check_group_rates(run_of(each))
+    each.rates = [(0.1, 0.2), *[(0.2, 0.2)] * 9]
+    with pytest.raises(Unusual, match="of 1 of 2 groups"):
+        check_group_rates(run_of(each))
 
 
 def test_coupled_decay_is_yellow() -> None:
@@ -201,13 +121,3 @@ def test_averages_and_masks() -> None:
     check_counted(Run(comparisons=[Comparison(None, 3, 2, 5, 40)]))
     with pytest.raises(Unusual, match="compared with 0"):
         check_counted(Run(comparisons=[Comparison(None, 0, 0, 5, 40)]))
-
-
-def test_one_cause_is_one_finding() -> None:
-    """Behavior: what follows from a finding stands beneath it, over two steps as well, with what stood beneath that."""
-    names = ("watch.zero_grad", "run.membership", "watch.stale", "run.order", "optimizer.membership")
-    findings = [Finding(name, "", follows=("loss.scale",) if name == "optimizer.membership" else ()) for name in names]
-    beneath = ("run.membership", "watch.zero_grad", "optimizer.membership", "loss.scale")
-    assert [("watch.stale", beneath), ("run.order", ())] == [
-        (each.check, each.follows) for each in by_cause(findings, lambda _: False)
-    ]

@@ -83,3 +83,13 @@ def test_red_comes_first_and_explains_yellow_is_not_a_cause() -> None:
     kept = by_cause(findings, lambda _: True)
     assert ["reference.loss", "norms.unit", "loop"] == [each.check for each in kept]
     assert all(not each.follows for each in kept)
+
+
+def test_what_stands_beneath_comes_along() -> None:
+    """Behavior: what follows from a finding stands beneath it, over two steps as well, with what stood beneath that."""
+    names = ("watch.zero_grad", "run.membership", "watch.stale", "run.order", "optimizer.membership")
+    findings = [Finding(name, "", follows=("loss.scale",) if name == "optimizer.membership" else ()) for name in names]
+    beneath = ("run.membership", "watch.zero_grad", "optimizer.membership", "loss.scale")
+    assert [("watch.stale", beneath), ("run.order", ())] == [
+        (each.check, each.follows) for each in by_cause(findings, lambda _: False)
+    ]

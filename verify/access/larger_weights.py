@@ -66,6 +66,20 @@ def fill_zero_parameters(model: nn.Module) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def shuffle_matrices(model: nn.Module, seed: int) -> nn.Module:
+    """The model, in place, with the rows and columns of its matrices in another order: another draw of the same kind.
+
+    A model that was trained comes as it is each time, and units that its one batch does not open say nothing of others.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.layout == torch.strided and is_drawn_matrix(parameter):
+            rows, columns = (torch.randperm(size, generator=generator) for size in parameter.shape[:2])
+            parameter.copy_(parameter[rows.to(parameter.device)][:, columns.to(parameter.device)])
+    return model
+
+
 def sharpened(model: nn.Module) -> nn.Module:
     """The model, in place, with larger matrices: its losses differ from token to token, not about ln V everywhere."""
     with torch.no_grad():

@@ -21,6 +21,7 @@ ALIKE = 1e-3  # of a weight in float32
 NEAR = 1e-3  # of a loss, beside the cross-entropy of what the model returns: bfloat16's rounding in their mean
 SAY = "Subject(objective='cross_entropy') says so"
 _BY_VALUE = WeakIdKeyDictionary()  # whether a subject's loss is the cross-entropy of what its model returns
+_PADDING = WeakIdKeyDictionary()  # a subject's label that pads its rows
 _IGNORED = WeakIdKeyDictionary()  # a subject's label that is not counted
 
 
@@ -87,7 +88,7 @@ def labeled(subject: Subject, batch: Batch) -> Tensor:
     inside = is_shifted_inside(subject, batch)
     found = find(subject, batch)
     labels_BT = part(subject, batch, "labels") if "labels" in found else tokens_BT
-    labels_BT = labels_BT.masked_fill(labels_BT < 0, IGNORE)
+    labels_BT = labels_BT.masked_fill((labels_BT < 0) | (labels_BT == _padding_label(subject)), IGNORE)
     if "counted" in found:
         labels_BT = labels_BT.masked_fill(_counted(subject, batch, labels_BT) == 0, IGNORE)
     elif "labels" not in found and "mask" in found:
@@ -97,6 +98,29 @@ def labeled(subject: Subject, batch: Batch) -> Tensor:
     targets_BT = torch.full_like(labels_BT, IGNORE)
     targets_BT[:, :-1] = labels_BT[:, 1:]
     return targets_BT
+
+
+def _padding_label(subject: Subject) -> int:
+    """The label at the ends of rows that the loss's gradient shows not to count on batch 0; IGNORE where none is."""
+    if subject not in _PADDING:
+        _PADDING[subject] = _uncounted_at_ends(subject, new_batch(subject))
+    return _PADDING[subject]
+
+
+def _uncounted_at_ends(subject: Subject, batch: Batch) -> int:
+    shown_BT, found = shown_targets(subject), find(subject, batch)
+    if shown_BT is None or "labels" not in found or part(subject, batch, "labels").shape != shown_BT.shape:
+        return IGNORE
+    labels_BT = part(subject, batch, "labels")
+    if is_shifted_inside(subject, batch):
+        labels_BT, shown_BT = labels_BT[:, 1:], shown_BT[:, :-1]
+    idle_BT = (labels_BT >= 0) & (shown_BT == IGNORE)
+    values = labels_BT[idle_BT].unique().tolist()
+    if len(values) != 1:
+        return IGNORE
+    same_BT = labels_BT == values[0]
+    at_ends_BT = same_BT.long().flip(1).cummin(1).values.flip(1).bool()
+    return values[0] if torch.equal(same_BT, idle_BT) and torch.equal(same_BT, at_ends_BT) else IGNORE
 
 
 def _counted(subject: Subject, batch: Batch, labels_BT: Tensor) -> Tensor:

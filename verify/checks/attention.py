@@ -22,6 +22,7 @@ from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.access.targets import predicts_next, require_plain, targets_of, tokens_of, with_targets, with_tokens
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.evaluations import draws_at_rest
 from andon.verify.observation.heads import heads_of, rows_reached
 from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.tolerances import distance, require_close
@@ -183,6 +184,8 @@ def check_rows(subject: Subject) -> None:
     if subject.mixture_of_experts:
         raise NotApplicable("a model without a mixture of experts, whose capacity rows may share")
     model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
+    if draws_at_rest(subject, model):
+        raise NotApplicable("a model that draws no random numbers in eval mode: another number of rows draws others")
     batch = rows_of(subject, batch, [index % len(tokens_of(subject, batch)) for index in range(3)])
     tokens_BT = tokens_of(subject, batch)
     tokens_BT = torch.stack([tokens_BT[0], other_tokens(tokens_BT)[1], other_tokens(tokens_BT, 1)[2]])

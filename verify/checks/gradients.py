@@ -11,12 +11,13 @@ from andon.verify.gradients.compare import (
     Place,
     compare_all,
     inputs_of,
+    is_near,
     is_what_stops_leave_out,
     prepared,
     unheld_difference,
 )
 from andon.verify.gradients.held import Stops
-from andon.verify.gradients.surrogates import surrogate_in
+from andon.verify.gradients.surrogates import approximation_in, surrogate_in
 from andon.verify.subject import Subject
 
 
@@ -109,6 +110,8 @@ def _agree(place: Place, leaves: dict[str, Tensor]) -> str:
             return place.note
         if surrogate := surrogate_in(place.function):
             raise Unusual(f"{wrong}; {surrogate}: what lies behind is not measured") from wrong
+        if is_near(place, leaves) and (near := approximation_in(place.function)):
+            raise Unusual(f"{wrong}; {near}: right for an approximation or a solver") from wrong
         raise
     return note
 

@@ -196,6 +196,14 @@ def is_what_stops_leave_out(place: Place, leaves: dict[str, Tensor]) -> bool:
     )
 
 
+def is_near(place: Place, leaves: dict[str, Tensor]) -> bool:
+    """Whether autograd is off by no more than a solver's own error, with what gradients stop at held."""
+    try:
+        return all(abs(found.error) <= SOLVER * found.size for found in _of_all(place, leaves, Stops()))
+    except NotApplicable:
+        return False
+
+
 def _of_all(place: Place, leaves: dict[str, Tensor], stops: Stops | None = None) -> Iterator[Comparison]:
     """Autograd and differences along directions of all tensors at once; with `stops`, as if held where those are."""
     derivatives = DirectionalDerivatives(place.function, leaves, place.rtol, place.model.buffers(), stops)

@@ -89,7 +89,7 @@ class Stops(TorchFunctionMode):
         self._off = self._off and not enabled
 
     def _stops(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        if self._within:
+        if self._within or func is Tensor.requires_grad_:  # which returns its parameter and computes nothing
             return False
         if self._off or torch.is_inference_mode_enabled():
             return True

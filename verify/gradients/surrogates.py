@@ -19,6 +19,9 @@ from andon.verify.observation.tolerances import norm_of
 BUILT_IN = "FakeQuantize"  # torch's own straight-through estimators
 CALLS = 3  # of one function that are looked at
 ALONE = 0.5  # different numbers among as many of a quantizer's, whose step may be measured from what it rounds
+ROUNDED = 1e-8  # of a derivative in float64 by differences, and more than they are off
+ONE_SHARE = 0.5  # of the largest share that is off: a constant that is wrong is off by one in each direction
+DIRECTIONS = range(1, 7)  # by their seeds
 STEP = 1e-6  # of a tensor's norm, for a derivative in float64 of a function alone
 
 
@@ -35,9 +38,22 @@ def surrogate_in(function: Callable[[], Tensor]) -> str:
         nodes = list(nodes_of(function()))
     if built_in := next((node.name() for node in nodes if node.name().startswith(BUILT_IN)), ""):
         return f"{built_in.removesuffix('Backward0')} rounds in forward and passes the gradient on"
+    return next((said for call in _calls(function, _custom(nodes)) if (said := _surrogate(call))), "")
+
+
+def approximation_in(function: Callable[[], Tensor]) -> str:
+    """What backward of a graph is nearly its forward's derivative, not by one share off; empty where none is.
+
+    A forward that approximates, or a backward that solves, is off by another share in each direction.
+    """
+    with seeded(), torch.enable_grad():
+        nodes = list(nodes_of(function()))
+    return next((said for call in _calls(function, _custom(nodes)) if (said := _approximation(call))), "")
+
+
+def _custom(nodes: list[Any]) -> set[Any]:
     custom = {node._forward_cls for node in nodes if hasattr(node, "_forward_cls")}  # noqa: SLF001 - no public name
-    ours = {each for each in custom if not each.__module__.startswith("torch.")}
-    return next((said for call in _calls(function, ours) if (said := _surrogate(call))), "")
+    return {each for each in custom if not each.__module__.startswith("torch.")}
 
 
 def _calls(function: Callable[[], Tensor], classes: set[Any]) -> list[Call]:
@@ -88,6 +104,18 @@ def _surrogate(call: Call) -> str:
     return ""
 
 
+def _approximation(call: Call) -> str:
+    for place in (place for place, each in enumerate(call.arguments) if _is_floating(each)):
+        slopes = [(_slope(call, place, seed), _backward(call, place, seed)) for seed in DIRECTIONS]
+        moving = [(slope, slope - backward) for slope, backward in slopes if slope]
+        size = max((abs(slope) for slope, _ in moving), default=0.0)
+        off = max((abs(error) for _, error in moving), default=0.0)
+        shares = sorted(error / slope for slope, error in moving)
+        if ROUNDED * size < off <= SOLVER * size and shares[-1] - shares[0] > ONE_SHARE * max(map(abs, shares)):
+            return f"{call.function.__qualname__} of {call.function.__module__} is by itself off by {off / size:.1g}"
+    return ""
+
+
 def _how(call: Call, place: int, slope: float) -> str:
     if slope == 0:
         return "does not move with its input, and passes a gradient on"
@@ -126,25 +154,25 @@ def _weighted(outputs: list[Tensor]) -> Tensor:
     return torch.stack([term.double() for term in terms]).sum()
 
 
-def _direction(given: Tensor) -> Tensor:
-    signs = torch.randint(0, 2, given.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+def _direction(given: Tensor, seed: int) -> Tensor:
+    signs = torch.randint(0, 2, given.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return signs.to(given) * (norm_of([given]) or 1.0) / given.numel() ** 0.5
 
 
-def _slope(call: Call, place: int) -> float | None:
+def _slope(call: Call, place: int, seed: int = 1) -> float | None:
     """Forward's derivative along a direction of one input."""
     given = call.arguments[place]
-    moved = STEP * _direction(given)
+    moved = STEP * _direction(given, seed)
     with torch.no_grad():
         above, below = (_weighted(_outputs(call, given + sign * moved, place)) for sign in (1, -1))
     return float(above - below) / (2 * STEP)
 
 
-def _backward(call: Call, place: int) -> float:
+def _backward(call: Call, place: int, seed: int = 1) -> float:
     """What backward says of it."""
     given = call.arguments[place].clone().requires_grad_()
     value = _weighted(_outputs(call, given, place))
     if not value.requires_grad:
         return 0.0
     (gradient,) = torch.autograd.grad(value, given, allow_unused=True)
-    return 0.0 if gradient is None else float((gradient * _direction(given.detach())).sum())
+    return 0.0 if gradient is None else float((gradient * _direction(given.detach(), seed)).sum())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from andon.verify.access.calls import gradients, new_model, seeded
-from andon.verify.access.larger_weights import fill_zero_parameters, perturbed_model
+from andon.verify.access.larger_weights import fill_zero_parameters, perturbed_model, shuffle_matrices
 from andon.verify.observation.answers import answer, any_batch, loss_rounding
 from andon.verify.observation.blocks import blocks_of
 from andon.verify.observation.parameters import trainable
@@ -82,9 +82,10 @@ def idle_after_draws(subject: Subject) -> Idle:
 
 
 def _drawn(subject: Subject, draw: int) -> tuple[dict[str, Tensor], Uses]:
-    """Gradients of another model on another batch: perturbed in eval mode, or as it trains, zeros filled, in turn."""
+    """Gradients of another model on another batch: perturbed in eval mode, or as it trains, in turn; then shuffled."""
     seed = draw // 2
     model = perturbed_model(subject, seed) if draw % 2 == 0 else fill_zero_parameters(new_model(subject, seed)).train()
+    model = shuffle_matrices(model, seed) if seed % 2 else model
     with seeded(draw), Uses(model) as uses:
         return gradients(subject, model, any_batch(subject, draw)), uses
 

@@ -19,7 +19,8 @@ CONTAINS = {
     "run.membership": ("watch.stale",),
     "run.rates": ("run.schedule_steps",),
     "run.schedule_used": ("run.schedule_steps",),
-    "run.padding": ("run.ignored",),
+    "run.padding_targets": ("run.ignored",),
+    "run.padding": ("run.padding_targets", "run.ignored"),
     "structure.parameters": ("watch.gradients", "structure.blocks"),  # who is not called gets no gradient
     "attention.causality": ("run.own_target",),
     "data.targets": ("run.next_token", "run.own_target"),

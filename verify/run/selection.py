@@ -10,13 +10,13 @@ from andon.verify.run.causes import PREMISES
 DEEPEST_TIER = 3
 
 
-def named(name: str) -> Check:
-    """The check of this name.
+def named(name: str, *, beside: Iterable[str] = ()) -> Check:
+    """The check of this name; `beside` are names of other statements, of which one may have been meant.
 
     Raises:
         UnknownCheckError: there is none.
     """
-    return _matching(name, exact=True)[0]
+    return _matching(name, exact=True, beside=beside)[0]
 
 
 def chosen(only: Iterable[str] = (), tier: int = DEEPEST_TIER) -> list[Check]:
@@ -48,12 +48,13 @@ def premises() -> list[Check]:
     return [each for each in CHECKS if each.name in PREMISES]
 
 
-def _matching(name: str, *, exact: bool = False) -> list[Check]:
+def _matching(name: str, *, exact: bool = False, beside: Iterable[str] = ()) -> list[Check]:
     """Checks by name, or all of an area."""
     found = [each for each in CHECKS if each.name == name or (not exact and _area(each) == name)]
     if found:
         return found
     known = {_area(each) if not exact and "." not in name else each.name: None for each in CHECKS}
+    known |= dict.fromkeys(beside)
     close = difflib.get_close_matches(name, known, 3, 0.3)
     raise UnknownCheckError(
         f"{name!r} is {'not a check' if exact else 'neither a check nor an area'}; "

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from andon.door.capture import Captured
 from andon.door.questions.question import Question, differ, loss_again
+from andon.door.questions.targets import shown_in
+from andon.verify.access.roles import IGNORE
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 MORE = 2  # columns
@@ -48,6 +50,36 @@ def check_padding(captured: Captured) -> None:
         raise NotApplicable("a batch of token ids whose shorter rows end in one id that stands nowhere else")
 
 
+def check_padding_targets(captured: Captured) -> None:
+    """Places that are padding are no targets.
+
+    Asked where the loss's gradient shows a cross-entropy at each place of a padded part of the batch.
+
+    Silent because padding is easy to predict: the loss looks better, and the model learns to write padding.
+
+    Look at the loss's `ignore_index`, at what labels are padded with, and at masks that the loss does not take.
+
+    Yellow where the script is not seen to treat these tokens as padding.
+    """
+    shown, asked = shown_in(captured), False
+    for name, pad in padded_parts(captured):
+        part = captured.parts[name]
+        if shown.targets.numel() != part.numel():
+            continue
+        asked, targets = True, shown.targets.reshape(part.shape)
+        counted = targets[~real_places(part, pad) & (targets != IGNORE)]
+        if len(counted.unique()) != 1:  # a text that is to be written there has several
+            continue
+        reason = _declared(captured, name, pad)
+        message = (
+            f"{len(counted)} places where {name!r} of shape {tuple(part.shape)} is padded with {pad} have a part in "
+            f"the loss, all for class {int(counted[0])}"
+        )
+        raise CheckFailed(f"{message}; {reason}") if reason else Unusual(f"{message}; is {pad} padding?")
+    if not asked:
+        raise NotApplicable("a cross-entropy at each place of padded token ids")
+
+
 def padded_parts(captured: Captured) -> Iterator[tuple[str, int]]:
     """Parts of whole numbers (B, T) that end, in rows of different lengths, in an id that is nowhere within a row."""
     for name, part in captured.parts.items():
@@ -55,9 +87,13 @@ def padded_parts(captured: Captured) -> Iterator[tuple[str, int]]:
             continue
         for pad in part[:, -1].unique().tolist():
             lengths = lengths_of(part, pad)
-            inside = torch.arange(part.shape[1], device=part.device)[None] < lengths[:, None]
-            if len(lengths.unique()) > 2 and pad >= 0 and not bool(((part == pad) & inside).any()):
+            if len(lengths.unique()) > 2 and pad >= 0 and not bool(((part == pad) & real_places(part, pad)).any()):
                 yield name, int(pad)
+
+
+def real_places(part: Tensor, pad: int) -> Tensor:
+    """(B, T): what comes before each row's last run of `pad`."""
+    return torch.arange(part.shape[1], device=part.device)[None] < lengths_of(part, pad)[:, None]
 
 
 def lengths_of(part: Tensor, pad: int) -> Tensor:
@@ -140,4 +176,4 @@ def _same(tensor: Tensor, part: Tensor) -> bool:
     return tensor.shape == part.shape and torch.equal(tensor, part.to(tensor.dtype))
 
 
-QUESTIONS = (Question("run.padding", check_padding),)
+QUESTIONS = (Question("run.padding", check_padding), Question("run.padding_targets", check_padding_targets))

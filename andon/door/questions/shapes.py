@@ -8,11 +8,11 @@ from itertools import dropwhile, permutations
 from torch import Tensor
 
 from andon.door.capture import Captured
+from andon.door.draws import NOISE
 from andon.door.questions.question import Question
 from andon.door.torch_calls import Entry
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
-DRAWS = ("rand", "randn", "rand_like", "randn_like", "normal", "normal_", "uniform_", "bernoulli", "bernoulli_")
 PAIRED = ("sub", "__sub__", "__rsub__", "rsub", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 PAIRED += ("binary_cross_entropy_with_logits", "binary_cross_entropy", "add", "__add__", "mul", "__mul__")
 
@@ -88,7 +88,7 @@ def _drawn_late(captured: Captured) -> dict[int, str]:
     drawn: dict[int, str] = {}
     entries = dropwhile(lambda entry: entry.module is None, captured.entries)
     for entry in entries:
-        if entry.name in DRAWS:
+        if entry.name in NOISE:
             drawn |= {id(each): entry.name for each in entry.made()}
     return drawn
 

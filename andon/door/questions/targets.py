@@ -3,8 +3,6 @@
 Legend: B batch, T time, V vocab.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -19,38 +17,33 @@ FARTHEST = 4  # places ahead at which targets are looked for
 SHARE = 1e-5  # of the logits' size, in float32
 
 
-class Shown(NamedTuple):
-    """A cross-entropy, and which recorded tensor its logits are."""
-
-    entropy: CrossEntropy
-    key: int  # of the recorded logits
-    last: bool  # whether classes are the last dimension
-
-
 def check_own_target(captured: Captured) -> None:
     """No prediction is made from its own target.
 
-    Asked of what a causal model is given: a part of the batch that equals the targets place by place, of which no
-    logits depend on a later place.
+    Asked where the targets are found in a part of the batch, at one distance from the logits, and the logits do not
+    depend on all of that part: a decoder's input, or a text that is predicted from what came before.
 
     Silent because the loss falls faster than it should: the model copies; without the targets it can say nothing.
 
-    Look at how decoder inputs, or labels, are shifted by one.
+    Look at how decoder inputs, or labels, are shifted by one, and at the diagonal of a causal mask.
     """
     shown = shown_in(captured)
-    targets, asked = shown.entropy.targets, False
-    for name, part in captured.parts.items():
-        if part.shape != targets.shape or part.dim() != 2 or not _agree(part, targets):
-            continue
-        asked = True
-        places = _dependence(captured, shown, name, part)
-        if places is not None and places[0] and not places[1]:
+    found = {
+        name: distance
+        for name, part in captured.parts.items()
+        if part.dim() == 2 and not part.is_floating_point() and part.dtype != torch.bool
+        for distance in [_distance(part, shown.targets)]
+        if distance is not None
+    }
+    if not found:
+        raise NotApplicable("targets that stand in the batch, at one distance from the logits that predict them")
+    for name, distance in found.items():
+        if _sees_target(captured, shown, name, distance):
+            where = f"{distance} later" if distance else "at that place"
             raise CheckFailed(
-                f"the logits at a place change with {name!r} at that place, which is their target, and not with later "
-                "ones: the model is given what it must predict"
+                f"the logits at a place change with {name!r} {where}, which is their target, and not with all of it: "
+                "the model is given what it must predict"
             )
-    if not asked:
-        raise NotApplicable("targets that stand in the batch at the places of the logits that predict them")
 
 
 def check_ignored(captured: Captured) -> None:
@@ -62,16 +55,16 @@ def check_ignored(captured: Captured) -> None:
     """
     shown, asked = shown_in(captured), False
     for name, part in captured.parts.items():
-        if part.is_floating_point() or part.shape != shown.entropy.targets.shape or not bool((part == -100).any()):
+        if part.is_floating_point() or part.shape != shown.targets.shape or not bool((part == -100).any()):
             continue
-        if not _agree(part, shown.entropy.targets):
+        if not _agree(part, shown.targets):
             continue
         asked = True
-        counted = int((shown.entropy.counted & (part == -100)).sum())
+        counted = int((shown.counted & (part == -100)).sum())
         if counted:
             raise CheckFailed(
                 f"{counted} of {int((part == -100).sum())} places where {name!r} is -100 have a gradient of the "
-                f"cross-entropy, for class {int(shown.entropy.targets[part == -100].mode().values)}"
+                f"cross-entropy, for class {int(shown.targets[part == -100].mode().values)}"
             )
     if not asked:
         raise NotApplicable("labels with -100 among them, at the places of the logits that predict them")
@@ -92,7 +85,7 @@ def check_next_token(captured: Captured) -> None:
     for name, part in captured.parts.items():
         if part.dim() != 2 or part.is_floating_point() or name == "labels":
             continue
-        distance = _distance(part, shown.entropy.targets)
+        distance = _distance(part, shown.targets)
         asked = asked or distance is not None
         if distance not in (None, 0, 1):
             raise Unusual(f"the logits at a place predict the token of {name!r} that comes {distance} places later")
@@ -115,22 +108,19 @@ def _distance(part: Tensor, targets: Tensor) -> int | None:
     return None
 
 
-def shown_in(captured: Captured) -> Shown:
-    """The cross-entropy that the script's loss is, and its logits among what was recorded.
+def shown_in(captured: Captured, changes: dict[str, Tensor] | None = None) -> CrossEntropy:
+    """The cross-entropy that the script's loss is, on the recorded batch or one with other parts.
 
     Raises:
         NotApplicable: none is shown.
     """
     with torch.enable_grad():
-        values = again(captured)
-        floats = {key: each for key, each in values.items() if each.requires_grad and each.dim() > 1}
-        entropy = cross_entropy_of(values[id(captured.loss)], list(floats.values()))
+        values = again(captured, changes)
+        results = [each for each in values.values() if each.requires_grad and each.dim() > 1]
+        entropy = cross_entropy_of(values[id(captured.loss)], results)
     if entropy is None:
         raise NotApplicable("a loss that its gradient shows to be a cross-entropy")
-    for key, each in floats.items():
-        if each.data_ptr() == entropy.logits.data_ptr() and each.numel() == entropy.logits.numel():
-            return Shown(entropy, key, each.shape == entropy.logits.shape)
-    raise NotApplicable("logits among what was recorded")
+    return entropy
 
 
 def _agree(part: Tensor, targets: Tensor) -> bool:
@@ -141,25 +131,32 @@ def _agree(part: Tensor, targets: Tensor) -> bool:
     return int(both.sum()) >= FEWEST and float((part == targets)[both].float().mean()) > MOST
 
 
-def _dependence(captured: Captured, shown: Shown, name: str, part: Tensor) -> tuple[bool, bool] | None:
-    """Whether logits change with the part at their own place, and at a later one; None where they are no (B, T, V)."""
+def _sees_target(captured: Captured, shown: CrossEntropy, name: str, distance: int) -> bool:
+    """Whether logits in the middle change with their target, and not as those of a model do that sees all of the part.
+
+    That sees later places, where targets stand at their logits' own; and from the first place on, else.
+    """
+    part, targets, logits = captured.parts[name], shown.targets, shown.logits
     place = part.shape[1] // 2
-    counted = torch.nonzero((shown.entropy.counted & (part >= 0))[:, place]).flatten()
-    if not len(counted) or shown.entropy.logits.dim() != 3:
-        return None
+    if logits.dim() != 3 or place + distance >= part.shape[1] or place >= targets.shape[1]:
+        return False
+    before = part[:, place + distance]
+    rows = torch.nonzero(shown.counted[:, place] & (before >= 0)).flatten()
+    known = before[rows].unique()  # of that place, so that no padding comes into a text's middle
+    if len(known) < 2:
+        return False
     other = part.clone()
-    known = part[part >= 0].unique()
-    other[:, place] = torch.where(part[:, place] >= 0, _another(part[:, place], known), part[:, place])
-    with torch.no_grad():
-        first, second = (again(captured, changes)[shown.key] for changes in ({}, {name: other}))
-    if not shown.last:
-        first, second = first.movedim(1, -1), second.movedim(1, -1)
-    moved = (first - second).abs().amax(-1)[counted] > SHARE * float(first.abs().max())
-    return bool(moved[:, place].any()), bool(moved[:, :place].any())
+    other[rows, place + distance] = _another(before[rows], known)
+    changed = shown_in(captured, {name: other})
+    moved = ((logits - changed.logits).abs().amax(-1) > SHARE * float(logits.detach().abs().max()))[rows]
+    if not bool(moved[:, place].any()):
+        return False
+    return not bool((moved[:, 0] if distance else moved[:, :place]).any())
 
 
 def _another(values: Tensor, known: Tensor) -> Tensor:
-    return known[(torch.searchsorted(known, values.clamp(min=int(known[0]))) + 1) % len(known)]
+    """For each of these values, all of which are known, the next one that is."""
+    return known[(torch.searchsorted(known, values) + 1) % len(known)]
 
 
 QUESTIONS = (

@@ -4,7 +4,7 @@ from torch import nn
 
 from andon.door.records import Passes, Run
 from andon.door.statements.statement import Statement, at, now_and_then
-from andon.verify.errors import NotApplicable, Unusual
+from andon.verify.errors import NotApplicable, Unusual, listed
 
 AGAIN = 2  # stretches of passes: what happens once happens at the end, as a sample does
 
@@ -44,19 +44,21 @@ def check_gradients(run: Run) -> None:
 
 
 def check_random(run: Run) -> None:
-    """Evaluation draws from a generator of its own: its figures can be compared, and training does not depend on it.
+    """Evaluation draws noise from a generator of its own: figures can be compared, and training does not depend on it.
+
+    Asked where noise, and no choice of rows or tokens, is drawn between its passes.
 
     Silent because the figures differ by noise alone, and a run by how often it is evaluated.
 
     Look for draws without `generator=` in what evaluation calls.
 
-    Yellow alone: whoever samples text or rollouts does so.
+    Yellow alone: whoever samples rollouts does so.
     """
     for passes in _evaluations(run):
-        if passes.draws >= AGAIN and passes.training_mode < passes.count / 2:
+        if passes.draws >= AGAIN and passes.noise and passes.training_mode < passes.count / 2:
             raise Unusual(
-                f"torch's global random numbers went on between passes without a backward pass{_where(passes)}, "
-                f"in {passes.draws} of {passes.stretches} stretches of them"
+                f"in {passes.draws} of {passes.stretches} stretches of passes without a backward pass{_where(passes)} "
+                f"torch's global random numbers went on between two passes: {listed(sorted(passes.noise))} draws them"
             )
 
 

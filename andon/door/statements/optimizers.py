@@ -103,6 +103,30 @@ def check_rates(run: Run) -> None:
             )
 
 
+def check_group_rates(run: Run) -> None:
+    """Where the rate of one of an optimizer's groups is moved, no other one stays as it is.
+
+    Silent because the group that stays learns too, only at another rate than its neighbors.
+
+    Look at the loop over `param_groups` that sets the rate, and at how many groups it reaches.
+
+    Yellow alone: whoever holds one group's rate does so.
+    """
+    asked = False
+    for each in stepping(run, 8):
+        moved = [
+            len(set(rates)) > 1 for rates in zip(*each.rates, strict=False) if any(rates)
+        ]  # 0 times any factor is 0
+        asked = asked or (len(moved) > 1 and any(moved))
+        if any(moved) and not all(moved):
+            raise Unusual(
+                f"the learning rate of {moved.count(True)} of {len(moved)} groups{at(each.made)} was moved within "
+                f"{each.steps} steps, that of the others never"
+            )
+    if not asked:
+        raise NotApplicable("an optimizer of several groups, whose rate is moved")
+
+
 def _groups(each: Optimizing) -> list[dict]:
     return each.optimizer.param_groups
 
@@ -135,4 +159,5 @@ STATEMENTS = (
     Statement("run.norms_decay", check_norms_decay),
     Statement("run.coupled_decay", check_coupled_decay),
     Statement("run.rates", check_rates),
+    Statement("run.group_rates", check_group_rates),
 )

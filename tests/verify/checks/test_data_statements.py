@@ -50,6 +50,11 @@ def ahead_by_one_more(labels: Tensor) -> Tensor:
     return labels
 
 
+def ignoring_zeros(model: nn.Module, batch: Batch) -> Tensor:
+    """The loss leaves out labels of 0, which pad its rows."""
+    return cross_entropy(model(batch["tokens"]).flatten(0, 1), batch["labels"].flatten(), ignore_index=0)
+
+
 def rolled(generator: torch.Generator) -> Batch:
     """Labels are shuffled apart from their inputs."""
     made = batch(generator)
@@ -98,6 +103,16 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
         "data.targets",
         {"batch": Padded(ahead_by_one_more)},
         "not the token that follows",
+    ),
+    "padded by what the loss ignores": (
+        "data.targets",
+        {"batch": Padded(lambda labels: labels.clamp_min(0)), "loss": ignoring_zeros},
+        PASSED,
+    ),
+    "padded by what the loss ignores, one wrong": (
+        "data.targets",
+        {"batch": Padded(lambda labels: ahead_by_one_more(labels.clamp_min(0))), "loss": ignoring_zeros},
+        "1 of 12 targets",
     ),
     "labels of another row": ("data.targets", {"batch": rolled}, "are the tokens of another row"),
     "labels of another row in a pair": (

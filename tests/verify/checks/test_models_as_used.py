@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, relu
 from andon.verify.run.report import RED, YELLOW
 from andon.verify.run.runner import check
 from andon.verify.subject import Subject
-from tests.verify.small import VOCAB, WIDTH, Small, loss, said, small
+from tests.verify.small import VOCAB, WIDTH, Small, batch, loss, said, small
 
 pytestmark = pytest.mark.long
 PASSED = "passed"
@@ -246,6 +246,12 @@ class Relu(nn.Module):
         return self.head(relu(self.wide(x_BTD.detach() if self.held else x_BTD)))
 
 
+def seeded_relu() -> nn.Module:
+    """One, as a script has it: not drawn anew for each check."""
+    torch.manual_seed(3)
+    return Relu()
+
+
 CASES = {
     "two tensors": Case("structure.tying", lambda: small(model=lambda: Bare(cfg={"tie_embeddings": False})), PASSED),
     "a copied head": Case("structure.tying", lambda: built(copied), "begin with the same 88 numbers", YELLOW),
@@ -297,6 +303,9 @@ CASES = {
         "autocast.products", lambda: built(by_vectors, loss=mixed), "torch.float32", YELLOW
     ),
     "units that die": Case("structure.parameters", lambda: small(model=Relu), PASSED),
+    "units that die in a model that is one": Case(
+        "structure.parameters", lambda: small(model=seeded_relu(), batch=batch(torch.Generator())), PASSED
+    ),
     "an embedding held": Case(
         "structure.parameters", lambda: small(model=lambda: Relu(held=True)), "the loss depends on them", RED
     ),

@@ -155,9 +155,10 @@ def unlabeled(**parts: Any) -> Subject:
 class OfPast(Small):
     """Averages the real tokens so far, twice: where none has come, 0 / 0, which rows padded on the right never see."""
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T) to (B, T, V)."""
         x_BTD = self.embed(tokens)
+        attention_mask = torch.ones_like(tokens) if attention_mask is None else attention_mask
         past_BTD = (x_BTD * attention_mask[..., None]).cumsum(1) / attention_mask.cumsum(1)[..., None]
         return self.head(torch.tanh(self.mix(past_BTD).cumsum(1)) + x_BTD)
 
@@ -614,6 +615,11 @@ def in_training(model: Any, tokens: Tensor) -> Tensor:
     return usual(model, tokens)
 
 
+def by_chance(model: Any, tokens: Tensor) -> Tensor:
+    """Rows meet in another order each time, as tokens in random buckets do."""
+    return usual(model, tokens) + 1e-3 * torch.randn(len(tokens), 1, VOCAB)
+
+
 def featured(generator: torch.Generator) -> dict[str, Tensor]:
     """A batch with features of its rows."""
     return {**batch(generator), "features": torch.rand(ROWS, LENGTH, VOCAB, generator=generator)}
@@ -636,6 +642,9 @@ ODD = {
     ),
     "padding without labels": Odd(
         "attention.padding", lambda: unlabeled(batch=with_mask(ROWS, LENGTH)), "losses with other right padding"
+    ),
+    "hashed by chance": Odd(
+        "attention.rows", lambda: small(model=lambda: Bent(by_chance)), "draws no random numbers in eval mode"
     ),
     "no number without a token": Odd(
         "attention.padding", lambda: small(model=OfPast, batch=right_padded, loss=of_real), PASSED

@@ -1,0 +1,141 @@
+"""What is asked of a captured micro-batch, without a process of its own."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from andon.door.capture import as_subject
+from andon.door.questions.accumulation import check_division
+from andon.door.questions.likelihoods import check_classes
+from andon.door.questions.padding import check_padding, check_padding_targets
+from andon.door.questions.shapes import check_broadcast, check_random_target
+from andon.door.questions.targets import check_ignored, check_own_target
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from tests.door.recorded import WORDS, Bag, clamped, cross_entropy, padded, recorded
+
+pytestmark = pytest.mark.tier2
+
+
+def test_a_capture_is_the_scripts_loss_without_its_last_factor() -> None:
+    """Behavior: parts by the names of `forward`, the constant factor apart, the same loss as a Subject."""
+    captured = recorded(Bag(), cross_entropy, *padded())
+    subject = as_subject(captured, "bag")
+    again = subject.loss(subject.model(), subject.batch(torch.Generator()))
+    assert (["ids", "labels"], 0.25) == (list(captured.parts), captured.factor)
+    assert float(captured.loss.detach()) == float(again.detach())
+
+
+def test_padding_is_no_part_of_a_prediction() -> None:
+    """Behavior: a model that hides padding passes; one whose mean counts it, though it compares with it, is red."""
+    check_padding(recorded(Bag(), cross_entropy, *padded()))
+    with pytest.raises(CheckFailed, match="knows padding") as found:
+        check_padding(recorded(Bag(masks=False), cross_entropy, *padded()))
+    assert not isinstance(found.value, Unusual)
+
+
+def test_padding_is_no_target() -> None:
+    """Behavior: labels of padding that count are red where a mask says that it is; ignored ones pass."""
+    torch.manual_seed(0)
+    ids, labels = padded()
+    check_padding_targets(recorded(Bag(), cross_entropy, ids, labels))
+    with pytest.raises(CheckFailed, match=r"15 places where 'ids' .* all for class 0"):
+        check_padding_targets(recorded(Bag(), clamped, ids, labels))
+
+
+class Reach(nn.Module):
+    """Logits of the mean of all tokens up to some ahead."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__()
+        self.ahead, self.embed, self.head = ahead, nn.Embedding(WORDS, 8), nn.Linear(8, WORDS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        seen = torch.ones(ids.shape[1], ids.shape[1]).tril(self.ahead)
+        return self.head(seen / seen.sum(1, keepdim=True) @ self.embed(ids))
+
+
+def next_token(call, ids: Tensor) -> Tensor:  # noqa: ANN001
+    """Of the same text."""
+    return functional.cross_entropy(call(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+
+@pytest.mark.parametrize(("ahead", "red"), [(0, False), (1, True), (2, True), (9, False)])
+def test_no_prediction_sees_its_target(ahead: int, red: bool) -> None:
+    """Behavior: a mask that is one or two too far is red; what sees all of a text, as encoders do, is not."""
+    torch.manual_seed(0)
+    captured = recorded(Reach(ahead), next_token, torch.randint(WORDS, (6, 10)))
+    if not red:
+        check_own_target(captured)
+        return
+    with pytest.raises(CheckFailed, match="1 later, which is their target"):
+        check_own_target(captured)
+
+
+def test_ignored_labels_have_no_gradient() -> None:
+    """Behavior: labels of -100 that the loss counts as a class are red."""
+    check_ignored(recorded(Bag(), cross_entropy, *padded()))
+    with pytest.raises(CheckFailed, match="places where 'labels' is -100"):
+        check_ignored(recorded(Bag(), clamped, *padded()))
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "check", "light"),
+    [
+        (lambda call, x, y: (call(x).squeeze(-1) - y).square().mean(), check_broadcast, None),
+        (lambda call, x, y: (call(x) - y).square().mean(), check_broadcast, CheckFailed),
+        (lambda call, x, y: (call(x).squeeze(-1)[:, None] - call(x).squeeze(-1)).mean(), check_broadcast, Unusual),
+        (lambda call, x, y: (call(x).squeeze(-1) - y).square().mean(), check_random_target, None),
+        (lambda call, x, _: (call(x) - torch.randn(5, 1)).square().mean(), check_random_target, Unusual),
+    ],
+)
+def test_pairs_and_targets(loss_of, check, light) -> None:  # noqa: ANN001
+    """Behavior: a prediction (B, 1) beside targets (B,) is red, all pairs of scores yellow, drawn targets yellow."""
+    captured = recorded(nn.Linear(3, 1), loss_of, torch.randn(5, 3), torch.randn(5))
+    if light is None:
+        check(captured)
+        return
+    with pytest.raises(light) as found:
+        check(captured)
+    assert light is type(found.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "scores", "light"),
+    [
+        (functional.nll_loss, functional.log_softmax, None),
+        (functional.cross_entropy, lambda x, _: x, None),
+        (functional.cross_entropy, functional.log_softmax, None),
+        (functional.nll_loss, functional.softmax, CheckFailed),
+        (functional.cross_entropy, functional.softmax, CheckFailed),
+        (functional.nll_loss, lambda x, _: x + 4, Unusual),
+    ],
+)
+def test_probabilities_are_no_scores(made, scores, light) -> None:  # noqa: ANN001
+    """Behavior: softmax's output in the place of scores or of logarithms is red; scores in nll_loss are yellow."""
+    seen = recorded(
+        nn.Linear(3, 4), lambda call, x, y: made(scores(call(x), 1), y), torch.randn(6, 3), torch.arange(6) % 4
+    )
+    if light is None:
+        check_classes(seen)
+        return
+    with pytest.raises(light) as found:
+        check_classes(seen)
+    assert light is type(found.value)
+
+
+@pytest.mark.parametrize(("divisor", "unusual"), [(1, True), (2, False)])
+def test_micro_batches_weigh_one_batch(divisor: int, unusual: bool) -> None:
+    """Behavior: two whole means are yellow, two halves are none; nor is a step of one micro-batch."""
+    torch.manual_seed(0)
+    ids, labels = torch.randint(1, WORDS, (6, 7)), torch.randint(1, WORDS, (6, 7))
+    captured = recorded(Bag(), lambda *given: cross_entropy(*given) * 4 / divisor, ids, labels)
+    with pytest.raises(NotApplicable):
+        check_division(captured)
+    captured.micro_batches = 2
+    if not unusual:
+        check_division(captured)
+        return
+    with pytest.raises(Unusual, match="together they weigh 2"):
+        check_division(captured)
