@@ -7,6 +7,11 @@ from andon.reading import ReadError, parse_json, read_text
 
 NAME = "log.jsonl"
 MAX_LOG_BYTES = 1 << 30
+NUMBER = (int, float)
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {  # of each kind, what its values are
+    "step": {"loss": NUMBER, "grad_norm": NUMBER, "tokens": int, "skipped": bool, "seconds": dict},
+    "validation": {"loss": NUMBER, "bits_per_byte": NUMBER},
+}
 
 Record = dict[str, Any]
 
@@ -33,11 +38,21 @@ def read_log(run: Path) -> list[Record]:
         raise LogError(f"{path}: {error}; name another run") from error
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            record = parse_json(line)
-            records.append(record | {"kind": record["kind"], "step": record["step"]})
+            records.append(_checked(parse_json(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise LogError(f"{path} line {number} is not a record ({error!r}); remove the line to continue") from error
     return records
+
+
+def _checked(record: Record) -> Record:
+    """Raises KeyError, TypeError or ValueError where it is not a record of its kind."""
+    kind, step = record["kind"], record["step"]
+    if type(step) is not int or step < 0:
+        raise ValueError(f"step={step!r:.40}")
+    for key, kinds in FIELDS.get(kind, {}).items():
+        if key in record and not (record[key] is None or isinstance(record[key], kinds)):
+            raise ValueError(f"{key}={record[key]!r:.40}")
+    return record
 
 
 def of_kind(records: list[Record], kind: str) -> list[Record]:

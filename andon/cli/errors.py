@@ -13,7 +13,7 @@ def explain(error: Exception, verb: str, extra: str) -> str:
     A builtin error that escapes from our packages is a bug and keeps its traceback. So does an error of user code.
     """
     if type(error).__module__.startswith("andon."):
-        return without_secrets(str(error))
+        return without_secrets("\n".join([str(error), *getattr(error, "__notes__", [])]))
     if isinstance(error, OSError):
         return _refused(error) if verb in OWN_FILES and not isinstance(error, BrokenPipeError) else ""
     return _missing(error, verb, extra) if isinstance(error, ModuleNotFoundError) and verb else ""

@@ -42,18 +42,20 @@ def where_to_go_on(folder: Path, verb: str) -> str:
     return f"The newest finite checkpoint is {newest}: andon {verb} --resume {folder}"
 
 
-def why_it_ended(error: Exception, folder: Path) -> str:
+def why_it_ended(error: Exception, folder: Path, *, running: bool) -> str:
     """A message for what the machine refused: the file and the reason, or the memory. Empty for any other error.
 
-    Another one keeps its traceback, or its own message, and gets a note about where to go on.
+    Another one stays as it is. Once the run is `running`, each says from where it can go on.
     """
-    going_on = where_to_go_on(folder, verb_of_command())
+    going_on = where_to_go_on(folder, verb_of_command()) if running else ""
     if isinstance(error, OSError):
         place = error.filename or folder
-        return f"{place}: {error.strerror or error}; free disk space or check permissions. {going_on}"
-    if isinstance(error, MemoryError) or any(part in str(error).lower() for part in ALLOCATION):
+        return f"{place}: {error.strerror or error}; free disk space or check permissions. {going_on}".strip()
+    own = type(error).__module__.startswith("andon.")
+    if not own and (isinstance(error, MemoryError) or any(part in str(error).lower() for part in ALLOCATION)):
         reason = str(error).splitlines()[0] if str(error) else "no memory"
-        return f"{folder}: {reason}; lower training.batch_size or the model's size (andon plan counts). {going_on}"
-    if not type(error).__module__.startswith("andon."):
+        next_step = "lower training.batch_size or the model's size (andon plan counts)"
+        return f"{folder}: {reason}; {next_step}. {going_on}".strip()
+    if running:
         error.add_note(going_on)
     return ""

@@ -53,13 +53,15 @@ def run(
     require_one_process(verb_of_command())
     noted: list[str] = []
     with steady_output(noted.append), locked(folder, resume=resume):
+        running = False
         try:
             setup = prepare(config, device, say)
             if resume:
                 restore(setup.state, config, folder, say, previous=previous)
+            running = True
             return _run(setup, config, folder, noted, traced=traced, otlp=otlp, quiet=quiet, say=say)
         except Exception as error:
-            told = why_it_ended(error, folder)
+            told = why_it_ended(error, folder, running=running)
             if not told:
                 raise
             raise RunError(told) from error

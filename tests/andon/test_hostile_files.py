@@ -191,7 +191,7 @@ def test_a_hostile_source_of_evidence_is_refused(small_gates: Path) -> None:
     refused(andon("gate", "run", "small"), "source.txt: is not a regular file")
 
 
-@pytest.mark.parametrize("text", ["[" * 101 + "]" * 101, LONG])
+@pytest.mark.parametrize("text", ["[" * 101 + "]" * 101, LONG, "1" * 41])
 def test_json_has_bounds(text: str) -> None:
     """Behavior: depth and digits, whatever the file; what is within them is read."""
     with pytest.raises(reading.ReadError, match="is not valid JSON"):
@@ -205,3 +205,15 @@ def test_dots_in_text_are_no_key() -> None:
     dots = ".".join("abcdefghijklmnopqrstuvwxyz")
     tables = reading.parse_toml(f"# {dots}\na = '{dots}'\nb = \"{dots}\"\nc = '''\n{dots} = 1\n'''\n\"{dots}\" = 1\n")
     assert {"a", "b", "c", dots} == tables.keys()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"kind": "step", "step": "7"}', '{"kind": "step", "step": -1}', '{"kind": "step", "step": 1, "tokens": "x"}'],
+)
+def test_a_hostile_log_is_refused(line: str, tuning: Path) -> None:
+    """Behavior: a record whose values are of another type is named by its line, before a run goes on from it."""
+    shutil.copytree((tuning / "base").resolve(), tuning / "run")
+    log = tuning / "run" / "log.jsonl"
+    log.write_text(f"{line}\n{log.read_text()}")
+    refused(andon("train", "--resume", "run"), "log.jsonl line 1 is not a record")

@@ -103,6 +103,26 @@ def test_an_allocation_that_is_refused_is_said(message: str, monkeypatch: pytest
     assert [newest] == error.__notes__
 
 
+@pytest.mark.tier3
+@pytest.mark.usefixtures("tuning")
+def test_a_shard_that_is_cut_while_a_run_reads_it_names_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: the file, and from where the run goes on, with which the tokens are written anew."""
+    plain = loop.train
+
+    def cutting(*arguments: Any, **named: Any) -> Any:
+        for record in plain(*arguments, **named):
+            yield record
+            if record.step == 5:
+                for path in Path("reports/data").glob("*/shard-*.bin"):
+                    path.write_bytes(path.read_bytes()[:4])
+
+    monkeypatch.setattr(loop, "train", cutting)
+    going_on = "The newest finite checkpoint is run/checkpoints/step-00000004: andon train --resume run"
+    refused(andon(*TRAIN, "--out", "run"), "shard-00000.bin: changed while it was read", going_on)
+    monkeypatch.setattr(loop, "train", plain)
+    assert 0 == andon("train", "--resume", "run", "--no-trace").exit_code
+
+
 @pytest.mark.tier2
 def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
     """Behavior: tokens that are no longer there are an error of ours, with the file's name."""
