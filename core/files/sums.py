@@ -43,7 +43,7 @@ def check_vouched(folder: Path, skip: tuple[FileName, ...] = ()) -> bool:
         if found != wanted:
             raise CheckpointError(
                 f"{path}: SHA-256 {found[:12]}... where {SUMS} says {wanted[:12]}...: damaged or replaced; "
-                "fetch it again, or write the model again"
+                f"fetch it again, or delete {SUMS} if you changed the file yourself"
             )
     for path in _decisive(folder):
         if path.name not in sums:
