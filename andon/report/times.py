@@ -68,11 +68,11 @@ class Intervals:
         """The middle step of each interval, the mean by name, each on top of those before it, and the slowest step."""
         names = list(dict.fromkeys(name for each in self.found for name in each.milliseconds))
         names = [name for name in names if name not in (OTHER, BETWEEN)] + [OTHER, BETWEEN]
-        tops, below = {}, [0.0] * len(self.found)
+        tops, below = [], [0.0] * len(self.found)
         for name in names:
             own = [each.milliseconds.get(name, 0.0) / each.count for each in self.found]
             below = [low + height for low, height in zip(below, own, strict=True)]
-            tops[name] = [round(each, 4) for each in below]
+            tops.append((name, [round(each, 4) for each in below]))
         slowest = [round(each.slowest, 4) for each in self.found]
         return {"step": [(each.first + each.last) // 2 for each in self.found], "tops": tops, "slowest": slowest}
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from andon import __version__
 from andon.runs.screen import Say
+from andon.text import without_secrets
 
 if TYPE_CHECKING:
     from andon.core.config import Config
     from andon.core.training.loop import Span, StepRecord
     from andon.gates import Verdict
-    from andon.runs.run import RunSetup
+    from andon.runs.setup import RunSetup
     from andon.tracing.analysis.findings import Finding
     from andon.tracing.endpoint import Endpoint
     from andon.tracing.record import Trace
@@ -58,9 +59,7 @@ def log_step(record: "StepRecord", write: Callable[[str], object], tracer: Trace
 
 def command_line() -> str:
     """What was called, without the password of an address."""
-    from andon.tracing.endpoint import without_password
-
-    return without_password(shlex.join(["andon", *sys.argv[1:]]))
+    return without_secrets(shlex.join(["andon", *sys.argv[1:]]))
 
 
 def endpoint_of(otlp: str | None, *, traced: bool) -> "Endpoint | None":
@@ -121,7 +120,7 @@ def open_tracer(
     if trace.verdict:
         say(f"where the time went: {trace.verdict.sentence()}")
     for note in trace.notes:
-        say(note)
+        say(without_secrets(note))
     if to and trace.delivered:
         _say_links(trace, to, folder.name, say)
 

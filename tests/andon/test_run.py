@@ -1,5 +1,6 @@
 """A run's folder: what it holds at the end, when it is stopped, and that tracing changes nothing."""
 
+import hashlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from andon.core.training import loop as training
 from andon.log import of_kind, read_log
 from andon.runs.folder import RunError
 from andon.runs.run import run
+from andon.sealing import unseal
 from andon.tracing import send
 from andon.tracing.read import read_spans
 from tests.andon.test_bad_input import toml
@@ -68,7 +70,9 @@ def test_folder_holds_the_run(paths: list[str], tmp_path: Path) -> None:
     result = run(config, tmp_path / "run", traced=False, quiet=True)
     records = [line for line in read_log(tmp_path / "run") if line["kind"] == "step"]
     assert json.loads(config.model_dump_json()) == json.loads((tmp_path / "run" / "config.json").read_text())
-    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+    written = unseal((tmp_path / "run" / "result.json").read_bytes())
+    log = hashlib.sha256((tmp_path / "run" / "log.jsonl").read_bytes()).hexdigest()
+    assert result | {"log_sha256": log} == written
     assert sum(line["tokens"] for line in records) == result["tokens"]
     assert losses(tmp_path / "run")[-1] == result["validation_loss"]
     assert 0 == result["exit"] == result["skipped_steps"]

@@ -64,8 +64,8 @@ def test_every_span_names_its_own_with(paths: list[str], tmp_path: Path) -> None
         **{name: (f"{loop}.train", f'with _phase("{name}", span') for name in ("data", "clip", "optimizer")},
         **{name: (f"{loop}.accumulate_gradients", f'with _phase("{name}", span') for name in ("forward", "backward")},
         "logging": (f"{runs}._loop", 'with span("logging")'),
-        "validation": (f"{runs}._validate", 'with span("validation")'),
-        "checkpoint": (f"{runs}._validate_and_save", 'with span("checkpoint")'),
+        "validation": ("andon.runs.saving.validate", 'with span("validation")'),
+        "checkpoint": ("andon.runs.saving.validate_and_save", 'with span("checkpoint")'),
     }
     found = {span.name: where(span) for span in spans if span.name not in NO_WITH}
     assert expected.keys() == found.keys()

@@ -84,6 +84,9 @@ def test_a_slow_down_is_found_once_in_its_phase() -> None:
     (slow,) = found
     assert ("train.slow_down", "backward") == (slow.kind, slow.numbers["phase"])
     assert abs(slow.step - 321) <= 20
+    assert ["train.slow_down"] == [
+        kind for kind, _ in changed(700, lambda step: times(step, 4 if step.number > 300 else 1))
+    ]
     again = changed(1200, lambda step: times(step, 2 if 300 < step.number <= 600 or step.number > 900 else 1))
     assert ["train.slow_down"] * 2 == [kind for kind, _ in again if kind == "train.slow_down"]
 

@@ -74,7 +74,9 @@ class Findings:
         own = [step for step in steps if not step.measuring]
         if not own:
             return []
-        found = [*self._outliers(own), *self._slow(own), *self._whole(own)]
+        slow = [*self._slow(own)]
+        outliers = [each for each in self._outliers(own) if not slow or each.kind != "train.stall"]  # it is one cause
+        found = [*outliers, *slow, *self._whole(own)]
         return sorted(found, key=lambda each: KINDS.index(each.kind))
 
     def _outliers(self, steps: Sequence[Step]) -> Iterator[Finding]:

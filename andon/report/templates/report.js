@@ -26,11 +26,11 @@
 
   // Stacked areas: each name's line lies on those below it, and the band down to the next is filled.
   const stacked = () => {
-    const names = Object.keys(times.tops);
+    const names = times.tops.map(([name]) => name);
     const shade = (name) => color(name) || color("beside");
     const own = (u, raw, series, index) => (raw == null ? "–" : (raw - (series > 1 ? u.data[series - 1][index] : 0)).toPrecision(3));
     return {
-      data: [times.step, ...names.map((name) => times.tops[name]), times.slowest],
+      data: [times.step, ...times.tops.map(([, top]) => top), times.slowest],
       series: [...names.map((name) => ({ ...line(name, "line", 0), stroke: shade(name), fill: shade(name), value: own })), line("slowest", "accent", 1.5)],
       bands: names.slice(1).map((name, index) => ({ series: [index + 2, index + 1], fill: shade(name) })),
       levels: [],
