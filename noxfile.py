@@ -180,11 +180,11 @@ def mutation(session: nox.Session) -> None:
 # ----------------------------------------------------------------------------------------------------- speed
 @nox.session
 def bench(session: nox.Session) -> None:
-    """SPEED: time and memory beside other libraries (30 minutes); `-- core`, `adapters`, `learn`, `tracing`."""
+    """SPEED: time and memory beside others (30 minutes); `-- core`, `adapters`, `learn`, `tracing`, `findings`."""
     if session.posargs[:1] == ["learn"]:
         learn(session, *session.posargs[1:])
-    elif session.posargs == ["tracing"]:
-        python(session, "-m", "tests.bench.tracing")
+    elif session.posargs in (["tracing"], ["findings"]):
+        python(session, "-m", f"tests.bench.{session.posargs[0]}")
     else:
         python(session, "-m", "tests.bench", *session.posargs)
 

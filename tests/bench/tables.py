@@ -40,6 +40,7 @@ DEBT = Path("reports/baselines/debt.json")
 FUZZ = Path("reports/baselines/fuzz.json")
 MUTANTS = Path("reports/baselines/mutation.json")
 POWER = Path("reports/baselines/power.json")
+FINDINGS = Path("reports/baselines/findings.json")
 TRACING = Path("reports/baselines/tracing.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
 THIRD_PARTY = Path("reports/baselines/third_party.json")
@@ -195,6 +196,12 @@ def tracing(content: dict[str, Any]) -> str:
     return f"{table(header, rows)}\n\n`nox -s bench -- tracing` measures again."
 
 
+def findings(content: dict[str, Any]) -> str:
+    """What tracing finds in synthetic series."""
+    rows = [[row["what"], f"{row['found']:,} of {row['of']:,}"] for row in content["rows"]]
+    return f"{table(['in synthetic series', 'found'], rows)}\n\n`nox -s bench -- findings` plants them again."
+
+
 def power(content: dict[str, Any]) -> str:
     """What the gradient check finds of what is injected into a backward, beside a common weaker check."""
     header = ["injected into the backward", "trials", "found", "by single entries within 0.2 (eps 1e-3, fp32)"]
@@ -339,6 +346,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "learned": lambda: _from(LEARN, learned, "nox -s bench -- learn adapters"),
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
         "power": lambda: _from(POWER, power, "nox -s measure -- gradients"),
+        "findings": lambda: _from(FINDINGS, findings, "nox -s bench -- findings"),
         "tracing": lambda: _from(TRACING, tracing, "nox -s bench -- tracing"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s measure -- selftest"),
