@@ -61,10 +61,7 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
     log = read_log(run)
     result = read_object(run / "result.json", sealed=True)
     baselines = {name: nats for name, nats in result.get("baselines", {}).items() if nats is not None}
-    trace = run / "trace.jsonl"
-    step, beside = read_timeline(trace) if trace.exists() else (None, [])
     totals, columns = shares(of_kind(log, "step"))
-    analysis, times = read_times(trace) if trace.exists() else (None, None)
     return {
         "run": run.resolve().name,
         "folder": run,
@@ -80,11 +77,7 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         "full_model_peak": None if "finetune" in result else result.get("peak_bytes"),
         "curves": curves(log, baselines),
         "has_validation": bool(of_kind(log, "validation")),
-        "where": analysis and analysis.verdict(),
-        "findings": analysis.findings if analysis else [],
-        "times": times,
-        "step": step,
-        "beside": beside,
+        **of_time(run / "trace.jsonl"),
         "totals": totals,
         "columns": columns,
         "samples": result.get("samples"),
@@ -94,6 +87,16 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         "uplot": Markup("/*\n{}*/\n{}").format(asset("vendor/uplot/LICENSE"), asset("vendor/uplot/uPlot.iife.min.js")),
         "script": asset("templates/report.js"),
     }
+
+
+def of_time(trace: Path) -> dict[str, Any]:
+    """What the template says of time; None and nothing where the run was not traced."""
+    if not trace.exists():
+        return {"where": None, "findings": [], "times": None, "step": None, "beside": []}
+    step, beside = read_timeline(trace)
+    analysis, times = read_times(trace)
+    own = {"where": analysis.verdict(), "findings": analysis.findings, "times": times}
+    return own | {"step": step, "beside": beside}
 
 
 def environment() -> Environment:

@@ -36,11 +36,14 @@ def test_a_long_run_keeps_its_slowest_step() -> None:
     """Behavior: at most MOST intervals of a run of any length, means that stay, and no slow step that gets lost."""
     steps, intervals = plain_steps(5 * MOST, 0), Intervals()
     steps[0] = times(steps[0], 90)._replace(measuring=True)
-    steps[1234] = times(steps[1234], 50)
+    slow = [1234, 1235, 2047, 3999]
+    steps = [times(step, 50) if index in slow else step for index, step in enumerate(steps)]
     intervals.add(steps)
     columns = intervals.columns()
     assert MOST / 2 <= len(columns["step"]) <= MOST
-    assert 1e3 * (steps[1234].seconds.wall + 0.001) == pytest.approx(max(columns["slowest"]), abs=1e-3)
+    shown = {round(each, 2) for each in columns["slowest"] if each > 1000}
+    most = [1234, 2047, 3999] if steps[1234].seconds > steps[1235].seconds else [1235, 2047, 3999]  # neighbors
+    assert {round(1e3 * (steps[index].seconds.wall + 0.001), 2) for index in most} == shown
     counts = [each.count for each in intervals.found]
     assert 5 * MOST - 1 == sum(counts)
     total = sum(count * top for count, top in zip(counts, dict(columns["tops"])["between steps"], strict=True))

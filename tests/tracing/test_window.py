@@ -1,5 +1,6 @@
 """Findings and verdict in the trace of a run that goes on."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from andon.tracing import window
 from andon.tracing.analysis.findings import KINDS
 from andon.tracing.analysis.run import analyze
+from andon.tracing.analysis.steps import Builder
 from andon.tracing.read import read_spans
 from andon.tracing.record import open_trace
 
@@ -46,6 +48,21 @@ def test_findings_are_in_the_trace(tmp_path: Path) -> None:
     assert found.sentence() == sentence
     assert said.attributes["train.cause"] == found.cause.name
     assert text in [each.text for each in analysis.findings]
+
+
+def test_what_lies_deeper_is_not_kept(tmp_path: Path) -> None:
+    """Behavior: spans below a phase, or of another thread, are let go once the step has ended."""
+    path = tmp_path / "trace.jsonl"
+    step, phase, layer = ("train.step", "forward", "layer")
+    with open_trace(path, "run-1", {}) as trace, trace.span(step), trace.span(phase), trace.span(layer):
+        pass
+    spans, builder = read_spans(path).spans, Builder()
+    deeper = next(span for span in spans if span.name == layer)
+    references = sys.getrefcount(deeper)
+    builder.add(spans)
+    assert references == sys.getrefcount(deeper)
+    (own,) = builder.take()
+    assert [phase] == list(own.phases)
 
 
 def test_a_fault_of_ours_costs_no_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
