@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from andon.cli.main import cli
 from andon.runs.run import run
+from andon.runs.tracer import open_tracer
 from andon.tracing.analysis.steps import Step
 from andon.tracing.encode import attributes, frame, named, span
 from tests.small_run import small_config, write_corpus
@@ -83,6 +84,18 @@ def test_a_run_says_it_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert line.removeprefix("where the time went: ") == show(tmp_path / "run").output.splitlines()[1]
     run(config, tmp_path / "untraced", quiet=True, traced=False, say=said.append)
     assert 1 == sum(each.startswith("where the time went: ") for each in said)
+
+
+def test_findings_are_said(tmp_path: Path) -> None:
+    """Behavior: a line in the terminal for each finding, once, while the run goes on or at its end."""
+    said: list[str] = []
+    with open_tracer(tmp_path, {"train.threads": 2}, None, said.append, traced=True) as tracer:
+        for step in range(1, 151):
+            with tracer.span("train.step", step=step) as span:
+                span.set_attributes(grad_norm=68.0 if step in (33, 133) else 1.0)
+            tracer.say_findings(said.append)
+    lines = ["gradient norm 68 times the median of the steps before"]
+    assert [f"step {step}: {lines[0]}" for step in (33, 133)] == [each for each in said if "gradient" in each]
 
 
 def diff(*arguments: str | Path) -> Result:
