@@ -1,6 +1,7 @@
 """`andon trace show` and what a run says of its time."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,22 @@ def test_a_run_says_it_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert line.removeprefix("where the time went: ") == show(tmp_path / "run").output.splitlines()[1]
     run(config, tmp_path / "untraced", quiet=True, traced=False, say=said.append)
     assert 1 == sum(each.startswith("where the time went: ") for each in said)
+
+
+def test_a_file_may_say_anything(tmp_path: Path) -> None:
+    """Behavior: attributes of other kinds count as not recorded; no trace, or a garbled one, is one line, code 2."""
+    folder = written(tmp_path / "run", plain_steps(120, 0), **{"train.device": 3})
+    trace = folder / "trace.jsonl"
+    trace.write_text(
+        re.sub(r'"value":\{"(int|double)Value":"?[^,}]*\}', '"value":{"stringValue":"x"}', trace.read_text())
+    )
+    assert 0 == show(folder).exit_code
+    assert 0 == CliRunner().invoke(cli, ["trace", "show", str(folder), "--json"]).exit_code
+    trace.write_text("{}\n")
+    assert (2, 1) == (show(folder).exit_code, len(show(folder).output.splitlines()))
+    trace.unlink()
+    assert (2, 1) == (show(folder).exit_code, len(show(folder).output.splitlines()))
+    assert 2 == diff(folder, folder).exit_code
 
 
 def test_findings_are_said(tmp_path: Path) -> None:

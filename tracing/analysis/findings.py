@@ -60,7 +60,7 @@ class Findings:
     """Looks through a run's windows, in order."""
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
-        self.device = attributes.get("train.device", "cpu").partition(":")[0]
+        self.device = str(attributes.get("train.device", "cpu")).partition(":")[0]
         self.measured = counts_cpu(attributes)
         self.slowing = Slowing()
         self._cpu = Rolling()

@@ -100,7 +100,11 @@ class Builder:
     def _phases(self, span_id: str) -> dict[str, Seconds]:
         phases: dict[str, Seconds] = {}
         for span in self._below.pop(span_id, ()):
-            name, wall, cpu = span.name, (span.end - span.start) / 1e9, span.attributes.get("train.cpu_seconds", 0.0)
+            name, wall, cpu = (
+                span.name,
+                (span.end - span.start) / 1e9,
+                number(span.attributes.get("train.cpu_seconds"), 0.0),
+            )
             if name in phases:
                 wall, cpu = wall + phases[name].wall, cpu + phases[name].cpu
             elif name not in self.sources:
@@ -111,28 +115,33 @@ class Builder:
     def _step(self, span: Ended) -> Step:
         said = span.attributes
         return Step(
-            said.get("train.step", 0),
+            whole(said.get("train.step")),
             span.end,
-            Seconds((span.end - span.start) / 1e9, said.get("train.cpu_seconds", 0.0)),
+            Seconds((span.end - span.start) / 1e9, number(said.get("train.cpu_seconds"), 0.0)),
             self._phases(span.span_id),
             number(said.get("train.loss")),
             number(said.get("train.grad_norm")),
-            said.get("train.peak_bytes", 0),
-            said.get("train.gc_seconds", 0.0),
-            said.get("train.measuring", False),
+            whole(said.get("train.peak_bytes")),
+            number(said.get("train.gc_seconds"), 0.0),
+            said.get("train.measuring") is True,
         )
 
     def _add_after(self, span: Ended) -> None:
         beside = {name: seconds.wall for name, seconds in self._phases(span.span_id).items()}
         if self.steps:
             last = self.steps[-1]
-            collected = last.collected + span.attributes.get("train.gc_seconds", 0.0)
+            collected = last.collected + number(span.attributes.get("train.gc_seconds"), 0.0)
             self.steps[-1] = last._replace(after=(span.end - span.start) / 1e9, beside=beside, collected=collected)
 
 
-def number(value: Any) -> float:
-    """A recorded double; NaN where there is none."""
-    return float(value) if isinstance(value, int | float | str) else math.nan
+def number(value: Any, otherwise: float = math.nan) -> float:
+    """A recorded number, or what stands for none: a file may say anything."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else otherwise
+
+
+def whole(value: Any) -> int:
+    """A recorded integer, or 0."""
+    return value if isinstance(value, int) else 0
 
 
 class Window(NamedTuple):
