@@ -1,0 +1,66 @@
+"""Stretches of token ids that were seen, told by hashes of a sample of them, wherever in a row they stand.
+
+A stretch is kept if its own hash says so: the same ones are kept of any text, at any offset. With it goes what stands
+before and behind it, so that text that repeats itself is told from text that is given twice.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHORT, LONG, WIDE = 8, 16, 32  # tokens of a stretch, in rows narrower than WIDE and in others
+TOKENS, COLUMNS = 4096, 1024  # of a batch that are read
+MOST, BATCHES = 100_000, 256  # stretches and batches that are remembered
+KEPT = np.uint64(15)  # one in sixteen
+FACTOR = 0x9E3779B97F4A7C15
+WORD = 1 << 64
+POWERS, INVERSES = (
+    np.array([pow(base, each, WORD) for each in range(COLUMNS + 1)], dtype=np.uint64)
+    for base in (FACTOR, pow(FACTOR, -1, WORD))
+)
+
+
+@dataclass
+class Phrases:
+    """What was seen at one place of the script."""
+
+    around: dict[int, int] = field(default_factory=dict)  # a stretch, and what stands around it
+    batches: list[dict[int, int]] = field(default_factory=list)
+    again: int = 0  # stretches that were seen before
+    otherwise: int = 0  # of them, those with something else around them
+
+    def note(self, tensor: Tensor) -> None:
+        """Add a batch (B, T) of token ids."""
+        if len(self.around) >= MOST or tensor.dim() != 2 or tensor.is_floating_point() or tensor.dtype == torch.bool:
+            return
+        if tensor.shape[1] <= SHORT + 2:
+            return
+        columns = min(COLUMNS, tensor.shape[1])
+        rows = max(1, TOKENS // columns)
+        found = _stretches(tensor.detach()[:rows, :columns].cpu().numpy().astype(np.uint64))
+        for stretch, neighbors in found.items():
+            known = self.around.get(stretch)
+            self.again += known is not None
+            self.otherwise += known not in (None, neighbors)
+            self.around.setdefault(stretch, neighbors)
+        if len(self.batches) < BATCHES:
+            self.batches.append(found)
+
+
+def _stretches(ids_BT: np.ndarray) -> dict[int, int]:
+    time = ids_BT.shape[1]
+    length = LONG if time >= WIDE else SHORT
+    with np.errstate(over="ignore"):
+        sums = np.zeros((len(ids_BT), time + 1), dtype=np.uint64)
+        np.cumsum((ids_BT + np.uint64(1)) * POWERS[:time], axis=1, out=sums[:, 1:])
+        inner = slice(1, time - length)  # those with a token before and behind them
+        hashes = (sums[:, length + 1 : time] - sums[:, 1 : time - length]) * INVERSES[inner]
+        hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(FACTOR)
+        hashes ^= hashes >> np.uint64(32)
+        around = ids_BT[:, : time - length - 1] * np.uint64(FACTOR) + ids_BT[:, length + 1 :]
+    changes = np.cumsum(ids_BT[:, 1:] != ids_BT[:, :-1], axis=1)
+    varied = changes[:, length - 1 : time - 2] - changes[:, : time - length - 1] >= length // 2
+    chosen = ((hashes & KEPT) == 0) & varied
+    return dict(zip(hashes[chosen].tolist(), around[chosen].tolist(), strict=True))
