@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from andon.door.invariants import INVARIANTS
+from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
 from andon.door.seen import described
 from andon.door.statements import STATEMENTS
@@ -26,12 +28,18 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "captured": [line for answer in answers for line in _said(answer)],
         "findings": [*(each._asdict() for each in findings), *_all(answers, "findings")],
         "passed": [*passed, *_all(answers, "passed")],
-        "not_applicable": dict(_all(answers, "not_applicable")) | lacking,
+        "not_applicable": _in_words(run, answers) | lacking,
         "not_run": dict(_all(answers, "not_run")),
         "times": dict(_all(answers, "times")),
         "backwards": run.backwards,
         "steps": run.steps,
     }
+
+
+def _in_words(run: Run, answers: list[dict[str, Any]]) -> dict[str, str]:
+    """What checks of the captured Subject would need, for somebody who wrote none."""
+    autocast = any(each.autocast for each in run.passes.values() if each.trained)
+    return {name: in_words(reason, autocast=autocast) for name, reason in _all(answers, "not_applicable")}
 
 
 def _all(answers: list[dict[str, Any]], key: str) -> list[Any]:
@@ -54,7 +62,9 @@ def watched(run: Run) -> list[Finding]:
             if finding.check == "watch.optimizer":  # `run.membership` sees all optimizers
                 continue
             line = f"{finding.message}{_lines(run, each)}"
-            findings.setdefault(finding.check, finding._replace(message=line))
+            about = INVARIANTS[finding.check]
+            said = finding._replace(message=line, title=about.title, silent=f"Silent {about.silent}")
+            findings.setdefault(finding.check, said)
     return list(findings.values())
 
 

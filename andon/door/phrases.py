@@ -13,7 +13,7 @@ from torch import Tensor
 SHORT, LONG, WIDE = 8, 16, 32  # tokens of a stretch, in rows narrower than WIDE and in others
 TOKENS, COLUMNS = 4096, 1024  # of a batch that are read
 MOST, BATCHES = 100_000, 256  # stretches and batches that are remembered
-KEPT = np.uint64(15)  # one in sixteen
+KEPT = np.uint64(3)  # one in four
 FACTOR = 0x9E3779B97F4A7C15
 WORD = 1 << 64
 POWERS, INVERSES = (

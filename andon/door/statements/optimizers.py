@@ -1,6 +1,6 @@
 """What optimizers hold, and how they are set."""
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from andon.door.idle import stayed
@@ -189,7 +189,7 @@ def _seen(each: Optimizing, name: str) -> int:
 
 
 def _late(run: Run, each: Optimizing, left: list[str]) -> list[str]:
-    """Of those that nobody holds what the model had not when the optimizer was made, if one of them is not constant."""
+    """Of those left out what came after the optimizer was made, if one of its like is not constant."""
     parameters = dict(each.model.named_parameters())
     late = [
         name
@@ -198,8 +198,13 @@ def _late(run: Run, each: Optimizing, left: list[str]) -> list[str]:
         and _seen(each, name) >= AGAIN
         and stayed(parameters[name], each.unheld[name][1])
     ]
-    drawn = [name for name in late if parameters[name].detach().unique().numel() > 1]
-    return late if drawn else []
+    return late if any(_is_drawn(run, each, p) for p in parameters.values()) else []
+
+
+def _is_drawn(run: Run, each: Optimizing, parameter: Tensor) -> bool:
+    """Whether a parameter came after the optimizer was made, is to be learned, and is not constant, as a gate is."""
+    late = (run.births.number(parameter) or 0) > each.births
+    return late and parameter.requires_grad and parameter.detach().unique().numel() > 1
 
 
 def _strangers(run: Run, each: Optimizing) -> int:

@@ -9,7 +9,7 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 LEAST = 64  # stretches of text that say something
 REPEATS = 0.1  # of those that come again with something else around them: text that repeats itself
-SHARED = 0.2
+SHARED = 0.15
 QUARTER = 0.25  # of an evaluation's batches: those that share least, as training text may be evaluated beside
 BATCHES = 4
 HALF = 0.5
