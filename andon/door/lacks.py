@@ -6,7 +6,7 @@ UNDER_AUTOCAST = re.compile(r"or under autocast|that works? (in|under) autocast"
 REMADE = "the pass as it ran, under autocast: what is captured is made again without it, in the weights' dtype"
 # What checks say to those who can add to a Subject, and what it means here; `{0}` is the first group.
 WORDS = (
-    (r"^(.+) in the batch: name the part with Subject\(roles=.*$", "{0} in the batch: the door could not tell which part"),
+    (r"^(.+) in the batch: name the part with Subject\(roles=.*$", "{0} in the batch: the door could not tell it"),
     (r"^(logits .+), not (\w+): give Subject\(logits=.*$", "{0}: the door saw the model return no such thing"),
     (r"^code that takes what this check changes \(Subject\.\w+ raised ([^\n]*?)\)?(?:\n.*)?$",
      "a captured pass that can be made again on other sizes or rows: it raised {0}"),
