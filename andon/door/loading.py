@@ -31,8 +31,9 @@ class LoadNotes:
         around(torch, "load", self._around_load)
         around(nn.Module, "load_state_dict", lambda load: _told(load, self._weights))
         around(Optimizer, "load_state_dict", lambda load: _told(load, self._optimizer))
-        for kind in vars(lr_scheduler).values():
-            if isinstance(kind, type) and "load_state_dict" in vars(kind):
+        for kind in vars(lr_scheduler).values():  # what it imports is there, too
+            is_schedule = isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
+            if is_schedule and "load_state_dict" in vars(kind):
                 around(kind, "load_state_dict", lambda load: _told(load, self._schedule))
 
     def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SHORT, LONG, WIDE = 8, 16, 32  # tokens of a stretch, in rows narrower than WIDE and in others
+LENGTH = 16  # tokens of a stretch
+NARROW, BROAD, WIDE = 4, 8, 64  # tokens on each side of it, in rows below WIDE and in others
 TOKENS, COLUMNS = 4096, 1024  # of a batch that are read
 MOST, BATCHES = 100_000, 256  # stretches and batches that are remembered
 KEPT = np.uint64(3)  # one in four
@@ -35,7 +36,7 @@ class Phrases:
         """Add a batch (B, T) of token ids."""
         if len(self.around) >= MOST or tensor.dim() != 2 or tensor.is_floating_point() or tensor.dtype == torch.bool:
             return
-        if tensor.shape[1] <= SHORT + 2:
+        if tensor.shape[1] < LENGTH + 2 * NARROW:
             return
         columns = min(COLUMNS, tensor.shape[1])
         rows = max(1, TOKENS // columns)
@@ -50,17 +51,27 @@ class Phrases:
 
 
 def _stretches(ids_BT: np.ndarray) -> dict[int, int]:
+    """Each stretch of a batch that is kept, and a hash of some tokens before and as many behind it."""
     time = ids_BT.shape[1]
-    length = LONG if time >= WIDE else SHORT
+    side = BROAD if time >= WIDE else NARROW
+    count = time - LENGTH - 2 * side + 1  # stretches of a row that have both sides
     with np.errstate(over="ignore"):
         sums = np.zeros((len(ids_BT), time + 1), dtype=np.uint64)
         np.cumsum((ids_BT + np.uint64(1)) * POWERS[:time], axis=1, out=sums[:, 1:])
-        inner = slice(1, time - length)  # those with a token before and behind them
-        hashes = (sums[:, length + 1 : time] - sums[:, 1 : time - length]) * INVERSES[inner]
-        hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(FACTOR)
-        hashes ^= hashes >> np.uint64(32)
-        around = ids_BT[:, : time - length - 1] * np.uint64(FACTOR) + ids_BT[:, length + 1 :]
+
+        def hashes(begin: int, tokens: int) -> np.ndarray:
+            parts = sums[:, begin + tokens : begin + tokens + count] - sums[:, begin : begin + count]
+            return _mixed(parts * INVERSES[begin : begin + count])
+
+        stretches = hashes(side, LENGTH)
+        around = hashes(0, side) * np.uint64(FACTOR) + hashes(side + LENGTH, side)
     changes = np.cumsum(ids_BT[:, 1:] != ids_BT[:, :-1], axis=1)
-    varied = changes[:, length - 1 : time - 2] - changes[:, : time - length - 1] >= length // 2
-    chosen = ((hashes & KEPT) == 0) & varied
-    return dict(zip(hashes[chosen].tolist(), around[chosen].tolist(), strict=True))
+    varied = changes[:, side + LENGTH - 2 : side + LENGTH - 2 + count] - changes[:, side - 1 : side - 1 + count]
+    chosen = ((stretches & KEPT) == 0) & (varied >= LENGTH // 4)
+    return dict(zip(stretches[chosen].tolist(), around[chosen].tolist(), strict=True))
+
+
+def _mixed(hashes: np.ndarray) -> np.ndarray:
+    """With all bits in the lowest ones."""
+    hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(FACTOR)
+    return hashes ^ (hashes >> np.uint64(32))
