@@ -56,13 +56,16 @@ class Carrying:
         self._returned = {each for each in self._returned if len(set(each[1])) > 1}
 
     def _note_text(self, ids: Tensor, state: Tensor, batch: int) -> None:
+        """Of text whose rows have a state each: the state has their dimension, and not that of time."""
+        rows = [place for place in (0, 1) if ids.shape[place] in state.shape]
+        if len(rows) != 1:
+            return
         if self._before:
             known = self.followers.get(self._before)
             self.again += known is not None
             self.elsewhere += known not in (None, batch)
             self.followers[self._before] = batch
-        rows = [place for place in (0, 1) if ids.shape[place] in state.shape]
-        if len(rows) == 1 and len(self.chunks) < KEPT and ids.numel() <= TOKENS:
+        if len(self.chunks) < KEPT and ids.numel() <= TOKENS:
             self.chunks.append(ids.detach().cpu().numpy() if rows == [1] else ids.detach().t().cpu().numpy())
 
 

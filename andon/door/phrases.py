@@ -12,9 +12,9 @@ from torch import Tensor
 
 LENGTH = 16  # tokens of a stretch
 NARROW, BROAD, WIDE = 4, 8, 64  # tokens on each side of it, in rows below WIDE and in others
-TOKENS, COLUMNS = 4096, 1024  # of a batch that are read
+TOKENS, COLUMNS = 2048, 1024  # of a batch that are read
 MOST, BATCHES = 100_000, 256  # stretches and batches that are remembered
-KEPT = np.uint64(3)  # one in four
+FEW, MANY = np.uint64(15), np.uint64(3)  # one in sixteen of wide rows, one in four of others
 FACTOR = 0x9E3779B97F4A7C15
 WORD = 1 << 64
 POWERS, INVERSES = (
@@ -67,7 +67,7 @@ def _stretches(ids_BT: np.ndarray) -> dict[int, int]:
         around = hashes(0, side) * np.uint64(FACTOR) + hashes(side + LENGTH, side)
     changes = np.cumsum(ids_BT[:, 1:] != ids_BT[:, :-1], axis=1)
     varied = changes[:, side + LENGTH - 2 : side + LENGTH - 2 + count] - changes[:, side - 1 : side - 1 + count]
-    chosen = ((stretches & KEPT) == 0) & (varied >= LENGTH // 4)
+    chosen = ((stretches & (FEW if time >= WIDE else MANY)) == 0) & (varied >= LENGTH // 4)
     return dict(zip(stretches[chosen].tolist(), around[chosen].tolist(), strict=True))
 
 

@@ -174,13 +174,19 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _left_out(run: Run, each: Optimizing) -> list[str]:
-    held = {id(p) for other in run.optimizing.values() if other.steps for g in _groups(other) for p in g["params"]}
+    held = _held(run, least=1)
     return [
         name
         for name, p in each.model.named_parameters()
         if id(p) not in held and p.requires_grad
         if (p.grad is not None and bool(p.grad.any())) or _seen(each, name) >= AGAIN
     ]
+
+
+def _held(run: Run, *, least: int) -> set[int]:
+    """What optimizers hold that took so many steps."""
+    groups = (group for each in run.optimizing.values() if each.steps >= least for group in _groups(each))
+    return {id(p) for group in groups for p in group["params"]}
 
 
 def _seen(each: Optimizing, name: str) -> int:
@@ -190,11 +196,12 @@ def _seen(each: Optimizing, name: str) -> int:
 
 def _late(run: Run, each: Optimizing, left: list[str]) -> list[str]:
     """Of those left out what came after the optimizer was made, if one of its like is not constant."""
-    parameters = dict(each.model.named_parameters())
+    parameters, held = dict(each.model.named_parameters()), _held(run, least=0)
     late = [
         name
         for name in left
-        if (run.births.number(parameters[name]) or 0) > each.births
+        if id(parameters[name]) not in held
+        and (run.births.number(parameters[name]) or 0) > each.births
         and _seen(each, name) >= AGAIN
         and stayed(parameters[name], each.unheld[name][1])
     ]
