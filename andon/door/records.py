@@ -87,7 +87,6 @@ class Scheduling:
     optimizer: int  # id
     stepped: Place | None = None
     calls: int = 0
-    driven: int = 0  # how often another schedule stepped it
     before_first_step: int = 0  # calls before its optimizer's first step
     per_step: Counter[int] = field(default_factory=Counter)  # optimizer steps by the calls between them
     since_step: int = 0

@@ -67,8 +67,7 @@ class ScheduleNotes:
         if each is None or self._making or any(scheduler is other for other in self._stepping):
             return
         each.stepped = places.here()
-        if self._stepping:
-            each.driven += 1
+        if self._stepping:  # how far it has gone it knows itself
             return
         each.calls += 1
         each.since_step += 1

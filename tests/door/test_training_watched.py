@@ -194,7 +194,7 @@ def test_a_loss_is_looked_at_before_its_scale() -> None:
         loss = cross_entropy(watching.call(model, torch.randn(8, 6)).bfloat16(), torch.randint(5, (8,)))
         watching.run.scaling.loss = loss
         watching.step(optimizer, loss.float() * 1024)
-    with pytest.raises(CheckFailed, match=r"bfloat16 in 3 of 3"):
+    with pytest.raises(CheckFailed, match=r"the loss is torch.bfloat16 in 3 of 3"):
         check_loss(watching.run)
 
 

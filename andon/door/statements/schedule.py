@@ -46,7 +46,7 @@ def check_schedule_length(run: Run) -> None:
             continue
         asked = True
         about = ALIKE[0] <= optimizing.steps / length <= ALIKE[1]
-        gone = max(each.calls + each.driven, getattr(each.scheduler, "last_epoch", 0))
+        gone = max(each.calls, getattr(each.scheduler, "last_epoch", 0))
         if about and gone < MOST * length:
             raise Unusual(
                 f"{_name(each)}{at(each.made)} is told {length} steps, the optimizer took {optimizing.steps}, and the "
@@ -67,7 +67,7 @@ def check_schedule_used(run: Run) -> None:
     """
     for each in _schedules(run):
         optimizing = run.optimizing.get(each.optimizer)
-        if run.ended and run.steps >= 8 and each.calls + each.driven == 0 and not _within_another(run, each):
+        if run.ended and run.steps >= 8 and each.calls == 0 and not _within_another(run, each):
             raise Unusual(f"{_name(each)}{at(each.made)} was never stepped in {run.steps} optimizer steps")
         if each.calls >= FEW and optimizing is not None and optimizing.steps == 0 and run.steps >= 8:
             raise Unusual(
