@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from andon.door.records import Run
 from andon.door.statements.data import check_order
-from andon.door.statements.text import check_carried, check_held_out_text
+from andon.door.statements.held_out import check_carried, check_held_out_text
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.watching import WORDS, Reader, Watching
 

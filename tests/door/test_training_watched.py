@@ -15,11 +15,11 @@ from andon.door.loading import LoadNotes
 from andon.door.records import Run
 from andon.door.scheduling import ScheduleNotes
 from andon.door.statements.evaluation import check_mode, check_reference
+from andon.door.statements.half import check_loss
+from andon.door.statements.kept import check_gradient, check_kept
 from andon.door.statements.optimizers import check_membership, check_rate_left
-from andon.door.statements.precision import check_loss
 from andon.door.statements.resuming import check_resumed
 from andon.door.statements.schedule import check_schedule_length, check_schedule_used
-from andon.door.statements.weights import check_gradient, check_kept
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.test_statements import run_of, stepped
 from tests.door.watching import Watching

@@ -7,13 +7,13 @@ from andon.door.statements import (
     averages,
     data,
     evaluation,
+    half,
+    held_out,
+    kept,
     optimizers,
-    precision,
     resuming,
     schedule,
     steps,
-    text,
-    weights,
 )
 from andon.door.statements.statement import Statement
 
@@ -24,10 +24,10 @@ STATEMENTS = (
     *optimizers.STATEMENTS,
     *schedule.STATEMENTS,
     *averages.STATEMENTS,
-    *weights.STATEMENTS,
-    *precision.STATEMENTS,
+    *kept.STATEMENTS,
+    *half.STATEMENTS,
     *resuming.STATEMENTS,
     *data.STATEMENTS,
-    *text.STATEMENTS,
+    *held_out.STATEMENTS,
     *evaluation.STATEMENTS,
 )
