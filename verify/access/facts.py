@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from andon.verify.access.calls import loss_of, new_batch, new_model, precise, seeded
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import IGNORE, fields
+from andon.verify.access.shown_roles import shown_roles
 from andon.verify.subject import Batch, Subject
 
 LAST = 64  # results before the loss among which logits are looked for
@@ -51,6 +52,7 @@ class Facts(NamedTuple):
     parts: tuple[str | int, ...] = ()  # of the batch
     indexed: tuple[str | int, ...] = ()  # parts of the batch that look up rows of a table, in their order
     cross_entropy: CrossEntropy | None = None  # of the first logits in the pass that show most of the loss
+    roles: Mapping[str | int, str | int] = {}  # of parts, that what they do shows
 
 
 def facts_of(subject: Subject) -> Facts:
@@ -79,7 +81,9 @@ def observed(subject: Subject, model: nn.Module, batch: Batch) -> Facts:
     seen = _Observer(model, batch)
     with seeded(), torch.enable_grad(), seen:
         loss = loss_of(subject, model, batch)
-    return Facts(tuple(fields(batch)), tuple(seen.indexed), cross_entropy_of(loss, seen.results))
+    entropy, parts = cross_entropy_of(loss, seen.results), fields(batch)
+    targets, classes = (entropy.targets, entropy.logits.shape[-1]) if entropy is not None else (None, 0)
+    return Facts(tuple(parts), tuple(seen.indexed), entropy, shown_roles(parts, seen.indexed, targets, classes))
 
 
 class _Observer(TorchFunctionMode):
@@ -91,7 +95,7 @@ class _Observer(TorchFunctionMode):
         self.origins = WeakIdKeyDictionary()  # whole numbers, and the parts of the batch that they come from
         for key, part in _numbers(batch):  # one tensor may be several parts
             self.origins[part] = (*self.origins.get(part, ()), key)
-        self.indexed: dict[str | int, None] = {}
+        self.indexed: dict[str | int, int] = {}  # and how many rows its table has
         self.results: list[Tensor] = []
 
     def __torch_function__(
@@ -102,7 +106,7 @@ class _Observer(TorchFunctionMode):
         whole = [each for each in _tensors((*args, *kwargs.values())) if not each.is_floating_point()]
         origin = tuple(dict.fromkeys(key for each in whole for key in self.origins.get(each, ())))
         if origin and (func in LOOKUPS or (func in SELECTIONS and id(args[0]) in self.tables)):
-            self.indexed.update(dict.fromkeys(origin))
+            self.indexed |= dict.fromkeys(origin, _rows((*args, *kwargs.values())))
         result = func(*args, **kwargs)
         for each in _tensors((result,)):
             if each.is_floating_point():
@@ -117,6 +121,11 @@ def _numbers(batch: Batch) -> Iterator[tuple[str | int, Tensor]]:
     for key, value in fields(batch).items():
         if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
             yield key, value
+
+
+def _rows(values: tuple[Any, ...]) -> int:
+    """How many rows the table has that is looked up."""
+    return next((len(each) for each in _tensors(values) if each.is_floating_point() and each.dim()), 0)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
