@@ -149,14 +149,24 @@ def _strip_factor(captured: Captured) -> None:
     """Take constant factors off the loss's end: they scale gradients for accumulation, and are not the loss."""
     while captured.entries:
         last = captured.entries[-1]
-        constants = [each for each in last.args[1:] if isinstance(each, int | float)]
+        constants = [float(each) for each in last.args[1:] if _is_constant(each, last, captured)]
         first = last.args[0] if last.args else None
         if last.name not in SCALES or len(constants) != 1 or not isinstance(first, Tensor) or first.numel() != 1:
-            return
+            break
         divides = "div" in last.name
         captured.factor *= 1 / constants[0] if divides else constants[0]
         captured.loss = first
         captured.entries = needed(captured.entries[:-1], first)
+    given = {id(leaf) for leaf in leaves(captured.entries)}
+    captured.parts = {name: leaf for name, leaf in captured.parts.items() if id(leaf) in given}
+
+
+def _is_constant(value: Any, last: Entry, captured: Captured) -> bool:
+    """Whether it is a number, or a tensor of one that nothing recorded made, and that multiplies: a loss scaler's."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, int | float)
+    outside = any(value is each for each in captured.parts.values())
+    return outside and value.dim() == 0 and value.is_floating_point() and "mul" in last.name
 
 
 def _tensor_of(module: nn.Module, name: str) -> Tensor:

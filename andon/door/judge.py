@@ -3,6 +3,7 @@
 from typing import Any
 
 from andon.door.records import Optimizing, Run
+from andon.door.samples import Sample, is_reached
 from andon.door.seen import described
 from andon.door.statements import STATEMENTS
 from andon.verify.errors import CheckFailed, NotApplicable
@@ -12,6 +13,7 @@ from andon.verify.run.report import Finding
 
 def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is said of a run and of what was captured from it, for a file."""
+    run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
     findings, passed, lacking = watched(run), list[str](), dict[str, str]()
     for statement in STATEMENTS:
         try:
@@ -21,11 +23,14 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
             lacking[statement.name] = str(lack)
         except CheckFailed as found:
             findings.append(as_finding(statement, found))
+    asked = _all(answers, "findings")
+    reached = [each["check"] for each in asked if is_reached(run.samples, each["message"])]
+    asked = [each for each in asked if each["check"] not in reached]
     return {
         "seen": described(run),
         "captured": [line for answer in answers for line in _said(answer)],
-        "findings": [*(each._asdict() for each in findings), *_all(answers, "findings")],
-        "passed": [*passed, *_all(answers, "passed")],
+        "findings": [*(each._asdict() for each in findings), *asked],
+        "passed": [*passed, *reached, *_all(answers, "passed")],
         "not_applicable": dict(_all(answers, "not_applicable")) | lacking,
         "not_run": dict(_all(answers, "not_run")),
         "times": dict(_all(answers, "times")),

@@ -5,6 +5,7 @@ What the script computes in Python (a length, a factor read by `.item()`) is a c
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ MUTATORS = ("__setitem__",)
 SHAPED = (Tensor.view, Tensor.reshape, torch.reshape)
 
 
+def autocast_now() -> torch.dtype | None:
+    """To what autocast casts here; None where it is off."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
 @dataclasses.dataclass
 class Entry:
     """One call: a function of torch's, or a module as a whole."""
@@ -26,7 +32,7 @@ class Entry:
     kwargs: dict[str, Any]
     result: Any
     module: nn.Module | None = None
-    inner: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    autocast: torch.dtype | None = dataclasses.field(default_factory=autocast_now)
 
     @property
     def name(self) -> str:
@@ -118,12 +124,13 @@ def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[i
     values = dict(values)
     for entry in entries:
         args, kwargs = swapped(entry.args, values), swapped(entry.kwargs, values)
-        if entry.module is not None:
-            result = modules[id(entry.module)](*args, **kwargs)
-        elif entry.function in SHAPED:
-            result = _reshaped(entry, args, kwargs)
-        else:
-            result = entry.function(*args, **kwargs)
+        with torch.autocast("cpu", entry.autocast) if entry.autocast else nullcontext():
+            if entry.module is not None:
+                result = modules[id(entry.module)](*args, **kwargs)
+            elif entry.function in SHAPED:
+                result = _reshaped(entry, args, kwargs)
+            else:
+                result = entry.function(*args, **kwargs)
         values.update(zip(map(id, tensors(entry.result)), tensors(result), strict=False))
     return values
 

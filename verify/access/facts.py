@@ -6,6 +6,7 @@ Legend: B batch, T time, V vocab, R rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,7 @@ class Facts(NamedTuple):
     parts: tuple[str | int, ...] = ()  # of the batch
     indexed: tuple[str | int, ...] = ()  # parts of the batch that look up rows of a table, in their order
     cross_entropy: CrossEntropy | None = None  # of the first logits in the pass that show most of the loss
-    roles: Mapping[str | int, str | int] = {}  # of parts, that what they do shows
+    roles: Mapping[str, str | int] = MappingProxyType({})  # of parts, that what they do shows
 
 
 def facts_of(subject: Subject) -> Facts:

@@ -18,14 +18,14 @@ Key = str | int
 
 def shown_roles(
     parts: Mapping[Key, Any], tables: Mapping[Key, int], targets: Tensor | None, classes: int
-) -> dict[Key, Key]:
+) -> dict[str, Key]:
     """Role to key of whole numbers (B, T); `tables` says how many rows each part picks from.
 
     Tokens are what picks from a table, where several do: of them the one that the loss predicts, or else whose table
     has a row for each class. Positions count up by one, or begin anew at 0. Documents are runs of one number, each
     of which positions begin with, within a place. What two parts could be, none is.
     """
-    known: dict[Key, Key] = {}
+    known: dict[str, Key] = {}
     whole = {key: part for key, part in parts.items() if isinstance(part, Tensor) and is_index(part)}
     tokens = _tokens({key: part for key, part in whole.items() if key in tables}, tables, targets, classes)
     if tokens is None:

@@ -3,7 +3,7 @@
 It raises `CheckFailed`, `Unusual` or `NotApplicable` with the numbers and the script's lines in its message.
 """
 
-from andon.door.statements import averages, data, evaluation, optimizers, schedule, steps
+from andon.door.statements import averages, batches, data, evaluation, optimizers, schedule, steps
 from andon.door.statements.statement import Statement
 
 __all__ = ["STATEMENTS", "Statement"]
@@ -14,5 +14,6 @@ STATEMENTS = (
     *schedule.STATEMENTS,
     *averages.STATEMENTS,
     *data.STATEMENTS,
+    *batches.STATEMENTS,
     *evaluation.STATEMENTS,
 )
