@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.door.torch_calls import Entry, Recorder, leaves, needed, replayed
+from andon.door.torch_calls import Entry, Recorder, leaves, needed, replayed, without_selections
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
 
@@ -68,7 +68,7 @@ def capture(
     Raises:
         NotApplicable: it cannot be made again.
     """
-    kept = needed(recorder.entries, loss)
+    kept = without_selections(needed(recorder.entries, loss))
     modules = list({id(each.module): each.module for each in kept if each.module is not None}.values())
     if not modules:
         raise NotApplicable("a loss that torch calls make of what a module returned")

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 COMPARISONS = ("eq", "ne", "__eq__", "__ne__")
 LOSSES = ("nll_loss", "cross_entropy")  # over classes
 MUTATORS = ("__setitem__",)
+SELECTIONS = ("__getitem__", "index_select")
 SHAPED = (Tensor.view, Tensor.reshape, torch.reshape)
 
 
@@ -117,6 +118,28 @@ def leaves(entries: list[Entry]) -> list[Tensor]:
                 found.setdefault(id(each), each)
         made |= {id(each) for each in entry.made()}
     return list(found.values())
+
+
+def without_selections(entries: list[Entry]) -> list[Entry]:
+    """The calls without those that pick, from a whole data set, as many rows as a module is given: they are a batch."""
+    rows = {len(each) for entry in entries if entry.module is not None for each in entry.given() if each.dim()}
+    outside = {id(each) for each in leaves(entries)}
+
+    def picks(entry: Entry) -> bool:
+        if entry.name not in SELECTIONS or not isinstance(entry.result, Tensor) or not entry.result.dim():
+            return False
+        given = entry.given()
+        longer = bool(given) and given[0].dim() > 0 and len(given[0]) > len(entry.result)
+        index = entry.args[1] if len(entry.args) == 2 else None
+        by_number = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32)
+        return (
+            longer
+            and (by_number or isinstance(index, slice))
+            and {id(each) for each in given} <= outside
+            and len(entry.result) in rows
+        )
+
+    return [entry for entry in entries if not picks(entry)]
 
 
 def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:

@@ -63,7 +63,6 @@ class Windows:
     def backward(self, loss: Any) -> None:
         """A backward pass begins; in a child it is the end of what was to be recorded."""
         if self._asking is None:
-            self._begins = True
             return
         self._recorder.__exit__(None, None, None)
         self.run.over = True  # what checks do is none of the script's
@@ -75,6 +74,10 @@ class Windows:
         except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
             content = {"failed": f"{type(error).__name__}: {error}"}
         self.fork.end(content)
+
+    def backward_ended(self) -> None:
+        """It is over: within it checkpoints make passes again."""
+        self._begins = True
 
     def before_step(self, each: Optimizing) -> None:
         """Find the optimizer's model at its first step, and watch the two from then on."""
