@@ -34,6 +34,7 @@ class Captured:
     micro_batches: int = 1  # of which a step sums the gradients, as they are
     parts: dict[str, Tensor] = field(default_factory=dict)
     held: dict[int, tuple[int, str]] = field(default_factory=dict)  # leaves that are a module's: place, name
+    subject: Subject | None = None
 
     def values(self, batch: dict[str, Tensor], modules: list[nn.Module]) -> dict[int, Tensor]:
         """All recorded tensors by id, computed again from these."""
@@ -83,10 +84,17 @@ def capture(
     return captured
 
 
-def as_subject(captured: Captured, name: str) -> Subject:
-    """The same as a Subject; its optimizer where one of its class can be made for a copy."""
+def as_subject(captured: Captured) -> Subject:
+    """The same as a Subject, one for all that is asked; its optimizer where one of its class can be made for a copy."""
+    if captured.subject is None:
+        captured.subject = _made(captured)
+    return captured.subject
+
+
+def _made(captured: Captured) -> Subject:
     whole = captured.before[0] if len(captured.before) == 1 else Parts(captured.before)
     batch = {key: value.detach().clone() for key, value in captured.parts.items()}
+    name = type(captured.modules[0]).__name__
     return Subject(name=name, model=whole, batch=batch, loss=captured.loss_of, optimizer=_optimizer_factory(captured))
 
 

@@ -89,7 +89,7 @@ def inquire(
 
 def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
     captured.micro_batches = summed(each)
-    subject = as_subject(captured, type(each.model).__name__)
+    subject = as_subject(captured)
     findings, passed, lacking = _questions(captured)
     unasked = _unasked(captured, subject, accumulates=max(each.backwards, default=1) > 1)
     areas = [one.name for one in CHECKS if _within(one.name, AREAS) and not _within(one.name, unasked)]

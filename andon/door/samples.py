@@ -84,7 +84,7 @@ def _bytes(row: Tensor) -> bytes:
 
 def _idle(captured: Captured) -> dict[str, list[int]]:
     """Rows and columns of matrices that get no gradient as the script trains, by what a finding calls them."""
-    subject = as_subject(captured, "")
+    subject = as_subject(captured)
     model = new_model(subject).train()
     with seeded(), Uses(model) as uses:
         found = gradients(subject, model, new_batch(subject))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tier2
 def test_a_capture_is_the_scripts_loss_without_its_last_factor() -> None:
     """Behavior: parts by the names of `forward`, the constant factor apart, the same loss as a Subject."""
     captured = recorded(Bag(), cross_entropy, *padded())
-    subject = as_subject(captured, "bag")
+    subject = as_subject(captured)
     again = subject.loss(subject.model(), subject.batch(torch.Generator()))
     assert (["ids", "labels"], 0.25) == (list(captured.parts), captured.factor)
     assert float(captured.loss.detach()) == float(again.detach())

@@ -216,16 +216,11 @@ def _fit(p: Tensor, g: Tensor, *, smoothed: bool) -> tuple[Tensor, Tensor, float
 
 def _smoothing(p: Tensor, g: Tensor, one_hot: Tensor) -> float:
     """The share e of g = w (p - (1 - e) one_hot - e / V): beside the target, g is a line in p with w and -w e / V."""
-    others = one_hot == 0
-    rows = torch.stack([_line(x[keep], y[keep]) for x, y, keep in zip(p, g, others, strict=True)])
-    slope, offset = rows[:, 0], rows[:, 1]
+    others = (one_hot == 0).double()
+    count = others.sum(-1, keepdim=True)
+    p_mean, g_mean = ((each * others).sum(-1, keepdim=True) / count for each in (p, g))
+    p_off, g_off = (p - p_mean) * others, (g - g_mean) * others
+    slope = (p_off * g_off).sum(-1) / p_off.square().sum(-1).clamp_min(1e-300)
+    offset = (g_mean - slope[:, None] * p_mean)[:, 0]
     usable = slope.abs() > 0
     return float((-offset[usable] / slope[usable]).median()) * p.shape[-1] if bool(usable.any()) else 0.0
-
-
-def _line(x: Tensor, y: Tensor) -> Tensor:
-    """(slope, offset) of the line through points."""
-    x_off, y_off = x - x.mean(), y - y.mean()
-    square = x_off.square().sum()
-    slope = (x_off * y_off).sum() / square if float(square) > 0 else x.new_zeros(())
-    return torch.stack([slope, y.mean() - slope * x.mean()])

@@ -41,7 +41,7 @@ def check_positions(captured: Captured) -> None:
 
 def _both(captured: Captured) -> tuple[Tensor, Tensor]:
     """The batch's documents and positions (B, T)."""
-    subject = as_subject(captured, "")
+    subject = as_subject(captured)
     found = find(subject, captured.parts)
     if not {"documents", "positions"} <= found.keys():
         raise NotApplicable("a batch with documents, and positions that begin anew with them")
