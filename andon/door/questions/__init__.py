@@ -1,6 +1,6 @@
 """What is asked of a captured micro-batch, beside the checks of a Subject: each a function `Captured -> None`."""
 
-from andon.door.questions import accumulation, likelihoods, packed, padding, shapes, targets
+from andon.door.questions import accumulation, latents, likelihoods, packed, padding, shapes, targets
 from andon.door.questions.question import Question
 
 __all__ = ["QUESTIONS", "Question"]
@@ -11,5 +11,6 @@ QUESTIONS = (
     *packed.QUESTIONS,
     *shapes.QUESTIONS,
     *likelihoods.QUESTIONS,
+    *latents.QUESTIONS,
     *accumulation.QUESTIONS,
 )
