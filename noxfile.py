@@ -180,9 +180,11 @@ def mutation(session: nox.Session) -> None:
 # ----------------------------------------------------------------------------------------------------- speed
 @nox.session
 def bench(session: nox.Session) -> None:
-    """SPEED: time and memory beside other libraries (30 minutes); `-- core`, `-- adapters`, `-- learn`."""
+    """SPEED: time and memory beside other libraries (30 minutes); `-- core`, `adapters`, `learn`, `tracing`."""
     if session.posargs[:1] == ["learn"]:
         learn(session, *session.posargs[1:])
+    elif session.posargs == ["tracing"]:
+        python(session, "-m", "tests.bench.tracing")
     else:
         python(session, "-m", "tests.bench", *session.posargs)
 

@@ -1,15 +1,34 @@
 """Files that are written whole or not at all. The standard library is all that this needs: every package may use it."""
 
+import contextlib
 import os
 from pathlib import Path
 
+TEMPORARY = ".tmp"
+
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file with its folders: whoever reads it sees the old text or the new, never a part."""
+    """Write a text file with its folders: whoever reads it sees the old text or the new, never a part.
+
+    Raises:
+        OSError: the file system refused; it names the file, which is as before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it cannot be removed the first error says why
+            temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers of whole files have left in a folder; the caller is the only one that writes there."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)

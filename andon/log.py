@@ -1,10 +1,17 @@
 """A run's log: `log.jsonl`, one JSON object per line, each with a `kind` and a `step`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from andon.reading import ReadError, parse_json, read_text
+
 NAME = "log.jsonl"
+MAX_LOG_BYTES = 1 << 30
+NUMBER = (int, float)
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {  # of each kind, what its values are
+    "step": {"loss": NUMBER, "grad_norm": NUMBER, "tokens": int, "skipped": bool, "seconds": dict},
+    "validation": {"loss": NUMBER, "bits_per_byte": NUMBER},
+}
 
 Record = dict[str, Any]
 
@@ -25,15 +32,27 @@ def read_log(run: Path) -> list[Record]:
     if not path.is_file():
         raise LogError(f"{path} does not exist, so {run} is not a run's folder; name one under reports/runs")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    try:
+        text = read_text(path, MAX_LOG_BYTES)
+    except ReadError as error:
+        raise LogError(f"{path}: {error}; name another run") from error
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            record = json.loads(line)
-            records.append(record | {"kind": record["kind"], "step": record["step"]})
+            records.append(_checked(parse_json(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise LogError(f"{path} line {number} is not a record ({error!r}); remove the line to continue") from error
     return records
+
+
+def _checked(record: Record) -> Record:
+    """Raises KeyError, TypeError or ValueError where it is not a record of its kind."""
+    kind, step = record["kind"], record["step"]
+    if type(step) is not int or step < 0:
+        raise ValueError(f"step={step!r:.40}")
+    for key, kinds in FIELDS.get(kind, {}).items():
+        if key in record and not (record[key] is None or isinstance(record[key], kinds)):
+            raise ValueError(f"{key}={record[key]!r:.40}")
+    return record
 
 
 def of_kind(records: list[Record], kind: str) -> list[Record]:

@@ -8,8 +8,8 @@ A resumed run continues bitwise as long as the machine, the versions and the set
 
 import json
 import math
-import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,13 @@ from torch.nn import Parameter
 from andon.core.adapters.lora import active_adapter, has_adapters, lora_origin
 from andon.core.config import Config, dump_config
 from andon.core.data.batch import DataState
-from andon.core.files.folders import atomic_folder, checkpoint_folder, checkpoint_step, remove_leftovers
+from andon.core.files.folders import (
+    atomic_folder,
+    checkpoint_folder,
+    checkpoint_step,
+    latest_checkpoint,
+    remove_leftovers,
+)
 from andon.core.files.headers import HeaderError, TensorEntry, read_header
 from andon.core.files.manifest import (
     ADAPTER,
@@ -36,7 +42,7 @@ from andon.core.files.manifest import (
     CheckpointError,
     FileName,
     Manifest,
-    RandomStates,
+    NotFiniteError,
     check_files,
     read_manifest,
     record_files,
@@ -46,13 +52,21 @@ from andon.core.formats.huggingface_config import dump_huggingface_config
 from andon.core.formats.peft import peft_parameters, read_base_digest, write_adapter
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
 from andon.core.machine import cpu_model
+from andon.core.training.randomness import random_states, read_random, restore_random
 from andon.core.training.state import TrainState
 
 SAFETENSORS_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
-# Tables of the configuration on which losses and weights depend; `model` must agree, so it is not among them.
-BITWISE_TABLES = ("training.", "schedule.", "data.")
-NO_EFFECT_ON_RESULTS = {"data.workers", "data.shard_tokens", "training.max_skipped_steps"}
+# Keys of the configuration on which neither data nor numbers depend; `model` and an adapter's table must agree, or the
+# checkpoint is refused.
+NO_EFFECT_TABLES = ("model.", "lora.", "qlora.", "checkpoint.", "cord.")
+NO_EFFECT_ON_RESULTS = {
+    "data.workers",
+    "data.shard_tokens",
+    "training.max_skipped_steps",
+    "validation.every_steps",
+}
+SPLIT = {"validation.fraction", "training.seed", "data.paths", "data.text_field"}  # which text is held out
 
 
 def save_checkpoint(
@@ -70,9 +84,13 @@ def save_checkpoint(
     embedding. `base` is where the model under an adapter is found, `eos_id` the token that ends a text.
 
     Raises:
+        NotFiniteError: a weight or moment is NaN or inf; nothing was written.
         CheckpointError: the file system refused; earlier checkpoints are untouched.
     """
     folder = checkpoint_folder(root, state.step)
+    named = _not_finite(_tensors(state))
+    if named:
+        raise NotFiniteError(f"step {state.step}: {named} holds NaN or inf, so no checkpoint is saved")
     try:
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
@@ -80,9 +98,7 @@ def save_checkpoint(
             _write_files(partial, state, tokenizer_file, base, eos_id)
             write_manifest(partial, _build_manifest(partial, state, config, metric))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: could not be saved ({error}); earlier checkpoints are intact: free disk space, then --resume"
-        ) from error
+        raise CheckpointError(f"{folder}: could not be saved ({error}); {_what_is_left(root)}") from error
     return folder
 
 
@@ -111,12 +127,19 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> list[str
     _check_same_method(folder, manifest, state)
     file, parameters = _trained_parameters(state)
     weights, moments = _read_tensors(folder, file, parameters)
+    named = _not_finite({**weights, **moments})
+    if named:
+        raise CheckpointError(f"{folder}: {named} holds NaN or inf, from which nothing can be trained; {GO_BACK}")
     _check_same_base(folder, state)
     device = next(iter(parameters.values())).device
+    try:
+        generators = read_random(manifest.random, device)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / MANIFEST}: random: {error}; {GO_BACK}") from error
     notes = _bitwise_notes(manifest.environment, _environment(device), differences)
     _restore(state, parameters, weights, moments)
     _restore_counters(state, manifest)
-    _restore_random(manifest.random, device)
+    restore_random(generators, device)
     return notes
 
 
@@ -130,15 +153,41 @@ def _trained_parameters(state: TrainState) -> tuple[FileName, dict[str, Paramete
     return MODEL, dict(state.model.named_parameters())  # names a shared parameter once
 
 
-def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, base: str, eos_id: int | None) -> None:
-    file, parameters = _trained_parameters(state)
-    moments = {
-        f"{name}.{moment}": state.optimizer.state[parameter][moment].contiguous()
+def _what_is_left(root: Path) -> str:
+    if latest_checkpoint(root) is None:
+        return "there is no earlier checkpoint: free disk space, then start again"
+    return "earlier checkpoints are intact: free disk space, then --resume"
+
+
+def _moments(state: TrainState, parameters: dict[str, Parameter]) -> dict[str, Tensor]:
+    """Adam's state of these parameters, as `<name>.<moment>`."""
+    return {
+        f"{name}.{moment}": state.optimizer.state[parameter][moment]
         for name, parameter in parameters.items()
         if parameter in state.optimizer.state
         for moment in ADAM_STATE
     }
-    save_file(moments, folder / OPTIMIZER)
+
+
+def _tensors(state: TrainState) -> dict[str, Tensor]:
+    """All that a checkpoint of this state holds, by name."""
+    _, parameters = _trained_parameters(state)
+    return {**parameters, **_moments(state, parameters)}
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The first tensor that holds NaN or inf; empty where all are finite. One pass, nothing allocated."""
+    norms = (
+        (name, torch.linalg.vector_norm(tensor.detach(), math.inf))
+        for name, tensor in tensors.items()
+        if tensor.numel()
+    )
+    return next((name for name, norm in norms if not math.isfinite(norm)), "")
+
+
+def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, base: str, eos_id: int | None) -> None:
+    file, parameters = _trained_parameters(state)
+    save_file({name: moment.contiguous() for name, moment in _moments(state, parameters).items()}, folder / OPTIMIZER)
     adapter = active_adapter(state.model)
     if adapter is not None:
         write_adapter(state.model, folder, adapter, base)
@@ -185,11 +234,7 @@ def _build_manifest(folder: Path, state: TrainState, config: Config, metric: flo
         scale_streak=state.scale_streak,
         environment=_environment(device),
         config=json.loads(dump_config(config)),
-        random=RandomStates(
-            python=json.dumps(random.getstate()),
-            torch=_to_hex(torch.get_rng_state()),
-            cuda=_to_hex(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None,
-        ),
+        random=random_states(device),
         files=record_files(folder),
     )
 
@@ -262,22 +307,6 @@ def _restore_counters(state: TrainState, manifest: Manifest) -> None:
     state.scale_streak = manifest.scale_streak
 
 
-def _restore_random(states: RandomStates, device: torch.device) -> None:
-    version, words, gauss = json.loads(states.python)
-    random.setstate((version, tuple(words), gauss))
-    torch.set_rng_state(_from_hex(states.torch))
-    if states.cuda is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(_from_hex(states.cuda), device)
-
-
-def _to_hex(state: Tensor) -> str:
-    return state.numpy().tobytes().hex()
-
-
-def _from_hex(text: str) -> Tensor:
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
-
-
 def _environment(device: torch.device) -> dict[str, str | int]:
     """What determines, besides seeds and configuration, the order in which floating-point sums are taken."""
     return {
@@ -303,6 +332,10 @@ def _bitwise_notes(
     settings = {
         key: pair
         for key, pair in differences.items()
-        if key.startswith(BITWISE_TABLES) and key not in NO_EFFECT_ON_RESULTS
+        if not key.startswith(NO_EFFECT_TABLES) and key not in NO_EFFECT_ON_RESULTS
     }
-    return [f"not bitwise: {key} {old} to {new}" for key, (old, new) in {**machine, **settings}.items()]
+    moved = "; text that was trained on may now be held out"
+    return [
+        f"not bitwise: {key} {old} to {new}{moved if key in SPLIT else ''}"
+        for key, (old, new) in {**machine, **settings}.items()
+    ]

@@ -6,7 +6,6 @@ Model keys are those of Hugging Face's `config.json`; the other keys are the nam
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,11 +13,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from andon.core.aliases import ADVICE, ALIASES, TABLE_ALIASES
+from andon.reading import MAX_PARTS, ReadError, parse_toml, read_json, read_toml
 
 POSITIVE = Field(gt=0)
 NON_NEGATIVE = Field(ge=0, allow_inf_nan=False)
-PositiveInt = Annotated[int, POSITIVE]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1  # of a count, so that no product of two leaves 64 bits
+PositiveInt = Annotated[int, POSITIVE, Field(le=MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
+# Of a model's shape: well above any that is published, and low enough to describe it without paying for it.
+Width = Annotated[int, POSITIVE, Field(le=1 << 20)]
+Layers = Annotated[int, POSITIVE, Field(le=2048)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, POSITIVE, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ModuleNames = Annotated[
@@ -74,13 +79,13 @@ class RopeScaling(Table):
 class ModelConfig(Table):
     """Shape of a LLaMA (Touvron et al. 2023, arXiv:2302.13971; grouped queries: Ainslie et al. 2023)."""
 
-    vocab_size: Annotated[int, Field(ge=2)] = 32000
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    head_dim: PositiveInt | None = None
+    vocab_size: Annotated[int, Field(ge=2, le=1 << 26)] = 32000
+    hidden_size: Width
+    intermediate_size: Annotated[int, POSITIVE, Field(le=1 << 24)]
+    num_hidden_layers: Layers
+    num_attention_heads: Width
+    num_key_value_heads: Width
+    head_dim: Annotated[int, POSITIVE, Field(le=1 << 16)] | None = None
     max_position_embeddings: PositiveInt = 2048
     rms_norm_eps: PositiveFloat = 1e-5
     rope_theta: PositiveFloat = 10000.0
@@ -127,7 +132,7 @@ class TrainingConfig(Table):
     activation_checkpointing: bool = False
     compile: bool = False
     max_skipped_steps: PositiveInt = 10
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _micro_batches_fit(self) -> Self:
@@ -153,8 +158,8 @@ class DataConfig(Table):
     paths: list[str] = []
     text_field: str = "text"
     tokenizer: str = ""
-    sequence_length: Annotated[int, Field(ge=2)] = 512
-    shard_tokens: Annotated[int, Field(ge=2)] = 16_777_216
+    sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 512
+    shard_tokens: Annotated[int, Field(ge=2, le=MOST)] = 16_777_216
     workers: NonNegativeInt = 0
 
 
@@ -286,15 +291,14 @@ def read_tables(path: Path) -> dict[str, Any]:
     """
     if path.suffix in YAML:
         raise ConfigError(f"{path}: is YAML, the language of other trainers; write TOML, such as configs/tiny.toml")
-    language, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
-        tables = parse(path.read_text(encoding="utf-8"))
+        tables = read_json(path) if path.suffix == ".json" else read_toml(path)
     except OSError as error:
         run, file = "the folder of a run, such as reports/runs/<id>", "a TOML file such as configs/tiny.toml"
         hint = run if path.suffix == ".json" else file
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name {hint}") from error
-    except (ValueError, RecursionError) as error:  # of either parser, or text that is not UTF-8
-        raise ConfigError(f"{path}: is not valid {language} ({error}); correct that line") from error
+    except ReadError as error:
+        raise ConfigError(f"{path}: {error}; correct that line") from error
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: holds {type(tables).__name__}, not tables; start with [model]")
     return tables
@@ -324,12 +328,12 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
         ConfigError: it is not of that form.
     """
     dotted, equals, text = override.partition("=")
-    *parents, key = dotted.strip().split(".")
+    *parents, key = dotted.strip().split(".", maxsplit=MAX_PARTS)
     if not equals or not all([*parents, key]) or not parents:
         raise ConfigError(f"--set {override}: expected table.key=value, for example --set model.rope_theta=500000.0")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
+        value = parse_toml(f"value = {text}")["value"]
+    except ReadError:
         value = text  # an unquoted string, as shells make it natural to write
     table = tables
     for parent in parents:

@@ -1,5 +1,6 @@
 """What git knows of a project: the commit, what is between two, and whether the clone holds the whole history."""
 
+import re
 import subprocess
 from collections.abc import Iterable
 
@@ -13,6 +14,15 @@ class CommitError(RuntimeError):
 def head() -> str | None:
     """The commit that is checked out; None outside of a repository, and where git is missing."""
     return _git("rev-parse", "--verify", "--quiet", "HEAD")
+
+
+def remote() -> str | None:
+    """The address of `origin` as a browser opens it, without a password; None where it has none."""
+    named = re.fullmatch(
+        r"(?:https?://(?:[^/@]*@)?|ssh://(?:[^/@]*@)?|[^/@:]+@)([^/:]+)[/:](.+?)(?:\.git)?/?",
+        _git("remote", "get-url", "origin") or "",
+    )
+    return f"https://{named[1]}/{named[2]}" if named else None
 
 
 def is_changed() -> bool:

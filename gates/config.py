@@ -1,10 +1,11 @@
 """Tiers, measures and thresholds as data: one strict TOML file that any project can write."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from andon.reading import ReadError, read_toml
 
 CONFIGS = (Path("andon.toml"), Path("configs/gates.toml"))  # the first that lies in the working directory is read
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -197,11 +198,11 @@ def read_table(path: Path, kind: type[T], remedy: str) -> T:
         GateError: the file is missing, is not valid TOML, or breaks a rule.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = read_toml(path)
     except OSError as error:
         raise GateError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GateError(f"{path}: is not valid TOML ({error}); fix that line") from error
+    except ReadError as error:
+        raise GateError(f"{path}: {error}; fix that line") from error
     try:
         return kind.model_validate(tables)
     except ValidationError as error:

@@ -1,13 +1,15 @@
 """Evidence: what a measure found, on what content. Written once, judged apart, stale once the content changed."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from andon.files import write_whole
+from andon.reading import ReadError, open_regular, parse_json, read_bytes
+from andon.sealing import SEAL, seal, unseal
 
 FOLDER = Path("reports/evidence")
 EXIT_CODE = "exit_code"
@@ -52,9 +54,12 @@ def digest(path: str | Path) -> str:
         listing = "".join(f"{child.name}\0{digest(child)}\n" for child in inner)
         return hashlib.sha256(listing.encode()).hexdigest()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return "absent"
+    except ReadError as error:
+        raise EvidenceError(f"{path}: {error}; remove it from the sources") from error
 
 
 def digests(sources: Iterable[str]) -> dict[str, str]:
@@ -69,7 +74,7 @@ def write_evidence(evidence: Evidence, folder: Path = FOLDER) -> Path:
         if metric["value"] is not None and not math.isfinite(metric["value"]):
             metric["value"] = None
     path = folder / f"{evidence.name}.json"
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    write_whole(path, seal(content).decode())
     return path
 
 
@@ -79,9 +84,25 @@ def read_evidence(name: str, folder: Path = FOLDER) -> Evidence:
     Raises:
         EvidenceError: the file is missing, torn, or holds something else.
     """
+    return _read(folder / f"{name}.json", name, unseal)
+
+
+def seal_evidence(name: str, folder: Path = FOLDER) -> None:
+    """Seal what a measure has just written by hand, so that whoever judges it later can believe it.
+
+    What cannot be read, or has a seal already, stays as it is: judging says what is wrong.
+    """
     path = folder / f"{name}.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if SEAL not in parse_json(read_bytes(path)):
+            write_evidence(_read(path, name, parse_json), folder)
+    except (OSError, ReadError, TypeError, EvidenceError):
+        return
+
+
+def _read(path: Path, name: str, parse: Callable[[bytes], Any]) -> Evidence:
+    try:
+        content = parse(read_bytes(path))
         metrics = {
             key: Metric(_number(metric["value"]), str(metric["unit"])) for key, metric in content["metrics"].items()
         }

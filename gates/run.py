@@ -15,7 +15,7 @@ from pathlib import Path
 
 from andon.gates.clock import read_clock, usage
 from andon.gates.config import Gates, Measure
-from andon.gates.evidence import EXIT_CODE, FOLDER, Evidence, Metric, digests, run_record, write_evidence
+from andon.gates.evidence import EXIT_CODE, FOLDER, Evidence, Metric, digests, run_record, seal_evidence, write_evidence
 from andon.gates.judge import log_path
 
 SIDE_BY_SIDE = 2
@@ -130,6 +130,7 @@ def _measure(measure: Measure, sources: list[str], folder: Path, commands: Comma
         run_record(measure.name), measure.command, seconds, before, {EXIT_CODE: Metric(code, "exit code")}
     )
     write_evidence(record, folder)
+    seal_evidence(measure.name, folder)
     return seconds, code
 
 

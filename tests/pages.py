@@ -52,7 +52,8 @@ AREAS = {
     "configuration": "every setting takes effect, and on all layers that it names",
     "reference": "logits, loss and gradients compared with an independent implementation",
     "data": "targets, padding, epochs, no validation data in training",
-    "text": "tokenizer round trip, special tokens, which tokens of an instruction are trained",
+    "text": "tokenizer round trip, special tokens, which tokens of instructions and conversations are trained",
+    "resizing": "a vocabulary that grows: old words, new rows, tying",
     "updates": "what one optimizer step sees, and what it changes",
     "optimizer": "parameter groups, weight decay, moments, parity with AdamW",
     "schedule": "warm-up, peak, decay, state, and the rate that updates really use",
@@ -73,7 +74,7 @@ GROUPS = {
     "batches and text": ("packing", "data", "text"),
     "the optimizer step": ("updates", "optimizer", "schedule", "clipping", "accumulation"),
     "the run": ("evaluation", "resume", "memory"),
-    "fine-tuning": ("adapters", "quantization"),
+    "fine-tuning": ("adapters", "quantization", "resizing"),
 }
 
 

@@ -22,7 +22,7 @@ from andon.core.adapters.nf4 import dequantize_nf4, nf4_levels, quantize_model, 
 from andon.core.checkpoint import load_checkpoint, save_checkpoint
 from andon.core.config import Config, LoraConfig, ModelConfig, parse_config
 from andon.core.data.batch import IGNORE, Batch, DataState
-from andon.core.data.chat import Turn
+from andon.core.data.chat import ChatTemplate, Conversation, Turn, render_turns
 from andon.core.data.dataset import Dataset, Split, batches, open_dataset, pack, validation_batches
 from andon.core.data.instructions import encode_turns
 from andon.core.data.shards import EncodedDocument, open_store, read_tokens, write_store
@@ -35,6 +35,7 @@ from andon.core.training.loop import accumulate_gradients, autocast, initial_sta
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from andon.core.training.schedule import learning_rate
+from andon.core.training.seconds import PhaseSeconds
 from andon.core.training.state import TrainState
 from andon.verify.subject import Adapters, Documents, Quantizer, Subject
 from tests import plain
@@ -94,6 +95,12 @@ OTHER_ADAPTERS: dict[str, Any] = {
 END = 0  # the first token that a trained tokenizer has
 Model = Any  # a Llama, which verify knows as a torch module
 ROWS, LENGTH = 3, 24
+CHAT = ChatTemplate(
+    "{% for each in messages %}{{ each.role }}>{{ each.content }};\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant>{% endif %}",
+    {},
+    "subjects",
+)
 PIECES = (4, 1, 1, 3)  # in which a sequence is decoded: a prompt, tokens, a few together, tokens again
 LORA: dict[str, Any] = {"target_modules": "all-linear", "dropout": 0.25}
 NAME, SECOND = "default", "second"
@@ -250,6 +257,14 @@ def encode_instruction(prompt: str, answer: str) -> tuple[list[int], list[int]]:
     return [*found.tokens.tolist(), END], [*found.labels.tolist(), IGNORE]
 
 
+def encode_conversation(messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
+    """The same of a conversation, as a template renders it."""
+    tokenizer = load_tokenizer(dataset_of(config_of()).tokenizer_file)
+    (turns,) = render_turns(CHAT, [Conversation("subjects", [dict(message) for message in messages])])
+    found = encode_turns(tokenizer, turns, text_marks(tokenizer, "subjects"), chat=True)
+    return [*found.tokens.tolist(), END], [*found.labels.tolist(), IGNORE]
+
+
 # ---------------------------------------------------------------------------------------------- training
 class Run:
     """A training run, a step at a time."""
@@ -305,9 +320,7 @@ def stepped(config: Config) -> Callable[[Model, Any, list[Batch]], dict[str, flo
 
     def one(model: Model, optimizer: Any, micro_batches: list[Batch]) -> dict[str, float]:
         state = TrainState(model, optimizer)
-        total, _ = accumulate_gradients(
-            state, micro_batches, config.training, no_span, dict.fromkeys(("forward", "backward"), 0.0)
-        )
+        total, _ = accumulate_gradients(state, micro_batches, config.training, no_span, PhaseSeconds())
         norm, rate = float(gradient_norm(optimizer)), config.training.learning_rate
         step(optimizer, rate, norm, config.training.grad_clip, state.loss_scale)
         return {"loss": total, "grad_norm": norm, "learning_rate": rate}
@@ -407,7 +420,8 @@ def llama() -> Subject:
         trained(answering("llama", new_model)),
         configure=new_model, config_alternatives=OTHER_SETTINGS, reference_logits=reference_logits,
         epoch_batches=epoch_batches, validation_batches=held_out_batches, encode=encode, decode=decode,
-        encode_instruction=encode_instruction, adapters=ADAPTERS, quantizer=QUANTIZER,
+        encode_instruction=encode_instruction, encode_conversation=encode_conversation,
+        adapters=ADAPTERS, quantizer=QUANTIZER,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from shlex import split
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from andon.cli.main import cli
 from andon.core.config import known_keys
@@ -129,7 +131,12 @@ def test_docker_line_starts_what_the_replay_expects() -> None:
     """Behavior: compose.yaml pins Jaeger 2 and opens, to this machine only, the port that pages send a run to."""
     text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     ports = {urlsplit(word).port for line in shell_lines() for word in split(line) if word.startswith("http://")}
-    assert re.search(r"image: jaegertracing/jaeger:2\.\d+\.\d+\n", text)
+    assert re.search(r"image: jaegertracing/jaeger:2\.(19|[2-9]\d)\.\d+\n", text)  # older ones ignore a search's tags
+    storage = yaml.safe_load((ROOT / "jaeger.yaml").read_text(encoding="utf-8"))["extensions"]["jaeger_storage"]
+    assert ["badger"] == [kind for backend in storage["backends"].values() for kind in backend]  # keeps a span once
+    mounted = re.findall(r"- \./([\w.-]+):", text)
+    assert ["jaeger.yaml", "jaeger-ui.json"] == mounted
+    assert json.loads((ROOT / "jaeger-ui.json").read_text(encoding="utf-8"))["linkPatterns"]
     assert all(f'"127.0.0.1:{port}:{port}"' in text for port in ports)
     assert len(re.findall(r'- "127\.0\.0\.1:', text)) == len(re.findall(r'^ +- "', text, re.MULTILINE))
 

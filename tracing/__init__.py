@@ -1,7 +1,7 @@
 """OpenTelemetry for anybody's training loop.
 
-`record` writes spans (needs the extra `trace`); `read` and `send` read them back and deliver them to an OTLP endpoint,
-and need nothing but the standard library and filelock. Nothing here is imported until it is used.
+`record` writes spans; `read` and `send` read them back and deliver them to an OTLP endpoint. All of it needs nothing
+but the standard library and filelock. Nothing here is imported until it is used.
 """
 
 from typing import TYPE_CHECKING
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from andon.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from andon.tracing.read import RecordedSpan, Recording, TraceError, read_spans
+    from andon.tracing.errors import TraceError
+    from andon.tracing.read import RecordedEvent, RecordedSpan, Recording, read_spans
     from andon.tracing.record import Trace, open_trace
     from andon.tracing.send import replay, undelivered
 
 __all__ = [
+    "RecordedEvent",
     "RecordedSpan",
     "Recording",
     "Trace",

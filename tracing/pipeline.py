@@ -57,7 +57,7 @@ def write_pipeline(
     path.parent.mkdir(parents=True, exist_ok=True)
     trim_torn_line(path)
     file = LineFile(path)
-    file.write(json.dumps(line, separators=(",", ":")) + "\n")
+    file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
     file.close()
     if file.problem:
         raise file.problem

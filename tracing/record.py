@@ -3,161 +3,302 @@
 Layout, made for 100,000 steps and for runs that die:
 
 - `train run start` and `train run end` are traces of one span each. Start ends at once, so that it is on disk before
-  the first step; end carries how many steps, windows and spans a complete trace has.
-- Between them lies one trace per window of steps, since viewers get slow beyond a few thousand spans. The window's
-  root links to the start and to the window before. It is written when it ends, so a run that dies inside a window
-  leaves that window's steps without their root; the resource carries `train.run.id` for them.
-- Spans are written when the outermost one inside the window ends: one line per step, on disk before the next step
-  starts. Times are nanoseconds since the epoch, as OTLP has them.
+  the first step; end carries how many steps, windows and spans a complete trace has, and links to all windows.
+- Between them lies one trace per window of steps, since viewers get slow beyond a few thousand spans. Its root has no
+  link: Jaeger shows no critical path of a trace whose root has one. It is written when it ends, so a run that dies
+  inside a window leaves that window's steps without their root; the resource carries `train.run.id` for them.
+- A step is written when it ends: one line, one write, on disk before the next begins. It holds the time since the step
+  before, too, as the span `between steps`, with what happened in it: logging, validation, a checkpoint. Of these, what
+  takes long is written at once. Times are nanoseconds since the epoch, as OTLP has them.
+- Each thread has spans of its own. One that a second thread opens lies below the window, beside the steps.
 
-Names follow OpenTelemetry's semantic conventions 1.44. Recorded are names, numbers and times: no environment, no
-exception text, no path but the source file inside its package.
+Nothing here needs OpenTelemetry's SDK. Names follow its semantic conventions 1.44. Recorded are names, numbers and
+times: no environment, no exception text, no path but the source file inside its package.
 """
 
-import secrets
-import sys
+import gc
+import json
+import os
+import re
+import threading
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from statistics import median
+from typing import NamedTuple
 
-from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.json.file import FileSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.semconv.schemas import Schemas
-from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer, set_span_in_context
-
-from andon.tracing.conventions import Attribute, code_attributes, resource_attributes
+from andon.tracing import encode
+from andon.tracing.clock import Clock, random_ids
+from andon.tracing.conventions import Attribute, resource_attributes
+from andon.tracing.endpoint import Endpoint, endpoint
 from andon.tracing.lines import LineFile, trim_torn_line
-from andon.tracing.send import Sender, endpoint
+from andon.tracing.send import Sender
+from andon.tracing.spans import GAP_NS, LONG_COLLECTION_NS, STEP, Between, OpenSpan, Parent, Thread, prefixed
 
-SCHEMA = Schemas.V1_44_0.value
-STEP = "train.step"
-
-
-class OwnRandom(IdGenerator):
-    """Ids from the system: the SDK draws them from `random`, whose seeded state belongs to the training."""
-
-    def generate_span_id(self) -> int:
-        """64 bits, not all zero."""
-        return secrets.randbits(64) or 1
-
-    def generate_trace_id(self) -> int:
-        """128 bits, not all zero."""
-        return secrets.randbits(128) or 1
+WINDOW_SPANS = 2_000
+SHORT_NS = 10_000_000  # what ends between two steps sooner waits for the next step's line
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
-class LinePerStep(SpanProcessor):
-    """Hands ended spans to the exporter together, once the outermost span below a root has ended."""
+class Window:
+    """The root of a trace of some steps."""
 
-    def __init__(self, file: LineFile) -> None:
-        self.file = file
-        self.exporter = FileSpanExporter(stream=cast("IO[str]", file))
-        self.window: SpanContext | None = None
-        self.ended: list[ReadableSpan] = []
-        self.written = 0
-        self.lost = 0
+    def __init__(self, trace_id: str, span_id: str, index: int, start: int) -> None:
+        self.trace_id, self.span_id, self.index, self.start = trace_id, span_id, index, start
+        self.last = start - GAP_NS
+        self.steps: list[tuple[int, int | None]] = []  # nanoseconds, and number
+        self.spans = 1
+        self.open = 0  # directly below it, in any thread
+        self.closed = False
+        self.events: list[str] = []
+        self.attributes: dict[str, Attribute] = {}
 
-    def on_end(self, span: ReadableSpan) -> None:
-        """Keep the span; write all that are kept where it is a root or directly below the window."""
-        self.ended.append(span)
-        if span.parent is None or span.parent == self.window:
-            self.exporter.export(self.ended)
-            self.written += 0 if self.file.problem else len(self.ended)
-            self.lost += len(self.ended) if self.file.problem else 0
-            self.ended = []
-
-    def shutdown(self) -> None:
-        """Close the file."""
-        self.exporter.shutdown()
-        self.file.close()
+    def summary(self) -> dict[str, Attribute]:
+        """What a search in Jaeger finds it by."""
+        said: dict[str, Attribute] = {"train.window.index": self.index, "train.window.steps": len(self.steps)}
+        numbers = [number for _, number in self.steps if number is not None]
+        if numbers:
+            said |= {"train.window.first_step": numbers[0], "train.window.last_step": numbers[-1]}
+        if self.steps:
+            slowest, number = max(self.steps, key=lambda each: each[0])
+            said["train.window.median_seconds"] = median(each for each, _ in self.steps) / 1e9
+            said["train.window.slowest_seconds"] = slowest / 1e9
+            said |= {} if number is None else {"train.window.slowest_step": number}
+        return said | self.attributes
 
 
 class Trace:
-    """One run's recording. `span` is the seam a training loop calls, from one thread."""
+    """One run's recording. `span` is what a training loop calls, from any thread."""
 
     def __init__(
-        self, tracer: Tracer, lines: LinePerStep, run_id: str, attributes: Mapping[str, Attribute], window_steps: int
+        self,
+        file: LineFile,
+        resource: Mapping[str, Attribute],
+        run_id: str,
+        attributes: Mapping[str, Attribute],
+        window_steps: int,
     ) -> None:
         self.trace_ids: list[str] = []
         self.notes: list[str] = []
-        self._tracer = tracer
-        self._lines = lines
-        self._run = {"train.run.id": run_id}
+        self.delivered = 0  # spans that the endpoint has accepted, once the trace is closed
+        self.clock = Clock()
+        self.thread = Thread()
+        self.draw = random_ids(8)
+        self.last_step = ("", "")  # trace and span
+        self._draw_trace = random_ids(16)
+        self._file = file
+        self._before, self._after = encode.frame(resource, "andon.tracing")
+        self._run: dict[str, Attribute] = {"train.run.id": run_id}
         self._window_steps = window_steps
-        self._window: Span | None = None
-        self._parent: Span | None = None
-        self._windows = 0
-        self._steps = 0
-        self._steps_here = 0
-        self._links: list[Link] = []
-        start = self._root("train run start", attributes)
-        start.end()
-        self._start = Link(start.get_span_context())
-        self._links = [self._start]
+        self._window: Window | None = None
+        self._windows: list[tuple[str, str]] = []
+        self._largest = 0  # spans of one line
+        self._steps = self._written = self._lost = 0
+        self._lock = threading.RLock()
+        self._single("train run start", {**self._run, **attributes}, links_of_environment())
+        gc.callbacks.append(self._on_collection)
 
-    def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
-        """A span below the innermost open one; attributes without a dot get the prefix `train.`."""
-        named = {key if "." in key else f"train.{key}": value for key, value in attributes.items()}
-        caller = sys._getframe(1)  # noqa: SLF001 - a documented function of CPython, despite its name
-        return self._span(name, named | code_attributes(caller))
+    def span(self, name: str, **attributes: Attribute) -> OpenSpan:
+        """A span below this thread's innermost open one; attributes without a dot get the prefix `train.`."""
+        return OpenSpan(self, name, prefixed(attributes))
 
-    @contextmanager
-    def _span(self, name: str, attributes: Mapping[str, Attribute]) -> Generator[None, None, None]:
-        outer = self._parent
-        parent = self._open_window(name) if outer is None else outer
-        span = self._tracer.start_span(name, context=set_span_in_context(parent, Context()), attributes=attributes)
-        self._parent = span
-        try:
-            yield
-        except BaseException as error:
-            mark_failed(span, error)
-            raise
-        finally:
-            self._parent = outer
-            self._steps += name == STEP
-            self._steps_here += name == STEP
-            span.end()
+    def finding(self, kind: str, **numbers: Attribute) -> None:
+        """Note what was found just now: an event, and an attribute by which its window is found. Numbers, never text.
 
-    def _root(self, name: str, attributes: Mapping[str, Attribute]) -> Span:
-        attributes = {**self._run, **attributes}
-        root = self._tracer.start_span(name, context=Context(), attributes=attributes, links=self._links)
-        self.trace_ids.append(f"{root.get_span_context().trace_id:032x}")
-        return root
+        The event is of this thread's innermost open span, or of the window. Kinds come worst last: a later one stays.
+        """
+        with self._lock:
+            window = self._open_window()
+            window.attributes["train.finding"] = kind
+            inside = self.thread.open[-1] if self.thread.open else self.thread.between or window
+            inside.events.append(encode.event(kind, self.clock.now(), prefixed(numbers)))
 
-    def _open_window(self, name: str) -> Span:
-        if self._window and name == STEP and self._steps_here >= self._window_steps:
-            self._close_window()
+    def place(self, above: "Place | None" = None) -> "Place":
+        """Where a span of another recorder belongs that begins now in this thread: where `above` does, if given."""
+        with self._lock:
+            window = above.window if above else self._open_window()
+            window.open += 1  # the window's root waits for its end
+            if above:
+                return above
+            inside = self.thread.open[-1] if self.thread.open else self.thread.between or window
+            return Place(window, window.trace_id, inside.span_id)
+
+    def adopt(self, place: "Place", span: Mapping[str, object]) -> None:
+        """Write a span of another recorder, in OTLP's JSON: with what its thread has open, or at once."""
+        with self._lock:
+            place.window.open -= 1
+            self.thread.ended.append(json.dumps(span, separators=(",", ":")))
+            if not self.thread.open:
+                self._flush(place.window)
+            if place.window.closed and not place.window.open:
+                self._write_root(place.window)
+
+    def begin(self, span: OpenSpan) -> Parent:
+        """The parent of a thread's outermost span: the time between two steps, or the window."""
+        with self._lock:
+            between = self.thread.between
+            if span.name == STEP:
+                if between:
+                    self._end_between(between)
+                full = self._window and (
+                    len(self._window.steps) >= self._window_steps
+                    or self._window.spans + self._largest > WINDOW_SPANS - 1
+                )
+                if full:
+                    self._close_window()
+                between = None
+            window = self._open_window()
+            window.open += 1
+            span.window, span.trace_id = window, window.trace_id
+            if between:
+                return between
+            return Below(window.span_id, max(self.thread.last, window.start - GAP_NS))
+
+    def end(self, span: OpenSpan) -> None:
+        """Write a step with what waits, and anything else that took long."""
+        thread = self.thread
+        with self._lock:
+            window = span.window
+            window.open -= 1
+            if not isinstance(span.parent, Between):
+                thread.last = span.end
+            if span.name == STEP:
+                self._count_step(span, window)
+            if not isinstance(span.parent, Between) or span.end - span.start >= SHORT_NS:
+                self._flush(window)
+            if window.closed and not window.open:
+                self._write_root(window)
+            elif span.name == STEP:
+                thread.between, thread.collected = Between(self.draw(), span.end + GAP_NS), 0
+
+    def error(self, span: OpenSpan, kind: str) -> None:
+        """What raised is marked in its window, too."""
+        span.window.attributes["error.type"] = kind
+
+    def _count_step(self, span: OpenSpan, window: Window) -> None:
+        number = span.attributes.get("train.step")
+        window.steps.append((span.end - span.start, number if isinstance(number, int) else None))
+        self._steps += 1
+        self.last_step = (span.trace_id, span.span_id)
+
+    def _end_between(self, between: Between) -> None:
+        """The time between two steps ends now."""
+        thread, window = self.thread, self._window
+        thread.between = None
+        if window is None:
+            return
+        end = max(self.clock.now() - GAP_NS, between.start, between.last)
+        ids = (window.trace_id, between.span_id, window.span_id)
+        name, values = encode.named("between steps"), between.attributes(thread.collected)
+        thread.ended.append(encode.span(ids, name, (between.start, end), values, between.events))
+        thread.last = end
+
+    def _flush(self, window: Window | None) -> None:
+        thread = self.thread
+        if thread.ended:
+            if window:
+                window.spans += len(thread.ended)
+                window.last = max(window.last, thread.last)
+            self._largest = max(self._largest, len(thread.ended))
+            ended, thread.ended = thread.ended, []
+            self._write([each if isinstance(each, str) else each.encoded() for each in ended])
+
+    def _write(self, spans: list[str]) -> None:
+        self._file.write((self._before + ",".join(spans) + self._after).encode())
+        self._written += 0 if self._file.problem else len(spans)
+        self._lost += len(spans) if self._file.problem else 0
+
+    def _single(self, name: str, attributes: Mapping[str, Attribute], links: list[str], error: str = "") -> None:
+        """A trace of one span that ends at once."""
+        ids, now = (self._draw_trace(), self.draw(), ""), self.clock.now()
+        self.trace_ids.append(ids[0])
+        kinds = {"error.type": error} if error else {}
+        events = [encode.event("exception", now, {"exception.type": error})] if error else []
+        values = encode.attributes({**attributes, **kinds})
+        when = (now, self.clock.now())
+        self._write([encode.span(ids, encode.named(name), when, values, events, links, failed=bool(error))])
+
+    def _open_window(self) -> Window:
         if self._window is None:
-            self._window = self._root("train window", {"train.window.index": self._windows})
-            self._lines.window = self._window.get_span_context()
-            self._links = [self._start, Link(self._lines.window)]
-            self._windows += 1
-            self._steps_here = 0
+            self.clock.pair()
+            self._window = Window(self._draw_trace(), self.draw(), len(self._windows), self.clock.now())
+            self._windows.append((self._window.trace_id, self._window.span_id))
+            self.trace_ids.append(self._window.trace_id)
         return self._window
 
     def _close_window(self) -> None:
-        if self._window:
-            self._window.set_attribute("train.window.steps", self._steps_here)
-            self._window.end()
-            self._window = None
+        """End the window; where another thread has a span open in it, its root waits for that."""
+        if window := self._window:
+            self._flush(window)
+            self._window, window.closed = None, True
+            if not window.open:
+                self._write_root(window)
+
+    def _write_root(self, window: Window) -> None:
+        ids = (window.trace_id, window.span_id, "")
+        when = (window.start, max(self.clock.now(), window.last))
+        values = {**self._run, **window.summary()}
+        failed = "error.type" in values
+        name = encode.named("train window")
+        self._write([encode.span(ids, name, when, encode.attributes(values), window.events, failed=failed)])
+
+    def _on_collection(self, phase: str, info: dict[str, int]) -> None:
+        """Note a garbage collection of this thread. It may come in the midst of anything: no lock, no span."""
+        del info
+        thread, now = self.thread, self.clock.now()
+        if phase == "start":
+            thread.collecting = now
+        elif thread.collecting:
+            thread.collected += now - thread.collecting
+            if now - thread.collecting >= LONG_COLLECTION_NS and (thread.open or thread.between):
+                thread.collections.append((thread.collecting, now))
 
     def finish(self, error: BaseException | None) -> None:
         """End the last window and write what a complete trace of this session holds."""
-        if self._window and error:
-            mark_failed(self._window, error)
-        self._close_window()
-        counts = {"steps": self._steps, "windows": self._windows, "spans": self._lines.written + self._lines.lost + 1}
-        expected = {f"train.run.expected.{name}": count for name, count in counts.items()}
-        end = self._root("train run end", expected)
-        if error:
-            mark_failed(end, error)
-        end.end()
-        if self._lines.lost:
-            self.notes.append(f"{self._lines.lost} spans could not be written to the trace: {self._lines.file.problem}")
+        gc.callbacks.remove(self._on_collection)
+        kind = type(error).__qualname__ if error else ""
+        with self._lock:
+            if self.thread.between:
+                self._end_between(self.thread.between)
+            if self._window and kind:
+                self._window.attributes["error.type"] = kind
+            self._close_window()
+            total = self._written + self._lost + 1
+            counts = {"steps": self._steps, "windows": len(self._windows), "spans": total}
+            expected = {f"train.run.expected.{name}": count for name, count in counts.items()}
+            self._single("train run end", {**self._run, **expected}, [encode.link(*ids) for ids in self._windows], kind)
+            self._file.close()
+        if self._lost:
+            self.notes.append(f"{self._lost} spans could not be written to the trace: {self._file.problem}")
+
+
+class Place(NamedTuple):
+    """A position in a run: the window, and the ids of its trace and of the span above."""
+
+    window: Window
+    trace_id: str
+    span_id: str
+
+
+class Below:
+    """A window as the parent of one thread's spans."""
+
+    def __init__(self, span_id: str, last: int) -> None:
+        self.span_id, self.last = span_id, last
+
+
+def links_of_environment() -> list[str]:
+    """A link to the span that started this process, where TRACEPARENT (W3C Trace Context) names one."""
+    found = TRACEPARENT.fullmatch(os.environ.get("TRACEPARENT", ""))
+    if not found or not int(found[1], 16) or not int(found[2], 16):
+        return []
+    return [encode.link(found[1], found[2], encode.FLAGS | 0x200)]  # SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+
+
+def rank_of_environment() -> int | None:
+    """The rank of this process among several (torchrun), or None where it is the only one."""
+    world, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and world.isdecimal() and int(world) > 1 else None
 
 
 @contextmanager
@@ -166,7 +307,7 @@ def open_trace(
     run_id: str,
     attributes: Mapping[str, Attribute],
     *,
-    otlp: str | None = None,
+    otlp: str | Endpoint | None = None,
     window_steps: int = 100,
     service_name: str = "andon",
     service_version: str = "",
@@ -176,19 +317,19 @@ def open_trace(
     `attributes` go on the `train run start` span under the names given. With `otlp` (an OTLP/HTTP endpoint such as
     `http://localhost:4318`) the lines are also delivered while the run goes on, by a thread that never holds it up;
     after the block, `notes` on the yielded trace says what was not delivered. Leaving the block takes at most two
-    seconds longer for that. The global tracer provider is neither read nor set.
+    seconds longer for that. A program's own OpenTelemetry set-up is neither read nor set. Of several processes under
+    torchrun each writes a file of its own (`trace.rank1.jsonl`).
 
-    Raises TraceError where `otlp` is not an http(s) address, and OSError where `path` cannot be written.
+    Raises TraceError where `otlp` is not an http(s) address or a variable of OpenTelemetry's cannot be used, and
+    OSError where `path` cannot be written.
     """
-    if otlp:
-        endpoint(otlp)
+    to = endpoint(otlp) if isinstance(otlp, str) else otlp
+    rank = rank_of_environment()
+    path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path
     torn = trim_torn_line(path)
-    lines = LinePerStep(LineFile(path))
-    resource = Resource(resource_attributes(run_id, service_name, service_version), SCHEMA)
-    provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False, id_generator=OwnRandom())
-    provider.add_span_processor(lines)
-    trace = Trace(provider.get_tracer("andon.tracing", schema_url=SCHEMA), lines, run_id, attributes, window_steps)
-    sender = Sender(path, otlp) if otlp else None
+    resource = resource_attributes(run_id, service_name, service_version, rank)
+    trace = Trace(LineFile(path), resource, run_id, attributes, window_steps)
+    sender = Sender(path, to) if to else None
     if torn:
         trace.notes.append(f"{path.name} ended in a torn line of {torn} bytes, which was cut off")
     try:
@@ -199,12 +340,6 @@ def open_trace(
     else:
         trace.finish(None)
     finally:
-        provider.shutdown()
         if sender:
             trace.notes.extend(sender.close())
-
-
-def mark_failed(span: Span, error: BaseException) -> None:
-    """Status and type of what ended the span; its text and traceback may hold anything and stay out."""
-    span.set_attribute("error.type", type(error).__qualname__)
-    span.set_status(Status(StatusCode.ERROR))
+            trace.delivered = sender.delivered

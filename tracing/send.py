@@ -1,37 +1,43 @@
-"""Deliver recorded lines to an OTLP/HTTP endpoint, each exactly as it was written, later or while the run goes on.
+"""Deliver recorded lines to an OTLP/HTTP endpoint, later or while the run goes on.
 
-The file is the queue: whoever delivers takes the next line behind the offset kept beside the file
-(`trace.jsonl.sent.json`, one offset an endpoint), so nothing waits in memory, nothing is dropped, an interrupted
-delivery continues, and a live run and a replay never send a line twice. Only a process killed between the endpoint's
-answer and the note of it sends that one line again.
+The file is the queue: whoever delivers takes the next lines behind the offset kept beside it (`notes`), so nothing
+waits in memory, nothing is dropped, an interrupted delivery continues, and a live run and a replay never send a line
+twice. Only a process killed between the endpoint's answer and the note of it sends those lines again, under the same
+ids.
 
-Protocol: OTLP 1.x, "OTLP/HTTP", JSON encoding; `OTEL_EXPORTER_OTLP_HEADERS` is honored as specified there.
+Whole lines are joined within one `resourceSpans` array up to REQUEST_BYTES: of two JSON values Jaeger reads the first
+and answers 200. Protocol: OTLP 1.x, "OTLP/HTTP", JSON encoding. 429, 502, 503, 504 and no answer are tried again;
+what is answered otherwise is counted as rejected, and passed over.
 """
 
 import json
-import os
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from http.client import HTTPException
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from andon.files import write_whole
-from andon.tracing.lines import complete_lines
-from andon.tracing.read import MALFORMED, TraceError, require_trace
+from andon.tracing.connection import Answer, Connection
+from andon.tracing.endpoint import Endpoint, endpoint
+from andon.tracing.errors import BusyError, RefusedError, TraceError
+from andon.tracing.lines import complete_lines, total_bytes
+from andon.tracing.notes import note_offset, sent_offset
+from andon.tracing.read import MALFORMED, require_trace
 
-REQUEST_SECONDS = 10.0
+REQUEST_BYTES = 4 * 10**6  # Jaeger takes 20 MiB
 POLL_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
+TRIES_SECONDS = (1.0, 2.0, 4.0)  # a replay's waits for an endpoint that is there and busy
+PATIENCE_SECONDS = 60.0
+COUNTED_BYTES = 16 * 2**20  # of which spans are counted at a run's end
+BEGIN, END = b'{"resourceSpans":[', b"]}\n"
 # MLflow answers JSON in protobuf, whose empty message, full success, has no bytes.
 EMPTY_ANSWERS = {"application/x-protobuf": b"{}"}
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+BY_CONTENT = (400, 413, 422, 500)  # what may be said of one line among many
+FEW = 16  # lines: where more are refused to the last one, it is not their content
 
 
 class Delivery(NamedTuple):
@@ -46,139 +52,159 @@ class Delivery(NamedTuple):
         return Delivery(self.accepted + other.accepted, self.rejected + other.rejected, other.reason or self.reason)
 
 
+Lines = list[tuple[int, bytes]]  # each with the offset behind it
+
+
 def count_spans(line: bytes) -> int:
     """Spans in a recorded line, without parsing it: quotes inside JSON strings are escaped, so only keys match."""
     return line.count(b'"startTimeUnixNano":')
 
 
-def endpoint(url: str) -> str:
-    """The address spans are posted to: `url` with `/v1/traces` behind it, unless it is there already.
-
-    Raises TraceError where `url` is not an http(s) address.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise TraceError(f"otlp={url!r} is not an http(s) address; Jaeger on this machine is http://localhost:4318")
-    return url.rstrip("/").removesuffix("/v1/traces") + "/v1/traces"
+def joined(lines: Lines) -> bytes:
+    """One request of several lines; one line stays as it is."""
+    if len(lines) == 1:
+        return lines[0][1]
+    return BEGIN + b",".join(line[len(BEGIN) : -len(END)] for _, line in lines) + END
 
 
-def headers() -> dict[str, str]:
-    """Headers of a request, with those the user's OTEL_EXPORTER_OTLP_HEADERS (`key=value,...`) adds."""
-    pairs = (item.partition("=") for item in os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "").split(","))
-    own = {unquote(key.strip()): unquote(value.strip()) for key, separator, value in pairs if separator}
-    return {"Content-Type": "application/json", **own}
+def batches(lines: Iterator[tuple[int, bytes]]) -> Iterator[Lines]:
+    """Lines in groups of at most REQUEST_BYTES. One that is not as we write them stands alone."""
+    batch: Lines = []
+    size = 0
+    for end, line in lines:
+        alone = not (line.startswith(BEGIN) and line.endswith(END))
+        if batch and (alone or size + len(line) > REQUEST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append((end, line))
+        size += REQUEST_BYTES if alone else len(line)
+    if batch:
+        yield batch
 
 
-def opener(host: str | None) -> urllib.request.OpenerDirector:
-    """An opener without redirects, since a redirected POST becomes a GET whose answer would look like success.
-
-    A proxy the user has set is not asked about this machine's own ports.
-    """
-    proxy = urllib.request.ProxyHandler({} if host in LOOPBACK else None)
-    http, https = urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()
-    director = urllib.request.OpenerDirector()
-    for handler in (proxy, http, https, urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor()):
-        director.add_handler(handler)
-    return director
-
-
-def post(url: str, line: bytes) -> Delivery:
-    """Post one recorded line. Raises TraceError where the endpoint does not answer, refuses, or is no OTLP endpoint."""
-    target = endpoint(url)
-    request = urllib.request.Request(target, data=line, headers=headers())  # noqa: S310 - endpoint() allows http(s) only
-    try:
-        with opener(urlsplit(target).hostname).open(request, timeout=REQUEST_SECONDS) as response:
-            body = response.read() or EMPTY_ANSWERS.get(response.headers.get_content_type(), b"")
-    except urllib.error.HTTPError as error:
-        with error:
-            said = error.read(300).decode(errors="replace").strip()
-        raise TraceError(f"{target} answered HTTP {error.code} {error.reason}: {said or 'no more said'}") from error
-    except (OSError, HTTPException) as error:
-        why = getattr(error, "reason", error)
-        raise TraceError(f"{target} cannot be reached ({why}); start it, or name another endpoint") from error
-    return judged(target, body, count_spans(line))
-
-
-def judged(target: str, body: bytes, sent: int) -> Delivery:
-    """What an answer with status 200 says about `sent` spans. Raises TraceError where it is not OTLP's answer."""
+def judged(target: object, answer: Answer, sent: int) -> Delivery:
+    """What a successful answer says about `sent` spans. Raises TraceError where it is not OTLP's."""
+    body = answer.body or EMPTY_ANSWERS.get(answer.content_type, b"")
     try:
         partial = json.loads(body).get("partialSuccess") or {}
-        rejected = int(partial.get("rejectedSpans", 0))
+        rejected = min(max(int(partial.get("rejectedSpans", 0)), 0), sent)
+        reason = str(partial.get("errorMessage", ""))
     except MALFORMED as error:
         start = body[:80].decode(errors="replace")
         raise TraceError(f"{target} is not an OTLP endpoint: it answered {start!r}; OTLP/HTTP has port 4318") from error
-    return Delivery(sent - rejected, rejected, partial.get("errorMessage", ""))
+    return Delivery(sent - rejected, rejected, reason)
 
 
-def sent_file(path: Path) -> Path:
-    """Where the offsets delivered from `path` are kept."""
-    return path.with_name(path.name + ".sent.json")
+class Deliverer:
+    """Delivers a trace to an endpoint from where the note says on, over one connection."""
 
+    def __init__(self, path: Path, to: Endpoint) -> None:
+        self.path, self.to = path, to
+        self.total = Delivery()
+        self._connection = Connection(to)
+        self._waiting: Iterator[Lines] = iter(())
+        self._at = -1
+        self._divide = True
 
-def sent_offset(path: Path, url: str) -> int:
-    """Bytes of `path` that `url` has taken so far. Raises TraceError where the note of it is damaged."""
-    notes = sent_file(path)
-    if not notes.exists():
-        return 0
-    try:
-        offset = int(json.loads(notes.read_text(encoding="utf-8")).get(endpoint(url), 0))
-    except MALFORMED as error:
-        raise TraceError(f"{notes} is damaged ({error}); delete it, and everything is sent again") from error
-    if not 0 <= offset <= (path.stat().st_size if path.exists() else 0):
-        raise TraceError(f"{notes} says {offset} bytes were sent, beyond the end of {path.name}; delete it")
-    return offset
+    def next(self) -> Delivery | None:
+        """Deliver the next request's lines; None where there are none.
 
+        Raises BusyError where they are to be sent again later, and TraceError where the endpoint or the file is none.
+        """
+        with FileLock(self.path.with_name(self.path.name + ".lock")):
+            offset = sent_offset(self.path, self.to)
+            if offset != self._at:  # at first, and where another process has delivered meanwhile
+                self._waiting, self._at = batches(complete_lines(self.path, offset)), offset
+            batch = next(self._waiting, None)
+            if batch is None:
+                self._at = -1  # the lines to come are read by a new pass
+                return None
+            self._at = -1
+            delivery = self._deliver(batch)
+            self._at = batch[-1][0]
+            self.total = self.total.plus(delivery)
+            return delivery
 
-def note_offset(path: Path, url: str, offset: int) -> None:
-    """Keep `offset` for `url`, whole or not at all."""
-    notes = sent_file(path)
-    offsets = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
-    write_whole(notes, json.dumps(offsets | {endpoint(url): offset}))
-
-
-def deliver_next(path: Path, url: str) -> Delivery | None:
-    """Deliver the first line `url` has not taken yet; None where there is none. Raises TraceError as `post` does."""
-    with FileLock(path.with_name(path.name + ".lock")):
-        upcoming = next(complete_lines(path, sent_offset(path, url)), None)
-        if upcoming is None:
-            return None
-        offset, line = upcoming
-        delivery = post(url, line)
-        note_offset(path, url, offset)
+    def _deliver(self, lines: Lines) -> Delivery:
+        spans = sum(count_spans(line) for _, line in lines)
+        try:
+            answer = self._connection.post(joined(lines))
+        except RefusedError as error:
+            if len(lines) > 1 and error.status in BY_CONTENT and self._divide:
+                return self._deliver_halves(lines)
+            delivery = Delivery(0, spans, str(error))
+        else:
+            delivery = judged(self.to, answer, spans)
+        note_offset(self.path, self.to, lines[-1][0], delivery.rejected)
         return delivery
 
+    def _deliver_halves(self, lines: Lines) -> Delivery:
+        """Find the lines that are refused, so that all others arrive."""
+        half = len(lines) // 2
+        delivery = self._deliver(lines[:half]).plus(self._deliver(lines[half:]))
+        if len(lines) >= FEW and not delivery.accepted:
+            self._divide = False
+        return delivery
 
-def undelivered(path: Path, url: str) -> int:
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def undelivered(path: Path, url: str | None) -> int:
     """Spans of `path` that `url` has not taken yet. Raises TraceError where the file is gone, or its note cannot be."""
     require_trace(path)
-    return sum(count_spans(line) for _, line in complete_lines(path, sent_offset(path, url)))
+    return sum(count_spans(line) for _, line in complete_lines(path, sent_offset(path, endpoint(url))))
 
 
-def replay(path: Path, url: str, *, again: bool = False, progress: Callable[[int], None] | None = None) -> Delivery:
-    """Deliver what `url` has not taken yet, or everything with `again`; `progress` hears the spans of each line.
+def replay(
+    path: Path, url: str | None, *, again: bool = False, progress: Callable[[int], None] | None = None
+) -> Delivery:
+    """Deliver what `url` has not taken yet, or everything with `again`; `progress` hears the spans of each request.
 
-    Raises TraceError as `post` does; what was delivered until then stays noted, and the next call goes on from there.
+    Without `url`, the endpoint is the one that OpenTelemetry's variables name. One that is busy is tried again a few
+    times, after the wait that it asks for.
+
+    Raises TraceError where it does not answer or is none, and where nothing can be
+    noted beside the trace; what was delivered until then stays noted, and the next call goes on from there.
     """
+    to = endpoint(url)
     require_trace(path)
-    if again:
-        note_offset(path, url, 0)
-    total = Delivery()
-    while delivery := deliver_next(path, url):
-        total = total.plus(delivery)
-        if progress:
-            progress(delivery.accepted + delivery.rejected)
-    return total
+    try:
+        if again:
+            note_offset(path, to, 0)
+        deliverer = Deliverer(path, to)
+        try:
+            while delivery := _next_of_a_busy_one(deliverer):
+                if progress:
+                    progress(delivery.accepted + delivery.rejected)
+        finally:
+            deliverer.close()
+    except OSError as error:
+        raise TraceError(
+            f"{path} cannot be read and noted beside ({error}); name a run in a writable folder"
+        ) from error
+    return deliverer.total
+
+
+def _next_of_a_busy_one(deliverer: Deliverer) -> Delivery | None:
+    for seconds in TRIES_SECONDS:
+        try:
+            return deliverer.next()
+        except BusyError as error:
+            if not error.answered or error.wait > PATIENCE_SECONDS:
+                raise
+            time.sleep(max(seconds, error.wait))
+    return deliverer.next()
 
 
 class Sender:
     """Delivers the lines of a growing file from a thread of its own, which the run never waits for."""
 
-    def __init__(self, path: Path, url: str) -> None:
-        endpoint(url)
-        self.path = path
-        self.url = url
-        self.total = Delivery()
+    def __init__(self, path: Path, to: Endpoint) -> None:
+        self.path, self.to = path, to
         self.problem = ""
+        self._deliverer = Deliverer(path, to)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._deliver_until_closed, name="otlp-sender", daemon=True)
         self._thread.start()
@@ -188,29 +214,45 @@ class Sender:
         while True:
             last_round = self._closing.is_set()
             try:
-                while self.path.exists() and (delivery := deliver_next(self.path, self.url)):
-                    self.total = self.total.plus(delivery)
-                self.problem = ""
-                wait = POLL_SECONDS
-            except (TraceError, OSError) as error:
-                self.problem = str(error)
-                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                while self.path.exists() and self._deliverer.next():
+                    self.problem = ""
+                wait, self.problem = POLL_SECONDS, ""
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and its note says it
+                self.problem = self.to.redacted(str(error) if isinstance(error, TraceError) else repr(error))
+                wait = max(min(2 * wait, LONGEST_WAIT_SECONDS), error.wait if isinstance(error, BusyError) else 0)
             if last_round:
+                self._deliverer.close()
                 return
             self._closing.wait(wait)
+
+    @property
+    def delivered(self) -> int:
+        """Spans that were accepted."""
+        return self._deliverer.total.accepted
 
     def close(self) -> list[str]:
         """Give the last lines CLOSE_SECONDS to go out, then stop waiting; a sentence for whatever did not arrive."""
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         said = []
-        if self.total.rejected:
-            said.append(f"{self.url} rejected {self.total.rejected} spans: {self.total.reason or 'it did not say why'}")
+        total = self._deliverer.total
+        if total.rejected:
+            reason = self.to.redacted(total.reason) or "it did not say why"
+            said.append(f"{self.to} rejected {total.rejected} spans: {reason}")
         try:
-            left = undelivered(self.path, self.url)
-        except TraceError as error:
+            left = self._left()
+        except (TraceError, OSError) as error:
             return [*said, str(error)]
         if left:
             why = self.problem or f"{CLOSE_SECONDS:g} s were not enough"
-            said.append(f"{left} spans did not reach {self.url} ({why}); `andon trace replay` sends them from the file")
+            said.append(f"{left} did not reach {self.to} ({why}); `andon trace replay` sends them from the file")
         return said
+
+    def _left(self) -> str:
+        """How much did not arrive; a long file is not read for that."""
+        offset = sent_offset(self.path, self.to)
+        size = total_bytes(self.path) - offset
+        if size > COUNTED_BYTES:
+            return f"spans of {size / 1e6:.0f} MB"
+        spans = sum(count_spans(line) for _, line in complete_lines(self.path, offset)) if size else 0
+        return f"{spans} spans" if spans else ""

@@ -17,6 +17,11 @@ class NotApplicable(Exception):  # noqa: N818 - no error: nothing is wrong
     """The check does not apply to this subject; the message says what it would need."""
 
 
+def left_out_by(field: str, value: object, why: str) -> NotApplicable:
+    """What a check raises that does not apply because a field of the subject is set: the field stands first."""
+    return NotApplicable(f"{field}={value!r} leaves it out: it needs {why}")
+
+
 class SubjectError(ValueError):
     """A factory of the subject returned what it must not; the message names the factory, the value and the rule."""
 

@@ -137,7 +137,7 @@ class Subject:
         default=None,
         metadata=says(
             MODEL, "collate_packed(documents: list of lists of token ids) -> batch",
-            "Documents end to end in one row, isolated from each other.",
+            "Documents end to end, isolated from each other: in one row, or in as many as hold them.",
         ),
     )  # fmt: skip
     generate: Callable[[nn.Module, Tensor, int], Tensor] | None = field(
@@ -157,6 +157,13 @@ class Subject:
         default=None,
         metadata=says(
             MODEL, "configure(**changes) -> torch.nn.Module", "A new model with these settings changed."
+        ),
+    )  # fmt: skip
+    resize_vocabulary: Callable[[nn.Module, int], nn.Module] | None = field(
+        default=None,
+        metadata=says(
+            MODEL, "resize_vocabulary(model, size) -> torch.nn.Module",
+            "The model to go on with, changed in place or new, with a vocabulary of at least this size.",
         ),
     )  # fmt: skip
     config_alternatives: Mapping[str, Any] = field(
@@ -205,6 +212,13 @@ class Subject:
             "The mean loss in nats over the labels that are not ignored, of all batches together.",
         ),
     )  # fmt: skip
+    metrics: Callable[[nn.Module, list[Batch]], Mapping[str, float]] | None = field(
+        default=None,
+        metadata=says(
+            TRAINING, "metrics(model, batches: list of batches) -> mapping",
+            "What an evaluation reports of all batches together, beside the loss.",
+        ),
+    )  # fmt: skip
     loop: Callable[[], Loop] | None = field(
         default=None,
         metadata=says(
@@ -244,6 +258,13 @@ class Subject:
         metadata=says(
             DATA, "encode_instruction(prompt, answer) -> (token ids, labels)",
             "An instruction as it is trained on, with a label of -100 where nothing is to be predicted.",
+        ),
+    )  # fmt: skip
+    encode_conversation: Callable[[Sequence[Mapping[str, str]]], tuple[Sequence[int], Sequence[int]]] | None = field(
+        default=None,
+        metadata=says(
+            DATA, "encode_conversation(messages: list of {role, content}) -> (token ids, labels)",
+            "A conversation of `user` and `assistant` messages, as it is trained on: labels of -100 but for answers.",
         ),
     )  # fmt: skip
     eos_id: int | None = field(

@@ -34,6 +34,14 @@ LOGGED = {
     "tokens": "how many this step was made of: all of its micro-batches' tokens, or those whose labels are not ignored",
 }
 
+# What `Subject.metrics` may return beside others; each is held to what it is called.
+METRICS = {
+    "loss": "mean nats per label that is not ignored",
+    "perplexity": "e to the power of the mean nats per label",
+    "accuracy": "share of the labels that are not ignored whose token has the largest logit",
+    "tokens": "how many: all of the batches' tokens, or those whose labels are not ignored",
+}
+
 # Parts of a batch by role; `Subject.roles` says which key or position has a role, where no name does.
 ROLES = {
     "tokens": Role(("input_ids", "tokens", "inputs", "input", "idx", "x"), "token ids (B, T)"),
@@ -101,4 +109,5 @@ RENAMED = {
 def keys_of(name: str) -> Mapping[str, str]:
     """What the mapping of a field, or the one that it returns, can hold, by key; empty where that is not fixed."""
     roles = {role: f"{each.what}; by name {', '.join(each.names)}" for role, each in ROLES.items()}
-    return {"hyperparameters": HYPERPARAMETERS, "roles": roles, "train_step": LOGGED, "loop": LOGGED}.get(name, {})
+    known = {"hyperparameters": HYPERPARAMETERS, "roles": roles, "metrics": METRICS}
+    return (known | dict.fromkeys(("train_step", "loop"), LOGGED)).get(name, {})

@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from andon.runs.choosing import choose_model
 from andon.runs.models import (
     ADAPTER_NAME,
     JOB_FILE,
     ModelError,
     adapter_job,
+    dump_job,
     load_adapted,
     load_any_model,
     resolve_checkpoint,
-    write_job,
 )
+from andon.text import clean
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,6 +53,11 @@ def write(
         click.echo("no supported tokenizer was found: put the model's tokenizer.json there", err=True)
 
 
+def tell(text: str) -> None:
+    """Say something beside the result."""
+    click.echo(clean(text), err=True)
+
+
 def export_peft(model: Path, out: Path) -> None:
     """Write a fine-tune's adapter alone, as `peft` loads it, and its training method beside it."""
     from andon.core.adapters.lora import lora_parameters
@@ -61,8 +68,7 @@ def export_peft(model: Path, out: Path) -> None:
     if job is None:
         raise ModelError(f"{model}: is a full model, not an adapter; use --format hf")
     loaded, _ = load_adapted(folder, job)
-    save_adapter(loaded, out, ADAPTER_NAME, str(job.base))
-    write_job(job, out / JOB_FILE)
+    save_adapter(loaded, out, ADAPTER_NAME, str(job.base), {JOB_FILE: dump_job(job)})
     count = sum(factor.numel() for factor in lora_parameters(loaded, ADAPTER_NAME).values())
     click.echo(f"{out}: {count:,} parameters, for the model in {job.base}")
 
@@ -87,8 +93,10 @@ Examples:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast the weights; by default they stay as they are.")
-def command(model: Path, kind: str, out: Path, dtype: str | None) -> None:
+@click.option("--best", is_flag=True, help="Of a run: the checkpoint of the lowest validation loss, not the newest.")
+def command(model: Path, kind: str, out: Path, dtype: str | None, best: bool) -> None:
     """Write a model as a Hugging Face directory, or an adapter as PEFT's, which transformers and others load."""
+    model = choose_model(model, best=best, say=tell)
     if kind == "hf":
         convert(model, out, dtype)
     elif dtype:

@@ -1,12 +1,16 @@
 """`andon generate`: continue a prompt."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from andon.cli.export import tell
+from andon.runs.choosing import choose_model
 from andon.runs.models import load_any_model, marks_of
+from andon.text import clean
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,13 +54,17 @@ Examples:
 @click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+@click.option("--best", is_flag=True, help="Of a run: the checkpoint of the lowest validation loss, not the newest.")
+def command(
+    model: Path, prompt: str, max_new_tokens: int, temperature: float, top_p: float, seed: int, best: bool
+) -> None:
     """Continue a prompt with a trained or a published model, printing tokens as they are generated."""
     import torch
 
     from andon.core.formats.marks import marks_of_text
     from andon.core.model.generate import generate
 
+    model = choose_model(model, best=best, say=tell)
     loaded, tokenizer = load_any_model(model)
     if tokenizer is None:
         raise click.UsageError(f"{model}: has no tokenizer; put its tokenizer.json there")
@@ -87,7 +95,7 @@ def command(model: Path, prompt: str, max_new_tokens: int, temperature: float, t
 def _say_what_is_left(marks: "Marks") -> None:
     left = ", ".join(f"{key}={value!r}" for key, value in marks.generation.items() if key in SAMPLING)
     if left:
-        click.echo(f"generation_config.json: not applied: {left}; the options of this command count", err=True)
+        tell(f"generation_config.json: not applied: {left}; the options of this command count")
 
 
 def _ends(marks: "Marks", end: int) -> set[int]:
@@ -100,11 +108,12 @@ def _ends(marks: "Marks", end: int) -> set[int]:
 def _show(prompt: str, tokenizer: "Tokenizer", ids: list[int], generated: Iterable[int], hidden: set[int]) -> None:
     """Print the prompt, and then what each further token adds to the text."""
     written, shown = ids, prompt
-    click.echo(prompt, nl=False)
+    shield = clean if sys.stdout.isatty() else str  # in a file the text stays as the model wrote it
+    click.echo(shield(prompt), nl=False)
     for token in generated:
         written = [*written, token]
         text = tokenizer.decode([each for each in written if each not in hidden], skip_special_tokens=False)
         if text.startswith(shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else half a character
-            click.echo(text[len(shown) :], nl=False)
+            click.echo(shield(text[len(shown) :]), nl=False)
             shown = text
     click.echo()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from andon.cli.export import DTYPES, convert
+from andon.cli.export import DTYPES, convert, tell
+from andon.runs.choosing import choose_model
 
 
 @click.command(epilog="Example: andon import --model SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2")
@@ -13,4 +14,4 @@ from andon.cli.export import DTYPES, convert
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast the weights; by default they stay as they are.")
 def command(model: Path, out: Path, dtype: str | None) -> None:
     """Read Hugging Face or GGUF weights, check them, and write one safetensors directory."""
-    convert(model, out, dtype)
+    convert(choose_model(model, best=False, say=tell), out, dtype)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from andon.cli.export import DTYPES, write
+from andon.cli.export import DTYPES, tell, write
+from andon.runs.choosing import choose_model
 from andon.runs.models import ADAPTER_NAME, ModelError, adapter_job, load_adapted, resolve_checkpoint
 
 
@@ -23,7 +24,8 @@ Examples:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast the weights; by default they are as in training.")
-def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> None:
+@click.option("--best", is_flag=True, help="Of a run: the checkpoint of the lowest validation loss, not the newest.")
+def command(model: Path, base: Path | None, out: Path, dtype: str | None, best: bool) -> None:
     """Merge an adapter into the model that it was trained on, and write a Hugging Face directory.
 
     A QLoRA adapter is merged into the dequantized weights, on which it was trained; nothing is quantized again.
@@ -32,7 +34,7 @@ def command(model: Path, base: Path | None, out: Path, dtype: str | None) -> Non
     from andon.core.formats.huggingface import DTYPES
     from andon.core.formats.marks import load_marks, marks_beside
 
-    folder = resolve_checkpoint(model)
+    folder = choose_model(model, best=best, say=tell)
     job = adapter_job(folder, base)
     if job is None:
         raise ModelError(f"{model}: is not an adapter, so there is nothing to merge; name a fine-tune's folder")

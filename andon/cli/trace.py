@@ -1,20 +1,20 @@
 """`andon trace`: deliver a run's recorded spans to an OTLP endpoint such as Jaeger."""
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import click
 
 if TYPE_CHECKING:
-    from andon.tracing.read import Recording
+    from andon.tracing.read import Overview
     from andon.tracing.send import Delivery
 
 BAR_AFTER_SECONDS = 2.0
-LISTED = 5
+OTLP = "OTLP/HTTP endpoint, such as http://localhost:4318 for Jaeger; by default that of OTEL_EXPORTER_OTLP_ENDPOINT."
 
 
 @click.group()
@@ -24,33 +24,79 @@ def command() -> None:
 
 @command.command()
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.option("--otlp", "url", required=True, help="OTLP/HTTP endpoint, such as http://localhost:4318 for Jaeger.")
+@click.option("--otlp", "url", help=OTLP)
 @click.option("--again", is_flag=True, help="Send everything, also what was accepted before.")
+@click.option("--check", "query", metavar="URL", help="Read all back from Jaeger's page, http://localhost:16686.")
 @click.pass_context
-def replay(context: click.Context, run: Path, url: str, again: bool) -> None:
+def replay(context: click.Context, run: Path, url: str | None, again: bool, query: str | None) -> None:
     """Send the spans of RUN (a run's folder, or a trace.jsonl) and say what was accepted.
 
-    What was accepted is noted beside the trace, so an interrupted replay goes on where it stopped.
+    What was accepted is noted beside the trace, so an interrupted replay goes on where it stopped. Accepted is not
+    stored: --check reads every trace back, sends again what is missing, and says how many spans are there.
 
     \b
     Examples:
       andon trace replay reports/runs/demo --otlp http://localhost:4318
       andon trace replay reports/runs/demo --otlp http://localhost:4318 --again
+      andon trace replay reports/runs/demo --otlp http://localhost:4318 --check http://localhost:16686
     """
-    from andon.tracing import read, send
+    from andon.tracing.read import files_of
 
-    path = run / "trace.jsonl" if run.is_dir() else run
-    recording = read.read_spans(path)
-    with bar(len(recording.spans) if again else send.undelivered(path, url)) as advance:
-        delivery = send.replay(path, url, again=again, progress=advance)
-    click.echo("\n".join(summary(recording, delivery, url)))
-    if delivery.rejected:
+    failed = [_replay(path, url, query, again=again) for path in files_of(run)]
+    if any(failed):
         context.exit(1)
+
+
+def _replay(path: Path, url: str | None, query: str | None, *, again: bool) -> bool:
+    """Send one trace, and print what became of it; whether some of it is not there."""
+    from andon.tracing import jaeger, send
+    from andon.tracing.endpoint import endpoint
+    from andon.tracing.read import Overview
+
+    to = endpoint(url)
+    overview = Overview(path)
+    with bar(overview.spans) as advance:
+        delivery = send.replay(path, url, again=again, progress=advance)
+    click.echo("\n".join(summary(overview, delivery, str(to).removesuffix("/v1/traces"))))
+    if page := jaeger.view(to):
+        click.echo(f"{len(overview.trace_ids)} traces, in Jaeger's view:")
+        click.echo("\n".join(f"  {link}" for link in jaeger.links(page, list(overview.trace_ids), overview.run_id)))
+    if not query:
+        return bool(delivery.rejected)
+    with bar(overview.spans) as advance:
+        stored = jaeger.check(path, query, to, advance)
+    resent = f", {stored.resent} of them sent again" if stored.resent else ""
+    click.echo(f"{query} has {stored.found} of {stored.spans} spans{resent}")
+    return stored.found < stored.spans
+
+
+@command.command()
+@click.option("--repository", metavar="URL", help="Of the source, by default git's remote `origin`.")
+@click.option("--revision", help="Commit or branch of the source, by default the commit checked out.")
+@click.option("--reports", default="http://localhost:8000", help="Where `python -m http.server` shows reports/runs.")
+@click.option("--output", type=click.Path(path_type=Path), default="jaeger-ui.json", help="The file to write.")
+def links(repository: str | None, revision: str | None, reports: str, output: Path) -> None:
+    """Write the configuration by which Jaeger's page links spans to their source and runs to their reports.
+
+    \b
+    Examples:
+      andon trace links
+      andon trace links --repository https://github.com/me/my-model --revision main
+    """
+    from andon.files import write_whole
+    from andon.gates import commits
+    from andon.tracing.jaeger import page_configuration
+
+    source = repository or commits.remote()
+    found = page_configuration(source, revision or commits.head() or "main", reports)
+    write_whole(output, json.dumps(found, indent=2) + "\n")
+    where = f"to {source}" if source else "to reports alone: git knows no remote `origin`; --repository URL names it"
+    click.echo(f"{output}: links {where}")
 
 
 @contextmanager
 def bar(total: int) -> Generator[Callable[[int], None], None, None]:
-    """A progress bar over `total` spans that shows itself only once the work has taken BAR_AFTER_SECONDS."""
+    """A progress bar over `total` spans on a terminal, that shows itself once the work has taken BAR_AFTER_SECONDS."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn  # slow to import
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
@@ -60,7 +106,7 @@ def bar(total: int) -> Generator[Callable[[int], None], None, None]:
 
     def advance(spans: int) -> None:
         progress.advance(task, spans)
-        if time.monotonic() - begin > BAR_AFTER_SECONDS:
+        if progress.console.is_terminal and time.monotonic() - begin > BAR_AFTER_SECONDS:
             progress.start()
 
     try:
@@ -70,30 +116,17 @@ def bar(total: int) -> Generator[Callable[[int], None], None, None]:
             progress.stop()
 
 
-def summary(recording: "Recording", delivery: "Delivery", url: str) -> Iterator[str]:
-    """What was accepted, what the trace lacks, and where to look at it."""
+def summary(overview: "Overview", delivery: "Delivery", url: str) -> Iterator[str]:
+    """What was accepted, and what the trace lacks."""
     if delivery.accepted or delivery.rejected:
         yield f"{url} accepted {delivery.accepted} of {delivery.accepted + delivery.rejected} spans"
     else:
-        yield f"nothing new: {url} has all {len(recording.spans)} spans; --again sends them again"
+        yield f"nothing new: {url} has all {overview.spans} spans; --again sends them again"
     if delivery.rejected:
         yield f"rejected {delivery.rejected}: {delivery.reason or 'the endpoint did not say why'}"
-    if recording.torn_bytes:
-        yield f"left out a torn last line of {recording.torn_bytes} bytes: the run was killed while writing it"
-    yield from rootless(recording)
-    ids = list(dict.fromkeys(span.trace_id for span in recording.spans))
-    yield f"{len(ids)} traces, in Jaeger's view:"
-    view = f"http://{urlsplit(url).hostname}:16686/trace"
-    shown = ids if len(ids) <= 2 * LISTED else [*ids[:LISTED], "", *ids[-LISTED:]]
-    for trace_id in shown:
-        yield f"  {view}/{trace_id}" if trace_id else f"  ... {len(ids) - 2 * LISTED} more"
-
-
-def rootless(recording: "Recording") -> Iterator[str]:
-    """A sentence on spans whose window was still open when the file ended."""
-    ids = {span.span_id for span in recording.spans}
-    orphans = [span for span in recording.spans if span.parent_id and span.parent_id not in ids]
-    if orphans:
-        steps = [span.attributes["train.step"] for span in orphans if "train.step" in span.attributes]
+    if overview.torn_bytes:
+        yield f"left out a torn last line of {overview.torn_bytes} bytes: the run was killed while writing it"
+    count, steps = overview.orphans()
+    if count:
         where = f" (steps {min(steps)} to {max(steps)})" if steps else ""
-        yield f"{len(orphans)} spans{where} have no window: the run ended, or is still, inside it"
+        yield f"{count} spans{where} have no window: the run ended, or is still, inside it"

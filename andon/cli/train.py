@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from andon.runs.folder import require_resumable
 from andon.runs.launch import run_and_exit, run_options, split_options
 
 
@@ -32,6 +33,8 @@ def command(config: Path | None, **given: Any) -> None:
     from andon.core.config import load_config
 
     options, changes = split_options(given)
+    if options.resume:
+        require_resumable(options.resume)
     source = config or (options.resume and options.resume / "config.json")
     if not source:
         raise click.UsageError("name a CONFIG such as configs/tiny.toml, or a run with --resume")

@@ -4,16 +4,15 @@ import os
 import shlex
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
 import click
 
 from andon.cli import door
+from andon.cli.bar import bar
 from andon.console import console
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from andon.verify.run.report import Report
     from andon.verify.subject import Subject
 
-BAR_AFTER_SECONDS = 2.0
 SEVEREST = (1, 2, 3, 0)  # of several subjects' exit codes the first of these is the command's
 COLORS = {"RED": "red", "YELLOW": "yellow", "ERROR": "magenta"}
 NAMES, TIERS, LIGHTS = 30, 6, 12  # columns of a check's name, of its tier and of its lights in a list
@@ -275,26 +273,3 @@ def in_words(line: "Line", asked: str) -> str:
     after += [f"{asked} Turns {' or '.join(docstring.lights(line))}."]
     blocks = ["\n".join(wrap(part)) for part in before if part]
     return "\n\n".join([*blocks, *example, *("\n".join(wrap(part)) for part in after)]) + "\n"
-
-
-@contextmanager
-def bar() -> Generator[Callable[[int, int, str], None]]:
-    """A progress bar on a terminal, which shows itself only once checking has taken BAR_AFTER_SECONDS."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    screen = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    progress = Progress(*columns, console=screen, transient=True)
-    task = progress.add_task("", total=None)
-    timer = threading.Timer(BAR_AFTER_SECONDS, progress.start)
-    timer.daemon = True
-    if screen.is_terminal:
-        timer.start()
-    try:
-        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)
-    finally:
-        timer.cancel()
-        if screen.is_terminal:
-            timer.join()  # it may be starting the bar just now
-            progress.stop()

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from andon.demo.measure import SAMPLE_TOKENS, SAMPLES, measure, unit
+from andon.reading import read_bytes
 from andon.runs import run
 from andon.runs.finetuning import new_job, prepare_finetune
 from andon.runs.folder import RUNS, new_folder, write_result
 from andon.runs.launch import summary
 from andon.runs.models import resolve_checkpoint
+from andon.sealing import unseal
+from andon.text import without_secrets
 
 if TYPE_CHECKING:
     from andon.core.config import Config
@@ -57,7 +60,7 @@ class Demo(NamedTuple):
         from andon import gates
 
         metrics = {key: gates.Metric(value, unit(key)) for key, value in figures.items()}
-        command_line = shlex.join(["andon", *sys.argv[1:]])
+        command_line = without_secrets(shlex.join(["andon", *sys.argv[1:]]))
         gates.write_evidence(gates.Evidence(name, command_line, time.monotonic() - self.begun, self.sources, metrics))
         return list(gates.judge(name, self.gates).checks)
 
@@ -75,7 +78,7 @@ def run_parts(demo: Demo, part: str, against: str, out: Path | None) -> "tuple[P
         result, found = finetune(demo, method, base or folder, folder if base else folder / method)
         finetunes.append(result)
         checks += found
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = unseal(read_bytes(folder / "result.json"))
     write_result(folder, result | {"finetunes": finetunes})
     return folder, gates.Verdict(name, tuple(checks))
 

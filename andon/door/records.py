@@ -53,7 +53,7 @@ class Optimizing:
     steps: int = 0
     window: Window = field(default_factory=Window)
     backwards: Counter[int] = field(default_factory=Counter)  # windows by their number of backward passes
-    clipped: Counter[str] = field(default_factory=Counter)  # windows by what their clips were
+    kinds: Counter[str] = field(default_factory=Counter)  # windows by what was done in them
     clip: Clip | None = None  # the last that came after a backward pass
     rates: list[tuple[float, ...]] = field(default_factory=list)  # of each step's groups
     last_step: int = 0  # in steps of all optimizers
@@ -63,7 +63,7 @@ class Optimizing:
 def summed(each: Optimizing) -> int:
     """Of how many micro-batches each step so far has summed the gradients, with nothing done to the sum; else 1."""
     counts = list(each.backwards)
-    return counts[0] if len(counts) == 1 and each.clipped["summed"] == each.clipped["windows"] else 1
+    return counts[0] if len(counts) == 1 and each.kinds["summed"] == each.kinds["all"] else 1
 
 
 @dataclass

@@ -99,9 +99,9 @@ class StepNotes:
         window, each.window = each.window, Window()
         each.backwards[window.backwards] += 1
         each.rates.append(tuple(float(group.get("lr", "nan")) for group in each.optimizer.param_groups))
-        each.clipped["windows"] += 1
+        each.kinds["all"] += 1
         for kind, is_so in _kinds(window).items():
-            each.clipped[kind] += is_so
+            each.kinds[kind] += is_so
         each.clip = window.clips[-1] if window.clips else each.clip
         for schedule in self.run.scheduling.values():
             if schedule.optimizer == id(each.optimizer):
@@ -115,10 +115,10 @@ def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 
 def _kinds(window: Window) -> dict[str, bool]:
-    """What a window's clipping was."""
+    """What was done in a window."""
     acted = any(clip.backwards and clip.norm > clip.max_norm for clip in window.clips)
     return {
-        "any": bool(window.clips),
+        "clipped": bool(window.clips),
         "grown": window.grown_after_clip,
         "grown and acted": window.grown_after_clip and acted,
         "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),

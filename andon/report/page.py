@@ -4,7 +4,6 @@ What was not measured is shown as such and never as a number. Plots are drawn by
 inlined together with its license; everything else is rendered here.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,12 @@ from markupsafe import Markup
 
 from andon.files import write_whole
 from andon.log import of_kind, read_log
+from andon.reading import ReadError, read_bytes, read_json
 from andon.report.curves import curves
 from andon.report.timeline import read_timeline, shares
 from andon.report.trends import trends
+from andon.sealing import unseal
+from andon.text import without_secrets
 
 HERE = Path(__file__).parent
 NOT_MEASURED = "not measured"
@@ -56,7 +58,7 @@ def render_report(run: Path, verdict: Mapping[str, Any] | None) -> Path:
 def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
     """All values of the template; None for what is missing."""
     log = read_log(run)
-    result = read_object(run / "result.json")
+    result = read_object(run / "result.json", sealed=True)
     baselines = {name: nats for name, nats in result.get("baselines", {}).items() if nats is not None}
     trace = run / "trace.jsonl"
     step, beside = read_timeline(trace) if trace.exists() else (None, [])
@@ -65,7 +67,8 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
         "run": run.resolve().name,
         "folder": run,
         "ended": bool(result),
-        **{key: result.get(key) for key in ("started", "exit", "command")},
+        **{key: result.get(key) for key in ("started", "exit")},
+        "command": without_secrets(str(result["command"])) if "command" in result else None,
         "machine": {key: result.get(key) for key in ("processor", "threads", "torch")},
         "verdict": verdict,
         "trends": trends(verdict),
@@ -107,14 +110,14 @@ def asset(name: str) -> Markup:
     return Markup((HERE / name).read_text(encoding="utf-8"))  # noqa: S704 - our own files, not a user's
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     """A JSON object, or an empty one where the file is missing. Raises ReportError where it is anything else."""
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path} is not JSON ({error}); remove it to report on the rest of the run") from error
+        content = unseal(read_bytes(path)) if sealed else read_json(path)
+    except ReadError as error:
+        raise ReportError(f"{path}: {error}; remove it to report on the rest of the run") from error
     if not isinstance(content, dict):
         raise ReportError(f"{path} holds {content!r:.60}, not an object; remove it to report on the rest of the run")
     return content

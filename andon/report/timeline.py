@@ -1,7 +1,7 @@
 """Where a run's time went: one typical step from its spans, and the phases' shares over the run from its log."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from andon.tracing.read import RecordedSpan
 
 STEP = "train.step"
+BETWEEN = "between steps"
 MAX_COLUMNS = 48
 OTHER = "other"
 
@@ -65,13 +66,12 @@ def read_timeline(path: Path) -> tuple[TypicalStep | None, list[OtherSpans]]:
     counts: Counter[str] = Counter()
     seconds: defaultdict[str, float] = defaultdict(float)
     begin = 0
-    for end, line in lines.complete_lines(path):
-        *_, outermost = read.parse_line(line)
-        if outermost.name == STEP:
-            durations.append((outermost.end - outermost.start, begin))
-        elif outermost.parent_id:
-            counts[outermost.name] += 1
-            seconds[outermost.name] += (outermost.end - outermost.start) / 1e9
+    for end, spans in read.lines_of_spans(path):
+        if spans[-1].name == STEP:
+            durations.append((spans[-1].end - spans[-1].start, begin))
+        for span in outside_steps(spans):
+            counts[span.name] += 1
+            seconds[span.name] += (span.end - span.start) / 1e9
         begin = end
     beside = [
         OtherSpans(name, counts[name], total) for name, total in sorted(seconds.items(), key=lambda item: -item[1])
@@ -81,6 +81,17 @@ def read_timeline(path: Path) -> tuple[TypicalStep | None, list[OtherSpans]]:
     _, offset = median_low(durations)
     _, line = next(lines.complete_lines(path, offset))
     return typical_step(read.parse_line(line)), beside
+
+
+def outside_steps(spans: Sequence["RecordedSpan"]) -> Iterator["RecordedSpan"]:
+    """Of a line's spans those beside the steps, such as validation, without what is below them. Parents come last."""
+    below: set[str] = set()
+    for span in reversed(spans):
+        if span.parent_id in below or span.name == STEP:
+            below.add(span.span_id)
+        elif span.parent_id and span.name != BETWEEN:
+            below.add(span.span_id)
+            yield span
 
 
 def typical_step(spans: Sequence["RecordedSpan"]) -> TypicalStep:

@@ -7,10 +7,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+
+from andon.files import write_whole
 
 if TYPE_CHECKING:
     from andon.core.config import CordConfig
@@ -153,3 +156,12 @@ def check_bound(bound: Bound, value: float | None, setting: float, watch: "Watch
         detail="\n".join(found),
         exit_code=3 if value is None else int(not holds),
     )
+
+
+def write_verdict(verdict: "Verdict", verb: str, folder: Path) -> str:
+    """Write the verdict that stopped a run to `cord.json`; returns the message about it."""
+    from andon import gates
+
+    write_whole(folder / "cord.json", gates.render_json(verdict))
+    text = gates.render_text(verdict)
+    return f"the cord stopped the run: {text}\nwith a checkpoint; continue with: andon {verb} --resume {folder}"

@@ -4,8 +4,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from andon.files import write_whole
 from andon.log import of_kind, read_log
-from andon.runs.folder import CACHE, RunError
+from andon.runs.folder import CACHE, RunError, nothing_to_resume
 from andon.runs.models import (
     ADAPTER_NAME,
     JOB_FILE,
@@ -16,7 +17,7 @@ from andon.runs.models import (
     resolve_checkpoint,
     write_job,
 )
-from andon.runs.run import Prepare, RunSetup
+from andon.runs.setup import Prepare, RunSetup
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -94,7 +95,8 @@ def job_to_resume(folder: Path, method: str) -> FinetuneJob:
         RunError: there is no such run, or one of another verb.
     """
     if not (folder / JOB_FILE).exists():
-        raise RunError(f"{folder}: holds no fine-tune to resume; name the folder of one")
+        other = f"{folder}: holds no fine-tune to resume; name the folder of one"
+        raise RunError(other if (folder / "config.json").exists() else nothing_to_resume(folder))
     job = read_job(folder / JOB_FILE)
     if job.method != method:
         raise RunError(f"{folder}: continue with: andon finetune {job.method} --resume {folder}")
@@ -155,7 +157,7 @@ def open_data(job: FinetuneJob, config: "Config", tokenizer: "Tokenizer | None",
         return open_dataset(config, CACHE, tokenizer, eos_id)
     file = folder / TOKENIZER
     dataset = instructions.open_instructions(config, sources, tokenizer, file, job.template, eos_id)
-    tokenizer.save(str(file))
+    write_whole(file, tokenizer.to_str(pretty=True))
     return dataset
 
 

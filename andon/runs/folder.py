@@ -1,8 +1,10 @@
 """A run's folder: its name, its lock, its log and its result."""
 
+import hashlib
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from andon.files import write_whole
+from andon.files import sweep, write_whole
 from andon.log import NAME as LOG
-from andon.log import of_kind, read_log
+from andon.log import Record, of_kind, read_log
+from andon.sealing import seal
 
 if TYPE_CHECKING:
     from andon.core.training.state import TrainState
 
 RUNS = Path("reports/runs")
 CACHE = Path("reports/data")
+SPANS = 5  # of a log's holes that a message names
 
 
 class RunError(RuntimeError):
@@ -42,8 +46,8 @@ def locked(folder: Path, *, resume: bool) -> Generator[None]:
     new = not folder.exists()
     started = (folder / "config.json").exists()
     if resume and not started:
-        raise RunError(f"{folder}: holds no run to resume; name a folder such as {RUNS}/<id>")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise RunError(nothing_to_resume(folder))
+    make_folder(folder)
     lock = filelock.FileLock(folder / "run.lock")
     try:
         lock.acquire(timeout=0)
@@ -52,6 +56,7 @@ def locked(folder: Path, *, resume: bool) -> Generator[None]:
     try:
         if not resume and (folder / "config.json").exists():
             raise RunError(f"{folder}: holds a run already; continue it with --resume {folder}, or name another --out")
+        clear_leftovers(folder)
         yield
     finally:
         lock.release()
@@ -60,10 +65,79 @@ def locked(folder: Path, *, resume: bool) -> Generator[None]:
             folder.rmdir()
 
 
-def drop_log_after(step: int, folder: Path) -> None:
-    """Remove the records of later steps: a killed run has logged steps after its last checkpoint, to be repeated."""
+def nothing_to_resume(folder: Path) -> str:
+    """Why the run in a folder cannot be resumed, and what to do."""
+    if (folder / "run.lock").exists():
+        return (
+            f"{folder}: the run there was killed before it wrote its config.json, so there is nothing to resume; "
+            f"start it again with the command that it was started with, --out {folder}"
+        )
+    return f"{folder}: holds no run to resume; name a folder such as {RUNS}/<id>"
+
+
+def require_resumable(folder: Path) -> None:
+    """Raises RunError where a run was killed before it wrote anything that it could be resumed by."""
+    if (folder / "run.lock").exists() and not (folder / "config.json").exists():
+        raise RunError(nothing_to_resume(folder))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a run's folder.
+
+    Raises:
+        RunError: the file system refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process has left half done; nobody else writes here.
+
+    Raises:
+        RunError: the file system refused.
+    """
+    from andon.core.files.folders import recover
+
+    try:
+        sweep(folder)
+        recover(folder / "checkpoints")
+    except OSError as error:
+        raise RunError(f"{error.filename}: cannot be removed ({error.strerror}); check its permissions") from error
+
+
+def drop_log_after(step: int, folder: Path) -> list[str]:
+    """Remove the records of later steps: a killed run has logged steps after its last checkpoint, to be repeated.
+
+    Returns a note where what is left does not hold each step up to this one once.
+    """
     kept = [record for record in read_log(folder) if record["step"] <= step] if (folder / LOG).exists() else []
     write_whole(folder / LOG, "".join(json.dumps(record) + "\n" for record in kept))
+    holes = log_holes(kept, step)
+    return [f"{folder / LOG}: {holes}, so its totals and result.json's are not the run's"] if holes else []
+
+
+def log_holes(records: list[Record], step: int) -> str:
+    """What a log lacks of the steps 1 to `step`, or has twice; empty where each is there once."""
+    counts = Counter(record["step"] for record in of_kind(records, "step"))
+    missing = [number for number in range(1, step + 1) if not counts[number]]
+    twice = [number for number, count in counts.items() if count > 1]
+    parts = [f"steps {_spans(missing)} are missing" if missing else "", f"steps {_spans(twice)} are there twice"]
+    return " and ".join(part for part in (parts if twice else parts[:1]) if part)
+
+
+def _spans(numbers: list[int]) -> str:
+    """`3 to 5, 8`, of sorted numbers; the first few."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    told = [f"{first}" if first == last else f"{first} to {last}" for first, last in spans[:SPANS]]
+    return ", ".join(told) + (", ..." if len(spans) > SPANS else "")
 
 
 def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, Any]:
@@ -94,5 +168,6 @@ def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, An
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write `result.json` atomically."""
-    write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    """Write `result.json`, whole, and sealed together with the log that it sums up."""
+    log = hashlib.sha256((folder / LOG).read_bytes()).hexdigest()
+    write_whole(folder / "result.json", seal(result | {"log_sha256": log}).decode())

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
+from andon.text import clean
+
 if TYPE_CHECKING:
     from andon.core.config import Config
     from andon.runs.run import Prepare
@@ -83,6 +85,7 @@ def run_and_exit(
     from andon.runs import run
     from andon.runs.cord import require_green
     from andon.runs.folder import new_folder
+    from andon.runs.terminal import steady_output
 
     if options.require:
         require_green(options.require)
@@ -98,11 +101,12 @@ def run_and_exit(
         traced=options.trace,
         otlp=options.otlp,
         quiet=silent,
-        say=(lambda text: None) if silent else click.echo,
+        say=(lambda text: None) if silent else (lambda text: click.echo(clean(text))),
     )
     if prepare:
         render_report(folder, None)
-    click.echo(json.dumps(result, indent=2) if options.as_json else summary(result, folder))
+    with steady_output(lambda text: None):  # the result is in the folder
+        click.echo(json.dumps(result, indent=2) if options.as_json else clean(summary(result, folder)))
     sys.exit(result["exit"])
 
 

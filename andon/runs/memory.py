@@ -1,14 +1,14 @@
 """The peak memory of a run, measured while it runs."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from andon.core.config import Config
-    from andon.core.training.loop import Span
+    from andon.core.training.loop import OpenSpan, Span
     from andon.core.training.state import TrainState
 
 
@@ -36,22 +36,33 @@ class PeakMemory:
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else self._peak
 
     def measured(self, span: "Span") -> "Span":
-        """The same spans; the first step's also measures memory."""
+        """The same spans; the first step's also measures memory and is marked so. On a GPU each step's says it."""
 
-        @contextmanager
-        def measuring(name: str, **attributes: object) -> Generator[object]:
-            from andon.verify.observation.tensor_memory import TensorMemory
-
-            with span(name, **attributes) as inner:
-                if name != "train.step" or not self._first:
-                    yield inner
-                    return
-                self._first = False
-                with TensorMemory(self._tensors()) as live:
-                    yield inner
-                self._peak = live.peak
+        def measuring(name: str, **attributes: object) -> "AbstractContextManager[OpenSpan]":
+            opened = span(name, **attributes)
+            if name != "train.step" or not (self._first or self._device.type == "cuda"):
+                return opened
+            return self._intercepted(opened) if self._first else self._with_peak(opened)
 
         return measuring
+
+    @contextmanager
+    def _intercepted(self, opened: "AbstractContextManager[OpenSpan]") -> "Generator[OpenSpan]":
+        from andon.verify.observation.tensor_memory import TensorMemory
+
+        with opened as inner:
+            self._first = False
+            inner.set_attributes(measuring=True)
+            with TensorMemory(self._tensors()) as live:
+                yield inner
+            self._peak = live.peak
+
+    @contextmanager
+    def _with_peak(self, opened: "AbstractContextManager[OpenSpan]") -> "Generator[OpenSpan]":
+        with opened as inner:
+            yield inner
+            if peak := self.peak:
+                inner.set_attributes(peak_bytes=peak)
 
     def _tensors(self) -> "Generator[Tensor]":
         """The live tensors before the step: parameters, buffers (a quantized base), and Adam's moments."""

@@ -1,8 +1,11 @@
 """Load what `--model` names: a run, a checkpoint, a Hugging Face directory, a GGUF file, or an adapter on one."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from andon.files import write_whole
+from andon.reading import read_bytes
+from andon.sealing import seal, unseal
 
 if TYPE_CHECKING:
     import torch
@@ -86,10 +89,20 @@ def tokenizer_named(name: str) -> "tuple[Tokenizer | None, int | None]":
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """A run's newest checkpoint; any other path unchanged."""
+    """A run's newest checkpoint; any other path unchanged.
+
+    Raises:
+        ModelError: the path is a run that has no checkpoint yet.
+    """
     from andon.core.files.folders import latest_checkpoint
 
-    return latest_checkpoint(path / "checkpoints") or path
+    newest = latest_checkpoint(path / "checkpoints")
+    if newest is None and (path / "run.lock").exists():
+        raise ModelError(
+            f"{path}: this run has saved no checkpoint yet; wait for its first, or start it with a smaller "
+            "checkpoint.every_steps"
+        )
+    return newest or path
 
 
 def adapter_job(folder: Path, base: Path | None = None) -> FinetuneJob | None:
@@ -130,16 +143,21 @@ def read_job(path: Path) -> FinetuneJob:
     from andon.core.data.chat import ChatTemplate
 
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = unseal(read_bytes(path))
         template = fields.pop("template")
         fields["base"] = Path(fields["base"])
         return FinetuneJob(**fields, template=ChatTemplate(**template) if template else None)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: is damaged ({error!r}); name the adapter's base with --base") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: is damaged ({error}); name the adapter's base with --base") from error
 
 
 def write_job(job: FinetuneJob, path: Path) -> None:
-    """Write a job beside its adapter."""
+    """Write a job into its run's folder, whole."""
+    write_whole(path, dump_job(job))
+
+
+def dump_job(job: FinetuneJob) -> str:
+    """A job as JSON, sealed."""
     fields: dict[str, Any] = job._asdict() | {"base": str(job.base)}
     fields["template"] = job.template._asdict() if job.template else None
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    return seal(fields).decode()

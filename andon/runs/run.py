@@ -4,53 +4,28 @@ What is trained, and on what data, is the caller's choice: from scratch here, an
 """
 
 import json
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from andon.files import write_whole
 from andon.log import NAME as LOG
-from andon.runs.cord import make_cord, watched_weights
-from andon.runs.folder import CACHE, RunError, drop_log_after, locked, result_of, write_result
+from andon.runs.cord import make_cord, watched_weights, write_verdict
+from andon.runs.endings import require_one_process, verb_of_command, where_to_go_on, why_it_ended
+from andon.runs.folder import RunError, drop_log_after, locked, result_of, write_result
 from andon.runs.memory import PeakMemory
-from andon.runs.models import tokenizer_named
+from andon.runs.saving import restore, validate, validate_and_save
 from andon.runs.screen import Say, progress
+from andon.runs.setup import Prepare, RunSetup, from_scratch
 from andon.runs.signals import stop_signals
-from andon.runs.tracer import open_tracer
+from andon.runs.terminal import steady_output
+from andon.runs.tracer import Tracer, command_line, describe, endpoint_of, log_step, open_tracer
 
 if TYPE_CHECKING:
     from andon.core.config import Config
-    from andon.core.data.dataset import Dataset
-    from andon.core.training.loop import Span
-    from andon.core.training.state import TrainState
-    from andon.gates import Verdict
-
-
-class RunSetup(NamedTuple):
-    """What a run trains, before its first step."""
-
-    state: "TrainState"
-    dataset: "Dataset"
-    verb: str = "train"  # of `andon`, with which a stopped run is resumed
-    base: str = ""  # of an adapter: its frozen model's path; the loss is then measured before the first step too
-    on_finish: Callable[[], dict[str, Any]] = dict  # at the end: more fields for `result.json`
-
-
-Prepare = Callable[["Config", str, Say], RunSetup]  # from configuration and device
-
-
-def from_scratch(config: "Config", device: str, say: Say) -> RunSetup:
-    """New weights on the corpus that the configuration names."""
-    from andon.core.data.dataset import open_dataset
-    from andon.core.training.loop import initial_state
-
-    dataset = open_dataset(config, CACHE, *tokenizer_named(config.data.tokenizer))
-    say(dataset.note)
-    return RunSetup(initial_state(config, device), dataset)
+    from andon.tracing.endpoint import Endpoint
 
 
 def run(
@@ -71,26 +46,56 @@ def run(
     Raises:
         RunError: the folder has a run already, or none to resume, or another process is writing there.
     """
+    require_one_process(verb_of_command())
+    to = endpoint_of(otlp, traced=traced)  # what cannot be used is refused before anything is done
+    noted: list[str] = []
+    with steady_output(noted.append), locked(folder, resume=resume):
+        running = False
+        try:
+            setup = prepare(config, device, say)
+            if resume:
+                restore(setup.state, config, folder, say, previous=previous)
+            running = True
+            return _run(setup, config, folder, noted, to, device=device, traced=traced, quiet=quiet, say=say)
+        except Exception as error:
+            told = why_it_ended(error, folder, running=running)
+            if not told:
+                raise
+            raise RunError(told) from error
+
+
+def _run(
+    setup: RunSetup,
+    config: "Config",
+    folder: Path,
+    noted: list[str],
+    to: "Endpoint | None",
+    *,
+    device: str,
+    traced: bool,
+    quiet: bool,
+    say: Say,
+) -> dict[str, Any]:
+    """The run of a state that is ready for its next step."""
     from andon.core.config import dump_config
 
-    with locked(folder, resume=resume):
-        setup = prepare(config, device, say)
-        state = setup.state
-        if resume:
-            _restore(state, config, folder, say, previous=previous)
-        resumed_at = state.step
-        (folder / "config.json").write_text(dump_config(config), encoding="utf-8")
-        drop_log_after(state.step, folder)
-        attributes = {"train.steps": setup.dataset.steps(config), "train.resumed_at": resumed_at}
-        begun = time.monotonic()
-        started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        memory = PeakMemory(state, config)
-        with open_tracer(folder, attributes, otlp, say, traced=traced) as span:
-            exit_code, message = _loop(setup, config, folder, memory.measured(span), quiet=quiet)
+    state = setup.state
+    resumed_at = state.step
+    write_whole(folder / "config.json", dump_config(config))
+    for note in drop_log_after(state.step, folder):
+        say(note)
+    attributes = {**describe(setup, config, device), "train.resumed_at": resumed_at}
+    begun = time.monotonic()
+    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    memory = PeakMemory(state, config)
+    with stop_signals() as stopped:
+        with open_tracer(folder, attributes, to, say, traced=traced) as tracer:
+            measured = tracer._replace(span=memory.measured(tracer.span))
+            exit_code, message = _loop(setup, config, folder, measured, stopped, noted, quiet=quiet)
         if message:
             say(message)
         result = result_of(folder, state, exit_code) | {
-            "command": shlex.join(["andon", *sys.argv[1:]]),
+            "command": command_line(),
             "started": started,
             "seconds": time.monotonic() - begun,
             "peak_bytes": memory.peak,
@@ -98,30 +103,26 @@ def run(
         }
         result |= setup.on_finish()
         write_result(folder, result)
-        return result
+    return result
 
 
-def _restore(state: "TrainState", config: "Config", folder: Path, say: Say, *, previous: bool) -> None:
-    from andon.core.checkpoint import load_checkpoint
-    from andon.core.files.folders import checkpoints
-
-    found = checkpoints(folder / "checkpoints")
-    if len(found) <= previous:
-        which = "no checkpoint before the last one" if previous else "no checkpoint yet"
-        raise RunError(f"{folder}: {which}; start a new run with another --out")
-    for note in load_checkpoint(found[previous], state, config):
-        say(note)
-    say(f"resumed {found[previous]} at step {state.step}")
-
-
-def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quiet: bool) -> tuple[int, str]:
-    """Exit code and last message."""
+def _loop(
+    setup: RunSetup,
+    config: "Config",
+    folder: Path,
+    tracer: Tracer,
+    stopped: Callable[[], int],
+    noted: list[str],
+    *,
+    quiet: bool,
+) -> tuple[int, str]:
+    """Exit code and last message. What is `noted` meanwhile goes to the log, as nobody reads the terminal any more."""
+    from andon.core.files.manifest import NotFiniteError
     from andon.core.training import loop as training
 
-    state = setup.state
+    state, span = setup.state, tracer.span
     total = setup.dataset.steps(config)
     with (
-        stop_signals() as stopped,
         progress(state.step, total, quiet=quiet) as (show, say),
         (folder / LOG).open("a", encoding="utf-8", buffering=1) as log,
         watched_weights(config.cord, state) as watch,
@@ -129,84 +130,30 @@ def _loop(setup: RunSetup, config: "Config", folder: Path, span: "Span", *, quie
         cord = make_cord(config.cord, watch)
         try:
             if setup.base and not state.step:
-                _validate(setup, config, span, log.write, say)
+                validate(setup, config, span, log.write, say)
             for record in training.train(state, setup.dataset, config, span=span):
-                log.write(json.dumps({"kind": "step"} | asdict(record)) + "\n")
-                show(record)
-                if record.skipped:
-                    say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")
+                with span("logging"):
+                    log_step(record, log.write, tracer, say)
+                    show(record)
+                    _note(noted, record.step, log.write)
                 number, verdict = stopped(), cord(record)
                 ended = state.step == total or state.data.epoch > record.epoch
-                _validate_and_save(
+                validate_and_save(
                     setup, config, folder, span, log.write, say, ended=ended, stopped=bool(number or verdict)
                 )
                 if verdict:
-                    return 4, _write_cord_verdict(verdict, setup.verb, folder)
+                    tracer.note_verdict(verdict)
+                    return 4, write_verdict(verdict, setup.verb, folder)
                 if number:
                     where = f"stopped by {signal.Signals(number).name} after step {state.step}"
                     return 128 + number, f"{where}; continue with: andon {setup.verb} --resume {folder}"
-        except training.NonFiniteError as error:
-            return 5, str(error)
+        except (training.NonFiniteError, NotFiniteError) as error:
+            tracer.finding("train.not_finite", step=state.step)
+            return 5, f"{error}. {where_to_go_on(folder, setup.verb)}"
     return 0, ""
 
 
-def _write_cord_verdict(verdict: "Verdict", verb: str, folder: Path) -> str:
-    """Write the verdict that stopped a run to `cord.json`; returns the message about it."""
-    from andon import gates
-
-    (folder / "cord.json").write_text(gates.render_json(verdict), encoding="utf-8")
-    text = gates.render_text(verdict)
-    return f"the cord stopped the run: {text}\nwith a checkpoint; continue with: andon {verb} --resume {folder}"
-
-
-def _validate_and_save(
-    setup: RunSetup,
-    config: "Config",
-    folder: Path,
-    span: "Span",
-    write: Callable[[str], object],
-    say: Say,
-    *,
-    ended: bool,
-    stopped: bool,
-) -> None:
-    """Validate and save where this step is due: at the end of an epoch or of the run, every so many steps.
-
-    A run that is stopped saves and does not validate: whoever sent the signal may not wait for that.
-    """
-    from andon.core.checkpoint import save_checkpoint
-    from andon.core.files.folders import rotate
-
-    state, metric = setup.state, None
-    if ended or _is_due(state.step, config.validation.every_steps):
-        metric = _validate(setup, config, span, write, say)
-    if ended or stopped or _is_due(state.step, config.checkpoint.every_steps):
-        with span("checkpoint"):
-            saved = save_checkpoint(
-                folder / "checkpoints",
-                state,
-                config,
-                setup.dataset.tokenizer_file,
-                metric,
-                setup.base,
-                setup.dataset.eos_id,
-            )
-            rotate(saved, config.checkpoint.keep_last, config.checkpoint.keep_best)
-
-
-def _validate(setup: RunSetup, config: "Config", span: "Span", write: Callable[[str], object], say: Say) -> float:
-    """The loss on held-out data in nats per token, logged and printed."""
-    from andon.core.data.dataset import validation_batches
-    from andon.core.training.loop import validate
-
-    with span("validation"):
-        held_out = validation_batches(setup.dataset, config)
-        loss, _ = validate(setup.state.model, held_out, config.training.dtype)
-    step, bits = setup.state.step, setup.dataset.validation.bits_per_byte(loss)
-    write(json.dumps({"kind": "validation", "step": step, "loss": loss, "bits_per_byte": bits}) + "\n")
-    say(f"step {step}: validation loss {loss:.4f}, {bits:.3f} bits per byte")
-    return loss
-
-
-def _is_due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0
+def _note(noted: list[str], step: int, write: Callable[[str], object]) -> None:
+    """Put into the log what a terminal can no longer show."""
+    while noted:
+        write(json.dumps({"kind": "note", "step": step, "text": noted.pop(0)}) + "\n")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from andon.text import clean
+
 if TYPE_CHECKING:
     from andon.core.training.loop import StepRecord
 
@@ -25,7 +27,7 @@ def progress(done: int, total: int, *, quiet: bool) -> Generator[tuple[Callable[
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
-        yield _line_printer(done, total), click.echo
+        yield _line_printer(done, total), lambda text: click.echo(clean(text))
         return
     columns = (
         TextColumn("step"),
@@ -39,7 +41,7 @@ def progress(done: int, total: int, *, quiet: bool) -> Generator[tuple[Callable[
         speed = _smoothed_throughput()
         yield (
             lambda record: bar.update(task, completed=record.step, loss=record.loss, rate=speed(record)),
-            console.print,
+            lambda text: console.print(clean(text)),
         )
 
 

@@ -1,11 +1,11 @@
 """Which modules get an adapter, with which rank and scale, by PEFT's rules for names and patterns."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from andon.core.config import LoraConfig, suffix_pattern
+from andon.limited import LimitError, matching
 
 ALL_LINEAR = "all-linear"
 HEAD = "lm_head"
@@ -37,12 +37,12 @@ def plan(modules: Mapping[str, LinearShape | None], config: LoraConfig) -> dict[
     """
     names = _targets(modules, config.target_modules)
     for key in [*config.rank_pattern, *config.alpha_pattern]:
-        if not any(_matches_pattern(key, name) for name in names):
+        if not _ends_matching(key, names):
             raise LoraError(f"pattern {key!r} matches none of the targets, which end in {_endings(names)}")
     planned = {}
     for name, (inputs, outputs) in names.items():
-        rank = config.rank_pattern.get(_first_matching(config.rank_pattern, name), config.rank)
-        alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name), config.resolved_alpha)
+        rank = config.rank_pattern.get(_first_matching(config.rank_pattern, name, names), config.rank)
+        alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name, names), config.resolved_alpha)
         if rank > min(inputs, outputs):
             raise LoraError(
                 f"rank={rank} is above the smaller side of {name} ({outputs} x {inputs}); "
@@ -58,7 +58,7 @@ def _targets(modules: Mapping[str, LinearShape | None], wanted: list[str] | str)
     if wanted == ALL_LINEAR:
         matches = {wanted: list(linear)}
     elif isinstance(wanted, str):
-        matches = {wanted: [name for name in modules if re.fullmatch(wanted, name)]}
+        matches = {wanted: list(_matching(wanted, modules, wanted))}
     else:
         matches = {end: [name for name in modules if _ends_with(name, end)] for end in wanted}
     for target, names in matches.items():
@@ -79,10 +79,17 @@ def _endings(names: Iterable[str]) -> str:
     return ", ".join(sorted({name.rpartition(".")[2] for name in names})) or "nothing"
 
 
-def _matches_pattern(key: str, name: str) -> bool:
-    return re.fullmatch(suffix_pattern(key), name) is not None
+def _ends_matching(key: str, names: Iterable[str]) -> tuple[str, ...]:
+    return _matching(suffix_pattern(key), names, foreign=key)
 
 
-def _first_matching(pattern: Iterable[str], name: str) -> str:
-    """The first key that matches the module; empty where none does."""
-    return next((key for key in pattern if _matches_pattern(key, name)), "")
+def _first_matching(pattern: Iterable[str], name: str, names: Iterable[str]) -> str:
+    """The first key that matches the module, one of `names`; empty where none does."""
+    return next((key for key in pattern if name in _ends_matching(key, names)), "")
+
+
+def _matching(pattern: str, names: Iterable[str], foreign: str) -> tuple[str, ...]:
+    try:
+        return matching(pattern, tuple(names), foreign)
+    except LimitError as error:
+        raise LoraError(f"the expression {foreign!r:.80} {error}; name the modules' endings instead") from error

@@ -7,13 +7,14 @@ documents of that length, so that a single book can be split into training and v
 import codecs
 import glob
 import hashlib
-import json
 import os
 import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from andon.reading import ReadError, parse_json
 
 READ_BYTES = 1 << 20
 MIN_DOCUMENTS = 50
@@ -207,8 +208,8 @@ def _has_an_object_a_line(text: str) -> bool:
 
 def _json_or_none(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ReadError:
         return None
 
 
@@ -224,9 +225,9 @@ def _jsonl_documents(source: Source, text_field: str) -> Iterator[tuple[str, str
 
 def _parse_json(where: str, line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where}: is not valid JSON ({error}); JSONL holds one object per line") from error
+        return parse_json(line)
+    except ValueError as error:
+        raise CorpusError(f"{where}: {error}; JSONL holds one object per line") from error
 
 
 def _check_unchanged(source: Source, sha256: str) -> None:

@@ -10,12 +10,12 @@
 Other shapes, and keys that say something about what is learned or read, are refused by name; other keys are ignored.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from andon.core.data.chat import Conversation, Message, Turn
 from andon.core.data.corpus import Source, check_text, is_jsonl, records
+from andon.reading import ReadError, parse_json
 
 MESSAGES, PROMPT, COMPLETION, SHAREGPT, TOOLS = "messages", "prompt", "completion", "conversations", "tools"
 VARIABLES = "chat_template_kwargs"
@@ -199,11 +199,9 @@ def _tools(where: str, record: dict[str, Any]) -> list[dict[str, Any]] | None:
     """The tools on offer: a list of objects, or the same as JSON in a string, as tables of data sets hold it."""
     tools = record.get(TOOLS)
     try:
-        tools = json.loads(tools) if isinstance(tools, str) and tools else tools
-    except (ValueError, RecursionError) as error:
-        raise InstructionError(
-            f"{where}: tools is text and not valid JSON ({error}); write a list of objects"
-        ) from error
+        tools = parse_json(tools) if isinstance(tools, str) and tools else tools
+    except ReadError as error:
+        raise InstructionError(f"{where}: tools is text and {error}; write a list of objects") from error
     if tools and (not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools)):
         raise InstructionError(f"{where}: tools={tools!r:.60}: expected a list of objects")
     for name, text in _texts(TOOLS, tools):

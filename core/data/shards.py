@@ -19,6 +19,7 @@ from filelock import FileLock
 from andon.core.data.corpus import CACHE_TAG
 from andon.core.data.windows import shard_pieces
 from andon.core.files.folders import atomic_folder
+from andon.reading import open_regular, parse_json, read_bytes
 
 FORMAT = 2
 COLUMNS = 3  # of the document index
@@ -145,7 +146,11 @@ def read_tokens(store: TokenStore, positions: np.ndarray) -> np.ndarray:
     shards, offsets = np.divmod(positions, store.shard_tokens)
     for shard in np.unique(shards):
         here = shards == shard
-        tokens[here] = np.memmap(store.folder / shard_name(shard), store.dtype, mode="r")[offsets[here]]
+        path = store.folder / shard_name(shard)
+        try:
+            tokens[here] = np.memmap(path, store.dtype, mode="r")[offsets[here]]
+        except (OSError, ValueError, IndexError) as error:  # removed, emptied or cut since it was opened
+            raise ShardError(f"{path}: changed while it was read ({error}); start again: it is written anew") from error
     return tokens
 
 
@@ -155,7 +160,7 @@ def shard_name(shard: int) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -166,9 +171,9 @@ def _seal(fields: dict[str, Any]) -> bytes:
 
 
 def _unseal(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
     try:
-        fields = json.loads(content)
+        content = read_bytes(path)
+        fields = parse_json(content)
         del fields["sha256"]
         intact = _seal(fields) == content
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,5 +1,6 @@
 """Folders that are written atomically, and which checkpoints among them are kept."""
 
+import itertools
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from andon.core.files.manifest import CheckpointError, read_manifest
 
 # The old folder while the new one takes its name; still found if the process is killed at that moment.
 REPLACED = ".replaced"
+ASIDE = ".aside"  # of a run that was resumed from before this checkpoint
 CHECKPOINT = re.compile(rf"step-(\d{{8,}})(?:{re.escape(REPLACED)})?")
 
 
@@ -115,6 +117,37 @@ def remove_leftovers(root: Path) -> None:
     """Remove what interrupted saves and deletions have left under `root`."""
     for folder in root.glob(_partial(root / "step-*").name):
         _remove(folder)
+
+
+def recover(root: Path) -> None:
+    """Bring the checkpoints under `root` in order after a kill: no half of one is left, and each has its own name.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    remove_leftovers(root)
+    for old in root.glob(f"step-*{REPLACED}"):
+        new = old.with_name(old.name.removesuffix(REPLACED))
+        if new.exists():  # the new one was in place already
+            old.rename(_partial(old))
+            _remove(_partial(old))
+        else:
+            old.rename(new)
+
+
+def put_aside_after(step: int, root: Path) -> list[Path]:
+    """Rename the checkpoints of later steps, which belong to a future that a resumed run has left; their new names.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    later = [folder for folder in checkpoints(root) if (checkpoint_step(folder) or 0) > step]
+    return [folder.rename(_unused(folder.with_name(folder.name + ASIDE))) for folder in later]
+
+
+def _unused(path: Path) -> Path:
+    names = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _valid_checkpoints(root: Path) -> dict[int, tuple[Path, float | None]]:

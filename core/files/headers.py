@@ -6,10 +6,14 @@ the tensors' bytes. The JSON maps names to dtype, shape and a byte range; `__met
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from andon.reading import ReadError, open_regular, parse_json
+
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's own limit
+MAX_DIMENSIONS = 8
 METADATA = "__metadata__"
 ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
@@ -39,8 +43,12 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         HeaderError: the file breaks a rule of the format.
         OSError: the file cannot be read.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    try:
+        opened = open_regular(path)
+    except ReadError as error:
+        raise HeaderError(f"{path}: {error}") from error
+    with opened as file:
+        size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
@@ -54,6 +62,18 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         raise HeaderError(f"{path}: {error}") from error
 
 
+def sort_metadata(path: Path) -> None:
+    """Put a file's metadata in order, which the library writes in another at each call: equal content, equal bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header[METADATA] = dict(sorted(header[METADATA].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, f"{path}: a header of {len(text)} bytes does not fit into {length}"
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
 def parse_header(text: bytes, data_bytes: int) -> dict[str, TensorEntry]:
     """Check a header's JSON against the number of bytes that follow it.
 
@@ -61,8 +81,8 @@ def parse_header(text: bytes, data_bytes: int) -> dict[str, TensorEntry]:
         HeaderError: not a JSON object, a repeated name, an unknown dtype, or ranges that do not tile the data exactly.
     """
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text.decode("utf-8"), _without_duplicates)
+    except ValueError as error:
         raise HeaderError(f"the header is not a JSON object ({error})") from error
     if not isinstance(header, dict):
         raise HeaderError("the header is not a JSON object")
@@ -103,9 +123,9 @@ def _tensor_entry(name: str, fields: Any) -> TensorEntry:
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise HeaderError(f"{name!r} has dtype={dtype!r}; known are {', '.join(ITEM_BYTES)}")
     if not _are_sizes(shape):
-        raise HeaderError(f"{name!r} has shape={shape!r}; expected a list of non-negative integers")
+        raise HeaderError(f"{name!r} has shape={shape!r:.80}; expected at most {MAX_DIMENSIONS} non-negative integers")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise HeaderError(f"{name!r} has data_offsets={offsets!r}; expected two non-negative integers")
+        raise HeaderError(f"{name!r} has data_offsets={offsets!r:.80}; expected two non-negative integers")
     start, end = offsets
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if end - start != wanted:
@@ -114,4 +134,8 @@ def _tensor_entry(name: str, fields: Any) -> TensorEntry:
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_DIMENSIONS
+        and all(type(number) is int and 0 <= number < 1 << 63 for number in value)
+    )

@@ -1,13 +1,14 @@
 """A checkpoint's manifest: size and hash of every file in the folder, so that any change is noticed."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from andon.core.config import NonNegativeInt, Table
+from andon.reading import ReadError, open_regular, read_bytes
+from andon.sealing import seal, unseal
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
@@ -30,7 +31,6 @@ FILES: tuple[FileName, ...] = (MODEL, OPTIMIZER, CONFIG, TOKENIZER)
 ADAPTER_FILES: tuple[FileName, ...] = (ADAPTER, ADAPTER_CONFIG, OPTIMIZER, TOKENIZER)
 
 FORMAT = 1
-SEAL = "sha256"
 GO_BACK = "use the checkpoint before it: --resume --previous"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -40,10 +40,14 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or trusted; the message names the file, what is wrong and the next step."""
 
 
+class NotFiniteError(CheckpointError):
+    """A weight or moment that holds NaN or inf: not saved, as it would push out checkpoints that are whole."""
+
+
 class FileRecord(Table):
     """Size in bytes and SHA-256 of one file."""
 
-    bytes: NonNegativeInt
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
     sha256: str
 
 
@@ -63,9 +67,9 @@ class Manifest(Table):
     epoch: NonNegativeInt
     batch: NonNegativeInt
     metric: Finite | None
-    learning_rate: Finite
+    learning_rate: Annotated[Finite, Field(ge=0)]
     skipped_in_a_row: NonNegativeInt
-    loss_scale: Finite
+    loss_scale: Annotated[Finite, Field(gt=0)]
     scale_streak: NonNegativeInt
     environment: dict[str, str | int]
     config: dict[str, dict[str, Any]]
@@ -86,19 +90,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        fields = unseal(read_bytes(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); name a complete checkpoint") from error
-    try:
-        fields = json.loads(content)
-        fields.pop(SEAL)
-        intact = seal(fields) == content
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        intact = False
-    if not intact:
-        raise CheckpointError(
-            f"{path}: does not match its own SHA-256: truncated, changed or of another program; {GO_BACK}"
-        )
+    except ReadError as error:
+        raise CheckpointError(f"{path}: {error}; {GO_BACK}") from error
     try:
         return Manifest.model_validate(fields)
     except ValidationError as error:
@@ -130,30 +126,27 @@ def check_files(folder: Path, manifest: Manifest, skip: tuple[FileName, ...] = (
             raise CheckpointError(
                 f"{path}: is not listed in {MANIFEST}, so it belongs to another checkpoint; {GO_BACK}"
             )
-        wanted = manifest.files[name]
-        try:
-            size = path.stat().st_size
-            if size != wanted.bytes:
-                raise CheckpointError(
-                    f"{path}: {size} bytes where the manifest says {wanted.bytes}: truncated; {GO_BACK}"
-                )
-            found = _record(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {GO_BACK}") from error
-        if found != wanted:
-            raise CheckpointError(
-                f"{path}: SHA-256 {found.sha256[:12]}... where the manifest says {wanted.sha256[:12]}...: "
-                f"damaged, or the file of another checkpoint; {GO_BACK}"
-            )
+        _check_file(path, manifest.files[name])
+
+
+def _check_file(path: Path, wanted: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+        if size != wanted.bytes:
+            raise CheckpointError(f"{path}: {size} bytes where the manifest says {wanted.bytes}: truncated; {GO_BACK}")
+        found = _record(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {GO_BACK}") from error
+    except ReadError as error:
+        raise CheckpointError(f"{path}: {error}; {GO_BACK}") from error
+    if found != wanted:
+        raise CheckpointError(
+            f"{path}: SHA-256 {found.sha256[:12]}... where the manifest says {wanted.sha256[:12]}...: "
+            f"damaged, or the file of another checkpoint; {GO_BACK}"
+        )
 
 
 def _record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileRecord(bytes=file.tell(), sha256=digest)
-
-
-def seal(fields: dict[str, Any]) -> bytes:
-    """The canonical bytes of these fields with their own hash: a file that differs in any bit is not valid."""
-    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
-    return (json.dumps({**fields, SEAL: digest}, indent=2) + "\n").encode()

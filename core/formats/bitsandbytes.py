@@ -16,6 +16,7 @@ from torch import Tensor
 from andon.core.adapters.nf4 import Nested, NF4Tensor, nf4_levels
 from andon.core.adapters.nf4_blocks import NESTED_BLOCK
 from andon.core.formats.huggingface_config import NF4, InterchangeError
+from andon.reading import parse_json
 
 STATE = ".quant_state.bitsandbytes__nf4"
 SINGLE = ("", ".absmax", ".quant_map")
@@ -89,8 +90,8 @@ def quantization_config(weights: list[NF4Tensor]) -> dict[str, Any]:
 def _state(name: str, packed: Tensor, shape: tuple[int, ...]) -> dict[str, Any]:
     """A weight's quantization state: JSON, validated."""
     try:
-        fields = json.loads(bytes(packed.tolist()))
-    except (ValueError, TypeError, RecursionError) as error:
+        fields = parse_json(bytes(packed.tolist()))
+    except (ValueError, TypeError) as error:
         raise InterchangeError(f"{name}{STATE} is not valid JSON ({error}); fetch the file again") from error
     rules: dict[str, tuple[Any, ...]] = {
         "quant_type": ("nf4",),

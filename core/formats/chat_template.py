@@ -1,11 +1,11 @@
 """Load a chat template: from a Hugging Face directory, a GGUF file, or a file of its own."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from andon.core.data.chat import ChatError, ChatTemplate
 from andon.core.formats.gguf_header import read_header
+from andon.reading import ReadError, parse_json, read_text
 
 # In a Hugging Face directory.
 TEMPLATE, FIELDS, MAP, ADDITIONAL = (
@@ -78,20 +78,18 @@ def _named_templates(path: Path) -> dict[Any, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except OSError as error:
         raise ChatError(f"{path}: cannot be read ({error.strerror}); name a chat template's file") from error
-    except UnicodeDecodeError as error:
-        raise ChatError(f"{path}: is not text; name a chat template's file") from error
+    except ReadError as error:
+        raise ChatError(f"{path}: {error}; name a chat template's file") from error
 
 
 def _fields(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ChatError):
-            raise
-        raise ChatError(f"{path}: is not valid JSON ({error}); fetch the file again") from error
+        fields = parse_json(_read(path))
+    except ReadError as error:
+        raise ChatError(f"{path}: {error}; fetch the file again") from error
     if not isinstance(fields, dict):
         raise ChatError(f"{path}: is not a JSON object; fetch the file again")
     return fields

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from andon.core.config import ModelConfig
 from andon.core.formats.huggingface_config import InterchangeError, explain
+from andon.reading import ReadError, open_regular
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # struct's codes
@@ -98,13 +99,15 @@ def read_header(path: Path) -> Header:
         InterchangeError: unreadable, not a GGUF file, or truncated.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if not file.read(1):  # mmap refuses an empty file
                 return parse_header(b"")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return parse_header(data)
     except OSError as error:
         raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from error
+    except ReadError as error:
+        raise InterchangeError(f"{path}: {error}; name a GGUF file") from error
     except GgufError as error:
         raise InterchangeError(f"{path}: is not a complete GGUF file ({error}); fetch it again") from error
 

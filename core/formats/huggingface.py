@@ -1,5 +1,6 @@
 """Llama models in Hugging Face's directory layout: `config.json`, `model.safetensors` (or shards), `tokenizer.json`."""
 
+import math
 from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from andon.core.data.chat import ChatTemplate
 from andon.core.files.folders import atomic_folder
 from andon.core.files.headers import HeaderError, read_header
 from andon.core.files.manifest import CONFIG, MODEL
+from andon.core.files.sums import write_sums
 from andon.core.formats.bitsandbytes import PARTS, STATE, from_bitsandbytes, quantization_config, to_bitsandbytes
 from andon.core.formats.huggingface_config import (
     InterchangeError,
@@ -31,6 +33,7 @@ from andon.core.formats.tokenizer_files import read_tokenizer
 from andon.core.model.llama import Llama
 
 INDEX = "model.safetensors.index.json"
+LAYER = "model.layers."
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 FLOATS = ("F64", "F32", "BF16", "F16")
@@ -76,20 +79,25 @@ def export_huggingface(
     template: ChatTemplate | None = None,
     marks: Marks | None = None,
 ) -> None:
-    """Write a directory that `transformers` loads, atomically. A tied head is left out, as `transformers` does.
+    """Write a directory that `transformers` loads, atomically, with its SHA256SUMS.
+
+    A tied head is left out, as `transformers` does.
 
     `marks` are those of the model that the weights come from: its small files are written as they are, and `template`
     goes before its own.
 
     Raises:
-        InterchangeError: the folder is not empty, or the file system refused.
+        InterchangeError: a weight is not finite, the folder is not empty, or the file system refused.
     """
+    for name, parameter in model.named_parameters():
+        check_finite(name, parameter.detach(), "to be written")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InterchangeError(f"{folder}: exists and is not an empty folder; choose another for --out")
         with atomic_folder(folder) as partial:
             _write_weights(model, partial, _ids(tokenizer, marks))
             write_small_files(partial, tokenizer, template, marks)
+            write_sums(partial)
     except (OSError, SafetensorError) as error:
         raise InterchangeError(
             f"{folder}: could not be written ({error}); free disk space or choose another folder"
@@ -101,10 +109,23 @@ def prepare_weight(name: str, weight: Tensor, dtype: torch.dtype, quantize: Qlor
 
     Raises:
         QuantError: a weight to quantize holds infinity or NaN.
+        InterchangeError: another does, or does in this dtype.
     """
     if quantize and should_quantize(name):
         return quantize_nf4(weight.to(dtype), double=quantize.double_quantization, name=name)
-    return weight.to(dtype, copy=True)
+    converted = weight.to(dtype, copy=True)
+    check_finite(name, converted, f"as {dtype}".replace("torch.", ""))
+    return converted
+
+
+def check_finite(name: str, weight: Tensor, where: str) -> None:
+    """One pass, nothing allocated.
+
+    Raises:
+        InterchangeError: the weight holds NaN or inf, which makes everything that a model says worthless.
+    """
+    if weight.numel() and not math.isfinite(torch.linalg.vector_norm(weight, math.inf)):
+        raise InterchangeError(f"{name} {where} holds NaN or inf; use a model, or a --dtype, in which it is finite")
 
 
 def model_from_weights(config: ModelConfig, weights: dict[str, Weight]) -> Llama:
@@ -135,7 +156,10 @@ def _read_weights(
         opened = {path: stack.enter_context(safe_open(path, "pt")) for path in sorted(set(files.values()))}
         for name, shape in shapes.items():
             if f"{name}{STATE}" not in files:
-                weights[name] = prepare_weight(name, opened[files[name]].get_tensor(name), dtype, quantize)
+                try:
+                    weights[name] = prepare_weight(name, opened[files[name]].get_tensor(name), dtype, quantize)
+                except InterchangeError as error:
+                    raise InterchangeError(f"{files[name]}: {error}") from error
                 continue
             parts = [f"{name}{part}" for part in PARTS if f"{name}{part}" in files]
             tensors = {part: opened[files[part]].get_tensor(part).clone() for part in parts}
@@ -187,7 +211,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InterchangeError(f"{index}: weight_map must map tensor names to file names; fetch the file again")
     for name in names.values():
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
             raise InterchangeError(f"{index}: weight_map names {name!r}; a shard must be in this folder")
     return names
 
@@ -207,6 +231,7 @@ def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) ->
     Returns the shapes of the weights, dequantized.
     """
     found = {name: entry for path in sorted(set(files.values())) for name, entry in _header(path).items()}
+    _check_layers(folder, config, found)
     wanted = _shapes(config)
     if config.tie_word_embeddings and HEAD in found:
         wanted[HEAD] = wanted[EMBEDDING]
@@ -217,6 +242,16 @@ def _check_tensors(folder: Path, files: dict[str, Path], config: ModelConfig) ->
         if not name.endswith(RECOMPUTED_BUFFER) and name not in quantized_parts:
             _check_tensor(files[name], name, *found[name], wanted.get(name))
     return wanted
+
+
+def _check_layers(folder: Path, config: ModelConfig, found: Iterable[str]) -> None:
+    """Before a model of so many layers is described in full."""
+    layers = {name.removeprefix(LAYER).partition(".")[0] for name in found if name.startswith(LAYER)}
+    if len(layers) < config.num_hidden_layers:
+        raise InterchangeError(
+            f"{folder}: {CONFIG} says num_hidden_layers={config.num_hidden_layers}, and the weights are those of "
+            f"{len(layers)} layers; fetch both again"
+        )
 
 
 def _quantized_parts(found: Iterable[str], files: dict[str, Path], wanted: Container[str]) -> set[str]:

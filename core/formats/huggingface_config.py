@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from andon import reading
 from andon.core.config import ModelConfig
 
 # LlamaConfig's defaults for absent keys, which are not all ours.
@@ -92,11 +93,11 @@ def read_json(path: Path, place: str = "a complete model directory") -> dict[str
         InterchangeError: unreadable, or not a JSON object.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = reading.read_json(path)
     except OSError as error:
         raise InterchangeError(f"{path}: cannot be read ({error.strerror}); name {place}") from error
-    except (ValueError, RecursionError) as error:
-        raise InterchangeError(f"{path}: is not valid JSON ({error}); fetch the file again") from error
+    except reading.ReadError as error:
+        raise InterchangeError(f"{path}: {error}; fetch the file again") from error
     if not isinstance(fields, dict):
         raise InterchangeError(f"{path}: is not a JSON object; fetch the file again")
     return fields

@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer
 
 from andon.core.config import ModelConfig, QloraConfig
-from andon.core.files.manifest import CONFIG, MANIFEST, OPTIMIZER, check_files, read_manifest
+from andon.core.files.manifest import CONFIG, OPTIMIZER
+from andon.core.files.sums import check_vouched
 from andon.core.formats.gguf_header import load_gguf_config
 from andon.core.formats.gguf_weights import load_gguf
 from andon.core.formats.huggingface import load_huggingface
@@ -25,12 +26,11 @@ def load_model(
     Raises:
         InterchangeError: there is no model, or one that cannot be read.
         QuantError: a matrix to quantize holds infinity or NaN.
-        CheckpointError: the checkpoint's files do not match its manifest.
+        CheckpointError: the checkpoint's files do not match its manifest or SHA256SUMS.
         TokenizerError: its `tokenizer.json` is damaged.
     """
     if path.is_dir():
-        if (path / MANIFEST).exists():
-            check_files(path, read_manifest(path), skip=(OPTIMIZER,))
+        check_vouched(path, skip=(OPTIMIZER,))
         return load_huggingface(path, dtype, quantize)
     if path.suffix == ".gguf":
         return load_gguf(path, dtype, quantize)

@@ -15,6 +15,7 @@ from andon.core.files.manifest import CONFIG, TOKENIZER
 from andon.core.formats.chat_template import ADDITIONAL, FIELDS, MAP, TEMPLATE, load_template, special_names
 from andon.core.formats.gguf_header import read_header
 from andon.core.formats.huggingface_config import InterchangeError, read_json
+from andon.reading import ReadError, read_bytes
 
 GENERATION = "generation_config.json"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -51,10 +52,17 @@ def load_marks(path: Path) -> Marks:
     said = path / GENERATION if (path / GENERATION).exists() else path / CONFIG  # transformers reads the former alone
     stop = _stop(said, generation if said.name == GENERATION else config)
     _stop(path / CONFIG, config)
-    files = {name: (path / name).read_bytes() for name in CARRIED if (path / name).is_file()}
+    files = {name: _bytes(path / name) for name in CARRIED if (path / name).exists()}
     more = sorted((path / ADDITIONAL).glob("*.jinja"))
-    files |= {f"{ADDITIONAL}/{file.name}": file.read_bytes() for file in more}
+    files |= {f"{ADDITIONAL}/{file.name}": _bytes(file) for file in more}
     return Marks(special_names(path), ids, stop, load_template(path), generation, files)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except (OSError, ReadError) as error:
+        raise InterchangeError(f"{path}: cannot be read ({error}); fetch the file again") from error
 
 
 def marks_beside(folder: Path, base: Marks) -> Marks:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from andon.core.adapters.lora import LoraError, attach_lora, base_digest, lora_origin, lora_parameters, plan_lora
 from andon.core.config import LoraConfig
 from andon.core.files.folders import atomic_folder
-from andon.core.files.headers import HeaderError, read_header
-from andon.core.files.manifest import ADAPTER, ADAPTER_CONFIG
+from andon.core.files.headers import HeaderError, read_header, sort_metadata
+from andon.core.files.manifest import ADAPTER, ADAPTER_CONFIG, OPTIMIZER
+from andon.core.files.sums import check_vouched, write_sums
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
 
 PREFIX = "base_model.model."  # of PEFT's tensor names
@@ -21,8 +23,10 @@ DIGEST = "base_sha256"  # in the file's metadata, which PEFT leaves alone
 FLOATS = ("F32", "BF16", "F16", "F64")
 
 
-def save_adapter(model: nn.Module, folder: Path, name: str, base: str) -> None:
-    """Write one adapter to a folder that `peft` loads, atomically; `base` is where its base model is found.
+def save_adapter(model: nn.Module, folder: Path, name: str, base: str, beside: Mapping[str, str] | None = None) -> None:
+    """Write one adapter to a folder that `peft` loads, atomically, with its SHA256SUMS.
+
+    `base` is where its base model is found, `beside` the texts of further files by name.
 
     Raises:
         AdapterError: the folder is not empty, or the file system refused.
@@ -33,6 +37,9 @@ def save_adapter(model: nn.Module, folder: Path, name: str, base: str) -> None:
             raise AdapterError(f"{folder}: exists and is not an empty folder; choose another for --out")
         with atomic_folder(folder) as partial:
             write_adapter(model, partial, name, base)
+            for file, text in (beside or {}).items():
+                (partial / file).write_text(text, encoding="utf-8")
+            write_sums(partial)
     except (OSError, SafetensorError) as error:
         raise AdapterError(
             f"{folder}: could not be written ({error}); free disk space or choose another folder"
@@ -45,7 +52,9 @@ def load_adapter(model: nn.Module, folder: Path, name: str = "default") -> list[
     Raises:
         AdapterError: a missing, damaged or unsupported file, field or tensor, by name, or an adapter for another base.
             The model is then unchanged.
+        CheckpointError: the files do not match their manifest or SHA256SUMS.
     """
+    check_vouched(folder, skip=(OPTIMIZER,))
     config, _ = read_adapter_config(folder / ADAPTER_CONFIG)
     digest = base_digest(model)
     try:
@@ -61,6 +70,7 @@ def write_adapter(model: nn.Module, folder: Path, name: str, base: str) -> None:
     config, digest = lora_origin(model, name)
     metadata = {"format": "pt"} | ({DIGEST: digest} if digest else {})
     save_file(weights, folder / ADAPTER, metadata=metadata)
+    sort_metadata(folder / ADAPTER)
     text = json.dumps(peft_fields(config, base), indent=2, sort_keys=True) + "\n"
     (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
 

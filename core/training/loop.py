@@ -5,11 +5,10 @@ of context managers around each step and its phases, for tracing.
 """
 
 import math
-import time
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -21,9 +20,26 @@ from andon.core.training.allocator import keep_freed_memory
 from andon.core.training.loss import loss
 from andon.core.training.optimizer import build_optimizer, gradient_norm, step
 from andon.core.training.schedule import learning_rate
+from andon.core.training.seconds import PhaseSeconds
 from andon.core.training.state import TrainState
 
-Span = Callable[..., AbstractContextManager[object]]
+
+class OpenSpan(Protocol):
+    """What a span factory's context manager yields."""
+
+    def set_attributes(self, **attributes: str | bool | float) -> None:
+        """Add what is known only at the span's end."""
+        ...
+
+
+class NotRecorded:
+    """The open span of an untraced run."""
+
+    def set_attributes(self, **attributes: str | bool | float) -> None:
+        """Do nothing."""
+
+
+Span = Callable[..., AbstractContextManager[OpenSpan]]
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 INITIAL_LOSS_SCALE = 65536.0  # of a float16 loss; halved on overflow, doubled after this many finite steps:
@@ -45,12 +61,12 @@ class StepRecord:
     learning_rate: float
     tokens: int  # counted labels
     skipped: bool  # loss or gradient not finite: the weights were left alone
-    seconds: dict[str, float]  # by phase: data, forward, backward, clip, optimizer
+    seconds: dict[str, float]  # by phase: data, forward, backward, clip, optimizer; on a GPU see PhaseSeconds.collect
 
 
-def no_span(name: str, **attributes: object) -> AbstractContextManager[None]:  # noqa: ARG001 - the hook's signature
+def no_span(name: str, **attributes: object) -> AbstractContextManager[OpenSpan]:  # noqa: ARG001 - the hook's signature
     """The span factory of an untraced run."""
-    return nullcontext()
+    return nullcontext(NotRecorded())
 
 
 def initial_state(config: Config, device: str = "cpu") -> TrainState:
@@ -81,11 +97,12 @@ def train(state: TrainState, dataset: Dataset, config: Config, *, span: Span = n
     steps = dataset.steps(config)
     device = state.model.lm_head.weight.device
     upcoming = batches(dataset, config, state.data)
+    seconds = PhaseSeconds()
     while state.step < steps:
-        seconds: dict[str, float] = defaultdict(float)
+        seconds = PhaseSeconds(seconds.late)
         epoch = state.data.epoch
         rate = learning_rate(state.step, steps, config.training.learning_rate, config.schedule)
-        with span("train.step", step=state.step + 1):
+        with span("train.step", step=state.step + 1, epoch=epoch, learning_rate=rate) as recorded:
             with _phase("data", span, seconds, device):
                 micro_batches, state.data = next(upcoming)
             total, tokens = accumulate_gradients(state, micro_batches, config.training, span, seconds)
@@ -97,6 +114,8 @@ def train(state: TrainState, dataset: Dataset, config: Config, *, span: Span = n
                     step(state.optimizer, rate, norm, config.training.grad_clip, state.loss_scale)
                 else:
                     state.optimizer.zero_grad(set_to_none=True)
+            recorded.set_attributes(loss=total, grad_norm=norm, tokens=tokens, skipped=not finite)
+        seconds.collect()
         state.step += 1
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         _update_loss_scale(state, finite, config.training)
@@ -134,7 +153,7 @@ def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]
 
 
 def accumulate_gradients(
-    state: TrainState, micro_batches: list[Batch], training: TrainingConfig, span: Span, seconds: dict[str, float]
+    state: TrainState, micro_batches: list[Batch], training: TrainingConfig, span: Span, seconds: PhaseSeconds
 ) -> tuple[float, int]:
     """Gradients of one large batch, one micro-batch at a time: each loss is divided by the tokens of all of them."""
     state.model.train()
@@ -167,11 +186,7 @@ def _update_loss_scale(state: TrainState, finite: bool, training: TrainingConfig
 
 
 @contextmanager
-def _phase(name: str, span: Span, seconds: dict[str, float], device: torch.device) -> Generator[None]:
-    """A span, and its seconds on the clock; on a GPU it waits for the work, so that the time is the phase's own."""
-    begun = time.perf_counter()
-    with span(name):
+def _phase(name: str, span: Span, seconds: PhaseSeconds, device: torch.device) -> Generator[None]:
+    """A span, and its seconds."""
+    with seconds.measure(name, device), span(name):
         yield
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    seconds[name] += time.perf_counter() - begun

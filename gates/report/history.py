@@ -9,6 +9,7 @@ from typing import Any
 from andon.gates import commits
 from andon.gates.report.render import WIDTH
 from andon.gates.verdict import Verdict
+from andon.reading import ReadError, parse_json, read_text
 
 HISTORY = Path("reports/history.jsonl")
 KEPT = ("state", "value", "unit", "operator", "threshold", "seconds", "detail", "sources")
@@ -58,11 +59,13 @@ def read(path: Path = HISTORY) -> list[Entry]:
     if not path.exists():
         return []
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    try:
+        text = read_text(path)
+    except ReadError as error:
+        raise HistoryError(f"{path}: {error}; remove it") from error
+    for number, line in enumerate(text.split("\n")[:-1], start=1):  # a killed process can leave half a line
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             entries.append(entry | {key: entry[key] for key in ("tier", "commit", "changed", "answer", "checks")})
         except (ValueError, KeyError, TypeError) as error:
             raise HistoryError(f"{path} line {number} is not a verdict ({error!r}); remove the line") from error

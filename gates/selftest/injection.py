@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from andon.gates.config import Gates, InjectedFault, Measure, Threshold, Tier
-from andon.gates.evidence import FOLDER, Evidence, EvidenceError, read_evidence, write_evidence
+from andon.gates.evidence import FOLDER, Evidence, EvidenceError, read_evidence, seal_evidence, write_evidence
 from andon.gates.judge import judge
 from andon.gates.run import Commands, execute
 from andon.source import SourceError, find, replaced
@@ -93,6 +93,7 @@ def _inject_at(fault: InjectedFault, root: Path) -> str:
 
 def _red_bounds(measure: Measure, bounds: list[Threshold], left: Path, folder: Path) -> list[str]:
     """The thresholds on a measure's evidence that are red, with details; null does not count as red."""
+    seal_evidence(measure.name, left)
     try:
         evidence = read_evidence(measure.name, left)
     except EvidenceError:

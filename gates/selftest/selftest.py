@@ -20,6 +20,7 @@ from andon.gates.evidence import EXIT_CODE, Evidence, Metric, run_record, write_
 from andon.gates.judge import judge
 from andon.gates.run import SIDE_BY_SIDE
 from andon.gates.selftest.injection import inject_and_run
+from andon.reading import read_json
 
 TABLE = Path("reports/baselines/selftest.json")
 
@@ -113,7 +114,7 @@ def read_seen(path: Path = TABLE) -> list[Seen]:
     if not path.exists():
         return []
     try:
-        return [Seen(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        return [Seen(**row) for row in read_json(path)]
     except (ValueError, TypeError) as error:
         raise GateError(
             f"{path} is not a table of self-test results ({error}); `andon gate selftest` writes it"

@@ -11,7 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from andon.cli.main import DEVELOPMENT_TOOLS, VERBS, cli
+from andon.cli.errors import DEVELOPMENT_TOOLS
+from andon.cli.main import VERBS, cli
 from tests.commands import bare
 
 HEAVY = ("torch", "numpy", "pydantic", "rich", "tokenizers", "opentelemetry")

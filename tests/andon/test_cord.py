@@ -13,7 +13,8 @@ from andon.core.config import CordConfig
 from andon.core.training.loop import StepRecord
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.runs.cord import BOUNDS, make_cord, watched_weights
-from andon.runs.run import RunSetup, from_scratch, run
+from andon.runs.run import from_scratch, run
+from andon.runs.setup import RunSetup
 from tests.andon.test_bad_input import toml
 from tests.small_run import TABLES, small_config, write_corpus
 from tests.tuning import andon

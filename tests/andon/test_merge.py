@@ -59,7 +59,7 @@ def test_the_exported_adapter_is_the_run_s(tuned: Path) -> None:
     """Behavior: a PEFT directory that `--model` and `merge` read, on its own base or on one that is named."""
     result = andon("export", "--model", "run", "--format", "peft", "--out", "adapter")
     assert 0 == result.exit_code, result.output
-    names = {"adapter_model.safetensors", "adapter_config.json", "finetune.json"}
+    names = {"adapter_model.safetensors", "adapter_config.json", "finetune.json", "SHA256SUMS"}
     assert names == {path.name for path in (tuned / "adapter").iterdir()}
     assert torch.equal(logits(load_any_model(tuned / "run")[0]), logits(load_any_model(tuned / "adapter")[0]))
     assert 0 == andon("export", "--model", "base", "--out", "elsewhere").exit_code

@@ -17,6 +17,7 @@ from andon.gates.report.render import render_json
 from andon.gates.verdict import Check, Verdict
 from andon.log import LogError
 from andon.report.page import ReportError, duration, milliseconds, number, render_report
+from andon.sealing import seal
 from andon.tracing.record import open_trace
 
 RESULT = {
@@ -72,7 +73,7 @@ def run(tmp_path: Path) -> Path:
         with trace.span("validation"):
             records.append({"kind": "validation", "step": 6, "loss": 1.5, "bits_per_byte": 0.9})
     (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (folder / "result.json").write_text(json.dumps(RESULT))
+    (folder / "result.json").write_bytes(seal(RESULT))
     (folder / "config.json").write_text(json.dumps({"model": {"hidden_size": 256, "rope_scaling": None}}))
     return folder
 
@@ -144,17 +145,17 @@ def test_it_shows_what_was_fine_tuned(run: Path) -> None:
     row = {"finetune": tuned, "steps": 60, "peak_bytes": 12_345_678}
     broken: dict[str, Any] = {"finetune": tuned | {"method": "qlora", "base_unchanged": False, "loss_after": None}}
     broken |= {"steps": 3, "peak_bytes": None}
-    (run / "result.json").write_text(json.dumps(RESULT | {"finetunes": [row, broken]}))
+    (run / "result.json").write_bytes(seal(RESULT | {"finetunes": [row, broken]}))
     text = Page(render_report(run, verdict(PASSED))).text
     where = "steps on demo/checkpoints/step-6"
     assert f"LoRA, rank 8 60 {where} 1,000 2.00% 12.3 MB 3.500 3.250 unchanged" in text
     assert f"QLoRA, in 4 bits, rank 8 3 {where} 1,000 2.00% not measured 3.500 not measured CHANGED" in text
     assert "Training the whole model" not in text
-    (run / "result.json").write_text(json.dumps(RESULT | {"finetunes": [row], "peak_bytes": 59_000_000}))
+    (run / "result.json").write_bytes(seal(RESULT | {"finetunes": [row], "peak_bytes": 59_000_000}))
     assert "Training the full model took 59.0 MB." in Page(render_report(run, None)).text
-    (run / "result.json").write_text(json.dumps(RESULT | row))
+    (run / "result.json").write_bytes(seal(RESULT | row))
     assert f"60 {where}" in Page(render_report(run, None)).text
-    (run / "result.json").write_text(json.dumps(RESULT))
+    (run / "result.json").write_bytes(seal(RESULT))
     assert "Fine-tuned" not in Page(render_report(run, None)).text
 
 
@@ -212,7 +213,7 @@ def test_hostile_text_stays_text(run: Path) -> None:
         "command": hostile,
         "started": hostile,
     }
-    (run / "result.json").write_text(json.dumps(result))
+    (run / "result.json").write_bytes(seal(result))
     (run / "config.json").write_text(json.dumps({hostile: {hostile: hostile, "b": 1}}))
     page = Page(render_report(run, verdict(replace(PASSED, name=hostile))))
     assert plain == tags(page)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.progress import Progress
 
-from andon.cli import verify as verify_
+from andon.cli import bar as bar_
 from andon.cli.main import cli
 from andon.gates.evidence import changed_sources, read_evidence
 from andon.verify.checks import Check
@@ -151,15 +151,15 @@ def test_a_terminal_shows_a_bar_once_it_takes_long(monkeypatch: pytest.MonkeyPat
         drawn.set()
 
     monkeypatch.setattr(Progress, "start", started)
-    monkeypatch.setattr(verify_, "BAR_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(bar_, "BAR_AFTER_SECONDS", 0.0)
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in {"FORCE_COLOR": "", "TERM": "xterm"}.items():
         monkeypatch.setenv(name, value)
-    with verify_.bar() as note:
+    with bar_.bar() as note:
         note(1, 2, "a check")
     assert [] == shown
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with verify_.bar() as note:
+    with bar_.bar() as note:
         assert drawn.wait(10)
         note(1, 2, "a check")
     (bar,) = shown

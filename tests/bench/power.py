@@ -8,7 +8,7 @@ import time
 
 import click
 
-from andon.cli.verify import bar
+from andon.cli.bar import bar
 from andon.gates.config import load_gates
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.judge import judge

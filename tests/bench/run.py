@@ -47,7 +47,7 @@ def plain_steps(model: nn.Module, forward: Callable[[], Tensor], workload: Workl
 
     def now() -> float:
         if workload.device == "cuda":
-            torch.cuda.synchronize()  # the phase's own work, not its launch; ours does the same
+            torch.cuda.synchronize()  # the phase's own work, not its launch; ours has events for that
         return time.perf_counter()
 
     def steps() -> Iterator[Step]:

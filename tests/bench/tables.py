@@ -40,6 +40,7 @@ DEBT = Path("reports/baselines/debt.json")
 FUZZ = Path("reports/baselines/fuzz.json")
 MUTANTS = Path("reports/baselines/mutation.json")
 POWER = Path("reports/baselines/power.json")
+TRACING = Path("reports/baselines/tracing.json")
 NIGHTLY = Path("reports/baselines/nightly.json")
 THIRD_PARTY = Path("reports/baselines/third_party.json")
 KNOWN_BUGS = Path("reports/baselines/known_bugs.json")
@@ -181,6 +182,17 @@ def fuzz(content: dict[str, Any]) -> str:
 def _killed(counts: list[int]) -> list[str]:
     count, killed, excused = counts
     return [str(count), str(killed), str(count - killed), str(excused), f"{100 * killed / count:.1f}%"]
+
+
+def tracing(content: dict[str, Any]) -> str:
+    """What tracing costs a step."""
+    names = {"step": "the run's own thread, by default", "otlp": "all of the process, with `--otlp` to a receiver"}
+    rows = [
+        [names[name], f"{cost['mean']:.3f}", f"{cost['upper']:.3f}", f"{cost['samples']:,} pairs"]
+        for name, cost in content["costs"].items()
+    ]
+    header = ["processor time of", "ms a step", "at most, 95%", "of"]
+    return f"{table(header, rows)}\n\n`nox -s bench -- tracing` measures again."
 
 
 def power(content: dict[str, Any]) -> str:
@@ -327,6 +339,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "learned": lambda: _from(LEARN, learned, "nox -s bench -- learn adapters"),
         "gpu": lambda: _from(BENCH_GPU, gpu, "nox -s bench_gpu"),
         "power": lambda: _from(POWER, power, "nox -s measure -- gradients"),
+        "tracing": lambda: _from(TRACING, tracing, "nox -s bench -- tracing"),
         "faults": lambda: _from(FAULTS, faults, "nox -s faults"),
         "selftest": lambda: _from(SELFTEST, selftest, "nox -s measure -- selftest"),
         "debt": lambda: _from(DEBT, debt, "nox -s measure -- debt --write"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from andon.core.config import ModelConfig
+from andon.core.files.sums import SUMS
 from andon.core.formats.huggingface_config import InterchangeError
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
@@ -26,6 +27,12 @@ def logits(model: Llama) -> torch.Tensor:
     """What the model says, without gradients."""
     with torch.no_grad():
         return model(TOKENS_BT)
+
+
+def unsealed(folder: Path) -> Path:
+    """A directory as strangers publish it: without SHA256SUMS."""
+    (folder / SUMS).unlink()
+    return folder
 
 
 def assert_refused(path: Path, complaint: str) -> None:

@@ -19,6 +19,7 @@ import torch
 from andon.core.config import Config
 from andon.core.files.folders import latest_checkpoint
 from andon.core.training import loop as train
+from andon.core.training.loop import OpenSpan
 from andon.log import read_log
 from andon.runs.run import run
 from tests.small_run import small_config, write_corpus
@@ -34,7 +35,7 @@ def child(config: Config, folder: Path, *, resume: bool, die_at: int | None) -> 
     if process == 0:
         opened = count()
 
-        def span(name: str, **attributes: object) -> AbstractContextManager[None]:
+        def span(name: str, **attributes: object) -> AbstractContextManager[OpenSpan]:
             os.write(write_end, f"{name}\n".encode())
             if next(opened) == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from andon.core.data.tokenizer import id_count
 from andon.core.formats.huggingface import export_huggingface
-from tests.core.foreign import new_model
+from tests.core.foreign import new_model, unsealed
 
 TEXT = [
     "The sea is wide. What is 3+4? Seven! A word: blue. Say hello.\n user assistant system get_tide [INST] [/INST]"
@@ -76,6 +76,7 @@ def directory(folder: Path, kind: str, **files: dict[str, Any]) -> Path:
     """A Hugging Face directory of the kind; `tokenizer`, `config`, `generation`, `special` add keys to its files."""
     tokenizer = tokenizer_of(kind)
     export_huggingface(new_model(vocab_size=id_count(tokenizer)), folder, tokenizer)
+    unsealed(folder)
     change(folder / "config.json", {"eos_token_id": 2} | files.get("config", {}))
     named = {"chat_template": TEMPLATES[kind], "tokenizer_class": None} | NAMES[kind] | files.get("tokenizer", {})
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in named.items() if v is not None}))

@@ -1,6 +1,5 @@
 """Small runs, and single steps of them, whose memory is measured beside the arithmetic."""
 
-from collections import defaultdict
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from andon.core.config import Config, parse_config
 from andon.core.data.batch import Batch
 from andon.core.memory.sizes import step_of
 from andon.core.training.loop import accumulate_gradients, no_span
+from andon.core.training.seconds import PhaseSeconds
 
 # Rows, length, logits in a chunk of the loss, model. The blocks dominate, the head does, the weights do; then a tied
 # head with grouped queries, heads wider than the model, a tied head that dominates, and many blocks.
@@ -48,7 +48,7 @@ def optimizer_step(state: Any, run: Config) -> int:
         [packed(rows, length) for _ in range(run.training.accumulation_steps)],
         run.training,
         no_span,
-        defaultdict(float),
+        PhaseSeconds(),
     )
     gradients = nbytes([parameter.grad for parameter in state.model.parameters() if parameter.grad is not None])
     state.optimizer.step()

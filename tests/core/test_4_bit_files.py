@@ -24,7 +24,7 @@ from andon.core.formats.bitsandbytes import STATE, from_bitsandbytes, to_bitsand
 from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
-from tests.core.foreign import assert_refused, logits, new_model
+from tests.core.foreign import assert_refused, logits, new_model, unsealed
 from tests.core.stored import assert_same, normal
 from tests.core.test_smollm2 import path  # noqa: F401 - a fixture
 from tests.tolerances import TOLERANCE, distance
@@ -71,7 +71,7 @@ def test_a_damaged_4_bit_file_is_refused_by_folder_and_tensor(tmp_path: Path) ->
     model = new_model()
     quantize_model(model)
     export_huggingface(model, tmp_path / "hf")
-    whole = load_file(tmp_path / "hf" / "model.safetensors")
+    whole = load_file(unsealed(tmp_path / "hf") / "model.safetensors")
 
     def refused(tensors: dict[str, Tensor], complaint: str) -> None:
         save_file(tensors, tmp_path / "hf" / "model.safetensors")

@@ -26,7 +26,7 @@ from andon.core.formats.peft_config import (
 from andon.core.model.llama import Llama, build_model
 from tests.core.shapes import SHAPE
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, SUMS = "adapter_config.json", "adapter_model.safetensors", "SHA256SUMS"
 ADAPTER = LoraConfig(rank=2, alpha=4)
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
@@ -56,7 +56,9 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(pristine: Path, tmp_path: Path) -> Path:
     """A copy, to be spoilt."""
-    return Path(shutil.copytree(pristine, tmp_path / "adapter"))
+    copy = Path(shutil.copytree(pristine, tmp_path / "adapter"))
+    (copy / SUMS).unlink()  # as whoever changes a file himself does
+    return copy
 
 
 def logits(model: Llama) -> Tensor:
@@ -123,7 +125,7 @@ def test_the_folder_is_pefts(tmp_path: Path) -> None:
     """Reference: PEFT's tensor names, shapes and fields; the base is named, and its hash stands in the metadata."""
     model = adapted("mine", target_modules=["q_proj", "down_proj"])
     save_adapter(model, tmp_path / "adapter", "mine", "models/small")
-    assert {CONFIG, WEIGHTS} == {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {CONFIG, WEIGHTS, SUMS} == {path.name for path in (tmp_path / "adapter").iterdir()}
     tensors = load_file(tmp_path / "adapter" / WEIGHTS)
     shapes = {"self_attn.q_proj": ((2, 16), (16, 2)), "mlp.down_proj": ((2, 20), (16, 2))}
     assert {
@@ -414,7 +416,7 @@ def test_nothing_is_written_over(folder: Path, tmp_path: Path) -> None:
     assert before == (folder / CONFIG).read_bytes()
     (tmp_path / "empty").mkdir()
     save_adapter(adapted(), tmp_path / "empty", "default", "")
-    assert 2 == len(list((tmp_path / "empty").iterdir()))
+    assert {CONFIG, WEIGHTS, SUMS} == {path.name for path in (tmp_path / "empty").iterdir()}
     with pytest.raises(LoraError, match="there is no adapter 'other'; there are: default"):
         save_adapter(adapted(), tmp_path / "none", "other", "")
     with pytest.raises(

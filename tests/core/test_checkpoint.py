@@ -27,7 +27,7 @@ from andon.core.files.manifest import (
     MODEL,
     OPTIMIZER,
     CheckpointError,
-    RandomStates,
+    NotFiniteError,
     read_manifest,
     record_files,
     write_manifest,
@@ -35,6 +35,7 @@ from andon.core.files.manifest import (
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
 from andon.core.training.optimizer import build_optimizer
+from andon.core.training.randomness import random_states, read_random, restore_random
 from andon.core.training.state import TrainState
 
 pytestmark = pytest.mark.tier2
@@ -426,12 +427,12 @@ def test_a_gpu_gets_its_own_generator_back(monkeypatch: pytest.MonkeyPatch) -> N
     """Behavior: a state saved from a GPU goes to the GPU that continues, and nowhere where there is none."""
     given = {}
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.update({device: state.tolist()}))
-    states = RandomStates(
-        python=json.dumps(random.getstate()), torch=checkpoint._to_hex(torch.get_rng_state()), cuda="0102ff"
-    )
-    checkpoint._restore_random(states, torch.device("cpu"))
+    states = random_states(torch.device("cpu")).model_copy(update={"cuda": "0102ff"})
+    own = read_random(states, torch.device("cpu"))
+    restore_random(own, torch.device("cpu"))
     assert {} == given
-    checkpoint._restore_random(states, torch.device("cuda", 1))
+    there = own._replace(cuda=torch.tensor([1, 2, 255], dtype=torch.uint8))
+    restore_random(there, torch.device("cuda", 1))
     assert {torch.device("cuda", 1): [1, 2, 255]} == given
 
 
@@ -472,3 +473,63 @@ def test_transformers_is_told_who_wrote_the_weights(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, new_state(config), config)
     with safe_open(folder / MODEL, "pt") as file:
         assert {"format": "pt"} == file.metadata()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("poisoned", ["weight", "moment"])
+def test_a_save_that_is_not_finite_is_refused(poisoned: str, value: float, tmp_path: Path) -> None:
+    """Behavior: one weight or moment that is NaN or inf is named, and nothing is written."""
+    config = configuration()
+    state = new_state(config)
+    advance(state, 2)
+    parameter = state.model.model.norm.weight
+    tensor = parameter.data if poisoned == "weight" else state.optimizer.state[parameter]["exp_avg_sq"]
+    tensor[3] = value
+    with pytest.raises(NotFiniteError, match=r"step 2: model\.norm\.weight\S* holds NaN or inf"):
+        save_checkpoint(tmp_path, state, config)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: one that was saved all the same is refused by the tensor's name, with the state as it was."""
+    config = configuration()
+    state = new_state(config)
+    advance(state, 2)
+    monkeypatch.setattr(checkpoint, "_not_finite", lambda tensors: "")
+    state.model.model.norm.weight.data[0] = math.nan
+    folder = save_checkpoint(tmp_path, state, config)
+    monkeypatch.undo()
+    fresh = new_state(config)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds NaN or inf"):
+        load_checkpoint(folder, fresh, config)
+    assert 0 == fresh.step
+
+
+WORDS = 625  # of Python's generator: 624 and a position
+RANDOM_STATES = {
+    "python's version": ("python", json.dumps([9, [0] * WORDS, None])),
+    "python's position": ("python", json.dumps([3, [0] * (WORDS - 1) + [10**9], None])),
+    "a word too large": ("python", json.dumps([3, [1 << 80] + [1] * (WORDS - 1), None])),
+    "not a list": ("python", "7"),
+    "torch's length": ("torch", "00ff"),
+    "torch's content": ("torch", "ff" * 5056),
+    "no hexadecimal": ("torch", "xyz"),
+}
+
+
+@pytest.mark.parametrize("case", RANDOM_STATES)
+def test_a_crafted_random_state_changes_nothing(case: str, tmp_path: Path) -> None:
+    """Behavior: a manifest with a valid seal and a state that is none is refused before any weight is changed."""
+    config = configuration()
+    state = new_state(config)
+    advance(state, 1)
+    folder = save_checkpoint(tmp_path, state, config)
+    manifest = read_manifest(folder)
+    key, text = RANDOM_STATES[case]
+    write_manifest(folder, manifest.model_copy(update={"random": manifest.random.model_copy(update={key: text})}))
+    fresh = new_state(config, seed=1)
+    before = fresh.model.lm_head.weight.clone()
+    with pytest.raises(CheckpointError, match="random: no state of a random number generator"):
+        load_checkpoint(folder, fresh, config)
+    assert torch.equal(before, fresh.model.lm_head.weight)
+    assert 0 == fresh.step

@@ -19,7 +19,7 @@ from andon.core.formats.chat_template import load_template
 from andon.core.formats.huggingface import INDEX, export_huggingface
 from andon.core.formats.huggingface_config import InterchangeError
 from andon.core.formats.interchange import load_model
-from tests.core.foreign import assert_refused, logits, new_model
+from tests.core.foreign import assert_refused, logits, new_model, unsealed
 from tests.core.shapes import LLAMA3
 
 pytestmark = pytest.mark.tier2
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.tier2
 def exported(folder: Path, **keys: Any) -> Path:
     """A directory with a tiny model, to be spoilt."""
     export_huggingface(new_model(**keys), folder / "hf")
-    return folder / "hf"
+    return unsealed(folder / "hf")
 
 
 def change_config(folder: Path, **keys: Any) -> None:
@@ -239,7 +239,7 @@ def test_the_tokenizer_travels_along(tmp_path: Path) -> None:
     assert tokenizer.encode("words of a few").ids == loaded.encode("words of a few").ids
     assert EOS == json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())["eos_token"]
     assert tokenizer.token_to_id(EOS) == json.loads((tmp_path / "hf" / "config.json").read_text())["eos_token_id"]
-    (tmp_path / "hf" / "tokenizer.json").write_text("{}")
+    (unsealed(tmp_path / "hf") / "tokenizer.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         load_model(tmp_path / "hf")
 

@@ -1,8 +1,7 @@
 """The loop: what a step leaves behind, what it refuses, and what it may depend on."""
 
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from andon.core.training.loop import (
     validate,
 )
 from andon.core.training.loss import loss
+from andon.core.training.seconds import PhaseSeconds
 from andon.core.training.state import TrainState
 from tests.small_run import small_config, write_corpus
 from tests.tolerances import distance
@@ -108,7 +108,7 @@ def test_micro_batches_add_up() -> None:
         rows = zip(*(part.split(8 // parts) for part in batch[:2]), strict=True)
         micro_batches = [Batch(tokens, labels, None) for tokens, labels in rows]
         assert parts == len(micro_batches)
-        total, _ = accumulate_gradients(state, micro_batches, config.training, no_span, defaultdict(float))
+        total, _ = accumulate_gradients(state, micro_batches, config.training, no_span, PhaseSeconds())
         losses.append(total)
         grads.append([parameter.grad for parameter in state.model.parameters()])
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-10, atol=0)
@@ -262,16 +262,63 @@ def test_a_batch_is_moved_whole(packed: bool) -> None:
 
 
 @pytest.mark.tier2
-def test_a_phases_seconds_add_up_and_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: micro-batches of one step share a figure, and the work behind it is done when the clock is read."""
-    waited: list[object] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    seconds = {"forward": 5.0}
-    for device in (torch.device("cpu"), torch.device("cuda")):
-        with training._phase("forward", no_span, seconds, device):
-            pass
+def test_a_phases_seconds_add_up() -> None:
+    """Behavior: micro-batches of one step share a figure."""
+    seconds = PhaseSeconds()
+    seconds["forward"] = 5.0
+    with training._phase("forward", no_span, seconds, torch.device("cpu")):
+        pass
     assert 5 < seconds["forward"] < 6
-    assert [torch.device("cuda")] == waited
+
+
+class StandInEvent:
+    """A GPU's event without a GPU; `done` says for each, by the order of making, whether the work has ended."""
+
+    made: ClassVar[list["StandInEvent"]] = []
+    calls: ClassVar[list[str]] = []
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self.number, self.done = len(self.made), False
+        self.made.append(self)
+
+    def record(self) -> None:
+        """Note the call."""
+        self.calls.append(f"record {self.number}")
+
+    def query(self) -> bool:
+        """Whether the work before it has ended."""
+        return self.done
+
+    def elapsed_time(self, end: "StandInEvent") -> float:
+        """Milliseconds; that both have ended is the caller's to know."""
+        assert self.done
+        assert end.done
+        return 1000.0 * (end.number - self.number)
+
+
+@pytest.mark.tier2
+def test_a_gpu_is_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: a phase lies between two events; what has not ended is read in the step after, and nothing waits."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: pytest.fail("a synchronization"))
+    monkeypatch.setattr(torch.cuda, "Event", StandInEvent)
+    monkeypatch.setattr(StandInEvent, "made", [])
+    monkeypatch.setattr(StandInEvent, "calls", [])
+    first = PhaseSeconds()
+    for name in ("clip", "optimizer"):
+        with training._phase(name, no_span, first, torch.device("cuda")):
+            StandInEvent.calls.append(name)
+    assert ["record 0", "clip", "record 1", "record 2", "optimizer", "record 3"] == StandInEvent.calls
+    for event in StandInEvent.made[:2]:
+        event.done = True
+    first.collect()
+    second = PhaseSeconds(first.late)
+    second.collect()
+    assert ({"clip": 1.0}, {}) == (first, second)
+    for event in StandInEvent.made:
+        event.done = True
+    second.collect()
+    assert {"optimizer": 1.0} == second
 
 
 @pytest.mark.tier2
@@ -285,7 +332,7 @@ def test_gradients_are_scaled_and_the_loss_is_not(scale: float) -> None:
     gradients = torch.autograd.grad(expected, list(model.parameters()))
     state = initial_state_of(model, config)
     state.loss_scale = scale
-    total, _ = accumulate_gradients(state, [batch], config.training, no_span, defaultdict(float))
+    total, _ = accumulate_gradients(state, [batch], config.training, no_span, PhaseSeconds())
     assert float(expected.detach()) == pytest.approx(total, rel=1e-14)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert parameter.grad is not None
@@ -315,7 +362,9 @@ def test_a_step_is_a_span_with_its_number_and_phases(paths: list[str], tmp_path:
 
     next(train(initial_state(config), open_dataset(config, tmp_path), config, span=noted))
     parts = [("forward", {}), ("backward", {})] * 3
-    assert [("train.step", {"step": 1}), ("data", {}), *parts, ("clip", {}), ("optimizer", {})] == spans
+    (_, said), *phases = spans
+    assert {"step": 1, "epoch": 0} == {key: said[key] for key in ("step", "epoch")}
+    assert [("data", {}), *parts, ("clip", {}), ("optimizer", {})] == phases
 
 
 @pytest.mark.tier2

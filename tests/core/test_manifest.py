@@ -24,16 +24,15 @@ from andon.core.files.manifest import (
     ADAPTER_FILES,
     FILES,
     MANIFEST,
-    SEAL,
     CheckpointError,
     Manifest,
     RandomStates,
     check_files,
     read_manifest,
     record_files,
-    seal,
     write_manifest,
 )
+from andon.sealing import SEAL, seal
 
 pytestmark = pytest.mark.tier2
 

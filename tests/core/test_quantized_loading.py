@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from andon.core.adapters.nf4 import NF4Linear, QuantError, quantize_model
 from andon.core.config import QloraConfig
@@ -13,7 +14,7 @@ from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama, build_model
 from andon.verify.observation.tensor_memory import TensorMemory
-from tests.core.foreign import logits, new_model
+from tests.core.foreign import logits, new_model, unsealed
 from tests.core.test_gguf import write_gguf
 
 
@@ -59,9 +60,10 @@ def test_loading_quantized_never_holds_the_full_model(kind: str, tmp_path: Path)
 @pytest.mark.tier2
 def test_a_file_with_nan_is_refused_when_quantized(tmp_path: Path) -> None:
     """Behavior: by the tensor's name."""
-    model = new_model()
-    with torch.no_grad():
-        model.get_parameter("model.layers.0.mlp.down_proj.weight")[0, 0] = math.inf
-    export_huggingface(model, tmp_path / "hf")
+    export_huggingface(new_model(), tmp_path / "hf")
+    file = unsealed(tmp_path / "hf") / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.0.mlp.down_proj.weight"][0, 0] = math.inf
+    save_file(weights, file)
     with pytest.raises(QuantError, match=r"model\.layers\.0\.mlp\.down_proj\.weight holds infinity or NaN"):
         load_model(tmp_path / "hf", quantize=QloraConfig())

@@ -76,7 +76,7 @@ def test_a_shape_is_read(tmp_path: Path, record: Any, messages: list[Any], rest:
             {"messages": [ASKED, SAID], "system": "Be kind."},
             "system='Be kind.' is not read beside a conversation; write a",
         ),
-        ({"messages": [ASKED, SAID], "tools": "no JSON"}, "tools is text and not valid JSON"),
+        ({"messages": [ASKED, SAID], "tools": "no JSON"}, "tools is text and is not valid JSON"),
         ({"messages": [ASKED, SAID], "tools": ["get_tide"]}, "tools=['get_tide']: expected a list of objects"),
         ({"messages": [ASKED, SAID], "chat_template_kwargs": [1]}, "chat_template_kwargs=[1]: expected an object"),
         (

@@ -75,6 +75,15 @@ def test_no_prediction_sees_its_target(ahead: int, red: bool) -> None:
         check_own_target(captured)
 
 
+def test_a_target_is_asked_where_targets_differ() -> None:
+    """Behavior: a place at which all rows have one token, as a date's dash, tells nothing; beside it is asked."""
+    ids = torch.randint(WORDS, (6, 10))
+    ids[:, 5] = 3
+    captured = recorded(Reach(0), lambda call, ids: cross_entropy(call, ids, ids), ids)
+    with pytest.raises(CheckFailed, match="at that place, which is their target"):
+        check_own_target(captured)
+
+
 def test_ignored_labels_have_no_gradient() -> None:
     """Behavior: labels of -100 that the loss counts as a class are red."""
     check_ignored(recorded(Bag(), cross_entropy, *padded()))

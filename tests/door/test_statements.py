@@ -37,7 +37,7 @@ def test_steps_within_a_declared_window_are_red() -> None:
     """Behavior: optimizer steps while accelerate accumulates."""
     each = stepped()
     check_accumulation(run_of(each))
-    each.clipped = Counter(partial=6)
+    each.kinds = Counter(partial=6)
     with pytest.raises(CheckFailed, match="6 of 10"):
         check_accumulation(run_of(each))
 

@@ -68,8 +68,8 @@ FAULTS = (
         source="huggingface/peft#2195",
         symptom="The pattern of ranks is used for the alpha, too: some modules have another scale than configured.",
         where="andon.core:plan",
-        before="alpha = config.alpha_pattern.get(_first_matching(config.alpha_pattern, name), config.resolved_alpha)",
-        after="alpha = config.alpha_pattern.get(_first_matching(config.rank_pattern, name), config.resolved_alpha)",
+        before="_first_matching(config.alpha_pattern, name, names)",
+        after="_first_matching(config.rank_pattern, name, names)",
         subjects=("lora",),
     ),
     Fault(

@@ -31,8 +31,8 @@ FAULTS = (
         source="huggingface/transformers#46628",
         symptom="Random numbers are restored, and then drawn from to skip what was seen.",
         where="andon.core:load_checkpoint",
-        before="_restore_random(manifest.random, device)",
-        after=("_restore_random(manifest.random, device)\ntorch.randperm(manifest.batch + 1)"),
+        before="restore_random(generators, device)",
+        after=("restore_random(generators, device)\ntorch.randperm(manifest.batch + 1)"),
         subjects=("lora", "llama"),
     ),
     Fault(

@@ -151,9 +151,8 @@ FAULTS = (
         source="karpathy/nanoGPT 5156fef9",
         symptom="A map that lives as long as the run keeps every page it ever touched.",
         where="andon.core:read_tokens",
-        before='tokens[here] = np.memmap(store.folder / shard_name(shard), store.dtype, mode="r")[offsets[here]]',
+        before='tokens[here] = np.memmap(path, store.dtype, mode="r")[offsets[here]]',
         after=(
-            "path = store.folder / shard_name(shard)\n"
             'kept = read_tokens.__dict__.setdefault(path, np.memmap(path, store.dtype, mode="r"))\n'
             "tokens[here] = kept[offsets[here]]"
         ),

@@ -12,7 +12,7 @@ REFUSALS = (AdapterError, LoraError)
 PARSER = {
     peft_config: ("peft_fields", "read_adapter_config", "_explain", "_read_json"),
     huggingface_config: ("read_json",),
-    targets: ("plan", "_targets", "_ends_with", "_endings", "_matches_pattern", "_first_matching"),
+    targets: ("plan", "_targets", "_ends_with", "_endings", "_ends_matching", "_first_matching"),
 }
 MODULES = modules(Shape(vocab=32, hidden=8, ffn=16, layers=2, heads=2, kv_heads=1, head_size=4, tied=False))
 

@@ -5,12 +5,13 @@ from contextlib import suppress
 
 from andon.core.files import headers, manifest
 from andon.core.files.headers import HeaderError, read_header
-from andon.core.files.manifest import MANIFEST, MODEL, SEAL, CheckpointError, check_files, read_manifest, seal
+from andon.core.files.manifest import MANIFEST, MODEL, CheckpointError, check_files, read_manifest
+from andon.sealing import SEAL, seal
 from tests.fuzz.files import FOLDER, parts, written
 
 REFUSALS = (CheckpointError, HeaderError)
 PARSER = {
-    manifest: ("read_manifest", "check_files", "_record", "seal"),
+    manifest: ("read_manifest", "check_files", "_record"),
     headers: ("read_header", "parse_header", "check_tiling", "_without_duplicates", "_tensor_entry", "_are_sizes"),
 }
 

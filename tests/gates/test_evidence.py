@@ -14,8 +14,10 @@ from andon.gates.evidence import (
     digest,
     digests,
     read_evidence,
+    seal_evidence,
     write_evidence,
 )
+from andon.sealing import seal, unseal
 
 pytestmark = pytest.mark.tier1
 
@@ -57,6 +59,16 @@ TORN = {
 def test_torn_or_foreign_evidence_is_refused(tmp_path: Path, content: str) -> None:
     """Behavior: a file that is not evidence of that name is refused by its name."""
     (tmp_path / "probe.json").write_text(content)
+    with pytest.raises(EvidenceError, match=r"probe\.json"):
+        read_evidence("probe", tmp_path)
+    seal_evidence("probe", tmp_path)
+    assert content == (tmp_path / "probe.json").read_text()
+
+
+@pytest.mark.parametrize("content", [WHOLE % each for each in (("probe", '"97"'), ("probe", "true"), ("other", "97"))])
+def test_a_seal_makes_no_evidence_of_what_is_none(tmp_path: Path, content: str) -> None:
+    """Behavior: text, truth values and another name's evidence are refused though their seal fits."""
+    (tmp_path / "probe.json").write_bytes(seal(json.loads(content)))
     with pytest.raises(EvidenceError, match=r"probe\.json"):
         read_evidence("probe", tmp_path)
 
@@ -118,7 +130,12 @@ def test_the_file_has_the_documented_keys(tmp_path: Path) -> None:
         "sources": {"core": "ab"},
         "metrics": {"lines": {"value": 97.5, "unit": "%"}},
     }
-    assert expected == json.loads(path.read_text())
+    assert expected == unseal(path.read_bytes())
+    path.write_text(json.dumps(expected))
+    with pytest.raises(EvidenceError, match="does not match its own SHA-256"):
+        read_evidence("probe", tmp_path)
+    seal_evidence("probe", tmp_path)  # as the runner does once the measure has ended
+    assert {"lines": Metric(97.5, "%")} == read_evidence("probe", tmp_path).metrics
 
 
 def test_evidence_lies_where_it_is_asked_for_a_value_a_line(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ CASES = {
 }
 NOT_FOUND = {
     "tempered entropy": "two temperatures of one tensor of logits are right in a distillation",
-    "answers of all turns": "no check compares the trained answer with what stands under the same marks before it",
 }
 Result = dict[str, Any]
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from andon.tracing.errors import TraceError
 from andon.tracing.lines import LineFile, complete_lines, trim_torn_line
-from andon.tracing.read import TraceError, read_spans
+from andon.tracing.read import read_spans
 
 pytestmark = pytest.mark.tier1
 
@@ -89,6 +90,6 @@ def test_a_line_is_on_disk_once_written(path: Path) -> None:
     """Behavior: nothing of a line waits in this process."""
     file = LineFile(path)
     for count in (1, 2):
-        file.write("x" * 20_000 + "\n")
+        file.write(b"x" * 20_000 + b"\n")
         assert 20_001 * count == path.stat().st_size
     file.close()

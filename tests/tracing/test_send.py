@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from andon.tracing.read import TraceError
-from andon.tracing.send import Delivery, count_spans, replay, sent_file, sent_offset, undelivered
+from andon.tracing import send
+from andon.tracing.endpoint import endpoint
+from andon.tracing.errors import TraceError
+from andon.tracing.notes import refused_spans, sent_file, sent_offset
+from andon.tracing.read import RecordedSpan, parse_line
+from andon.tracing.send import Delivery, count_spans, replay, undelivered
 from tests.otlp import Endpoint
 from tests.otlp import endpoint as running
 
@@ -49,21 +53,49 @@ def server() -> Generator[Endpoint, None, None]:
         yield server
 
 
-def test_every_line_is_posted_as_recorded(path: Path, server: Endpoint) -> None:
-    """Behavior: each line goes to /v1/traces as JSON, byte for byte, in order; the count is of spans."""
+def recorded(lines: list[bytes]) -> list[RecordedSpan]:
+    """The spans of some lines, in order."""
+    return [span for line in lines for span in parse_line(line)]
+
+
+def test_lines_are_posted_as_recorded_in_one_array(path: Path, server: Endpoint) -> None:
+    """Behavior: lines go to /v1/traces as one JSON value, with their resourceSpans in order; spans are counted."""
     heard: list[int] = []
     assert Delivery(4, 0) == replay(path, server.url, progress=heard.append)
-    assert LINES == server.lines
-    assert ["/v1/traces"] * 3 == server.paths
+    assert recorded(LINES) == server.spans
+    (request,) = server.lines
+    assert json.loads(request)["resourceSpans"] == [json.loads(line)["resourceSpans"][0] for line in LINES]
+    assert ["/v1/traces"] == server.paths
     assert {"application/json"} == {headers["Content-Type"] for headers in server.headers}
-    assert [1, 2, 1] == heard
+    assert [4] == heard
+
+
+def test_a_request_has_a_largest_size_and_the_connection_is_kept(
+    path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behavior: what is beyond REQUEST_BYTES goes in a further request, over the same connection; a long line alone."""
+    monkeypatch.setattr(send, "REQUEST_BYTES", len(LINES[0]) + len(LINES[1]))
+    assert Delivery(4, 0) == replay(path, server.url)
+    assert [3, 1] == [count_spans(request) for request in server.lines]
+    monkeypatch.setattr(send, "REQUEST_BYTES", 10)
+    replay(path, server.url, again=True)
+    assert [1, 2, 1] == [count_spans(request) for request in server.lines[2:]]
+    assert 2 == server.connections  # one a replay
+
+
+def test_a_line_that_another_program_wrote_goes_alone(path: Path, server: Endpoint) -> None:
+    """Behavior: a line spelled otherwise than ours is not joined to others, and arrives as it is."""
+    other = json.dumps(json.loads(LINES[1])).encode() + b"\n"
+    path.write_bytes(LINES[0] + other + LINES[2])
+    assert Delivery(4, 0) == replay(path, server.url)
+    assert [LINES[0], other, LINES[2]] == server.lines
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1/traces", "/v1/traces/"])
 def test_the_address_may_name_the_path(path: Path, server: Endpoint, ending: str) -> None:
     """Behavior: an endpoint's address is the same with /v1/traces and without, also for what was sent before."""
     assert 4 == replay(path, server.url + ending).accepted
-    assert ["/v1/traces"] * 3 == server.paths
+    assert ["/v1/traces"] == server.paths
     assert 0 == replay(path, server.url).accepted
 
 
@@ -74,7 +106,7 @@ def test_nothing_is_sent_twice_unless_asked(path: Path, server: Endpoint) -> Non
     with path.open("ab") as file:
         file.write(LINES[0])
     assert Delivery(1, 0) == replay(path, server.url)
-    assert [*LINES, LINES[0]] == server.lines
+    assert recorded([*LINES, LINES[0]]) == server.spans
     assert Delivery(5, 0) == replay(path, server.url, again=True)
 
 
@@ -87,11 +119,16 @@ def test_each_endpoint_has_its_own_place(path: Path, server: Endpoint) -> None:
         assert 0 == undelivered(path, server.url)
 
 
-def test_an_interrupted_replay_goes_on_where_it_stopped(path: Path, server: Endpoint) -> None:
+def test_an_interrupted_replay_goes_on_where_it_stopped(
+    path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behavior: the endpoint's refusal is an error with its words; the next replay sends the rest alone."""
+    monkeypatch.setattr(send, "TRIES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(send, "REQUEST_BYTES", 10)
     server.fail_after = 1
     with pytest.raises(TraceError, match="answered HTTP 503 Service Unavailable: come back later"):
         replay(path, server.url)
+    assert 1 + 3 == server.posts  # it was tried again
     server.fail_after = None
     assert Delivery(3, 0) == replay(path, server.url)
     assert LINES == server.lines
@@ -99,8 +136,17 @@ def test_an_interrupted_replay_goes_on_where_it_stopped(path: Path, server: Endp
 
 def test_a_partial_success_is_counted(path: Path, server: Endpoint) -> None:
     """Reference: OTLP/HTTP, partialSuccess, whose 64-bit count is a string in JSON."""
-    server.answer = b'{"partialSuccess":{"rejectedSpans":"1","errorMessage":"too old"}}'
+    server.answer = b'{"partialSuccess":{"rejectedSpans":"3","errorMessage":"too old"}}'
     assert Delivery(1, 3, "too old") == replay(path, server.url)
+
+
+@pytest.mark.parametrize(("said", "believed"), [("99", 4), ("-1", 0)])
+def test_a_count_of_rejected_spans_beyond_those_sent_is_not_believed(
+    path: Path, server: Endpoint, said: str, believed: int
+) -> None:
+    """Behavior: accepted and rejected together are what was sent, whatever the endpoint says."""
+    server.answer = f'{{"partialSuccess":{{"rejectedSpans":"{said}"}}}}'.encode()
+    assert Delivery(4 - believed, believed) == replay(path, server.url)
 
 
 @pytest.mark.parametrize("answer", [b"{}", b'{"partialSuccess":{}}', b'{"partialSuccess":null}'])
@@ -125,13 +171,47 @@ def test_what_is_not_an_otlp_endpoint(path: Path, server: Endpoint, answer: byte
     assert 4 == undelivered(path, server.url)
 
 
-@pytest.mark.parametrize("status", [302, 400, 404, 500])
-def test_any_other_status_is_an_error(path: Path, server: Endpoint, status: int) -> None:
-    """Behavior: neither a redirect nor an error status passes for success."""
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 413, 500])
+def test_what_may_not_be_tried_again_is_counted_and_passed_over(path: Path, server: Endpoint, status: int) -> None:
+    """Reference: OTLP/HTTP, "Failures": any status but four means that the data must not be sent again."""
     server.status = status
-    with pytest.raises(TraceError, match=f"/v1/traces answered HTTP {status}"):
-        replay(path, server.url)
-    assert 4 == undelivered(path, server.url)
+    delivery = replay(path, server.url)
+    assert (0, 4) == delivery[:2]
+    assert f"/v1/traces answered HTTP {status}" in delivery.reason
+    assert 0 == undelivered(path, server.url)
+    assert 4 == refused_spans(path, endpoint(server.url))
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_one_poisoned_line_does_not_stop_the_others(path: Path, server: Endpoint, status: int) -> None:
+    """Behavior: of the lines that went together, the refused one is found and counted, and all others arrive."""
+    server.refuse = lambda body: status * (b'"two"' in body)
+    delivery = replay(path, server.url)
+    assert (2, 2) == delivery[:2]
+    assert recorded([LINES[0], LINES[2]]) == server.spans
+    assert 0 == undelivered(path, server.url)
+
+
+def test_an_endpoint_that_refuses_everything_is_not_asked_line_by_line(
+    path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behavior: once every one of many lines was refused, what follows is refused in the requests that it goes in."""
+    monkeypatch.setattr(send, "REQUEST_BYTES", 20 * len(LINES[0]))
+    path.write_bytes(LINES[0] * 200)
+    server.status = 400
+    assert 200 == replay(path, server.url).rejected
+    assert 39 + 9 == server.posts  # a tree over the first twenty, then nine requests of twenty
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_may_be_tried_again_is(path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """Reference: OTLP/HTTP, "Retryable Response Codes", after the wait that Retry-After asks for."""
+    slept: list[float] = []
+    monkeypatch.setattr(send.time, "sleep", slept.append)
+    server.refuse = lambda _: status * (server.posts < 3)
+    server.retry_after = "7"
+    assert Delivery(4, 0) == replay(path, server.url)
+    assert [7.0, 7.0] == slept
 
 
 def test_an_endpoint_that_is_not_there(path: Path) -> None:
@@ -178,8 +258,8 @@ def test_an_unfinished_line_waits(path: Path, server: Endpoint) -> None:
     [
         ("{", "is damaged .* delete it"),
         ("[]", "is damaged .* delete it"),
-        ('{"http://127.0.0.1:4318/v1/traces":99999}', "99999 bytes were sent, beyond the end"),
-        ('{"http://127.0.0.1:4318/v1/traces":-1}', "-1 bytes were sent"),
+        ('{"http://localhost:4318/v1/traces":99999}', "99999 bytes were sent, beyond the end"),
+        ('{"http://localhost:4318/v1/traces":-1}', "-1 bytes were sent"),
     ],
 )
 def test_damaged_notes_are_refused(path: Path, notes: str, message: str) -> None:
@@ -191,10 +271,10 @@ def test_damaged_notes_are_refused(path: Path, notes: str, message: str) -> None
 
 def test_a_note_without_its_trace_is_refused(path: Path) -> None:
     """Behavior: where the trace is gone, a note of what was sent of it names the way out, and nothing is counted."""
-    sent_file(path).write_text('{"http://127.0.0.1:4318/v1/traces": 7}')
+    sent_file(path).write_text('{"http://localhost:4318/v1/traces": 7}')
     path.unlink()
     with pytest.raises(TraceError, match="7 bytes were sent, beyond the end"):
-        sent_offset(path, "http://127.0.0.1:4318")
+        sent_offset(path, endpoint("http://127.0.0.1:4318"))
     with pytest.raises(TraceError, match="does not exist; a run writes it"):
         undelivered(path, "http://127.0.0.1:4318")
 

@@ -146,7 +146,7 @@ def cross_entropy_of(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None
         return None
     try:
         gradients = torch.autograd.grad(loss, candidates, allow_unused=True)
-    except (RuntimeError, TypeError):  # changed in place since, or without a backward pass in this mode
+    except Exception:  # noqa: BLE001 - changed in place since, or hooks that refuse a backward pass in this mode
         return None
     found = [
         each for logits, gradient in zip(candidates, gradients, strict=True) for each in _reads(logits, gradient, loss)

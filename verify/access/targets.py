@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.verify.access.calls import loss_of, new_batch, new_model
+from andon.verify.access.calls import loss_of, new_batch, new_model, seeded
 from andon.verify.access.facts import CrossEntropy, facts_of
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.parts import find, part
@@ -21,6 +21,7 @@ ALIKE = 1e-3  # of a weight in float32
 NEAR = 1e-3  # of a loss, beside the cross-entropy of what the model returns: bfloat16's rounding in their mean
 SAY = "Subject(objective='cross_entropy') says so"
 _BY_VALUE = WeakIdKeyDictionary()  # whether a subject's loss is the cross-entropy of what its model returns
+_COUNTS = WeakIdKeyDictionary()  # whether a subject's part that is called so says which labels count
 _PADDING = WeakIdKeyDictionary()  # a subject's label that pads its rows
 _IGNORED = WeakIdKeyDictionary()  # a subject's label that is not counted
 
@@ -89,7 +90,7 @@ def labeled(subject: Subject, batch: Batch) -> Tensor:
     found = find(subject, batch)
     labels_BT = part(subject, batch, "labels") if "labels" in found else tokens_BT
     labels_BT = labels_BT.masked_fill((labels_BT < 0) | (labels_BT == _padding_label(subject)), IGNORE)
-    if "counted" in found:
+    if "counted" in found and _counts(subject):
         labels_BT = labels_BT.masked_fill(_counted(subject, batch, labels_BT) == 0, IGNORE)
     elif "labels" not in found and "mask" in found:
         labels_BT = labels_BT.masked_fill(_of_shape(part(subject, batch, "mask"), labels_BT, "mask") == 0, IGNORE)
@@ -98,6 +99,27 @@ def labeled(subject: Subject, batch: Batch) -> Tensor:
     targets_BT = torch.full_like(labels_BT, IGNORE)
     targets_BT[:, :-1] = labels_BT[:, 1:]
     return targets_BT
+
+
+def _counts(subject: Subject) -> bool:
+    """Whether the part that is to say which labels count leaves some out, or the loss is shown to listen to it."""
+    if subject not in _COUNTS:
+        batch = new_batch(subject)
+        found = find(subject, batch)
+        given = part(subject, batch, "counted") if "counted" in found else torch.zeros(1)
+        _COUNTS[subject] = bool((given == 0).any()) or _is_read(subject, batch, found["counted"], given)
+    return _COUNTS[subject]
+
+
+def _is_read(subject: Subject, batch: Batch, key: str | int, given: Tensor) -> bool:
+    """Whether the loss is another one where a part is zero at half of its places."""
+    less = given.clone()
+    less[..., : given.shape[-1] // 2] = 0
+    model, losses = new_model(subject).eval(), []
+    for each in (given, less):
+        with seeded(), torch.no_grad():
+            losses.append(float(loss_of(subject, model, replaced(batch, {key: each}))))
+    return losses[0] != losses[1]
 
 
 def _padding_label(subject: Subject) -> int:
@@ -279,9 +301,10 @@ def with_targets(subject: Subject, batch: Batch, targets_BT: Tensor) -> Batch:
     ignored_BT = labels_BT == IGNORE
     labels_BT = labels_BT.masked_fill(ignored_BT, ignored_label(subject, batch))
     changes = {found["labels"]: labels_BT}
-    if "counted" in found:
+    if "counted" in found and _counts(subject):
         counted_BT = _counted(subject, batch, labels_BT)
-        changes[found["counted"]] = (~ignored_BT).to(counted_BT.dtype)
+        kept_BT = counted_BT.masked_fill(counted_BT == 0, 1)  # weights stay what they are
+        changes[found["counted"]] = kept_BT.masked_fill(ignored_BT, 0)
         changes[found["labels"]] = labels_BT.clamp_min(0)
     return replaced(batch, changes)
 

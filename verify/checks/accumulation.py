@@ -13,7 +13,7 @@ from andon.verify.access.larger_weights import sharpened
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
-from andon.verify.observation.micro_batches import counted, micro_batches, single_rows
+from andon.verify.observation.micro_batches import counted, micro_batches, single_rows, weight_of
 from andon.verify.observation.parameters import buffers_of, gradients_times, mismatch, norm, put_back
 from andon.verify.observation.reference_steps import SAME, expected, tolerance
 from andon.verify.observation.row_weights import is_drawn, shares_of
@@ -213,10 +213,10 @@ def _parts(subject: Subject) -> _Parts:
 
 def _are_of_labels(subject: Subject, batches: list[Batch], shares: Sequence[float]) -> bool:
     try:
-        counts = [counted(subject, batch) for batch in batches]
+        weights = [weight_of(subject, batch) for batch in batches]
     except NotApplicable:
         return False
-    return all(abs(count / sum(counts) - share) < SAME for count, share in zip(counts, shares, strict=True))
+    return all(abs(weight / sum(weights) - share) < SAME for weight, share in zip(weights, shares, strict=True))
 
 
 def _hold(parts: _Parts, compare: Callable[[Sequence[float]], None]) -> None:
@@ -240,10 +240,10 @@ def _hold(parts: _Parts, compare: Callable[[Sequence[float]], None]) -> None:
 
 
 def _readable(subject: Subject) -> list[Batch]:
-    """Micro-batches with unequal labels; the subject's own where those could not be read again."""
+    """Micro-batches with unequal labels; the subject's own where those could not be read again, or are balanced."""
     try:
-        batches = micro_batches(subject, PARTS)
-        if all(counted(subject, batch) for batch in batches):
+        batches = [] if subject.mixture_of_experts else micro_batches(subject, PARTS)
+        if batches and all(counted(subject, batch) for batch in batches):
             return batches
     except NotApplicable:
         pass

@@ -19,9 +19,17 @@ from andon.verify.access.calls import loss_of, new_batch
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced
-from andon.verify.access.targets import predicts_next, require_plain, targets_of, tokens_of, with_targets, with_tokens
+from andon.verify.access.targets import (
+    predicts_next,
+    require_plain,
+    shown_targets,
+    targets_of,
+    tokens_of,
+    with_targets,
+    with_tokens,
+)
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.observation.evaluations import draws_at_rest
 from andon.verify.observation.heads import heads_of, rows_reached
 from andon.verify.observation.perturb import logits_eval, rounding_tolerance
@@ -57,6 +65,8 @@ def check_causality(subject: Subject) -> None:
 
     Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
     """
+    if subject.causal is False:
+        raise left_out_by("causal", False, "a causal model")
     if not predicts_next(subject):
         raise NotApplicable("a causal model")
     model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
@@ -182,7 +192,7 @@ def check_rows(subject: Subject) -> None:
     Reference: PyTorch documentation, torch.nn.MultiheadAttention.
     """
     if subject.mixture_of_experts:
-        raise NotApplicable("a model without a mixture of experts, whose capacity rows may share")
+        raise left_out_by("mixture_of_experts", True, "rows that share no expert's capacity")
     model, batch = perturbed_model(subject), first_positions(subject, new_batch(subject), LONGEST)
     if draws_at_rest(subject, model):
         raise NotApplicable("a model that draws no random numbers in eval mode: another number of rows draws others")
@@ -344,7 +354,7 @@ def check_groups(subject: Subject) -> None:
 
     Reference: Ainslie et al. 2023, arXiv:2305.13245, section 2.2; onnx/onnx#7274.
     """
-    model, batch = perturbed_model(subject), rows_of(subject, new_batch(subject), [0])
+    model, batch = perturbed_model(subject), _text(subject)
     query, pair, result_A = heads_of(subject, model, batch)
     width = len(query)
     size = len(rows_reached(result_A[0], (query,)))
@@ -390,7 +400,7 @@ def check_normed(subject: Subject) -> None:
 
     Reference: Henry et al. 2020, arXiv:2010.04245.
     """
-    model, batch = perturbed_model(subject), rows_of(subject, new_batch(subject), [0])
+    model, batch = perturbed_model(subject), _text(subject)
     query, pair, result_A = heads_of(subject, model, batch)
     deaf = [_is_deaf(subject, model, batch, weight, result_A) for weight in (query, *pair)]
     if not any(deaf):
@@ -401,6 +411,13 @@ def check_normed(subject: Subject) -> None:
             f"{one} of twice the size change nothing, {other} of twice the size change what heads return: 1 of the 2 "
             "is normed"
         )
+
+
+def _text(subject: Subject) -> Batch:
+    """The first row of batch 0, up to its last real token: at padding a query may be nothing."""
+    batch = rows_of(subject, new_batch(subject), [0])
+    real_T = real_in(subject, batch)[0]
+    return first_positions(subject, batch, int(real_T.nonzero().max()) + 1 if bool(real_T.any()) else len(real_T))
 
 
 def packed_batch(subject: Subject) -> Batch:
@@ -421,7 +438,7 @@ def _reach(subject: Subject, model: torch.nn.Module, batch: Batch) -> tuple[Tens
     """(T, T) twice: whether changing token p moves the logits at q in any row, and whether it could."""
     tokens_BT = tokens_of(subject, batch)
     documents_BT, real_BT = documents_in(subject, batch), real_in(subject, batch)
-    time = tokens_BT.shape[1]
+    time, counted_BT = tokens_BT.shape[1], _counted(subject, tokens_BT)
     reach = torch.zeros(time, time, dtype=torch.bool, device=tokens_BT.device)
     possible = reach.clone()
     for row in evenly_spaced(len(tokens_BT), 2):
@@ -432,9 +449,24 @@ def _reach(subject: Subject, model: torch.nn.Module, batch: Batch) -> tuple[Tens
         after = logits_eval(subject, model, with_tokens(subject, many, changed))
         threshold = FAINT * float(before[before.isfinite()].double().square().mean().sqrt())
         could = (documents_BT[row] == documents_BT[row][:, None]) & real_BT[row] & real_BT[row][:, None]
-        reach |= ((after - before).abs().nan_to_num(0.0).amax(-1) > threshold) & could
+        moved = (after - before).abs().nan_to_num(0.0).amax(-1) > threshold
+        could &= ~(_is_idle_end(moved.any(1), counted_BT[row])[:, None] | _is_idle_end(moved.any(0), counted_BT[row]))
+        reach |= moved & could
         possible |= could
     return reach, possible
+
+
+def _counted(subject: Subject, tokens_BT: Tensor) -> Tensor:
+    """(B, T): where the loss's gradient shows a target on batch 0; nowhere where it shows no cross-entropy."""
+    shown_BT = shown_targets(subject)
+    if shown_BT is None:
+        return torch.zeros_like(tokens_BT, dtype=torch.bool)
+    return shown_BT[:, : tokens_BT.shape[1]] != IGNORE
+
+
+def _is_idle_end(moves_T: Tensor, counted_T: Tensor) -> Tensor:
+    """(T,): from where to the row's end nothing moves and nothing counts: padding that no mask need mark."""
+    return ~(moves_T | counted_T).flip(0).cummax(0).values.flip(0)
 
 
 def _is_deaf(subject: Subject, model: nn.Module, batch: Batch, weight: Tensor, result_A: Tensor) -> bool:

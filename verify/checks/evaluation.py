@@ -11,7 +11,7 @@ from andon.verify.access.calls import needed, new_batch, new_model
 from andon.verify.access.larger_weights import sharpened
 from andon.verify.access.targets import tokens_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.observation.cross_entropy import loss_alternatives
 from andon.verify.observation.evaluations import (
     Validator,
@@ -24,7 +24,8 @@ from andon.verify.observation.evaluations import (
     validators,
 )
 from andon.verify.observation.half_precision import has_halves
-from andon.verify.observation.micro_batches import counted, is_ragged
+from andon.verify.observation.metrics import answered_batches, due_metrics, reported
+from andon.verify.observation.micro_batches import counted, is_ragged, weight_of
 from andon.verify.observation.modes import at_each_call, differs_in_training
 from andon.verify.observation.parameters import State, buffers_of, parameters
 from andon.verify.observation.reference_steps import LOOSE
@@ -104,7 +105,7 @@ def check_cut(subject: Subject) -> None:
     """
     validate = needed(subject, "validate")
     if subject.mixture_of_experts:
-        raise NotApplicable("a model whose tokens do not share experts")
+        raise left_out_by("mixture_of_experts", True, "a model whose tokens do not share experts")
     batches = evaluation_batches(subject)
     whole = float(validate(sharpened(new_model(subject)).train(), batches))
     cuts = {"in reverse order": batches[::-1]}
@@ -317,6 +318,43 @@ def check_held_out(subject: Subject) -> None:
     _compare(subject, loop.model, held_out, values[0], name)
 
 
+def check_metrics(subject: Subject) -> None:
+    """What is reported beside the loss is what it is called, of all batches together.
+
+    The perplexity is e to the power of the mean nats a label; the accuracy is the share of labels that are not ignored
+    whose token has the largest logit at the place that predicts it; tokens are all that there are, or those with such
+    labels. Half of the labels are made the model's own choice for it, so that there is something to count.
+
+    Silent because each is a number of the right size that moves the right way.
+
+    Look at logits and labels that are not shifted, at ignored labels in the divisor, at means of batches' own values,
+    and at what is exponentiated before it is averaged.
+
+    Yellow where a value is none of those that go wrong so: it may be meant to be of other tokens.
+
+    Example:
+        # wrong: compares each label with the logits of its own place, which have seen it
+        predicted = logits.argmax(-1)
+        accuracy = (predicted == labels)[labels != -100].float().mean()
+
+        # right
+        predicted = logits[:, :-1].argmax(-1)
+        labels = labels[:, 1:]
+        accuracy = (predicted == labels)[labels != -100].float().mean()
+
+    Reference: Hugging Face documentation, "Perplexity of fixed-length models".
+    """
+    metrics = needed(subject, "metrics")
+    model, batches = sharpened(new_model(subject)).train(), answered_batches(subject)
+    found = reported(metrics(model, batches))
+    due = due_metrics(subject, model, batches)
+    for key, value in found.items():
+        if key == "loss":
+            _compare(subject, model, batches, value, "Subject.metrics' loss")
+        else:
+            due[key].require(value, f"Subject.metrics' {key}, of {len(batches)} batches,", _allowed(model))
+
+
 def _gradients_on(model: nn.Module, act: Callable[[], object]) -> list[bool]:
     """Whether gradients are on, at each call of a module."""
     return at_each_call(model.modules(), act, lambda _: torch.is_grad_enabled())
@@ -353,12 +391,12 @@ def _compare(subject: Subject, model: nn.Module, batches: list[Batch], found: fl
     due, of_means = [], []
     for each in loss_alternatives(subject):
         losses = losses_at_rest(each, model, batches)
-        counts = [counted(each, batch) for batch in batches]
-        due.append(_weighted(losses, counts))
+        weights = [weight_of(each, batch) for batch in batches]
+        due.append(_weighted(losses, weights))
         if _is_near(model, found, due[-1]):
             return
-        of_means.append(_weighted(losses, [1] * len(losses)))
-        if any(_is_near(model, found, _weighted(losses[:n], counts[:n])) for n in range(1, len(batches))):
+        of_means.append(_weighted(losses, [1.0] * len(losses)))
+        if any(_is_near(model, found, _weighted(losses[:n], weights[:n])) for n in range(1, len(batches))):
             raise Unusual(f"{what} is {found:.6g}, the mean of the first batches alone: say how many, as {SAYS}")
     message = f"{what} is {found:.6g}; the mean over their counted tokens is {' or '.join(f'{x:.6g}' for x in due)}"
     if "eval_batches" in subject.hyperparameters or any(_is_near(model, found, mean) for mean in of_means):
@@ -389,8 +427,8 @@ def _is_near(model: nn.Module, found: float, due: float) -> bool:
     return abs(found - due) <= _allowed(model) * abs(due)
 
 
-def _weighted(losses: list[float], counts: list[int]) -> float:
-    return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+def _weighted(losses: list[float], weights: list[float]) -> float:
+    return sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
 
 
 def _left_training(validator: Validator) -> None:
@@ -425,6 +463,7 @@ CHECKS = (
     Check("evaluation.traces", check_traces, ("validate",), tier=2),
     Check("evaluation.mode", check_mode, tier=2),
     Check("evaluation.gradients_off", check_gradients_off, tier=2),
+    Check("evaluation.metrics", check_metrics, ("metrics",), tier=2),
     Check("evaluation.held_out", check_held_out, ("validation_batches", "loop"), tier=2),
     Check("evaluation.trajectory", check_trajectory, ("loop",), tier=2),
 )

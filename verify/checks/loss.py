@@ -18,7 +18,7 @@ from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE, fields
 from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, weighs_alike, with_targets
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.gradients.surrogates import surrogate_in
 from andon.verify.observation.cross_entropy import cross_entropy, cross_entropy_gradients
 from andon.verify.observation.perturb import coarsest_eps, rounding_tolerance
@@ -152,7 +152,7 @@ def check_gradient(subject: Subject) -> None:
     Reference: PyTorch documentation, Extending PyTorch (torch.autograd.Function).
     """
     if subject.mixture_of_experts:
-        raise NotApplicable("a loss without a router's part")
+        raise left_out_by("mixture_of_experts", True, "a loss without a router's part")
     require_value(subject)
     model, batch = perturbed_model(subject), small_batch(subject)
     targets_BT = targets_of(subject, batch)

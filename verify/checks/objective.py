@@ -13,7 +13,7 @@ from andon.verify.access.parts import find
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import require_cross_entropy, targets_of, tokens_of, with_targets, with_tokens
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.observation.cross_entropy import cross_entropy_gradients
 from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.shapes import repeated_losses
@@ -74,7 +74,7 @@ def check_rows(subject: Subject) -> None:
     """
     require_cross_entropy(subject)
     if subject.mixture_of_experts:
-        raise NotApplicable("a loss that balances no tokens")
+        raise left_out_by("mixture_of_experts", True, "a loss that balances no tokens")
     model, batch = perturbed_model(subject), small_batch(subject)
     tokens_BT, targets_BT = tokens_of(subject, batch), targets_of(subject, batch).clone()
     if "labels" not in find(subject, batch) or len(tokens_BT) < 2:

@@ -14,7 +14,8 @@ from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of, tokens_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.packed_rows import Place, Row, documents_for_several_rows, is_cut, rows_in
 from andon.verify.observation.perturb import logits_eval, rounding_tolerance
 from andon.verify.observation.tolerances import distance, norm_of
 from andon.verify.subject import Batch, Documents, Subject
@@ -124,6 +125,91 @@ def _standing(document: Sequence[int], tokens: list[int], targets: list[int]) ->
         tokens[i : i + size] == begin and targets[i + size - 1] == last for i in range(len(tokens) - size + 1)
     )
     return whole or shifted
+
+
+def check_rows(subject: Subject) -> None:
+    """Documents that fill several rows each stand in one of them, once and whole, with labels, positions and numbers.
+
+    Asked of a `collate_packed` that makes several rows of more documents than one holds. Positions are those that a
+    document has alone; where the batch tells its documents apart, it does so in each row.
+
+    Silent because documents are lost, doubled or cut where a row ends, which is a small share of all places.
+
+    Look at the loop that begins a new row: what becomes of the document that did not fit, and of the last row.
+
+    Yellow where a document goes on in the next row: streams of text are cut so on purpose.
+
+    Example:
+        # wrong: the document that did not fit is dropped, and so is the last row
+        for document in documents:
+            if len(row) + len(document) > max_length:
+                rows.append(row)
+                row = []
+            else:
+                row = row + document
+
+        # right
+        for document in documents:
+            if len(row) + len(document) > max_length:
+                rows.append(row)
+                row = []
+            row = row + document
+        rows.append(row)
+
+    Reference: pytorch/torchtune#1697.
+    """
+    make = needed(subject, "collate_packed")
+    time = tokens_of(subject, new_batch(subject)).shape[1]
+    documents = documents_for_several_rows(subject, _longest(make, _documents(subject, (time,))[0]))
+    rows = rows_in(subject, make(documents))
+    if len(rows) < 2:
+        raise NotApplicable("a collate_packed that makes several rows of more documents than one holds")
+    places = [_only_place(rows, document) for document in documents]
+    for document, place in zip(documents, places, strict=True):
+        _require_own(document, place, _only_place(rows_in(subject, make([document])), document))
+    _require_told_apart(places)
+
+
+def _only_place(rows: Sequence[Row], document: Sequence[int]) -> Place:
+    """Where a document stands, which has to be one place."""
+    places = [place for row in rows for place in row.places_of(document)]
+    if len(places) == 1:
+        return places[0]
+    if not places and is_cut(rows, document):
+        raise Unusual(
+            f"a document of {len(document)} tokens ends in another of {len(rows)} rows than it begins in; right where "
+            "rows are cut from one stream of text"
+        )
+    raise CheckFailed(f"a document of {len(document)} tokens stands {len(places)} times in {len(rows)} rows")
+
+
+def _require_own(document: Sequence[int], place: Place, alone: Place) -> None:
+    """Fail where a document has other targets or positions in its row than its own."""
+    (row, begin), size = place, len(document) - 1
+    targets = row.targets[begin : begin + size]
+    wrong = [at for at, (target, due) in enumerate(zip(targets, document[1:], strict=True)) if target != due]
+    if wrong:
+        raise CheckFailed(
+            f"in row {row.number} {len(wrong)} of {size} targets of a document are not its next token: the first is "
+            f"{targets[wrong[0]]} at position {begin + wrong[0]}, and {document[wrong[0] + 1]} follows"
+        )
+    own, due = (each.row.positions[each.begin : each.begin + size] for each in (place, alone))
+    if own != due:
+        raise CheckFailed(f"in row {row.number} a document at {begin} has positions from {own[0]}, and {due[0]} alone")
+
+
+def _require_told_apart(places: Sequence[Place]) -> None:
+    """Fail where two neighbors in a row have one number, of rows whose documents are told apart at all."""
+    if all(len(set(place.row.documents)) < 2 for place in places):
+        return
+    for place in places:
+        row = place.row
+        starts = sorted(each.begin for each in places if each.row.number == row.number)
+        numbers = [row.documents[start] for start in starts]
+        if len(set(numbers)) < len(numbers):
+            raise CheckFailed(
+                f"row {row.number} holds {len(numbers)} documents, which begin at {starts} with the numbers {numbers}"
+            )
 
 
 def check_borders(subject: Subject) -> None:
@@ -256,5 +342,6 @@ CHECKS = (
     Check("packing.packed", check_packed, ("collate_packed",)),
     Check("packing.padded", check_padded, ("collate_padded",)),
     Check("packing.conservation", check_conservation),
+    Check("packing.rows", check_rows, ("collate_packed",)),
     Check("packing.borders", check_borders),
 )

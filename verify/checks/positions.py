@@ -16,7 +16,7 @@ from andon.verify.access.parts import find, part
 from andon.verify.access.roles import replaced
 from andon.verify.access.targets import predicts_next, tokens_of, with_tokens
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
 from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
 from andon.verify.observation.half_precision import is_wide, low_dtype
 from andon.verify.observation.perturb import logits_eval, without_autocast
@@ -64,6 +64,8 @@ def check_shift(subject: Subject) -> None:
         _require_mask(subject, block, call, states, moved, first, time)
         apart = distance(moved - states, base - states)
         if not apart <= max(RELATIVE, ROUNDING.get(states.dtype, 0.0)):
+            if not torch.equal(*(_reached(block, call, states, place, time) for place in (0, first))):
+                raise NotApplicable("a row without padding: some positions are hidden from a block")
             raise CheckFailed(
                 f"what a block adds to {COUNT} states at positions 0 to {COUNT - 1} and {first} to {first + COUNT - 1} "
                 f"is {apart:.2g} of its rms apart; rounding explains {RELATIVE:.0e}"
@@ -90,7 +92,7 @@ def check_average(subject: Subject) -> None:
     Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
     """
     if subject.recurrent:
-        raise NotApplicable("a model whose first block averages: a recurrence adds up")
+        raise left_out_by("recurrent", True, "a model whose first block averages, where a recurrence adds up")
     model, batch, time = _single_documents(subject, perturbed_model(subject))
     block = blocks_of(model)[0]
     if any("sink" in name for name, _ in block.named_parameters()):
@@ -219,6 +221,16 @@ def _require_mask(
         other = torch.cat([states[:, :-1], states[:, -1:].flip(-1)], 1)
         if distance(call_again(block, call, other, first, time)[:, :-1], result[:, :-1]) > RELATIVE:
             raise NotApplicable("blocks whose arguments at a few positions are a mask of these")
+
+
+def _reached(block: nn.Module, call: Call, states: Tensor, first: int, time: int) -> Tensor:
+    """(n, n): whether a block's output for a state depends on another, of n that stand from `first` on."""
+    before, seen = call_again(block, call, states, first, time), []
+    for place in range(states.shape[1]):
+        other = states.clone()
+        other[:, place] = other[:, place].flip(-1)
+        seen.append((call_again(block, call, other, first, time) - before).abs().amax((0, 2)) > 0)
+    return torch.stack(seen)
 
 
 def _first_call(subject: Subject, model: nn.Module, block: nn.Module, batch: Batch) -> Call:

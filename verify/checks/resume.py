@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from andon.verify.access.calls import needed
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, left_out_by
 from andon.verify.observation.optimizers import innermost
 from andon.verify.observation.padding import Row, rows_apart, unpadded
 from andon.verify.observation.runs import Run, loop_run, of_loop
@@ -319,7 +319,7 @@ def _short_epoch(subject: Subject) -> int:
         NotApplicable: they are not, or nobody says, or they are too many.
     """
     if subject.random_augmentation:
-        raise NotApplicable("a run whose examples stay as they are")
+        raise left_out_by("random_augmentation", True, "a run whose examples stay as they are")
     steps = int(subject.hyperparameters.get("epoch_steps", 0))
     if not 0 < steps <= LONGEST or _total(subject) < 2 * steps:
         raise NotApplicable(f"hyperparameters['epoch_steps'] of at most {LONGEST}, and two epochs in a run")

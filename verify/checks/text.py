@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from andon.verify.access.calls import needed
 from andon.verify.access.roles import IGNORE
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.conversations import (
+    TALK,
+    Encoded,
+    Span,
+    answers_in_batches,
+    common_beginning,
+    spans_of,
+)
 from andon.verify.subject import Subject
 
 TEXTS = (
@@ -69,7 +77,7 @@ def check_marks(subject: Subject) -> None:
             raise CheckFailed(
                 f"a document ends with id {ids[-1] if ids else None}, and the end mark is {subject.eos_id}"
             )
-    shared = _common_beginning(documents)
+    shared = common_beginning(documents)
     if len(shared) > 1 and len(set(shared)) < len(shared):
         raise CheckFailed(f"every document begins with ids {shared}: a begin mark stands {len(shared)} times")
     if subject.eos_id is not None:
@@ -100,10 +108,7 @@ def check_instruction(subject: Subject) -> None:
     """
     encode_instruction = needed(subject, "encode_instruction")
     for prompt, answer in PAIRS:
-        ids, labels = (list(map(int, each)) for each in encode_instruction(prompt, answer))
-        if len(ids) != len(labels):
-            raise CheckFailed(f"an instruction has {len(ids)} ids and {len(labels)} labels")
-        targets = _own_places(ids, labels)
+        ids, targets = Encoded.of(encode_instruction(prompt, answer))
         trained = [index for index, label in enumerate(targets) if label != IGNORE]
         if not trained:
             raise CheckFailed(f"none of an instruction's {len(ids)} tokens is trained")
@@ -116,9 +121,124 @@ def check_instruction(subject: Subject) -> None:
         raise CheckFailed(f"one answer to two prompts has {counts[0]} and {counts[1]} trained tokens")
 
 
+def check_conversation(subject: Subject) -> None:
+    """Of a conversation each answer is trained, from its first token to its last, and no other message.
+
+    An answer is told by what changes when its text does. Wrong are answers of which a part is trained, messages of the
+    user's of which a part is, and a first answer that is trained where a later one is not.
+
+    Silent because a model that learns the last answer alone, or half of each, still learns to answer.
+
+    Look at what finds the answers (a mark that is searched for once, a length that is counted in another tokenization),
+    and at which messages the mask is made of.
+
+    Yellow where the last answer alone is trained, or its closing mark alone, or all that there is: each can be meant.
+
+    Example:
+        # wrong: finds the first mark alone, and takes all that follows for the answer
+        start = ids.index(ASSISTANT) + 1
+        labels = [-100] * start + ids[start:]
+
+        # right
+        labels = [-100] * len(ids)
+        for start in (index + 1 for index, token in enumerate(ids) if token == ASSISTANT):
+            end = ids.index(END_OF_TURN, start) + 1
+            labels[start:end] = ids[start:end]
+    """
+    encode = needed(subject, "encode_conversation")
+    whole = Encoded.of(encode(list(TALK)))
+    answers, questions = spans_of(encode, whole, "assistant"), spans_of(encode, whole, "user")
+    _require_whole_answers(whole, answers)
+    _require_untrained(whole, questions)
+    _require_closed(subject, whole, answers)
+
+
+def _require_whole_answers(whole: Encoded, answers: list[Span]) -> None:
+    """Fail where a part of an answer is trained, or some answers are and others not."""
+    counts = [whole.trained_in(answer) for answer in answers]
+    for number, (answer, count) in enumerate(zip(answers, counts, strict=True), start=1):
+        if 0 < count < answer.size:
+            raise CheckFailed(f"of answer {number} of {len(answers)} {count} of {answer.size} tokens are trained")
+    missing = [number for number, count in enumerate(counts, start=1) if not count]
+    if missing:
+        last_only = missing == list(range(1, len(answers)))
+        light, reason = (
+            (Unusual, "; right where the last one alone is to be learned") if last_only else (CheckFailed, "")
+        )
+        raise light(f"of {len(answers)} answers of a conversation {len(missing)} are not trained: {missing}{reason}")
+
+
+def _require_untrained(whole: Encoded, questions: list[Span]) -> None:
+    """Fail where what the user says is trained; yellow where everything is."""
+    counts = [whole.trained_in(question) for question in questions]
+    if all(whole.targets[index] >= 0 for index in range(1, len(whole.ids))):
+        raise Unusual(
+            f"all {len(whole.ids)} tokens of a conversation are trained, {sum(counts)} of them the user's; right where "
+            "questions are to be learned, too"
+        )
+    for number, (question, count) in enumerate(zip(questions, counts, strict=True), start=1):
+        if count:
+            raise CheckFailed(f"{count} of {question.size} tokens that the user says in message {number} are trained")
+
+
+def _require_closed(subject: Subject, whole: Encoded, answers: list[Span]) -> None:
+    """Fail where one mark closes all answers, and is trained behind some of them, or is the end mark, and is not."""
+    closing = [whole.ids[answer.end : answer.end + 1] for answer in answers]
+    if [] in closing or any(each != closing[0] for each in closing):
+        return
+    trained, mark = [whole.targets[answer.end] >= 0 for answer in answers], closing[0][0]
+    if not any(trained) and mark == subject.eos_id:
+        raise CheckFailed(f"the end mark (id {mark}) behind {len(answers)} answers is trained behind 0 of them")
+    if any(trained):
+        _require_all_closed(mark, trained)
+
+
+def _require_all_closed(mark: int, trained: list[bool]) -> None:
+    """Fail where the mark behind some answers is trained, and that behind others is not."""
+    said = f"id {mark}, behind each of {len(trained)} answers, is trained behind {sum(trained)}"
+    if trained == [False] * (len(trained) - 1) + [True]:
+        raise Unusual(f"{said}; right where only the end of the last is")
+    if not all(trained):
+        raise CheckFailed(said)
+
+
+def check_answers(subject: Subject) -> None:
+    """In batches of conversations every answer is trained, not the last one alone.
+
+    Answers are told by the tokens that stand before the answer of every single instruction. They have to stand before
+    all that batches train, and nowhere within it.
+
+    Silent because the answers that are trained are right, and there are fewer of them than one thinks.
+
+    Look at masks that take all that comes before the last answer for its prompt.
+
+    Yellow alone, as earlier answers may be others' (a worse model's, examples), and not to be learned.
+
+    Example:
+        # wrong: all but the last message is a prompt
+        *history, answer = messages
+        labels = [-100] * len(encode(history)) + encode([answer])
+
+        # right
+        labels = []
+        for message in messages:
+            ids = encode([message])
+            labels += ids if message["role"] == "assistant" else [-100] * len(ids)
+    """
+    encoded = [Encoded.of(needed(subject, "encode_instruction")(*pair)) for pair in PAIRS]
+    found = answers_in_batches(subject, encoded)
+    if found.several == 0:
+        raise NotApplicable("batches with several answers in a row, each behind the mark that opens every answer")
+    if found.trained < found.count:
+        raise Unusual(
+            f"of {found.count} answers in {found.rows} rows {found.trained} are trained; right where the others are "
+            "not to be learned"
+        )
+
+
 def _compare_answer(subject: Subject, prompt: str, answer: str, ids: list[int], trained: list[int]) -> None:
     other = list(map(int, needed(subject, "encode_instruction")(prompt, "Something else entirely")[0]))
-    same = len(_common_beginning([ids, other]))
+    same = len(common_beginning([ids, other]))
     if trained[0] > same:
         raise CheckFailed(
             f"the answer begins at position {same} at the latest, and the first trained token is at {trained[0]}: "
@@ -138,30 +258,6 @@ def _compare_answer(subject: Subject, prompt: str, answer: str, ids: list[int], 
             raise CheckFailed(f"the {len(trained)} trained tokens read {read!r}: more than the answer {answer!r}")
 
 
-def _own_places(ids: Sequence[int], labels: Sequence[int]) -> list[int]:
-    """Labels under their own tokens, whether they were given so or one ahead."""
-    counted = [index for index, label in enumerate(labels) if label >= 0]
-    under = sum(labels[index] == ids[index] for index in counted)
-    ahead = sum(index + 1 < len(ids) and labels[index] == ids[index + 1] for index in counted)
-    if under == len(counted):
-        return [label if label >= 0 else IGNORE for label in labels]
-    if ahead == len(counted):
-        return [IGNORE, *(label if label >= 0 else IGNORE for label in labels[:-1])]
-    raise CheckFailed(
-        f"of {len(counted)} trained labels {under} are the token at their place and {ahead} the one that follows; "
-        "all must be one or the other"
-    )
-
-
-def _common_beginning(sequences: Sequence[Sequence[int]]) -> list[int]:
-    shared = []
-    for ids in zip(*sequences, strict=False):
-        if len(set(ids)) > 1:
-            break
-        shared.append(int(ids[0]))
-    return shared
-
-
 def _strip_end(ids: Sequence[int], end: int) -> list[int]:
     kept = list(ids)
     while kept and kept[-1] == end:
@@ -173,4 +269,6 @@ CHECKS = (
     Check("text.round_trip", check_round_trip, ("encode", "decode")),
     Check("text.marks", check_marks, ("encode",)),
     Check("text.instruction", check_instruction, ("encode_instruction",)),
+    Check("text.conversation", check_conversation, ("encode_conversation",), tier=2),
+    Check("text.answers", check_answers, ("encode_instruction",)),
 )

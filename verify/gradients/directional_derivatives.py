@@ -18,6 +18,7 @@ from andon.verify.access.calls import seeded
 from andon.verify.errors import NotApplicable
 from andon.verify.gradients.differences import Derivative, derivative, noise
 from andon.verify.gradients.held import Stops
+from andon.verify.observation.graph import coarsest
 from andon.verify.observation.tolerances import rms
 
 Direction = dict[str, Tensor]
@@ -77,6 +78,7 @@ class DirectionalDerivatives:
                 function()
             self._restore()
         self.base = {name: _real(leaf.detach()).clone() for name, leaf in leaves.items()}
+        self.eps = self._coarsest()
         self.value, self.gradients = self._differentiate()
         self.backward = self._backward_rounding()
         self.scales = _scales(self.base)
@@ -88,6 +90,12 @@ class DirectionalDerivatives:
         self.entries = sum(leaf.numel() for leaf in leaves.values())
         self.evaluations = 0
         self._noises: dict[float, float] = {}
+
+    def _coarsest(self) -> float:
+        with seeded(), torch.enable_grad():
+            eps = coarsest(self.function())
+        self._restore()
+        return eps
 
     def _backward_rounding(self) -> float:
         """How far a third of the gradient is off that of a third of the value, as a share of it.
@@ -196,7 +204,7 @@ class DirectionalDerivatives:
     def rounding(self, share: float) -> float:
         """The standard deviation of rounding in one value, seen on the scale of that share of the first step."""
         if share not in self._noises:
-            floor = torch.finfo(self.value.dtype).eps * abs(float(self.value))
+            floor = self.eps * abs(float(self.value))
             probe = self.along(self.signs(tuple(self.leaves), 0))
             self._noises[share] = max(noise(probe, share * RELATIVE_STEP / 16), floor)
         return self._noises[share]

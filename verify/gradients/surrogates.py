@@ -107,13 +107,19 @@ def _surrogate(call: Call) -> str:
 def _approximation(call: Call) -> str:
     for place in (place for place, each in enumerate(call.arguments) if _is_floating(each)):
         slopes = [(_slope(call, place, seed), _backward(call, place, seed)) for seed in DIRECTIONS]
-        moving = [(slope, slope - backward) for slope, backward in slopes if slope]
-        size = max((abs(slope) for slope, _ in moving), default=0.0)
-        off = max((abs(error) for _, error in moving), default=0.0)
-        shares = sorted(error / slope for slope, error in moving)
-        if ROUNDED * size < off <= SOLVER * size and shares[-1] - shares[0] > ONE_SHARE * max(map(abs, shares)):
-            return f"{call.function.__qualname__} of {call.function.__module__} is by itself off by {off / size:.1g}"
+        if off := _nearly([(slope, backward) for slope, backward in slopes if slope]):
+            return f"{call.function.__qualname__} of {call.function.__module__} is by itself off by {off:.1g}"
     return ""
+
+
+def _nearly(slopes: list[tuple[float, float]]) -> float:
+    """By what share of them slopes differ from what backward says; 0 where by rounding, by one share or by too much."""
+    size = max((abs(slope) for slope, _ in slopes), default=0.0)
+    off = max((abs(slope - backward) for slope, backward in slopes), default=0.0)
+    shares = sorted(1 - backward / slope for slope, backward in slopes)
+    if not ROUNDED * size < off <= SOLVER * size or shares[-1] - shares[0] <= ONE_SHARE * max(map(abs, shares)):
+        return 0.0
+    return off / size
 
 
 def _how(call: Call, place: int, slope: float) -> str:

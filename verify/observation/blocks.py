@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from andon.verify.access.batches import tensors_in
 from andon.verify.errors import NotApplicable
@@ -132,6 +133,14 @@ def call_again(module: nn.Module, call: Call, states_BTD: Tensor, first: int, ti
     if result is None or result.shape != states_BTD.shape:
         raise NotApplicable("blocks that return states of the shape they are given")
     return result
+
+
+def called_with(module: nn.Module, call: Call, states_BTD: Tensor) -> Tensor | None:
+    """The block's output for other states of the same shape, with all else as it was; None where it returns none."""
+    given = (call.arguments, call.keywords)
+    arguments, keywords = tree_map(lambda each: states_BTD if each is call.states_BTD else each, given)
+    with torch.no_grad():
+        return _states(module(*arguments, **keywords))
 
 
 def _states(value: Any) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from andon.verify.access.batches import tensors_in
 from andon.verify.access.calls import loss_of, new_batch, new_model
-from andon.verify.errors import NotApplicable
+from andon.verify.errors import NotApplicable, left_out_by
 from andon.verify.observation.dispatch import DispatchMode
 from andon.verify.subject import Subject
 
@@ -22,7 +22,7 @@ def low_dtype(subject: Subject) -> torch.dtype:
         NotApplicable: it works in none, or in no other.
     """
     if subject.dtype is not None:
-        raise NotApplicable(f"a model that runs in other dtypes than {subject.dtype}")
+        raise left_out_by("dtype", subject.dtype, "a model that runs in other dtypes")
     model, batch = new_model(subject).eval(), new_batch(subject)
     own = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize == 2}
     seen: set[torch.dtype] = set(own)

@@ -3,17 +3,69 @@
 Legend: B batch, T time.
 """
 
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
 from andon.verify.access.batches import rows_of
 from andon.verify.access.calls import new_batch
+from andon.verify.access.facts import facts_of
 from andon.verify.access.parts import find
-from andon.verify.access.roles import IGNORE
-from andon.verify.access.targets import targets_of, tokens_of, with_targets
+from andon.verify.access.roles import IGNORE, fields
+from andon.verify.access.targets import (
+    ALIKE,
+    is_shifted_inside,
+    targets_of,
+    tokens_of,
+    weighs_alike,
+    with_targets,
+)
 from andon.verify.subject import Batch, Subject
+
+_WEIGHED_BY = WeakIdKeyDictionary()  # subjects, and the part of a batch that weighs their labels
 
 
 def counted(subject: Subject, batch: Batch) -> int:
     """How many tokens a batch's loss is the mean of."""
     return int((targets_of(subject, batch) != IGNORE).sum())
+
+
+def weight_of(subject: Subject, batch: Batch) -> float:
+    """What a batch's labels weigh together in the mean of several batches: their number, or the sum of their weights.
+
+    The latter where the loss of batch 0 is shown to weigh each by a part of the batch, and to divide by their sum.
+    """
+    key = weights_part(subject)
+    return float(counted(subject, batch)) if key is None else float(_weights(subject, batch, key).double().sum())
+
+
+def weights_part(subject: Subject) -> str | int | None:
+    """The part of a batch that the loss is shown to take its labels' weights from; None where it takes none."""
+    if subject not in _WEIGHED_BY:
+        _WEIGHED_BY[subject] = _shown_weights(subject)
+    return _WEIGHED_BY[subject]
+
+
+def _shown_weights(subject: Subject) -> str | int | None:
+    shown, batch = facts_of(subject).cross_entropy, new_batch(subject)
+    if shown is None or weighs_alike(shown) or abs(float(shown.weights.sum()) - 1) > ALIKE:
+        return None
+    tokens_BT = tokens_of(subject, batch)
+    for key, value in fields(batch).items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.shape == tokens_BT.shape:
+            given = _weights(subject, batch, key).double().flatten()
+            given = given[given > 0] / given.sum()
+            found = shown.weights[shown.counted].flatten()
+            if given.shape == found.shape and bool(((given - found).abs() <= ALIKE * found.abs().max()).all()):
+                return key
+    return None
+
+
+def _weights(subject: Subject, batch: Batch, key: str | int) -> Tensor:
+    """Those of the labels that are targets; where the loss shifts, none of the first column's is."""
+    value, targets_BT = fields(batch)[key], targets_of(subject, batch)
+    if is_shifted_inside(subject, batch):
+        value, targets_BT = value[:, 1:], targets_BT[:, :-1]
+    return value * (targets_BT != IGNORE)
 
 
 def is_ragged(subject: Subject) -> bool:

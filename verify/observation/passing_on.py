@@ -3,6 +3,8 @@
 Legend: B batch, T time, D dim.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -10,13 +12,14 @@ from andon.verify.access.larger_weights import rescale
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.additions import Additions
 from andon.verify.observation.answers import answer
-from andon.verify.observation.blocks import Call, are_chained, calls
+from andon.verify.observation.blocks import Call, are_chained, called_with, calls
 from andon.verify.observation.model_state import empty
 from andon.verify.observation.tolerances import distance
 from andon.verify.observation.uses import Uses
 from andon.verify.subject import Batch, Subject
 
 CODES = (torch.uint8, torch.int8)  # of quantized matrices
+MORE = 3.0  # times the states that later blocks are given
 UNIT = 0.03  # of a normed output's rms around 1
 
 
@@ -88,6 +91,42 @@ def _is_unit(result: Tensor) -> bool:
 
 def _is_normed(given: Tensor, result: Tensor) -> bool:
     """Whether each result is its input divided by its own size, as after a last norm, or nothing at all."""
-    centered = given - given.mean(-1, keepdim=True)
-    along = max(float(nn.functional.cosine_similarity(result, each, dim=-1).min()) for each in (given, centered))
-    return _is_unit(result) and along > 0.95
+    return _is_unit(result) and any(_are_along(each, result) for each in _with_and_without_mean(given))
+
+
+def norms_in_the_first_alone(blocks: list[nn.Module], found: Mapping[int, list[tuple[Call, Call]]]) -> bool:
+    """Whether the first block norms what is embedded and adds to that, and later ones pass on larger states as well.
+
+    What later blocks are given is normed already: a norm of it shows only where it is larger.
+    """
+    later = [(blocks[index], call) for index, pairs in found.items() if index for call, _ in pairs]
+    return bool(later) and all(_is_norm_of_input(call) for call, _ in found[0]) and all(map(_passes_on_more, later))
+
+
+def _passes_on_more(asked: tuple[nn.Module, Call]) -> bool:
+    block, call = asked
+    more = MORE * call.states_BTD
+    result = called_with(block, call, more)
+    return result is not None and distance(result.double(), more.double()) <= UNIT
+
+
+def _is_norm_of_input(call: Call) -> bool:
+    """Whether each result is its input divided by its own size and an epsilon, which is large beside small inputs."""
+    given, result = _ends(call)
+    return any(_are_along(each, result) and _has_epsilon(each, result) for each in _with_and_without_mean(given))
+
+
+def _with_and_without_mean(given: Tensor) -> tuple[Tensor, Tensor]:
+    return given, given - given.mean(-1, keepdim=True)
+
+
+def _are_along(given: Tensor, result: Tensor) -> bool:
+    return float(nn.functional.cosine_similarity(result, given, dim=-1).min()) > 0.95
+
+
+def _has_epsilon(given: Tensor, result: Tensor) -> bool:
+    """Whether size**2 + epsilon is what the square is divided by, with one epsilon for all rows."""
+    size = given.square().mean(-1)
+    divided = size / result.square().mean(-1)
+    epsilon = divided - size
+    return float(epsilon.max() - epsilon.min()) <= UNIT * float(divided.mean())

@@ -11,7 +11,7 @@ from torch import nn
 
 from andon.verify.access.calls import loss_of, seeded
 from andon.verify.observation.half_precision import has_halves
-from andon.verify.observation.micro_batches import counted
+from andon.verify.observation.micro_batches import weight_of
 from andon.verify.observation.parameters import (
     State,
     at_weights,
@@ -104,8 +104,8 @@ def as_clipped(subject: Subject, actual: State, wanted: State) -> State:
 
 
 def _by_counted_tokens(subject: Subject, batches: Sequence[Batch]) -> list[float]:
-    counts = [1] if len(batches) == 1 else [counted(subject, batch) for batch in batches]
-    return [count / sum(counts) for count in counts]
+    weights = [1.0] if len(batches) == 1 else [weight_of(subject, batch) for batch in batches]
+    return [weight / sum(weights) for weight in weights]
 
 
 def _begin_as_in(step: StepTrace, model: nn.Module, index: int, count: int) -> None:

@@ -17,7 +17,7 @@ from andon.verify.access.roles import fields, replaced
 from andon.verify.access.targets import tokens_of
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.half_precision import has_halves
-from andon.verify.observation.micro_batches import counted
+from andon.verify.observation.micro_batches import weight_of
 from andon.verify.observation.parameters import buffers_of, put_back
 from andon.verify.observation.perturb import without_dropout
 from andon.verify.subject import Batch, Subject
@@ -133,10 +133,10 @@ def _loss(subject: Subject, model: nn.Module, batch: Batch, seed: int) -> float:
 
 
 def _ways(subject: Subject, batches: Sequence[Batch]) -> list[Callable[[Batch], float]]:
-    """Counted tokens, where they can be told, and rows."""
+    """Counted tokens, or their weights, where they can be told, and rows."""
 
     def tokens(batch: Batch) -> float:
-        return float(counted(subject, batch))
+        return weight_of(subject, batch)
 
     def rows(batch: Batch) -> float:
         return float(row_count(subject, batch))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, left_out_by
 from andon.verify.observation.cross_entropy import loss_alternatives
 from andon.verify.observation.micro_batches import counted
 from andon.verify.observation.parameters import mismatch, norm
@@ -57,7 +57,7 @@ def gradient_error(
 def require_alike(subject: Subject, batches: list[Batch]) -> None:
     """Raise NotApplicable where a mixture's batches differ in size: each is balanced by itself."""
     if subject.mixture_of_experts and len({counted(subject, batch) for batch in batches}) > 1:
-        raise NotApplicable("a mixture's micro-batches of one size")
+        raise left_out_by("mixture_of_experts", True, "a mixture's micro-batches of one size")
 
 
 def require_repeatable(subject: Subject, batches: list[Batch]) -> None:

@@ -69,6 +69,7 @@ ORDER = (
     "packing",
     "loss",
     "objective",
+    "resizing",
     "quantization",
     "adapters.frozen",
     "adapters.scale",

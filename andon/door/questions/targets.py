@@ -136,17 +136,14 @@ def _sees_target(captured: Captured, shown: CrossEntropy, name: str, distance: i
 
     That sees later places, where targets stand at their logits' own; and from the first place on, else.
     """
-    part, targets, logits = captured.parts[name], shown.targets, shown.logits
-    place = part.shape[1] // 2
-    if logits.dim() != 3 or place + distance >= part.shape[1] or place >= targets.shape[1]:
+    part, logits = captured.parts[name], shown.logits
+    place = _place(part, shown.counted, distance) if logits.dim() == 3 else None
+    if place is None:
         return False
     before = part[:, place + distance]
     rows = torch.nonzero(shown.counted[:, place] & (before >= 0)).flatten()
-    known = before[rows].unique()  # of that place, so that no padding comes into a text's middle
-    if len(known) < 2:
-        return False
     other = part.clone()
-    other[rows, place + distance] = _another(before[rows], known)
+    other[rows, place + distance] = _another(before[rows])
     changed = shown_in(captured, {name: other})
     moved = ((logits - changed.logits).abs().amax(-1) > SHARE * float(logits.detach().abs().max()))[rows]
     if not bool(moved[:, place].any()):
@@ -154,8 +151,20 @@ def _sees_target(captured: Captured, shown: CrossEntropy, name: str, distance: i
     return not bool((moved[:, 0] if distance else moved[:, :place]).any())
 
 
-def _another(values: Tensor, known: Tensor) -> Tensor:
-    """For each of these values, all of which are known, the next one that is."""
+def _place(part: Tensor, counted: Tensor, distance: int) -> int | None:
+    """The logits' place nearest to the middle whose targets differ: one can be put in another's place there."""
+    middle = part.shape[1] // 2
+    places = range(1, min(part.shape[1] - distance, counted.shape[1]))
+    for place in sorted(places, key=lambda each: abs(each - middle)):
+        targets = part[:, place + distance][counted[:, place]]
+        if len(targets[targets >= 0].unique()) > 1:
+            return place
+    return None
+
+
+def _another(values: Tensor) -> Tensor:
+    """For each of these values another one of them."""
+    known = values.unique()
     return known[(torch.searchsorted(known, values) + 1) % len(known)]
 
 

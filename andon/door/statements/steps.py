@@ -13,9 +13,9 @@ def check_accumulation(run: Run) -> None:
     Look whether the optimizer itself went through `accelerator.prepare`.
     """
     for each in stepping(run):
-        if each.clipped["partial"] >= FEW:
+        if each.kinds["partial"] >= FEW:
             raise CheckFailed(
-                f"{each.clipped['partial']} of {each.steps} optimizer steps{at(each.stepped)} came while accelerate "
+                f"{each.kinds['partial']} of {each.steps} optimizer steps{at(each.stepped)} came while accelerate "
                 "was told that the window of accumulation goes on (sync_gradients is False); none should"
             )
 
@@ -28,19 +28,19 @@ def check_clip_order(run: Run) -> None:
 
     Look at the place of the call that clips, beside `backward()`, `step()` and the condition that ends accumulation.
     """
-    clipping = [each for each in stepping(run) if each.clipped["any"]]
+    clipping = [each for each in stepping(run) if each.kinds["clipped"]]
     if not clipping:
         raise NotApplicable("a script that clips gradients by torch.nn.utils")
     for each in clipping:
         place = at(each.clip.place if each.clip else None)
-        if each.clipped["grown and acted"] >= FEW:
+        if each.kinds["grown and acted"] >= FEW:
             raise CheckFailed(
-                f"in {each.clipped['grown']} of {each.clipped['windows']} steps gradients were clipped{place} and then "
+                f"in {each.kinds['grown']} of {each.kinds['all']} steps gradients were clipped{place} and then "
                 f"a backward pass{at(run.loss_place)} added to what was left of them"
             )
-        if each.clipped["late"] >= FEW and each.clipped["late"] == each.clipped["any"]:
+        if each.kinds["late"] >= FEW and each.kinds["late"] == each.kinds["clipped"]:
             raise CheckFailed(
-                f"in all {each.clipped['late']} windows that clip, clipping{place} came after the step"
+                f"in all {each.kinds['late']} windows that clip, clipping{place} came after the step"
                 f"{at(each.stepped)} and before the next backward pass: no step has ever seen a clipped gradient"
             )
 
@@ -52,14 +52,14 @@ def check_clip_scale(run: Run) -> None:
 
     Look for `scaler.unscale_(optimizer)` before the call that clips.
     """
-    clipping = [each for each in stepping(run) if each.clipped["any"]]
+    clipping = [each for each in stepping(run) if each.kinds["clipped"]]
     if not run.scaling.ever or not clipping:
         raise NotApplicable("a script that scales its loss and clips gradients")
     for each in clipping:
-        if each.clipped["scaled"] >= FEW:
+        if each.kinds["scaled"] >= FEW:
             place = at(each.clip.place if each.clip else None)
             raise CheckFailed(
-                f"in {each.clipped['scaled']} of {each.clipped['any']} steps gradients were clipped{place} while they "
+                f"in {each.kinds['scaled']} of {each.kinds['clipped']} steps gradients were clipped{place} while they "
                 "were still multiplied by the loss scale"
             )
 

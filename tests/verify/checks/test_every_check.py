@@ -8,11 +8,19 @@ import pytest
 
 from andon.verify import checks
 from andon.verify.checks import CHECKS
-from tests.verify.checks import test_model_checks, test_training_checks
+from tests.verify.checks import (
+    test_conversations,
+    test_metrics,
+    test_model_checks,
+    test_packed_rows,
+    test_resizing,
+    test_training_checks,
+)
 from tests.verify.checks.test_models_as_used import CASES
 from tests.verify.checks.test_objective import OBJECTIVES
 from tests.verify.test_generic import PARITY
 
+MODULES = (test_conversations, test_metrics, test_packed_rows, test_resizing)
 MATRIX = Path(__file__).parents[3] / "reports" / "baselines" / "faults.json"
 
 
@@ -21,6 +29,7 @@ def finders() -> set[str]:
     rows = json.loads(MATRIX.read_text(encoding="utf-8"))["rows"]
     found = {fault.finder for fault in test_model_checks.FAULTS} | {bug.found_by for bug in test_training_checks.BUGS}
     found |= {case.check for case in (*CASES.values(), *OBJECTIVES.values()) if case.light}
+    found |= {name for module in MODULES for name in module.FINDERS}
     return found | set(PARITY.values()) | {name for row in rows for name in row["checks"]}
 
 

@@ -15,7 +15,7 @@ from tests.verify import foreign_models
 SOURCE = Path(foreign_models.__file__).read_text(encoding="utf-8")
 AREAS = {
     "attention", "configuration", "data", "determinism", "dtypes", "generation", "initialization", "loss", "norms",
-    "packing", "positions", "reference", "structure", "text",
+    "packing", "positions", "reference", "resizing", "structure", "text",
 }  # fmt: skip
 OURS = tuple(each.name for each in CHECKS if each.name.partition(".")[0] in AREAS)
 

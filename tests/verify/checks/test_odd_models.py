@@ -635,7 +635,7 @@ ODD = {
     "mask with a hole": Odd("attention.influence", lambda: bent(through(hole)), "but not at"),
     "token that ends early": Odd("attention.influence", lambda: bent(through(short)), "only, and an earlier one does"),
     "mixture's rows": Odd(
-        "attention.rows", lambda: small(mixture_of_experts=True), "a model without a mixture of experts"
+        "attention.rows", lambda: small(mixture_of_experts=True), "mixture_of_experts=True leaves it out"
     ),
     "mask a row and column": Odd(
         "attention.padding", lambda: unlabeled(batch=with_mask(ROWS, 1, LENGTH, LENGTH)), "a mask (B, T)"

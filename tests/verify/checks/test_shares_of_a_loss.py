@@ -90,7 +90,7 @@ WEIGHTED = {"batch": weighted, "loss": weighted_loss}
 CASES: dict[str, tuple[dict[str, Any], Share, str]] = {
     "labels with weights": (WEIGHTED, by_weight, PASSED),
     "labels with weights, summed": (WEIGHTED, summed, "differs by"),
-    "labels with weights, each micro-batch alike": (WEIGHTED, alike, "each counting alike"),
+    "labels with weights, each micro-batch the same": (WEIGHTED, alike, "differs by"),
     "rows without tokens": (PLAIN, alike, PASSED),
     "rows without tokens, summed": (PLAIN, summed, "differs by"),
     "rows that act on each other": (PLAIN | {"model": Normed}, alike, COUPLED),

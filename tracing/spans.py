@@ -1,0 +1,215 @@
+"""One open span, and what a thread has open: the part of the recorder that a training loop runs through each step."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import CodeType, FrameType, TracebackType
+from typing import Protocol, Self
+
+from andon.tracing import encode
+from andon.tracing.clock import Clock, Usage, usage
+from andon.tracing.conventions import Attribute, caller, code_attributes
+
+STEP = "train.step"
+GAP_NS = 2_000  # between siblings: Jaeger cuts to microseconds, and its critical path skips siblings that touch
+FRESH_NS = 20_000  # for which a reading of the processor's time holds: reading it is a call into the kernel
+PLACES: dict[tuple[int, int], tuple[str, CodeType]] = {}  # each with its code, so that no other gets its identity
+LONG_COLLECTION_NS = 1_000_000  # from which on a garbage collection is a span of its own
+
+
+class Thread(threading.local):
+    """A thread's open spans, innermost last, and what has ended and is not yet written."""
+
+    def __init__(self) -> None:
+        self.open: list[OpenSpan] = []
+        self.between: Between | None = None
+        self.ended: list[OpenSpan | str] = []
+        self.read = self.cpu = 0  # when the processor's time was read last, and what it was
+        self.last = 0  # when the last span directly below the window ended
+        self.collecting = 0  # when the garbage collection that goes on began
+        self.collected = 0  # nanoseconds since the step began
+        self.collections: list[tuple[int, int]] = []  # long ones that are not yet spans
+
+
+class Parent(Protocol):
+    """What a span is below of: another one, the time between two steps, or a window."""
+
+    span_id: str
+    last: int
+
+
+class Recorder(Protocol):
+    """Where a span comes from and goes to."""
+
+    clock: Clock
+    thread: Thread
+    draw: Callable[[], str]
+
+    def begin(self, span: "OpenSpan") -> Parent:
+        """The parent of a span that has none in its thread."""
+        ...
+
+    def end(self, span: "OpenSpan") -> None:
+        """Write what has ended with a span that has no parent in its thread."""
+        ...
+
+    def error(self, span: "OpenSpan", kind: str) -> None:
+        """Hear that a span was left by an exception."""
+        ...
+
+
+class Between:
+    """The time between two steps, with what happens in it."""
+
+    def __init__(self, span_id: str, start: int) -> None:
+        self.span_id, self.start, self.last = span_id, start, start - GAP_NS
+        self.events: list[str] = []
+        self.cpu = time.process_time_ns()
+
+    def attributes(self, collected: int) -> str:
+        """What it took of the machine, given the nanoseconds of garbage collections in it."""
+        garbage: dict[str, Attribute] = {"train.gc_seconds": collected / 1e9} if collected else {}
+        return encode.attributes({"train.cpu_seconds": (time.process_time_ns() - self.cpu) / 1e9, **garbage})
+
+
+class OpenSpan:
+    """A span as a context manager. `trace_id` and `span_id` are known while it is open."""
+
+    __slots__ = (
+        "attributes",
+        "code",
+        "cpu",
+        "end",
+        "events",
+        "failed",
+        "last",
+        "name",
+        "parent",
+        "recorder",
+        "span_id",
+        "start",
+        "trace_id",
+        "used",
+        "window",
+    )
+
+    def __init__(self, recorder: Recorder, name: str, attributes: dict[str, Attribute]) -> None:
+        self.recorder, self.name, self.attributes = recorder, name, attributes
+        self.events: list[str] = []
+        self.failed = False
+        self.used: Usage | None = None
+
+    def __enter__(self) -> Self:
+        """Begin, below the innermost open span of this thread."""
+        recorder = self.recorder
+        thread = recorder.thread
+        self.code = encoded_code(caller(sys._getframe(1)))  # noqa: SLF001 - a documented function of CPython
+        self.span_id = recorder.draw()
+        if thread.open:
+            outer = thread.open[-1]
+            self.parent: Parent = outer
+            self.trace_id, self.window = outer.trace_id, outer.window
+        else:
+            self.parent = recorder.begin(self)
+        if thread.collections:
+            add_collections(recorder, self.trace_id, self.parent, recorder.clock.now())
+        thread.open.append(self)
+        if self.name == STEP:
+            thread.collected = 0
+            self.used = usage()
+        now = recorder.clock.now()
+        if now - thread.read > FRESH_NS:
+            thread.read, thread.cpu = now, time.process_time_ns()
+        self.cpu = thread.cpu
+        self.start = max(now, self.parent.last + GAP_NS)
+        self.last = self.start - GAP_NS  # a first child may begin at once
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End; an exception passes through and leaves its type, never its text."""
+        recorder = self.recorder
+        thread = recorder.thread
+        now = recorder.clock.now()
+        self.end = max(now, self.start, self.last)
+        if now - thread.read > FRESH_NS:
+            thread.read, thread.cpu = now, time.process_time_ns()
+        if thread.collections:
+            add_collections(recorder, self.trace_id, self, self.end)
+        thread.open.remove(self)
+        self.cpu = thread.cpu - self.cpu
+        if self.used:
+            self._add_usage(thread)
+        if kind is not None:
+            self._fail(kind.__qualname__)
+        self.parent.last = self.end
+        thread.ended.append(self)
+        if not thread.open:
+            recorder.end(self)
+
+    def encoded(self) -> str:
+        """The span in OTLP's JSON. All of a step's are encoded together, when the processor has the code at hand."""
+        if not self.used:
+            self.attributes["train.cpu_seconds"] = self.cpu / 1e9
+        return encode.span(
+            (self.trace_id, self.span_id, self.parent.span_id),
+            encode.named(self.name),
+            (self.start, self.end),
+            encode.attributes(self.attributes) + self.code,
+            self.events,
+            failed=self.failed,
+        )
+
+    def set_attributes(self, **attributes: Attribute) -> None:
+        """Add attributes; those without a dot get the prefix `train.`."""
+        self.attributes.update(prefixed(attributes))
+
+    def add_event(self, name: str, **attributes: Attribute) -> None:
+        """Note that something happened now."""
+        self.events.append(encode.event(name, self.recorder.clock.now(), prefixed(attributes)))
+
+    def _add_usage(self, thread: Thread) -> None:
+        """What the step took of the machine; a peak of memory that the caller knows better stays."""
+        assert self.used
+        now = usage()
+        self.attributes["train.cpu_seconds"] = now.cpu_seconds - self.used.cpu_seconds
+        self.attributes["train.major_faults"] = now.major_faults - self.used.major_faults
+        self.attributes.setdefault("train.peak_bytes", now.peak_bytes)
+        if thread.collected:
+            self.attributes["train.gc_seconds"] = thread.collected / 1e9
+
+    def _fail(self, kind: str) -> None:
+        self.failed = True
+        self.attributes["error.type"] = kind
+        self.events.append(encode.event("exception", self.end, {"exception.type": kind}))
+        self.recorder.error(self, kind)
+
+
+def encoded_code(frame: FrameType) -> str:
+    """Where a span was opened, as what follows its other attributes.
+
+    Kept under the code's identity: its hash goes over all of its instructions, each time.
+    """
+    code, line = frame.f_code, frame.f_lineno
+    known = PLACES.get((id(code), line))
+    if known is None:
+        module = frame.f_globals.get("__name__", "")
+        known = PLACES[id(code), line] = ("," + encode.attributes(code_attributes(code, module, line)), code)
+    return known[0]
+
+
+def prefixed(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+    """Attributes under their full names."""
+    return {key if "." in key else f"train.{key}": value for key, value in attributes.items()}
+
+
+def add_collections(recorder: Recorder, trace_id: str, parent: Parent, until: int) -> None:
+    """Long garbage collections as spans below the one in which they happened."""
+    thread = recorder.thread
+    found, thread.collections = thread.collections, []
+    for begun, ended in found:
+        start, end = max(begun, parent.last + GAP_NS), min(ended, until)
+        if start < end:
+            parent.last = end
+            ids = (trace_id, recorder.draw(), parent.span_id)
+            thread.ended.append(encode.span(ids, encode.named("gc"), (start, end), ""))
