@@ -50,8 +50,8 @@ def check_sample(captured: Captured) -> None:
         used = each.constant in seen.taken_up and bool(_live(loss, [each.constant]))
         if used and around & trained and not _live(loss, [each.sample]):
             raise Unusual(
-                f"a sample {tuple(each.sample.shape)} of noise and of what {len(around)} parameters made is detached: the "
-                "loss depends on it, and its gradient reaches them by other ways alone"
+                f"a sample {tuple(each.sample.shape)} of noise and of what {len(around)} parameters made is detached: "
+                "the loss depends on it, and its gradient reaches them by other ways alone"
             )
 
 
