@@ -155,18 +155,22 @@ def _hold_to(captured: Captured) -> None:
 
 def _strip_factor(captured: Captured) -> None:
     """Take constant factors off the loss's end: they scale gradients for accumulation, and are not the loss."""
-    while captured.entries:
-        last = captured.entries[-1]
-        constants = [float(each) for each in last.args[1:] if _is_constant(each, last, captured)]
-        first = last.args[0] if last.args else None
-        if last.name not in SCALES or len(constants) != 1 or not isinstance(first, Tensor) or first.numel() != 1:
-            break
-        divides = "div" in last.name
-        captured.factor *= 1 / constants[0] if divides else constants[0]
-        captured.loss = first
-        captured.entries = needed(captured.entries[:-1], first)
+    while captured.entries and (factor := _last_factor(captured)):
+        captured.factor *= factor
+        captured.loss = captured.entries[-1].args[0]
+        captured.entries = needed(captured.entries[:-1], captured.loss)
     given = {id(leaf) for leaf in leaves(captured.entries)}
     captured.parts = {name: leaf for name, leaf in captured.parts.items() if id(leaf) in given}
+
+
+def _last_factor(captured: Captured) -> float:
+    """The constant that the last call multiplies a number by; 0 where it does something else."""
+    last = captured.entries[-1]
+    first = last.args[0] if last.args else None
+    constants = [float(each) for each in last.args[1:] if _is_constant(each, last, captured)]
+    if last.name not in SCALES or len(constants) != 1 or not isinstance(first, Tensor) or first.numel() != 1:
+        return 0.0
+    return 1 / constants[0] if "div" in last.name else constants[0]
 
 
 def _is_constant(value: Any, last: Entry, captured: Captured) -> bool:

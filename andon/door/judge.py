@@ -23,9 +23,7 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
             lacking[statement.name] = str(lack)
         except CheckFailed as found:
             findings.append(as_finding(statement, found))
-    asked = _all(answers, "findings")
-    reached = [each["check"] for each in asked if is_reached(run.samples, each["message"])]
-    asked = [each for each in asked if each["check"] not in reached]
+    asked, reached = _settled(run, _all(answers, "findings"))
     return {
         "seen": described(run),
         "captured": [line for answer in answers for line in _said(answer)],
@@ -37,6 +35,12 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "backwards": run.backwards,
         "steps": run.steps,
     }
+
+
+def _settled(run: Run, findings: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Findings that other micro-batches do not refute, and the checks whose findings they do."""
+    reached = [each["check"] for each in findings if is_reached(run.samples, each["message"])]
+    return [each for each in findings if each["check"] not in reached], reached
 
 
 def _all(answers: list[dict[str, Any]], key: str) -> list[Any]:

@@ -68,14 +68,18 @@ def _weights(captured: Captured) -> tuple[int, float]:
 
 def _rows(captured: Captured) -> tuple[int, int, int]:
     """A mark of the batch, its rows, and how often each stands in it, where all do as often and are told apart."""
-    parts = [each for each in captured.parts.values() if each.dim() and not each.is_sparse]
+    parts = [each.detach() for each in captured.parts.values() if each.dim() and not each.is_sparse]
     count = max((len(each) for each in parts if each.dim() > 1), default=0)
-    whole = [each.detach().reshape(count, -1) for each in parts if count and len(each) == count]
-    if sum(each.shape[1] for each in whole) < SMALLEST:
-        return 0, count, 1
-    rows = [hash(b"".join(_bytes(each[row]) for each in whole)) for row in range(count)]
+    rows = _marks([each.reshape(count, -1) for each in parts if count and len(each) == count])
     times = set(Counter(rows).values())
-    return hash(tuple(rows)), count, times.pop() if len(times) == 1 else 1
+    return hash(tuple(rows)) if rows else 0, count, times.pop() if len(times) == 1 else 1
+
+
+def _marks(parts: list[Tensor]) -> list[int]:
+    """A number for each row, the same for the same row; none where rows have too few numbers to be told apart."""
+    if sum(each.shape[1] for each in parts) < SMALLEST:
+        return []
+    return [hash(b"".join(map(_bytes, row))) for row in zip(*parts, strict=True)]
 
 
 def _bytes(row: Tensor) -> bytes:

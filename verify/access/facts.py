@@ -103,19 +103,22 @@ class _Observer(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
-        kwargs = kwargs or {}
-        whole = [each for each in _tensors((*args, *kwargs.values())) if not each.is_floating_point()]
+        values = (*args, *(kwargs or {}).values())
+        whole = [each for each in _tensors(values) if not each.is_floating_point()]
         origin = tuple(dict.fromkeys(key for each in whole for key in self.origins.get(each, ())))
         if origin and (func in LOOKUPS or (func in SELECTIONS and id(args[0]) in self.tables)):
-            self.indexed |= dict.fromkeys(origin, _rows((*args, *kwargs.values())))
-        result = func(*args, **kwargs)
+            self.indexed |= dict.fromkeys(origin, _rows(values))
+        result = func(*args, **(kwargs or {}))
         for each in _tensors((result,)):
-            if each.is_floating_point():
-                if each.requires_grad and each.dim() > 1:
-                    self.results = [*self.results[1 - LAST :], each]
-            elif origin and each.dtype != torch.bool and each not in self.origins:
-                self.origins[each] = origin
+            self._keep(each, origin)
         return result
+
+    def _keep(self, made: Tensor, origin: tuple[str | int, ...]) -> None:
+        if not made.is_floating_point():
+            if origin and made.dtype != torch.bool and made not in self.origins:
+                self.origins[made] = origin
+        elif made.requires_grad and made.dim() > 1:
+            self.results = [*self.results[1 - LAST :], made]
 
 
 def _numbers(batch: Batch) -> Iterator[tuple[str | int, Tensor]]:

@@ -25,20 +25,23 @@ def shown_roles(
     has a row for each class. Positions count up by one, or begin anew at 0. Documents are runs of one number, each
     of which positions begin with, within a place. What two parts could be, none is.
     """
-    known: dict[str, Key] = {}
     whole = {key: part for key, part in parts.items() if isinstance(part, Tensor) and is_index(part)}
     tokens = _tokens({key: part for key, part in whole.items() if key in tables}, tables, targets, classes)
     if tokens is None:
-        return known
-    known["tokens"] = tokens
+        return {}
     free = {key: part for key, part in whole.items() if key != tokens and part.shape == whole[tokens].shape}
     free = {key: part for key, part in free.items() if targets is None or not _holds(part, targets)}
+    return {"tokens": tokens} | _numbers(free)
+
+
+def _numbers(free: Mapping[Key, Tensor]) -> dict[str, Key]:
+    """Positions, and documents that begin where they do."""
     positions = [key for key, part in free.items() if _counts_up(part)]
     if len(positions) != 1:
-        return known
-    known["positions"] = positions[0]
-    documents = [key for key, part in free.items() if key not in positions and _begins(part, free[positions[0]])]
-    return known | ({"documents": documents[0]} if len(documents) == 1 else {})
+        return {}
+    begin = free[positions[0]]
+    documents = [key for key, part in free.items() if key not in positions and _begins(part, begin)]
+    return {"positions": positions[0]} | ({"documents": documents[0]} if len(documents) == 1 else {})
 
 
 def _tokens(

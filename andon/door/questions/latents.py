@@ -44,15 +44,18 @@ def check_sample(captured: Captured) -> None:
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if not seen.drawn:
         raise NotApplicable("noise that the model mixes with what it computed")
-    trained = _live(loss, parameters)
     for each in seen.stopped:
-        around = _live(each.sample.float().sum(), parameters)
-        used = each.constant in seen.taken_up and bool(_live(loss, [each.constant]))
-        if used and around & trained and not _live(loss, [each.sample]):
+        makers = _live(each.sample.float().sum(), parameters)
+        if makers & _live(loss, parameters) and _is_taken_up(each, seen, loss):
             raise Unusual(
-                f"a sample {tuple(each.sample.shape)} of noise and of what {len(around)} parameters made is detached: "
+                f"a sample {tuple(each.sample.shape)} of noise and of what {len(makers)} parameters made is detached: "
                 "the loss depends on it, and its gradient reaches them by other ways alone"
             )
+
+
+def _is_taken_up(each: Stopped, seen: "_Samples", loss: Tensor) -> bool:
+    """Whether parameters compute on with the sample, and the loss depends on it only without its graph."""
+    return each.constant in seen.taken_up and bool(_live(loss, [each.constant])) and not _live(loss, [each.sample])
 
 
 def _live(value: Tensor, sources: Sequence[Tensor]) -> set[int]:
@@ -92,16 +95,23 @@ class _Samples(TorchFunctionMode):
     def _follow(self, name: str, given: list[Tensor], made: Tensor) -> None:
         """What a result is, by what it was made of."""
         weighs = any(isinstance(each, torch.nn.Parameter) for each in given)
-        constants = [self.from_constant[each] for each in given if each in self.from_constant]
-        if constants:
-            self.from_constant[made] = constants[0]
-            self.taken_up |= dict.fromkeys(constants) if weighs else {}
-        random = [each for each in given if each in self.noise]
-        computed = [each for each in given if each.requires_grad and each.grad_fn is not None]
-        if name in NOISE or (random and not computed and not weighs):
+        for constant in [self.from_constant[each] for each in given if each in self.from_constant]:
+            self.from_constant[made] = constant
+            if weighs:
+                self.taken_up[constant] = True
+        if name in NOISE:
             self.noise[made] = True
-        elif not weighs and ((random and computed) or any(each in self.mixed for each in given)):
+        elif not weighs:
+            self._mix(given, made)
+
+    def _mix(self, given: list[Tensor], made: Tensor) -> None:
+        """What is made without parameters: noise still, or noise and what they computed."""
+        random = any(each in self.noise for each in given)
+        computed = any(each.grad_fn is not None for each in given)
+        if any(each in self.mixed for each in given) or (random and computed):
             self.mixed[made] = self.drawn = True
+        elif random:
+            self.noise[made] = True
 
 
 QUESTIONS = (Question("run.sample", check_sample),)
