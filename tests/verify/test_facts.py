@@ -257,3 +257,13 @@ def test_tokens_have_a_row_for_each_class() -> None:
     assert find(told, new_batch(told))["tokens"] == "line"
     untold = subject(other, model=lambda: Placed(WORDS), batch=packed)
     assert "tokens" not in find(untold, new_batch(untold))
+
+
+def test_what_is_predicted_at_its_own_place_is_no_token() -> None:
+    """Behavior: actions that a model predicts where they stand, as decision transformers do, are not what it reads."""
+
+    def actions(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return placed(net, {**batch, "wanted": batch["line"]})
+
+    told = subject(actions, model=Placed, batch=packed)
+    assert "tokens" not in find(told, new_batch(told))

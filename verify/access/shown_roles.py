@@ -21,8 +21,8 @@ def shown_roles(
 ) -> dict[str, Key]:
     """Role to key of whole numbers (B, T); `tables` says how many rows each part picks from.
 
-    Tokens are what picks from a table, where several do: of them the one that the loss predicts, or else whose table
-    has a row for each class. Positions count up by one, or begin anew at 0. Documents are runs of one number, each
+    Tokens are what picks from a table. Where several do: of them the one that the loss predicts one place ahead, or else
+    whose table has a row for each class; what is predicted at its own place is no input there, as actions are none. Positions count up by one, or begin anew at 0. Documents are runs of one number, each
     of which positions begin with, within a place. What two parts could be, none is.
     """
     whole = {key: part for key, part in parts.items() if isinstance(part, Tensor) and is_index(part)}
@@ -49,19 +49,20 @@ def _tokens(
 ) -> Key | None:
     if len(looking) < 2:
         return next(iter(looking), None)
-    predicted = [key for key, part in looking.items() if targets is not None and _holds(part, targets)]
-    as_many = [key for key in predicted or looking if tables[key] == classes]
+    others = {key: part for key, part in looking.items() if targets is None or not _holds(part, targets, (0,))}
+    predicted = [key for key, part in others.items() if targets is not None and _holds(part, targets, (1,))]
+    as_many = [key for key in predicted or others if tables[key] == classes]
     found = predicted if len(predicted) == 1 else as_many
     return found[0] if len(found) == 1 else None
 
 
-def _holds(part: Tensor, targets: Tensor) -> bool:
-    """Whether targets stand in a part: at their own places, or one place later."""
+def _holds(part: Tensor, targets: Tensor, distances: tuple[int, ...] = (0, 1)) -> bool:
+    """Whether targets stand in a part so many places later."""
     rows, time = part.shape
     if targets.numel() not in (rows * time, rows * (time - 1)):
         return False
     due = targets.reshape(rows, -1)
-    for distance in (0, 1):
+    for distance in distances:
         width = min(due.shape[1], time - distance)
         counted = due[:, :width] != IGNORE
         ahead = part[:, distance : distance + width]
