@@ -21,9 +21,10 @@ def shown_roles(
 ) -> dict[str, Key]:
     """Role to key of whole numbers (B, T); `tables` says how many rows each part picks from.
 
-    Tokens are what picks from a table. Where several do: of them the one that the loss predicts one place ahead, or else
-    whose table has a row for each class; what is predicted at its own place is no input there, as actions are none. Positions count up by one, or begin anew at 0. Documents are runs of one number, each
-    of which positions begin with, within a place. What two parts could be, none is.
+    Tokens are what picks from a table. Where several do: the one that the loss predicts one place ahead, or else whose
+    table has a row for each class; what is predicted at its own place is no input there, as actions are none.
+    Positions count up by one, or begin anew at 0. Documents are runs of one number, each of which positions begin with,
+    within a place. What two parts could be, none is.
     """
     whole = {key: part for key, part in parts.items() if isinstance(part, Tensor) and is_index(part)}
     tokens = _tokens({key: part for key, part in whole.items() if key in tables}, tables, targets, classes)
