@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from andon.door.invariants import INVARIANTS
+from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
 from andon.door.samples import Sample, is_reached
 from andon.door.seen import described
@@ -29,7 +31,7 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "captured": [line for answer in answers for line in _said(answer)],
         "findings": [*(each._asdict() for each in findings), *asked],
         "passed": [*passed, *reached, *_all(answers, "passed")],
-        "not_applicable": dict(_all(answers, "not_applicable")) | lacking,
+        "not_applicable": _in_words(run, answers) | lacking,
         "not_run": dict(_all(answers, "not_run")),
         "times": dict(_all(answers, "times")),
         "backwards": run.backwards,
@@ -41,6 +43,12 @@ def _settled(run: Run, findings: list[dict[str, Any]]) -> tuple[list[dict[str, A
     """Findings that other micro-batches do not refute, and the checks whose findings they do."""
     reached = [each["check"] for each in findings if is_reached(run.samples, each["message"])]
     return [each for each in findings if each["check"] not in reached], reached
+
+
+def _in_words(run: Run, answers: list[dict[str, Any]]) -> dict[str, str]:
+    """What checks of the captured Subject would need, for somebody who wrote none."""
+    autocast = any(each.autocast for each in run.passes.values() if each.trained)
+    return {name: in_words(reason, autocast=autocast) for name, reason in _all(answers, "not_applicable")}
 
 
 def _all(answers: list[dict[str, Any]], key: str) -> list[Any]:
@@ -63,7 +71,9 @@ def watched(run: Run) -> list[Finding]:
             if finding.check == "watch.optimizer":  # `run.membership` sees all optimizers
                 continue
             line = f"{finding.message}{_lines(run, each)}"
-            findings.setdefault(finding.check, finding._replace(message=line))
+            about = INVARIANTS[finding.check]
+            said = finding._replace(message=line, title=about.title, silent=f"Silent {about.silent}")
+            findings.setdefault(finding.check, said)
     return list(findings.values())
 
 

@@ -3,7 +3,19 @@
 It raises `CheckFailed`, `Unusual` or `NotApplicable` with the numbers and the script's lines in its message.
 """
 
-from andon.door.statements import averages, batches, data, evaluation, optimizers, schedule, steps
+from andon.door.statements import (
+    averages,
+    batches,
+    data,
+    evaluation,
+    optimizers,
+    precision,
+    resuming,
+    schedule,
+    steps,
+    text,
+    weights,
+)
 from andon.door.statements.statement import Statement
 
 __all__ = ["STATEMENTS", "Statement"]
@@ -13,7 +25,11 @@ STATEMENTS = (
     *optimizers.STATEMENTS,
     *schedule.STATEMENTS,
     *averages.STATEMENTS,
+    *weights.STATEMENTS,
+    *precision.STATEMENTS,
+    *resuming.STATEMENTS,
     *data.STATEMENTS,
     *batches.STATEMENTS,
+    *text.STATEMENTS,
     *evaluation.STATEMENTS,
 )
