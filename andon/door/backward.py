@@ -60,6 +60,7 @@ class BackwardNotes:
 
     def after(self) -> None:
         """It has ended: in the first steps, keep what it left."""
+        self.windows.backward_ended()
         for each in self.run.optimizing.values():
             if each.steps < LOOKED_AT:
                 each.window.gradient = sample(each.optimizer)

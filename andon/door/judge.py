@@ -5,6 +5,7 @@ from typing import Any
 from andon.door.invariants import INVARIANTS
 from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
+from andon.door.samples import Sample, is_reached
 from andon.door.seen import described
 from andon.door.statements import STATEMENTS
 from andon.verify.errors import CheckFailed, NotApplicable
@@ -14,6 +15,7 @@ from andon.verify.run.report import Finding
 
 def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is said of a run and of what was captured from it, for a file."""
+    run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
     findings, passed, lacking = watched(run), list[str](), dict[str, str]()
     for statement in STATEMENTS:
         try:
@@ -23,17 +25,24 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
             lacking[statement.name] = str(lack)
         except CheckFailed as found:
             findings.append(as_finding(statement, found))
+    asked, reached = _settled(run, _all(answers, "findings"))
     return {
         "seen": described(run),
         "captured": [line for answer in answers for line in _said(answer)],
-        "findings": [*(each._asdict() for each in findings), *_all(answers, "findings")],
-        "passed": [*passed, *_all(answers, "passed")],
+        "findings": [*(each._asdict() for each in findings), *asked],
+        "passed": [*passed, *reached, *_all(answers, "passed")],
         "not_applicable": _in_words(run, answers) | lacking,
         "not_run": dict(_all(answers, "not_run")),
         "times": dict(_all(answers, "times")),
         "backwards": run.backwards,
         "steps": run.steps,
     }
+
+
+def _settled(run: Run, findings: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Findings that other micro-batches do not refute, and the checks whose findings they do."""
+    reached = [each["check"] for each in findings if is_reached(run.samples, each["message"])]
+    return [each for each in findings if each["check"] not in reached], reached
 
 
 def _in_words(run: Run, answers: list[dict[str, Any]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ It raises `CheckFailed`, `Unusual` or `NotApplicable` with the numbers and the s
 
 from andon.door.statements import (
     averages,
+    batches,
     data,
     evaluation,
     half,
@@ -28,6 +29,7 @@ STATEMENTS = (
     *half.STATEMENTS,
     *resuming.STATEMENTS,
     *data.STATEMENTS,
+    *batches.STATEMENTS,
     *held_out.STATEMENTS,
     *evaluation.STATEMENTS,
 )
