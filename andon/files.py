@@ -7,8 +7,10 @@ from pathlib import Path
 TEMPORARY = ".tmp"
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, synced: bool = True) -> None:
     """Write a text file with its folders: whoever reads it sees the old text or the new, never a part.
+
+    Not `synced`, a power cut may cost it: right for what is sealed and can be made again.
 
     Raises:
         OSError: the file system refused; it names the file, which is as before.
@@ -19,7 +21,8 @@ def write_whole(path: Path, text: str) -> None:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

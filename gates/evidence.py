@@ -74,7 +74,7 @@ def write_evidence(evidence: Evidence, folder: Path = FOLDER) -> Path:
         if metric["value"] is not None and not math.isfinite(metric["value"]):
             metric["value"] = None
     path = folder / f"{evidence.name}.json"
-    write_whole(path, seal(content).decode())
+    write_whole(path, seal(content).decode(), synced=False)
     return path
 
 

@@ -3,14 +3,15 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from andon.door.watched_command import Outcome
 from andon.verify.run.causes import by_cause
-from andon.verify.run.report import Finding, Report, render_json, render_text
+from andon.verify.run.report import Finding, Report, render_json, render_text, wrap
 
 NOT_MEASURED = 3
+INDENT = 2  # columns
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Answer:
         """For a terminal: what was captured first."""
         if self.reason:
             return f"not measured: {self.reason}\n"
-        return "\n".join([*self.seen, render_text(self.report, quiet=quiet)])
+        known = replace(self.report, not_applicable={})
+        text = render_text(known, quiet=quiet).replace(known.headline, self.report.headline, 1)
+        return "\n".join([*self.seen, text + ("" if quiet else _not_asked(self.report))])
 
     def as_json(self) -> str:
         """A list of one report, as `andon verify --json` gives, with what was captured and why nothing was measured."""
@@ -54,6 +57,16 @@ def answer(command: Sequence[str], outcome: Outcome, *, strict: bool = False, ig
         tuple(dict.fromkeys(line for each in results for line in [each["seen"], *each["captured"]] if line)),
         returncode=outcome.returncode,
     )
+
+
+def _not_asked(report: Report) -> str:
+    """Each reason with the checks that were not asked for it; what would be needed, not what is wrong."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in report.not_applicable.items():
+        reasons.setdefault(reason, []).append(name)
+    lines = [line for reason, names in reasons.items() for line in wrap(f"{reason}: {', '.join(names)}", INDENT)]
+    heading = "not asked, as the run was not seen to have"
+    return "\n".join(["", heading, *(f"{'':{INDENT}}{line}" for line in lines), ""]) if lines else ""
 
 
 def _findings(results: list[dict[str, Any]]) -> list[Finding]:

@@ -9,10 +9,12 @@ from torch import Tensor
 from andon.door import places
 from andon.door.gradient_sample import sample
 from andon.door.places import Place
+from andon.door.precision import half_of
 from andon.door.records import Optimizing, Run
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 
+PASSES = 32  # of which the dtype is looked at
 LOOKED_AT = 8  # steps of an optimizer in which gradients are compared
 
 
@@ -51,13 +53,24 @@ class BackwardNotes:
         for each in self.run.optimizing.values():
             _count(each, self.run.loss_place)
             self._tell_watch(each, loss)
+            if each.window.backwards == 1:
+                each.between.training(each.optimizer)
+        self._look_at(loss)
         self.windows.backward(loss)
 
     def after(self) -> None:
         """It has ended: in the first steps, keep what it left."""
+        self.windows.backward_ended()
         for each in self.run.optimizing.values():
             if each.steps < LOOKED_AT:
                 each.window.gradient = sample(each.optimizer)
+
+    def _look_at(self, loss: Any) -> None:
+        """What the loss was computed in, of the first backward passes."""
+        scaled, self.run.scaling.loss = self.run.scaling.loss, None
+        loss = scaled if isinstance(scaled, Tensor) else loss
+        if isinstance(loss, Tensor) and self.run.backwards <= PASSES:
+            self.run.losses[self.run.loss_place, half_of(loss)] += 1
 
     def _tell_watch(self, each: Optimizing, loss: Any) -> None:
         """The loss of the optimizer that stepped last; on another device a look at it would wait for it."""

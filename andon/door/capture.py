@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.door.torch_calls import Entry, Recorder, leaves, needed, replayed
+from andon.door.torch_calls import Entry, Recorder, leaves, needed, replayed, without_selections
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
 
@@ -34,6 +34,7 @@ class Captured:
     micro_batches: int = 1  # of which a step sums the gradients, as they are
     parts: dict[str, Tensor] = field(default_factory=dict)
     held: dict[int, tuple[int, str]] = field(default_factory=dict)  # leaves that are a module's: place, name
+    subject: Subject | None = None
 
     def values(self, batch: dict[str, Tensor], modules: list[nn.Module]) -> dict[int, Tensor]:
         """All recorded tensors by id, computed again from these."""
@@ -68,7 +69,7 @@ def capture(
     Raises:
         NotApplicable: it cannot be made again.
     """
-    kept = needed(recorder.entries, loss)
+    kept = without_selections(needed(recorder.entries, loss))
     modules = list({id(each.module): each.module for each in kept if each.module is not None}.values())
     if not modules:
         raise NotApplicable("a loss that torch calls make of what a module returned")
@@ -83,10 +84,17 @@ def capture(
     return captured
 
 
-def as_subject(captured: Captured, name: str) -> Subject:
-    """The same as a Subject; its optimizer where one of its class can be made for a copy."""
+def as_subject(captured: Captured) -> Subject:
+    """The same as a Subject, one for all that is asked; its optimizer where one of its class can be made for a copy."""
+    if captured.subject is None:
+        captured.subject = _made(captured)
+    return captured.subject
+
+
+def _made(captured: Captured) -> Subject:
     whole = captured.before[0] if len(captured.before) == 1 else Parts(captured.before)
     batch = {key: value.detach().clone() for key, value in captured.parts.items()}
+    name = type(captured.modules[0]).__name__
     return Subject(name=name, model=whole, batch=batch, loss=captured.loss_of, optimizer=_optimizer_factory(captured))
 
 
@@ -147,16 +155,30 @@ def _hold_to(captured: Captured) -> None:
 
 def _strip_factor(captured: Captured) -> None:
     """Take constant factors off the loss's end: they scale gradients for accumulation, and are not the loss."""
-    while captured.entries:
-        last = captured.entries[-1]
-        constants = [each for each in last.args[1:] if isinstance(each, int | float)]
-        first = last.args[0] if last.args else None
-        if last.name not in SCALES or len(constants) != 1 or not isinstance(first, Tensor) or first.numel() != 1:
-            return
-        divides = "div" in last.name
-        captured.factor *= 1 / constants[0] if divides else constants[0]
-        captured.loss = first
-        captured.entries = needed(captured.entries[:-1], first)
+    while captured.entries and (factor := _last_factor(captured)):
+        captured.factor *= factor
+        captured.loss = captured.entries[-1].args[0]
+        captured.entries = needed(captured.entries[:-1], captured.loss)
+    given = {id(leaf) for leaf in leaves(captured.entries)}
+    captured.parts = {name: leaf for name, leaf in captured.parts.items() if id(leaf) in given}
+
+
+def _last_factor(captured: Captured) -> float:
+    """The constant that the last call multiplies a number by; 0 where it does something else."""
+    last = captured.entries[-1]
+    first = last.args[0] if last.args else None
+    constants = [float(each) for each in last.args[1:] if _is_constant(each, last, captured)]
+    if last.name not in SCALES or len(constants) != 1 or not isinstance(first, Tensor) or first.numel() != 1:
+        return 0.0
+    return 1 / constants[0] if "div" in last.name else constants[0]
+
+
+def _is_constant(value: Any, last: Entry, captured: Captured) -> bool:
+    """Whether it is a number, or a tensor of one that nothing recorded made, and that multiplies: a loss scaler's."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, int | float)
+    outside = any(value is each for each in captured.parts.values())
+    return outside and value.dim() == 0 and value.is_floating_point() and "mul" in last.name
 
 
 def _tensor_of(module: nn.Module, name: str) -> Tensor:

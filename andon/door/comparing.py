@@ -8,9 +8,13 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from andon.door import places
 from andon.door.draws import noise_of
-from andon.door.records import Comparison, Run
+from andon.door.records import Comparison, Passes, Run
 
 IGNORED = -100  # what torch's losses do not count
+LOSSES = (
+    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)  # fmt: skip
 MOST = 64  # comparisons that are looked at
 
 
@@ -21,6 +25,7 @@ class Comparing(TorchFunctionMode):
         super().__init__()
         self.run = run
         self.on, self.left = False, MOST
+        self.passes: Passes | None = None  # that are made now
         self.noise: set[str] = set()  # what drew since the last pass
 
     def begin(self) -> None:
@@ -41,7 +46,13 @@ class Comparing(TorchFunctionMode):
         """Torch calls this in the place of each of its functions."""
         result = func(*args, **(kwargs or {}))
         self.noise |= {noise_of(func, kwargs or {})} - {""}
-        if self.left and getattr(func, "__name__", "") in ("eq", "ne", "__eq__", "__ne__") and len(args) == 2:
+        name = getattr(func, "__name__", "")
+        compares = name in ("eq", "ne", "__eq__", "__ne__") and len(args) == 2
+        if self.passes is not None and (
+            name in LOSSES or (compares and all(isinstance(each, Tensor) for each in args))
+        ):
+            self.passes.scored = True
+        if self.left and compares:
             self._note(*args)
         return result
 

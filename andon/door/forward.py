@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from andon.door import places
 from andon.door.comparing import Comparing
 from andon.door.records import Passes, Run
+from andon.door.uses import drops, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
@@ -42,6 +43,7 @@ class ForwardNotes:
             finally:
                 self._depth -= 1
             self.after(passes, result)
+            self._note_use(passes, module, result)
             return result
 
         return called
@@ -53,6 +55,7 @@ class ForwardNotes:
         if not passes.trained:
             self._go_on(passes)
         self._compare(passes)
+        self._evaluated(passes, module)
         gradients = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         if gradients:
             self.run.modules.setdefault(id(module), module)
@@ -61,12 +64,15 @@ class ForwardNotes:
         passes.training_mode += module.training
         passes.with_gradients += gradients
         passes.modules[id(module)] = module
-        passes.rows.note((*args, *kwargs.values()))
+        given = (*args, *kwargs.values())
+        passes.rows.note(given)
+        self._note_inputs(passes, tensors_in(given))
         return passes
 
     def after(self, passes: Passes, result: Any) -> None:
         """It has ended; whether it is one of training shows once a gradient reaches what it returned."""
         self._await_gradient(passes, result)
+        passes.carrying.returned(result)
         self._comparing.noise.clear()
         self._random = torch.get_rng_state() if passes.trained == 0 else None
 
@@ -82,10 +88,38 @@ class ForwardNotes:
 
     def _compare(self, passes: Passes) -> None:
         """Look at comparisons while the script evaluates for the first time."""
+        self._comparing.passes = passes
         if passes.trained:
             self._comparing.end()
         elif self.run.steps and not torch.is_grad_enabled():
             self._comparing.begin()
+
+    def _note_inputs(self, passes: Passes, tensors: list[Tensor]) -> None:
+        passes.carrying.given(tensors)
+        text = next((each for each in tensors if each.dim() == 2 and not each.is_floating_point()), None)
+        if text is not None:
+            passes.phrases.note(text)
+        if tensors:
+            passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)
+
+    def _evaluated(self, passes: Passes, module: nn.Module) -> None:
+        """A pass that may be an evaluation's: with which weights is it made?"""
+        if passes.trained or torch.is_grad_enabled():
+            return
+        for each in self.run.optimizing.values():
+            if each.model is module:
+                each.between.evaluating(each.optimizer)
+
+    def _note_use(self, passes: Passes, module: nn.Module, result: Any) -> None:
+        use = self.run.uses.get(id(module)) or self.run.uses.setdefault(id(module), use_of(module))
+        if any(each.grad_fn is not None for each in tensors_in(result)[:OUTPUTS]):
+            use.with_gradients += 1
+            return
+        dropping = drops(use)
+        use.alone += 1
+        use.dropping += dropping
+        use.place = passes.chain[0] if passes.chain else None
+        passes.dropping += dropping
 
     def _tell_watches(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for each in self.run.optimizing.values():

@@ -11,6 +11,7 @@ from andon.door.capture import Captured, as_subject, capture
 from andon.door.questions import QUESTIONS
 from andon.door.questions.targets import shown_in
 from andon.door.records import Optimizing, summed
+from andon.door.samples import sample
 from andon.door.torch_calls import Recorder
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled
@@ -78,16 +79,17 @@ def inquire(
     """The answer of a child: captured, findings, passed, not applicable."""
     try:
         captured = capture(recorder, loss, before, random, each.optimizer)
+        seen = sample(captured, id(each.optimizer), each.steps + 1, options["line"]).as_json()
     except NotApplicable as lack:
-        return {"captured": [], "reason": f"it needs {lack}"}
+        return {"captured": [], "reason": "" if options["brief"] else f"it needs {lack}"}
     except Exception as error:  # noqa: BLE001 - whatever a replay of somebody's code raises is why it was not measured
-        return {"captured": [], "reason": f"{type(error).__name__}: {error}"}
-    return _asked(captured, each, options)
+        return {"captured": [], "reason": "" if options["brief"] else f"{type(error).__name__}: {error}"}
+    return {"sample": seen} | ({} if options["brief"] else _asked(captured, each, options))
 
 
 def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
     captured.micro_batches = summed(each)
-    subject = as_subject(captured, type(each.model).__name__)
+    subject = as_subject(captured)
     findings, passed, lacking = _questions(captured)
     unasked = _unasked(captured, subject, accumulates=max(each.backwards, default=1) > 1)
     areas = [one.name for one in CHECKS if _within(one.name, AREAS) and not _within(one.name, unasked)]

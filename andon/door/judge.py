@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from andon.door.invariants import INVARIANTS
+from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
+from andon.door.samples import Sample, is_reached
 from andon.door.seen import described
 from andon.door.statements import STATEMENTS
 from andon.verify.errors import CheckFailed, NotApplicable
@@ -12,6 +15,7 @@ from andon.verify.run.report import Finding
 
 def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is said of a run and of what was captured from it, for a file."""
+    run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
     findings, passed, lacking = watched(run), list[str](), dict[str, str]()
     for statement in STATEMENTS:
         try:
@@ -21,17 +25,30 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
             lacking[statement.name] = str(lack)
         except CheckFailed as found:
             findings.append(as_finding(statement, found))
+    asked, reached = _settled(run, _all(answers, "findings"))
     return {
         "seen": described(run),
         "captured": [line for answer in answers for line in _said(answer)],
-        "findings": [*(each._asdict() for each in findings), *_all(answers, "findings")],
-        "passed": [*passed, *_all(answers, "passed")],
-        "not_applicable": dict(_all(answers, "not_applicable")) | lacking,
+        "findings": [*(each._asdict() for each in findings), *asked],
+        "passed": [*passed, *reached, *_all(answers, "passed")],
+        "not_applicable": _in_words(run, answers) | lacking,
         "not_run": dict(_all(answers, "not_run")),
         "times": dict(_all(answers, "times")),
         "backwards": run.backwards,
         "steps": run.steps,
     }
+
+
+def _settled(run: Run, findings: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Findings that other micro-batches do not refute, and the checks whose findings they do."""
+    reached = [each["check"] for each in findings if is_reached(run.samples, each["message"])]
+    return [each for each in findings if each["check"] not in reached], reached
+
+
+def _in_words(run: Run, answers: list[dict[str, Any]]) -> dict[str, str]:
+    """What checks of the captured Subject would need, for somebody who wrote none."""
+    autocast = any(each.autocast for each in run.passes.values() if each.trained)
+    return {name: in_words(reason, autocast=autocast) for name, reason in _all(answers, "not_applicable")}
 
 
 def _all(answers: list[dict[str, Any]], key: str) -> list[Any]:
@@ -54,7 +71,9 @@ def watched(run: Run) -> list[Finding]:
             if finding.check == "watch.optimizer":  # `run.membership` sees all optimizers
                 continue
             line = f"{finding.message}{_lines(run, each)}"
-            findings.setdefault(finding.check, finding._replace(message=line))
+            about = INVARIANTS[finding.check]
+            said = finding._replace(message=line, title=about.title, silent=f"Silent {about.silent}")
+            findings.setdefault(finding.check, said)
     return list(findings.values())
 
 

@@ -5,16 +5,14 @@ Torch's own global hooks where there are some, and otherwise the same function w
 
 from typing import Any
 
-import torch
-
 from andon.door.backward import BackwardNotes
 from andon.door.ending import Ending
 from andon.door.forward import ForwardNotes
+from andon.door.loading import LoadNotes
 from andon.door.records import Run
 from andon.door.scheduling import ScheduleNotes
 from andon.door.stepping import StepNotes
 from andon.door.windows import Windows
-from andon.door.wrapping import after
 
 
 def begin(options: dict[str, Any]) -> None:
@@ -23,12 +21,15 @@ def begin(options: dict[str, Any]) -> None:
     windows = Windows(run, options)
     ending = Ending(run, options, windows.fork)
     steps = StepNotes(run, windows, ending.after_step)
-    for each in (ForwardNotes(run, windows), BackwardNotes(run, windows), steps, ScheduleNotes(run)):
+    for each in (
+        ForwardNotes(run, windows),
+        BackwardNotes(run, windows),
+        steps,
+        ScheduleNotes(run),
+        LoadNotes(run),
+        run.births,
+    ):
         each.install()
     run.scaling.install()
 
-    def saved(*_: Any) -> None:
-        run.saves += 1
-
-    after(torch, "save", saved)
     ending.install()

@@ -9,9 +9,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from andon.door.births import Births
+from andon.door.carrying import Carrying
+from andon.door.loaded import Loaded, Resumed
+from andon.door.phrases import Phrases
 from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
+from andon.door.uses import Use
+from andon.door.weights import Between
 
 Chain = tuple[Place, ...]
 
@@ -58,6 +64,12 @@ class Optimizing:
     rates: list[tuple[float, ...]] = field(default_factory=list)  # of each step's groups
     last_step: int = 0  # in steps of all optimizers
     said: int = 0  # findings that were printed already
+    births: int = 0  # parameters that modules had been given when it was made
+    between: Between = field(default_factory=Between)
+    idle: dict[int, tuple[Tensor, int]] | None = None  # by id: gradients that were zero, and in how many steps
+    gradients_seen: int = 0  # steps in which they were looked at
+    unheld: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # names: steps with a gradient, what it was
+    resumed: list[Resumed] = field(default_factory=list)  # where its weights came from files
 
 
 def summed(each: Optimizing) -> int:
@@ -94,6 +106,11 @@ class Passes:
     noise: set[str] = field(default_factory=set)  # what drew it between two passes of the first stretch
     rows: Rows = field(default_factory=Rows)
     modules: dict[int, Any] = field(default_factory=dict)
+    dropping: int = 0  # passes without gradients in which dropout acted
+    autocast: int = 0
+    scored: bool = False  # what a pass gave was compared with labels, or went into a loss, as far as that was looked at
+    carrying: Carrying = field(default_factory=Carrying)
+    phrases: Phrases = field(default_factory=Phrases)
 
 
 class Comparison(NamedTuple):
@@ -123,3 +140,8 @@ class Run:
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     comparisons: list[Comparison] = field(default_factory=list)
+    samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.samples.Sample
+    births: Births = field(default_factory=Births)
+    loads: list[Loaded] = field(default_factory=list)  # files that were read
+    uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
+    losses: Counter[tuple[Place | None, str]] = field(default_factory=Counter)  # by line, and what of it is in half

@@ -13,6 +13,7 @@ class Scaling:
 
     def __init__(self) -> None:
         self.active = self.ever = False
+        self.loss: Any = None  # what was scaled last, as it was before
         self.unscaled: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def install(self) -> None:
@@ -20,8 +21,9 @@ class Scaling:
         for name in ("scale", "unscale_", "update"):
             after(torch.amp.grad_scaler.GradScaler, name, getattr(self, name))
 
-    def scale(self, scaler: Any, *_: Any) -> None:
+    def scale(self, scaler: Any, loss: Any, *_: Any) -> None:
         """A loss was scaled."""
+        self.loss = loss
         self.active = scaler.is_enabled() and scaler.get_scale() != 1.0
         self.ever = self.ever or self.active
 

@@ -7,7 +7,7 @@ from torch.optim import lr_scheduler
 
 from andon.door import places
 from andon.door.records import Run, Scheduling
-from andon.door.wrapping import after, around
+from andon.door.wrapping import around
 
 SCHEDULERS = (
     lr_scheduler.LRScheduler,
@@ -23,37 +23,52 @@ class ScheduleNotes:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._depth = 0
+        self._making = 0  # constructors step schedules: their own, and those that they are given
+        self._stepping: list[Any] = []  # a schedule, those that it drives, and so on
 
     def install(self) -> None:
         """Note constructors, and each class's own step."""
-        after(lr_scheduler.LRScheduler, "__init__", self.made)
         for kind in SCHEDULERS:
+            if "__init__" in vars(kind):
+                around(kind, "__init__", self._around_init)
             if "step" in vars(kind):
                 around(kind, "step", self._around)
 
-    def made(self, scheduler: Any, *_: Any) -> None:
-        """A schedule has been constructed; its first step is its constructor's."""
+    def made(self, scheduler: Any) -> None:
+        """A schedule has been constructed."""
         optimizer = getattr(scheduler, "optimizer", None)
         self.run.scheduling[id(scheduler)] = Scheduling(scheduler, places.here(), id(optimizer))
 
+    def _around_init(self, init: Callable[..., None]) -> Callable[..., None]:
+        def noted(scheduler: Any, *args: Any, **kwargs: Any) -> None:
+            self._making += 1
+            try:
+                init(scheduler, *args, **kwargs)
+            finally:
+                self._making -= 1
+            self.made(scheduler)
+
+        return noted
+
     def _around(self, step: Callable[..., Any]) -> Callable[..., Any]:
         def noted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-            self._depth += 1
+            self._stepping.append(scheduler)
             try:
                 return step(scheduler, *args, **kwargs)
             finally:
-                self._depth -= 1
+                self._stepping.pop()
                 self.stepped(scheduler)
 
         return noted
 
     def stepped(self, scheduler: Any) -> None:
-        """A schedule has gone on; not where another one drives it, nor in its constructor."""
+        """A schedule has gone on, by the script or by another schedule; not in a constructor."""
         each = self.run.scheduling.get(id(scheduler))
-        if each is None or self._depth:
+        if each is None or self._making or any(scheduler is other for other in self._stepping):
             return
         each.stepped = places.here()
+        if self._stepping:  # how far it has gone it knows itself
+            return
         each.calls += 1
         each.since_step += 1
         optimizing = self.run.optimizing.get(each.optimizer)

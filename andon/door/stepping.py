@@ -12,6 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from andon.door import places
 from andon.door.gradient_sample import sample, scaled_by
+from andon.door.idle import note_gradients, note_unheld
+from andon.door.loading import resumed
 from andon.door.records import Clip, Optimizing, Run, Window
 from andon.door.windows import Windows
 from andon.door.wrapping import after, around
@@ -37,7 +39,8 @@ class StepNotes:
     def made(self, optimizer: Optimizer, *_: Any) -> None:
         """An optimizer has been constructed."""
         if not self.run.over:
-            self.run.optimizing[id(optimizer)] = Optimizing(optimizer, places.here())
+            made = Optimizing(optimizer, places.here(), births=self.run.births.count)
+            self.run.optimizing[id(optimizer)] = made
 
     def before(self, optimizer: Optimizer, *_: Any) -> None:
         """An optimizer is about to move weights."""
@@ -50,7 +53,11 @@ class StepNotes:
         each.window.partial = _accumulation_goes_on()
         if each.window.gradient is not None:
             each.window.scale = _scale(each.window, sample(each.optimizer))
+        if not each.steps:
+            resumed(each, self.run)
         self.windows.before_step(each)
+        note_gradients(each)
+        note_unheld(each, self._held)
         if each.watch is not None:
             each.watch.before_step()
 
@@ -64,6 +71,7 @@ class StepNotes:
         each.steps += 1
         self.run.steps += 1
         each.last_step = self.run.steps
+        each.between.stepped(optimizer)
         self._close(each)
         self.windows.after_step(each)
         self.stepped()
@@ -78,6 +86,10 @@ class StepNotes:
             if any(id(p) in known for group in each.optimizer.param_groups for p in group["params"]):
                 scaled = self.run.scaling.scaled(each.optimizer)
                 each.window.clips.append(Clip(place, bound, value, each.window.backwards, scaled))
+
+    def _held(self) -> set[int]:
+        groups = (group for each in self.run.optimizing.values() for group in each.optimizer.param_groups)
+        return {id(p) for group in groups for p in group["params"]}
 
     def _around_clip(self, name: str, bound: str) -> None:
         def make(clip: Callable[..., Any]) -> Callable[..., Any]:

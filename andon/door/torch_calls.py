@@ -5,6 +5,7 @@ What the script computes in Python (a length, a factor read by `.item()`) is a c
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,13 @@ from torch.overrides import TorchFunctionMode
 COMPARISONS = ("eq", "ne", "__eq__", "__ne__")
 LOSSES = ("nll_loss", "cross_entropy")  # over classes
 MUTATORS = ("__setitem__",)
+SELECTIONS = ("__getitem__", "index_select")
 SHAPED = (Tensor.view, Tensor.reshape, torch.reshape)
+
+
+def autocast_now() -> torch.dtype | None:
+    """To what autocast casts here; None where it is off."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 @dataclasses.dataclass
@@ -26,7 +33,7 @@ class Entry:
     kwargs: dict[str, Any]
     result: Any
     module: nn.Module | None = None
-    inner: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    autocast: torch.dtype | None = dataclasses.field(default_factory=autocast_now)
 
     @property
     def name(self) -> str:
@@ -113,17 +120,40 @@ def leaves(entries: list[Entry]) -> list[Tensor]:
     return list(found.values())
 
 
+def without_selections(entries: list[Entry]) -> list[Entry]:
+    """The calls without those that pick, from a whole data set, as many rows as a module is given: they are a batch."""
+    rows = {len(each) for entry in entries if entry.module is not None for each in entry.given() if each.dim()}
+    outside = {id(each) for each in leaves(entries)}
+
+    def picks(entry: Entry) -> bool:
+        if entry.name not in SELECTIONS or not isinstance(entry.result, Tensor) or not entry.result.dim():
+            return False
+        given = entry.given()
+        longer = bool(given) and given[0].dim() > 0 and len(given[0]) > len(entry.result)
+        index = entry.args[1] if len(entry.args) == 2 else None
+        by_number = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32)
+        return (
+            longer
+            and (by_number or isinstance(index, slice))
+            and {id(each) for each in given} <= outside
+            and len(entry.result) in rows
+        )
+
+    return [entry for entry in entries if not picks(entry)]
+
+
 def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:
     """Make the calls again: `values` maps recorded tensors, by id, to those in their place, and is added to."""
     values = dict(values)
     for entry in entries:
         args, kwargs = swapped(entry.args, values), swapped(entry.kwargs, values)
-        if entry.module is not None:
-            result = modules[id(entry.module)](*args, **kwargs)
-        elif entry.function in SHAPED:
-            result = _reshaped(entry, args, kwargs)
-        else:
-            result = entry.function(*args, **kwargs)
+        with torch.autocast("cpu", entry.autocast) if entry.autocast else nullcontext():
+            if entry.module is not None:
+                result = modules[id(entry.module)](*args, **kwargs)
+            elif entry.function in SHAPED:
+                result = _reshaped(entry, args, kwargs)
+            else:
+                result = entry.function(*args, **kwargs)
         values.update(zip(map(id, tensors(entry.result)), tensors(result), strict=False))
     return values
 

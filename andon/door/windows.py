@@ -18,6 +18,7 @@ from andon.verify.watcher import Watch
 
 CAPTURED_AT = 2  # steps of an optimizer before its window is captured
 MOST = 3  # captures of a run
+SAMPLES = 6  # micro-batches of each capture's optimizer that are looked at beside
 
 
 class Windows:
@@ -27,8 +28,10 @@ class Windows:
         self.run, self.options = run, options
         self.fork = Fork(Path(options["out"]), options["check_budget"])
         self._followers = Followers(run)
-        self._captured: set[int] = set()
+        self._captured: dict[int, int] = {}  # optimizers, and the samples that were taken since
         self._asking: Optimizing | None = None  # in a child
+        self._brief = False  # in a child that only samples
+        self._begins = True  # no pass since the last backward pass
         self._recorder = Recorder()
         self._before: dict[int, nn.Module] = {}
         self._random: Tensor | None = None
@@ -42,12 +45,13 @@ class Windows:
         *,
         training: bool,
     ) -> Any:
-        """An outermost forward pass; the first of a window that is due is made in a child as well."""
+        """An outermost forward pass; the first of a micro-batch that is due is made in a child as well."""
         if self._asking is not None:
             if id(module) not in self._before:
                 self._copy(module)
             return self._recorder.call(module, call, args, kwargs)
         due = self._due(module) if training and self.options["checks"] and self.fork.possible else None
+        self._begins = self._begins and not training
         if due is not None and self.fork.begin():
             self._asking = due
             self._random = torch.get_rng_state()
@@ -64,10 +68,16 @@ class Windows:
         self.run.over = True  # what checks do is none of the script's
         assert self._random is not None
         try:
-            content = inquire(self._recorder, loss, self._before, self._random, self._asking, self.options)
+            options = {**self.options, "brief": self._brief, "line": str(self.run.loss_place or "")}
+            with torch.autocast("cpu", enabled=False):
+                content = inquire(self._recorder, loss, self._before, self._random, self._asking, options)
         except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
             content = {"failed": f"{type(error).__name__}: {error}"}
         self.fork.end(content)
+
+    def backward_ended(self) -> None:
+        """It is over: within it checkpoints make passes again."""
+        self._begins = True
 
     def before_step(self, each: Optimizing) -> None:
         """Find the optimizer's model at its first step, and watch the two from then on."""
@@ -96,13 +106,15 @@ class Windows:
             return
 
     def _due(self, module: nn.Module) -> Optimizing | None:
-        """The optimizer whose window is to be captured, if the module is what it trains."""
-        if len(self._captured) >= MOST:
-            return None
+        """The optimizer whose micro-batch is to be captured or sampled, if the module is what it trains."""
         for key, each in self.run.optimizing.items():
-            is_new = each.steps >= CAPTURED_AT and key not in self._captured and each.last_step == self.run.steps
-            if is_new and _shares(module, each):
-                self._captured.add(key)
+            is_due = each.steps >= CAPTURED_AT and each.last_step == self.run.steps and _shares(module, each)
+            if is_due and key not in self._captured and len(self._captured) < MOST:
+                self._captured[key], self._brief = 0, False
+                return each
+            if is_due and self._begins and self._captured.get(key, SAMPLES) < SAMPLES:
+                self._captured[key] += 1
+                self._brief = True
                 return each
         return None
 

@@ -8,7 +8,9 @@ from torch.nn import functional
 from andon.door.capture import as_subject
 from andon.door.questions.accumulation import check_division
 from andon.door.questions.likelihoods import check_classes
+from andon.door.questions.packed import check_positions
 from andon.door.questions.padding import check_padding, check_padding_targets
+from andon.door.questions.question import again
 from andon.door.questions.shapes import check_broadcast, check_random_target
 from andon.door.questions.targets import check_ignored, check_own_target
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.tier2
 def test_a_capture_is_the_scripts_loss_without_its_last_factor() -> None:
     """Behavior: parts by the names of `forward`, the constant factor apart, the same loss as a Subject."""
     captured = recorded(Bag(), cross_entropy, *padded())
-    subject = as_subject(captured, "bag")
+    subject = as_subject(captured)
     again = subject.loss(subject.model(), subject.batch(torch.Generator()))
     assert (["ids", "labels"], 0.25) == (list(captured.parts), captured.factor)
     assert float(captured.loss.detach()) == float(again.detach())
@@ -148,3 +150,73 @@ def test_micro_batches_weigh_one_batch(divisor: int, unusual: bool) -> None:
         return
     with pytest.raises(Unusual, match="together they weigh 2"):
         check_division(captured)
+
+
+def test_a_loss_scaler_is_a_factor_of_the_loss() -> None:
+    """Behavior: what a scaler multiplies by is no part of the loss, whose dtype and value are then its own."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.zeros(()))  # what it multiplies by is made in the first step
+    captured = recorded(Bag(), lambda *given: scaler.scale(cross_entropy(*given).bfloat16()), *padded())
+    assert (torch.bfloat16, 8.0) == (captured.loss.dtype, captured.factor)
+    assert ["ids", "labels"] == list(captured.parts)
+
+
+def test_rows_that_are_picked_after_the_pass_are_the_batch() -> None:
+    """Behavior: of a whole data set's labels the part counts that the loss was given, by number or by slice."""
+    everything = torch.randint(1, WORDS, (90, 7))
+    for pick in (torch.arange(6) * 3, slice(3, 9)):
+        captured = recorded(Bag(), lambda call, ids, pick=pick: cross_entropy(call, ids, everything[pick]), padded()[0])
+        assert {"ids": (6, 7), "labels": (6, 7)} == {name: tuple(part.shape) for name, part in captured.parts.items()}
+
+
+def test_autocast_is_on_again_where_it_was() -> None:
+    """Behavior: what ran under autocast runs under it again, and what did not does not."""
+    model, seen = nn.Linear(4, 4), list[torch.dtype]()
+    model.register_forward_hook(lambda _module, _args, output: seen.append(output.dtype))
+
+    def loss_of(call, x: Tensor) -> Tensor:  # noqa: ANN001
+        with torch.autocast("cpu", torch.bfloat16):
+            y = call(x)
+        return y.float().square().mean()
+
+    captured = recorded(model, loss_of, torch.randn(3, 4))
+    seen.clear()
+    again(captured)
+    assert [torch.bfloat16] == seen
+
+
+def packed(late: int) -> dict[str, Tensor]:
+    """Rows of three documents, whose positions begin anew so many places late."""
+    lengths = ([4, 3, 5], [3, 6, 3])
+    documents = torch.tensor([[n for n, size in enumerate(row) for _ in range(size)] for row in lengths])
+    positions = torch.tensor([[place for size in row for place in range(size)] for row in lengths])
+    positions = torch.cat([torch.zeros(2, late, dtype=torch.long), positions], dim=1)[:, :12]
+    return {"w": torch.randint(WORDS, (2, 12)), "d": documents, "p": positions}
+
+
+class Packed(nn.Module):
+    """Logits of words and their positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.places, self.head = nn.Embedding(WORDS, 8), nn.Embedding(12, 8), nn.Linear(8, WORDS)
+
+    def forward(self, w: Tensor, d: Tensor, p: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        return self.head(self.embed(w) + self.places(p) + 0 * d[..., None])
+
+
+@pytest.mark.parametrize(("late", "light"), [(0, None), (1, CheckFailed), (4, NotApplicable)])
+def test_positions_begin_with_their_document(late: int, light) -> None:  # noqa: ANN001
+    """Behavior: positions that begin anew a place late are red; far from the borders they are something else's."""
+    torch.manual_seed(0)
+    captured = recorded(
+        Packed(),
+        lambda call, w, d, p: functional.cross_entropy(call(w, d, p)[:, :-1].flatten(0, 1), w[:, 1:].flatten()),
+        *packed(late).values(),
+    )
+    if light is None:
+        check_positions(captured)
+        return
+    with pytest.raises(light):
+        check_positions(captured)

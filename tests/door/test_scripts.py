@@ -25,7 +25,7 @@ FAULTS = {
     "labels shifted twice": (
         LOGITS, "model(rows[:, :-1])[:, :-1]\n    rows = rows[:, 1:]\n", "run.next_token", "yellow"
     ),
-    "evaluation in train mode": ("    model.eval()\n", "", "run.eval_mode", "yellow"),
+    "evaluation in train mode": ("    model.eval()\n", "", "run.eval_mode", "red"),
     "held-out rows that are trained on": ("data[96:]", "data[:64]", "run.held_out", "yellow"),
     "a head made after the optimizer": (
         MADE, "    model.head = nn.Linear(WIDTH, WORDS)\n" + MADE, "watch.stale", "red"

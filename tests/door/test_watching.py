@@ -20,7 +20,10 @@ pytestmark = pytest.mark.tier2
 def accumulated(between=lambda _: None, *, bound: float = 0.0) -> Optimizing:  # noqa: ANN001 - any function
     """An optimizer of three steps of two micro-batches; before each, something is done, and the gradient clipped."""
     parameter, nothing = nn.Parameter(torch.ones(3)), lambda _: None
-    run, windows = Run(), SimpleNamespace(backward=nothing, before_step=nothing, after_step=nothing)
+    run, windows = (
+        Run(),
+        SimpleNamespace(backward=nothing, backward_ended=lambda: None, before_step=nothing, after_step=nothing),
+    )
     optimizer = torch.optim.SGD([parameter])
     each = run.optimizing[id(optimizer)] = Optimizing(optimizer, None)
     steps = StepNotes(run, windows, lambda: None)  # ty: ignore[invalid-argument-type] - all that is asked of it here

@@ -213,3 +213,57 @@ def test_an_objective_that_is_not_known_is_refused() -> None:
     """Behavior: a misspelled objective is an error that names what is known."""
     with pytest.raises(SubjectError, match="known is 'cross_entropy'"):
         subject(objective="crossentropy")
+
+
+class Placed(nn.Module):
+    """Logits of words and positions, from two tables."""
+
+    def __init__(self, places: int = 9) -> None:
+        super().__init__()
+        self.words, self.places, self.head = nn.Embedding(WORDS, 12), nn.Embedding(places, 12), nn.Linear(12, WORDS)
+
+    def forward(self, line: Tensor, where: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        return self.head(self.words(line) + self.places(where))
+
+
+def packed(generator: torch.Generator) -> dict[str, Tensor]:
+    """Rows of two documents of words, which are numbered, and whose positions begin anew."""
+    where = torch.tensor([[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 1]])
+    which = torch.tensor([[5, 5, 5, 6, 6, 6, 6], [2, 2, 2, 2, 2, 3, 3]])
+    line = torch.randint(WORDS, (2, 8), generator=generator)
+    return {"where": where, "which": which, "line": line[:, :-1].contiguous(), "wanted": line[:, 1:].contiguous()}
+
+
+def placed(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Of words at their places."""
+    return functional.cross_entropy(net(batch["line"], batch["where"]).flatten(0, 1), batch["wanted"].flatten())
+
+
+def test_parts_of_a_packed_batch_are_told_by_what_they_do() -> None:
+    """Behavior: of two parts that look up tables tokens are what is predicted; positions and documents are numbers."""
+    told = subject(placed, model=Placed, batch=packed)
+    found = find(told, new_batch(told))
+    assert {"tokens": "line", "positions": "where", "documents": "which", "labels": "wanted"} == found
+
+
+def test_tokens_have_a_row_for_each_class() -> None:
+    """Behavior: where targets are other words than the tokens, the table's size tells; of two of one size, nothing."""
+
+    def other(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return placed(net, {**batch, "wanted": (batch["wanted"] + 5) % WORDS})
+
+    told = subject(other, model=Placed, batch=packed)
+    assert find(told, new_batch(told))["tokens"] == "line"
+    untold = subject(other, model=lambda: Placed(WORDS), batch=packed)
+    assert "tokens" not in find(untold, new_batch(untold))
+
+
+def test_what_is_predicted_at_its_own_place_is_no_token() -> None:
+    """Behavior: actions that a model predicts where they stand, as decision transformers do, are not what it reads."""
+
+    def actions(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return placed(net, {**batch, "wanted": batch["line"]})
+
+    told = subject(actions, model=Placed, batch=packed)
+    assert "tokens" not in find(told, new_batch(told))

@@ -6,6 +6,7 @@ Legend: B batch, T time, V vocab, R rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from andon.verify.access.calls import loss_of, new_batch, new_model, precise, seeded
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.roles import IGNORE, fields
+from andon.verify.access.shown_roles import shown_roles
 from andon.verify.subject import Batch, Subject
 
 LAST = 64  # results before the loss among which logits are looked for
@@ -51,6 +53,7 @@ class Facts(NamedTuple):
     parts: tuple[str | int, ...] = ()  # of the batch
     indexed: tuple[str | int, ...] = ()  # parts of the batch that look up rows of a table, in their order
     cross_entropy: CrossEntropy | None = None  # of the first logits in the pass that show most of the loss
+    roles: Mapping[str, str | int] = MappingProxyType({})  # of parts, that what they do shows
 
 
 def facts_of(subject: Subject) -> Facts:
@@ -79,7 +82,9 @@ def observed(subject: Subject, model: nn.Module, batch: Batch) -> Facts:
     seen = _Observer(model, batch)
     with seeded(), torch.enable_grad(), seen:
         loss = loss_of(subject, model, batch)
-    return Facts(tuple(fields(batch)), tuple(seen.indexed), cross_entropy_of(loss, seen.results))
+    entropy, parts = cross_entropy_of(loss, seen.results), fields(batch)
+    targets, classes = (entropy.targets, entropy.logits.shape[-1]) if entropy is not None else (None, 0)
+    return Facts(tuple(parts), tuple(seen.indexed), entropy, shown_roles(parts, seen.indexed, targets, classes))
 
 
 class _Observer(TorchFunctionMode):
@@ -91,32 +96,40 @@ class _Observer(TorchFunctionMode):
         self.origins = WeakIdKeyDictionary()  # whole numbers, and the parts of the batch that they come from
         for key, part in _numbers(batch):  # one tensor may be several parts
             self.origins[part] = (*self.origins.get(part, ()), key)
-        self.indexed: dict[str | int, None] = {}
+        self.indexed: dict[str | int, int] = {}  # and how many rows its table has
         self.results: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
-        kwargs = kwargs or {}
-        whole = [each for each in _tensors((*args, *kwargs.values())) if not each.is_floating_point()]
+        values = (*args, *(kwargs or {}).values())
+        whole = [each for each in _tensors(values) if not each.is_floating_point()]
         origin = tuple(dict.fromkeys(key for each in whole for key in self.origins.get(each, ())))
         if origin and (func in LOOKUPS or (func in SELECTIONS and id(args[0]) in self.tables)):
-            self.indexed.update(dict.fromkeys(origin))
-        result = func(*args, **kwargs)
+            self.indexed |= dict.fromkeys(origin, _rows(values))
+        result = func(*args, **(kwargs or {}))
         for each in _tensors((result,)):
-            if each.is_floating_point():
-                if each.requires_grad and each.dim() > 1:
-                    self.results = [*self.results[1 - LAST :], each]
-            elif origin and each.dtype != torch.bool and each not in self.origins:
-                self.origins[each] = origin
+            self._keep(each, origin)
         return result
+
+    def _keep(self, made: Tensor, origin: tuple[str | int, ...]) -> None:
+        if not made.is_floating_point():
+            if origin and made.dtype != torch.bool and made not in self.origins:
+                self.origins[made] = origin
+        elif made.requires_grad and made.dim() > 1:
+            self.results = [*self.results[1 - LAST :], made]
 
 
 def _numbers(batch: Batch) -> Iterator[tuple[str | int, Tensor]]:
     for key, value in fields(batch).items():
         if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
             yield key, value
+
+
+def _rows(values: tuple[Any, ...]) -> int:
+    """How many rows the table has that is looked up."""
+    return next((len(each) for each in _tensors(values) if each.is_floating_point() and each.dim()), 0)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -206,16 +219,11 @@ def _fit(p: Tensor, g: Tensor, *, smoothed: bool) -> tuple[Tensor, Tensor, float
 
 def _smoothing(p: Tensor, g: Tensor, one_hot: Tensor) -> float:
     """The share e of g = w (p - (1 - e) one_hot - e / V): beside the target, g is a line in p with w and -w e / V."""
-    others = one_hot == 0
-    rows = torch.stack([_line(x[keep], y[keep]) for x, y, keep in zip(p, g, others, strict=True)])
-    slope, offset = rows[:, 0], rows[:, 1]
+    others = (one_hot == 0).double()
+    count = others.sum(-1, keepdim=True)
+    p_mean, g_mean = ((each * others).sum(-1, keepdim=True) / count for each in (p, g))
+    p_off, g_off = (p - p_mean) * others, (g - g_mean) * others
+    slope = (p_off * g_off).sum(-1) / p_off.square().sum(-1).clamp_min(1e-300)
+    offset = (g_mean - slope[:, None] * p_mean)[:, 0]
     usable = slope.abs() > 0
     return float((-offset[usable] / slope[usable]).median()) * p.shape[-1] if bool(usable.any()) else 0.0
-
-
-def _line(x: Tensor, y: Tensor) -> Tensor:
-    """(slope, offset) of the line through points."""
-    x_off, y_off = x - x.mean(), y - y.mean()
-    square = x_off.square().sum()
-    slope = (x_off * y_off).sum() / square if float(square) > 0 else x.new_zeros(())
-    return torch.stack([slope, y.mean() - slope * x.mean()])

@@ -31,6 +31,7 @@ CONTAINS = {
     "packing.conservation": ("packing.borders",),  # a border that is trained is a target too many
     "loss.definition": ("data.targets", "run.ignored", "run.own_target", "run.next_token"),
     "loss.ignored": ("run.ignored",),
+    "loss.precision": ("run.loss_precision",),
     "loss.shapes": ("loss.definition",),
     "loss.gradient": ("loss.definition",),
     "generation.greedy": ("generation.decode",),

@@ -1,8 +1,16 @@
 """What is asked of a captured micro-batch, beside the checks of a Subject: each a function `Captured -> None`."""
 
-from andon.door.questions import accumulation, likelihoods, padding, shapes, targets
+from andon.door.questions import accumulation, latents, likelihoods, packed, padding, shapes, targets
 from andon.door.questions.question import Question
 
 __all__ = ["QUESTIONS", "Question"]
 
-QUESTIONS = (*targets.QUESTIONS, *padding.QUESTIONS, *shapes.QUESTIONS, *likelihoods.QUESTIONS, *accumulation.QUESTIONS)
+QUESTIONS = (
+    *targets.QUESTIONS,
+    *padding.QUESTIONS,
+    *packed.QUESTIONS,
+    *shapes.QUESTIONS,
+    *likelihoods.QUESTIONS,
+    *latents.QUESTIONS,
+    *accumulation.QUESTIONS,
+)

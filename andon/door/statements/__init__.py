@@ -3,7 +3,19 @@
 It raises `CheckFailed`, `Unusual` or `NotApplicable` with the numbers and the script's lines in its message.
 """
 
-from andon.door.statements import averages, data, evaluation, optimizers, schedule, steps
+from andon.door.statements import (
+    averages,
+    batches,
+    data,
+    evaluation,
+    half,
+    held_out,
+    kept,
+    optimizers,
+    resuming,
+    schedule,
+    steps,
+)
 from andon.door.statements.statement import Statement
 
 __all__ = ["STATEMENTS", "Statement"]
@@ -13,6 +25,11 @@ STATEMENTS = (
     *optimizers.STATEMENTS,
     *schedule.STATEMENTS,
     *averages.STATEMENTS,
+    *kept.STATEMENTS,
+    *half.STATEMENTS,
+    *resuming.STATEMENTS,
     *data.STATEMENTS,
+    *batches.STATEMENTS,
+    *held_out.STATEMENTS,
     *evaluation.STATEMENTS,
 )

@@ -3,9 +3,12 @@
 from torch import nn
 
 from andon.door.records import Passes, Run
-from andon.door.statements.statement import Statement, at, now_and_then
-from andon.verify.errors import NotApplicable, Unusual, listed
+from andon.door.statements.statement import RARE, Statement, at, now_and_then
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
+LEAST_ROWS = 16
+ONCE = 0.9  # of a stretch's rows that differ: samples of one row are many passes
+SHARED = 0.2  # of them that may have been trained on
 AGAIN = 2  # stretches of passes: what happens once happens at the end, as a sample does
 
 
@@ -16,13 +19,46 @@ def check_mode(run: Run) -> None:
 
     Look for `model.eval()` before the evaluation.
 
-    Yellow alone: whoever samples with dropout, or adapts statistics, does so.
+    Yellow where samples may be what is wanted, or adapted statistics: red where dropout acted in every pass, on rows
+    that were not trained on, each given once and compared with its labels, of a model that makes no pass in eval mode.
     """
     for passes in _evaluations(run):
         if passes.training_mode > passes.count / 2 and any(_differs(module) for module in passes.modules.values()):
-            raise Unusual(
+            scored = _scores_held_out_rows(run, passes)
+            also = "; dropout acted in all of them, and what it left was held against the labels of rows not trained on"
+            raise (CheckFailed if scored else Unusual)(
                 f"{passes.training_mode} of {passes.count} passes without a backward pass{_where(passes)} were made in "
-                "train mode, by a model with dropout or batch statistics"
+                f"train mode, by a model with dropout or batch statistics{also if scored else ''}"
+            )
+
+
+def check_reference(run: Run) -> None:
+    """A network that is used without gradients, for what another one learns from, drops nothing.
+
+    Asked of a module in no optimizer whose passes, all without gradients, come with at least half of the steps.
+
+    Silent because its figures are right on average: what is learned from them is noisier.
+
+    Look for `.eval()` on the reference, the teacher or the frozen encoder: `requires_grad_(False)` is none.
+
+    Yellow alone: whoever lets a teacher be noisy does so.
+    """
+    held = {id(p) for each in run.optimizing.values() for group in each.optimizer.param_groups for p in group["params"]}
+    found = [
+        use
+        for use in run.uses.values()
+        if not use.with_gradients
+        and use.alone >= max(AGAIN, RARE * run.steps)
+        and use.dropouts
+        and not any(id(p) in held for p in use.module.parameters())
+    ]
+    if not found:
+        raise NotApplicable("a module with dropout that is only used without gradients, in many steps")
+    for use in found:
+        if use.dropping > use.alone / 2:
+            raise Unusual(
+                f"dropout acted in {use.dropping} of {use.alone} passes of a {type(use.module).__name__} that no "
+                f"optimizer trains, all of them without gradients{at(use.place)}, in a run of {run.steps} steps"
             )
 
 
@@ -99,6 +135,24 @@ def _evaluations(run: Run) -> list[Passes]:
     return found
 
 
+def _scores_held_out_rows(run: Run, passes: Passes) -> bool:
+    """Whether dropout made figures of rows that were not trained on noisy, and nothing is seen that wants them so."""
+    trained = {row for each in run.passes.values() if each.trained for row in each.rows.seen}
+    rows, seen = set(passes.rows.seen), len(passes.rows.seen) / max(passes.stretches, 1)
+    quiet = any(
+        each.count > each.training_mode and passes.modules.keys() & each.modules.keys() for each in run.passes.values()
+    )
+    return (
+        passes.scored
+        and passes.stretches >= AGAIN
+        and passes.dropping == passes.training_mode == passes.count
+        and len(rows) >= LEAST_ROWS
+        and len(rows) > ONCE * seen
+        and len(rows & trained) <= SHARED * len(rows)
+        and not quiet
+    )
+
+
 def _differs(module: nn.Module) -> bool:
     kinds = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - all of torch's
     return any(isinstance(each, kinds) and getattr(each, "p", 1.0) > 0 for each in module.modules())
@@ -113,4 +167,5 @@ STATEMENTS = (
     Statement("run.eval_gradients", check_gradients),
     Statement("run.eval_random", check_random),
     Statement("run.eval_counted", check_counted),
+    Statement("run.reference", check_reference),
 )

@@ -1,13 +1,16 @@
 """What optimizers hold, and how they are set."""
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from andon.door.idle import stayed
 from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 HALF = 0.5
+AGAIN = 2  # steps, of some that are looked at
+NOTHING = 1e-4  # of its peak, to which a rate has fallen
 
 
 def check_membership(run: Run) -> None:
@@ -17,7 +20,8 @@ def check_membership(run: Run) -> None:
 
     Look at what was added to the model, or replaced in it, after the optimizer was made.
 
-    Yellow where the optimizer holds nothing that the model lacks: then parts may have been left out on purpose.
+    Yellow where parts may have been left out on purpose. Red where the optimizer holds what the model lacks, and where
+    what is left out was drawn at random, came into the model after the optimizer was made, and was moved by nobody.
     """
     for each in sorted(stepping(run), key=lambda each: -each.last_step):
         if each.model is None or each.last_step < HALF * run.steps:
@@ -25,12 +29,12 @@ def check_membership(run: Run) -> None:
         left = _left_out(run, each)
         if not left:
             continue
-        strangers = _strangers(run, each)
-        message = (
-            f"no optimizer that steps holds {listed(sorted(left))}, though gradients reach there; "
-            f"the one made{at(each.made)} holds {strangers} tensors that are in no model of this run"
-        )
-        raise (CheckFailed if strangers else Unusual)(message)
+        strangers, late = _strangers(run, each), _late(run, each, left)
+        said = f"the one made{at(each.made)} holds {strangers} tensors that are in no model of this run"
+        if late:
+            said = f"the one made{at(each.made)} was made before {listed(sorted(late))} came into the model"
+        message = f"no optimizer that steps holds {listed(sorted(left))}, though gradients reach there; {said}"
+        raise (CheckFailed if strangers or late else Unusual)(message)
 
 
 def check_norms_decay(run: Run) -> None:
@@ -103,6 +107,38 @@ def check_rates(run: Run) -> None:
             )
 
 
+def check_rate_left(run: Run) -> None:
+    """A learning rate that falls does so over the run: it is not next to nothing for more than half of it.
+
+    Next to nothing is a ten-thousandth of its peak. Steps before the peak do not count.
+
+    Silent because the loss stays where it is, as if the model had learned all that it can.
+
+    Look at what the schedule counts, steps or epochs, and at where `scheduler.step()` stands.
+
+    Yellow alone.
+    """
+    for each in stepping(run, 8):
+        rates = [max(rates, default=0.0) for rates in each.rates]
+        peak = rates.index(max(rates))
+        fallen = sum(1 for rate in rates[peak:] if 0 < rate < NOTHING * rates[peak])
+        if fallen > HALF * len(rates):
+            last = len(rates) - fallen
+            raise Unusual(
+                f"in {fallen} of {len(rates)} steps{at(each.stepped)} the learning rate was below {NOTHING:g} of its "
+                f"peak of {rates[peak]:.3g}: from step {last + 1} on, and {rates[-1]:.2g} at last{_movers(run, each)}"
+            )
+
+
+def _movers(run: Run, each: Optimizing) -> str:
+    said = [
+        f"{type(one.scheduler).__name__} was stepped {one.calls} times{at(one.stepped or one.made)}"
+        for one in run.scheduling.values()
+        if one.optimizer == id(each.optimizer) and one.calls
+    ]
+    return f"; {' and '.join(said)}" if said else ""
+
+
 def check_group_rates(run: Run) -> None:
     """Where the rate of one of an optimizer's groups is moved, no other one stays as it is.
 
@@ -138,12 +174,44 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _left_out(run: Run, each: Optimizing) -> list[str]:
-    held = {id(p) for other in run.optimizing.values() if other.steps for g in _groups(other) for p in g["params"]}
+    held = _held(run, least=1)
     return [
         name
         for name, p in each.model.named_parameters()
-        if id(p) not in held and p.requires_grad and p.grad is not None and bool(p.grad.any())
+        if id(p) not in held and p.requires_grad
+        if (p.grad is not None and bool(p.grad.any())) or _seen(each, name) >= AGAIN
     ]
+
+
+def _held(run: Run, *, least: int) -> set[int]:
+    """What optimizers hold that took so many steps."""
+    groups = (group for each in run.optimizing.values() if each.steps >= least for group in _groups(each))
+    return {id(p) for group in groups for p in group["params"]}
+
+
+def _seen(each: Optimizing, name: str) -> int:
+    """In how many of the steps that were looked at a parameter that nobody holds had a gradient."""
+    return each.unheld[name][0] if name in each.unheld else 0
+
+
+def _late(run: Run, each: Optimizing, left: list[str]) -> list[str]:
+    """Of those left out what came after the optimizer was made, if one of its like is not constant."""
+    parameters, held = dict(each.model.named_parameters()), _held(run, least=0)
+    late = [
+        name
+        for name in left
+        if id(parameters[name]) not in held
+        and (run.births.number(parameters[name]) or 0) > each.births
+        and _seen(each, name) >= AGAIN
+        and stayed(parameters[name], each.unheld[name][1])
+    ]
+    return late if any(_is_drawn(run, each, p) for p in parameters.values()) else []
+
+
+def _is_drawn(run: Run, each: Optimizing, parameter: Tensor) -> bool:
+    """Whether a parameter came after the optimizer was made, is to be learned, and is not constant, as a gate is."""
+    late = (run.births.number(parameter) or 0) > each.births
+    return late and parameter.requires_grad and parameter.detach().unique().numel() > 1
 
 
 def _strangers(run: Run, each: Optimizing) -> int:
@@ -159,5 +227,6 @@ STATEMENTS = (
     Statement("run.norms_decay", check_norms_decay),
     Statement("run.coupled_decay", check_coupled_decay),
     Statement("run.rates", check_rates),
+    Statement("run.rate_left", check_rate_left),
     Statement("run.group_rates", check_group_rates),
 )

@@ -1,0 +1,51 @@
+"""Parameters of an optimizer whose gradient is exactly zero, as long as it is; and parameters that nobody moves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FIRST, EVERY = 32, 50  # steps that are all looked at, and then one in so many
+LATE = (3, 6, 12, 25, 50, 100, 200)  # steps in which parameters that no optimizer holds are looked for
+ENTRIES = 64  # of a gradient, to begin with
+
+
+def note_gradients(each: Any) -> None:
+    """Before a step: strike out what has a gradient; `each` is an Optimizing."""
+    if each.steps >= FIRST and each.steps % EVERY:
+        return
+    if each.idle is None:
+        held = (p for group in each.optimizer.param_groups for p in group["params"])
+        each.idle = {id(p): (p, 0) for p in held if p.requires_grad}
+    each.gradients_seen += 1
+    for key, (p, count) in list(each.idle.items()):
+        if type(p.grad) is not Tensor or p.grad.layout != torch.strided:
+            continue
+        if is_zero(p.grad):
+            each.idle[key] = (p, count + 1)
+        else:
+            del each.idle[key]
+
+
+def note_unheld(each: Any, all_held: Callable[[], set[int]]) -> None:
+    """Before a step: parameters of the model that get a gradient, and that no optimizer holds."""
+    if each.model is None or each.steps not in LATE:
+        return
+    held = all_held()
+    for name, p in each.model.named_parameters():
+        if id(p) not in held and p.requires_grad and type(p.grad) is Tensor and not is_zero(p.grad):
+            count, first = each.unheld.get(name, (0, p.detach().reshape(-1)[:ENTRIES].clone()))
+            each.unheld[name] = (count + 1, first)
+
+
+def stayed(p: nn.Parameter, first: Tensor) -> bool:
+    """Whether a parameter is still what it was."""
+    return torch.equal(p.detach().reshape(-1)[:ENTRIES], first)
+
+
+def is_zero(gradient: Tensor) -> bool:
+    """Whether each entry is; most have one among the first."""
+    if gradient.is_contiguous() and bool(gradient.view(-1)[:ENTRIES].any()):
+        return False
+    return not bool(gradient.any())

@@ -1,0 +1,46 @@
+"""What is known of a file that a script read."""
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from andon.door.places import Place
+
+
+@dataclass
+class Saved:
+    """The state of an optimizer in a file."""
+
+    groups: int
+    parameters: int
+    shapes: list[tuple[int, ...]]  # of its moments, in the order of their parameters
+
+
+@dataclass
+class Loaded:
+    """One file that was read, and what became of it."""
+
+    place: Place | None
+    name: str
+    own: bool  # this process wrote it before
+    optimizers: list[Saved]
+    epoch: int  # of the furthest schedule in it
+    tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
+    models: list[Any] = field(default_factory=list)  # that its weights were put into
+    optimizer_used: bool = False
+    schedule_used: bool = False
+
+    def holds(self, tensor: Any) -> bool:
+        """Whether a tensor is one of the file's."""
+        known = self.tensors.get(id(tensor))
+        return known is not None and known() is tensor
+
+
+class Resumed(NamedTuple):
+    """What an optimizer began with, whose weights came from a file."""
+
+    file: Loaded
+    empty: bool  # it has no moments
+    epoch: int | None  # of the furthest of its schedules; None where it has none

@@ -1,0 +1,122 @@
+"""Files that a script reads, and what of them is put to use: weights, an optimizer's state, a schedule's."""
+
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+
+from andon.door import places
+from andon.door.loaded import Loaded, Resumed, Saved
+from andon.door.records import Optimizing, Run
+from andon.door.wrapping import around
+
+DEEP, WIDE = 3, 4096  # of a file's content that is looked at
+
+
+class LoadNotes:
+    """What is noted of each file."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._written: set[str] = set()
+
+    def install(self) -> None:
+        """Note what is written, read and put to use."""
+        around(torch, "save", self._around_save)
+        around(torch, "load", self._around_load)
+        around(nn.Module, "load_state_dict", lambda load: _told(load, self._weights))
+        around(Optimizer, "load_state_dict", lambda load: _told(load, self._optimizer))
+        for kind in vars(lr_scheduler).values():  # what it imports is there, too
+            is_schedule = isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
+            if is_schedule and "load_state_dict" in vars(kind):
+                around(kind, "load_state_dict", lambda load: _told(load, self._schedule))
+
+    def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
+        def saved(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+            self.run.saves += 1
+            self._written |= {_path(f)} - {""}
+            return save(obj, f, *args, **kwargs)
+
+        return saved
+
+    def _around_load(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        def loaded(f: Any, *args: Any, **kwargs: Any) -> Any:
+            content = load(f, *args, **kwargs)
+            if not self.run.over:
+                self._note(content, _path(f))
+            return content
+
+        return loaded
+
+    def _note(self, content: Any, path: str) -> None:
+        parts = list(_mappings(content, DEEP))
+        optimizers = [_saved(part) for part in parts if {"state", "param_groups"} <= part.keys()]
+        epochs = [part["last_epoch"] for part in parts if "last_epoch" in part and isinstance(part["last_epoch"], int)]
+        each = Loaded(
+            places.here(), Path(path).name, path in self._written,
+            [one for one in optimizers if one.shapes], max(epochs, default=0),
+        )  # fmt: skip
+        for part in parts:
+            each.tensors |= {id(value): weakref.ref(value) for value in part.values() if isinstance(value, Tensor)}
+        if each.optimizers or each.epoch:
+            self.run.loads.append(each)
+
+    def _weights(self, module: Any, state: Any) -> None:
+        values = list(state.values()) if isinstance(state, Mapping) else []
+        for each in self.run.loads:
+            if any(each.holds(value) for value in values):
+                each.models.append(module)
+
+    def _optimizer(self, _: Any, state: Any) -> None:
+        for each in self.run.loads if isinstance(state, Mapping) and state.get("state") else ():
+            each.optimizer_used = True
+
+    def _schedule(self, _: Any, __: Any) -> None:
+        for each in self.run.loads:
+            each.schedule_used = True
+
+
+def resumed(each: Optimizing, run: Run) -> None:
+    """Before an optimizer's first step: which files the weights that it moves came from, and what it begins with."""
+    held = {id(p) for group in each.optimizer.param_groups for p in group["params"]}
+    schedules = [one.scheduler for one in run.scheduling.values() if one.optimizer == id(each.optimizer)]
+    for loaded in run.loads:
+        if any(id(p) in held for model in loaded.models for p in model.parameters()):
+            epochs = [getattr(schedule, "last_epoch", 0) for schedule in schedules]
+            each.resumed.append(Resumed(loaded, not each.optimizer.state, max(epochs, default=None)))
+
+
+def _told(load: Callable[..., Any], note: Callable[[Any, Any], None]) -> Callable[..., Any]:
+    def loads(owner: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        note(owner, state_dict)
+        return load(owner, state_dict, *args, **kwargs)
+
+    return loads
+
+
+def _path(f: Any) -> str:
+    return str(Path(f).resolve()) if isinstance(f, str | os.PathLike) else ""
+
+
+def _mappings(value: Any, deep: int) -> Iterator[Mapping[str, Any]]:
+    if not isinstance(value, Mapping) or len(value) > WIDE:
+        return
+    yield value
+    for each in value.values() if deep else ():
+        yield from _mappings(each, deep - 1)
+
+
+def _saved(state: Mapping[str, Any]) -> Saved:
+    groups = state["param_groups"]
+    moments = [
+        next((tuple(each.shape) for each in one.values() if isinstance(each, Tensor) and each.dim()), None)
+        for one in state["state"].values()
+        if isinstance(one, Mapping)
+    ]
+    shapes = [shape for shape in moments if shape is not None]
+    return Saved(len(groups), sum(len(group["params"]) for group in groups), shapes)

@@ -1,0 +1,57 @@
+"""What a run that begins with weights from a file takes from it beside them."""
+
+from andon.door.loaded import Loaded, Saved
+from andon.door.records import Optimizing, Run
+from andon.door.statements.statement import Statement, at
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+
+
+def check_resumed(run: Run) -> None:
+    """Where weights come from a file that also holds the state of the same optimizer or schedule, that is loaded, too.
+
+    The same: of as many groups and parameters, in an optimizer's first step after its weights were loaded.
+
+    Silent because the moments fill again within some hundred steps, and a rate that begins anew only trains otherwise.
+
+    Look at what is read from the file beside the model's weights.
+
+    Yellow where the file may be a beginning for another training: red where this run wrote it itself, and goes on with
+    its schedule while the moments begin at zero.
+    """
+    asked = False
+    for each in run.optimizing.values():
+        for loaded, empty, epoch in each.resumed:
+            same = [saved for saved in loaded.optimizers if _is_of(saved, each)]
+            if same:
+                asked = True
+                _judge_moments(loaded, each, empty=empty)
+            if not empty and loaded.epoch and epoch is not None and not loaded.schedule_used and epoch < loaded.epoch:
+                raise Unusual(
+                    f"{loaded.name} was read{at(loaded.place)}; the model and the optimizer{at(each.made)} go on from "
+                    f"it, and the schedule, which is at {loaded.epoch} in it, began at {epoch}"
+                )
+    if not asked:
+        raise NotApplicable("weights from a file that holds their optimizer's state as well")
+
+
+def _judge_moments(loaded: Loaded, each: Optimizing, *, empty: bool) -> None:
+    if loaded.optimizer_used or not empty:
+        return
+    goes_on = loaded.own and loaded.schedule_used
+    message = (
+        f"{loaded.name} was read{at(loaded.place)}, its weights were loaded, and its state of the optimizer was not: "
+        f"{type(each.optimizer).__name__}{at(each.made)} began with no moments"
+    )
+    if goes_on:
+        raise CheckFailed(f"{message}, while the schedule goes on from that file, which this run has written")
+    raise Unusual(message)
+
+
+def _is_of(saved: Saved, each: Optimizing) -> bool:
+    """Whether a saved state fits an optimizer, by its groups, parameters, and the shapes of its moments."""
+    groups = each.optimizer.param_groups
+    held = [tuple(p.shape) for group in groups for p in group["params"]]
+    return (saved.groups, saved.parameters) == (len(groups), len(held)) and set(saved.shapes) <= set(held)
+
+
+STATEMENTS = (Statement("run.resumed", check_resumed),)
