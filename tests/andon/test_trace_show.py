@@ -91,11 +91,12 @@ def test_a_file_may_say_anything(tmp_path: Path) -> None:
     """Behavior: attributes of other kinds count as not recorded; no trace, or a garbled one, is one line, code 2."""
     folder = written(tmp_path / "run", plain_steps(120, 0), **{"train.device": 3})
     trace = folder / "trace.jsonl"
-    trace.write_text(
-        re.sub(r'"value":\{"(int|double)Value":"?[^,}]*\}', '"value":{"stringValue":"x"}', trace.read_text())
-    )
-    assert 0 == show(folder).exit_code
-    assert 0 == CliRunner().invoke(cli, ["trace", "show", str(folder), "--json"]).exit_code
+    numbers, text = re.compile(r'"value":\{"(int|double)Value":"?[^,}]*\}'), trace.read_text()
+    for other in ('"stringValue":"x"', '"doubleValue":"NaN"', '"doubleValue":"Infinity"'):
+        for count in (0, 500):  # all, and some
+            trace.write_text(numbers.sub(f'"value":{{{other}}}', text, count))
+            assert 0 == show(folder).exit_code
+            assert json.loads(show(folder, "--json").output)["verdict"]
     trace.write_text("{}\n")
     assert (2, 1) == (show(folder).exit_code, len(show(folder).output.splitlines()))
     trace.unlink()
