@@ -66,12 +66,6 @@ def test_readme_is_a_front_page() -> None:
     assert LONGEST_README >= len(text_of(ROOT / "README.md").splitlines())
 
 
-def test_the_pages_of_checks_are_what_the_docstrings_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: docs/checks holds a page an area, made of the docstrings as they are now, and no other."""
-    monkeypatch.chdir(ROOT)
-    assert [] == check_pages.stale(), "run `python -m tests.pages`"
-
-
 def test_every_key_stands_on_its_page() -> None:
     """Behavior: docs/subject.md names hyperparameters, roles and logged values; docs/train.md each setting."""
     subject, train = (text_of(ROOT / "docs" / f"{page}.md") for page in ("subject", "train"))

@@ -11,7 +11,7 @@ from andon.door.capture import Captured, as_subject, capture
 from andon.door.questions import QUESTIONS
 from andon.door.questions.targets import shown_in
 from andon.door.records import Optimizing, summed
-from andon.door.samples import sample
+from andon.door.sampling import sample
 from andon.door.torch_calls import Recorder
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled

@@ -5,7 +5,7 @@ from typing import Any
 from andon.door.invariants import INVARIANTS
 from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
-from andon.door.samples import Sample, is_reached
+from andon.door.sampling import Sample, is_reached
 from andon.door.seen import described
 from andon.door.statements import STATEMENTS
 from andon.verify.errors import CheckFailed, NotApplicable

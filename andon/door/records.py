@@ -140,7 +140,7 @@ class Run:
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     comparisons: list[Comparison] = field(default_factory=list)
-    samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.samples.Sample
+    samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     births: Births = field(default_factory=Births)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from andon.door.places import Place
 from andon.door.records import Passes, Run
-from andon.door.samples import Sample, is_reached, sample
+from andon.door.sampling import Sample, is_reached, sample
 from andon.door.statements.batches import check_mixed_rows, check_own_means, check_rows
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import WORDS, Bag, recorded

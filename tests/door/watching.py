@@ -22,6 +22,7 @@ class Watching:
         windows: Any = SimpleNamespace(
             backward=nothing,
             before_step=self._find_model,
+            backward_ended=lambda: None,
             after_step=nothing,
             call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs),
         )

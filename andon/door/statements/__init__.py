@@ -12,6 +12,7 @@ from andon.door.statements import (
     held_out,
     kept,
     optimizers,
+    references,
     resuming,
     schedule,
     steps,
@@ -31,5 +32,6 @@ STATEMENTS = (
     *data.STATEMENTS,
     *batches.STATEMENTS,
     *held_out.STATEMENTS,
+    *references.STATEMENTS,
     *evaluation.STATEMENTS,
 )

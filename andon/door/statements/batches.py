@@ -4,7 +4,7 @@ from collections import defaultdict
 from itertools import pairwise
 
 from andon.door.records import Run
-from andon.door.samples import Sample
+from andon.door.sampling import Sample
 from andon.door.statements.statement import FEW, Statement
 from andon.verify.errors import NotApplicable, Unusual
 

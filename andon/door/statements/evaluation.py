@@ -3,7 +3,7 @@
 from torch import nn
 
 from andon.door.records import Passes, Run
-from andon.door.statements.statement import RARE, Statement, at, now_and_then
+from andon.door.statements.statement import Statement, at, now_and_then
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 LEAST_ROWS = 16
@@ -29,36 +29,6 @@ def check_mode(run: Run) -> None:
             raise (CheckFailed if scored else Unusual)(
                 f"{passes.training_mode} of {passes.count} passes without a backward pass{_where(passes)} were made in "
                 f"train mode, by a model with dropout or batch statistics{also if scored else ''}"
-            )
-
-
-def check_reference(run: Run) -> None:
-    """A network that is used without gradients, for what another one learns from, drops nothing.
-
-    Asked of a module in no optimizer whose passes, all without gradients, come with at least half of the steps.
-
-    Silent because its figures are right on average: what is learned from them is noisier.
-
-    Look for `.eval()` on the reference, the teacher or the frozen encoder: `requires_grad_(False)` is none.
-
-    Yellow alone: whoever lets a teacher be noisy does so.
-    """
-    held = {id(p) for each in run.optimizing.values() for group in each.optimizer.param_groups for p in group["params"]}
-    found = [
-        use
-        for use in run.uses.values()
-        if not use.with_gradients
-        and use.alone >= max(AGAIN, RARE * run.steps)
-        and use.dropouts
-        and not any(id(p) in held for p in use.module.parameters())
-    ]
-    if not found:
-        raise NotApplicable("a module with dropout that is only used without gradients, in many steps")
-    for use in found:
-        if use.dropping > use.alone / 2:
-            raise Unusual(
-                f"dropout acted in {use.dropping} of {use.alone} passes of a {type(use.module).__name__} that no "
-                f"optimizer trains, all of them without gradients{at(use.place)}, in a run of {run.steps} steps"
             )
 
 
@@ -137,20 +107,18 @@ def _evaluations(run: Run) -> list[Passes]:
 
 def _scores_held_out_rows(run: Run, passes: Passes) -> bool:
     """Whether dropout made figures of rows that were not trained on noisy, and nothing is seen that wants them so."""
-    trained = {row for each in run.passes.values() if each.trained for row in each.rows.seen}
-    rows, seen = set(passes.rows.seen), len(passes.rows.seen) / max(passes.stretches, 1)
+    noisy = passes.scored and passes.dropping == passes.training_mode == passes.count
     quiet = any(
         each.count > each.training_mode and passes.modules.keys() & each.modules.keys() for each in run.passes.values()
     )
-    return (
-        passes.scored
-        and passes.stretches >= AGAIN
-        and passes.dropping == passes.training_mode == passes.count
-        and len(rows) >= LEAST_ROWS
-        and len(rows) > ONCE * seen
-        and len(rows & trained) <= SHARED * len(rows)
-        and not quiet
-    )
+    return noisy and not quiet and passes.stretches >= AGAIN and _are_held_out(run, passes)
+
+
+def _are_held_out(run: Run, passes: Passes) -> bool:
+    """Whether rows are as many as say something, each given once in a stretch, and hardly any was trained on."""
+    trained = {row for each in run.passes.values() if each.trained for row in each.rows.seen}
+    rows, seen = set(passes.rows.seen), len(passes.rows.seen) / max(passes.stretches, 1)
+    return len(rows) >= LEAST_ROWS and len(rows) > ONCE * seen and len(rows & trained) <= SHARED * len(rows)
 
 
 def _differs(module: nn.Module) -> bool:
@@ -167,5 +135,4 @@ STATEMENTS = (
     Statement("run.eval_gradients", check_gradients),
     Statement("run.eval_random", check_random),
     Statement("run.eval_counted", check_counted),
-    Statement("run.reference", check_reference),
 )
