@@ -147,6 +147,8 @@ class Trace:
                 self._write_root(window)
             elif span.name == STEP:
                 thread.between, thread.collected = Between(self.draw(), span.end + GAP_NS), 0
+        if span.name == STEP:
+            self._looking.settle()  # a run that is killed from here on has the root of the window before
 
     def error(self, span: OpenSpan, kind: str) -> None:
         """What raised is marked in its window, too."""

@@ -13,6 +13,8 @@ from andon.tracing.analysis.verdict import Analysis, Verdict
 from andon.tracing.conventions import Attribute
 from andon.tracing.spans import GAP_NS, Between, OpenSpan, prefixed
 
+SETTLE_SECONDS = 1.0
+
 
 class Window:
     """The root of a trace of some steps."""
@@ -51,7 +53,7 @@ class Window:
 
 
 class Looking:
-    """Looks through windows in a thread of its own, in order: a training step does not wait for it."""
+    """Looks through windows in a thread of its own, in order, while the next step runs."""
 
     def __init__(self, attributes: Mapping[str, Attribute], done: Callable[[Window], None]) -> None:
         self.findings: deque[Finding] = deque()  # that nobody has taken yet
@@ -59,13 +61,21 @@ class Looking:
         self._builder = Builder()
         self._analysis = Analysis(attributes, self._builder.sources)
         self._done = done  # called with a window that has been looked through
+        self._idle = threading.Event()
+        self._idle.set()
         self._closed: SimpleQueue[Window | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="trace-findings", daemon=True)
         self._thread.start()
 
     def add(self, window: Window) -> None:
         """A window that has closed, with all that ended in it."""
+        self._idle.clear()
         self._closed.put(window)
+
+    def settle(self) -> None:
+        """Wait until what was added is done: a step later it is, unless steps take less than a millisecond."""
+        if not self._idle.is_set():
+            self._idle.wait(SETTLE_SECONDS)
 
     def close(self) -> Verdict | None:
         """Wait until all windows are done, and say where the time went."""
@@ -76,10 +86,14 @@ class Looking:
     def _follow(self) -> None:
         while window := self._closed.get():
             try:
-                self._look(window)
+                try:
+                    self._look(window)
+                finally:
+                    self._done(window)
             except Exception as error:  # noqa: BLE001 - a note at the run's end: a trace is whole without findings
                 self.problem = error
-            self._done(window)
+            finally:
+                self._idle.set()
 
     def _look(self, window: Window) -> None:
         for ended in window.ended:
