@@ -199,7 +199,7 @@ def run_in(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_the_wheel_holds_every_file(site: Path) -> None:
     """Behavior: each module, template and configuration of the checkout is installed, and nothing at the top level."""
     shipped = {path.relative_to(site / "andon") for path in (site / "andon").rglob("*") if path.suffix != ".pyc"}
@@ -210,7 +210,7 @@ def test_the_wheel_holds_every_file(site: Path) -> None:
     assert ["andon", "bin"] == sorted(path.name for path in site.iterdir() if ".dist-info" not in path.name)
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_the_wheel_works_beside_a_project_with_the_same_names(site: Path, project_folder: Path) -> None:
     """Behavior: our packages come from the wheel, the project's own packages stay its own, and every module imports.
 

@@ -125,7 +125,7 @@ def test_one_environment_is_built_once_and_anew_when_half_built(project: Path) -
     assert not mine.exists()
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_signal_reaches_the_command_and_its_exit_code_comes_back(project: Path) -> None:
     """Behavior: SIGTERM to nox lets the command end in its own time, with its own exit code."""
     fifo = project / "alive"

@@ -23,8 +23,8 @@ def diff(context: click.Context, a: Path, b: Path, slower: str) -> None:
 
     \b
     Examples:
-      andon trace diff reports/runs/before reports/runs/after
-      andon trace diff reports/runs/before reports/runs/after --slower 10%
+      andon trace diff reports/runs/demo reports/runs/notes
+      andon trace diff reports/runs/demo reports/runs/notes --slower 10%
     """
     from andon.tracing.analysis import diff as comparison
 

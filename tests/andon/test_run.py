@@ -99,7 +99,7 @@ def test_result_and_checkpoint_name_the_same_cpu(paths: list[str], tmp_path: Pat
     assert named.partition(", ")[0] == result["processor"] == cpu_model()
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_without_opentelemetry_the_run_is_traced(paths: list[str], tmp_path: Path) -> None:
     """Behavior: recording needs nothing of OpenTelemetry's; where its packages are missing, spans are written."""
     (tmp_path / "small.toml").write_text(toml(TABLES))
@@ -112,7 +112,7 @@ def test_without_opentelemetry_the_run_is_traced(paths: list[str], tmp_path: Pat
     assert "train run end" == read_spans(tmp_path / "run" / "trace.jsonl").spans[-1].name
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_after_the_step(number: signal.Signals, paths: list[str], tmp_path: Path) -> None:
     """Behavior: a signal ends the run after its step with a checkpoint, a complete trace and exit code 128+n."""

@@ -152,7 +152,7 @@ def test_a_header_that_cannot_be_sent_is_refused_before_the_run(paths: list[str]
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_no_secret_in_any_file(paths: list[str], tmp_path: Path) -> None:
     """Behavior: neither a header's value nor an address's password is printed or written by a run that was sent."""
     with endpoint() as server:

@@ -185,7 +185,7 @@ def test_the_page_shows_each_bug_and_each_correct_script() -> None:
     assert "The naming finding comes first in 1 of 1. Not measured: 0. Seconds, median: 1.5." in page
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_the_probe_sees_a_step_a_save_and_a_mode() -> None:
     """The probe notes norms, rates, the mode, and what is saved, and leaves the program's own output. (Behavior)"""
     from tests.door.live import observe

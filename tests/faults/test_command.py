@@ -58,7 +58,7 @@ def test_only_a_whole_run_rewrites_the_baseline(
     assert 2 == CliRunner().invoke(command.main, ["--sample", "0"]).exit_code
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_two_faults_are_injected_and_found(tmp_path: Path) -> None:
     """Behavior: a doubled residual and a skipped layer are live and found; evidence is left, and no baseline."""
     command = [sys.executable, "-m", "tests.faults", "--only", "block", "--json", "--html", "faults.html"]

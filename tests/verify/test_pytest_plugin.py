@@ -61,7 +61,7 @@ def test_no_check_of_its_own(check):
 """
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_each_check_is_a_test(tmp_path: Path) -> None:
     """Behavior: one fails with the finding alone, one is skipped with its reason, and the summary says how many."""
     (tmp_path / "test_mine.py").write_text(TESTS)
