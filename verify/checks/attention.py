@@ -276,9 +276,9 @@ def _is_plain(subject: Subject) -> bool:
 
 
 def _sides(subject: Subject, mask_BT: Tensor) -> list[tuple[str, type[CheckFailed]]]:
-    """On which sides padding may stand, and what a fault there is: red where the code itself pads so, or on the right.
+    """On which sides padding may stand, and what a fault there is: red where the code itself pads so.
 
-    Code that never pads on the left may do anything with such rows.
+    Code that never pads on a side may do anything with such rows, and a mask of ones need not be read.
     """
     masks = [mask_BT]
     if subject.collate_padded is not None:
@@ -287,7 +287,7 @@ def _sides(subject: Subject, mask_BT: Tensor) -> list[tuple[str, type[CheckFaile
     shown = [mask for mask in masks if mask.dim() == 2]
     on_left, on_right = (any(bool((mask[:, column] == 0).any()) for mask in shown) for column in (0, -1))
     left = [("left", CheckFailed if on_left else Unusual)]
-    return left if on_left and not on_right else [("right", CheckFailed), *left]
+    return left if on_left and not on_right else [("right", CheckFailed if on_right else Unusual), *left]
 
 
 def check_documents(subject: Subject) -> None:
