@@ -32,6 +32,7 @@ NEED_MORE = {  # than a model, a batch of whole rows, an optimizer and a step
     "attention.documents": "packed rows",
     "attention.normed": "queries or keys that are normed",
     "packing.borders": "a text's documents",
+    "packing.rows": "a packing of documents",
     "accumulation.tokens": "a count of tokens",
     "clipping.non_finite": "a loop, which refuses such a step",
     "optimizer.memory": "a momentum",
