@@ -12,6 +12,7 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from andon.text import without_secrets
 from andon.tracing.errors import TraceError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -65,11 +66,6 @@ class Endpoint(NamedTuple):
             ) from error
 
 
-def without_password(text: str) -> str:
-    """`text`, such as a command line, without the users and passwords of its addresses."""
-    return re.sub(r"(https?://)[^/\s@'\"]*@", r"\1", text)
-
-
 def setting(name: str) -> tuple[str, str]:
     """The variable that counts for traces, and its value; "" where neither is set."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
@@ -117,7 +113,7 @@ def _endpoint(source: str, url: str, *, signal: bool) -> Endpoint:
 
 
 def _split(source: str, url: str) -> tuple[SplitResult, int]:
-    shown = without_password(url)
+    shown = without_secrets(url)
     try:
         parts = urlsplit(url)
         port = parts.port or PORTS.get(parts.scheme, 0)

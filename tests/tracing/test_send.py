@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -15,42 +14,9 @@ from andon.tracing.read import RecordedSpan, parse_line
 from andon.tracing.send import Delivery, count_spans, replay, undelivered
 from tests.otlp import Endpoint
 from tests.otlp import endpoint as running
+from tests.tracing.three_lines import LINES, line
 
 pytestmark = pytest.mark.tier2
-
-
-def line(*names: str) -> bytes:
-    """A recorded line with one span a name."""
-    spans = [
-        {
-            "traceId": "0af7651916cd43dd8448eb211c80319c",
-            "spanId": f"{number:016x}",
-            "name": name,
-            "startTimeUnixNano": "1",
-            "endTimeUnixNano": "2",
-        }
-        for number, name in enumerate(names, start=1)
-    ]
-    request = {"resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {}, "spans": spans}]}]}
-    return json.dumps(request, separators=(",", ":")).encode() + b"\n"
-
-
-LINES = [line("one"), line("two", "three"), line("four")]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the trace lies."""
-    path = tmp_path / "trace.jsonl"
-    path.write_bytes(b"".join(LINES))
-    return path
-
-
-@pytest.fixture
-def server() -> Generator[Endpoint, None, None]:
-    """A running endpoint."""
-    with running() as server:
-        yield server
 
 
 def recorded(lines: list[bytes]) -> list[RecordedSpan]:
