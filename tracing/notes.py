@@ -31,6 +31,11 @@ def _read(path: Path) -> dict[str, Any]:
     return {**offsets, REFUSED: refused}
 
 
+def sent_offsets(path: Path) -> dict[str, int]:
+    """The same of every endpoint, by its address. Raises TraceError where the note of it is damaged."""
+    return {key: offset for key, offset in _read(path).items() if key != REFUSED}
+
+
 def sent_offset(path: Path, to: Endpoint) -> int:
     """Bytes of `path` that an endpoint has taken so far. Raises TraceError where the note of it is damaged."""
     offset = _read(path).get(to.key, 0)

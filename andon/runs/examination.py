@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from andon.files import TEMPORARY
 from andon.log import LogError, read_log
-from andon.reading import ReadError, read_bytes, read_json
+from andon.reading import ReadError, read_bytes
 from andon.runs.folder import LOG, log_holes
 from andon.runs.models import JOB_FILE
 from andon.sealing import unseal
@@ -151,15 +151,20 @@ def _result(run: Path, resume: str) -> Iterator[Ailment]:
 
 def _spans(run: Path) -> Iterator[Ailment]:
     """Spans that an endpoint was to get and did not."""
-    trace = run / "trace.jsonl"
-    for notes in run.glob("trace.jsonl.*"):
+    from andon.tracing.errors import TraceError
+    from andon.tracing.lines import complete_lines, total_bytes
+    from andon.tracing.notes import sent_offsets
+    from andon.tracing.read import files_of
+
+    for trace in files_of(run):
         try:
-            offsets = read_json(notes)
-        except (OSError, ReadError):
-            continue
-        done = [offset for offset in offsets.values() if isinstance(offset, int)] if isinstance(offsets, dict) else []
-        if trace.exists() and any(offset < trace.stat().st_size for offset in done):
-            yield Ailment(trace, "has spans that were not delivered", f"andon trace {run} --otlp URL")
+            for address, offset in sent_offsets(trace).items():
+                if offset < total_bytes(trace) and any(True for _ in complete_lines(trace, offset)):
+                    again = f"andon trace replay {run} --otlp {address}"
+                    yield Ailment(trace, "has spans that were not delivered", again)
+        except TraceError as error:
+            what, _, mend = str(error).rpartition("; ")
+            yield Ailment(trace, what, mend)
 
 
 def _room(run: Path, resume: str) -> Iterator[Ailment]:

@@ -58,6 +58,19 @@ def undelivered(run: Path) -> None:
     (run / "trace.jsonl.sent.json").write_text('{"http://localhost:4318/v1/traces": 3}')
 
 
+def closed_part(run: Path) -> None:
+    """A trace of two parts, whose second is shorter than what an endpoint took of the first."""
+    (run / "trace.000001.jsonl").write_text("{}\n{}\n{}\n")
+    (run / "trace.jsonl").write_text("{}\n")
+    (run / "trace.jsonl.sent.json").write_text('{"http://localhost:4318/v1/traces": 9}')
+
+
+def all_but_a_torn_line(run: Path) -> None:
+    """A trace that was delivered but for a line that a kill has torn."""
+    (run / "trace.jsonl").write_text('{}\n{"res')
+    (run / "trace.jsonl.sent.json").write_text('{"http://localhost:4318/v1/traces": 3, "refused": {"x": 1}}')
+
+
 def shorten(path: Path) -> None:
     """A byte less."""
     path.write_bytes(path.read_bytes()[:-1])
@@ -88,7 +101,13 @@ AILMENTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "is not the log that result.json sums up",
         "--resume run",
     ),
-    "spans left": (undelivered, "spans that were not delivered", "andon trace run --otlp URL"),
+    "spans left": (undelivered, "spans that were not delivered", "andon trace replay run --otlp http://localhost:4318/v1/traces"),
+    "spans left in a closed part": (closed_part, "spans that were not delivered", "andon trace replay run --otlp http"),
+    "a damaged note": (
+        lambda run: (run / "trace.jsonl.sent.json").write_text("["),
+        "trace.jsonl.sent.json is damaged",
+        "delete it, and everything is sent again",
+    ),
     "another torch": (older_torch, "was saved by torch 1.0.0", "pip install torch==1.0.0"),
     "no config": (lambda run: (run / "config.json").unlink(), "killed before it wrote config.json", "--out run"),
 }
@@ -117,6 +136,8 @@ def test_a_whole_run_is_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Behavior: exit code 0; a disk without room for the next save is the one thing it then lacks."""
     result = andon("doctor", "run")
     assert (0, "run: nothing wrong\n") == (result.exit_code, result.output)
+    all_but_a_torn_line(run)
+    assert andon("doctor", "run").output == "run: nothing wrong\n"
     monkeypatch.setattr(examination, "ROOM", 1e15)
     assert "MB free, and the next checkpoint takes" in andon("doctor", "run").output
     refused(andon("doctor", str(run.parent / "corpus")), "is not a run's folder")
