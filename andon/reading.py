@@ -94,14 +94,7 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
     Raises:
         ReadError: not JSON, or beyond a bound.
     """
-    try:
-        value = json.loads(text, parse_int=_integer, object_pairs_hook=pairs)
-        check_depth(value)
-    except RecursionError as error:
-        raise ReadError(f"is not valid JSON ({TOO_DEEP})") from error
-    except ValueError as error:
-        raise ReadError(f"is not valid JSON ({error})") from error
-    return value
+    return _bounded("JSON", lambda: json.loads(text, parse_int=_integer, object_pairs_hook=pairs))
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -112,14 +105,18 @@ def parse_toml(text: str) -> dict[str, Any]:
     """
     if DOTTED.search(TEXTS.sub('""', text)):
         raise ReadError(f"has a key of more than {MAX_PARTS} dotted parts")
+    return _bounded("TOML", lambda: tomllib.loads(text))
+
+
+def _bounded(language: str, parse: Callable[[], Any]) -> Any:
     try:
-        tables = tomllib.loads(text)
-        check_depth(tables)
+        value = parse()
+        check_depth(value)
     except RecursionError as error:
-        raise ReadError(f"is not valid TOML ({TOO_DEEP})") from error
+        raise ReadError(f"is not valid {language} ({TOO_DEEP})") from error
     except ValueError as error:
-        raise ReadError(f"is not valid TOML ({error})") from error
-    return tables
+        raise ReadError(f"is not valid {language} ({error})") from error
+    return value
 
 
 def check_depth(value: Any) -> None:

@@ -9,7 +9,7 @@ BAR_AFTER_SECONDS = 2.0
 
 @contextmanager
 def bar() -> Generator[Callable[[int, int, str], None]]:
-    """A progress bar on a terminal, which shows itself only once checking has taken BAR_AFTER_SECONDS."""
+    """A progress bar on a terminal, which shows itself only once the work has taken BAR_AFTER_SECONDS."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

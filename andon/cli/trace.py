@@ -1,7 +1,6 @@
 """`andon trace`: a run's recorded spans, delivered to an OTLP endpoint such as Jaeger; what they say, in its files."""
 
 import json
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from andon.cli.bar import bar
 from andon.cli.trace_diff import diff
 from andon.cli.trace_show import show
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from andon.tracing.read import Overview
     from andon.tracing.send import Delivery
 
-BAR_AFTER_SECONDS = 2.0
 OTLP = "OTLP/HTTP endpoint, such as http://localhost:4318 for Jaeger; by default that of OTEL_EXPORTER_OTLP_ENDPOINT."
 
 
@@ -62,7 +61,7 @@ def _replay(path: Path, url: str | None, query: str | None, *, again: bool) -> b
 
     to = endpoint(url)
     overview = Overview(path)
-    with bar(overview.spans) as advance:
+    with spans_bar(overview.spans) as advance:
         delivery = send.replay(path, url, again=again, progress=advance)
     click.echo("\n".join(summary(overview, delivery, str(to).removesuffix("/v1/traces"))))
     if page := jaeger.view(to):
@@ -70,7 +69,7 @@ def _replay(path: Path, url: str | None, query: str | None, *, again: bool) -> b
         click.echo("\n".join(f"  {link}" for link in jaeger.links(page, list(overview.trace_ids), overview.run_id)))
     if not query:
         return bool(delivery.rejected)
-    with bar(overview.spans) as advance:
+    with spans_bar(overview.spans) as advance:
         stored = jaeger.check(path, query, to, advance)
     resent = f", {stored.resent} of them sent again" if stored.resent else ""
     click.echo(f"{query} has {stored.found} of {stored.spans} spans{resent}")
@@ -102,25 +101,17 @@ def links(repository: str | None, revision: str | None, reports: str, output: Pa
 
 
 @contextmanager
-def bar(total: int) -> Generator[Callable[[int], None], None, None]:
-    """A progress bar over `total` spans on a terminal, that shows itself once the work has taken BAR_AFTER_SECONDS."""
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn  # slow to import
+def spans_bar(total: int) -> Generator[Callable[[int], None]]:
+    """The bar over `total` spans; what it yields takes how many more are done."""
+    with bar() as note:
+        done = 0
 
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, transient=True)
-    task = progress.add_task("spans", total=total)
-    begin = time.monotonic()
+        def advance(spans: int) -> None:
+            nonlocal done
+            done += spans
+            note(done, total, "spans")
 
-    def advance(spans: int) -> None:
-        progress.advance(task, spans)
-        if progress.console.is_terminal and time.monotonic() - begin > BAR_AFTER_SECONDS:
-            progress.start()
-
-    try:
         yield advance
-    finally:
-        if progress.live.is_started:
-            progress.stop()
 
 
 def summary(overview: "Overview", delivery: "Delivery", url: str) -> Iterator[str]:

@@ -36,7 +36,6 @@ from andon.core.data.tokenizer import (
     check_vocabulary,
     encode,
     id_count,
-    load_foreign_tokenizer,
     load_tokenizer,
     text_marks,
     train_tokenizer,
@@ -241,7 +240,7 @@ def pack(split: Split, indices: np.ndarray, length: int, pad_id: int) -> Batch:
 
 def _checked_tokenizer(tokenizer: Tokenizer | None, config: Config) -> Tokenizer:
     source = config.data.tokenizer or "the model's tokenizer"
-    tokenizer = tokenizer or load_foreign_tokenizer(Path(source))
+    tokenizer = tokenizer or load_tokenizer(Path(source), foreign=True)
     check_vocabulary(tokenizer, config.model.vocab_size, source)
     return tokenizer
 

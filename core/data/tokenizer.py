@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from andon.limited import LimitError, check_tokenizer
-from andon.reading import ReadError, read_text
+from andon.reading import read_text
 
 EOS = "<|endoftext|>"
 EOS_NAMES = (
@@ -80,40 +80,27 @@ def training_sample(texts: Iterable[str], total_bytes: int, vocab_size: int) -> 
         seen += len(text)
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path, *, foreign: bool = False) -> Tokenizer:
     """Read a `tokenizer.json`.
 
+    A `foreign` one, which lies beside a stranger's weights, is tried first in a process of its own: it may never end.
+
     Raises:
-        TokenizerError: the file is missing or is not a tokenizer.
+        TokenizerError: the file is missing, is not a tokenizer, or takes too long or too much memory.
     """
     try:
-        return Tokenizer.from_str(read_text(path))
+        text = read_text(path)
+        if foreign:
+            check_tokenizer(text)
+        return Tokenizer.from_str(text)
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be read ({error.strerror}); name a tokenizer.json") from error
+    except LimitError as error:
+        raise TokenizerError(f"{path}: {error}; save one with the tokenizers library") from error
     except Exception as error:  # the library raises Exception itself for whatever it cannot read
         raise TokenizerError(
             f"{path}: is not a valid tokenizer.json ({error}); save one with the tokenizers library"
         ) from error
-
-
-def load_foreign_tokenizer(path: Path) -> Tokenizer:
-    """The same, tried first in a process of its own: what lies beside a stranger's weights may never end.
-
-    Raises:
-        TokenizerError: as `load_tokenizer`, or it takes too long or too much memory.
-    """
-    try:
-        text = read_text(path)
-        check_tokenizer(text)
-    except OSError as error:
-        raise TokenizerError(f"{path}: cannot be read ({error.strerror}); name a tokenizer.json") from error
-    except ReadError as error:
-        raise TokenizerError(
-            f"{path}: is not a valid tokenizer.json ({error}); save one with the tokenizers library"
-        ) from error
-    except LimitError as error:
-        raise TokenizerError(f"{path}: {error}; save one with the tokenizers library") from error
-    return load_tokenizer(path)
 
 
 def id_count(tokenizer: Tokenizer) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 
-from andon.core.data.tokenizer import TokenizerError, load_foreign_tokenizer
+from andon.core.data.tokenizer import TokenizerError, load_tokenizer
 from andon.core.files.manifest import CONFIG, TOKENIZER
 from andon.core.formats.chat_template import FIELDS
 from andon.core.formats.huggingface_config import read_json
@@ -29,7 +29,7 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     """
     if not (folder / TOKENIZER).exists():
         return None
-    tokenizer = load_foreign_tokenizer(folder / TOKENIZER)
+    tokenizer = load_tokenizer(folder / TOKENIZER, foreign=True)
     if not (folder / FIELDS).exists():
         return tokenizer
     fields = read_json(folder / FIELDS)

@@ -64,7 +64,7 @@ class StepRecord:
     seconds: dict[str, float]  # by phase: data, forward, backward, clip, optimizer; on a GPU see PhaseSeconds.collect
 
 
-def no_span(name: str, **attributes: object) -> AbstractContextManager[OpenSpan]:  # noqa: ARG001 - the hook's signature
+def no_span(_name: str, **_attributes: object) -> AbstractContextManager[OpenSpan]:
     """The span factory of an untraced run."""
     return nullcontext(NotRecorded())
 

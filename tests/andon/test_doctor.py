@@ -101,7 +101,11 @@ AILMENTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "is not the log that result.json sums up",
         "--resume run",
     ),
-    "spans left": (undelivered, "spans that were not delivered", "andon trace replay run --otlp http://localhost:4318/v1/traces"),
+    "spans left": (
+        undelivered,
+        "spans that were not delivered",
+        "andon trace replay run --otlp http://localhost:4318/v1/traces",
+    ),
     "spans left in a closed part": (closed_part, "spans that were not delivered", "andon trace replay run --otlp http"),
     "a damaged note": (
         lambda run: (run / "trace.jsonl.sent.json").write_text("["),

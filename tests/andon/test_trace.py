@@ -2,8 +2,10 @@
 
 import json
 import subprocess
+import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from andon.cli.main import cli
-from andon.tracing import jaeger
+from andon.tracing import jaeger, send
 from andon.tracing.read import parse_line, read_spans
 from andon.tracing.record import open_trace
 from tests.otlp import Endpoint, endpoint
@@ -231,20 +233,26 @@ def test_bad_input_is_one_line_and_exit_code_2(run: Path, tmp_path: Path) -> Non
 
 
 def test_a_long_replay_shows_a_bar(run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behavior: on a terminal a bar is drawn once the work has taken two seconds; into a pipe nothing is."""
-    drawn, start = [], Progress.start
+    """Behavior: on a terminal a bar is drawn once the work takes long, over all spans; into a pipe nothing is."""
+    drawn, shown, start, deliver = threading.Event(), [], Progress.start, send.replay
 
     def started(progress: Progress) -> None:
-        drawn.append(progress)
+        shown.append(progress)
         start(progress)
+        drawn.set()
+
+    def after_the_bar(path: Path, url: str, **options: Any) -> send.Delivery:
+        assert drawn.wait(10)
+        return deliver(path, url, **options)
 
     monkeypatch.setattr(Progress, "start", started)
-    replay(run, server.url)
-    assert [] == drawn
-    monkeypatch.setattr("andon.cli.trace.BAR_AFTER_SECONDS", 0.0)
-    assert replay(run, server.url, "--again").output.startswith(f"{server.url} accepted")
-    assert [] == drawn
+    monkeypatch.setattr("andon.cli.bar.BAR_AFTER_SECONDS", 0.0)
+    assert replay(run, server.url).output.startswith(f"{server.url} accepted")
+    assert [] == shown
     monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr(send, "replay", after_the_bar)
+    monkeypatch.setattr(send, "REQUEST_BYTES", 1)  # so that the bar hears of each line
     assert 0 == replay(run, server.url, "--again").exit_code
-    assert drawn
-    assert not any(progress.live.is_started for progress in drawn)
+    (bar,) = shown
+    assert bar.tasks[0].completed == bar.tasks[0].total == len(read_spans(run / "trace.jsonl").spans)
+    assert not bar.live.is_started
