@@ -74,7 +74,7 @@ class Looking:
 
     def settle(self) -> None:
         """Wait until what was added is done: a step later it is, unless steps take less than a millisecond."""
-        if not self._idle.is_set():
+        if not self._idle.is_set() and self._thread.is_alive():  # a forked child has no such thread
             self._idle.wait(SETTLE_SECONDS)
 
     def close(self) -> Verdict | None:

@@ -1,6 +1,8 @@
 """Findings and verdict in the trace of a run that goes on."""
 
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,20 @@ def test_a_fault_of_ours_costs_no_span(tmp_path: Path, monkeypatch: pytest.Monke
                 pass
     assert ["findings are not complete: ZeroDivisionError()"] == trace.notes
     assert 3 == sum(span.name == "train window" for span in read_spans(path).spans)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_waits_for_nobody(tmp_path: Path) -> None:
+    """Behavior: a child that goes on with its parent's trace has nobody who looks through windows, and never waits."""
+    path = tmp_path / "trace.jsonl"
+    with open_trace(path, "run-1", {}, window_steps=2) as trace:
+        child = os.fork()
+        if not child:
+            setattr(threading.Event, "wait", lambda *_: os._exit(1))  # noqa: B010 - a process of its own
+        for step in range(1, 6):
+            with trace.span("train.step", step=step):
+                pass
+        if not child:
+            os._exit(0)
+        assert 0 == os.waitpid(child, 0)[1]
+    assert 5 == sum(span.name == "train.step" for span in read_spans(path).spans)
