@@ -9,7 +9,6 @@ A resumed run continues bitwise as long as the machine, the versions and the set
 import json
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,7 @@ from andon.core.formats.huggingface_config import dump_huggingface_config
 from andon.core.formats.peft import peft_parameters, read_base_digest, write_adapter
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
 from andon.core.machine import cpu_model
+from andon.core.model.finite import not_finite
 from andon.core.training.randomness import random_states, read_random, restore_random
 from andon.core.training.state import TrainState
 
@@ -88,7 +88,7 @@ def save_checkpoint(
         CheckpointError: the file system refused; earlier checkpoints are untouched.
     """
     folder = checkpoint_folder(root, state.step)
-    named = _not_finite(_tensors(state))
+    named = not_finite(_tensors(state).items())
     if named:
         raise NotFiniteError(f"step {state.step}: {named} holds NaN or inf, so no checkpoint is saved")
     try:
@@ -127,7 +127,7 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> list[str
     _check_same_method(folder, manifest, state)
     file, parameters = _trained_parameters(state)
     weights, moments = _read_tensors(folder, file, parameters)
-    named = _not_finite({**weights, **moments})
+    named = not_finite([*weights.items(), *moments.items()])
     if named:
         raise CheckpointError(f"{folder}: {named} holds NaN or inf, from which nothing can be trained; {GO_BACK}")
     _check_same_base(folder, state)
@@ -173,16 +173,6 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     """All that a checkpoint of this state holds, by name."""
     _, parameters = _trained_parameters(state)
     return {**parameters, **_moments(state, parameters)}
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """The first tensor that holds NaN or inf; empty where all are finite. One pass, nothing allocated."""
-    norms = (
-        (name, torch.linalg.vector_norm(tensor.detach(), math.inf))
-        for name, tensor in tensors.items()
-        if tensor.numel()
-    )
-    return next((name for name, norm in norms if not math.isfinite(norm)), "")
 
 
 def _write_files(folder: Path, state: TrainState, tokenizer_file: Path | None, base: str, eos_id: int | None) -> None:

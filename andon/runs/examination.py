@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,15 +94,12 @@ def _wrong_with(folder: Path) -> str:
 
 def _not_finite(path: Path) -> str:
     """The first tensor of a file that is not finite."""
-    import torch
     from safetensors import safe_open
 
+    from andon.core.model.finite import not_finite
+
     with safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            tensor = file.get_tensor(name)
-            if tensor.numel() and not math.isfinite(torch.linalg.vector_norm(tensor, math.inf)):
-                return name
-    return ""
+        return not_finite((name, file.get_tensor(name)) for name in file.offset_keys())
 
 
 def _versions(folder: Path) -> Iterator[Ailment]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from andon.core.adapters.low_rank import Adapter, LoRALinear, Origin, Unmerged
 from andon.core.adapters.targets import Factors, LinearShape, LoraError, plan
 from andon.core.config import LoraConfig
+from andon.core.model.finite import not_finite
 from andon.core.model.ops import at_least_fp32
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
@@ -262,8 +263,7 @@ def _check_not_shared(model: nn.Module, name: str) -> None:
 
 
 def _check_finite(model: nn.Module) -> None:
-    for name, tensor in _base_tensors(model):
-        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
-            largest = torch.linalg.vector_norm(tensor.detach(), math.inf)  # one pass, nothing allocated
-            if not math.isfinite(largest):
-                raise LoraError(f"{name} of the base holds NaN or inf, on which no adapter can train; load it again")
+    tensors = _base_tensors(model)
+    named = not_finite((name, each) for name, each in tensors if each.is_floating_point() and not each.is_meta)
+    if named:
+        raise LoraError(f"{named} of the base holds NaN or inf, on which no adapter can train; load it again")

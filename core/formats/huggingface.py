@@ -1,6 +1,5 @@
 """Llama models in Hugging Face's directory layout: `config.json`, `model.safetensors` (or shards), `tokenizer.json`."""
 
-import math
 from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +29,7 @@ from andon.core.formats.huggingface_config import (
 from andon.core.formats.marks import Marks
 from andon.core.formats.small_files import eos_token, write_small_files
 from andon.core.formats.tokenizer_files import read_tokenizer
+from andon.core.model.finite import not_finite
 from andon.core.model.llama import Llama
 
 INDEX = "model.safetensors.index.json"
@@ -124,7 +124,7 @@ def check_finite(name: str, weight: Tensor, where: str) -> None:
     Raises:
         InterchangeError: the weight holds NaN or inf, which makes everything that a model says worthless.
     """
-    if weight.numel() and not math.isfinite(torch.linalg.vector_norm(weight, math.inf)):
+    if not_finite([(name, weight)]):
         raise InterchangeError(f"{name} {where} holds NaN or inf; use a model, or a --dtype, in which it is finite")
 
 

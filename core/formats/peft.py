@@ -1,7 +1,6 @@
 """Adapters in PEFT's directory layout: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from andon.core.files.headers import HeaderError, read_header, sort_metadata
 from andon.core.files.manifest import ADAPTER, ADAPTER_CONFIG, OPTIMIZER
 from andon.core.files.sums import check_vouched, write_sums
 from andon.core.formats.peft_config import AdapterError, peft_fields, read_adapter_config
+from andon.core.model.finite import not_finite
 
 PREFIX = "base_model.model."  # of PEFT's tensor names
 DIGEST = "base_sha256"  # in the file's metadata, which PEFT leaves alone
@@ -105,9 +105,8 @@ def _read_weights(path: Path, shapes: dict[str, tuple[int, int]], digest: str) -
         )
     with safe_open(path, "pt") as file:  # a copy: the file may change
         weights = {name: file.get_tensor(PREFIX + name).to(torch.float32, copy=True) for name in shapes}
-    for name, tensor in weights.items():
-        if not math.isfinite(torch.linalg.vector_norm(tensor, math.inf)):
-            raise AdapterError(f"{path}: {PREFIX + name} holds NaN or inf; train the adapter again")
+    if named := not_finite(weights.items()):
+        raise AdapterError(f"{path}: {PREFIX + named} holds NaN or inf; train the adapter again")
     return weights
 
 

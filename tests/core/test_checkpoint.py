@@ -495,7 +495,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_resumed(tmp_path: Path, monkeypa
     config = configuration()
     state = new_state(config)
     advance(state, 2)
-    monkeypatch.setattr(checkpoint, "_not_finite", lambda tensors: "")
+    monkeypatch.setattr(checkpoint, "not_finite", lambda tensors: "")
     state.model.model.norm.weight.data[0] = math.nan
     folder = save_checkpoint(tmp_path, state, config)
     monkeypatch.undo()
