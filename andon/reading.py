@@ -5,6 +5,7 @@ keys cost a parser far more than they weigh. The standard library is all that th
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -60,6 +61,12 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     if len(content) > most:
         raise ReadError(f"is larger than {most:,} bytes")
     return content
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a regular file of any size. Raises as `open_regular` does."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path, most: int = MAX_BYTES) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from andon.files import write_whole
-from andon.reading import ReadError, open_regular, parse_json, read_bytes
+from andon.reading import ReadError, file_sha256, parse_json, read_bytes
 from andon.sealing import SEAL, seal, unseal
 
 FOLDER = Path("reports/evidence")
@@ -54,8 +54,7 @@ def digest(path: str | Path) -> str:
         listing = "".join(f"{child.name}\0{digest(child)}\n" for child in inner)
         return hashlib.sha256(listing.encode()).hexdigest()
     try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except FileNotFoundError:
         return "absent"
     except ReadError as error:

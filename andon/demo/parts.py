@@ -1,7 +1,6 @@
 """The demo's parts: training from scratch, and a LoRA and a QLoRA fine-tune of the trained model."""
 
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -16,8 +15,8 @@ from andon.runs.finetuning import new_job, prepare_finetune
 from andon.runs.folder import RUNS, new_folder, write_result
 from andon.runs.launch import summary
 from andon.runs.models import resolve_checkpoint
+from andon.runs.tracer import command_line
 from andon.sealing import unseal
-from andon.text import without_secrets
 
 if TYPE_CHECKING:
     from andon.core.config import Config
@@ -60,8 +59,7 @@ class Demo(NamedTuple):
         from andon import gates
 
         metrics = {key: gates.Metric(value, unit(key)) for key, value in figures.items()}
-        command_line = without_secrets(shlex.join(["andon", *sys.argv[1:]]))
-        gates.write_evidence(gates.Evidence(name, command_line, time.monotonic() - self.begun, self.sources, metrics))
+        gates.write_evidence(gates.Evidence(name, command_line(), time.monotonic() - self.begun, self.sources, metrics))
         return list(gates.judge(name, self.gates).checks)
 
 

@@ -1,6 +1,5 @@
 """What is wrong in a run's folder, and what mends it. Nothing here writes."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 from andon.files import TEMPORARY
 from andon.log import LogError, read_log
-from andon.reading import ReadError, read_bytes
+from andon.reading import ReadError, file_sha256, read_bytes
 from andon.runs.folder import LOG, log_holes
 from andon.runs.models import JOB_FILE
 from andon.sealing import unseal
@@ -141,7 +140,7 @@ def _result(run: Path, resume: str) -> Iterator[Ailment]:
     except (OSError, ReadError) as error:
         yield Ailment(path, str(error), f"{resume} writes it again")
         return
-    if (run / LOG).exists() and wanted != hashlib.sha256((run / LOG).read_bytes()).hexdigest():
+    if (run / LOG).exists() and wanted != file_sha256(run / LOG):
         yield Ailment(run / LOG, "is not the log that result.json sums up", f"{resume} sums it up again")
 
 

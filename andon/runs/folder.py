@@ -1,6 +1,5 @@
 """A run's folder: its name, its lock, its log and its result."""
 
-import hashlib
 import itertools
 import json
 import time
@@ -15,6 +14,7 @@ import filelock
 from andon.files import sweep, write_whole
 from andon.log import NAME as LOG
 from andon.log import Record, of_kind, read_log
+from andon.reading import file_sha256
 from andon.sealing import seal
 
 if TYPE_CHECKING:
@@ -169,5 +169,5 @@ def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, An
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write `result.json`, whole, and sealed together with the log that it sums up."""
-    log = hashlib.sha256((folder / LOG).read_bytes()).hexdigest()
+    log = file_sha256(folder / LOG)
     write_whole(folder / "result.json", seal(result | {"log_sha256": log}).decode())

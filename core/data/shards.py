@@ -19,9 +19,10 @@ from filelock import FileLock
 from andon.core.data.corpus import CACHE_TAG
 from andon.core.data.windows import shard_pieces
 from andon.core.files.folders import atomic_folder
-from andon.reading import open_regular, parse_json, read_bytes
+from andon.reading import ReadError, file_sha256, read_bytes
+from andon.sealing import seal, unseal
 
-FORMAT = 2
+FORMAT = 3
 COLUMNS = 3  # of the document index
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -110,10 +111,12 @@ def write_store(
         size += document.bytes
         rows.extend((tokens, document.bytes, document.hash))
     (folder / DOCUMENTS).write_bytes(np.array(rows, "<u8").tobytes())
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(folder.iterdir())
+    }
     layout = {"format": FORMAT, "dtype": dtype, "shard_tokens": shard_tokens}
     totals = {"documents": len(rows) // COLUMNS, "tokens": tokens, "bytes": size}
-    (folder / MANIFEST).write_bytes(_seal({**layout, **totals, **about, "files": files}))
+    (folder / MANIFEST).write_bytes(seal({**layout, **totals, **about, "files": files}))
 
 
 def open_store(folder: Path) -> TokenStore:
@@ -123,12 +126,12 @@ def open_store(folder: Path) -> TokenStore:
         ShardError: a file is missing, truncated, or changed.
     """
     try:
-        manifest = _unseal(folder / MANIFEST)
+        manifest = _read_manifest(folder / MANIFEST)
         for name, written in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != written["bytes"]:
                 raise ShardError(f"{path}: has {path.stat().st_size} bytes where {written['bytes']} were written")
-            if _sha256(path) != written["sha256"]:
+            if file_sha256(path) != written["sha256"]:
                 raise ShardError(f"{path}: differs from what was written (SHA-256)")
         ends_D, bytes_D, hashes_D = np.fromfile(folder / DOCUMENTS, "<u8").reshape(-1, COLUMNS).T
     except OSError as error:
@@ -159,25 +162,8 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.bin"
 
 
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal(fields: dict[str, Any]) -> bytes:
-    """The canonical bytes of these fields with their own hash."""
-    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
-    return json.dumps({**fields, "sha256": digest}, indent=1).encode()
-
-
-def _unseal(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        content = read_bytes(path)
-        fields = parse_json(content)
-        del fields["sha256"]
-        intact = _seal(fields) == content
-    except (ValueError, KeyError, TypeError, RecursionError):
-        intact = False
-    if not intact:
-        raise ShardError(f"{path}: does not match its own SHA-256")
-    return fields
+        return unseal(read_bytes(path))
+    except ReadError as error:
+        raise ShardError(f"{path}: {error}") from error

@@ -1,12 +1,11 @@
 """`SHA256SUMS` beside a model, in the format of `sha256sum`, and what vouches for a folder before it is used."""
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from andon.core.files.manifest import MANIFEST, CheckpointError, FileName, check_files, read_manifest
-from andon.reading import ReadError, open_regular, read_text
+from andon.reading import ReadError, file_sha256, read_text
 
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *]([\w.+-]+(?:/[\w.+-]+)?)")
@@ -18,7 +17,7 @@ DECISIVE = ("*.safetensors", "config.json", "adapter_config.json", "model.safete
 def write_sums(folder: Path) -> None:
     """Write the sums of all files in a folder and in its folders."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    text = "".join(f"{_sha256(folder / name)}  {name}\n" for name in names if name != SUMS)
+    text = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names if name != SUMS)
     (folder / SUMS).write_text(text, encoding="utf-8")
 
 
@@ -37,7 +36,7 @@ def check_vouched(folder: Path, skip: tuple[FileName, ...] = ()) -> bool:
     for name, wanted in sums.items():
         path = folder / name
         try:
-            found = _sha256(path)
+            found = file_sha256(path)
         except (OSError, ReadError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); {SUMS} lists it: fetch it again") from error
         if found != wanted:
@@ -67,8 +66,3 @@ def _read_sums(path: Path) -> dict[str, str]:
             raise CheckpointError(f"{path} line {number}: is not `SHA-256  NAME` of a file here; fetch it again")
         found[match[2]] = match[1]
     return found
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
