@@ -49,8 +49,8 @@ def verb_of(run: Path) -> str:
 
 
 def _configuration(run: Path) -> Iterator[Ailment]:
-    again = f"start it again with the command that it was started with, --out {run}"
     if not (run / "config.json").exists():
+        again = f"start it again with the command that it was started with, --out {run}"
         yield Ailment(run, "was killed before it wrote config.json", again)
         return
     from andon.core.config import ConfigError, load_config
@@ -58,6 +58,10 @@ def _configuration(run: Path) -> Iterator[Ailment]:
     try:
         load_config(run / "config.json")
     except ConfigError as error:
+        tuned = (run / JOB_FILE).exists()
+        again = (
+            "start a new run" if tuned else f"andon train CONFIG --resume {run}, with the file that it was started with"
+        )
         yield Ailment(run / "config.json", str(error).removeprefix(f"{run / 'config.json'}: "), again)
 
 

@@ -136,6 +136,17 @@ def files(run: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
+def test_a_damaged_configuration_is_mended_by_the_one_that_it_came_from(run: Path) -> None:
+    """Behavior: the command that is named resumes the run, and nothing is wrong any more."""
+    whole = (run / "config.json").rename("whole.json")
+    (run / "config.json").write_text("[")
+    result = andon("doctor", "run")
+    assert "run/config.json: is not valid JSON" in result.output
+    assert "andon train CONFIG --resume run, with the file that it was started with" in result.output
+    assert 0 == andon("train", str(whole), "--resume", "run").exit_code
+    assert "run: nothing wrong\n" == andon("doctor", "run").output
+
+
 def test_a_whole_run_is_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: exit code 0; a disk without room for the next save is the one thing it then lacks."""
     result = andon("doctor", "run")
