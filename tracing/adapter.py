@@ -28,19 +28,23 @@ class StepSpans(SpanProcessor):
         self._lock = threading.Lock()
 
     def on_start(self, span: "Span", parent_context: "Context | None" = None) -> None:
-        """Remember where it belongs: in the trace of its parent, or below what is open here."""
+        """Remember where it belongs: in the trace of its parent, or below what is open here. After the run nowhere."""
         del parent_context
+        if self.trace.closed:
+            return
         context = span.get_span_context()
         with self._lock:
             above = self._places.get(span.parent.span_id) if span.parent else None
             self._places[context.span_id] = self.trace.place(above)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Write it, under the ids of its place in the run."""
+        """Write it, under the ids of its place in the run, if it began there."""
         context = span.get_span_context()
         assert context
         with self._lock:
-            place = self._places.pop(context.span_id)
+            place = self._places.pop(context.span_id, None)
+            if place is None:
+                return
             inside = span.parent and span.parent.span_id in self._places
         content = encode_spans([span]).to_dict()["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
         above = content["parentSpanId"] if inside else place.span_id

@@ -138,7 +138,8 @@ class LineFile:
     """Appends each line whole or not at all, past the process's own buffers, so that a kill loses no finished line.
 
     The first write that fails (a full disk) is undone and kept in `problem`; from then on nothing is written, since a
-    trace with a hole in it would look like one without. A forked child writes nothing: the lines are its parent's.
+    trace with a hole in it would look like one without. A forked child writes nothing: the lines are its parent's. Nor
+    does anybody once it is closed, such as a thread whose span goes on after the run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -159,7 +160,7 @@ class LineFile:
     def write(self, line: bytes) -> None:
         """Append `line`, with its newline."""
         with self._lock:
-            if self.problem is None and os.getpid() == self._process:
+            if self.problem is None and not self._file.closed and os.getpid() == self._process:
                 try:
                     if self._size and self._size + len(line) > SEGMENT_BYTES:
                         self._begin_anew()

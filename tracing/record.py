@@ -66,12 +66,14 @@ class Trace:
         self._window_steps = window_steps
         self._window: Window | None = None
         self._windows: list[tuple[str, str]] = []
+        self._unended: list[Window] = []  # that have been looked through, and had something open
         self._largest = 0  # spans of one line
         self._steps = self._written = self._lost = 0
         self._lock = threading.RLock()
         self._looking = Looking(attributes, self._looked)
         self.findings = self._looking.findings
         self.verdict: Verdict | None = None  # once the trace is closed
+        self.closed = False
         self._single("train run start", {**self._run, **attributes}, links_of_environment())
         gc.callbacks.append(self._on_collection)
 
@@ -223,7 +225,9 @@ class Trace:
         """A closed window has been looked through: its root waits for nothing else but what is open in it."""
         with self._lock:
             window.closed = True
-            if not window.open:
+            if window.open:
+                self._unended.append(window)
+            else:
                 self._write_root(window)
 
     def _write_root(self, window: Window) -> None:
@@ -257,6 +261,9 @@ class Trace:
             self._close_window()
         self.verdict = self._looking.close()
         with self._lock:
+            for window in self._unended:
+                if window.open:  # in a thread that goes on: what ends from here on is not written
+                    self._write_root(window)
             total = self._written + self._lost + 1
             counts = {"steps": self._steps, "windows": len(self._windows), "spans": total}
             expected = {f"train.run.expected.{name}": count for name, count in counts.items()}
@@ -264,6 +271,7 @@ class Trace:
             links = [encode.link(*ids) for ids in self._windows]
             self._single("train run end", {**self._run, **expected}, links, kind, said)
             self._file.close()
+            self.closed = True
         if self._looking.problem:
             self.notes.append(f"findings are not complete: {self._looking.problem!r}")
         if self._lost:

@@ -36,7 +36,7 @@ VERBS = {
     "verify": Verb("Find silent bugs in anybody's model and training loop.", "verify"),
     "watch": Verb("Run a training script as it is; say live what is wrong.", "verify"),
     "zoo": Verb("Sweep every model or adapter of an installed library.", "verify"),
-    "trace": Verb("Send a recorded run to an OTLP endpoint such as Jaeger."),
+    "trace": Verb("Say where a recorded run's time went; send it to Jaeger."),
     "gate": Verb("Run a tier, judge its evidence, explain what is red."),
     "init": Verb("Write minimal gates for another project: andon.toml, noxfile."),
     "dev": Verb("Measure checks and tests: injected faults, mutants, public names.", "verify"),

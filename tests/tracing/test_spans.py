@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -369,3 +369,24 @@ def test_a_programs_own_spans_lie_below_the_step(path: Path) -> None:
     assert (second.trace_id, by_name["late"].span_id) == (later.trace_id, later.parent_id)
     ids = {span.span_id for span in recorded}
     assert all(span.parent_id in ids for span in recorded if span.parent_id)
+
+
+def test_a_programs_spans_outlive_the_run(path: Path) -> None:
+    """Behavior: what began before the run, or begins or ends after it, costs the program nothing and is left out."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    tracer = provider.get_tracer("program")
+    with tracer.start_as_current_span("before"), ExitStack() as later:
+        with open_trace(path, "run-1", {}) as trace:
+            provider.add_span_processor(StepSpans(trace))
+            with trace.span("train.step", step=1), tracer.start_as_current_span("inside"):
+                pass
+            later.enter_context(tracer.start_as_current_span("goes on"))
+            own = later.enter_context(trace.span("goes on, too"))
+        with tracer.start_as_current_span("after"):
+            pass
+    provider.shutdown()
+    assert own.end
+    names = [span.name for span in read_spans(path).spans]
+    assert {"before", "goes on", "goes on, too", "after"}.isdisjoint(names)
+    assert 3 == len(trace.trace_ids)  # no window is opened any more
+    assert ["train run start", "inside", "train.step", "between steps", "train window", "train run end"] == names
