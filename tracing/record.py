@@ -261,21 +261,24 @@ class Trace:
             self._close_window()
         self.verdict = self._looking.close()
         with self._lock:
-            for window in self._unended:
-                if window.open:  # in a thread that goes on: what ends from here on is not written
-                    self._write_root(window)
-            total = self._written + self._lost + 1
-            counts = {"steps": self._steps, "windows": len(self._windows), "spans": total}
-            expected = {f"train.run.expected.{name}": count for name, count in counts.items()}
-            said = self.verdict.attributes() if self.verdict else {}
-            links = [encode.link(*ids) for ids in self._windows]
-            self._single("train run end", {**self._run, **expected}, links, kind, said)
+            for window in [each for each in self._unended if each.open]:  # in a thread that goes on
+                self._write_root(window)
+            self._write_end(kind)
             self._file.close()
             self.closed = True
         if self._looking.problem:
             self.notes.append(f"findings are not complete: {self._looking.problem!r}")
         if self._lost:
             self.notes.append(f"{self._lost} spans could not be written to the trace: {self._file.problem}")
+
+    def _write_end(self, kind: str) -> None:
+        """What a complete trace of this session holds, and where its time went."""
+        total = self._written + self._lost + 1
+        counts = {"steps": self._steps, "windows": len(self._windows), "spans": total}
+        expected = {f"train.run.expected.{name}": count for name, count in counts.items()}
+        said = self.verdict.attributes() if self.verdict else {}
+        links = [encode.link(*ids) for ids in self._windows]
+        self._single("train run end", {**self._run, **expected}, links, kind, said)
 
 
 class Place(NamedTuple):

@@ -375,15 +375,14 @@ def test_a_programs_spans_outlive_the_run(path: Path) -> None:
     """Behavior: what began before the run, or begins or ends after it, costs the program nothing and is left out."""
     provider = TracerProvider(shutdown_on_exit=False)
     tracer = provider.get_tracer("program")
-    with tracer.start_as_current_span("before"), ExitStack() as later:
-        with open_trace(path, "run-1", {}) as trace:
-            provider.add_span_processor(StepSpans(trace))
-            with trace.span("train.step", step=1), tracer.start_as_current_span("inside"):
-                pass
-            later.enter_context(tracer.start_as_current_span("goes on"))
-            own = later.enter_context(trace.span("goes on, too"))
-        with tracer.start_as_current_span("after"):
+    with tracer.start_as_current_span("before"), ExitStack() as later, open_trace(path, "run-1", {}) as trace:
+        provider.add_span_processor(StepSpans(trace))
+        with trace.span("train.step", step=1), tracer.start_as_current_span("inside"):
             pass
+        later.enter_context(tracer.start_as_current_span("goes on"))
+        own = later.enter_context(trace.span("goes on, too"))
+    with tracer.start_as_current_span("after"):
+        pass
     provider.shutdown()
     assert own.end
     names = [span.name for span in read_spans(path).spans]
