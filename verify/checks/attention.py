@@ -45,6 +45,8 @@ HEADS = 32  # heads that are looked at
 HALF = 0.5
 FAINT = 1e-7  # of the logits' rms: what no influence at all may leave
 SEEDS = range(4)
+NEVER = "no row is ever padded on this side"
+OTHER_PART = "a part of the loss beside its cross-entropy is meant to read every token"
 
 
 def check_causality(subject: Subject) -> None:
@@ -240,8 +242,8 @@ def check_padding(subject: Subject) -> None:
         raise NotApplicable("a mask (B, T)")
     model, key = perturbed_model(subject), find(subject, batch)["mask"]
     time = tokens_BT.shape[1]
-    for side, error in _sides(subject, mask_BT):
-        light = error
+    for side, never in _sides(subject):
+        reason = never
         hidden = torch.zeros_like(mask_BT, dtype=torch.bool)
         hidden[:, time - time // 3 :] = side == "right"
         hidden[:, : time // 3] = side == "left"
@@ -252,18 +254,20 @@ def check_padding(subject: Subject) -> None:
             padded = with_targets(subject, padded, targets_BT)
         changed = with_tokens(subject, padded, torch.where(hidden, other_tokens(tokens_BT), tokens_BT))
         before, after = (logits_eval(subject, model, each) for each in (padded, changed))
-        if error is Unusual and not bool(before[real].isfinite().all()):
+        if never and not bool(before[real].isfinite().all()):
             continue  # code that never pads here: a token with nothing to attend to is not a number
         tolerance = rounding_tolerance(subject, model, padded)
         try:
             require_close(after[real], before[real], tolerance, f"real tokens' logits with other {side} padding")
-            light = error if _is_plain(subject) else Unusual  # another part may be meant to read every token
+            reason = never or ("" if _is_plain(subject) else OTHER_PART)
             if bool((targets_of(subject, padded) != IGNORE).any()):
                 with torch.no_grad():
                     losses = [loss_of(subject, model, each) for each in (padded, changed)]
                 require_close(losses[1], losses[0], tolerance, f"losses with other {side} padding")
         except CheckFailed as wrong:
-            raise light(str(wrong)) from wrong
+            if reason:
+                raise Unusual(f"{wrong}; right where {reason}") from wrong
+            raise
 
 
 def _is_plain(subject: Subject) -> bool:
@@ -275,19 +279,19 @@ def _is_plain(subject: Subject) -> bool:
     return True
 
 
-def _sides(subject: Subject, mask_BT: Tensor) -> list[tuple[str, type[CheckFailed]]]:
-    """On which sides padding may stand, and what a fault there is: red where the code itself pads so.
+def _sides(subject: Subject) -> list[tuple[str, str]]:
+    """On which sides padding may stand, and where a fault there is right: nowhere if the code itself pads so.
 
     Code that never pads on a side may do anything with such rows, and a mask of ones need not be read.
     """
-    masks = [mask_BT]
+    batches = [new_batch(subject, seed) for seed in SEEDS]
     if subject.collate_padded is not None:
-        made = subject.collate_padded([[1, 2, 3, 4], [1, 2]])
-        masks += [part(subject, made, "mask")] if "mask" in find(subject, made) else []
+        batches.append(subject.collate_padded([[1, 2, 3, 4], [1, 2]]))
+    masks = [part(subject, each, "mask") for each in batches if "mask" in find(subject, each)]
     shown = [mask for mask in masks if mask.dim() == 2]
     on_left, on_right = (any(bool((mask[:, column] == 0).any()) for mask in shown) for column in (0, -1))
-    left = [("left", CheckFailed if on_left else Unusual)]
-    return left if on_left and not on_right else [("right", CheckFailed if on_right else Unusual), *left]
+    left = [("left", "" if on_left else NEVER)]
+    return left if on_left and not on_right else [("right", "" if on_right else NEVER), *left]
 
 
 def check_documents(subject: Subject) -> None:
