@@ -3,6 +3,9 @@
 Legend: B batch, T time, P positions that are changed, V vocab, A width of all query heads.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +48,8 @@ HEADS = 32  # heads that are looked at
 HALF = 0.5
 FAINT = 1e-7  # of the logits' rms: what no influence at all may leave
 SEEDS = range(4)
+NEVER = "no row is ever padded on this side"
+OTHER_PART = "a part of the loss beside its cross-entropy is meant to read every token"
 
 
 def check_causality(subject: Subject) -> None:
@@ -234,36 +239,49 @@ def check_padding(subject: Subject) -> None:
     Reference: Alpha-VLLM/LLaMA2-Accessory#43.
     """
     batch = small_batch(subject)
-    mask_BT = part(subject, batch, "mask")
-    tokens_BT = tokens_of(subject, batch)
-    if mask_BT.shape != tokens_BT.shape:
+    if part(subject, batch, "mask").shape != tokens_of(subject, batch).shape:
         raise NotApplicable("a mask (B, T)")
-    model, key = perturbed_model(subject), find(subject, batch)["mask"]
-    time = tokens_BT.shape[1]
-    for side, error in _sides(subject, mask_BT):
-        light = error
-        hidden = torch.zeros_like(mask_BT, dtype=torch.bool)
-        hidden[:, time - time // 3 :] = side == "right"
-        hidden[:, : time // 3] = side == "left"
-        padded = replaced(batch, {key: mask_BT.masked_fill(hidden, 0)})
-        real = real_in(subject, padded)
-        if "labels" in find(subject, batch):
-            targets_BT = targets_of(subject, padded).masked_fill(~real | ~real.roll(-1, 1), IGNORE)
-            padded = with_targets(subject, padded, targets_BT)
-        changed = with_tokens(subject, padded, torch.where(hidden, other_tokens(tokens_BT), tokens_BT))
+    model = perturbed_model(subject)
+    for side, never in _sides(subject):
+        padded, changed = _padded(subject, batch, side)
+        real, what = real_in(subject, padded), f"with other {side} padding"
         before, after = (logits_eval(subject, model, each) for each in (padded, changed))
-        if error is Unusual and not bool(before[real].isfinite().all()):
+        if never and not bool(before[real].isfinite().all()):
             continue  # code that never pads here: a token with nothing to attend to is not a number
         tolerance = rounding_tolerance(subject, model, padded)
-        try:
-            require_close(after[real], before[real], tolerance, f"real tokens' logits with other {side} padding")
-            light = error if _is_plain(subject) else Unusual  # another part may be meant to read every token
-            if bool((targets_of(subject, padded) != IGNORE).any()):
-                with torch.no_grad():
-                    losses = [loss_of(subject, model, each) for each in (padded, changed)]
-                require_close(losses[1], losses[0], tolerance, f"losses with other {side} padding")
-        except CheckFailed as wrong:
-            raise light(str(wrong)) from wrong
+        with _right_where(never):
+            require_close(after[real], before[real], tolerance, f"real tokens' logits {what}")
+        if bool((targets_of(subject, padded) != IGNORE).any()):
+            with torch.no_grad():
+                losses = [loss_of(subject, model, each) for each in (padded, changed)]
+            with _right_where(never or ("" if _is_plain(subject) else OTHER_PART)):
+                require_close(losses[1], losses[0], tolerance, f"losses {what}")
+
+
+def _padded(subject: Subject, batch: Batch, side: str) -> tuple[Batch, Batch]:
+    """The batch with a third of each row marked as padding on this side, without targets there, twice: other tokens."""
+    found, tokens_BT = find(subject, batch), tokens_of(subject, batch)
+    time = tokens_BT.shape[1]
+    hidden_BT = torch.zeros_like(tokens_BT, dtype=torch.bool)
+    hidden_BT[:, time - time // 3 :] = side == "right"
+    hidden_BT[:, : time // 3] = side == "left"
+    padded = replaced(batch, {found["mask"]: part(subject, batch, "mask").masked_fill(hidden_BT, 0)})
+    if "labels" in found:
+        real_BT = real_in(subject, padded)
+        targets_BT = targets_of(subject, padded).masked_fill(~real_BT | ~real_BT.roll(-1, 1), IGNORE)
+        padded = with_targets(subject, padded, targets_BT)
+    return padded, with_tokens(subject, padded, torch.where(hidden_BT, other_tokens(tokens_BT), tokens_BT))
+
+
+@contextmanager
+def _right_where(reason: str) -> Generator[None]:
+    """What fails within it is unusual, and right for this reason; a failure without one."""
+    try:
+        yield
+    except CheckFailed as wrong:
+        if reason:
+            raise Unusual(f"{wrong}; right where {reason}") from wrong
+        raise
 
 
 def _is_plain(subject: Subject) -> bool:
@@ -275,19 +293,24 @@ def _is_plain(subject: Subject) -> bool:
     return True
 
 
-def _sides(subject: Subject, mask_BT: Tensor) -> list[tuple[str, type[CheckFailed]]]:
-    """On which sides padding may stand, and what a fault there is: red where the code itself pads so.
+def _sides(subject: Subject) -> list[tuple[str, str]]:
+    """On which sides padding may stand, and where a fault there is right: nowhere if the code itself pads so.
 
     Code that never pads on a side may do anything with such rows, and a mask of ones need not be read.
     """
-    masks = [mask_BT]
+    masks = _masks(subject)
+    on_left, on_right = (any(bool((mask[:, column] == 0).any()) for mask in masks) for column in (0, -1))
+    left = [("left", "" if on_left else NEVER)]
+    return left if on_left and not on_right else [("right", "" if on_right else NEVER), *left]
+
+
+def _masks(subject: Subject) -> list[Tensor]:
+    """The masks (B, T) of some batches, and of rows of two lengths."""
+    batches = [new_batch(subject, seed) for seed in SEEDS]
     if subject.collate_padded is not None:
-        made = subject.collate_padded([[1, 2, 3, 4], [1, 2]])
-        masks += [part(subject, made, "mask")] if "mask" in find(subject, made) else []
-    shown = [mask for mask in masks if mask.dim() == 2]
-    on_left, on_right = (any(bool((mask[:, column] == 0).any()) for mask in shown) for column in (0, -1))
-    left = [("left", CheckFailed if on_left else Unusual)]
-    return left if on_left and not on_right else [("right", CheckFailed if on_right else Unusual), *left]
+        batches.append(subject.collate_padded([[1, 2, 3, 4], [1, 2]]))
+    masks = [part(subject, each, "mask") for each in batches if "mask" in find(subject, each)]
+    return [mask for mask in masks if mask.dim() == 2]
 
 
 def check_documents(subject: Subject) -> None:

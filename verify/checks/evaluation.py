@@ -347,7 +347,7 @@ def check_metrics(subject: Subject) -> None:
     metrics = needed(subject, "metrics")
     model, batches = sharpened(new_model(subject)).train(), answered_batches(subject)
     found = reported(metrics(model, batches))
-    due = due_metrics(subject, model, batches)
+    due = due_metrics(subject, model, _evaluated(subject, batches))
     for key, value in found.items():
         if key == "loss":
             _compare(subject, model, batches, value, "Subject.metrics' loss")
@@ -385,9 +385,14 @@ def _undisturbed(subject: Subject, steps: int) -> tuple[list[list[dict[str, list
     return rows, weights
 
 
+def _evaluated(subject: Subject, batches: list[Batch]) -> list[Batch]:
+    """Those that an evaluation is said to read."""
+    return batches[: int(subject.hyperparameters.get("eval_batches", len(batches)))]
+
+
 def _compare(subject: Subject, model: nn.Module, batches: list[Batch], found: float, what: str) -> None:
     """Fail where a value is not the mean loss of these batches, or of the first of them, where that is said."""
-    batches = batches[: int(subject.hyperparameters.get("eval_batches", len(batches)))]
+    batches = _evaluated(subject, batches)
     due, of_means = [], []
     for each in loss_alternatives(subject):
         losses = losses_at_rest(each, model, batches)

@@ -17,7 +17,7 @@ from andon.verify.gradients.compare import (
     unheld_difference,
 )
 from andon.verify.gradients.held import Stops
-from andon.verify.gradients.surrogates import approximation_in, surrogate_in
+from andon.verify.gradients.surrogates import Custom
 from andon.verify.subject import Subject
 
 
@@ -108,9 +108,10 @@ def _agree(place: Place, leaves: dict[str, Tensor]) -> str:
     except CheckFailed as wrong:
         if stops.found and is_what_stops_leave_out(place, leaves):
             return place.note
-        if surrogate := surrogate_in(place.function):
+        custom = Custom(place.function)
+        if surrogate := custom.surrogate():
             raise Unusual(f"{wrong}; {surrogate}: what lies behind is not measured") from wrong
-        if is_near(place, leaves) and (near := approximation_in(place.function)):
+        if is_near(place, leaves) and (near := custom.approximation()):
             raise Unusual(f"{wrong}; {near}: right for an approximation or a solver") from wrong
         raise
     return note

@@ -19,7 +19,7 @@ from andon.verify.access.roles import IGNORE, fields
 from andon.verify.access.targets import require_plain, require_value, targets_of, tokens_of, weighs_alike, with_targets
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
-from andon.verify.gradients.surrogates import surrogate_in
+from andon.verify.gradients.surrogates import Custom
 from andon.verify.observation.cross_entropy import cross_entropy, cross_entropy_gradients
 from andon.verify.observation.perturb import coarsest_eps, rounding_tolerance
 from andon.verify.observation.tolerances import ROUNDING, norm_of
@@ -250,7 +250,7 @@ def check_scale(subject: Subject) -> None:
             f"an eighth of the loss gives {name} a gradient of norm {norm_of([part[name]]):.4g}, and an eighth of the "
             f"loss's is {size / 8:.4g}"
         )
-        if surrogate := surrogate_in(lambda: loss_of(subject, model, batch)):
+        if surrogate := Custom(lambda: loss_of(subject, model, batch)).surrogate():
             raise Unusual(f"{said}; {surrogate}: right if that is scaled by itself")
         raise CheckFailed(said)
 

@@ -11,7 +11,8 @@ from torch import nn
 from andon.verify.access.batches import documents_in
 from andon.verify.access.calls import gradients, loss_of, needed, new_batch
 from andon.verify.access.larger_weights import perturbed_model
-from andon.verify.access.roles import IGNORE
+from andon.verify.access.parts import find, part
+from andon.verify.access.roles import IGNORE, replaced
 from andon.verify.access.targets import targets_of, tokens_of
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
@@ -131,7 +132,8 @@ def check_rows(subject: Subject) -> None:
     """Documents that fill several rows each stand in one of them, once and whole, with labels, positions and numbers.
 
     Asked of a `collate_packed` that makes several rows of more documents than one holds. Positions are those that a
-    document has alone; where the batch tells its documents apart, it does so in each row.
+    document has alone, or as far from each other where that is shown to be the same to the model; where the batch tells
+    its documents apart, it does so in each row.
 
     Silent because documents are lost, doubled or cut where a row ends, which is a small share of all places.
 
@@ -166,7 +168,7 @@ def check_rows(subject: Subject) -> None:
         raise NotApplicable("a collate_packed that makes several rows of more documents than one holds")
     places = [_only_place(rows, document) for document in documents]
     for document, place in zip(documents, places, strict=True):
-        _require_own(document, place, _only_place(rows_in(subject, make([document])), document))
+        _require_own(subject, document, place, make([document]))
     _require_told_apart(places)
 
 
@@ -183,7 +185,7 @@ def _only_place(rows: Sequence[Row], document: Sequence[int]) -> Place:
     raise CheckFailed(f"a document of {len(document)} tokens stands {len(places)} times in {len(rows)} rows")
 
 
-def _require_own(document: Sequence[int], place: Place, alone: Place) -> None:
+def _require_own(subject: Subject, document: Sequence[int], place: Place, alone: Batch) -> None:
     """Fail where a document has other targets or positions in its row than its own."""
     (row, begin), size = place, len(document) - 1
     targets = row.targets[begin : begin + size]
@@ -193,9 +195,22 @@ def _require_own(document: Sequence[int], place: Place, alone: Place) -> None:
             f"in row {row.number} {len(wrong)} of {size} targets of a document are not its next token: the first is "
             f"{targets[wrong[0]]} at position {begin + wrong[0]}, and {document[wrong[0] + 1]} follows"
         )
-    own, due = (each.row.positions[each.begin : each.begin + size] for each in (place, alone))
-    if own != due:
+    single = _only_place(rows_in(subject, alone), document)
+    own, due = (each.row.positions[each.begin : each.begin + size] for each in (place, single))
+    if own != due and not _are_distances_alone(subject, alone, single, own, due):
         raise CheckFailed(f"in row {row.number} a document at {begin} has positions from {own[0]}, and {due[0]} alone")
+
+
+def _are_distances_alone(subject: Subject, batch: Batch, place: Place, own: list[int], due: list[int]) -> bool:
+    """Whether positions are all as much further on, and are the same to the model, as those of rotations are."""
+    if len({one - other for one, other in zip(own, due, strict=True)}) != 1:
+        return False
+    model, at = perturbed_model(subject), (place.row.number, slice(place.begin, place.begin + len(own)))
+    positions_BT = part(subject, batch, "positions").clone()
+    positions_BT[at] = torch.tensor(own).to(positions_BT)
+    moved = replaced(batch, {find(subject, batch)["positions"]: positions_BT})
+    there, here = (logits_eval(subject, model, each)[at] for each in (moved, batch))
+    return distance(there, here) <= rounding_tolerance(subject, model, batch)
 
 
 def _require_told_apart(places: Sequence[Place]) -> None:

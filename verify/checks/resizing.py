@@ -13,7 +13,7 @@ from andon.verify.access.facts import facts_of
 from andon.verify.access.logits import logits_of
 from andon.verify.access.targets import targets_of
 from andon.verify.checks.table import Check
-from andon.verify.errors import CheckFailed, Unusual, listed
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 from andon.verify.observation.answers import any_batch, is_cross_entropy
 from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.fresh_memory import UnfilledAsNan
@@ -66,6 +66,7 @@ def check_vocabulary(subject: Subject) -> None:
     again = new_model(subject)
     with UnfilledAsNan():
         model = resize(again, words + MORE).eval()
+    _require_names(old, model)
     _require_grown(old, model, words, uses.looked_up)
     _require_kept(old, model)
     _require_tied(old, model)
@@ -75,6 +76,26 @@ def check_vocabulary(subject: Subject) -> None:
     _require_loss(grown, model, batch)
     _require_scale(old, model)
     _require_settings(old, model, words)
+
+
+def _require_names(old: nn.Module, model: nn.Module) -> None:
+    """Fail where a parameter is gone, with its numbers.
+
+    Raises:
+        NotApplicable: a parameter of a new name begins with them.
+    """
+    before, now = (dict(each.named_parameters(remove_duplicate=False)) for each in (old, model))
+    new = [each.detach() for name, each in now.items() if name not in before]
+    gone = [name for name in before if name not in now]
+    for name in gone:
+        if not any(_begins_with(each, before[name]) for each in new):
+            raise CheckFailed(f"{name} is no parameter any more")
+    if gone:
+        raise NotApplicable(f"a resize_vocabulary that keeps the names of parameters, as {gone[0]}")
+
+
+def _begins_with(now: Tensor, before: Tensor) -> bool:
+    return now.shape[1:] == before.shape[1:] and torch.equal(now[: len(before)], before)
 
 
 def _require_grown(old: nn.Module, model: nn.Module, words: int, looked_up: set[str]) -> None:
@@ -91,8 +112,6 @@ def _require_kept(old: nn.Module, model: nn.Module) -> None:
     """Fail where a parameter is of another dtype, not what it was where it was, or no number elsewhere."""
     now = dict(model.named_parameters(remove_duplicate=False))
     for name, before in old.named_parameters(remove_duplicate=False):
-        if name not in now:
-            raise CheckFailed(f"{name} is no parameter any more")
         if now[name].dtype != before.dtype:
             raise CheckFailed(f"{name} was {before.dtype} and is {now[name].dtype}")
         wrong = int((_old_part(now[name], before) != before).sum())

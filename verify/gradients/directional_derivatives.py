@@ -78,7 +78,7 @@ class DirectionalDerivatives:
                 function()
             self._restore()
         self.base = {name: _real(leaf.detach()).clone() for name, leaf in leaves.items()}
-        self.eps = self._coarsest()
+        self.eps = 0.0  # read off the first graph
         self.value, self.gradients = self._differentiate()
         self.backward = self._backward_rounding()
         self.scales = _scales(self.base)
@@ -90,12 +90,6 @@ class DirectionalDerivatives:
         self.entries = sum(leaf.numel() for leaf in leaves.values())
         self.evaluations = 0
         self._noises: dict[float, float] = {}
-
-    def _coarsest(self) -> float:
-        with seeded(), torch.enable_grad():
-            eps = coarsest(self.function())
-        self._restore()
-        return eps
 
     def _backward_rounding(self) -> float:
         """How far a third of the gradient is off that of a third of the value, as a share of it.
@@ -116,6 +110,7 @@ class DirectionalDerivatives:
             leaf.grad = None
         with seeded(), self._holding() if holding else torch.enable_grad():
             value = self.function()
+            self.eps = self.eps or coarsest(value)
             if value.requires_grad:
                 (value * share).backward()
         self._restore()

@@ -32,23 +32,31 @@ class Call(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-def surrogate_in(function: Callable[[], Tensor]) -> str:
-    """What backward of a function's graph is no derivative on purpose, and how that is known; empty where none is."""
+class Custom:
+    """The custom functions in a function's graph, and the first calls of each."""
+
+    def __init__(self, function: Callable[[], Tensor]) -> None:
+        nodes = list(nodes_of(_value(function)))
+        self.built_in = next((node.name() for node in nodes if node.name().startswith(BUILT_IN)), "")
+        self.calls = _calls(function, _custom(nodes))
+
+    def surrogate(self) -> str:
+        """What backward is no derivative on purpose, and how that is known; empty where none is."""
+        if self.built_in:
+            return f"{self.built_in.removesuffix('Backward0')} rounds in forward and passes the gradient on"
+        return next((said for call in self.calls if (said := _surrogate(call))), "")
+
+    def approximation(self) -> str:
+        """What backward is nearly its forward's derivative, not by one share off; empty where none is.
+
+        A forward that approximates, or a backward that solves, is off by another share in each direction.
+        """
+        return next((said for call in self.calls if (said := _approximation(call))), "")
+
+
+def _value(function: Callable[[], Tensor]) -> Tensor:
     with seeded(), torch.enable_grad():
-        nodes = list(nodes_of(function()))
-    if built_in := next((node.name() for node in nodes if node.name().startswith(BUILT_IN)), ""):
-        return f"{built_in.removesuffix('Backward0')} rounds in forward and passes the gradient on"
-    return next((said for call in _calls(function, _custom(nodes)) if (said := _surrogate(call))), "")
-
-
-def approximation_in(function: Callable[[], Tensor]) -> str:
-    """What backward of a graph is nearly its forward's derivative, not by one share off; empty where none is.
-
-    A forward that approximates, or a backward that solves, is off by another share in each direction.
-    """
-    with seeded(), torch.enable_grad():
-        nodes = list(nodes_of(function()))
-    return next((said for call in _calls(function, _custom(nodes)) if (said := _approximation(call))), "")
+        return function()
 
 
 def _custom(nodes: list[Any]) -> set[Any]:
@@ -59,8 +67,9 @@ def _custom(nodes: list[Any]) -> set[Any]:
 def _calls(function: Callable[[], Tensor], classes: set[Any]) -> list[Call]:
     """The first calls of each of these functions."""
     found: list[Call] = []
-    with _noting(classes, found), seeded(), torch.enable_grad():
-        function()
+    if classes:
+        with _noting(classes, found):
+            _value(function)
     return found
 
 

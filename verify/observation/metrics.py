@@ -18,6 +18,7 @@ from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of, tokens_of, with_targets
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.cross_entropy import cross_entropy
 from andon.verify.observation.evaluations import evaluation_batches, losses_at_rest
 from andon.verify.observation.micro_batches import weight_of
 from andon.verify.subject import Batch, Subject
@@ -40,7 +41,8 @@ class Due(NamedTuple):
         """
         if any(_is_near(found, each, allowed) for each in self.right):
             return
-        message = f"{what} is {found:.6g}; it should be {' or '.join(f'{each:.6g}' for each in self.right)}"
+        right = " or ".join(dict.fromkeys(f"{each:.6g}" for each in self.right))
+        message = f"{what} is {found:.6g}; it should be {right}"
         for name, value in self.wrong.items():
             if _is_near(found, value, allowed):
                 raise CheckFailed(f"{message}, and {value:.6g} is {name}")
@@ -51,6 +53,7 @@ class _Seen(NamedTuple):
     """What one batch holds, and the model makes of it at rest."""
 
     loss: float
+    nats: float  # of a label: the cross-entropy of the logits, which a smoothed or a router's loss is not
     weight: float
     counted: int
     correct: int
@@ -64,7 +67,7 @@ def answered_batches(subject: Subject) -> list[Batch]:
     model = sharpened(new_model(subject)).eval()
     generator, made = torch.Generator().manual_seed(0), list[Batch]()
     for batch in evaluation_batches(subject):
-        targets_BT, choice_BT = targets_of(subject, batch), _choices(subject, model, batch)
+        targets_BT, choice_BT = targets_of(subject, batch), _logits(subject, model, batch).argmax(-1)
         chosen_BT = torch.rand(targets_BT.shape, generator=generator).to(targets_BT.device) < HALF
         answered_BT = torch.where(chosen_BT & (targets_BT != IGNORE), choice_BT, targets_BT)
         made.append(with_targets(subject, batch, answered_BT))
@@ -94,11 +97,12 @@ def due_metrics(subject: Subject, model: nn.Module, batches: list[Batch]) -> dic
 
 
 def _look(subject: Subject, model: nn.Module, batch: Batch, loss: float) -> _Seen:
-    targets_BT, choice_BT = targets_of(subject, batch), _choices(subject, model, batch)
-    counted_BT = targets_BT != IGNORE
+    targets_BT, logits_BTV = targets_of(subject, batch), _logits(subject, model, batch)
+    choice_BT, counted_BT = logits_BTV.argmax(-1), targets_BT != IGNORE
     labels_BT = part(subject, batch, "labels") if "labels" in find(subject, batch) else tokens_of(subject, batch)
     return _Seen(
         loss,
+        float(cross_entropy(logits_BTV, targets_BT)),
         weight_of(subject, batch),
         int(counted_BT.sum()),
         int((choice_BT == targets_BT)[counted_BT].sum()),
@@ -109,17 +113,25 @@ def _look(subject: Subject, model: nn.Module, batch: Batch, loss: float) -> _See
 
 
 def _perplexity(seen: list[_Seen]) -> Due:
-    total, mean = sum(each.weight for each in seen), sum(each.loss for each in seen) / len(seen)
-    nats = sum(each.loss * each.weight for each in seen) / total
+    """By the loss, and by the logits alone, which is another where the loss is smoothed or has other parts."""
+    right, wrong = _perplexities([(each.loss, each.weight) for each in seen])
+    own, wrong_own = _perplexities([(each.nats, each.counted) for each in seen])
+    return Due((right, own), wrong | {f"{name}, of the logits alone": value for name, value in wrong_own.items()})
+
+
+def _perplexities(batches: list[tuple[float, float]]) -> tuple[float, dict[str, float]]:
+    """The right one of batches' nats and weights, and by name the wrong ones."""
+    total, mean = sum(weight for _, weight in batches), sum(loss for loss, _ in batches) / len(batches)
+    nats = sum(loss * weight for loss, weight in batches) / total
     wrong = {
         "e to the mean of batches' means": math.exp(mean),
-        "the mean of batches' own": sum(math.exp(each.loss) for each in seen) / len(seen),
-        "the mean of batches' own, by their tokens": sum(math.exp(each.loss) * each.weight for each in seen) / total,
+        "the mean of batches' own": sum(math.exp(loss) for loss, _ in batches) / len(batches),
+        "the mean of batches' own, by their tokens": sum(math.exp(loss) * weight for loss, weight in batches) / total,
         "2 to the power of nats": 2**nats,
-        "the last batch's": math.exp(seen[-1].loss),
+        "the last batch's": math.exp(batches[-1][0]),
         "the loss itself": nats,
     }
-    return Due((math.exp(nats),), wrong)
+    return math.exp(nats), wrong
 
 
 def _accuracy(seen: list[_Seen]) -> Due:
@@ -146,10 +158,9 @@ def _tokens(seen: list[_Seen]) -> Due:
     return Due(tuple(dict.fromkeys(float(sum(way)) for way in ways.values())), wrong)
 
 
-def _choices(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T): the token of the largest logit."""
+def _logits(subject: Subject, model: nn.Module, batch: Batch) -> Tensor:
     with torch.no_grad():
-        return logits_of(subject, model, batch).argmax(-1)
+        return logits_of(subject, model, batch)
 
 
 def _is_near(found: float, due: float, allowed: float) -> bool:

@@ -89,6 +89,17 @@ def instead(key: str, value: Callable[[Mapping[str, float]], float]) -> Metrics:
     return lambda model, batches: {key: value(summed()(model, batches))}
 
 
+def of_the_first(model: nn.Module, batches: list[Any]) -> Mapping[str, float]:
+    """An evaluation that reads one batch."""
+    return summed()(model, batches[:1])
+
+
+def smoothed(model: nn.Module, given: Batch) -> Tensor:
+    """A loss whose targets are spread, as no perplexity's are."""
+    logits = model(given["tokens"])
+    return cross_entropy(logits.flatten(0, 1), given["labels"].flatten(), label_smoothing=0.2)
+
+
 def of_all_places(model: nn.Module, batches: list[Any]) -> Mapping[str, float]:
     """The divisor has the ignored labels in it."""
     found = summed()(model, batches)
@@ -99,6 +110,16 @@ def of_all_places(model: nn.Module, batches: list[Any]) -> Mapping[str, float]:
 CASES: dict[str, tuple[dict[str, Any], Metrics, str, str]] = {
     "sums": ({}, summed(), GREEN, "passed"),
     "sums of shifted labels": ({"batch": under, "loss": shifting}, summed(1), GREEN, "passed"),
+    "the first batch, as is said": ({"hyperparameters": {"eval_batches": 1}}, of_the_first, GREEN, "passed"),
+    "the first batch's tokens": (
+        {}, lambda model, batches: {"tokens": of_the_first(model, batches)["tokens"]}, RED, "the first batch's",
+    ),
+    "a smoothed loss": (
+        {"loss": smoothed}, instead("perplexity", lambda found: found["perplexity"]), GREEN, "passed",
+    ),
+    "two to the power of a smoothed loss's nats": (
+        {"loss": smoothed}, instead("perplexity", lambda found: 2 ** found["loss"]), RED, "2 to the power",
+    ),
     "in percent": ({}, instead("accuracy", lambda found: 100 * found["accuracy"]), GREEN, "passed"),
     "accuracy of labels that are not shifted": (
         {"batch": under, "loss": shifting},

@@ -252,7 +252,22 @@ def seeded_relu() -> nn.Module:
     return Relu()
 
 
+def unmasked(*padded: int) -> Subject:
+    """A model that no mask reaches, and a batch that pads a row on the left where its seed is one of these."""
+
+    def made(generator: torch.Generator) -> dict[str, Tensor]:
+        seed, given = generator.initial_seed(), batch(generator)
+        mask_BT = torch.ones_like(given["tokens"])
+        mask_BT[1, :2] = 1 - int(seed in padded)
+        return {**given, "labels": given["labels"].masked_fill(mask_BT == 0, -100), "attention_mask": mask_BT}
+
+    return small(batch=made)
+
+
 CASES = {
+    "padding that is seen": Case("attention.padding", lambda: unmasked(0), "with other left padding", RED),
+    "padding in one of some batches": Case("attention.padding", lambda: unmasked(2), "with other left padding", RED),
+    "padding that nobody makes": Case("attention.padding", unmasked, "right where no row is ever padded", YELLOW),
     "two tensors": Case("structure.tying", lambda: small(model=lambda: Bare(cfg={"tie_embeddings": False})), PASSED),
     "a copied head": Case("structure.tying", lambda: built(copied), "begin with the same 88 numbers", YELLOW),
     "a copied parameter": Case("structure.tying", lambda: small(model=bare_copied), "begin with the same", YELLOW),

@@ -34,6 +34,26 @@ class Model(nn.Module):
         return self.head(self.words(tokens) + self.places(positions))
 
 
+class Distances(nn.Module):
+    """Words from those before them, weighed by how far before, in one document."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(VOCAB, 8), nn.Linear(8, VOCAB)
+
+    def forward(self, tokens: Tensor, positions: Tensor, documents: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        apart = (positions[:, :, None] - positions[:, None]).abs()
+        hidden = (documents[:, :, None] != documents[:, None]) | torch.ones_like(apart).triu(1).bool()
+        return self.head((-apart.float()).masked_fill(hidden, -torch.inf).softmax(-1) @ self.words(tokens))
+
+
+def loss_of_distances(model: nn.Module, given: Batch) -> Tensor:
+    """Mean nats per token."""
+    logits = model(given["input_ids"], given["position_ids"], given["documents"])
+    return cross_entropy(logits.flatten(0, 1), given["labels"].flatten())
+
+
 def loss(model: nn.Module, given: Batch) -> Tensor:
     """Mean nats per token."""
     logits = model(given["input_ids"], given["position_ids"])
@@ -116,7 +136,7 @@ def side_by_side(pack: Callable[[Documents], Packed], change: Callable[[Batch], 
     return collate
 
 
-def subject(collate: Any) -> Subject:
+def subject(collate: Any, **parts: Any) -> Subject:
     """A subject that packs."""
 
     def batch(generator: torch.Generator) -> Batch:
@@ -125,7 +145,7 @@ def subject(collate: Any) -> Subject:
             ids.flatten(0, 1).tolist()
         )
 
-    return small(model=Model, batch=batch, loss=loss, collate_packed=collate, pad_id=0)
+    return small(**{"model": Model, "batch": batch, "loss": loss, "collate_packed": collate, "pad_id": 0} | parts)
 
 
 def shift_second(made: Batch) -> None:
@@ -136,6 +156,11 @@ def shift_second(made: Batch) -> None:
 def go_on(made: Batch) -> None:
     """Positions do not begin anew."""
     made["position_ids"][:] = torch.arange(made["position_ids"].shape[1])
+
+
+def stretch(made: Batch) -> None:
+    """Positions of rows after the first are twice as far from each other."""
+    made["position_ids"][1:] *= 2
 
 
 def one_number(made: Batch) -> None:
@@ -163,6 +188,13 @@ def test_documents_in_several_rows_stay_whole(name: str) -> None:
     found = check(subject(collate), only=FINDERS)
     assert light(subject(collate), *FINDERS) == outcome, found
     assert not message or message in found.findings[0].message
+
+
+@pytest.mark.parametrize(("change", "outcome"), [(go_on, GREEN), (stretch, RED), (shift_second, RED)])
+def test_positions_that_go_on_are_right_where_distances_alone_are_read(change: Any, outcome: str) -> None:
+    """Behavior: of a model that reads distances in one document positions may go on; other distances are found."""
+    asked = subject(side_by_side(largest_first, change), model=Distances, loss=loss_of_distances)
+    assert light(asked, *FINDERS) == outcome
 
 
 def test_other_checks_of_packing_take_several_rows() -> None:

@@ -103,6 +103,26 @@ def scaled(model: Any, words: int) -> nn.Module:
     return model
 
 
+class Parted(nn.Module):
+    """Old words and new ones in a tensor each."""
+
+    def __init__(self, model: Any, words: int, learned: bool) -> None:
+        super().__init__()
+        self.out = nn.Parameter(torch.cat([model.out.detach(), drawn(model.out.detach(), words - VOCAB)]))
+        old = model.words.detach()
+        self.old = nn.Parameter(old) if learned else old
+        self.new = nn.Parameter(drawn(old, words - VOCAB))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        return linear(torch.tanh(torch.cat([self.old, self.new])[tokens]), self.out)
+
+
+def parted(*, learned: bool) -> Resize:
+    """Into two tensors; the old one is a parameter, or is not."""
+    return lambda model, words: Parted(model, words, learned)
+
+
 def of_old_words(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """A loss that counts words itself."""
     return cross_entropy(model(batch["tokens"])[..., :VOCAB].flatten(0, 1), batch["labels"].flatten())
@@ -123,6 +143,13 @@ CASES: dict[str, tuple[Any, Resize, str, str]] = {
     "the embedding stays": (Functional, bare("out", made=drawn), RED, "has 11 rows, and there are 16"),
     "new rows of zeros": (Functional, bare("words", "out", made=zero), YELLOW, "rms 0"),
     "rows of memory": (Functional, bare("words", "out", made=unfilled), RED, "not finite"),
+    "in two parts": (Functional, parted(learned=True), GREEN, "keeps the names of parameters, as words"),
+    "in two parts, of which one is learned": (
+        Functional,
+        parted(learned=False),
+        RED,
+        "words is no parameter any more",
+    ),
     "normed again": (Functional, scaled, RED, "old numbers of words are others"),
 }
 

@@ -49,15 +49,18 @@ def test_parameters_frozen_for_a_moment_are_not_put_back(activation: type[nn.Mod
 
 
 # --------------------------------------------------------------------------------------------- a part of it in float32
+@pytest.mark.parametrize(
+    "told_in_all", [lambda told: 50 * told, lambda told: told.float() + 100], ids=["labels", "sum"]
+)
 @pytest.mark.parametrize("activation", [nn.Tanh, TornGelu])
-def test_a_part_of_a_loss_in_float32_rounds_all_of_it(activation: type[nn.Module]) -> None:
-    """Behavior: what float32 labels round is no wrong gradient; a backward that is really wrong is."""
+def test_a_part_of_a_loss_in_float32_rounds_all_of_it(activation: type[nn.Module], told_in_all: Any) -> None:
+    """Behavior: what float32 labels or sums round is no wrong gradient; a backward that is really wrong is."""
     model = lambda: nn.Sequential(nn.Linear(4, 8), activation(), nn.Linear(8, 1))  # noqa: E731
 
     def loss(model: nn.Module, batch: Pair) -> Tensor:
         scores = model(batch[0])[:, 0]
         told = F.binary_cross_entropy_with_logits(scores, (batch[1] > 0).float())
-        return scores.square().mean() + 50 * told
+        return scores.square().mean() + told_in_all(told)
 
     found = named(Subject(model=model, batch=played, loss=loss, causal=False), "gradients.parameters")
     assert found == (set() if activation is nn.Tanh else {"gradients.parameters"})

@@ -1,5 +1,6 @@
 """Wrong backward passes beside what may hide them: a value that is held or read, the identity, a kink, a quantizer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,25 +16,42 @@ WIDTH = 16
 SMALL, LARGE = 1e-4, 0.3  # shares by which a backward is off
 
 
-class Tanh(torch.autograd.Function):
-    """What its last argument says is wrong of its backward."""
+def custom(name: str, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Any:
+    """A function of these values and slopes, whose backward is off by the share that its last argument says."""
 
-    @staticmethod
     def forward(ctx: Any, x: Tensor, wrong: float) -> Tensor:
-        """The right values."""
         ctx.save_for_backward(x)
         ctx.wrong = wrong
-        return x.tanh()
+        return value(x)
 
-    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """The gradient that it gives."""
-        (x,) = ctx.saved_tensors
-        return grads[0] * (1 - x.tanh().square()) * (1 + ctx.wrong), None
+        return grads[0] * slope(ctx.saved_tensors[0]) * (1 + ctx.wrong), None
+
+    parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), parts)
+
+
+def tanh_slope(x: Tensor) -> Tensor:
+    """Of a tanh."""
+    return 1 - x.tanh().square()
+
+
+def near_tanh(x: Tensor) -> Tensor:
+    """A tanh by a series."""
+    y = x / 4
+    short = y * (15 + y.square()) / (15 + 6 * y.square())  # of a quarter, doubled twice
+    half = 2 * short / (1 + short.square())
+    return 2 * half / (1 + half.square())
+
+
+Tanh = custom("Tanh", torch.tanh, tanh_slope)
+NearTanh = custom("NearTanh", near_tanh, tanh_slope)
+Relu = custom("Relu", torch.relu, lambda x: (x > 0).to(x))
+Same = custom("Same", lambda x: x.view_as(x), torch.ones_like)
 
 
 class Differentiated(torch.autograd.Function):
-    """The same, which differentiates within its forward, as fused losses do."""
+    """A tanh, which differentiates within its forward, as fused losses do."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, wrong: float) -> Tensor:
@@ -50,57 +68,6 @@ class Differentiated(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """The gradient that it gives."""
         return grads[0] * ctx.saved_tensors[0] * (1 + ctx.wrong), None
-
-
-class NearTanh(torch.autograd.Function):
-    """A tanh by a series, and the backward of tanh."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, wrong: float) -> Tensor:
-        """The right values, nearly."""
-        ctx.save_for_backward(x)
-        ctx.wrong = wrong
-        y = x / 4
-        short = y * (15 + y.square()) / (15 + 6 * y.square())  # of a quarter, doubled twice
-        half = 2 * short / (1 + short.square())
-        return 2 * half / (1 + half.square())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """The gradient that it gives."""
-        (x,) = ctx.saved_tensors
-        return grads[0] * (1 - x.tanh().square()) * (1 + ctx.wrong), None
-
-
-class Same(torch.autograd.Function):
-    """The identity."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, wrong: float) -> Tensor:
-        """The right values."""
-        ctx.wrong = wrong
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """The gradient that it gives."""
-        return grads[0] * (1 + ctx.wrong), None
-
-
-class Relu(torch.autograd.Function):
-    """A ReLU of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, wrong: float) -> Tensor:
-        """The right values."""
-        ctx.save_for_backward(x)
-        ctx.wrong = wrong
-        return x.relu()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """The gradient that it gives."""
-        return grads[0] * (ctx.saved_tensors[0] > 0) * (1 + ctx.wrong), None
 
 
 class Ternary(torch.autograd.Function):
