@@ -66,10 +66,10 @@ class BackwardNotes:
                 each.window.gradient = sample(each.optimizer)
 
     def _look_at(self, loss: Any) -> None:
-        """What the loss was computed in, of the first backward passes."""
+        """What the loss was computed in, of the first backward passes; one from many numbers begins at no loss."""
         scaled, self.run.scaling.loss = self.run.scaling.loss, None
         loss = scaled if isinstance(scaled, Tensor) else loss
-        if isinstance(loss, Tensor) and self.run.backwards <= PASSES:
+        if isinstance(loss, Tensor) and loss.numel() == 1 and self.run.backwards <= PASSES:
             self.run.losses[self.run.loss_place, half_of(loss)] += 1
 
     def _tell_watch(self, each: Optimizing, loss: Any) -> None:

@@ -23,7 +23,7 @@ class LoadNotes:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._written: set[str] = set()
+        self._written: dict[str, int] = {}  # files, and after how many steps
 
     def install(self) -> None:
         """Note what is written, read and put to use."""
@@ -39,7 +39,7 @@ class LoadNotes:
     def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         def saved(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
             self.run.saves += 1
-            self._written |= {_path(f)} - {""}
+            self._written[_path(f)] = self.run.steps
             return save(obj, f, *args, **kwargs)
 
         return saved
@@ -58,7 +58,7 @@ class LoadNotes:
         optimizers = [_saved(part) for part in parts if {"state", "param_groups"} <= part.keys()]
         epochs = [part["last_epoch"] for part in parts if "last_epoch" in part and isinstance(part["last_epoch"], int)]
         each = Loaded(
-            places.here(), Path(path).name, path in self._written,
+            places.here(), Path(path).name, bool(path) and self._written.get(path) == self.run.steps,
             [one for one in optimizers if one.shapes], max(epochs, default=0),
         )  # fmt: skip
         for part in parts:

@@ -1,6 +1,8 @@
 """What is noted of steps, backward passes and evaluations, by the notes alone."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tests.door.test_statements import stepped
 pytestmark = pytest.mark.tier2
 
 
-def accumulated(between=lambda _: None, *, bound: float = 0.0) -> Optimizing:  # noqa: ANN001 - any function
+def accumulated(between: Callable[[Any], Any] = lambda _: None, *, bound: float = 0.0) -> Optimizing:
     """An optimizer of three steps of two micro-batches; before each, something is done, and the gradient clipped."""
     parameter, nothing = nn.Parameter(torch.ones(3)), lambda _: None
     run, windows = (
@@ -50,7 +52,7 @@ def test_sums_of_micro_batches_are_seen() -> None:
     assert 1 == summed(accumulated(lambda p: p.grad.add_(torch.randn(3))))
 
 
-def evaluated(draw) -> Run:  # noqa: ANN001 - any function
+def evaluated(draw: Callable[[], Tensor]) -> Run:
     """A run that evaluates three times by two passes, each on what `draw` gives."""
     model, run = nn.Linear(3, 1), Run(steps=10)
     run.optimizing[0] = stepped()

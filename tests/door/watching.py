@@ -60,9 +60,9 @@ class Watching:
 class Reader(nn.Module):
     """A small recurrent model of token ids (T, B), with dropout."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int = 1) -> None:
         super().__init__()
-        self.embed, self.rnn, self.head = nn.Embedding(WORDS, 8), nn.GRU(8, 8), nn.Linear(8, WORDS)
+        self.embed, self.rnn, self.head = nn.Embedding(WORDS, 8), nn.GRU(8, 8, layers), nn.Linear(8, WORDS)
         self.drop = nn.Dropout(0.5)
 
     def forward(self, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import FEW, RARE, Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
@@ -24,13 +26,11 @@ def check_kept(run: Run) -> None:
 
     Yellow alone: whoever goes on from an average on purpose does so.
     """
-    asked = False
-    for each in stepping(run):
+    asked = [each for each in stepping(run) if _stays_alone(each)]
+    if not asked:
+        raise NotApplicable("a model that is evaluated now and then, and whose weights stay between other steps")
+    for each in asked:
         windows = each.between.windows
-        seldom = AGAIN <= windows["evaluated"] < RARE * each.steps and windows["alone"] >= FEW
-        if not seldom or windows["alone moved"] > HARDLY * windows["alone"]:
-            continue
-        asked = True
         moved = windows["evaluated moved"]
         if moved >= AGAIN and moved > HALF * windows["evaluated"]:
             also = f"; {windows['stayed']} of them were evaluated with just these weights" if windows["stayed"] else ""
@@ -39,8 +39,13 @@ def check_kept(run: Run) -> None:
                 f"optimizer's step{at(each.stepped)} had left{also}; between {windows['alone']} steps without an "
                 f"evaluation they changed {windows['alone moved']} times"
             )
-    if not asked:
-        raise NotApplicable("a model that is evaluated now and then, and whose weights stay between other steps")
+
+
+def _stays_alone(each: Optimizing) -> bool:
+    """Whether a model is evaluated now and then, and its weights hardly move between steps without an evaluation."""
+    windows = each.between.windows
+    seldom = AGAIN <= windows["evaluated"] < RARE * each.steps and windows["alone"] >= FEW
+    return seldom and windows["alone moved"] <= HARDLY * windows["alone"]
 
 
 def check_gradient(run: Run) -> None:
@@ -90,11 +95,14 @@ def _zero_factors(run: Run, each: Optimizing, idle: Mapping[int, object]) -> lis
         still = {key: p for key, p in own.items() if id(p) not in held and p.dim() > 1 and not bool(p.any())}
         factors = [p for p in own.values() if id(p) in idle and p.dim() > 1] if still and len(own) <= FACTORS else []
         found += [
-            f"{name}.{key}".lstrip(".")
-            for key, p in still.items()
-            if any(set(p.shape) & set(other.shape) for other in factors)
+            f"{name}.{key}".lstrip(".") for key, p in still.items() if any(_multiply(p, other) for other in factors)
         ]
     return list(dict.fromkeys(found))
+
+
+def _multiply(one: Tensor, other: Tensor) -> bool:
+    """Whether a product of two matrices can have both as factors, in either order."""
+    return one.shape[-1] == other.shape[-2] or one.shape[-2] == other.shape[-1]
 
 
 STATEMENTS = (Statement("run.weights_kept", check_kept), Statement("run.gradient", check_gradient))

@@ -30,7 +30,9 @@ def check_membership(run: Run) -> None:
         if not left:
             continue
         strangers, late = _strangers(run, each), _late(run, each, left)
-        said = f"the one made{at(each.made)} holds {strangers} tensors that are in no model of this run"
+        said = f"the one made{at(each.made)} holds none of them"
+        if strangers:
+            said += f", and {strangers} tensors that are in no model of this run and never had a gradient"
         if late:
             said = f"the one made{at(each.made)} was made before {listed(sorted(late))} came into the model"
         message = f"no optimizer that steps holds {listed(sorted(left))}, though gradients reach there; {said}"
@@ -215,11 +217,11 @@ def _is_drawn(run: Run, each: Optimizing, parameter: Tensor) -> bool:
 
 
 def _strangers(run: Run, each: Optimizing) -> int:
-    """How many tensors an optimizer holds that are in no model that was called, and of which the loss knows nothing."""
+    """How many tensors an optimizer holds that are in no model that was called, and never had a gradient."""
     known = {id(p) for module in run.modules.values() for p in module.parameters()}
     optimizer: Optimizer = each.optimizer
-    held = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in known]
-    return sum(p.grad is None or not bool(p.grad.any()) for p in held)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return len((held - known) & (each.idle or {}).keys())
 
 
 STATEMENTS = (

@@ -15,8 +15,8 @@ def check_resumed(run: Run) -> None:
 
     Look at what is read from the file beside the model's weights.
 
-    Yellow where the file may be a beginning for another training: red where this run wrote it itself, and goes on with
-    its schedule while the moments begin at zero.
+    Yellow where the file may be a beginning for another training: red where this run has just written it itself, with
+    no step since, and goes on with its schedule while the moments begin at zero. Who goes back further may mean to.
     """
     asked = False
     for each in run.optimizing.values():
@@ -43,7 +43,7 @@ def _judge_moments(loaded: Loaded, each: Optimizing, *, empty: bool) -> None:
         f"{type(each.optimizer).__name__}{at(each.made)} began with no moments"
     )
     if goes_on:
-        raise CheckFailed(f"{message}, while the schedule goes on from that file, which this run has written")
+        raise CheckFailed(f"{message}, while the schedule goes on from that file, which this run has just written")
     raise Unusual(message)
 
 
