@@ -14,6 +14,7 @@ from andon.door import places
 from andon.door.loaded import Loaded, Resumed, Saved
 from andon.door.records import Optimizing, Run
 from andon.door.wrapping import around
+from andon.verify.observation.optimizers import tensors_of
 
 DEEP, WIDE = 3, 4096  # of a file's content that is looked at
 
@@ -83,7 +84,7 @@ class LoadNotes:
 
 def resumed(each: Optimizing, run: Run) -> None:
     """Before an optimizer's first step: which files the weights that it moves came from, and what it begins with."""
-    held = {id(p) for group in each.optimizer.param_groups for p in group["params"]}
+    held = {id(p) for p in tensors_of(each.optimizer)}
     schedules = [one.scheduler for one in run.scheduling.values() if one.optimizer == id(each.optimizer)]
     for loaded in run.loads:
         if any(id(p) in held for model in loaded.models for p in model.parameters()):

@@ -18,6 +18,7 @@ from andon.door.rows import Rows
 from andon.door.scaling import Scaling
 from andon.door.uses import Use
 from andon.door.weights import Between
+from andon.verify.observation.optimizers import tensors_of
 
 Chain = tuple[Place, ...]
 
@@ -145,3 +146,9 @@ class Run:
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     losses: Counter[tuple[Place | None, str]] = field(default_factory=Counter)  # by line, and what of it is in half
+
+
+def held(run: Run, least: int = 0) -> set[int]:
+    """What optimizers hold that took so many steps, by id."""
+    stepped = (each for each in run.optimizing.values() if each.steps >= least)
+    return {id(p) for each in stepped for p in tensors_of(each.optimizer)}

@@ -4,6 +4,7 @@ from andon.door.loaded import Loaded, Saved
 from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import Statement, at
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.optimizers import tensors_of
 
 
 def check_resumed(run: Run) -> None:
@@ -49,9 +50,9 @@ def _judge_moments(loaded: Loaded, each: Optimizing, *, empty: bool) -> None:
 
 def _is_of(saved: Saved, each: Optimizing) -> bool:
     """Whether a saved state fits an optimizer, by its groups, parameters, and the shapes of its moments."""
-    groups = each.optimizer.param_groups
-    held = [tuple(p.shape) for group in groups for p in group["params"]]
-    return (saved.groups, saved.parameters) == (len(groups), len(held)) and set(saved.shapes) <= set(held)
+    shapes = [tuple(p.shape) for p in tensors_of(each.optimizer)]
+    counts = len(each.optimizer.param_groups), len(shapes)
+    return (saved.groups, saved.parameters) == counts and set(saved.shapes) <= set(shapes)
 
 
 STATEMENTS = (Statement("run.resumed", check_resumed),)
