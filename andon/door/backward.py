@@ -86,6 +86,7 @@ def _count(each: Optimizing, line: Place | None) -> None:
     before = sample(each.optimizer) if clipped or each.steps < LOOKED_AT else None
     carries = before is not None and bool(before.any())
     window.grown_after_clip = window.grown_after_clip or (clipped and carries)
+    window.grown_alike = window.grown_alike or (clipped and carries and line == window.line)
     window.added += carries and line == window.line
     window.backwards += 1
     window.line = line

@@ -41,6 +41,7 @@ class Window:
     backwards: int = 0
     clips: list[Clip] = field(default_factory=list)
     grown_after_clip: bool = False  # a backward pass added to gradients that had been clipped
+    grown_alike: bool = False  # one that began at the same line: a micro-batch of the same loss
     partial: bool = False  # accelerate was told that accumulation goes on
     line: Place | None = None  # of the last backward pass
     added: int = 0  # backward passes that added to the gradients of the one before, at the same line

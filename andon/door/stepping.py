@@ -130,6 +130,7 @@ def _kinds(window: Window) -> dict[str, bool]:
         "clipped": bool(window.clips),
         "grown": window.grown_after_clip,
         "grown and acted": window.grown_after_clip and acted,
+        "grown alike": window.grown_alike,
         "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),
         "scaled": any(clip.scaled for clip in window.clips),
         "partial": window.partial,

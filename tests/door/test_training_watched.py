@@ -232,7 +232,7 @@ def test_a_backward_pass_from_what_is_no_loss() -> None:
     watching.optimizer(model.parameters())
     for _ in range(4):
         output = watching.call(model, torch.randn(8, 6).bfloat16())
-        watching._backward(output, torch.randn_like(output))
+        watching.backward(output, torch.randn_like(output))
     with pytest.raises(NotApplicable):
         check_loss(watching.run)
 
