@@ -66,10 +66,10 @@ class BackwardNotes:
                 each.window.gradient = sample(each.optimizer)
 
     def _look_at(self, loss: Any) -> None:
-        """What the loss was computed in, of the first backward passes."""
+        """What the loss was computed in, of the first backward passes; one from many numbers begins at no loss."""
         scaled, self.run.scaling.loss = self.run.scaling.loss, None
         loss = scaled if isinstance(scaled, Tensor) else loss
-        if isinstance(loss, Tensor) and self.run.backwards <= PASSES:
+        if isinstance(loss, Tensor) and loss.numel() == 1 and self.run.backwards <= PASSES:
             self.run.losses[self.run.loss_place, half_of(loss)] += 1
 
     def _tell_watch(self, each: Optimizing, loss: Any) -> None:
@@ -86,6 +86,7 @@ def _count(each: Optimizing, line: Place | None) -> None:
     before = sample(each.optimizer) if clipped or each.steps < LOOKED_AT else None
     carries = before is not None and bool(before.any())
     window.grown_after_clip = window.grown_after_clip or (clipped and carries)
+    window.grown_alike = window.grown_alike or (clipped and carries and line == window.line)
     window.added += carries and line == window.line
     window.backwards += 1
     window.line = line

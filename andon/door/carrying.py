@@ -3,6 +3,7 @@
 Told by numbers: a detached tensor, a copy and a part of a tuple are the same.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ ENTRIES = 16  # of a tensor
 TENSORS = 8  # of a pass
 READ = 512  # passes of one place that are looked at
 KEPT, TOKENS = 64, 8192  # chunks of text that are kept, and of each
+ONCE_AN_EPOCH = 2  # how much oftener one batch comes than another: an epoch has begun, and the first is not counted
 
 Mark = tuple[tuple[int, ...], tuple[float, ...]]
 
@@ -31,6 +33,7 @@ class Carrying:
     followers: dict[int, int] = field(default_factory=dict)  # a batch to the one that its state was carried to
     again: int = 0  # batches that came again with state carried from them
     elsewhere: int = 0  # of them, those whose state was then carried to another batch
+    times: Counter[int] = field(default_factory=Counter)  # batches by how often they came
     _returned: set[Mark] = field(default_factory=set)
     _before: int = 0
 
@@ -43,11 +46,18 @@ class Carrying:
         state = next((each for each in tensors if _is_state(each) and _mark(each) in self._returned), None)
         ids = next((each for each in tensors if not each.is_floating_point() and each.dim() == 2), None)
         batch = hash(tuple(fingerprints(ids))) if ids is not None and self._returned else 0
+        self.times[batch] += batch != 0
         if state is not None:
             self.carried += 1
             if ids is not None:
                 self._note_text(ids, state, batch)
         self._before = batch
+
+    @property
+    def by_epochs(self) -> bool:
+        """Whether batches come as often as each other, as a text's chunks do; what a text is made of does not."""
+        counts = [count for count in self.times.values() if count]
+        return bool(counts) and max(counts) - min(counts) <= ONCE_AN_EPOCH
 
     def returned(self, result: Any) -> None:
         """It ends."""

@@ -26,6 +26,7 @@ class Comparing(TorchFunctionMode):
         self.run = run
         self.on, self.left = False, MOST
         self.passes: Passes | None = None  # that are made now
+        self.given: Tensor | None = None  # what the pass was given first, where it is no choice of tokens
         self.noise: set[str] = set()  # what drew since the last pass
 
     def begin(self) -> None:
@@ -37,7 +38,7 @@ class Comparing(TorchFunctionMode):
     def end(self) -> None:
         """No more, as soon as no mode of the script's own lies above."""
         if self.on and _get_current_function_mode() is self:
-            self.on, self.left = False, 0
+            self.on, self.left, self.given = False, 0, None
             self.__exit__(None, None, None)
 
     def __torch_function__(
@@ -48,13 +49,23 @@ class Comparing(TorchFunctionMode):
         self.noise |= {noise_of(func, kwargs or {})} - {""}
         name = getattr(func, "__name__", "")
         compares = name in ("eq", "ne", "__eq__", "__ne__") and len(args) == 2
-        if self.passes is not None and (
-            name in LOSSES or (compares and all(isinstance(each, Tensor) for each in args))
-        ):
-            self.passes.scored = True
+        if name in LOSSES or (compares and all(isinstance(each, Tensor) for each in args)):
+            self._score((*args, *(kwargs or {}).values()))
         if self.left and compares:
             self._note(*args)
         return result
+
+    def _score(self, values: tuple[Any, ...]) -> None:
+        """What a pass gave is held against something."""
+        if self.passes is not None and not any(self._is_given(each) for each in values):
+            self.passes.scored = True
+
+    def _is_given(self, tensor: Any) -> bool:
+        """Whether it is the pass's own input, in any shape: what is to be made again, and no label."""
+        own = self.given
+        if own is None or not isinstance(tensor, Tensor):
+            return False
+        return (tensor.data_ptr(), tensor.numel()) == (own.data_ptr(), own.numel())
 
     def _note(self, tensor: Any, constant: Any) -> None:
         whole = isinstance(tensor, Tensor) and not tensor.is_floating_point() and tensor.dim() > 0

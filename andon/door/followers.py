@@ -45,16 +45,23 @@ def _copies(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     name = max(named, key=lambda each: named[each].numel(), default="")
     if not name:
         return []
-    found: list[Tensor] = []
-    for other in gc.get_objects():
-        value: Any = None
-        if type(other) is type(model) and other is not model:
-            value = dict(other.named_parameters()).get(name)
-        elif type(other) is dict and name in other and len(other) >= len(named):
-            value = other[name]
-        if isinstance(value, Tensor) and value is not named[name] and value.shape == named[name].shape:
-            found.append(value)
-    return [(copy, named[name]) for copy in found if copy.data_ptr() != named[name].data_ptr()]
+    own = named[name]
+    found = (_of_name(other, model, name, len(named)) for other in gc.get_objects())
+    return [(each, own) for each in found if each is not None and _is_copy(each, own)]
+
+
+def _of_name(other: Any, model: nn.Module, name: str, fewest: int) -> Tensor | None:
+    """What an object has under a parameter's name, if it is a module of the model's type or has as many names."""
+    value: Any = None
+    if type(other) is type(model):
+        value = dict(other.named_parameters()).get(name)
+    elif type(other) is dict and len(other) >= fewest:
+        value = other.get(name)
+    return value if isinstance(value, Tensor) else None
+
+
+def _is_copy(tensor: Tensor, own: Tensor) -> bool:
+    return tensor.shape == own.shape and tensor.data_ptr() != own.data_ptr()
 
 
 def _sample(tensor: Tensor) -> Tensor:

@@ -100,6 +100,7 @@ class ForwardNotes:
         if text is not None:
             passes.phrases.note(text)
         if tensors:
+            self._comparing.given = tensors[0] if self._comparing.on and tensors[0].is_floating_point() else None
             passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)
 
     def _evaluated(self, passes: Passes, module: nn.Module) -> None:

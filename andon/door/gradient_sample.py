@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from andon.verify.observation.optimizers import tensors_of
+
 ENTRIES = 1024  # of one gradient
 MOST = 4  # gradients
 
@@ -19,10 +21,9 @@ def sample(optimizer: Optimizer) -> Tensor | None:
 
 def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:
     """Dense ones of this process: a look at a sharded one would be a message to the others."""
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if type(p.grad) is Tensor and p.grad.layout == torch.strided:
-                yield p.grad
+    for p in tensors_of(optimizer):
+        if type(p.grad) is Tensor and p.grad.layout == torch.strided:
+            yield p.grad
 
 
 def scaled_by(before: Tensor | None, after: Tensor | None) -> float:

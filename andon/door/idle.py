@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from andon.verify.observation.optimizers import tensors_of
+
 FIRST, EVERY = 32, 50  # steps that are all looked at, and then one in so many
 LATE = (3, 6, 12, 25, 50, 100, 200)  # steps in which parameters that no optimizer holds are looked for
 ENTRIES = 64  # of a gradient, to begin with
@@ -16,8 +18,7 @@ def note_gradients(each: Any) -> None:
     if each.steps >= FIRST and each.steps % EVERY:
         return
     if each.idle is None:
-        held = (p for group in each.optimizer.param_groups for p in group["params"])
-        each.idle = {id(p): (p, 0) for p in held if p.requires_grad}
+        each.idle = {id(p): (p, 0) for p in tensors_of(each.optimizer) if p.requires_grad}
     each.gradients_seen += 1
     for key, (p, count) in list(each.idle.items()):
         if type(p.grad) is not Tensor or p.grad.layout != torch.strided:

@@ -24,7 +24,7 @@ class Loaded:
 
     place: Place | None
     name: str
-    own: bool  # this process wrote it before
+    own: bool  # this process wrote it, and took no step since
     optimizers: list[Saved]
     epoch: int  # of the furthest schedule in it
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from andon.door import places
 from andon.door.loaded import Loaded, Resumed, Saved
 from andon.door.records import Optimizing, Run
 from andon.door.wrapping import around
+from andon.verify.observation.optimizers import tensors_of
 
 DEEP, WIDE = 3, 4096  # of a file's content that is looked at
 
@@ -23,7 +24,7 @@ class LoadNotes:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._written: set[str] = set()
+        self._written: dict[str, int] = {}  # files, and after how many steps
 
     def install(self) -> None:
         """Note what is written, read and put to use."""
@@ -39,7 +40,7 @@ class LoadNotes:
     def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         def saved(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
             self.run.saves += 1
-            self._written |= {_path(f)} - {""}
+            self._written[_path(f)] = self.run.steps
             return save(obj, f, *args, **kwargs)
 
         return saved
@@ -58,7 +59,7 @@ class LoadNotes:
         optimizers = [_saved(part) for part in parts if {"state", "param_groups"} <= part.keys()]
         epochs = [part["last_epoch"] for part in parts if "last_epoch" in part and isinstance(part["last_epoch"], int)]
         each = Loaded(
-            places.here(), Path(path).name, path in self._written,
+            places.here(), Path(path).name, bool(path) and self._written.get(path) == self.run.steps,
             [one for one in optimizers if one.shapes], max(epochs, default=0),
         )  # fmt: skip
         for part in parts:
@@ -83,7 +84,7 @@ class LoadNotes:
 
 def resumed(each: Optimizing, run: Run) -> None:
     """Before an optimizer's first step: which files the weights that it moves came from, and what it begins with."""
-    held = {id(p) for group in each.optimizer.param_groups for p in group["params"]}
+    held = {id(p) for p in tensors_of(each.optimizer)}
     schedules = [one.scheduler for one in run.scheduling.values() if one.optimizer == id(each.optimizer)]
     for loaded in run.loads:
         if any(id(p) in held for model in loaded.models for p in model.parameters()):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 DEEP = 8  # steps back from the loss
@@ -10,17 +11,20 @@ OF_CLASSES = ("LogSoftmaxBackward0", "NllLossBackward0", "NllLoss2DBackward0")
 
 def half_of(loss: Tensor) -> str:
     """What of a loss is in less than 32 bits: itself, or the probabilities that it is made of; empty if nothing is."""
-    if loss.is_floating_point() and loss.dtype.itemsize < 4:
+    if _is_half(loss.dtype):
         return f"the loss is {loss.dtype}"
-    waiting = [loss.grad_fn]
+    level = [loss.grad_fn] if loss.grad_fn is not None else []
     for _ in range(DEEP):
-        waiting = [node for node in waiting if node is not None]
-        for node in waiting:
+        for node in level:
             made = _made(node)
-            if node.name() in OF_CLASSES and made is not None and made.is_floating_point and made.itemsize < 4:
+            if node.name() in OF_CLASSES and made is not None and _is_half(made):
                 return f"the logarithms of probabilities, from which the loss is made, are {made}"
-        waiting = [following for node in waiting if _is_scalar(node) for following, _ in node.next_functions]
+        level = [one for node in level if _is_scalar(node) for one, _ in node.next_functions if one is not None]
     return ""
+
+
+def _is_half(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point and dtype.itemsize < 4
 
 
 def _made(node: Any) -> Any:

@@ -18,6 +18,7 @@ from andon.door.rows import Rows
 from andon.door.scaling import Scaling
 from andon.door.uses import Use
 from andon.door.weights import Between
+from andon.verify.observation.optimizers import tensors_of
 
 Chain = tuple[Place, ...]
 
@@ -40,6 +41,7 @@ class Window:
     backwards: int = 0
     clips: list[Clip] = field(default_factory=list)
     grown_after_clip: bool = False  # a backward pass added to gradients that had been clipped
+    grown_alike: bool = False  # one that began at the same line: a micro-batch of the same loss
     partial: bool = False  # accelerate was told that accumulation goes on
     line: Place | None = None  # of the last backward pass
     added: int = 0  # backward passes that added to the gradients of the one before, at the same line
@@ -145,3 +147,9 @@ class Run:
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     losses: Counter[tuple[Place | None, str]] = field(default_factory=Counter)  # by line, and what of it is in half
+
+
+def held(run: Run, least: int = 0) -> set[int]:
+    """What optimizers hold that took so many steps, by id."""
+    stepped = (each for each in run.optimizing.values() if each.steps >= least)
+    return {id(p) for each in stepped for p in tensors_of(each.optimizer)}

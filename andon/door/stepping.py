@@ -14,9 +14,10 @@ from andon.door import places
 from andon.door.gradient_sample import sample, scaled_by
 from andon.door.idle import note_gradients, note_unheld
 from andon.door.loading import resumed
-from andon.door.records import Clip, Optimizing, Run, Window
+from andon.door.records import Clip, Optimizing, Run, Window, held
 from andon.door.windows import Windows
 from andon.door.wrapping import after, around
+from andon.verify.observation.optimizers import tensors_of
 
 SAME = 1e-3  # of a gradient in float32
 CLIPPING = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}  # and what their bound is called
@@ -57,7 +58,7 @@ class StepNotes:
             resumed(each, self.run)
         self.windows.before_step(each)
         note_gradients(each)
-        note_unheld(each, self._held)
+        note_unheld(each, lambda: held(self.run))
         if each.watch is not None:
             each.watch.before_step()
 
@@ -83,13 +84,9 @@ class StepNotes:
         known, place = {id(p) for p in parameters}, places.here()
         value = float(norm) if isinstance(norm, Tensor) and norm.device.type == "cpu" else float("nan")
         for each in self.run.optimizing.values():
-            if any(id(p) in known for group in each.optimizer.param_groups for p in group["params"]):
+            if any(id(p) in known for p in tensors_of(each.optimizer)):
                 scaled = self.run.scaling.scaled(each.optimizer)
                 each.window.clips.append(Clip(place, bound, value, each.window.backwards, scaled))
-
-    def _held(self) -> set[int]:
-        groups = (group for each in self.run.optimizing.values() for group in each.optimizer.param_groups)
-        return {id(p) for group in groups for p in group["params"]}
 
     def _around_clip(self, name: str, bound: str) -> None:
         def make(clip: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,6 +130,7 @@ def _kinds(window: Window) -> dict[str, bool]:
         "clipped": bool(window.clips),
         "grown": window.grown_after_clip,
         "grown and acted": window.grown_after_clip and acted,
+        "grown alike": window.grown_alike,
         "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),
         "scaled": any(clip.scaled for clip in window.clips),
         "partial": window.partial,

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from andon.verify.observation.optimizers import tensors_of
+
 MOST, ENTRIES = 4, 256  # parameters, and of each
 ALONE = 64  # windows without an evaluation that are looked at
 
@@ -48,7 +50,7 @@ class Between:
 
 
 def _sample(optimizer: Any) -> Tensor | None:
-    plain = (p for group in optimizer.param_groups for p in group["params"] if type(p) in (Tensor, nn.Parameter))
+    plain = (p for p in tensors_of(optimizer) if type(p) in (Tensor, nn.Parameter))
     parts = [
         p.detach().view(-1)[:ENTRIES].double()
         for p in islice((p for p in plain if p.dim() > 1 and p.is_contiguous()), MOST)

@@ -14,6 +14,7 @@ from andon.door.fork import Fork
 from andon.door.inquiry import inquire
 from andon.door.records import Optimizing, Run
 from andon.door.torch_calls import Recorder
+from andon.verify.observation.optimizers import tensors_of
 from andon.verify.watcher import Watch
 
 CAPTURED_AT = 2  # steps of an optimizer before its window is captured
@@ -120,7 +121,7 @@ class Windows:
 
     def _model_of(self, each: Optimizing) -> nn.Module | None:
         """Of the modules called outermost the one that shares most parameters with the optimizer."""
-        held = {id(p) for group in each.optimizer.param_groups for p in group["params"]}
+        held = {id(p) for p in tensors_of(each.optimizer)}
         shared = {
             key: sum(p.numel() for p in module.parameters() if id(p) in held)
             for key, module in self.run.modules.items()
@@ -131,4 +132,4 @@ class Windows:
 
 def _shares(module: nn.Module, each: Optimizing) -> bool:
     own = {id(p) for p in module.parameters()}
-    return any(id(p) in own for group in each.optimizer.param_groups for p in group["params"])
+    return any(id(p) in own for p in tensors_of(each.optimizer))

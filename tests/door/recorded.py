@@ -1,13 +1,29 @@
 """A script of a few lines, and what its window would leave: a captured micro-batch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from andon.door.capture import Captured, capture
 from andon.door.torch_calls import Recorder
+from andon.verify.errors import CheckFailed, NotApplicable
 
 WORDS, PAD = 11, 0
+Call = Callable[..., Tensor]
+Asks = Callable[[Any], None]
+Light = type[Exception] | None
+
+
+def light_of(asks: Asks, asked: Any) -> Light:
+    """What a question or a statement raises; None where it passes."""
+    try:
+        asks(asked)
+    except (CheckFailed, NotApplicable) as said:
+        return type(said)
+    return None
 
 
 class Bag(nn.Module):
@@ -24,7 +40,7 @@ class Bag(nn.Module):
         return self.head(x + (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True))
 
 
-def recorded(model: nn.Module, loss_of, *arguments: Tensor) -> Captured:  # noqa: ANN001 - any function
+def recorded(model: nn.Module, loss_of: Call, *arguments: Tensor) -> Captured:
     """What a script's window would leave."""
     recorder, state, before = Recorder(), torch.get_rng_state(), {id(model): model}
 
@@ -44,11 +60,11 @@ def padded() -> tuple[Tensor, Tensor]:
     return torch.where(inside, ids, PAD), torch.where(inside, ids.roll(1, 1), -100)
 
 
-def cross_entropy(call, ids: Tensor, labels: Tensor) -> Tensor:  # noqa: ANN001
+def cross_entropy(call: Call, ids: Tensor, labels: Tensor) -> Tensor:
     """Mean over counted labels."""
     return functional.cross_entropy(call(ids).flatten(0, 1), labels.flatten()) / 4
 
 
-def clamped(call, ids: Tensor, labels: Tensor) -> Tensor:  # noqa: ANN001
+def clamped(call: Call, ids: Tensor, labels: Tensor) -> Tensor:
     """Padding becomes a class."""
     return functional.cross_entropy(call(ids).flatten(0, 1), labels.clamp(min=PAD).flatten())

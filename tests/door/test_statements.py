@@ -1,12 +1,14 @@
 """What is said of a watched run, without a process of its own."""
 
 from collections import Counter
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from andon.door.followers import FIRST, LAST, Followers
 from andon.door.places import Place
 from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling
 from andon.door.rows import fingerprints
@@ -110,6 +112,23 @@ def test_rows_in_one_order_are_yellow() -> None:
         check_order(run)
     passes.rows.seen = [*rows, rows[0], *rows[:0:-1]]
     check_order(run)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.75])
+def test_copies_are_found_in_modules_and_in_dictionaries(share: float) -> None:
+    """Behavior: how far an average goes to the weights in a step, wherever the script keeps it; not what is no copy."""
+    each, run = stepped(), Run()
+    each.model, _other = nn.Sequential(nn.Linear(64, 3)), nn.Sequential(nn.Linear(64, 2))
+    average, names = deepcopy(each.model), {name: p.detach().clone() for name, p in each.model.named_parameters()}
+    followers = Followers(run)
+    for each.steps in range(LAST + 1):
+        followers.before_step(each)
+        with torch.no_grad():
+            for name, p in each.model.named_parameters():
+                p.add_(torch.randn_like(p))
+                average.get_parameter(name).lerp_(p, share)
+                names[name].lerp_(p, share)
+    assert [pytest.approx(share)] * 2 * (LAST - FIRST) == run.average_shares
 
 
 def test_averages_and_masks() -> None:

@@ -58,6 +58,25 @@ def test_carried_text_that_does_not_go_on_is_red() -> None:
         check_carried(read(text(2400).view(-1, ROWS)))
 
 
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_decoder_is_no_stream(begins: bool) -> None:
+    """Behavior: not asked of tokens that are given one by one: with what begins all texts, or each batch once."""
+    torch.manual_seed(0)
+    watching, model = Watching(), Reader(layers=2)
+    optimizer = watching.optimizer(model.parameters())
+    for _ in range(12):
+        state, loss = torch.randn(2, ROWS, 8), torch.zeros(())
+        ids = torch.zeros(1, ROWS, dtype=torch.long) if begins else torch.randint(WORDS, (1, ROWS))
+        for _ in range(8):
+            logits, state = watching.call(model, ids, state)
+            ids = torch.randint(WORDS, (1, 1)) + torch.arange(ROWS)[None] % 2  # alike across the rows
+            loss = loss + cross_entropy(logits[0], ids[0] % WORDS)
+            ids = ids % WORDS
+        watching.step(optimizer, loss)
+    with pytest.raises(NotApplicable):
+        check_carried(watching.run)
+
+
 def windows(stream: Tensor, count: int) -> Tensor:
     """Windows of a stream at random offsets."""
     places = torch.randint(len(stream) - SPAN, (count,)).tolist()

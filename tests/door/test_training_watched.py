@@ -65,6 +65,31 @@ def evaluate(watching: Watching, model: nn.Module, step: int, *, puts_back: bool
             model.load_state_dict(backup)
 
 
+class Prompted(nn.Module):
+    """A body that is left out of the optimizer and a head that is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 6) to (B, 6)."""
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(("learns", "light"), [(True, Unusual), (False, CheckFailed)])
+def test_a_tensor_of_no_model_that_has_gradients_is_none_of_an_old_model(learns: bool, light: type[Exception]) -> None:
+    """Behavior: a prompt beside a body that is spared is yellow, gradients thrown away or not; tensors of none red."""
+    watching, model, prompt = Watching(), Prompted(), nn.Parameter(torch.randn(6))
+    optimizer = watching.optimizer([prompt, *model.head.parameters()])
+    for _ in range(16):
+        watching.step(optimizer, watching.call(model, torch.randn(8, 6) + (prompt if learns else 0)).square().mean())
+        model.body.zero_grad()
+    with pytest.raises(light, match="body") as found:
+        check_membership(watching.run)
+    assert light is type(found.value)
+
+
 def clip(_: Watching, model: nn.Module, __: int) -> None:
     """What a constraint on weights does after each step."""
     with torch.no_grad():
@@ -90,10 +115,24 @@ def test_gradients_of_zero() -> None:
     with pytest.raises(CheckFailed, match=r"exactly zero in each of 24 steps: a; beside them lies b") as found:
         check_gradient(trained(frozen)[0].run)
     assert not isinstance(found.value, Unusual)
-    with pytest.raises(Unusual, match="exactly zero"):
-        check_gradient(trained(Spared())[0].run)
+    for other in (Spared(), Unconditional()):
+        with pytest.raises(Unusual, match="exactly zero"):
+            check_gradient(trained(other)[0].run)
     with pytest.raises(NotApplicable):
         check_gradient(trained(Product(), steps=5)[0].run)
+
+
+class Unconditional(nn.Module):
+    """What stands for a condition that is never left out, and a table that is zero: no factors of each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing, self.linear = nn.Parameter(torch.randn(1, 6)), nn.Linear(6, 6)
+        self.table = nn.Parameter(torch.zeros(8, 6), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(8, 6) to (8, 6)."""
+        return self.linear(torch.where(torch.zeros(8, 1, dtype=torch.bool), self.nothing, x) + self.table)
 
 
 class Spared(nn.Module):
@@ -187,6 +226,17 @@ def test_losses_in_half_precision_are_red(loss_of: Callable[[Tensor, Tensor], Te
         check_loss(watching.run)
 
 
+def test_a_backward_pass_from_what_is_no_loss() -> None:
+    """Behavior: a part of a pipeline is given its output's gradient, in the dtype of that output."""
+    watching, model = Watching(), nn.Linear(6, 5).bfloat16()
+    watching.optimizer(model.parameters())
+    for _ in range(4):
+        output = watching.call(model, torch.randn(8, 6).bfloat16())
+        watching.backward(output, torch.randn_like(output))
+    with pytest.raises(NotApplicable):
+        check_loss(watching.run)
+
+
 def test_a_loss_is_looked_at_before_its_scale() -> None:
     """Behavior: a scaler's product is float32; what it was given is not."""
     watching, model = Watching(), nn.Linear(6, 5)
@@ -220,8 +270,10 @@ def test_a_reference_that_drops_is_yellow() -> None:
             check_reference(run)
 
 
-def scored(*, rows: Callable[[int], Tensor], eval_mode: bool = False, compares: bool = True) -> Run:
-    """A run evaluated in train mode, or not, whose figures are compared with labels, or not."""
+def scored(
+    *, rows: Callable[[int], Tensor], eval_mode: bool = False, compares: bool = True, itself: bool = False
+) -> Run:
+    """A run evaluated in train mode, or not, whose figures are compared with labels, or with its input, or not."""
 
     def evaluates(watching: Watching, model: nn.Module, step: int) -> None:
         if step % 6 != 5:
@@ -229,8 +281,9 @@ def scored(*, rows: Callable[[int], Tensor], eval_mode: bool = False, compares: 
         model.train(not eval_mode)
         with torch.no_grad():
             for place in range(2):
-                answer = watching.call(model, rows(place))
-                _ = mse_loss(answer, answer * 2) if compares else None
+                given = rows(place)
+                answer = watching.call(model, given)
+                _ = mse_loss(answer, given if itself else answer * 2) if compares else None
         model.train()
 
     return trained(Product(), between=evaluates)[0].run
@@ -247,6 +300,9 @@ def test_evaluation_with_dropout() -> None:
         check_mode(scored(rows=lambda _: data[:16]))  # as samples of each row
     with pytest.raises(Unusual, match="in train mode"):
         check_mode(scored(rows=lambda place: data[16 * place :][:16], compares=False))
+    with pytest.raises(Unusual, match="in train mode") as found:
+        check_mode(scored(rows=lambda place: data[16 * place :][:16], itself=True))  # dropout may be what it denoises
+    assert Unusual is type(found.value)
 
 
 @pytest.fixture
@@ -298,7 +354,7 @@ def test_schedules_that_another_drives(kind: str) -> None:
 def test_resuming(tmp_path: Path) -> None:
     """Behavior: moments that stay in the file are yellow, and red where this run wrote it and its schedule goes on."""
 
-    def resumed(*, moments: bool, schedule: bool, own: bool) -> Run:
+    def resumed(*, moments: bool, schedule: bool, own: bool) -> Run:  # `own`: no step was taken since
         watching = Watching()
         notes = LoadNotes(watching.run)
         notes.install()
@@ -320,7 +376,7 @@ def test_resuming(tmp_path: Path) -> None:
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": falls.state_dict(),
             }  # fmt: skip
             torch.save(state, path)
-            notes._written -= set() if own else {str(path)}
+            notes._written[str(path)] -= 0 if own else 1
         return watching.run
 
     check_resumed(resumed(moments=True, schedule=True, own=True))

@@ -1,6 +1,8 @@
 """What is noted of steps, backward passes and evaluations, by the notes alone."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +12,17 @@ from andon.door.backward import BackwardNotes
 from andon.door.forward import ForwardNotes
 from andon.door.records import Optimizing, Run, summed
 from andon.door.statements.evaluation import check_random
+from andon.door.statements.steps import check_clip_order
 from andon.door.stepping import StepNotes
-from andon.verify.errors import Unusual
+from andon.verify.errors import CheckFailed, Unusual
+from tests.door.recorded import light_of
 from tests.door.test_statements import stepped
+from tests.door.watching import Watching
 
 pytestmark = pytest.mark.tier2
 
 
-def accumulated(between=lambda _: None, *, bound: float = 0.0) -> Optimizing:  # noqa: ANN001 - any function
+def accumulated(between: Callable[[Any], Any] = lambda _: None, *, bound: float = 0.0) -> Optimizing:
     """An optimizer of three steps of two micro-batches; before each, something is done, and the gradient clipped."""
     parameter, nothing = nn.Parameter(torch.ones(3)), lambda _: None
     run, windows = (
@@ -50,7 +55,29 @@ def test_sums_of_micro_batches_are_seen() -> None:
     assert 1 == summed(accumulated(lambda p: p.grad.add_(torch.randn(3))))
 
 
-def evaluated(draw) -> Run:  # noqa: ANN001 - any function
+def clipped_between(*, one_loss: bool) -> Run:
+    """Steps of two backward passes, of one loss or of two, clipped between them."""
+    watching, parameter = Watching(), nn.Parameter(torch.ones(3))
+    optimizer = watching.optimizer([parameter])
+    for _ in range(4):
+        for place in range(2):
+            if place and not one_loss:
+                watching.backward(parameter.sum())
+            else:
+                watching.backward(parameter.square().sum())
+            if not place:
+                watching.clip([parameter], 0.1)
+        watching.move(optimizer)
+    return watching.run
+
+
+def test_clipping_between_backward_passes() -> None:
+    """Behavior: red between micro-batches of one loss, yellow between two losses, as one of them may be bounded."""
+    assert CheckFailed is light_of(check_clip_order, clipped_between(one_loss=True))
+    assert Unusual is light_of(check_clip_order, clipped_between(one_loss=False))
+
+
+def evaluated(draw: Callable[[], Tensor]) -> Run:
     """A run that evaluates three times by two passes, each on what `draw` gives."""
     model, run = nn.Linear(3, 1), Run(steps=10)
     run.optimizing[0] = stepped()

@@ -28,7 +28,7 @@ class Watching:
         )
         self._steps = StepNotes(self.run, windows, lambda: None)
         self._called = ForwardNotes(self.run, windows)._around(nn.Module.__call__)
-        self._backward = BackwardNotes(self.run, windows)._around(Tensor.backward)
+        self.backward = BackwardNotes(self.run, windows)._around(Tensor.backward)
 
     def optimizer(self, parameters: Any, lr: float = 0.1, **more: Any) -> torch.optim.Optimizer:
         """One that is noted."""
@@ -42,7 +42,15 @@ class Watching:
 
     def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """Backward, step, and gradients set to nothing."""
-        self._backward(loss)
+        self.backward(loss)
+        self.move(optimizer)
+
+    def clip(self, parameters: list[Tensor], bound: float) -> None:
+        """Gradients are bounded."""
+        self._steps.clipped(parameters, bound, nn.utils.clip_grad_norm_(parameters, bound))
+
+    def move(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step, and gradients set to nothing."""
         self._steps.before(optimizer)
         optimizer.step()
         self._steps.after(optimizer)
@@ -60,9 +68,9 @@ class Watching:
 class Reader(nn.Module):
     """A small recurrent model of token ids (T, B), with dropout."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int = 1) -> None:
         super().__init__()
-        self.embed, self.rnn, self.head = nn.Embedding(WORDS, 8), nn.GRU(8, 8), nn.Linear(8, WORDS)
+        self.embed, self.rnn, self.head = nn.Embedding(WORDS, 8), nn.GRU(8, 8, layers), nn.Linear(8, WORDS)
         self.drop = nn.Dropout(0.5)
 
     def forward(self, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,8 @@ def check_padding_targets(captured: Captured) -> None:
 
     Look at the loss's `ignore_index`, at what labels are padded with, and at masks that the loss does not take.
 
-    Yellow where the script is not seen to treat these tokens as padding.
+    Not where one place of a row alone counts, the first: padding ends the text then. Yellow where the script is not
+    seen to treat these tokens as padding.
     """
     shown, asked = shown_in(captured), False
     for name, pad in padded_parts(captured):
@@ -67,8 +68,9 @@ def check_padding_targets(captured: Captured) -> None:
         if shown.targets.numel() != part.numel():
             continue
         asked, targets = True, shown.targets.reshape(part.shape)
-        counted = targets[~real_places(part, pad) & (targets != IGNORE)]
-        if len(counted.unique()) != 1:  # a text that is to be written there has several
+        counts = ~real_places(part, pad) & (targets != IGNORE)
+        counted, beyond_end = targets[counts], counts[:, 1:] & ~real_places(part, pad)[:, :-1]
+        if len(counted.unique()) != 1 or not bool(beyond_end.any()):  # a text that is to be written has several
             continue
         reason = _declared(captured, name, pad)
         message = (

@@ -24,21 +24,17 @@ def check_own_means(run: Run) -> None:
 
     Yellow alone: whoever wants each micro-batch to weigh the same does so.
     """
-    asked = False
-    for step, window in _windows(run).items():
-        shown = [each for each in window if each.weight > 0 and each.targets]
-        counts = [each.targets for each in shown]
-        if len(shown) < 2 or max(counts) < UNLIKE * min(counts):
-            continue
-        asked, parts = True, [each.weight * each.targets for each in shown]
+    uneven = _uneven_windows(run)
+    if not uneven:
+        raise NotApplicable("micro-batches of one step with unequal numbers of targets of a cross-entropy")
+    for step, shown in uneven.items():
+        counts, parts = [each.targets for each in shown], [each.weight * each.targets for each in shown]
         if max(parts) - min(parts) <= ALIKE * max(parts):
             raise Unusual(
                 f"in step {step} a target weighs up to {max(counts) / min(counts):.3g} times as much as another: each "
                 f"micro-batch is a mean of its own, and they have {', '.join(map(str, counts))} targets "
                 f"({shown[0].line})"
             )
-    if not asked:
-        raise NotApplicable("micro-batches of one step with unequal numbers of targets of a cross-entropy")
 
 
 def check_rows(run: Run) -> None:
@@ -85,12 +81,14 @@ def check_mixed_rows(run: Run) -> None:
             )
 
 
-def _windows(run: Run) -> dict[int, list[Sample]]:
-    """Micro-batches whose backward passes begin at one line, by their step."""
+def _uneven_windows(run: Run) -> dict[int, list[Sample]]:
+    """Micro-batches of unequal numbers of targets whose backward passes begin at one line, by their step."""
     found: dict[tuple[int, int, str], list[Sample]] = defaultdict(list)
     for each in run.samples:
-        found[each.step, each.optimizer, each.line].append(each)
-    return {step: window for (step, _, _), window in found.items()}
+        if each.weight > 0 and each.targets:
+            found[each.step, each.optimizer, each.line].append(each)
+    counts = {key: [each.targets for each in window] for key, window in found.items()}
+    return {key[0]: window for key, window in found.items() if max(counts[key]) >= UNLIKE * min(counts[key])}
 
 
 def _come_among_others(run: Run) -> bool:

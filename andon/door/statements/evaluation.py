@@ -20,7 +20,8 @@ def check_mode(run: Run) -> None:
     Look for `model.eval()` before the evaluation.
 
     Yellow where samples may be what is wanted, or adapted statistics: red where dropout acted in every pass, on rows
-    that were not trained on, each given once and compared with its labels, of a model that makes no pass in eval mode.
+    that were not trained on, each given once and compared with labels other than themselves, of a model that makes no
+    pass in eval mode.
     """
     for passes in _evaluations(run):
         if passes.training_mode > passes.count / 2 and any(_differs(module) for module in passes.modules.values()):

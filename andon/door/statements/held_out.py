@@ -1,7 +1,10 @@
 """Text that a run reads: whether what is held out was read, and whether it goes on where state is carried."""
 
+import math
+
 import numpy as np
 
+from andon.door.carrying import Carrying
 from andon.door.phrases import Phrases
 from andon.door.records import Run
 from andon.door.statements.statement import FEW, Statement, at, now_and_then
@@ -50,8 +53,9 @@ def check_held_out_text(run: Run) -> None:
 def check_carried(run: Run) -> None:
     """Where a pass is given the state that the one before returned, its text goes on from there.
 
-    Asked where state is seen to be carried. Two things contradict it: a batch whose state is carried to one batch now
-    and to another later, and rows in which tokens follow each other across the rows and not along them.
+    Asked where state is seen to be carried, by batches that come once an epoch: a decoder that is given one token at a
+    time has the same ones again before others. Two things contradict it: a batch whose state is carried to one batch
+    now and to another later, and rows in which tokens follow each other across the rows and not along them.
 
     Silent because the state of another text is noise, and each chunk alone teaches something.
 
@@ -60,23 +64,33 @@ def check_carried(run: Run) -> None:
     asked = False
     for passes in (each for each in run.passes.values() if each.trained):
         carrying, where = passes.carrying, at(passes.chain[0] if passes.chain else None)
-        if carrying.carried <= HALF * carrying.passes or (not carrying.chunks and not carrying.again):
+        if carrying.carried <= HALF * carrying.passes or not carrying.by_epochs:
             continue
-        asked = True
-        if carrying.elsewhere >= FEW and carrying.elsewhere > HALF * carrying.again:
-            raise CheckFailed(
-                f"state is carried from pass to pass{where}, and of {carrying.again} batches that came again "
-                f"{carrying.elsewhere} were followed by another batch than before"
-            )
         along, across = _disorder(carrying.chunks, 0), _disorder(carrying.chunks, 1)
-        if 1 - across > max(FOLLOWS, TIMES * (1 - along)):
-            raise CheckFailed(
-                f"state is carried from pass to pass{where}, but tokens follow each other across the rows of a batch "
-                f"and not along them: of neighbors across {across:.0%} as many pairs differ as in a mixed text, and "
-                f"along {along:.0%}"
-            )
+        asked = asked or carrying.again > 0 or not math.isnan(along)
+        _hold_followers(carrying, where)
+        _hold_layout(along, across, where)
     if not asked:
         raise NotApplicable("passes on token ids that are given the state that the pass before returned")
+
+
+def _hold_followers(carrying: Carrying, where: str) -> None:
+    """Raises where a batch's state is carried to one batch now and to another later."""
+    if carrying.elsewhere >= FEW and carrying.elsewhere > HALF * carrying.again:
+        raise CheckFailed(
+            f"state is carried from pass to pass{where}, and of {carrying.again} batches that came again "
+            f"{carrying.elsewhere} were followed by another batch than before"
+        )
+
+
+def _hold_layout(along: float, across: float, where: str) -> None:
+    """Raises where tokens follow each other across the rows; chunks of one token show nothing along them."""
+    if not math.isnan(along) and 1 - across > max(FOLLOWS, TIMES * (1 - along)):
+        raise CheckFailed(
+            f"state is carried from pass to pass{where}, but tokens follow each other across the rows of a batch "
+            f"and not along them: of neighbors across {across:.0%} as many pairs differ as in a mixed text, and "
+            f"along {along:.0%}"
+        )
 
 
 def _least_share(phrases: Phrases, known: dict[int, int]) -> float:

@@ -1,10 +1,13 @@
 """Weights that something else than the optimizer moves, or that nothing can move."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from andon.door.records import Optimizing, Run
+from torch import Tensor
+
+from andon.door.records import Optimizing, Run, held
 from andon.door.statements.statement import FEW, RARE, Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
+from andon.verify.observation.optimizers import tensors_of
 
 AGAIN = 2  # evaluations
 HALF, HARDLY = 0.5, 0.1
@@ -24,13 +27,11 @@ def check_kept(run: Run) -> None:
 
     Yellow alone: whoever goes on from an average on purpose does so.
     """
-    asked = False
-    for each in stepping(run):
+    asked = [each for each in stepping(run) if _stays_alone(each)]
+    if not asked:
+        raise NotApplicable("a model that is evaluated now and then, and whose weights stay between other steps")
+    for each in asked:
         windows = each.between.windows
-        seldom = AGAIN <= windows["evaluated"] < RARE * each.steps and windows["alone"] >= FEW
-        if not seldom or windows["alone moved"] > HARDLY * windows["alone"]:
-            continue
-        asked = True
         moved = windows["evaluated moved"]
         if moved >= AGAIN and moved > HALF * windows["evaluated"]:
             also = f"; {windows['stayed']} of them were evaluated with just these weights" if windows["stayed"] else ""
@@ -39,8 +40,13 @@ def check_kept(run: Run) -> None:
                 f"optimizer's step{at(each.stepped)} had left{also}; between {windows['alone']} steps without an "
                 f"evaluation they changed {windows['alone moved']} times"
             )
-    if not asked:
-        raise NotApplicable("a model that is evaluated now and then, and whose weights stay between other steps")
+
+
+def _stays_alone(each: Optimizing) -> bool:
+    """Whether a model is evaluated now and then, and its weights hardly move between steps without an evaluation."""
+    windows = each.between.windows
+    seldom = AGAIN <= windows["evaluated"] < RARE * each.steps and windows["alone"] >= FEW
+    return seldom and windows["alone moved"] <= HARDLY * windows["alone"]
 
 
 def check_gradient(run: Run) -> None:
@@ -60,7 +66,7 @@ def check_gradient(run: Run) -> None:
         asked = True
         idle = {id(p): p for p, count in each.idle.values() if count >= SEEN}
         names = _names(each, set(idle))
-        if not names or len(idle) == sum(len(group["params"]) for group in each.optimizer.param_groups):
+        if not names or len(idle) == len(tensors_of(each.optimizer)):
             continue
         zero = _zero_factors(run, each, idle)
         message = (
@@ -81,20 +87,19 @@ def _names(each: Optimizing, keys: set[int]) -> list[str]:
 
 def _zero_factors(run: Run, each: Optimizing, idle: Mapping[int, object]) -> list[str]:
     """Matrices that are zero and that nobody moves, each beside an idle one of which it can be the other factor."""
-    held = {
-        id(p) for other in run.optimizing.values() for group in other.optimizer.param_groups for p in group["params"]
-    }
-    found = []
+    moved, found = held(run), list[str]()
     for name, module in each.model.named_modules():
-        own = dict(module.named_parameters())
-        still = {key: p for key, p in own.items() if id(p) not in held and p.dim() > 1 and not bool(p.any())}
-        factors = [p for p in own.values() if id(p) in idle and p.dim() > 1] if still and len(own) <= FACTORS else []
-        found += [
-            f"{name}.{key}".lstrip(".")
-            for key, p in still.items()
-            if any(set(p.shape) & set(other.shape) for other in factors)
-        ]
+        matrices = {key: p for key, p in module.named_parameters() if p.dim() > 1}
+        if len(list(module.parameters())) <= FACTORS:
+            still = {key: p for key, p in matrices.items() if id(p) not in moved and not bool(p.any())}
+            factors = [p for p in matrices.values() if id(p) in idle]
+            found += [f"{name}.{key}".lstrip(".") for key, p in still.items() if _is_factor(p, factors)]
     return list(dict.fromkeys(found))
+
+
+def _is_factor(one: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether a product of matrices can have one of them and another as its factors, in either order."""
+    return any(one.shape[-1] == each.shape[-2] or one.shape[-2] == each.shape[-1] for each in others)
 
 
 STATEMENTS = (Statement("run.weights_kept", check_kept), Statement("run.gradient", check_gradient))

@@ -1,10 +1,9 @@
 """What optimizers hold, and how they are set."""
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from andon.door.idle import stayed
-from andon.door.records import Optimizing, Run
+from andon.door.records import Optimizing, Run, held
 from andon.door.statements.statement import Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
@@ -30,7 +29,9 @@ def check_membership(run: Run) -> None:
         if not left:
             continue
         strangers, late = _strangers(run, each), _late(run, each, left)
-        said = f"the one made{at(each.made)} holds {strangers} tensors that are in no model of this run"
+        said = f"the one made{at(each.made)} holds none of them"
+        if strangers:
+            said += f", and {strangers} tensors that are in no model of this run and never had a gradient"
         if late:
             said = f"the one made{at(each.made)} was made before {listed(sorted(late))} came into the model"
         message = f"no optimizer that steps holds {listed(sorted(left))}, though gradients reach there; {said}"
@@ -174,19 +175,13 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _left_out(run: Run, each: Optimizing) -> list[str]:
-    held = _held(run, least=1)
+    moved = held(run, least=1)
     return [
         name
         for name, p in each.model.named_parameters()
-        if id(p) not in held and p.requires_grad
+        if id(p) not in moved and p.requires_grad
         if (p.grad is not None and bool(p.grad.any())) or _seen(each, name) >= AGAIN
     ]
-
-
-def _held(run: Run, *, least: int) -> set[int]:
-    """What optimizers hold that took so many steps."""
-    groups = (group for each in run.optimizing.values() if each.steps >= least for group in _groups(each))
-    return {id(p) for group in groups for p in group["params"]}
 
 
 def _seen(each: Optimizing, name: str) -> int:
@@ -196,11 +191,11 @@ def _seen(each: Optimizing, name: str) -> int:
 
 def _late(run: Run, each: Optimizing, left: list[str]) -> list[str]:
     """Of those left out what came after the optimizer was made, if one of its like is not constant."""
-    parameters, held = dict(each.model.named_parameters()), _held(run, least=0)
+    parameters, known = dict(each.model.named_parameters()), held(run)
     late = [
         name
         for name in left
-        if id(parameters[name]) not in held
+        if id(parameters[name]) not in known
         and (run.births.number(parameters[name]) or 0) > each.births
         and _seen(each, name) >= AGAIN
         and stayed(parameters[name], each.unheld[name][1])
@@ -215,11 +210,9 @@ def _is_drawn(run: Run, each: Optimizing, parameter: Tensor) -> bool:
 
 
 def _strangers(run: Run, each: Optimizing) -> int:
-    """How many tensors an optimizer holds that are in no model that was called, and of which the loss knows nothing."""
+    """How many tensors an optimizer holds that are in no model that was called, and never had a gradient."""
     known = {id(p) for module in run.modules.values() for p in module.parameters()}
-    optimizer: Optimizer = each.optimizer
-    held = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in known]
-    return sum(p.grad is None or not bool(p.grad.any()) for p in held)
+    return len((each.idle or {}).keys() - known)
 
 
 STATEMENTS = (

@@ -1,6 +1,6 @@
 """What is said of networks that others learn from."""
 
-from andon.door.records import Run
+from andon.door.records import Run, held
 from andon.door.statements.statement import RARE, Statement, at
 from andon.door.uses import Use
 from andon.verify.errors import NotApplicable, Unusual
@@ -19,8 +19,8 @@ def check_reference(run: Run) -> None:
 
     Yellow alone: whoever lets a teacher be noisy does so.
     """
-    held = {id(p) for each in run.optimizing.values() for group in each.optimizer.param_groups for p in group["params"]}
-    found = [use for use in run.uses.values() if use.dropouts and _is_a_reference(use, run.steps, held)]
+    learning = held(run)
+    found = [use for use in run.uses.values() if use.dropouts and _is_a_reference(use, run.steps, learning)]
     if not found:
         raise NotApplicable("a module with dropout that is only used without gradients, in many steps")
     for use in found:
@@ -31,9 +31,9 @@ def check_reference(run: Run) -> None:
             )
 
 
-def _is_a_reference(use: Use, steps: int, held: set[int]) -> bool:
+def _is_a_reference(use: Use, steps: int, learning: set[int]) -> bool:
     often = use.alone >= max(AGAIN, RARE * steps)
-    return often and not use.with_gradients and not any(id(p) in held for p in use.module.parameters())
+    return often and not use.with_gradients and not any(id(p) in learning for p in use.module.parameters())
 
 
 STATEMENTS = (Statement("run.reference", check_reference),)

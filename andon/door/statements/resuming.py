@@ -4,6 +4,7 @@ from andon.door.loaded import Loaded, Saved
 from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import Statement, at
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.observation.optimizers import tensors_of
 
 
 def check_resumed(run: Run) -> None:
@@ -15,8 +16,8 @@ def check_resumed(run: Run) -> None:
 
     Look at what is read from the file beside the model's weights.
 
-    Yellow where the file may be a beginning for another training: red where this run wrote it itself, and goes on with
-    its schedule while the moments begin at zero.
+    Yellow where the file may be a beginning for another training: red where this run has just written it itself, with
+    no step since, and goes on with its schedule while the moments begin at zero. Who goes back further may mean to.
     """
     asked = False
     for each in run.optimizing.values():
@@ -43,15 +44,15 @@ def _judge_moments(loaded: Loaded, each: Optimizing, *, empty: bool) -> None:
         f"{type(each.optimizer).__name__}{at(each.made)} began with no moments"
     )
     if goes_on:
-        raise CheckFailed(f"{message}, while the schedule goes on from that file, which this run has written")
+        raise CheckFailed(f"{message}, while the schedule goes on from that file, which this run has just written")
     raise Unusual(message)
 
 
 def _is_of(saved: Saved, each: Optimizing) -> bool:
     """Whether a saved state fits an optimizer, by its groups, parameters, and the shapes of its moments."""
-    groups = each.optimizer.param_groups
-    held = [tuple(p.shape) for group in groups for p in group["params"]]
-    return (saved.groups, saved.parameters) == (len(groups), len(held)) and set(saved.shapes) <= set(held)
+    shapes = [tuple(p.shape) for p in tensors_of(each.optimizer)]
+    counts = len(each.optimizer.param_groups), len(shapes)
+    return (saved.groups, saved.parameters) == counts and set(saved.shapes) <= set(shapes)
 
 
 STATEMENTS = (Statement("run.resumed", check_resumed),)

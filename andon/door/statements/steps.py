@@ -2,7 +2,7 @@
 
 from andon.door.records import Run
 from andon.door.statements.statement import FEW, Statement, at, stepping
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 
 def check_accumulation(run: Run) -> None:
@@ -27,6 +27,8 @@ def check_clip_order(run: Run) -> None:
     thrown away bounds nothing.
 
     Look at the place of the call that clips, beside `backward()`, `step()` and the condition that ends accumulation.
+
+    Yellow where the backward pass behind it is another line's: whoever bounds one loss's gradient alone does so.
     """
     clipping = [each for each in stepping(run) if each.kinds["clipped"]]
     if not clipping:
@@ -34,7 +36,7 @@ def check_clip_order(run: Run) -> None:
     for each in clipping:
         place = at(each.clip.place if each.clip else None)
         if each.kinds["grown and acted"] >= FEW:
-            raise CheckFailed(
+            raise (CheckFailed if each.kinds["grown alike"] else Unusual)(
                 f"in {each.kinds['grown']} of {each.kinds['all']} steps gradients were clipped{place} and then "
                 f"a backward pass{at(run.loss_place)} added to what was left of them"
             )
