@@ -283,7 +283,8 @@ def scored(
             for place in range(2):
                 given = rows(place)
                 answer = watching.call(model, given)
-                _ = mse_loss(answer, given if itself else answer * 2) if compares else None
+                label = given.reshape(-1) if itself else answer.reshape(-1) * 2
+                _ = mse_loss(answer.reshape(-1), label) if compares else None
         model.train()
 
     return trained(Product(), between=evaluates)[0].run
