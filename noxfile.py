@@ -180,10 +180,10 @@ def mutation(session: nox.Session) -> None:
 # ----------------------------------------------------------------------------------------------------- speed
 @nox.session
 def bench(session: nox.Session) -> None:
-    """SPEED: time and memory beside others (30 minutes); `-- core`, `adapters`, `learn`, `tracing`, `findings`."""
+    """SPEED: time and memory beside others (30 minutes); `-- core`, `adapters`, `learn`, `tracing`, `door`, ..."""
     if session.posargs[:1] == ["learn"]:
         learn(session, *session.posargs[1:])
-    elif session.posargs in (["tracing"], ["findings"]):
+    elif session.posargs in (["tracing"], ["findings"], ["door"]):
         python(session, "-m", f"tests.bench.{session.posargs[0]}")
     else:
         python(session, "-m", "tests.bench", *session.posargs)

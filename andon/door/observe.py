@@ -15,8 +15,8 @@ from andon.door.stepping import StepNotes
 from andon.door.windows import Windows
 
 
-def begin(options: dict[str, Any]) -> None:
-    """Watch from here to the process's end, or to the limits of `options`."""
+def begin(options: dict[str, Any]) -> Run:
+    """Watch from here to the process's end, or to the limits of `options`; what is returned holds all that was seen."""
     run = Run()
     windows = Windows(run, options)
     ending = Ending(run, options, windows.fork)
@@ -31,5 +31,5 @@ def begin(options: dict[str, Any]) -> None:
     ):
         each.install()
     run.scaling.install()
-
     ending.install()
+    return run
