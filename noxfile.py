@@ -201,6 +201,7 @@ def nightly(session: nox.Session) -> None:
     """UPKEEP: no false alarm on correct code, new random cases, vulnerabilities, the workflow (hours)."""
     python(session, "-m", "tests.variants", *session.posargs)
     python(session, "-m", "tests.ordinary", "--seeds", "3")
+    python(session, "-m", "tests.door.others")
     python(session, "-m", "tests.reports")
     andon(session, "gate", "judge", "corpus")
     python(session, "-m", "pytest", "-m", "hypothesis", "--hypothesis-profile", "night")

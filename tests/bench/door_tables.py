@@ -7,6 +7,7 @@ from tests.bench.markdown import number, table
 
 DOOR = Path("reports/baselines/door.json")
 DETECTORS = Path("reports/baselines/detectors.json")
+DOOR_OTHERS = Path("reports/baselines/door_others.json")
 FAULTS_DOOR = Path("reports/baselines/faults_door.json")
 DOOR_COST = Path("reports/baselines/door_cost.json")
 KNOWN = {"any": "wrong in any code", "habit": "against a habit", "author": "known to its author", "": "not said"}
@@ -77,6 +78,27 @@ def faults_door_summary(counts: dict[str, int]) -> str:
         f"{counts['red']} red, {counts['yellow']} yellow.\nThe naming finding comes first in {counts['first']}. "
         f"Missed: {counts['missed']}; not measured: {counts['unmeasured']}."
     )
+
+
+def door_others(content: dict[str, Any]) -> str:
+    """Each correct script around somebody's trainer, and what was said of it."""
+    lines = [
+        [f"`{row['script']}`", row["light"] or "nothing", _accused(row), str(row["checked"]), f"{row['seconds']:.0f}"]
+        for row in content["rows"]
+    ]
+    lights = [row["light"] for row in content["rows"]]
+    captured = sum(row["captured"].startswith("captured") for row in content["rows"])
+    said = (
+        f"Of {len(lights)} scripts {lights.count('red')} are red, {lights.count('yellow')} yellow, "
+        f"{lights.count('not measured')} not measured; of {captured} a Subject was captured. "
+        "`nox -s nightly` asks again."
+    )
+    return f"{table(['correct script', 'light', 'by', 'checked', 'seconds'], lines)}\n\n{said}"
+
+
+def _accused(row: dict[str, Any]) -> str:
+    checks = [f"`{each.split()[1].rstrip(':')}`" for each in row["findings"]]
+    return ", ".join(checks) or row["error"].replace("|", "/")
 
 
 def door_cost(content: dict[str, Any]) -> str:
