@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.door.questions.question import Question
+from andon.verify.capturing.micro_batch import Captured
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 TAKES = {"nll_loss": "logarithms of probabilities", "cross_entropy": "scores before a softmax"}
