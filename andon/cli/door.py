@@ -41,7 +41,7 @@ Examples:
 @click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
 @click.option(
     "--write",
-    "written",
+    "output",
     type=click.Path(path_type=Path),
     metavar="FILE.py",
     help="Write what was captured as code to go on from, for `andon verify FILE:subject`; FILE.py must not exist.",
@@ -55,7 +55,7 @@ def verify(
     budget: float,
     ignore: tuple[str, ...],
     reasons: tuple[str, ...],
-    written: Path | None,
+    output: Path | None,
     *,
     in_copy: bool,
     watch_only: bool,
@@ -70,13 +70,13 @@ def verify(
     """
     if len(ignore) != len(reasons):
         raise click.UsageError(f"{len(ignore)} --ignore and {len(reasons)} --reason: each check left out needs its own")
-    if written and watch_only:
+    if output and watch_only:
         raise click.UsageError(
             "--write writes what is captured, and --watch-only captures nothing: leave one of them out"
         )
     limits = Limits(steps, budget, checks=not watch_only)
     shown = {"strict": strict, "as_json": as_json, "quiet": quiet}
-    drive(words, limits, in_copy=in_copy, ignore=ignore, written=written, **shown)
+    drive(words, limits, in_copy=in_copy, ignore=ignore, written=output, **shown)
 
 
 def drive(
