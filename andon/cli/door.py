@@ -22,6 +22,7 @@ Examples:
   andon verify -- python train.py --batch-size 8
   andon verify --in-copy -- python -m package.train
   andon verify --write my_checks.py -- python train.py
+  andon verify --resume-command 'python train.py --resume' -- python train.py
   andon verify --steps 50 --json -- torchrun --nproc-per-node 2 train.py
 """,
 )
@@ -46,6 +47,11 @@ Examples:
     metavar="FILE.py",
     help="Write what was captured as code to go on from, for `andon verify FILE:subject`; FILE.py must not exist.",
 )
+@click.option(
+    "--resume-command",
+    metavar="TEXT",
+    help="Stop a second run after its first save, resume it by this command, and hold it to the first; in copies.",
+)
 @click.option("--strict", is_flag=True, help="Yellow findings make the exit code 1, as red ones do.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; the script's output goes to stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
@@ -56,6 +62,7 @@ def verify(
     ignore: tuple[str, ...],
     reasons: tuple[str, ...],
     output: Path | None,
+    resume_command: str | None,
     *,
     in_copy: bool,
     watch_only: bool,
@@ -74,9 +81,12 @@ def verify(
         raise click.UsageError(
             "--write writes what is captured, and --watch-only captures nothing: leave one of them out"
         )
-    limits = Limits(steps, budget, checks=not watch_only)
+    resume = shlex.split(resume_command or "")
+    if resume_command is not None and not resume:
+        raise click.UsageError("--resume-command is empty: say how a run is resumed, 'python train.py --resume'")
+    limits = Limits(steps, budget, checks=not watch_only, trail=bool(resume))
     shown = {"strict": strict, "as_json": as_json, "quiet": quiet}
-    drive(words, limits, in_copy=in_copy, ignore=ignore, written=output, **shown)
+    drive(words, limits, in_copy=in_copy, ignore=ignore, written=output, resume=resume, **shown)
 
 
 def drive(
@@ -89,17 +99,24 @@ def drive(
     quiet: bool = False,
     ignore: Sequence[str] = (),
     written: Path | None = None,
+    resume: Sequence[str] = (),
 ) -> None:
     """Run a command, print what came of it, write what was captured where that is wanted, and exit."""
     from andon.door.answer import answer
+    from andon.door.continuation import CONTINUATION
+    from andon.door.resume_command import continued
     from andon.door.written import refused, write
 
     if written and (reason := refused(written)):
         raise click.UsageError(f"--write: {reason}")
-    if shutil.which(words[0]) is None:
-        raise click.UsageError(f"there is no program {words[0]!r} on the path")
-    outcome = launch(words, limits, in_copy=in_copy, quiet_stdout=as_json)
+    for program in (words[0], *resume[:1]):
+        if shutil.which(program) is None:
+            raise click.UsageError(f"there is no program {program!r} on the path")
+    outcome = launch(words, limits, in_copy=in_copy or bool(resume), quiet_stdout=as_json)
+    if resume and not outcome.returncode:
+        outcome = replace(outcome, results=[*outcome.results, continued(words, resume, limits, outcome)])
     said = answer(words, outcome, strict=strict, ignore=ignore)
+    said = replace(said, not_resumed=said.report.not_applicable.get(CONTINUATION.name, "") if resume else "")
     if written:
         said = replace(said, writing=write(written, shlex.join(words), outcome.results))
     if as_json:

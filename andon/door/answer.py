@@ -24,18 +24,20 @@ class Answer:
     reason: str = ""
     returncode: int = 0
     writing: Writing | None = None  # where a file was to be written
+    not_resumed: str = ""  # what the comparison with a resumed run would need, where one was to be made
 
     @property
     def exit_code(self) -> int:
         """That of a command that failed; else that of the report, and 3 where nothing was measured or to be written."""
         if self.returncode:
             return self.returncode if self.returncode > 0 else 128 - self.returncode
-        unwritten = self.writing is not None and self.writing.lack
-        return NOT_MEASURED if self.reason else self.report.exit_code or (NOT_MEASURED if unwritten else 0)
+        lacking = self.not_resumed or (self.writing.lack if self.writing else "")
+        return NOT_MEASURED if self.reason else self.report.exit_code or (NOT_MEASURED if lacking else 0)
 
     def as_text(self, *, quiet: bool = False) -> str:
         """For a terminal: what was captured first."""
         said = f"{self.writing}\n" if self.writing else ""
+        said += f"the resumed run is not measured: it needs {self.not_resumed}\n" if self.not_resumed else ""
         if self.reason:
             return f"not measured: {self.reason}\n{said}"
         known = replace(self.report, not_applicable={})
@@ -48,6 +50,7 @@ class Answer:
         extra = {"captured": list(self.seen), "not_measured": self.reason, "returncode": self.returncode}
         if self.writing:
             extra |= {"written": "" if self.writing.lack else str(self.writing.path), "not_written": self.writing.lack}
+        extra |= {"not_resumed": self.not_resumed} if self.not_resumed else {}
         return json.dumps([{**content[0], **extra, "exit_code": self.exit_code}], indent=2) + "\n"
 
 

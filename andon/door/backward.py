@@ -50,6 +50,8 @@ class BackwardNotes:
         self.run.backwards += 1
         loss = tensors if isinstance(tensors, Tensor) else next(iter(tensors), None)
         self.run.loss_place = places.here()
+        if self.run.trail is not None:
+            self.run.trail.note_loss(loss)
         for each in self.run.optimizing.values():
             _count(each, self.run.loss_place)
             self._tell_watch(each, loss)

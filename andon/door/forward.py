@@ -65,6 +65,8 @@ class ForwardNotes:
         passes.with_gradients += gradients
         passes.modules[id(module)] = module
         given = (*args, *kwargs.values())
+        if gradients and self.run.trail is not None:
+            self.run.trail.note_rows(given)
         passes.rows.note(given)
         self._note_inputs(passes, tensors_in(given))
         return passes

@@ -39,6 +39,7 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "settings": settings(run),
         "micro_batches": micro_batches(run),
         "entry": run.entry.as_json(),
+        "trail": run.trail.as_json() if run.trail else None,
         "steps": run.steps,
     }
 

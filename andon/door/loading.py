@@ -40,6 +40,8 @@ class LoadNotes:
     def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         def saved(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
             self.run.saves += 1
+            if self.run.trail is not None:
+                self.run.trail.note_save(f)
             self._written[_path(f)] = self.run.steps
             return save(obj, f, *args, **kwargs)
 
@@ -49,6 +51,8 @@ class LoadNotes:
         def loaded(f: Any, *args: Any, **kwargs: Any) -> Any:
             content = load(f, *args, **kwargs)
             if not self.run.over:
+                if self.run.trail is not None:
+                    self.run.trail.note_load(f)
                 self._note(content, _path(f))
             return content
 

@@ -13,6 +13,7 @@ from andon.door.loading import LoadNotes
 from andon.door.records import Run
 from andon.door.scheduling import ScheduleNotes
 from andon.door.stepping import StepNotes
+from andon.door.trail import Trail
 from andon.door.windows import Windows
 
 
@@ -21,6 +22,8 @@ def begin(options: dict[str, Any]) -> None:
     run = Run(entry=entry_now())
     windows = Windows(run, options)
     ending = Ending(run, options, windows.fork)
+    if options["trail"]:
+        run.trail = Trail(ending.kill if options["until_save"] else None)
     steps = StepNotes(run, windows, ending.after_step)
     for each in (
         ForwardNotes(run, windows),

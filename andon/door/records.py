@@ -17,6 +17,7 @@ from andon.door.phrases import Phrases
 from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
+from andon.door.trail import Trail
 from andon.door.uses import Use
 from andon.door.weights import Between
 from andon.verify.observation.optimizers import tensors_of
@@ -138,6 +139,7 @@ class Run:
     backwards: int = 0
     loss_place: Place | None = None
     saves: int = 0
+    trail: Trail | None = None  # where steps are noted one by one
     entry: Entry = field(default_factory=Entry)
     over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself: not by us, and not by an error

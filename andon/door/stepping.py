@@ -54,6 +54,8 @@ class StepNotes:
         each.window.partial = _accumulation_goes_on()
         if each.window.gradient is not None:
             each.window.scale = _scale(each.window, sample(each.optimizer))
+        if self.run.trail is not None:
+            self.run.trail.before_step(optimizer)
         if not each.steps:
             resumed(each, self.run)
         self.windows.before_step(each)
