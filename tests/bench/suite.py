@@ -1,7 +1,7 @@
 """`python -m tests.bench.suite`: CPU seconds of the suite on our tiny subject, tier by tier, beyond importing torch.
 
-Each in a fresh process of one thread, as a user calls it; leaves reports/evidence/suite.json. Exit code: 0 within the budgets of
-configs/gates.toml, 1 above.
+Each in a fresh process of one thread, as a user calls it; leaves reports/evidence/suite.json. Exit code: 0 within the
+budgets of configs/gates.toml, 1 above.
 """
 
 import os
