@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from andon.door import places
 from andon.door.comparing import Comparing
 from andon.door.records import Passes, Run
+from andon.door.rehearsal import Rehearsals
 from andon.door.uses import drops, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
@@ -27,6 +28,7 @@ class ForwardNotes:
         self._random: Tensor | None = None  # numbers where the last pass without a backward pass ended
         self._drawn = False  # whether they have moved between two such passes of this stretch
         self._comparing = Comparing(run)
+        self._rehearsals = Rehearsals(run, windows)
 
     def install(self) -> None:
         """Note every call of a module."""
@@ -67,6 +69,7 @@ class ForwardNotes:
         given = (*args, *kwargs.values())
         passes.rows.note(given)
         self._note_inputs(passes, tensors_in(given))
+        self._rehearsals.before(passes, given)
         return passes
 
     def after(self, passes: Passes, result: Any) -> None:

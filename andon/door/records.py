@@ -143,6 +143,7 @@ class Run:
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     comparisons: list[Comparison] = field(default_factory=list)
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
+    rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
     births: Births = field(default_factory=Births)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
