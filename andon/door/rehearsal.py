@@ -23,16 +23,19 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from torch.overrides import TorchFunctionMode
 
 from andon.door import places
-from andon.door.fork import Fork
 from andon.door.records import Passes, Run
 from andon.door.windows import Windows
+from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
 
 KNOWN = (2.0, 3.0)  # each loss is the first of them in one child, with all right, and the second in another, with none
+GOOD_AND_BAD = (1e-3, 30.0)  # the same, to see what the script does then
+ALL = 1 << 30
 PLACES = 2  # of a script that are looked at
 SECONDS = 15.0  # of a child
 SEVERAL = 2  # passes, before a function that returns has gone through an evaluation
@@ -65,6 +68,10 @@ class Rehearsed:
     unknown: bool = False  # whether the script's losses may be sums: they are made known where they become numbers
     items: list[tuple[int, float]] = field(default_factory=list)  # losses that became numbers, by their pass
     values: list[tuple[float, float]] = field(default_factory=list)  # what came of it all, and to what it is rounded
+    follows: bool = False  # whether this is of what the script does then
+    kept: int = 0  # times that weights were taken or saved
+    rates: list[float] = field(default_factory=list)  # where training goes on
+    plateaus: list[tuple[str, float]] = field(default_factory=list)  # what ReduceLROnPlateau was given, by its mode
 
 
 class Rehearsals:
@@ -72,7 +79,7 @@ class Rehearsals:
 
     def __init__(self, run: Run, windows: Windows) -> None:
         self.run, self.windows = run, windows
-        self._known: set[Any] = set()  # places
+        self._known: dict[Any, int] = {}  # places, and the last of their stretches that was gone through
         self._child: Rehearsal | None = None
 
     def before(self, passes: Passes, values: tuple[Any, ...]) -> None:
@@ -80,16 +87,18 @@ class Rehearsals:
         if self._child is not None:
             self._child.passing(values)
         elif self._is_due(passes):
-            self._known.add(passes.chain)
-            for place, loss in enumerate(KNOWN):
+            follows = passes.chain in self._known
+            self._known[passes.chain] = ALL if follows else passes.stretches
+            for place, loss in enumerate(GOOD_AND_BAD if follows else KNOWN):
                 if self.windows.fork.begin():
-                    self._child = Rehearsal(loss, self.windows.fork, right=place == 0)
+                    self._child = Rehearsal(loss, self, right=place == 0, follows=follows)
                     self._child.begin(passes, values)
                     return
 
     def _is_due(self, passes: Passes) -> bool:
         """Whether the script begins to evaluate here what it trains, alone: it shares no file, process or thread."""
-        new = passes.chain not in self._known and len(self._known) < PLACES
+        known = self._known.get(passes.chain)
+        new = known < passes.stretches if known is not None else len(self._known) < PLACES
         evaluates = new and bool(self.run.steps) and not passes.trained and not torch.is_grad_enabled()
         trained = {id(each.model) for each in self.run.optimizing.values()}
         can = evaluates and self.windows.fork.possible and self.windows.options["checks"]
@@ -99,9 +108,10 @@ class Rehearsals:
 class Rehearsal(TorchFunctionMode):
     """In a child: makes losses and comparisons known, until the evaluation is over."""
 
-    def __init__(self, loss: float, fork: Fork, *, right: bool) -> None:
+    def __init__(self, loss: float, rehearsals: Rehearsals, *, right: bool, follows: bool) -> None:
         super().__init__()
-        self.seen, self.fork, self.right = Rehearsed("", loss), fork, right
+        self.seen, self.right = Rehearsed("", loss, follows=follows), right
+        self.fork, self.run = rehearsals.windows.fork, rehearsals.run
         self.frames: list[FrameType] = []
         self.text = io.StringIO()
         self.over = False
@@ -133,14 +143,25 @@ class Rehearsal(TorchFunctionMode):
         signal.signal(signal.SIGALRM, lambda *_: self.end())
         signal.alarm(int(2 * SECONDS))
         sys.dont_write_bytecode = True
+        around(torch, "save", lambda _: self._keep)
+        around(nn.Module, "state_dict", lambda taken: _before(taken, self._keep))
+        around(lr_scheduler.ReduceLROnPlateau, "step", lambda step: _before(step, self._plateau))
         for owner, name in WRITERS:
             if owner in sys.modules:
                 setattr(sys.modules[owner], name, lambda *_, **__: self.end())
+
+    def _keep(self, *_: Any, **__: Any) -> None:
+        self.seen.kept += 1
+
+    def _plateau(self, schedule: Any, figure: Any, *_: Any) -> None:
+        self.seen.plateaus.append((schedule.mode, float(figure)))
 
     def end(self) -> None:
         """Answer, and end this child."""
         self.over = True
         sys.setprofile(None)
+        optimizers = [each.optimizer for each in self.run.optimizing.values()]
+        self.seen.rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
         printed = [(float(each[0]), 0.6 * 10.0 ** -len(each[1])) for each in PRINTED.finditer(self.text.getvalue())]
         self.seen.values += printed
         self.fork.end({"rehearsed": asdict(self.seen)})
@@ -184,7 +205,7 @@ class Rehearsal(TorchFunctionMode):
         """Python calls this where functions return."""
         if event != "return" or not any(frame is each for each in self.frames):
             return
-        if self.seen.passes >= SEVERAL:
+        if self.seen.passes >= SEVERAL and not self.seen.follows:
             self.seen.values = [(each, 1e-5 * abs(each)) for each in _numbers(value)]
             self.text = io.StringIO()
             self.end()
@@ -196,6 +217,14 @@ class Rehearsal(TorchFunctionMode):
         writes = event == "open" and isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
         if writes or (event.startswith(TOUCHES) and event not in READS):
             self.end()
+
+
+def _before(function: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        note(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return noted
 
 
 @cache
@@ -247,7 +276,7 @@ def _is_alone() -> bool:
 
 def _descriptors() -> list[int]:
     folder = Path("/proc/self/fd")
-    return [int(each) for each in os.listdir(folder) if int(each) > 2] if folder.exists() else []  # noqa: PTH208, PLR2004 - listed before it is opened
+    return [int(each) for each in os.listdir(folder) if int(each) > 2] if folder.exists() else []  # noqa: PTH208 - listed before it is opened
 
 
 def _is_shared(descriptor: int) -> bool:
