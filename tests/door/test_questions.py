@@ -132,6 +132,9 @@ def test_pairs_and_targets(loss_of: Call, check: Asks, light: Light) -> None:
         (functional.nll_loss, functional.softmax, CheckFailed),
         (functional.cross_entropy, functional.softmax, CheckFailed),
         (functional.nll_loss, lambda x, _: x + 4, Unusual),
+        (functional.nll_loss, lambda x, _: x.log_softmax(0), CheckFailed),
+        (lambda x, y: functional.cross_entropy(x, functional.one_hot(y, 4).float()), lambda x, _: x, None),
+        (lambda x, y: functional.cross_entropy(x, 2 * functional.one_hot(y, 4).float()), lambda x, _: x, Unusual),
     ],
 )
 def test_probabilities_are_no_scores(made: Call, scores: Call, light: Light) -> None:
