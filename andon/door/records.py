@@ -11,6 +11,7 @@ from torch import Tensor
 
 from andon.door.births import Births
 from andon.door.carrying import Carrying
+from andon.door.entry import Entry
 from andon.door.loaded import Loaded, Lost, Resumed
 from andon.door.phrases import Phrases
 from andon.door.places import Place
@@ -139,6 +140,7 @@ class Run:
     backwards: int = 0
     loss_place: Place | None = None
     saves: int = 0
+    entry: Entry = field(default_factory=Entry)
     over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself: not by us, and not by an error
     scaling: Scaling = field(default_factory=Scaling)

@@ -41,7 +41,6 @@ def calls_noted(model: nn.Module, seen: list[Call], autocast: set[bool]) -> Gene
 @contextmanager
 def places_noted(model: nn.Module, began: State, elsewhere: list[bool]) -> Generator[None]:
     """Notes of the outermost passes with gradients whether they run at other weights than the step began with."""
-
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def enter(module: nn.Module, *_: Any, outermost: bool) -> bool:
