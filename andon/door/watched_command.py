@@ -37,6 +37,8 @@ class Limits:
     live: bool = False  # say what is found in the step that shows it
     trail: bool = False  # note what each step was
     until_save: bool = False  # be killed where the first step after a save begins
+    trace: str = ""  # a folder: record the run there, and nothing else
+    otlp: str = ""  # and send it there
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 def _environment(out: Path, limits: Limits) -> dict[str, str]:
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(INJECTED), *([before] if before else [])])
+    if limits.trace:
+        options = {"package": str(PACKAGE), "trace": limits.trace, "otlp": limits.otlp}
+        return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options)}
     options = {
         "package": str(PACKAGE),
         "out": str(out),
@@ -100,8 +107,6 @@ def _environment(out: Path, limits: Limits) -> dict[str, str]:
         "trail": limits.trail,
         "until_save": limits.until_save,
     }
-    before = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(INJECTED), *([before] if before else [])])
     return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options), "TORCHDYNAMO_DISABLE": "1"}
 
 

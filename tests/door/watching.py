@@ -24,6 +24,7 @@ class Watching:
             before_step=self._find_model,
             backward_ended=lambda: None,
             after_step=nothing,
+            fork=SimpleNamespace(possible=False),
             call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs),
         )
         self._steps = StepNotes(self.run, windows, lambda: None)

@@ -93,6 +93,33 @@ def check_next_token(captured: Captured) -> None:
         raise NotApplicable("targets that stand in the batch, at one distance from the logits that predict them")
 
 
+def check_axes(captured: Captured) -> None:
+    """Targets that stand in the batch do so in the order of the logits that predict them.
+
+    Asked of a part (B, T) or (T, B) and of as many targets: they are found in it at one distance, along T.
+
+    Silent because each logit has a target, of another place and text: only what is frequent is learned.
+
+    Look at `t()`, `view` and `reshape` of targets, or of logits, whose two first axes the other one has exchanged.
+    """
+    shown, asked = shown_in(captured), False
+    for name, part in captured.parts.items():
+        if part.dim() != 2 or part.is_floating_point() or part.numel() != shown.targets.numel() or min(part.shape) < 2:
+            continue
+        rows = shown.targets.reshape(part.shape)
+        exchanged = shown.targets.reshape(part.shape[::-1])
+        straight = [_distance(part, rows), _distance(part.t(), rows.t())]
+        if any(each is not None for each in straight):
+            asked = True
+        elif _distance(part, exchanged.t()) is not None or _distance(part.t(), exchanged) is not None:
+            raise CheckFailed(
+                f"the {rows.numel()} targets are the tokens of {name!r} {tuple(part.shape)}, with its two axes "
+                "exchanged: most logits predict another row's token"
+            )
+    if not asked:
+        raise NotApplicable("targets that stand in a part of the batch of as many tokens")
+
+
 def _distance(part: Tensor, targets: Tensor) -> int | None:
     """How many places ahead targets (B, T), or flattened, are found in a part (B, T)."""
     rows, time = part.shape
@@ -172,4 +199,5 @@ QUESTIONS = (
     Question("run.own_target", check_own_target),
     Question("run.ignored", check_ignored),
     Question("run.next_token", check_next_token),
+    Question("run.axes", check_axes),
 )

@@ -8,6 +8,7 @@ from andon.door.statements import (
     batches,
     data,
     evaluation,
+    figures,
     half,
     held_out,
     kept,
@@ -34,4 +35,5 @@ STATEMENTS = (
     *held_out.STATEMENTS,
     *references.STATEMENTS,
     *evaluation.STATEMENTS,
+    *figures.STATEMENTS,
 )

@@ -1,5 +1,7 @@
 """What optimizers hold, and how they are set."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from andon.door.idle import stayed
@@ -9,6 +11,7 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 HALF = 0.5
 AGAIN = 2  # steps, of some that are looked at
+LONG, RISING = 20, 0.9  # steps, and the share of them in which a rate rises that does not come to its peak
 NOTHING = 1e-4  # of its peak, to which a rate has fallen
 
 
@@ -39,7 +42,7 @@ def check_membership(run: Run) -> None:
 
 
 def check_norms_decay(run: Run) -> None:
-    """Where some parameters are spared from weight decay, the weights of norms and all biases are among them.
+    """Where groups have a weight decay of their own, some spare the weights of norms and all biases.
 
     Silent because norms that are pulled to zero only train a little worse.
 
@@ -50,7 +53,9 @@ def check_norms_decay(run: Run) -> None:
     asked = False
     for each in stepping(run, 1):
         decays = {id(p): float(group.get("weight_decay") or 0) for group in _groups(each) for p in group["params"]}
-        if each.model is None or min(decays.values(), default=0) > 0 or max(decays.values(), default=0) == 0:
+        sets = any(group.get("weight_decay") != each.optimizer.defaults.get("weight_decay") for group in _groups(each))
+        spares = min(decays.values(), default=0) == 0
+        if each.model is None or max(decays.values(), default=0) == 0 or not (sets or spares):
             continue
         asked = True
         vectors = {
@@ -61,13 +66,14 @@ def check_norms_decay(run: Run) -> None:
             for name in [f"{module_name}.{own}"]
         }
         decayed = sorted(name for name, decay in vectors.items() if decay)
-        if decayed and len(decayed) < len(vectors):
+        if decayed and (len(decayed) < len(vectors) or not spares):
+            others = "the others" if spares else "nothing, though they have a decay of their own"
             raise Unusual(
                 f"{len(decayed)} of {len(vectors)} biases and weights of norms are decayed: {listed(decayed)}; the "
-                f"groups{at(each.made)} spare the others"
+                f"groups{at(each.made)} spare {others}"
             )
     if not asked:
-        raise NotApplicable("an optimizer that decays some of its parameters and not all")
+        raise NotApplicable("an optimizer whose groups have a weight decay of their own")
 
 
 def check_coupled_decay(run: Run) -> None:
@@ -129,6 +135,58 @@ def check_rate_left(run: Run) -> None:
                 f"in {fallen} of {len(rates)} steps{at(each.stepped)} the learning rate was below {NOTHING:g} of its "
                 f"peak of {rates[peak]:.3g}: from step {last + 1} on, and {rates[-1]:.2g} at last{_movers(run, each)}"
             )
+
+
+def check_rate_peak(run: Run) -> None:
+    """A learning rate that rises comes to its peak before the run ends.
+
+    Silent because a rate that is far below what was meant trains, too, only slower.
+
+    Look at what a warm-up's length, or the schedule's, counts: steps, micro-batches or epochs.
+
+    Yellow alone: whoever stops a run early, or looks for a rate, does so.
+    """
+    asked = False
+    for each in stepping(run, LONG):
+        rates = [max(rates, default=0.0) for rates in each.rates]
+        if not run.ended or max(rates) <= rates[0]:
+            continue
+        asked = True
+        rising = sum(1 for one, other in pairwise(rates) if other > one)
+        if rates[-1] == max(rates) and rising > RISING * len(rates):
+            raise Unusual(
+                f"the learning rate{at(each.made)} rose in {rising} of {len(rates)} steps{at(each.stepped)}, from "
+                f"{rates[0]:.3g} to {rates[-1]:.3g}, and the run ends there{_movers(run, each)}"
+            )
+    if not asked:
+        raise NotApplicable(f"a learning rate that rises, in a run of {LONG} steps that comes to its end")
+
+
+def check_group_learns(run: Run) -> None:
+    """Each of an optimizer's groups holds something that is to be learned.
+
+    Asked where it has several, some of whose tensors are to be learned, at the run's end.
+
+    Silent because the other groups learn.
+
+    Look for what was frozen, by `requires_grad`, and was to be thawed before this optimizer's steps.
+
+    Yellow alone: whoever freezes a group for a while does so.
+    """
+    asked = False
+    for each in stepping(run, 8):
+        learns = [any(p.requires_grad for p in group["params"]) for group in _groups(each) if group["params"]]
+        if len(learns) < AGAIN or not any(learns):
+            continue
+        asked = True
+        if not all(learns):
+            place = learns.index(False)
+            raise Unusual(
+                f"none of the {len(_groups(each)[place]['params'])} tensors in group {place} of the optimizer"
+                f"{at(each.made)}, whose rate is {_groups(each)[place].get('lr'):.3g}, requires a gradient"
+            )
+    if not asked:
+        raise NotApplicable("an optimizer of several groups, some of which learn")
 
 
 def _movers(run: Run, each: Optimizing) -> str:
@@ -221,5 +279,7 @@ STATEMENTS = (
     Statement("run.coupled_decay", check_coupled_decay),
     Statement("run.rates", check_rates),
     Statement("run.rate_left", check_rate_left),
+    Statement("run.rate_peak", check_rate_peak),
     Statement("run.group_rates", check_group_rates),
+    Statement("run.group_learns", check_group_learns),
 )

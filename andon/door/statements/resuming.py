@@ -3,7 +3,7 @@
 from andon.door.loaded import Loaded, Saved
 from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import Statement, at
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 from andon.verify.observation.optimizers import tensors_of
 
 
@@ -35,6 +35,21 @@ def check_resumed(run: Run) -> None:
         raise NotApplicable("weights from a file that holds their optimizer's state as well")
 
 
+def check_loaded(run: Run) -> None:
+    """Of a state that is loaded into a module some names are the module's.
+
+    Silent because `strict=False` minds nothing: the module stays as it was drawn, and learns from there.
+
+    Look at a prefix that a wrapper has added to the names, or one that is cut off in vain: print what it returns.
+    """
+    for each in run.lost:
+        raise CheckFailed(
+            f"of {each.names} names in a state that a {each.module} was given{at(each.place)}, it does not have "
+            f"{listed(list(each.unknown))}; {each.prefixed} are its own but for a prefix, and {each.missing} of its "
+            "names were left as they are"
+        )
+
+
 def _judge_moments(loaded: Loaded, each: Optimizing, *, empty: bool) -> None:
     if loaded.optimizer_used or not empty:
         return
@@ -55,4 +70,4 @@ def _is_of(saved: Saved, each: Optimizing) -> bool:
     return (saved.groups, saved.parameters) == counts and set(saved.shapes) <= set(shapes)
 
 
-STATEMENTS = (Statement("run.resumed", check_resumed),)
+STATEMENTS = (Statement("run.resumed", check_resumed), Statement("run.loaded", check_loaded))
