@@ -29,13 +29,15 @@ class _Captured(BaseException):
 def capture(function: Callable[[], Any], *, step: int = THIRD) -> Subject:
     """Run a function that trains up to a micro-batch, and return that as a Subject.
 
-    `step`: whose first micro-batch, counting an optimizer's steps from 1. The function runs as it does alone and ends
-    within its own `backward()`: nothing of that step is made. What it prints goes to stderr; random numbers, torch's
-    global settings and `sys.argv` go on as before. The Subject holds a copy of the model as it was before the pass, the
-    micro-batch by the names of the arguments that it is given as, the loss as torch calls between the model and
-    `backward()` made it, without a last constant factor, and the optimizer's class, groups and settings. What was
-    computed in Python in between (a length, an `.item()`) is a constant to it. Set its other fields by
-    `dataclasses.replace`.
+    `step`: whose first micro-batch, counting an optimizer's steps from 1. The function ends within its own
+    `backward()`, through its `finally` blocks: nothing of that step is made. Random numbers that it does not seed begin
+    alike each time, and what it prints goes to stderr; random numbers, torch's global settings and `sys.argv` are
+    afterwards as before.
+
+    The Subject holds a copy of the model as it was before the pass, the micro-batch by the names of the arguments that
+    it is given as, the loss as torch calls between the model and `backward()` made it, without a last constant factor,
+    and the optimizer's class, groups and settings. What was computed in Python in between (a length, an `.item()`) is a
+    constant to it. Set its other fields by `dataclasses.replace`.
 
     Raises:
         SubjectError: the function ended before, or what it does cannot be made again: an error in its message.
@@ -172,6 +174,10 @@ class _Window:
                 self.subject = micro_batch.as_subject(made)
         except NotApplicable as lack:
             self.lack = f"what the function does cannot be captured: it needs {lack}"
+        except Exception as error:  # noqa: BLE001 - whatever a replay of somebody's code raises is why it is not captured
+            self.lack = (
+                f"what the function does cannot be captured: made again, it raised {type(error).__name__}: {error}"
+            )
 
     def _first(self, recorder: Recorder) -> nn.Module:
         """The first module whose pass was recorded."""

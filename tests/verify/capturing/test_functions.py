@@ -1,5 +1,6 @@
 """`verify.capture`: a function that trains becomes a Subject of one of its micro-batches, and nothing else changes."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -117,6 +118,31 @@ def test_what_cannot_be_made_again_is_refused() -> None:
             optimizer.step()
 
     with pytest.raises(verify.SubjectError, match="cannot be captured: it needs a loss that torch calls make"):
+        verify.capture(train)
+
+
+def test_what_fails_when_it_is_made_again_is_refused() -> None:
+    """Behavior: an error of the replay is why nothing is captured, even where the function goes on after errors."""
+
+    class Once(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 1)
+            self.own = id(self)
+
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in torch
+            if id(self) != self.own:  # a copy
+                raise OSError("read twice")
+            return super().forward(input)
+
+    def train() -> None:
+        model = Once()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            with contextlib.suppress(Exception):
+                model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+
+    with pytest.raises(verify.SubjectError, match="made again, it raised OSError: read twice"):
         verify.capture(train)
 
 
