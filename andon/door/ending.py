@@ -48,7 +48,7 @@ class Ending:
         if not self._first_step:
             self._first_step, self._wall = time.process_time(), time.monotonic()
         steps, budget = self.options.get("steps"), self.options["budget"]
-        spent = time.process_time() - self._first_step
+        spent = time.process_time() - self._first_step + self.fork.spent()
         late = spent > budget or time.monotonic() - self._wall > 4 * budget
         if (steps and self.run.steps >= steps) or (not steps and late and self.run.steps >= self.options["least"]):
             self._stopped = True

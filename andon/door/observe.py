@@ -17,8 +17,8 @@ from andon.door.trail import Trail
 from andon.door.windows import Windows
 
 
-def begin(options: dict[str, Any]) -> None:
-    """Watch from here to the process's end, or to the limits of `options`."""
+def begin(options: dict[str, Any]) -> Run:
+    """Watch from here to the process's end, or to the limits of `options`; what is returned holds all that was seen."""
     run = Run(entry=entry_now())
     windows = Windows(run, options)
     ending = Ending(run, options, windows.fork)
@@ -35,5 +35,5 @@ def begin(options: dict[str, Any]) -> None:
     ):
         each.install()
     run.scaling.install()
-
     ending.install()
+    return run

@@ -34,7 +34,7 @@ class Phrases:
     otherwise: int = 0  # of them, those with something else around them
 
     def note(self, tensor: Tensor, *, trained: int = 0) -> None:
-        """Add a batch (B, T) of token ids, which so many of training came before; most later ones are passed over."""
+        """Add a batch (B, T) of token ids, after so many of training: most of the later ones are passed over."""
         if trained > ALL and trained % EVERY:
             return
         if len(self.around) >= MOST or tensor.dim() != 2 or tensor.is_floating_point() or tensor.dtype == torch.bool:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INJECTED = Path(__file__).resolve().parent / "inject"
-BUDGET = 60.0  # CPU seconds of watching, from the first step
+BUDGET = 60.0  # CPU seconds of the script and of checks that have ended, from the first step
 CHECK_BUDGET = 45.0  # seconds for the checks of one captured Subject
 LEAST = 20  # steps before the budget ends a run
 GRACE = 5.0  # seconds for a command that was interrupted

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WORDS, WIDTH, HEADS, LAYERS, LENGTH, ROWS = 65, 384, 6, 6, 64, 4
+WORDS, HEADS, LAYERS, LENGTH, ROWS = 65, 6, 6, 64, 4
+WIDTH = 384
 
 
 class Block(nn.Module):
     """Attention and a feed-forward network, each beside its input."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.feed = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to the same."""
@@ -29,11 +30,11 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A small language model."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(WORDS, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WORDS, bias=False)
+        self.words, self.places = nn.Embedding(WORDS, width), nn.Embedding(LENGTH, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(LAYERS))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, WORDS, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, T) to logits (B, T, V)."""
@@ -44,7 +45,7 @@ class GPT(nn.Module):
 
 
 def batches(count: int) -> list[Tensor]:
-    """Rows of made-up text (B, T + 1): each word follows from the one before, but for a few."""
+    """Rows of made-up text (B, T + 1): each word is one to three behind the one before."""
     steps = torch.randint(1, 4, (count, ROWS, LENGTH + 1))
     return list((torch.randint(WORDS, (count, ROWS, 1)) + steps.cumsum(-1)) % WORDS)
 
@@ -69,7 +70,7 @@ def main(steps: int) -> None:
         loss = step(model, optimizer, rows)
         schedule.step()
         if number % 10 == 0:
-            print(f"step {number}: loss {loss:.4f}")
+            sys.stdout.write(f"step {number}: loss {loss:.4f}\n")
 
 
 if __name__ == "__main__":
