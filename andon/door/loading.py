@@ -40,6 +40,8 @@ class LoadNotes:
     def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         def saved(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
             self.run.saves += 1
+            if isinstance(obj, Mapping) and not obj:
+                self.run.empty_saves.append(places.here())
             self._written[_path(f)] = self.run.steps
             return save(obj, f, *args, **kwargs)
 
