@@ -100,9 +100,7 @@ def _is_meant(name: str) -> bool:
 
 
 STATEMENTS = (
-    
     Statement("run.reference", check_reference),
     Statement("run.stands", check_stands),
     Statement("run.frozen", check_frozen),
-,
 )

@@ -86,9 +86,7 @@ def _is_of(saved: Saved, each: Optimizing) -> bool:
 
 
 STATEMENTS = (
-    
     Statement("run.resumed", check_resumed),
     Statement("run.loaded", check_loaded),
     Statement("run.saved", check_saved),
-,
 )
