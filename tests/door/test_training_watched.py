@@ -17,7 +17,8 @@ from andon.door.scheduling import ScheduleNotes
 from andon.door.statements.evaluation import check_mode
 from andon.door.statements.half import check_loss
 from andon.door.statements.kept import check_gradient, check_kept
-from andon.door.statements.optimizers import check_membership, check_rate_left
+from andon.door.statements.optimizers import check_membership
+from andon.door.statements.rates import check_rate_left
 from andon.door.statements.references import check_reference
 from andon.door.statements.resuming import check_resumed
 from andon.door.statements.schedule import check_schedule_length, check_schedule_used

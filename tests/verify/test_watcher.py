@@ -208,6 +208,18 @@ def test_a_loss_that_stays_the_same() -> None:
         returns(batch(torch.Generator())["tokens"])
 
 
+def test_gradients_left_on_what_is_no_longer_trained() -> None:
+    """Behavior: what was frozen after it had a gradient, and is in no optimizer, is not expected to move."""
+    model, optimizer = small()
+    data = batch(torch.Generator().manual_seed(0))
+    loss(model, data).backward()
+    *body, head = model.parameters()
+    for p in body:
+        p.requires_grad_(False)
+    assert [] == kinds(train(model, AdamW([head], lr=1e-2)))
+    assert all(p.grad is not None for p in body)
+
+
 def test_updates_in_eval_mode() -> None:
     """Behavior: eval mode after train mode is lost; eval mode from the start counts where there is dropout."""
     model, optimizer = small()
