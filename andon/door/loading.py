@@ -71,6 +71,8 @@ class LoadNotes:
 
     def _weights(self, module: Any, state: Any) -> None:
         values = list(state.values()) if isinstance(state, Mapping) else []
+        if values and self.run.steps and not self.run.over and _is_its_own(module, state):
+            self.run.own_states.append(places.here())
         for each in self.run.loads:
             if any(each.holds(value) for value in values):
                 each.models.append(module)
@@ -114,6 +116,12 @@ def _told(
         return result
 
     return loads
+
+
+def _is_its_own(module: Any, state: Mapping[str, Any]) -> bool:
+    """Whether what is to be put into a module are the tensors that it has."""
+    pairs = [(state[name], p) for name, p in module.named_parameters() if name in state]
+    return bool(pairs) and all(isinstance(one, Tensor) and one.data_ptr() == p.data_ptr() for one, p in pairs)
 
 
 def _ends(one: str, other: str) -> bool:

@@ -139,6 +139,7 @@ class Run:
     backwards: int = 0
     loss_place: Place | None = None
     saves: int = 0
+    own_states: list[Place | None] = field(default_factory=list)  # put into the modules whose they are
     empty_saves: list[Place | None] = field(default_factory=list)
     over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself: not by us, and not by an error

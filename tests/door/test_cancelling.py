@@ -11,7 +11,7 @@ from torch.nn import functional
 from andon.door.capture import Captured, capture
 from andon.door.questions.attention import check_scale
 from andon.door.questions.constant import check_cancels, check_constant
-from andon.door.questions.targets import check_axes
+from andon.door.questions.targets import check_axes, check_own_target
 from andon.door.torch_calls import Recorder
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import WORDS, Call, Light, light_of, recorded
@@ -94,6 +94,28 @@ def test_targets_are_in_the_order_of_their_logits(flattened: Call, light: Light)
         Recurrent(), lambda call, x, y: functional.cross_entropy(call(x), y), stream[:-1], flattened(stream[1:])
     )
     assert light is light_of(check_axes, captured)
+
+
+class Ahead(Recurrent):
+    """The same, read from both sides, or not."""
+
+    def __init__(self, *, both: bool) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(8, 8, bidirectional=both), nn.Linear(8 * (1 + both), WORDS)
+
+
+@pytest.mark.parametrize(
+    ("both", "ahead", "light"), [(False, 1, None), (False, 0, CheckFailed), (True, 0, None)], ids=range(3)
+)
+def test_a_stream_that_is_its_own_target_is_red(both: bool, ahead: int, light: Light) -> None:
+    """Behavior: logits (T * B, V) of a stream (T, B) that predict the same token are red; of one read both ways not."""
+    torch.manual_seed(0)
+    stream = torch.randint(WORDS, (13, 5))
+    captured = recorded(
+        Ahead(both=both), lambda call, x, y: functional.cross_entropy(call(x), y), stream[:12],
+        stream[ahead:][:12].flatten(),
+    )  # fmt: skip
+    assert light is light_of(check_own_target, captured)
 
 
 class Attends(nn.Module):

@@ -1,5 +1,6 @@
 """What a watched loop throws away, leaves out or puts nowhere: each statement green, unasked, broken."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from andon.door.statements.kept import check_gradient
 from andon.door.statements.optimizers import check_group_learns, check_norms_decay
 from andon.door.statements.rates import check_rate_peak
 from andon.door.statements.references import check_frozen, check_reference, check_stands
-from andon.door.statements.resuming import check_loaded, check_saved
+from andon.door.statements.resuming import check_loaded, check_put_back, check_saved
 from andon.door.statements.steps import check_all_used
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import Asks, Light, light_of
@@ -207,6 +208,16 @@ def test_a_state_of_which_nothing_is_taken_is_red(noted: Run, names: Any, light:
     state = {names(name): value for name, value in nn.Linear(6, 6).state_dict().items()}
     nn.Linear(6, 6).load_state_dict(state, strict=False)
     assert light is light_of(check_loaded, noted)
+
+
+def test_weights_that_are_put_back_were_copied(noted: Run) -> None:
+    """Behavior: a state that is the module's own is yellow, once steps were taken; a copy of it is not."""
+    model, noted.steps = nn.Linear(6, 6), 3
+    model.load_state_dict(deepcopy(model.state_dict()))
+    check_put_back(noted)
+    model.load_state_dict(model.state_dict())
+    with pytest.raises(Unusual, match="the module's own tensors, 1 times"):
+        check_put_back(noted)
 
 
 def test_an_empty_file_is_yellow(noted: Run, tmp_path: Path) -> None:

@@ -50,6 +50,22 @@ def check_loaded(run: Run) -> None:
         )
 
 
+def check_put_back(run: Run) -> None:
+    """Weights that are put back into a module were kept apart from it: they are no tensors of its own.
+
+    Silent because nothing fails: what was kept has gone on with each step, and the last weights stay.
+
+    Look for `state_dict()` that is kept without a copy: `copy.deepcopy(model.state_dict())` is meant.
+
+    Yellow alone.
+    """
+    if run.own_states:
+        raise Unusual(
+            f"load_state_dict{at(run.own_states[0])} was given the module's own tensors, {len(run.own_states)} times, "
+            "after optimizer steps: it changes nothing"
+        )
+
+
 def check_saved(run: Run) -> None:
     """A mapping that is saved holds something.
 
@@ -88,5 +104,6 @@ def _is_of(saved: Saved, each: Optimizing) -> bool:
 STATEMENTS = (
     Statement("run.resumed", check_resumed),
     Statement("run.loaded", check_loaded),
+    Statement("run.put_back", check_put_back),
     Statement("run.saved", check_saved),
 )
