@@ -37,7 +37,7 @@ KNOWN = (2.0, 3.0)  # each loss is the first of them in one child, with all righ
 GOOD_AND_BAD = (1e-3, 30.0)  # the same, to see what the script does then
 ALL = 1 << 30
 PLACES = 2  # of a script that are looked at
-SECONDS = 15.0  # of a child
+SECONDS = 10.0  # of a child
 SEVERAL = 2  # passes, before a function that returns has gone through an evaluation
 LOSSES = (
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
@@ -52,6 +52,7 @@ WRITERS = (
     ("torch.serialization", "_open_file_like"),
     ("safetensors.torch", "serialize_file"),
 )
+WATCHERS = ("tqdm._monitor",)  # modules of threads that nobody waits for
 TOUCHES = ("os.", "shutil.", "socket.", "subprocess.", "sqlite3.", "urllib.")  # what ends a child before it happens
 READS = ("os.listdir", "os.scandir", "os.walk", "os.fork")
 PRINTED = re.compile(r"-?\d+\.(\d+)(?![\d.])")
@@ -150,6 +151,8 @@ class Rehearsal(TorchFunctionMode):
         signal.signal(signal.SIGALRM, lambda *_: self.end())
         signal.alarm(int(2 * SECONDS))
         sys.dont_write_bytecode = True
+        if "tqdm.std" in sys.modules:  # its lock is one for all processes
+            sys.modules["tqdm.std"].tqdm.set_lock(threading.RLock())
         around(torch, "save", lambda _: lambda *_, **__: self._keep())
         around(nn.Module, "state_dict", lambda taken: _before(taken, self._keep))
         around(lr_scheduler.ReduceLROnPlateau, "step", lambda step: _before(step, self._plateau))
@@ -281,7 +284,8 @@ def _script_frames() -> list[FrameType]:
 
 def _is_alone() -> bool:
     """Whether nothing that is read or written from here on is shared with the script's own process."""
-    return threading.active_count() == 1 and not active_children() and not any(map(_is_shared, _descriptors()))
+    threads = [each for each in threading.enumerate() if type(each).__module__ not in WATCHERS]
+    return len(threads) == 1 and not active_children() and not any(map(_is_shared, _descriptors()))
 
 
 def _descriptors() -> list[int]:
