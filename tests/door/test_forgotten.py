@@ -58,11 +58,12 @@ def test_gradients_that_are_thrown_away_are_yellow() -> None:
     ("rates", "light"),
     [
         ([0.1 * step for step in range(30)], Unusual),
+        ([0.1 * (step // 8) for step in range(32)], Unusual),
         ([min(1.0, 0.1 * step) for step in range(30)], None),
         ([1.0] * 30, NotApplicable),
         ([0.1 * step for step in range(10)], NotApplicable),
     ],
-    ids=["rises", "comes to its peak", "stays", "short"],
+    ids=["rises", "rises by epochs", "comes to its peak", "stays", "short"],
 )
 def test_a_rate_that_only_rises_is_yellow(rates: list[float], light: Light) -> None:
     """Behavior: a warm-up that ends is none; not asked of a rate that stays, or of a few steps."""

@@ -3,11 +3,11 @@
 from itertools import pairwise
 
 from andon.door.records import Optimizing, Run
-from andon.door.statements.statement import Statement, at, stepping
+from andon.door.statements.statement import FEW, Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 HALF = 0.5
-LONG, RISING = 20, 0.9  # steps, and the share of them in which a rate rises that does not come to its peak
+LONG, LATE = 20, 0.6  # steps of a run, and the share of them after which a warm-up is over
 NOTHING = 1e-4  # of its peak, to which a rate has fallen
 
 
@@ -69,11 +69,13 @@ def check_rate_peak(run: Run) -> None:
         if not run.ended or max(rates) <= rates[0]:
             continue
         asked = True
-        rising = sum(1 for one, other in pairwise(rates) if other > one)
-        if rates[-1] == max(rates) and rising > RISING * len(rates):
+        rises = [place for place, (one, other) in enumerate(pairwise(rates), 1) if other > one]
+        falls = any(other < one for one, other in pairwise(rates))
+        if not falls and len(rises) >= FEW and rises[-1] > LATE * len(rates):
             raise Unusual(
-                f"the learning rate{at(each.made)} rose in {rising} of {len(rates)} steps{at(each.stepped)}, from "
-                f"{rates[0]:.3g} to {rates[-1]:.3g}, and the run ends there{_movers(run, each)}"
+                f"the learning rate{at(each.made)} rose {len(rises)} times in {len(rates)} steps{at(each.stepped)}, "
+                f"from {rates[0]:.3g} to {rates[-1]:.3g}, at last in step {rises[-1] + 1}, and never fell"
+                f"{_movers(run, each)}"
             )
     if not asked:
         raise NotApplicable(f"a learning rate that rises, in a run of {LONG} steps that comes to its end")
