@@ -10,7 +10,7 @@ from andon.door import places
 from andon.door.comparing import Comparing
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
-from andon.door.uses import acts, drops, use_of
+from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
@@ -124,6 +124,7 @@ class ForwardNotes:
             return
         use.alone += 1
         use.acting += acts(use)
+        look_again(use, self.run.steps)
         use.place = passes.chain[0] if passes.chain else None
         passes.dropping += drops(use)
 

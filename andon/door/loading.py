@@ -42,6 +42,8 @@ class LoadNotes:
             self.run.saves += 1
             if self.run.trail is not None:
                 self.run.trail.note_save(f)
+            if isinstance(obj, Mapping) and not obj:
+                self.run.empty_saves.append(places.here())
             self._written[_path(f)] = self.run.steps
             return save(obj, f, *args, **kwargs)
 
@@ -73,6 +75,8 @@ class LoadNotes:
 
     def _weights(self, module: Any, state: Any) -> None:
         values = list(state.values()) if isinstance(state, Mapping) else []
+        if values and self.run.steps and not self.run.over and _is_its_own(module, state):
+            self.run.own_states.append(places.here())
         for each in self.run.loads:
             if any(each.holds(value) for value in values):
                 each.models.append(module)
@@ -116,6 +120,12 @@ def _told(
         return result
 
     return loads
+
+
+def _is_its_own(module: Any, state: Mapping[str, Any]) -> bool:
+    """Whether what is to be put into a module are the tensors that it has."""
+    pairs = [(state[name], p) for name, p in module.named_parameters() if name in state]
+    return bool(pairs) and all(isinstance(one, Tensor) and one.data_ptr() == p.data_ptr() for one, p in pairs)
 
 
 def _ends(one: str, other: str) -> bool:

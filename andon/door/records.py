@@ -143,11 +143,16 @@ class Run:
     saves: int = 0
     trail: Trail | None = None  # where steps are noted one by one
     entry: Entry = field(default_factory=Entry)
+    own_states: list[Place | None] = field(default_factory=list)  # put into the modules whose they are
+    empty_saves: list[Place | None] = field(default_factory=list)
     over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself: not by us, and not by an error
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     comparisons: list[Comparison] = field(default_factory=list)
+    crossed: list[tuple[Place | None, tuple[int, ...], tuple[int, ...], bool]] = field(
+        default_factory=list
+    )  # in a loss
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
     births: Births = field(default_factory=Births)

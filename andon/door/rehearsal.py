@@ -37,7 +37,7 @@ KNOWN = (2.0, 3.0)  # each loss is the first of them in one child, with all righ
 GOOD_AND_BAD = (1e-3, 30.0)  # the same, to see what the script does then
 ALL = 1 << 30
 PLACES = 2  # of a script that are looked at
-SECONDS = 15.0  # of a child
+SECONDS = 10.0  # of a child
 SEVERAL = 2  # passes, before a function that returns has gone through an evaluation
 LOSSES = (
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
@@ -45,12 +45,14 @@ LOSSES = (
 )  # fmt: skip
 AS_NUMBERS = ("item", "__float__", "tolist")
 IGNORED = -100
+YIELDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 EXACT = 1e-5
 WRITERS = (
     ("torch.serialization", "_open_zipfile_writer"),
     ("torch.serialization", "_open_file_like"),
     ("safetensors.torch", "serialize_file"),
 )
+WATCHERS = ("tqdm._monitor",)  # modules of threads that nobody waits for
 TOUCHES = ("os.", "shutil.", "socket.", "subprocess.", "sqlite3.", "urllib.")  # what ends a child before it happens
 READS = ("os.listdir", "os.scandir", "os.walk", "os.fork")
 PRINTED = re.compile(r"-?\d+\.(\d+)(?![\d.])")
@@ -91,9 +93,15 @@ class Rehearsals:
             self._known[passes.chain] = ALL if follows else passes.stretches
             for place, loss in enumerate(GOOD_AND_BAD if follows else KNOWN):
                 if self.windows.fork.begin():
-                    self._child = Rehearsal(loss, self, right=place == 0, follows=follows)
-                    self._child.begin(passes, values)
+                    self._begin(Rehearsal(loss, self, right=place == 0, follows=follows), passes, values)
                     return
+
+    def _begin(self, child: "Rehearsal", passes: Passes, values: tuple[Any, ...]) -> None:
+        self._child = child
+        try:
+            child.begin(passes, values)
+        except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
+            self.windows.fork.end({"reason": f"{type(error).__name__}: {error}"})
 
     def _is_due(self, passes: Passes) -> bool:
         """Whether the script begins to evaluate here what it trains, alone: it shares no file, process or thread."""
@@ -143,7 +151,9 @@ class Rehearsal(TorchFunctionMode):
         signal.signal(signal.SIGALRM, lambda *_: self.end())
         signal.alarm(int(2 * SECONDS))
         sys.dont_write_bytecode = True
-        around(torch, "save", lambda _: self._keep)
+        if "tqdm.std" in sys.modules:  # its lock is one for all processes
+            sys.modules["tqdm.std"].tqdm.set_lock(threading.RLock())
+        around(torch, "save", lambda _: lambda *_, **__: self._keep())
         around(nn.Module, "state_dict", lambda taken: _before(taken, self._keep))
         around(lr_scheduler.ReduceLROnPlateau, "step", lambda step: _before(step, self._plateau))
         for owner, name in WRITERS:
@@ -159,12 +169,15 @@ class Rehearsal(TorchFunctionMode):
     def end(self) -> None:
         """Answer, and end this child."""
         self.over = True
-        sys.setprofile(None)
-        optimizers = [each.optimizer for each in self.run.optimizing.values()]
-        self.seen.rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
-        printed = [(float(each[0]), 0.6 * 10.0 ** -len(each[1])) for each in PRINTED.finditer(self.text.getvalue())]
-        self.seen.values += printed
-        self.fork.end({"rehearsed": asdict(self.seen)})
+        try:
+            sys.setprofile(None)
+            optimizers = [each.optimizer for each in self.run.optimizing.values()]
+            self.seen.rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
+            printed = PRINTED.finditer(self.text.getvalue())
+            self.seen.values += [(float(each[0]), 0.6 * 10.0 ** -len(each[1])) for each in printed]
+            self.fork.end({"rehearsed": asdict(self.seen)})
+        finally:
+            os._exit(0)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -259,11 +272,11 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _script_frames() -> list[FrameType]:
-    """The script's frames that are running."""
+    """The script's functions that are running; a generator's yields look like returns."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - how the standard library's logging does it
     found = []
     while frame is not None:
-        if places.is_script(frame.f_code.co_filename):
+        if places.is_script(frame.f_code.co_filename) and not frame.f_code.co_flags & YIELDS:
             found.append(frame)
         frame = frame.f_back
     return found
@@ -271,7 +284,8 @@ def _script_frames() -> list[FrameType]:
 
 def _is_alone() -> bool:
     """Whether nothing that is read or written from here on is shared with the script's own process."""
-    return threading.active_count() == 1 and not active_children() and not any(map(_is_shared, _descriptors()))
+    threads = [each for each in threading.enumerate() if type(each).__module__ not in WATCHERS]
+    return len(threads) == 1 and not active_children() and not any(map(_is_shared, _descriptors()))
 
 
 def _descriptors() -> list[int]:

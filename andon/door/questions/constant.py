@@ -7,11 +7,13 @@ import torch
 from andon.door.questions.question import Question, again
 from andon.verify.access.calls import seeded
 from andon.verify.capturing.micro_batch import Captured
+from andon.verify.capturing.torch_calls import Entry
 from andon.verify.errors import CheckFailed, NotApplicable
 
 MOVED = 0.1  # of a weight's size
 ROUNDING = 1e-6
 SEEDS = (1, 2)
+DIFFERENCES = ("sub", "__sub__", "__rsub__", "rsub")
 RATIOS = ("exp", "exp_", "expm1", "div", "__truediv__", "__rtruediv__", "true_divide", "div_", "sub_")
 
 
@@ -27,7 +29,7 @@ def check_constant(captured: Captured) -> None:
     """
     if not captured.loss.requires_grad or any(e.name in RATIOS and _weighs(captured, e) for e in captured.entries):
         raise NotApplicable("a loss without quotients and exponentials of what the model returns")
-    losses = [_moved_loss(captured, seed) for seed in SEEDS]
+    losses = [float(_moved(captured, seed)[id(captured.loss)]) for seed in SEEDS]
     with torch.no_grad():
         due = float(again(captured)[id(captured.loss)])
     if all(abs(each - due) <= ROUNDING * max(1.0, abs(due)) for each in losses):
@@ -37,7 +39,38 @@ def check_constant(captured: Captured) -> None:
         )
 
 
-def _weighs(captured: Captured, entry: object) -> bool:
+def check_cancels(captured: Captured) -> None:
+    """A difference of two things that are both learned from is not zero everywhere, whatever the weights are.
+
+    Asked of differences outside of the model, both of whose sides pass gradients to it: in eval mode, with all weights
+    moved by a tenth, twice.
+
+    Silent because the loss has other terms; this one has no gradient.
+
+    Look at which of two log probabilities is the old policy's, and which the new one's.
+    """
+    asked = [
+        entry
+        for entry in captured.entries
+        if entry.name in DIFFERENCES and entry.module is None and _learns_twice(captured, entry)
+    ]
+    if not asked:
+        raise NotApplicable("a difference of two things that the model returned, both learned from")
+    for entry in asked:
+        key = id(entry.result)
+        if not any(bool(_moved(captured, seed)[key].any()) for seed in SEEDS):
+            raise CheckFailed(
+                f"a difference {tuple(entry.result.shape)} of two things that the model returned, both of which pass "
+                "gradients on, is 0 everywhere, with other weights, too: its gradient is none"
+            )
+
+
+def _learns_twice(captured: Captured, entry: Entry) -> bool:
+    sides = [each for each in entry.given() if each.requires_grad]
+    return len(sides) == 2 and isinstance(entry.result, torch.Tensor) and _weighs(captured, entry)
+
+
+def _weighs(captured: Captured, entry: Entry) -> bool:
     """Whether a call is given what a module made."""
     made: set[int] = set()
     for each in captured.entries:
@@ -49,8 +82,8 @@ def _weighs(captured: Captured, entry: object) -> bool:
     return False
 
 
-def _moved_loss(captured: Captured, seed: int) -> float:
-    """Of weights that were moved at random."""
+def _moved(captured: Captured, seed: int) -> dict[int, torch.Tensor]:
+    """All that the script computed, again, of weights that were moved at random."""
     modules = [deepcopy(each).eval() for each in captured.before]
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad(), seeded():
@@ -59,7 +92,7 @@ def _moved_loss(captured: Captured, seed: int) -> float:
                 rms = p.square().mean().sqrt() if p.is_floating_point() else 0
                 p.add_(MOVED * (rms + MOVED) * torch.randn(p.shape, generator=noise).to(p))
         batch = {key: value.detach().clone() for key, value in captured.parts.items()}
-        return float(captured.values(batch, modules)[id(captured.loss)])
+        return captured.values(batch, modules)
 
 
-QUESTIONS = (Question("run.constant", check_constant),)
+QUESTIONS = (Question("run.constant", check_constant), Question("run.cancels", check_cancels))

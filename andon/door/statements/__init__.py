@@ -13,6 +13,7 @@ from andon.door.statements import (
     held_out,
     kept,
     optimizers,
+    rates,
     references,
     resuming,
     schedule,
@@ -25,6 +26,7 @@ __all__ = ["STATEMENTS", "Statement"]
 STATEMENTS = (
     *steps.STATEMENTS,
     *optimizers.STATEMENTS,
+    *rates.STATEMENTS,
     *schedule.STATEMENTS,
     *averages.STATEMENTS,
     *kept.STATEMENTS,

@@ -1,9 +1,12 @@
 """Which rows a run trains on."""
 
+from itertools import accumulate
+
 from andon.door.records import Passes, Run
 from andon.door.statements.statement import Statement, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
+SEVERAL = 3  # batches of an epoch
 FEWEST = 64  # rows before an order is one
 BATCHES = 8  # of an epoch
 DISTINCT = 0.5  # share of a pass's rows that must differ, or rows say nothing
@@ -32,7 +35,7 @@ def check_order(run: Run) -> None:
         again = seen[period : 2 * period]
         if passes.carrying.carried > HALF * passes.carrying.passes:
             continue
-        if len(again) < FEWEST or len(set(seen[:period])) < DISTINCT * period:
+        if len(again) < FEWEST or len(set(seen[:period])) < DISTINCT * period or _batches(passes, period) < SEVERAL:
             continue
         asked = True
         if again == seen[: len(again)]:
@@ -71,6 +74,11 @@ def check_held_out(run: Run) -> None:
             f"{both} of {all_rows} rows that the model is evaluated on "
             f"({passes.chain[0] if passes.chain else ''}) were trained on in this run"
         )
+
+
+def _batches(passes: Passes, rows: int) -> int:
+    """Of how many batches the first rows are: one that comes again at once is no epoch."""
+    return sum(1 for end in accumulate(passes.rows.batches) if end <= rows)
 
 
 def _repeats(passes: Passes) -> bool:

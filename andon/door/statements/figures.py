@@ -132,9 +132,9 @@ def _batch(seen: Rehearsed) -> float:
 
 
 def _answers(first: Rehearsed, second: Rehearsed) -> Iterator[Figure]:
-    """Figures that are nothing where all answers are wrong."""
+    """Figures that are nothing where all answers are wrong; whole numbers are counts."""
     for (one, rounded), (other, _) in zip(first.values, second.values, strict=False):
-        if one > 0 and other == 0:
+        if one > 0 and other == 0 and (one in (1, HUNDRED) or one != round(one)):
             times = one / HUNDRED if NEAR[0] < one / HUNDRED < NEAR[1] else one
             yield Figure("the share of right answers, all of which were right", times, rounded)
 

@@ -1,7 +1,5 @@
 """What optimizers hold, and how they are set."""
 
-from itertools import pairwise
-
 from torch import Tensor, nn
 
 from andon.door.idle import stayed
@@ -11,8 +9,6 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 HALF = 0.5
 AGAIN = 2  # steps, of some that are looked at
-LONG, RISING = 20, 0.9  # steps, and the share of them in which a rate rises that does not come to its peak
-NOTHING = 1e-4  # of its peak, to which a rate has fallen
 
 
 def check_membership(run: Run) -> None:
@@ -94,74 +90,6 @@ def check_coupled_decay(run: Run) -> None:
             raise Unusual(f"Adam{at(each.made)} with weight_decay adds it to the gradient, where AdamW shrinks weights")
 
 
-def check_rates(run: Run) -> None:
-    """Learning rates are above zero for most of a run, and never below.
-
-    Silent because a rate of zero stops learning without an error, and one below zero climbs slowly.
-
-    Look at the schedule's length, in which steps it counts, and at what the rate is at its ends.
-
-    Yellow where it is zero for more than a third of the steps: whoever warms up or cools down for so long does so.
-    """
-    for each in stepping(run, 8):
-        negative = sum(1 for rates in each.rates if min(rates, default=0) < 0)
-        if negative:
-            raise CheckFailed(f"in {negative} of {each.steps} steps{at(each.stepped)} a learning rate was below zero")
-        still = sum(1 for rates in each.rates if max(rates, default=1) == 0)
-        if still > each.steps / 3:
-            raise Unusual(
-                f"in {still} of {each.steps} steps{at(each.stepped)} the learning rate of all groups was zero"
-            )
-
-
-def check_rate_left(run: Run) -> None:
-    """A learning rate that falls does so over the run: it is not next to nothing for more than half of it.
-
-    Next to nothing is a ten-thousandth of its peak. Steps before the peak do not count.
-
-    Silent because the loss stays where it is, as if the model had learned all that it can.
-
-    Look at what the schedule counts, steps or epochs, and at where `scheduler.step()` stands.
-
-    Yellow alone.
-    """
-    for each in stepping(run, 8):
-        rates = [max(rates, default=0.0) for rates in each.rates]
-        peak = rates.index(max(rates))
-        fallen = sum(1 for rate in rates[peak:] if 0 < rate < NOTHING * rates[peak])
-        if fallen > HALF * len(rates):
-            last = len(rates) - fallen
-            raise Unusual(
-                f"in {fallen} of {len(rates)} steps{at(each.stepped)} the learning rate was below {NOTHING:g} of its "
-                f"peak of {rates[peak]:.3g}: from step {last + 1} on, and {rates[-1]:.2g} at last{_movers(run, each)}"
-            )
-
-
-def check_rate_peak(run: Run) -> None:
-    """A learning rate that rises comes to its peak before the run ends.
-
-    Silent because a rate that is far below what was meant trains, too, only slower.
-
-    Look at what a warm-up's length, or the schedule's, counts: steps, micro-batches or epochs.
-
-    Yellow alone: whoever stops a run early, or looks for a rate, does so.
-    """
-    asked = False
-    for each in stepping(run, LONG):
-        rates = [max(rates, default=0.0) for rates in each.rates]
-        if not run.ended or max(rates) <= rates[0]:
-            continue
-        asked = True
-        rising = sum(1 for one, other in pairwise(rates) if other > one)
-        if rates[-1] == max(rates) and rising > RISING * len(rates):
-            raise Unusual(
-                f"the learning rate{at(each.made)} rose in {rising} of {len(rates)} steps{at(each.stepped)}, from "
-                f"{rates[0]:.3g} to {rates[-1]:.3g}, and the run ends there{_movers(run, each)}"
-            )
-    if not asked:
-        raise NotApplicable(f"a learning rate that rises, in a run of {LONG} steps that comes to its end")
-
-
 def check_group_learns(run: Run) -> None:
     """Each of an optimizer's groups holds something that is to be learned.
 
@@ -187,39 +115,6 @@ def check_group_learns(run: Run) -> None:
             )
     if not asked:
         raise NotApplicable("an optimizer of several groups, some of which learn")
-
-
-def _movers(run: Run, each: Optimizing) -> str:
-    said = [
-        f"{type(one.scheduler).__name__} was stepped {one.calls} times{at(one.stepped or one.made)}"
-        for one in run.scheduling.values()
-        if one.optimizer == id(each.optimizer) and one.calls
-    ]
-    return f"; {' and '.join(said)}" if said else ""
-
-
-def check_group_rates(run: Run) -> None:
-    """Where the rate of one of an optimizer's groups is moved, no other one stays as it is.
-
-    Silent because the group that stays learns too, only at another rate than its neighbors.
-
-    Look at the loop over `param_groups` that sets the rate, and at how many groups it reaches.
-
-    Yellow alone: whoever holds one group's rate does so.
-    """
-    asked = False
-    for each in stepping(run, 8):
-        moved = [
-            len(set(rates)) > 1 for rates in zip(*each.rates, strict=False) if any(rates)
-        ]  # 0 times any factor is 0
-        asked = asked or (len(moved) > 1 and any(moved))
-        if any(moved) and not all(moved):
-            raise Unusual(
-                f"the learning rate of {moved.count(True)} of {len(moved)} groups{at(each.made)} was moved within "
-                f"{each.steps} steps, that of the others never"
-            )
-    if not asked:
-        raise NotApplicable("an optimizer of several groups, whose rate is moved")
 
 
 def _groups(each: Optimizing) -> list[dict]:
@@ -277,9 +172,5 @@ STATEMENTS = (
     Statement("run.membership", check_membership),
     Statement("run.norms_decay", check_norms_decay),
     Statement("run.coupled_decay", check_coupled_decay),
-    Statement("run.rates", check_rates),
-    Statement("run.rate_left", check_rate_left),
-    Statement("run.rate_peak", check_rate_peak),
-    Statement("run.group_rates", check_group_rates),
     Statement("run.group_learns", check_group_learns),
 )

@@ -45,6 +45,33 @@ def _is_a_reference(run: Run, use: Use) -> bool:
     return often and not any(id(p) in moved for p in use.module.parameters())
 
 
+def check_stands(run: Run) -> None:
+    """What is evaluated again and again has changed since.
+
+    Asked of a module of the same class as the one that learns, evaluated now and then after other steps.
+
+    Silent because an average that stays what it was at first has figures, too.
+
+    Look for the call that updates the average, and at which of two copies it is given.
+
+    Yellow alone: whoever compares with a model that rests does so.
+    """
+    kinds = {type(each.model) for each in run.optimizing.values() if each.model is not None}
+    asked = [use for use in run.uses.values() if type(use.module) in kinds and _comes_seldom(run, use)]
+    if not asked:
+        raise NotApplicable("a module of the class that learns, evaluated several times")
+    for use in asked:
+        if not use.moved:
+            raise Unusual(
+                f"a {type(use.module).__name__} was evaluated{at(use.place)} after {use.stood + 1} different numbers "
+                f"of steps, of {run.steps}, and its weights were the same each time"
+            )
+
+
+def _comes_seldom(run: Run, use: Use) -> bool:
+    return FEW <= use.stood + use.moved + 1 < RARE * run.steps
+
+
 def check_frozen(run: Run) -> None:
     """What is set on a module or a parameter to freeze it is what torch reads: `requires_grad`, of parameters.
 
@@ -72,4 +99,8 @@ def _is_meant(name: str) -> bool:
     return get_close_matches(name, ["requires_grad"], cutoff=ALIKE) != []
 
 
-STATEMENTS = (Statement("run.reference", check_reference), Statement("run.frozen", check_frozen))
+STATEMENTS = (
+    Statement("run.reference", check_reference),
+    Statement("run.stands", check_stands),
+    Statement("run.frozen", check_frozen),
+)
