@@ -89,8 +89,9 @@ class Phases:
         if not self._here():
             return
         self.optimizing, self._gradient = False, None
-        self.leave(OPTIMIZER)
-        self._stepped = self.trace.moment()
+        self._settle()
+        self._stepped = now = self.trace.moment()
+        self._close(now)
 
     def ends_here(self) -> None:
         """The step's end is now, if one is open; it is written once something follows."""
@@ -141,7 +142,7 @@ class Phases:
     def _arrived(self, at: Moment, name: str) -> None:
         """A gradient did."""
         if self._step and not self._stepped:
-            self._move(name, at, self._phase.code if self._phase else "")
+            self._move(name, at, (self._phase or self._step).code)
 
     def _put(self, fetch: Fetch) -> None:
         """A fetch is of a step: of a new one, unless no optimizer has ended the open one. A pass goes on after it."""

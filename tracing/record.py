@@ -21,7 +21,6 @@ import json
 import os
 import re
 import threading
-import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +94,7 @@ class Trace:
 
     def moment(self) -> Moment:
         """Now, as where a span may begin or end later."""
-        return Moment(self.clock.now(), time.process_time_ns(), usage())
+        return Moment(self.clock.now(), usage())
 
     def finding(self, kind: str, **numbers: Attribute) -> None:
         """Note what was found just now: an event, and an attribute by which its window is found. Numbers, never text.

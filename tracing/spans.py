@@ -23,8 +23,12 @@ class Moment(NamedTuple):
     """When something was, and what the process had used by then: spans may begin and end there later."""
 
     time: int
-    cpu: int
     used: Usage
+
+    @property
+    def cpu(self) -> int:
+        """Nanoseconds on processors."""
+        return round(self.used.cpu_seconds * 1e9)
 
 
 class Thread(threading.local):
