@@ -174,7 +174,8 @@ class Trace:
 
     def _count_step(self, span: OpenSpan, window: Window) -> None:
         number = span.attributes.get("train.step")
-        window.steps.append((span.end - span.start, number if isinstance(number, int) else None))
+        numbered = number if isinstance(number, int) else None
+        window.steps.append((span.end - span.start, numbered, "train.profiled" in span.attributes))
         self._steps += 1
         self.last_step = (span.trace_id, span.span_id)
 

@@ -35,7 +35,7 @@ class Trace(click.Group):
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Both forms."""
         formatter.write_usage(ctx.command_path, "[OPTIONS] -- COMMAND...")
-        formatter.write_usage(ctx.command_path, "show | diff | replay | links ...")
+        formatter.write_usage(ctx.command_path, "show | top | diff | replay | links ...")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of a recording, and the other verbs."""
