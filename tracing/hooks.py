@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from andon.tracing.phases import FORWARD, Phases
+from andon.tracing.phases import FORWARD, LOSS, Phases
 
-LOSS, REST = "loss", "backward and clip"
+REST = "backward and clip"
 DEEP = 3  # of outputs within outputs
 
 

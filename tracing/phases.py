@@ -14,7 +14,8 @@ from andon.tracing.record import Trace
 from andon.tracing.spans import STEP, Moment, OpenSpan, encoded_code
 
 LIBRARIES = {"accelerate", "andon", "contextlib", "functools", "lightning", "torch", "transformers"}
-DATA, FORWARD, BACKWARD, OPTIMIZER = "data", "forward", "backward", "optimizer"
+DATA, FORWARD, LOSS, BACKWARD, OPTIMIZER = "data", "forward", "loss", "backward", "optimizer"
+PASSES = (FORWARD, LOSS)
 
 
 class Fetch(NamedTuple):
@@ -88,8 +89,9 @@ class Phases:
         if not self._here():
             return
         self.optimizing, self._gradient = False, None
-        self.leave(OPTIMIZER)
-        self._stepped = self.trace.moment()
+        self._settle()
+        self._stepped = now = self.trace.moment()
+        self._close(now)
 
     def ends_here(self) -> None:
         """The step's end is now, if one is open; it is written once something follows."""
@@ -128,25 +130,31 @@ class Phases:
 
     def _settle(self) -> None:
         """What has passed is put where it was."""
-        found, self._gradient = self._gradient, None
-        if found and self._step and not self._stepped:
-            at, name = found
-            self._move(name, at, self._phase.code if self._phase else "")
-        self._commit()
+        (fetches, self._fetches), (found, self._gradient) = (self._fetches, []), (self._gradient, None)
+        for fetch in fetches:
+            if found and found[0].time < fetch.begun.time:
+                self._arrived(*found)
+                found = None
+            self._put(fetch)
+        if found:
+            self._arrived(*found)
 
-    def _commit(self) -> None:
-        """The fetches are of a step."""
-        for fetch in self._fetches:
-            resumed = self._phase.name if self._phase else ""
-            if self._stepped:
-                self.end_step()
-            self._move(DATA, fetch.begun, fetch.code)
-            self._fed = self._fed or not resumed
-            if resumed:
-                self._move(resumed, fetch.ended, fetch.code)
-            else:
-                self._close(fetch.ended)
-        self._fetches.clear()
+    def _arrived(self, at: Moment, name: str) -> None:
+        """A gradient did."""
+        if self._step and not self._stepped:
+            self._move(name, at, (self._phase or self._step).code)
+
+    def _put(self, fetch: Fetch) -> None:
+        """A fetch is of a step: of a new one, unless no optimizer has ended the open one. A pass goes on after it."""
+        if self._stepped:
+            self.end_step()
+        before = self._phase.name if self._phase else ""
+        self._fed = self._fed or not self._step
+        self._move(DATA, fetch.begun, fetch.code)
+        if before in PASSES:
+            self._move(before, fetch.ended, fetch.code)
+        else:
+            self._close(fetch.ended)
 
     def _move(self, name: str, at: Moment, code: str) -> None:
         """From one phase to another; a step begins with its first."""

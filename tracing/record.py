@@ -21,7 +21,6 @@ import json
 import os
 import re
 import threading
-import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,18 @@ from andon.tracing.conventions import Attribute, resource_attributes
 from andon.tracing.endpoint import Endpoint, endpoint
 from andon.tracing.lines import LineFile, trim_torn_line
 from andon.tracing.send import Sender
-from andon.tracing.spans import GAP_NS, LONG_COLLECTION_NS, STEP, Between, Moment, OpenSpan, Parent, Thread, prefixed
+from andon.tracing.spans import (
+    GAP_NS,
+    LONG_COLLECTION_NS,
+    STEP,
+    Between,
+    Moment,
+    OpenSpan,
+    Parent,
+    Thread,
+    prefixed,
+    reading,
+)
 from andon.tracing.window import Looking, Window
 
 WINDOW_SPANS = 2_000
@@ -84,7 +94,7 @@ class Trace:
 
     def moment(self) -> Moment:
         """Now, as where a span may begin or end later."""
-        return Moment(self.clock.now(), time.process_time_ns(), usage())
+        return Moment(self.clock.now(), usage())
 
     def finding(self, kind: str, **numbers: Attribute) -> None:
         """Note what was found just now: an event, and an attribute by which its window is found. Numbers, never text.
@@ -153,7 +163,7 @@ class Trace:
             if window.closed and not window.open:
                 self._write_root(window)
             elif span.name == STEP:
-                cpu = span.at.cpu if span.at else time.process_time_ns()
+                cpu = span.at.cpu if span.at else thread.cpu  # it has just been read
                 thread.between, thread.collected = Between(self.draw(), span.end + GAP_NS, cpu), 0
         if span.name == STEP:
             self._looking.settle()  # a run that is killed from here on has the root of the window before
@@ -164,7 +174,8 @@ class Trace:
 
     def _count_step(self, span: OpenSpan, window: Window) -> None:
         number = span.attributes.get("train.step")
-        window.steps.append((span.end - span.start, number if isinstance(number, int) else None))
+        numbered = number if isinstance(number, int) else None
+        window.steps.append((span.end - span.start, numbered, "train.profiled" in span.attributes))
         self._steps += 1
         self.last_step = (span.trace_id, span.span_id)
 
@@ -174,7 +185,7 @@ class Trace:
         thread.between = None
         if window is None:
             return
-        now, cpu = (at.time, at.cpu) if at else (self.clock.now(), time.process_time_ns())
+        now, cpu = (at.time, at.cpu) if at else reading(self.clock, thread)
         thread.last = max(now - GAP_NS, between.start, between.last)
         between.finish(thread.last, cpu, thread.collected, window.trace_id, window.span_id)
         thread.ended.append(between)

@@ -23,8 +23,12 @@ class Moment(NamedTuple):
     """When something was, and what the process had used by then: spans may begin and end there later."""
 
     time: int
-    cpu: int
     used: Usage
+
+    @property
+    def cpu(self) -> int:
+        """Nanoseconds on processors."""
+        return round(self.used.cpu_seconds * 1e9)
 
 
 class Thread(threading.local):
@@ -136,20 +140,22 @@ class OpenSpan:
         thread = recorder.thread
         self.code, self.at = code, at
         self.span_id = recorder.draw()
+        if self.name == STEP:
+            self.used = at.used if at else measured(recorder.clock, thread)
         if thread.open:
             outer = thread.open[-1]
-            self.parent: Parent = outer
+            parent: Parent = outer
             self.trace_id, self.window = outer.trace_id, outer.window
         else:
-            self.parent = recorder.begin(self)
-        if thread.collections:
-            add_collections(recorder, self.trace_id, self.parent, at.time if at else recorder.clock.now())
-        thread.open.append(self)
-        if self.name == STEP:
+            parent = recorder.begin(self)
+        if self.used:
             thread.collected = 0
-            self.used = at.used if at else usage()
-        now, self.cpu = (at.time, at.cpu) if at else reading(recorder)
-        self.start = max(now, self.parent.last + GAP_NS)
+        self.parent = parent
+        if thread.collections:
+            add_collections(recorder, self.trace_id, parent, at.time if at else recorder.clock.now())
+        thread.open.append(self)
+        now, self.cpu = (at.time, at.cpu) if at else reading(recorder.clock, thread)
+        self.start = max(now, parent.last + GAP_NS)
         self.last = self.start - GAP_NS  # a first child may begin at once
         return self
 
@@ -158,17 +164,20 @@ class OpenSpan:
         recorder = self.recorder
         thread = recorder.thread
         self.at = at
-        now, cpu = (at.time, at.cpu) if at else reading(recorder)
-        self.end = max(now, self.start, self.last)
-        if thread.collections:
-            add_collections(recorder, self.trace_id, self, self.end)
-        thread.open.remove(self)
-        self.cpu = cpu - self.cpu
         if self.used:
-            self._add_usage(thread, self.used, at.used if at else usage())
+            self._add_usage(thread, self.used, at.used if at else measured(recorder.clock, thread))
+        now, cpu = (at.time, at.cpu) if at else reading(recorder.clock, thread)
+        self.end = end = max(now, self.start, self.last)
+        if thread.collections:
+            add_collections(recorder, self.trace_id, self, end)
+        if thread.open[-1] is self:
+            thread.open.pop()
+        else:
+            thread.open.remove(self)
+        self.cpu = cpu - self.cpu
         if failure:
             self._fail(failure)
-        self.parent.last = self.end
+        self.parent.last = end
         thread.ended.append(self)
         if not thread.open:
             recorder.end(self)
@@ -220,12 +229,19 @@ class OpenSpan:
         self.recorder.error(self, kind)
 
 
-def reading(recorder: Recorder) -> tuple[int, int]:
+def reading(clock: Clock, thread: Thread) -> tuple[int, int]:
     """The time, and the process's on processors, which is read again only where the last reading is not fresh."""
-    thread, now = recorder.thread, recorder.clock.now()
+    now = time.perf_counter_ns() + clock.offset
     if now - thread.read > FRESH_NS:
         thread.read, thread.cpu = now, time.process_time_ns()
     return now, thread.cpu
+
+
+def measured(clock: Clock, thread: Thread) -> Usage:
+    """What the process has used, which is a reading of its time, too."""
+    used = usage()
+    thread.read, thread.cpu = clock.now(), round(used.cpu_seconds * 1e9)
+    return used
 
 
 def encoded_code(frame: FrameType) -> str:
@@ -243,7 +259,7 @@ def encoded_code(frame: FrameType) -> str:
 
 def prefixed(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
     """Attributes under their full names."""
-    return {key if "." in key else f"train.{key}": value for key, value in attributes.items()}
+    return attributes and {key if "." in key else f"train.{key}": value for key, value in attributes.items()}
 
 
 def add_collections(recorder: Recorder, trace_id: str, parent: Parent, until: int) -> None:

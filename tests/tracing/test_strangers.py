@@ -13,8 +13,6 @@ import pytest
 from andon.tracing.read import RecordedSpan, read_spans
 from tests.documents import ROOT
 
-pytestmark = pytest.mark.tier3
-
 SCRIPTS = Path(__file__).parent / "scripts"
 WITHIN = 0.1  # of the time by hand
 COVERED = 0.97
@@ -83,6 +81,8 @@ def assert_as_by_hand(folder: Path, by_hand: dict[str, float], steps: int) -> No
     assert COVERED <= covered(spans)
 
 
+@pytest.mark.tier3
+@pytest.mark.tier3
 @pytest.mark.parametrize(("name", "steps"), [("plain.py", 24), ("accumulating.py", 20)])
 def test_three_lines(name: str, steps: int, tmp_path: Path) -> None:
     """Behavior: two loops with three lines each have the phases they time by hand, and their numbers to the bit."""
@@ -92,6 +92,8 @@ def test_three_lines(name: str, steps: int, tmp_path: Path) -> None:
     assert_as_by_hand(tmp_path / "run", recorded["seconds"], steps)
 
 
+@pytest.mark.tier3
+@pytest.mark.tier3
 def test_no_line(tmp_path: Path) -> None:
     """Behavior: an unchanged script behind `andon trace --` has the phases it times by hand, and its own numbers."""
     folder, script = tmp_path / "run", SCRIPTS / "plain.py"
@@ -104,3 +106,65 @@ def test_no_line(tmp_path: Path) -> None:
     assert by_hand.pop("backward and clip") == pytest.approx(found["backward"] + found["clip"], rel=WITHIN)
     by_hand.pop("forward")  # the script's own is without the loss
     assert_as_by_hand(folder, by_hand, 24)
+
+
+@pytest.mark.slow
+def test_one_line(tmp_path: Path) -> None:
+    """Behavior: a `Trainer` with the callback has the phases that are timed by hand, and its numbers to the bit."""
+    script = SCRIPTS / "trainer.py"
+    alone = run(sys.executable, script, "", tmp_path / "alone")
+    recorded = run(sys.executable, script, tmp_path / "run", tmp_path / "recorded")
+    assert (alone["losses"], alone["weights"]) == (recorded["losses"], recorded["weights"])
+    assert_as_by_hand(tmp_path / "run", recorded["seconds"], 12)
+
+
+FAILS = """
+import torch
+
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+print("before")
+raise ValueError("mine")
+"""
+
+
+def andon_trace(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    """The command's outcome."""
+    command = [sys.executable, "-m", "andon", "trace", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.tier3
+def test_a_script_that_fails_or_does_not_train(tmp_path: Path) -> None:
+    """Behavior: the script's exit code and output stay its own; what it did is there; without an optimizer it is 3."""
+    script = tmp_path / "train.py"
+    script.write_text(FAILS, encoding="utf-8")
+    done = andon_trace("--out", tmp_path / "run", "--", sys.executable, script)
+    assert (1, "before\n") == (done.returncode, done.stdout)
+    assert "ValueError: mine" in done.stderr
+    assert "where the time went" in done.stderr
+    spans = read_spans(tmp_path / "run" / "trace.jsonl").spans
+    assert 3 == sum(span.name == "train.step" for span in spans)
+    assert spans[-1].attributes["error.type"] == "ValueError"
+    done = andon_trace("--out", tmp_path / "none", "--", sys.executable, "-c", "import torch")
+    assert 3 == done.returncode
+    assert "not recorded" in done.stderr
+    done = andon_trace("--out", tmp_path / "run", "--", sys.executable, script)
+    assert (2, "") == (done.returncode, done.stdout)
+
+
+@pytest.mark.tier3
+def test_a_command_beside_itself(tmp_path: Path) -> None:
+    """Behavior: the same command in turn with itself is not slower; one that fails is said."""
+    script = tmp_path / "train.py"
+    script.write_text(FAILS.replace("range(3)", "range(60)").partition("print")[0], encoding="utf-8")
+    command = f"{sys.executable} {script}"
+    done = andon_trace("diff", "--pair", "3", "--slower", "100%", command, command)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "nothing is slower" in done.stdout
+    done = andon_trace("diff", "--pair", "3", command, f"{sys.executable} -c raise")
+    assert 1 == done.returncode
+    assert "nothing is compared" in done.stderr
