@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from functools import lru_cache
+from math import isfinite
 
 from andon.tracing.conventions import SCHEMA, Attribute
 
@@ -20,6 +21,8 @@ text = json.JSONEncoder(ensure_ascii=True).encode
 
 def value(key: str, given: Attribute) -> str:
     """One attribute's value. Raises TypeError where OTLP has no such type."""
+    if type(given) is float and isfinite(given):  # most are
+        return f'{{"doubleValue":{given!r}}}'
     if isinstance(given, bool):
         return '{"boolValue":true}' if given else '{"boolValue":false}'
     if isinstance(given, int):

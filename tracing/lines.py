@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import threading
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ SEGMENT_BYTES = 64 * 2**20
 LINE_BYTES = 64 * 2**20  # more is no line of ours, and need not fit in memory
 BLOCK_BYTES = 2**16
 FAST_GZIP = 1
+FILES: "weakref.WeakSet[LineFile]" = weakref.WeakSet()
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -144,14 +146,19 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         self.problem: OSError | None = None
-        self._path, self._process = path, os.getpid()
+        self._path, self._forked = path, False
         self._lock = threading.Lock()
+        FILES.add(self)
         self._open()
         closed = []
         while part := closed_part(path, len(closed) + 1):
             closed.append(part)
         self._compress([part for part in closed if part.suffix != ".gz"])
         self._parts = len(closed)
+
+    def forked(self) -> None:
+        """This is a child's copy from here on."""
+        self._forked = True
 
     def _open(self) -> None:
         self._file = self._path.open("ab", buffering=0)
@@ -160,7 +167,7 @@ class LineFile:
     def write(self, line: bytes) -> None:
         """Append `line`, with its newline."""
         with self._lock:
-            if self.problem is None and not self._file.closed and os.getpid() == self._process:
+            if self.problem is None and not self._file.closed and not self._forked:
                 try:
                     if self._size and self._size + len(line) > SEGMENT_BYTES:
                         self._begin_anew()
@@ -195,6 +202,15 @@ class LineFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _in_child() -> None:
+    for each in list(FILES):
+        each.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)  # to ask at each line is a call into the kernel
 
 
 def compress(closed: list[Path]) -> None:

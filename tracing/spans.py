@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from andon.tracing import encode
 from andon.tracing.clock import Clock, Usage, usage
@@ -17,6 +17,18 @@ GAP_NS = 2_000  # between siblings: Jaeger cuts to microseconds, and its critica
 FRESH_NS = 20_000  # for which a reading of the processor's time holds: reading it is a call into the kernel
 PLACES: dict[tuple[int, int], tuple[str, CodeType]] = {}  # each with its code, so that no other gets its identity
 LONG_COLLECTION_NS = 1_000_000  # from which on a garbage collection is a span of its own
+
+
+class Moment(NamedTuple):
+    """When something was, and what the process had used by then: spans may begin and end there later."""
+
+    time: int
+    used: Usage
+
+    @property
+    def cpu(self) -> int:
+        """Nanoseconds on processors."""
+        return round(self.used.cpu_seconds * 1e9)
 
 
 class Thread(threading.local):
@@ -66,17 +78,17 @@ class Between:
     name = "between steps"
     source = ""
 
-    def __init__(self, span_id: str, start: int) -> None:
+    def __init__(self, span_id: str, start: int, cpu: int) -> None:
         self.span_id, self.start, self.last = span_id, start, start - GAP_NS
         self.end, self.trace_id, self.parent_id = start, "", ""
         self.events: list[str] = []
         self.attributes: dict[str, Attribute] = {}
-        self.cpu = time.process_time_ns()
+        self.cpu = cpu
 
-    def finish(self, end: int, collected: int, trace_id: str, parent_id: str) -> None:
+    def finish(self, end: int, cpu: int, collected: int, trace_id: str, parent_id: str) -> None:
         """It ends, in a window; what it took of the machine, given the nanoseconds of garbage collections in it."""
         self.end, self.trace_id, self.parent_id = end, trace_id, parent_id
-        self.attributes["train.cpu_seconds"] = (time.process_time_ns() - self.cpu) / 1e9
+        self.attributes["train.cpu_seconds"] = (cpu - self.cpu) / 1e9
         if collected:
             self.attributes["train.gc_seconds"] = collected / 1e9
 
@@ -90,6 +102,7 @@ class OpenSpan:
     """A span as a context manager. `trace_id` and `span_id` are known while it is open."""
 
     __slots__ = (
+        "at",
         "attributes",
         "code",
         "cpu",
@@ -115,47 +128,56 @@ class OpenSpan:
 
     def __enter__(self) -> Self:
         """Begin, below the innermost open span of this thread."""
-        recorder = self.recorder
-        thread = recorder.thread
-        self.code = encoded_code(caller(sys._getframe(1)))  # noqa: SLF001 - a documented function of CPython
-        self.span_id = recorder.draw()
-        if thread.open:
-            outer = thread.open[-1]
-            self.parent: Parent = outer
-            self.trace_id, self.window = outer.trace_id, outer.window
-        else:
-            self.parent = recorder.begin(self)
-        if thread.collections:
-            add_collections(recorder, self.trace_id, self.parent, recorder.clock.now())
-        thread.open.append(self)
-        if self.name == STEP:
-            thread.collected = 0
-            self.used = usage()
-        now = recorder.clock.now()
-        if now - thread.read > FRESH_NS:
-            thread.read, thread.cpu = now, time.process_time_ns()
-        self.cpu = thread.cpu
-        self.start = max(now, self.parent.last + GAP_NS)
-        self.last = self.start - GAP_NS  # a first child may begin at once
-        return self
+        return self.begin(encoded_code(caller(sys._getframe(1))))  # noqa: SLF001 - a documented function of CPython
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End; an exception passes through and leaves its type, never its text."""
+        self.finish("" if kind is None else kind.__qualname__)
+
+    def begin(self, code: str, at: Moment | None = None) -> Self:
+        """Begin below the innermost open span of this thread: now, or as of an earlier moment."""
         recorder = self.recorder
         thread = recorder.thread
-        now = recorder.clock.now()
-        self.end = max(now, self.start, self.last)
-        if now - thread.read > FRESH_NS:
-            thread.read, thread.cpu = now, time.process_time_ns()
-        if thread.collections:
-            add_collections(recorder, self.trace_id, self, self.end)
-        thread.open.remove(self)
-        self.cpu = thread.cpu - self.cpu
+        self.code, self.at = code, at
+        self.span_id = recorder.draw()
+        if self.name == STEP:
+            self.used = at.used if at else measured(recorder.clock, thread)
+        if thread.open:
+            outer = thread.open[-1]
+            parent: Parent = outer
+            self.trace_id, self.window = outer.trace_id, outer.window
+        else:
+            parent = recorder.begin(self)
         if self.used:
-            self._add_usage(thread)
-        if kind is not None:
-            self._fail(kind.__qualname__)
-        self.parent.last = self.end
+            thread.collected = 0
+        self.parent = parent
+        if thread.collections:
+            add_collections(recorder, self.trace_id, parent, at.time if at else recorder.clock.now())
+        thread.open.append(self)
+        now, self.cpu = (at.time, at.cpu) if at else reading(recorder.clock, thread)
+        self.start = max(now, parent.last + GAP_NS)
+        self.last = self.start - GAP_NS  # a first child may begin at once
+        return self
+
+    def finish(self, failure: str = "", at: Moment | None = None) -> None:
+        """End, now or as of an earlier moment; `failure` is an exception's type."""
+        recorder = self.recorder
+        thread = recorder.thread
+        self.at = at
+        if self.used:
+            self._add_usage(thread, self.used, at.used if at else measured(recorder.clock, thread))
+        now, cpu = (at.time, at.cpu) if at else reading(recorder.clock, thread)
+        self.end = end = max(now, self.start, self.last)
+        if thread.collections:
+            add_collections(recorder, self.trace_id, self, end)
+        if thread.open[-1] is self:
+            thread.open.pop()
+        else:
+            thread.open.remove(self)
+        self.cpu = cpu - self.cpu
+        if failure:
+            self._fail(failure)
+        self.parent.last = end
         thread.ended.append(self)
         if not thread.open:
             recorder.end(self)
@@ -192,12 +214,10 @@ class OpenSpan:
         """Note that something happened now."""
         self.events.append(encode.event(name, self.recorder.clock.now(), prefixed(attributes)))
 
-    def _add_usage(self, thread: Thread) -> None:
+    def _add_usage(self, thread: Thread, before: Usage, now: Usage) -> None:
         """What the step took of the machine; a peak of memory that the caller knows better stays."""
-        assert self.used
-        now = usage()
-        self.attributes["train.cpu_seconds"] = now.cpu_seconds - self.used.cpu_seconds
-        self.attributes["train.major_faults"] = now.major_faults - self.used.major_faults
+        self.attributes["train.cpu_seconds"] = now.cpu_seconds - before.cpu_seconds
+        self.attributes["train.major_faults"] = now.major_faults - before.major_faults
         self.attributes.setdefault("train.peak_bytes", now.peak_bytes)
         if thread.collected:
             self.attributes["train.gc_seconds"] = thread.collected / 1e9
@@ -207,6 +227,21 @@ class OpenSpan:
         self.attributes["error.type"] = kind
         self.events.append(encode.event("exception", self.end, {"exception.type": kind}))
         self.recorder.error(self, kind)
+
+
+def reading(clock: Clock, thread: Thread) -> tuple[int, int]:
+    """The time, and the process's on processors, which is read again only where the last reading is not fresh."""
+    now = time.perf_counter_ns() + clock.offset
+    if now - thread.read > FRESH_NS:
+        thread.read, thread.cpu = now, time.process_time_ns()
+    return now, thread.cpu
+
+
+def measured(clock: Clock, thread: Thread) -> Usage:
+    """What the process has used, which is a reading of its time, too."""
+    used = usage()
+    thread.read, thread.cpu = clock.now(), round(used.cpu_seconds * 1e9)
+    return used
 
 
 def encoded_code(frame: FrameType) -> str:
@@ -224,7 +259,7 @@ def encoded_code(frame: FrameType) -> str:
 
 def prefixed(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
     """Attributes under their full names."""
-    return {key if "." in key else f"train.{key}": value for key, value in attributes.items()}
+    return attributes and {key if "." in key else f"train.{key}": value for key, value in attributes.items()}
 
 
 def add_collections(recorder: Recorder, trace_id: str, parent: Parent, until: int) -> None:

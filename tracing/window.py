@@ -22,7 +22,7 @@ class Window:
     def __init__(self, trace_id: str, span_id: str, index: int, start: int) -> None:
         self.trace_id, self.span_id, self.index, self.start = trace_id, span_id, index, start
         self.last = start - GAP_NS
-        self.steps: list[tuple[int, int | None]] = []  # nanoseconds, and number
+        self.steps: list[tuple[int, int | None, bool]] = []  # nanoseconds, number, and whether it was profiled
         self.spans = 1
         self.open = 0  # directly below it, in any thread
         self.closed = False
@@ -33,12 +33,13 @@ class Window:
     def summary(self) -> dict[str, Attribute]:
         """What a search in Jaeger finds it by."""
         said: dict[str, Attribute] = {"train.window.index": self.index, "train.window.steps": len(self.steps)}
-        numbers = [number for _, number in self.steps if number is not None]
+        numbers = [number for _, number, _ in self.steps if number is not None]
         if numbers:
             said |= {"train.window.first_step": numbers[0], "train.window.last_step": numbers[-1]}
-        if self.steps:
-            slowest, number = max(self.steps, key=lambda each: each[0])
-            said["train.window.median_seconds"] = median(each for each, _ in self.steps) / 1e9
+        timed = [each[:2] for each in self.steps if not each[2]]
+        if timed:
+            slowest, number = max(timed, key=lambda each: each[0])
+            said["train.window.median_seconds"] = median(each for each, _ in timed) / 1e9
             said["train.window.slowest_seconds"] = slowest / 1e9
             said |= {} if number is None else {"train.window.slowest_step": number}
         return said | self.attributes

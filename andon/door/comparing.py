@@ -53,6 +53,8 @@ class Comparing(TorchFunctionMode):
             self._score((*args, *(kwargs or {}).values()))
         if self.left and compares:
             self._note(*args)
+        if (name in LOSSES or compares) and _are_crossed(args):
+            self.run.crossed.append((places.here(), tuple(args[0].shape), tuple(args[1].shape), name in LOSSES))
         return result
 
     def _score(self, values: tuple[Any, ...]) -> None:
@@ -76,3 +78,12 @@ class Comparing(TorchFunctionMode):
         if ignored:
             occurs = int((tensor.detach() == constant).sum())
             self.run.comparisons.append(Comparison(places.here(), constant, occurs, ignored, tensor.numel()))
+
+
+def _are_crossed(args: tuple[Any, ...]) -> bool:
+    """Whether (B,) stands beside (B, 1): all are held against all."""
+    if len(args) < 2 or not all(isinstance(each, Tensor) for each in args[:2]):
+        return False
+    row, column = sorted(args[:2], key=Tensor.dim)
+    apart = row.untyped_storage().data_ptr() != column.untyped_storage().data_ptr()  # else all pairs of one are meant
+    return apart and row.dim() == 1 and column.shape == (len(row), 1) and len(row) > 1

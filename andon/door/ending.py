@@ -55,6 +55,15 @@ class Ending:
             self.run.ended = False
             raise Enough(0)
 
+    def kill(self) -> None:
+        """End the script as a machine that is taken away does: no `finally` block of its own runs."""
+        if os.getpid() == self.pid:
+            self.run.ended = False
+            self.finish()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
     def finish(self) -> None:
         """Judge and write, once, and only in the process that was started."""
         if os.getpid() != self.pid or (not self.run.steps and not self.run.backwards and not self.run.modules):

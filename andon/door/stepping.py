@@ -53,9 +53,12 @@ class StepNotes:
         each.window.partial = _accumulation_goes_on()
         if each.window.gradient is not None:
             each.window.scale = _scale(each.window, sample(each.optimizer))
+        if self.run.trail is not None:
+            self.run.trail.before_step(optimizer)
         if not each.steps:
             resumed(each, self.run)
         self.windows.before_step(each)
+        each.empty += bool(each.window.backwards) and all(p.grad is None for p in tensors_of(each.optimizer))
         note_gradients(each)
         note_unheld(each, lambda: held(self.run))
         if each.watch is not None:
@@ -130,6 +133,7 @@ def _kinds(window: Window) -> dict[str, bool]:
         "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),
         "scaled": any(clip.scaled for clip in window.clips),
         "partial": window.partial,
+        "dropped": 0 < window.dropped == window.backwards - 1 and window.scale == window.scale,
         "summed": window.added == window.backwards - 1 and abs(window.scale - 1) < SAME,
     }
 

@@ -61,7 +61,7 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
     log = read_log(run)
     result = read_object(run / "result.json", sealed=True)
     baselines = {name: nats for name, nats in result.get("baselines", {}).items() if nats is not None}
-    totals, columns = shares(of_kind(log, "step"))
+    totals, columns = shares([each for each in of_kind(log, "step") if not each.get("profiled")])
     return {
         "run": run.resolve().name,
         "folder": run,

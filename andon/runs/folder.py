@@ -149,7 +149,9 @@ def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, An
     records = read_log(folder)
     steps, validations = of_kind(records, "step"), of_kind(records, "validation")
     counted = [record for record in steps if not record["skipped"]]
-    tokens, busy = sum(r["tokens"] for r in steps), sum(sum(r["seconds"].values()) for r in steps)
+    tokens = sum(r["tokens"] for r in steps)
+    timed = [r for r in steps if not r.get("profiled")]
+    busy = sum(sum(r["seconds"].values()) for r in timed)
     return {
         "run": folder.name,
         "exit": exit_code,
@@ -160,7 +162,7 @@ def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, An
         "train_loss": counted[-1]["loss"] if counted else None,
         "validation_loss": validations[-1]["loss"] if validations else None,
         "bits_per_byte": validations[-1]["bits_per_byte"] if validations else None,
-        "tokens_per_second": tokens / busy if busy else None,
+        "tokens_per_second": sum(r["tokens"] for r in timed) / busy if busy else None,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": cpu_model(),

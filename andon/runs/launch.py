@@ -32,6 +32,12 @@ OPTIONS = (
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one."),
     click.option("--trace/--no-trace", default=True, help="Record spans beside the run (default) or not."),
     click.option("--otlp", metavar="URL", help="Send the spans to this endpoint too, such as http://localhost:4318."),
+    click.option(
+        "--profile",
+        type=click.IntRange(min=3),
+        metavar="EVERY",
+        help="Profile two steps in so many: `andon trace top` says which lines take the time.",
+    ),
     click.option("-q", "--quiet", is_flag=True, help="Print only the result."),
     click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON."),
 )
@@ -47,6 +53,7 @@ class RunOptions(NamedTuple):
     device: str | None
     trace: bool
     otlp: str | None
+    profile: int | None
     quiet: bool
     as_json: bool
 
@@ -100,6 +107,7 @@ def run_and_exit(
         device=options.device or _best_device(),
         traced=options.trace,
         otlp=options.otlp,
+        profile=options.profile,
         quiet=silent,
         say=(lambda text: None) if silent else (lambda text: click.echo(clean(text))),
     )

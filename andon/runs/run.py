@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from andon.runs.cord import make_cord, watched_weights, write_verdict
 from andon.runs.endings import require_one_process, verb_of_command, where_to_go_on, why_it_ended
 from andon.runs.folder import RunError, drop_log_after, locked, result_of, write_result
 from andon.runs.memory import PeakMemory
+from andon.runs.profiling import Profiling
 from andon.runs.saving import restore, validate, validate_and_save
 from andon.runs.screen import Say, progress
 from andon.runs.setup import Prepare, RunSetup, from_scratch
@@ -38,6 +40,7 @@ def run(
     device: str = "cpu",
     traced: bool = True,
     otlp: str | None = None,
+    profile: int | None = None,
     quiet: bool = False,
     say: Say = print,
 ) -> dict[str, Any]:
@@ -56,7 +59,8 @@ def run(
             if resume:
                 restore(setup.state, config, folder, say, previous=previous)
             running = True
-            return _run(setup, config, folder, noted, to, device=device, traced=traced, quiet=quiet, say=say)
+            profiling = Profiling(folder, profile)
+            return _run(setup, config, folder, noted, to, profiling, device=device, traced=traced, quiet=quiet, say=say)
         except Exception as error:
             told = why_it_ended(error, folder, running=running)
             if not told:
@@ -70,6 +74,7 @@ def _run(
     folder: Path,
     noted: list[str],
     to: "Endpoint | None",
+    profiling: Profiling,
     *,
     device: str,
     traced: bool,
@@ -90,8 +95,9 @@ def _run(
     memory = PeakMemory(state, config)
     with stop_signals() as stopped:
         with open_tracer(folder, attributes, to, say, traced=traced) as tracer:
-            measured = tracer._replace(span=memory.measured(tracer.span))
-            exit_code, message = _loop(setup, config, folder, measured, stopped, noted, quiet=quiet)
+            measured = tracer._replace(span=profiling.around(memory.measured(tracer.span)))
+            exit_code, message = _loop(setup, config, folder, measured, stopped, noted, profiling, quiet=quiet)
+            profiling.end()
         if message:
             say(message)
         result = result_of(folder, state, exit_code) | {
@@ -113,6 +119,7 @@ def _loop(
     tracer: Tracer,
     stopped: Callable[[], int],
     noted: list[str],
+    profiling: Profiling,
     *,
     quiet: bool,
 ) -> tuple[int, str]:
@@ -133,10 +140,11 @@ def _loop(
                 validate(setup, config, span, log.write, say)
             for record in training.train(state, setup.dataset, config, span=span):
                 with span("logging"):
-                    log_step(record, log.write, tracer, say)
+                    log_step(record, log.write, tracer, say, profiled=profiling.profiled)
                     show(record)
                     _note(noted, record.step, log.write)
-                number, verdict = stopped(), cord(record)
+                number = stopped()
+                verdict = cord(replace(record, tokens=0, seconds={}) if profiling.profiled else record)
                 ended = state.step == total or state.data.epoch > record.epoch
                 validate_and_save(
                     setup, config, folder, span, log.write, say, ended=ended, stopped=bool(number or verdict)

@@ -48,9 +48,12 @@ class Tracer(NamedTuple):
                 self.finding(check.name, value=check.value, threshold=check.threshold)
 
 
-def log_step(record: "StepRecord", write: Callable[[str], object], tracer: Tracer, say: Say) -> None:
-    """Log a step with the ids of its span; one that was skipped is said and found."""
-    write(json.dumps({"kind": "step"} | asdict(record) | tracer.step_ids()) + "\n")
+def log_step(
+    record: "StepRecord", write: Callable[[str], object], tracer: Tracer, say: Say, *, profiled: bool = False
+) -> None:
+    """Log a step with the ids of its span; one that was skipped is said and found, one that was profiled is marked."""
+    mark = {"profiled": True} if profiled else {}
+    write(json.dumps({"kind": "step"} | asdict(record) | mark | tracer.step_ids()) + "\n")
     if record.skipped:
         tracer.finding("train.skipped", step=record.step)
         say(f"step {record.step}: skipped: loss {record.loss}, gradient norm {record.grad_norm}")

@@ -198,7 +198,11 @@ def _killed(counts: list[int]) -> list[str]:
 
 def tracing(content: dict[str, Any]) -> str:
     """What tracing costs a step."""
-    names = {"step": "the run's own thread, by default", "otlp": "all of the process, with `--otlp` to a receiver"}
+    names = {
+        "step": "the run's own thread, by default",
+        "otlp": "all of the process, with `--otlp` to a receiver",
+        "watch": "a stranger's thread, for a model of 24 blocks that `watch` follows",
+    }
     rows = [
         [names[name], f"{cost['mean']:.3f}", f"{cost['upper']:.3f}", f"{cost['samples']:,} pairs"]
         for name, cost in content["costs"].items()

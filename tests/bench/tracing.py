@@ -2,23 +2,26 @@
 
 In milliseconds, each with the upper end of its 95% interval: the main thread's, of steps that are traced in turn with
 steps that are not; and with `otlp` the process's, of stretches that are recorded and sent to a receiver in turn with
-stretches that are neither. Leaves reports/evidence/tracing.json, a baseline and a table, and judges by
+stretches that are neither; and the main thread's, of steps of a stranger's model of 24 blocks that are watched by hooks
+in turn with steps that are not. Leaves reports/evidence/tracing.json, a baseline and a table, and judges by
 configs/gates.toml.
 """
 
+import itertools
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import torch
+from torch import nn
 
 from andon.core.config import Config
 from andon.core.data.dataset import open_dataset
@@ -28,6 +31,8 @@ from andon.gates.config import load_gates
 from andon.gates.evidence import Evidence, Metric, digests, write_evidence
 from andon.gates.judge import judge
 from andon.gates.report.render import render_text
+from andon.tracing.hooks import watch
+from andon.tracing.loop import run
 from andon.tracing.record import open_trace
 from tests.bench import tables
 from tests.bench.machine import describe_machine
@@ -40,6 +45,7 @@ PAIRS = 1000
 ROUNDS = 10
 STEPS = 200  # of a stretch
 RESAMPLES = 2000
+WATCHED_PAIRS, BLOCKS = 200, 24
 
 
 class Cost(NamedTuple):
@@ -128,6 +134,38 @@ def untraced(config: Config, folder: Path) -> float:
         return time.process_time() - begun
 
 
+def of_watching(folder: Path) -> Cost:
+    """Main-thread time of steps of a stranger's model that are recorded and watched, less that of steps beside them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.TransformerEncoderLayer(32, 2, 64, batch_first=True) for _ in range(BLOCKS)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = torch.randn(4, 16, 32)
+
+    def seconds(batches: Iterator[torch.Tensor]) -> float:
+        begun = time.thread_time()
+        loss = model(next(batches)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.thread_time() - begun
+
+    found = []
+    with run(folder / "watched") as t:
+        recorded, alone = t.steps(itertools.repeat(batch)), itertools.repeat(batch)
+
+        def watched() -> float:
+            end = watch(t.phases, model, (optimizer,))
+            taken = seconds(recorded)
+            end()
+            return taken
+
+        for number in range(WARM_UP + WATCHED_PAIRS):
+            both = (watched(), seconds(alone)) if number % 2 else (seconds(alone), watched())[::-1]
+            found.append(both[0] - both[1])
+        recorded.close()
+    return cost(found[WARM_UP:])
+
+
 @contextmanager
 def receiver(folder: Path) -> Generator[str]:
     """The address of a live receiver, in a process of its own."""
@@ -151,12 +189,13 @@ def main() -> None:
         step = of_steps(config, folder)
         with receiver(folder) as url:
             sent = of_sending(config, folder, url)
-    metrics = {"step_ms_upper": Metric(step.upper, "ms"), "otlp_ms_upper": Metric(sent.upper, "ms")}
+        strange = of_watching(folder)
+    costs = {"step": step, "otlp": sent, "watch": strange}
+    metrics = {f"{name}_ms_upper": Metric(each.upper, "ms") for name, each in costs.items()}
     others = usage(clock, read_clock()).others_share
-    costs = {"step": step._asdict(), "otlp": sent._asdict()}
     context = {"command": COMMAND, "machine": describe_machine(), "others_share": others, "sources": sources}
     write_evidence(Evidence("tracing", COMMAND, time.monotonic() - begun, sources, metrics))
-    tables.write_baseline(tables.TRACING, {**context, "costs": costs})
+    tables.write_baseline(tables.TRACING, {**context, "costs": {name: each._asdict() for name, each in costs.items()}})
     tables.rewrite_pages()
     verdict = judge("tracing", gates)
     click.echo(render_text(verdict), nl=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from andon.tracing.analysis.diff import rows, student_above, student_quantile
+from andon.tracing.analysis.diff import paired_rows, rows, student_above, student_quantile
 from tests.tracing.synthetic import DRIFT, plain_steps, times
 
 pytestmark = pytest.mark.tier1
@@ -52,3 +52,21 @@ def test_students_t(freedom: float, above: float, value: float) -> None:
 def test_the_ends_of_an_interval(freedom: float, value: float) -> None:
     """Reference: the same table's values for an interval of 95%, within 1%."""
     assert value == pytest.approx(student_quantile(0.975, freedom), rel=0.01)
+
+
+def paired(seed: int, factor: float, count: int = 5) -> list[str]:
+    """What is slower in pairs of runs of 60 steps made in turn, on a machine that is up to half slower each time."""
+    pairs = []
+    for number in range(count):
+        runs = (plain_steps(60, seed + 100 * number + each) for each in (0, 50))
+        a, b = ([times(each, 1 + (number % 3) / 4, "forward") for each in run] for run in runs)
+        pairs.append((a, [times(each, factor, "forward") for each in b]))
+    return [row.name for row in paired_rows(pairs, 0.05) if row.slower]
+
+
+def test_pairs_take_a_changing_machine_out() -> None:
+    """Behavior: equal commands in turn are one red pair in twenty at most; 15% more is found; two pairs are too few."""
+    assert sum(bool(paired(seed, 1.0)) for seed in range(20)) <= 1
+    assert all("forward" in paired(seed, 1.15) for seed in range(10))
+    assert [] == paired_rows([(plain_steps(60, 0), plain_steps(60, 1))] * 2, 0.05)
+    assert [] == paired_rows([(plain_steps(60, 0), plain_steps(30, 1))] * 5, 0.05)

@@ -2,11 +2,12 @@
 
 Steps are autocorrelated, so what is compared is blocks of 20 (Welch's test on logarithms of their means). A phase is
 slower where even the lower end says so: its ratio is tested against the bound, with Holm's correction over the phases
-(Holm 1979). Intervals are of 95%, each for itself.
+(Holm 1979). Intervals are of 95%, each for itself. Where A and B were run in turn, several times each, what is compared
+is the pairs (Student's test on logarithms of their ratios), and the clock can be believed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist, fmean, variance
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from andon.tracing.analysis.slowing import BLOCK
 from andon.tracing.analysis.steps import Step
 
 LEAST_BLOCKS = 4
+LEAST_PAIRS = 3
 LEVEL = 0.05
 SAME = {  # of a run's start; where one differs, seconds say nothing about the code
     "train.config.sha256": "configuration",
@@ -39,7 +41,7 @@ class Ratio(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A phase in both runs: its share of A's step, and its ratios. `slower` is by processor time, after Holm."""
+    """A phase in both runs: its share of A's step, and its ratios. `slower` is after Holm."""
 
     name: str
     share: float
@@ -84,15 +86,36 @@ def rows(a: Sequence[Step], b: Sequence[Step], slower: float) -> list[Row]:
         )
         share = sum(seconds(block, name, 1) for block in both[0]) / max(whole, 1e-12)
         found.append(Row(name, share, cpu, wall, slower=False))
-    return _judged(found)
+    return _judged(found, lambda row: row.cpu.p)
 
 
-def _judged(found: list[Row]) -> list[Row]:
+def paired_rows(pairs: Sequence[tuple[Sequence[Step], Sequence[Step]]], slower: float) -> list[Row]:
+    """The same of pairs of runs, made in turn; judged by the clock. None where they are too few, or too short."""
+    whole = [[[step for block in blocks_of(run) for step in block] for run in pair] for pair in pairs]
+    runs = [run for pair in whole for run in pair]
+    if len(pairs) < LEAST_PAIRS or not all(runs):
+        return []
+    names = [name for name in runs[0][-1].phases if all(name in run[-1].phases for run in runs)]
+    found = []
+    for name in [WHOLE, *names]:
+        means = ([[seconds(run, name, which) for run in pair] for pair in whole] for which in (0, 1))
+        wall, cpu = (_paired(each, slower) for each in means)
+        share = sum(seconds(run, name, 0) for run, _ in whole) / sum(seconds(run, WHOLE, 0) for run, _ in whole)
+        found.append(Row(name, share, cpu, wall, slower=False))
+    return _judged(found, lambda row: row.wall.p)
+
+
+def _paired(means: Sequence[Sequence[float]], slower: float) -> Ratio:
+    logs = [math.log(max(b, 1e-9) / max(a, 1e-9)) for a, b in means]
+    return _ratio(fmean(logs), math.sqrt(variance(logs) / len(logs)), len(logs) - 1, slower)
+
+
+def _judged(found: list[Row], chance: Callable[[Row], float]) -> list[Row]:
     """Holm over the phases that are a tenth of the step at least: from the smallest p on, until one is too large."""
-    counted = sorted((row for row in found if row.share >= SHARE), key=lambda row: row.cpu.p)
+    counted = sorted((row for row in found if row.share >= SHARE), key=chance)
     slower = set()
     for place, row in enumerate(counted):
-        if row.cpu.p > LEVEL / (len(counted) - place):
+        if chance(row) > LEVEL / (len(counted) - place):
             break
         slower.add(row.name)
     return [row._replace(slower=row.name in slower) for row in found]
@@ -111,9 +134,13 @@ def compared(a: Sequence[float], b: Sequence[float], slower: float) -> Ratio:
     logs = [[math.log(max(each, 1e-9)) for each in own] for own in (a, b)]
     effect = fmean(logs[1]) - fmean(logs[0])
     parts = [variance(own) / len(own) for own in logs]
-    error = math.sqrt(sum(parts)) or 1e-12
     freedom = sum(parts) ** 2 / (sum(part**2 / (len(own) - 1) for part, own in zip(parts, logs, strict=True)) or 1e-300)
-    freedom = max(freedom, 1.0)
+    return _ratio(effect, math.sqrt(sum(parts)), max(freedom, 1.0), slower)
+
+
+def _ratio(effect: float, error: float, freedom: float, slower: float) -> Ratio:
+    """A ratio out of its logarithm, with that one's error."""
+    error = error or 1e-12
     reach = student_quantile(1 - LEVEL / 2, freedom) * error
     p = student_above((effect - math.log1p(slower)) / error, freedom)
     return Ratio(math.exp(effect), math.exp(effect - reach), math.exp(effect + reach), p)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from andon.tracing import read
 
-STEP, BETWEEN, COLLECTION = "train.step", "between steps", "gc"
+STEP, BETWEEN, COLLECTION, PROFILE = "train.step", "between steps", "gc", "profile"
 START = "train run start"
 
 
@@ -123,15 +123,20 @@ class Builder:
             number(said.get("train.grad_norm")),
             whole(said.get("train.peak_bytes")),
             number(said.get("train.gc_seconds"), 0.0),
-            said.get("train.measuring") is True,
+            any(said.get(f"train.{mark}") is True for mark in ("measuring", "profiled")),
         )
 
     def _add_after(self, span: Ended) -> None:
         beside = {name: seconds.wall for name, seconds in self._phases(span.span_id).items()}
+        profiling = beside.pop(PROFILE, 0.0)
         if self.steps:
             last = self.steps[-1]
-            collected = last.collected + number(span.attributes.get("train.gc_seconds"), 0.0)
-            self.steps[-1] = last._replace(after=(span.end - span.start) / 1e9, beside=beside, collected=collected)
+            collected = last.collected
+            if not profiling:  # which collects, too
+                collected += number(span.attributes.get("train.gc_seconds"), 0.0)
+            self.steps[-1] = last._replace(
+                after=(span.end - span.start) / 1e9 - profiling, beside=beside, collected=collected
+            )
 
 
 def number(value: Any, otherwise: float = math.nan) -> float:

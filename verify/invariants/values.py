@@ -4,6 +4,7 @@ from torch import Tensor
 
 from andon.verify.invariants.state import OptimizerMembership
 from andon.verify.invariants.watched import Watched, is_finite
+from andon.verify.observation.optimizers import tensors_of
 
 SAMPLES = 512  # entries with a gradient before vanishing updates are judged
 MOVED = 0.1  # share of them that an optimizer at work moves at least
@@ -23,7 +24,8 @@ class MovingWeights:
             return
         parameters = self.watched.parameters
         skips = getattr(self.watched.optimizer, "found_inf", None) is not None  # a fused step under a loss scale
-        for name in self.watched.turn([name for name, p in parameters.items() if p.grad is not None]):
+        held = {id(p) for p in tensors_of(self.watched.optimizer)}  # others may have gradients left from before
+        for name in self.watched.turn([name for name, p in parameters.items() if p.grad is not None and id(p) in held]):
             p = parameters[name]
             assert p.grad is not None
             gradient = self.watched.sample(name, p.grad)

@@ -61,6 +61,13 @@ def check_gradient(run: Run) -> None:
     """
     asked = False
     for each in stepping(run, SEEN):
+        if each.empty >= SEEN:
+            count = len(tensors_of(each.optimizer))
+            raise Unusual(
+                f"in {each.empty} of {each.steps} steps{at(each.stepped)} none of the {count} tensors that the "
+                f"optimizer{at(each.made)} holds had a gradient, after backward passes{at(run.loss_place)}: these "
+                "steps moved nothing"
+            )
         if each.idle is None or each.gradients_seen < SEEN:
             continue
         asked = True
