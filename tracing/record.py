@@ -21,6 +21,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +29,12 @@ from typing import NamedTuple
 
 from andon.tracing import encode
 from andon.tracing.analysis.verdict import Verdict
-from andon.tracing.clock import Clock, random_ids
+from andon.tracing.clock import Clock, random_ids, usage
 from andon.tracing.conventions import Attribute, resource_attributes
 from andon.tracing.endpoint import Endpoint, endpoint
 from andon.tracing.lines import LineFile, trim_torn_line
 from andon.tracing.send import Sender
-from andon.tracing.spans import GAP_NS, LONG_COLLECTION_NS, STEP, Between, OpenSpan, Parent, Thread, prefixed
+from andon.tracing.spans import GAP_NS, LONG_COLLECTION_NS, STEP, Between, Moment, OpenSpan, Parent, Thread, prefixed
 from andon.tracing.window import Looking, Window
 
 WINDOW_SPANS = 2_000
@@ -81,6 +82,10 @@ class Trace:
         """A span below this thread's innermost open one; attributes without a dot get the prefix `train.`."""
         return OpenSpan(self, name, prefixed(attributes))
 
+    def moment(self) -> Moment:
+        """Now, as where a span may begin or end later."""
+        return Moment(self.clock.now(), time.process_time_ns(), usage())
+
     def finding(self, kind: str, **numbers: Attribute) -> None:
         """Note what was found just now: an event, and an attribute by which its window is found. Numbers, never text.
 
@@ -118,7 +123,7 @@ class Trace:
             between = self.thread.between
             if span.name == STEP:
                 if between:
-                    self._end_between(between)
+                    self._end_between(between, span.at)
                 full = self._window and (
                     len(self._window.steps) >= self._window_steps
                     or self._window.spans + self._largest > WINDOW_SPANS - 1
@@ -126,7 +131,7 @@ class Trace:
                 if full:
                     self._close_window()
                 between = None
-            window = self._open_window()
+            window = self._open_window(span.at)
             window.open += 1
             span.window, span.trace_id = window, window.trace_id
             if between:
@@ -148,7 +153,8 @@ class Trace:
             if window.closed and not window.open:
                 self._write_root(window)
             elif span.name == STEP:
-                thread.between, thread.collected = Between(self.draw(), span.end + GAP_NS), 0
+                cpu = span.at.cpu if span.at else time.process_time_ns()
+                thread.between, thread.collected = Between(self.draw(), span.end + GAP_NS, cpu), 0
         if span.name == STEP:
             self._looking.settle()  # a run that is killed from here on has the root of the window before
 
@@ -162,14 +168,15 @@ class Trace:
         self._steps += 1
         self.last_step = (span.trace_id, span.span_id)
 
-    def _end_between(self, between: Between) -> None:
-        """The time between two steps ends now."""
+    def _end_between(self, between: Between, at: Moment | None = None) -> None:
+        """The time between two steps ends now, or as of an earlier moment."""
         thread, window = self.thread, self._window
         thread.between = None
         if window is None:
             return
-        thread.last = max(self.clock.now() - GAP_NS, between.start, between.last)
-        between.finish(thread.last, thread.collected, window.trace_id, window.span_id)
+        now, cpu = (at.time, at.cpu) if at else (self.clock.now(), time.process_time_ns())
+        thread.last = max(now - GAP_NS, between.start, between.last)
+        between.finish(thread.last, cpu, thread.collected, window.trace_id, window.span_id)
         thread.ended.append(between)
 
     def _flush(self, window: Window | None) -> None:
@@ -206,10 +213,11 @@ class Trace:
         when = (now, self.clock.now())
         self._write([encode.span(ids, encode.named(name), when, values, events, links, failed=bool(error))])
 
-    def _open_window(self) -> Window:
+    def _open_window(self, at: Moment | None = None) -> Window:
         if self._window is None:
             self.clock.pair()
-            self._window = Window(self._draw_trace(), self.draw(), len(self._windows), self.clock.now())
+            start = at.time if at else self.clock.now()
+            self._window = Window(self._draw_trace(), self.draw(), len(self._windows), start)
             self._windows.append((self._window.trace_id, self._window.span_id))
             self.trace_ids.append(self._window.trace_id)
         return self._window

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from andon.tracing import encode
 from andon.tracing.clock import Clock, Usage, usage
@@ -17,6 +17,14 @@ GAP_NS = 2_000  # between siblings: Jaeger cuts to microseconds, and its critica
 FRESH_NS = 20_000  # for which a reading of the processor's time holds: reading it is a call into the kernel
 PLACES: dict[tuple[int, int], tuple[str, CodeType]] = {}  # each with its code, so that no other gets its identity
 LONG_COLLECTION_NS = 1_000_000  # from which on a garbage collection is a span of its own
+
+
+class Moment(NamedTuple):
+    """When something was, and what the process had used by then: spans may begin and end there later."""
+
+    time: int
+    cpu: int
+    used: Usage
 
 
 class Thread(threading.local):
@@ -66,17 +74,17 @@ class Between:
     name = "between steps"
     source = ""
 
-    def __init__(self, span_id: str, start: int) -> None:
+    def __init__(self, span_id: str, start: int, cpu: int) -> None:
         self.span_id, self.start, self.last = span_id, start, start - GAP_NS
         self.end, self.trace_id, self.parent_id = start, "", ""
         self.events: list[str] = []
         self.attributes: dict[str, Attribute] = {}
-        self.cpu = time.process_time_ns()
+        self.cpu = cpu
 
-    def finish(self, end: int, collected: int, trace_id: str, parent_id: str) -> None:
+    def finish(self, end: int, cpu: int, collected: int, trace_id: str, parent_id: str) -> None:
         """It ends, in a window; what it took of the machine, given the nanoseconds of garbage collections in it."""
         self.end, self.trace_id, self.parent_id = end, trace_id, parent_id
-        self.attributes["train.cpu_seconds"] = (time.process_time_ns() - self.cpu) / 1e9
+        self.attributes["train.cpu_seconds"] = (cpu - self.cpu) / 1e9
         if collected:
             self.attributes["train.gc_seconds"] = collected / 1e9
 
@@ -90,6 +98,7 @@ class OpenSpan:
     """A span as a context manager. `trace_id` and `span_id` are known while it is open."""
 
     __slots__ = (
+        "at",
         "attributes",
         "code",
         "cpu",
@@ -115,9 +124,17 @@ class OpenSpan:
 
     def __enter__(self) -> Self:
         """Begin, below the innermost open span of this thread."""
+        return self.begin(encoded_code(caller(sys._getframe(1))))  # noqa: SLF001 - a documented function of CPython
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End; an exception passes through and leaves its type, never its text."""
+        self.finish("" if kind is None else kind.__qualname__)
+
+    def begin(self, code: str, at: Moment | None = None) -> Self:
+        """Begin below the innermost open span of this thread: now, or as of an earlier moment."""
         recorder = self.recorder
         thread = recorder.thread
-        self.code = encoded_code(caller(sys._getframe(1)))  # noqa: SLF001 - a documented function of CPython
+        self.code, self.at = code, at
         self.span_id = recorder.draw()
         if thread.open:
             outer = thread.open[-1]
@@ -126,35 +143,31 @@ class OpenSpan:
         else:
             self.parent = recorder.begin(self)
         if thread.collections:
-            add_collections(recorder, self.trace_id, self.parent, recorder.clock.now())
+            add_collections(recorder, self.trace_id, self.parent, at.time if at else recorder.clock.now())
         thread.open.append(self)
         if self.name == STEP:
             thread.collected = 0
-            self.used = usage()
-        now = recorder.clock.now()
-        if now - thread.read > FRESH_NS:
-            thread.read, thread.cpu = now, time.process_time_ns()
-        self.cpu = thread.cpu
+            self.used = at.used if at else usage()
+        now, self.cpu = (at.time, at.cpu) if at else reading(recorder)
         self.start = max(now, self.parent.last + GAP_NS)
         self.last = self.start - GAP_NS  # a first child may begin at once
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End; an exception passes through and leaves its type, never its text."""
+    def finish(self, failure: str = "", at: Moment | None = None) -> None:
+        """End, now or as of an earlier moment; `failure` is an exception's type."""
         recorder = self.recorder
         thread = recorder.thread
-        now = recorder.clock.now()
+        self.at = at
+        now, cpu = (at.time, at.cpu) if at else reading(recorder)
         self.end = max(now, self.start, self.last)
-        if now - thread.read > FRESH_NS:
-            thread.read, thread.cpu = now, time.process_time_ns()
         if thread.collections:
             add_collections(recorder, self.trace_id, self, self.end)
         thread.open.remove(self)
-        self.cpu = thread.cpu - self.cpu
+        self.cpu = cpu - self.cpu
         if self.used:
-            self._add_usage(thread)
-        if kind is not None:
-            self._fail(kind.__qualname__)
+            self._add_usage(thread, self.used, at.used if at else usage())
+        if failure:
+            self._fail(failure)
         self.parent.last = self.end
         thread.ended.append(self)
         if not thread.open:
@@ -192,12 +205,10 @@ class OpenSpan:
         """Note that something happened now."""
         self.events.append(encode.event(name, self.recorder.clock.now(), prefixed(attributes)))
 
-    def _add_usage(self, thread: Thread) -> None:
+    def _add_usage(self, thread: Thread, before: Usage, now: Usage) -> None:
         """What the step took of the machine; a peak of memory that the caller knows better stays."""
-        assert self.used
-        now = usage()
-        self.attributes["train.cpu_seconds"] = now.cpu_seconds - self.used.cpu_seconds
-        self.attributes["train.major_faults"] = now.major_faults - self.used.major_faults
+        self.attributes["train.cpu_seconds"] = now.cpu_seconds - before.cpu_seconds
+        self.attributes["train.major_faults"] = now.major_faults - before.major_faults
         self.attributes.setdefault("train.peak_bytes", now.peak_bytes)
         if thread.collected:
             self.attributes["train.gc_seconds"] = thread.collected / 1e9
@@ -207,6 +218,14 @@ class OpenSpan:
         self.attributes["error.type"] = kind
         self.events.append(encode.event("exception", self.end, {"exception.type": kind}))
         self.recorder.error(self, kind)
+
+
+def reading(recorder: Recorder) -> tuple[int, int]:
+    """The time, and the process's on processors, which is read again only where the last reading is not fresh."""
+    thread, now = recorder.thread, recorder.clock.now()
+    if now - thread.read > FRESH_NS:
+        thread.read, thread.cpu = now, time.process_time_ns()
+    return now, thread.cpu
 
 
 def encoded_code(frame: FrameType) -> str:

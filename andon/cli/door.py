@@ -1,8 +1,11 @@
 """`andon verify -- COMMAND` and `andon watch -- COMMAND`: an unchanged script is run, watched and judged."""
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -18,6 +21,7 @@ NOT_FOUND, STARTED = 127, 126
 Examples:
   andon verify -- python train.py --batch-size 8
   andon verify --in-copy -- python -m package.train
+  andon verify --write my_checks.py -- python train.py
   andon verify --steps 50 --json -- torchrun --nproc-per-node 2 train.py
 """,
 )
@@ -35,6 +39,13 @@ Examples:
 @click.option("--watch-only", is_flag=True, help="Do not capture a subject: judge by what is seen alone.")
 @click.option("--ignore", multiple=True, metavar="CHECK", help="Leave out a finding; each needs a --reason.")
 @click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why, for the --ignore before it.")
+@click.option(
+    "--write",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.py",
+    help="Write what was captured as code to go on from, for `andon verify FILE:subject`; FILE.py must not exist.",
+)
 @click.option("--strict", is_flag=True, help="Yellow findings make the exit code 1, as red ones do.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; the script's output goes to stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer and what was found, no more.")
@@ -44,6 +55,7 @@ def verify(
     budget: float,
     ignore: tuple[str, ...],
     reasons: tuple[str, ...],
+    output: Path | None,
     *,
     in_copy: bool,
     watch_only: bool,
@@ -58,8 +70,13 @@ def verify(
     """
     if len(ignore) != len(reasons):
         raise click.UsageError(f"{len(ignore)} --ignore and {len(reasons)} --reason: each check left out needs its own")
+    if output and watch_only:
+        raise click.UsageError(
+            "--write writes what is captured, and --watch-only captures nothing: leave one of them out"
+        )
     limits = Limits(steps, budget, checks=not watch_only)
-    drive(words, limits, in_copy=in_copy, strict=strict, as_json=as_json, quiet=quiet, ignore=ignore)
+    shown = {"strict": strict, "as_json": as_json, "quiet": quiet}
+    drive(words, limits, in_copy=in_copy, ignore=ignore, written=output, **shown)
 
 
 def drive(
@@ -71,14 +88,20 @@ def drive(
     as_json: bool = False,
     quiet: bool = False,
     ignore: Sequence[str] = (),
+    written: Path | None = None,
 ) -> None:
-    """Run a command, print what came of it, and exit."""
+    """Run a command, print what came of it, write what was captured where that is wanted, and exit."""
     from andon.door.answer import answer
+    from andon.door.written import refused, write
 
+    if written and (reason := refused(written)):
+        raise click.UsageError(f"--write: {reason}")
     if shutil.which(words[0]) is None:
         raise click.UsageError(f"there is no program {words[0]!r} on the path")
     outcome = launch(words, limits, in_copy=in_copy, quiet_stdout=as_json)
     said = answer(words, outcome, strict=strict, ignore=ignore)
+    if written:
+        said = replace(said, writing=write(written, shlex.join(words), outcome.results))
     if as_json:
         click.echo(said.as_json(), nl=False)
     else:

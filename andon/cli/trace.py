@@ -10,6 +10,7 @@ import click
 
 from andon.cli.bar import bar
 from andon.cli.trace_diff import diff
+from andon.cli.trace_script import EXAMPLES, Trace, record
 from andon.cli.trace_show import show
 
 if TYPE_CHECKING:
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 OTLP = "OTLP/HTTP endpoint, such as http://localhost:4318 for Jaeger; by default that of OTEL_EXPORTER_OTLP_ENDPOINT."
 
 
-@click.group()
+@click.group(cls=Trace, epilog=EXAMPLES)
 def command() -> None:
-    """Say where a recorded run's time went, or send the run to an OTLP endpoint such as Jaeger."""
+    """Record a script as it is; say where a recorded run's time went, or send the run to an OTLP endpoint.
 
+    A command after `--` is run and recorded: output and exit code stay its own, and at its end stderr says where the
+    time went. The exit code is 3 where nothing was recorded.
+    """
+
+
+command.add_command(record)
 
 command.add_command(show)
 command.add_command(diff)

@@ -101,7 +101,7 @@ class ForwardNotes:
         passes.carrying.given(tensors)
         text = next((each for each in tensors if each.dim() == 2 and not each.is_floating_point()), None)
         if text is not None:
-            passes.phrases.note(text)
+            passes.phrases.note(text, trained=passes.trained)
         if tensors:
             self._comparing.given = tensors[0] if self._comparing.on and tensors[0].is_floating_point() else None
             passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)

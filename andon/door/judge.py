@@ -7,7 +7,7 @@ from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
 from andon.door.rehearsal import Rehearsed
 from andon.door.sampling import Sample, is_reached
-from andon.door.seen import described
+from andon.door.seen import described, micro_batches, settings
 from andon.door.statements import STATEMENTS
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.run.docstring import as_finding
@@ -37,6 +37,10 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "not_run": dict(_all(answers, "not_run")),
         "times": dict(_all(answers, "times")),
         "backwards": run.backwards,
+        "traits": next((each["traits"] for each in answers if "traits" in each), None),
+        "settings": settings(run),
+        "micro_batches": micro_batches(run),
+        "entry": run.entry.as_json(),
         "steps": run.steps,
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from andon.door.backward import BackwardNotes
 from andon.door.ending import Ending
+from andon.door.entry import entry_now
 from andon.door.forward import ForwardNotes
 from andon.door.loading import LoadNotes
 from andon.door.records import Run
@@ -17,7 +18,7 @@ from andon.door.windows import Windows
 
 def begin(options: dict[str, Any]) -> None:
     """Watch from here to the process's end, or to the limits of `options`."""
-    run = Run()
+    run = Run(entry=entry_now())
     windows = Windows(run, options)
     ending = Ending(run, options, windows.fork)
     steps = StepNotes(run, windows, ending.after_step)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from andon.door.births import Births
 from andon.door.carrying import Carrying
+from andon.door.entry import Entry
 from andon.door.loaded import Loaded, Lost, Resumed
 from andon.door.phrases import Phrases
 from andon.door.places import Place
@@ -127,6 +128,15 @@ class Comparison(NamedTuple):
     count: int
 
 
+class Crossed(NamedTuple):
+    """A vector beside a column, held against each other while the script evaluates."""
+
+    place: Place | None
+    one: tuple[int, ...]
+    other: tuple[int, ...]
+    loss: bool  # in a loss of torch's
+
+
 @dataclass
 class Run:
     """One process."""
@@ -141,6 +151,7 @@ class Run:
     saves: int = 0
     own_states: list[Place | None] = field(default_factory=list)  # put into the modules whose they are
     empty_saves: list[Place | None] = field(default_factory=list)
+    entry: Entry = field(default_factory=Entry)
     over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself: not by us, and not by an error
     scaling: Scaling = field(default_factory=Scaling)

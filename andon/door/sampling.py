@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured, as_subject
 from andon.door.mixing import mixes_rows
 from andon.door.questions.targets import shown_in
 from andon.verify.access.calls import gradients, new_batch, new_model, seeded
+from andon.verify.capturing.micro_batch import Captured, as_subject
 from andon.verify.checks.structure import DEAD_ROWS, DEAD_SHARE
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.idle_parameters import Idle

@@ -1,6 +1,5 @@
 """Notes on optimizers: where they are made, what is clipped before their steps, and what each window was."""
 
-import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from andon.door.wrapping import after, around
 from andon.verify.observation.optimizers import tensors_of
 
 SAME = 1e-3  # of a gradient in float32
-CLIPPING = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}  # and what their bound is called
+CLIPPING = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}  # what their second argument is called
 
 
 class StepNotes:
@@ -91,13 +90,10 @@ class StepNotes:
 
     def _around_clip(self, name: str, bound: str) -> None:
         def make(clip: Callable[..., Any]) -> Callable[..., Any]:
-            signature = inspect.signature(clip)
-
-            def noted(*args: Any, **kwargs: Any) -> Any:
-                given = signature.bind(*args, **kwargs)
-                given.arguments["parameters"] = parameters = _listed(given.arguments["parameters"])
-                norm = clip(*given.args, **given.kwargs)
-                self.clipped(parameters, float(given.arguments[bound]), norm)
+            def noted(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+                parameters = _listed(parameters)
+                norm = clip(parameters, *args, **kwargs)
+                self.clipped(parameters, float(args[0] if args else kwargs[bound]), norm)
                 return norm
 
             return noted

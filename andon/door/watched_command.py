@@ -35,6 +35,8 @@ class Limits:
     whole: bool = False  # to its end, whatever it takes
     checks: bool = True  # capture a subject, and check it
     live: bool = False  # say what is found in the step that shows it
+    trace: str = ""  # a folder: record the run there, and nothing else
+    otlp: str = ""  # and send it there
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def launch(command: Sequence[str], limits: Limits, *, in_copy: bool = False, qui
 
 
 def _environment(out: Path, limits: Limits) -> dict[str, str]:
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(INJECTED), *([before] if before else [])])
+    if limits.trace:
+        options = {"package": str(PACKAGE), "trace": limits.trace, "otlp": limits.otlp}
+        return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options)}
     options = {
         "package": str(PACKAGE),
         "out": str(out),
@@ -76,8 +83,6 @@ def _environment(out: Path, limits: Limits) -> dict[str, str]:
         "check_budget": CHECK_BUDGET,
         "live": limits.live,
     }
-    before = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(INJECTED), *([before] if before else [])])
     return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options), "TORCHDYNAMO_DISABLE": "1"}
 
 

@@ -13,7 +13,7 @@ from andon.door.followers import Followers
 from andon.door.fork import Fork
 from andon.door.inquiry import inquire
 from andon.door.records import Optimizing, Run
-from andon.door.torch_calls import Recorder
+from andon.verify.capturing.torch_calls import Recorder
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.watcher import Watch
 

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.capture import as_subject
 from andon.door.questions.accumulation import check_division
 from andon.door.questions.likelihoods import check_classes
 from andon.door.questions.packed import check_positions
@@ -13,6 +12,7 @@ from andon.door.questions.padding import check_padding, check_padding_targets
 from andon.door.questions.question import again
 from andon.door.questions.shapes import check_broadcast, check_random_target
 from andon.door.questions.targets import check_ignored, check_own_target
+from andon.verify.capturing.micro_batch import as_subject
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import WORDS, Asks, Bag, Call, Light, clamped, cross_entropy, light_of, padded, recorded
 
@@ -26,6 +26,20 @@ def test_a_capture_is_the_scripts_loss_without_its_last_factor() -> None:
     again = subject.loss(subject.model(), subject.batch(torch.Generator()))
     assert (["ids", "labels"], 0.25) == (list(captured.parts), captured.factor)
     assert float(captured.loss.detach()) == float(again.detach())
+
+
+def test_a_part_that_is_only_cut_into_labels_is_the_labels() -> None:
+    """Behavior: rows of which the loss takes all places but the first are captured as that; not where all are read."""
+
+    def next_token(call: Call, ids: Tensor, rows: Tensor) -> Tensor:
+        return functional.cross_entropy(call(ids).flatten(0, 1), rows[:, 1:].flatten())
+
+    def and_all(call: Call, ids: Tensor, rows: Tensor) -> Tensor:
+        return next_token(call, ids, rows) + 0 * rows.sum()
+
+    rows = torch.randint(1, WORDS, (6, 8))
+    assert (6, 7) == recorded(Bag(), next_token, rows[:, :-1], rows).parts["labels"].shape
+    assert (6, 8) == recorded(Bag(), and_all, rows[:, :-1], rows).parts["labels"].shape
 
 
 def test_padding_is_no_part_of_a_prediction() -> None:

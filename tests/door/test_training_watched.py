@@ -313,7 +313,7 @@ def test_evaluation_with_dropout() -> None:
     [(mse_loss, False, None), (mse_loss, True, CheckFailed), (torch.eq, False, None), (torch.eq, True, Unusual)],
 )
 def test_an_evaluation_pairs_rows(compares: Callable[[Tensor, Tensor], Tensor], column: bool, light: Any) -> None:
-    """Behavior: predictions (B, 1) beside targets (B,) are red in a loss, else yellow; (B,), and pairs of one tensor, not."""
+    """Behavior: predictions (B, 1) beside targets (B,) are red in a loss, else yellow; pairs of one tensor not."""
 
     def evaluates(watching: Watching, model: nn.Module, step: int) -> None:
         if step % 6 == 5:

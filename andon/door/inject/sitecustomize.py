@@ -50,7 +50,10 @@ def _watch():  # noqa: ANN202
         assert spec.loader is not None
         sys.modules["andon"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["andon"])
-    from andon.door.observe import begin
+    if "trace" in options:
+        from andon.door.traced import begin
+    else:
+        from andon.door.observe import begin
 
     begin(options)
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.door.questions.question import Question
-from andon.door.torch_calls import Likelihood
+from andon.verify.capturing.micro_batch import Captured
+from andon.verify.capturing.torch_calls import Likelihood
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 TAKES = {

@@ -6,9 +6,9 @@ Legend: B batch, T time, V vocab.
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.door.questions.question import Question, again
 from andon.verify.access.facts import CrossEntropy, cross_entropy_of
+from andon.verify.capturing.micro_batch import Captured
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 FEWEST = 8  # targets that two tensors must share before one is the other

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.door.torch_calls import Entry, Likelihood, Recorder, leaves, needed, replayed, without_selections
+from andon.verify.capturing.torch_calls import Entry, Likelihood, Recorder, leaves, needed, replayed, without_selections
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
 

@@ -5,6 +5,7 @@ What the script computes in Python (a length, a factor read by `.item()`) is a c
 
 import dataclasses
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -137,25 +138,33 @@ def leaves(entries: list[Entry]) -> list[Tensor]:
 
 
 def without_selections(entries: list[Entry]) -> list[Entry]:
-    """The calls without those that pick, from a whole data set, as many rows as a module is given: they are a batch."""
-    rows = {len(each) for entry in entries if entry.module is not None for each in entry.given() if each.dim()}
+    """The calls without those that choose a batch: rows of a whole data set, or a part of a tensor for labels alone."""
+    given = [each for entry in entries if entry.module is not None for each in entry.given() if each.dim()]
+    rows, shapes = {len(each) for each in given}, {each.shape for each in given}
     outside = {id(each) for each in leaves(entries)}
+    uses = Counter(id(each) for entry in entries for each in entry.given())
 
-    def picks(entry: Entry) -> bool:
+    def chooses(entry: Entry) -> bool:
         if entry.name not in SELECTIONS or not isinstance(entry.result, Tensor) or not entry.result.dim():
             return False
-        given = entry.given()
-        longer = bool(given) and given[0].dim() > 0 and len(given[0]) > len(entry.result)
-        index = entry.args[1] if len(entry.args) == 2 else None
-        by_number = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32)
-        return (
-            longer
-            and (by_number or isinstance(index, slice))
-            and {id(each) for each in given} <= outside
-            and len(entry.result) in rows
-        )
+        if not {id(each) for each in entry.given()} <= outside:
+            return False
+        return _picks_rows(entry, rows) or (uses[id(entry.args[0])] == 1 and _cuts_out(entry, shapes))
 
-    return [entry for entry in entries if not picks(entry)]
+    return [entry for entry in entries if not chooses(entry)]
+
+
+def _picks_rows(entry: Entry, rows: set[int]) -> bool:
+    """Whether as many rows as a module is given are taken from more."""
+    given, index = entry.given(), entry.args[1] if len(entry.args) == 2 else None
+    longer = bool(given) and given[0].dim() > 0 and len(given[0]) > len(entry.result)
+    by_number = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32)
+    return longer and (by_number or isinstance(index, slice)) and len(entry.result) in rows
+
+
+def _cuts_out(entry: Entry, shapes: set[torch.Size]) -> bool:
+    """Whether places of a tensor's rows are taken that have the shape of what a module is given: its labels."""
+    return entry.name == "__getitem__" and len(entry.given()) == 1 and entry.result.shape in shapes
 
 
 def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:
