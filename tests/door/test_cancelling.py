@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.capture import Captured, capture
 from andon.door.questions.attention import check_scale
 from andon.door.questions.constant import check_cancels, check_constant
 from andon.door.questions.targets import check_axes, check_own_target
-from andon.door.torch_calls import Recorder
+from andon.verify.capturing.micro_batch import Captured, capture
+from andon.verify.capturing.torch_calls import Recorder
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import WORDS, Call, Light, light_of, recorded
 

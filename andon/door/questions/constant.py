@@ -5,9 +5,9 @@ from copy import deepcopy
 import torch
 
 from andon.door.questions.question import Question, again
-from andon.door.torch_calls import Entry
 from andon.verify.access.calls import seeded
 from andon.verify.capturing.micro_batch import Captured
+from andon.verify.capturing.torch_calls import Entry
 from andon.verify.errors import CheckFailed, NotApplicable
 
 MOVED = 0.1  # of a weight's size
