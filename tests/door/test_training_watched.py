@@ -308,6 +308,7 @@ def test_evaluation_with_dropout() -> None:
     assert Unusual is type(found.value)
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch says so, too
 @pytest.mark.parametrize(
     ("compares", "column", "light"),
     [(mse_loss, False, None), (mse_loss, True, CheckFailed), (torch.eq, False, None), (torch.eq, True, Unusual)],
