@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from andon.door import places
 from andon.door.draws import noise_of
-from andon.door.records import Comparison, Passes, Run
+from andon.door.records import Comparison, Crossed, Passes, Run
 
 IGNORED = -100  # what torch's losses do not count
 LOSSES = (
@@ -54,7 +54,8 @@ class Comparing(TorchFunctionMode):
         if self.left and compares:
             self._note(*args)
         if (name in LOSSES or compares) and _are_crossed(args):
-            self.run.crossed.append((places.here(), tuple(args[0].shape), tuple(args[1].shape), name in LOSSES))
+            one, other = (tuple(each.shape) for each in args[:2])
+            self.run.crossed.append(Crossed(places.here(), one, other, name in LOSSES))
         return result
 
     def _score(self, values: tuple[Any, ...]) -> None:

@@ -129,6 +129,15 @@ class Comparison(NamedTuple):
     count: int
 
 
+class Crossed(NamedTuple):
+    """A vector beside a column, held against each other while the script evaluates."""
+
+    place: Place | None
+    one: tuple[int, ...]
+    other: tuple[int, ...]
+    loss: bool  # in a loss of torch's
+
+
 @dataclass
 class Run:
     """One process."""

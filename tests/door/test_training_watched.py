@@ -117,7 +117,10 @@ def test_gradients_of_zero() -> None:
     with pytest.raises(CheckFailed, match=r"exactly zero in each of 24 steps: a; beside them lies b") as found:
         check_gradient(trained(frozen)[0].run)
     assert not isinstance(found.value, Unusual)
-    for other in (Spared(), Unconditional()):
+    nothing = Product()
+    torch.nn.init.zeros_(nothing.a)
+    nothing.weight.requires_grad_(False)  # two factors of which each is zero: neither ever gets a gradient
+    for other in (Spared(), Unconditional(), nothing):
         with pytest.raises(Unusual, match="exactly zero"):
             check_gradient(trained(other)[0].run)
     with pytest.raises(NotApplicable):
@@ -308,6 +311,7 @@ def test_evaluation_with_dropout() -> None:
     assert Unusual is type(found.value)
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch says so, too
 @pytest.mark.parametrize(
     ("compares", "column", "light"),
     [(mse_loss, False, None), (mse_loss, True, CheckFailed), (torch.eq, False, None), (torch.eq, True, Unusual)],

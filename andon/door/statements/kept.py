@@ -73,7 +73,7 @@ def check_gradient(run: Run) -> None:
         asked = True
         idle = {id(p): p for p, count in each.idle.values() if count >= SEEN}
         names = _names(each, set(idle))
-        if not names or len(idle) == len(tensors_of(each.optimizer)):
+        if not names:
             continue
         zero = _zero_factors(run, each, idle)
         message = (
