@@ -48,6 +48,9 @@ class BackwardNotes:
     def before(self, tensors: Any) -> None:
         """A backward pass begins."""
         self.run.backwards += 1
+        if self.run.inside:
+            self.run.loops.add(self.run.inside)
+            self.run.inside = None
         loss = tensors if isinstance(tensors, Tensor) else next(iter(tensors), None)
         self.run.loss_place = places.here()
         if self.run.trail is not None:

@@ -1,6 +1,7 @@
 """Notes on forward passes: from where they come, in which mode, and whether a backward pass follows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from andon.door import places
 from andon.door.comparing import Comparing
+from andon.door.methods import method_around
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
 from andon.door.uses import acts, drops, look_again, use_of
@@ -23,36 +25,50 @@ class ForwardNotes:
 
     def __init__(self, run: Run, windows: Windows) -> None:
         self.run, self.windows = run, windows
-        self._depth = 0
         self._stretch: Passes | None = None  # whose passes are made now, with no backward pass between them
         self._random: Tensor | None = None  # numbers where the last pass without a backward pass ended
         self._drawn = False  # whether they have moved between two such passes of this stretch
         self._comparing = Comparing(run)
+        self._methods: set[tuple[type, str]] = set()
         self._rehearsals = Rehearsals(run, windows)
 
     def install(self) -> None:
         """Note every call of a module."""
         around(nn.Module, "__call__", self._around)
 
-    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _around(self, call: Callable[..., Any], *, method: str = "") -> Callable[..., Any]:
         def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            if self._depth or self.run.over or next(module.parameters(), None) is None:
+            skips = self.run.inside is not None or method in self.run.loops
+            if skips or self.run.over or next(module.parameters(), None) is None:
                 return call(module, *args, **kwargs)
-            self._depth += 1
+            self.run.inside = method
             try:
                 passes = self.before(module, args, kwargs)
-                result = self.windows.call(module, call, args, kwargs, training=passes.with_gradients > 0)
+                training = passes.with_gradients > 0
+                result = self.windows.call(module, call, args, kwargs, training=training, method=bool(method))
             finally:
-                self._depth -= 1
-            self.after(passes, result)
-            self._note_use(passes, module, result)
+                self.run.inside = None
+            if method not in self.run.loops:
+                self.after(passes, result)
+                self._note_use(passes, module, result)
             return result
 
         return called
 
+    def _look_for_method(self, module: nn.Module) -> None:
+        """From its next call on, a method of a model that calls its parts is that model's pass."""
+        found = method_around(module)
+        if found is None or (found.owner, found.name) in self._methods:
+            return
+        self._methods.add((found.owner, found.name))
+        self.run.owners[id(found.model)] = found.model
+        around(found.owner, found.name, partial(self._around, method=f"{found.owner.__qualname__}.{found.name}"))
+
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Passes:
         """An outermost pass begins."""
         chain = places.chain()
+        if chain not in self.run.passes and not self.run.inside:
+            self._look_for_method(module)
         passes = self.run.passes.setdefault(chain, Passes(chain))
         if not passes.trained:
             self._go_on(passes)

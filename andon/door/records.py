@@ -146,6 +146,9 @@ class Run:
     scheduling: dict[int, Scheduling] = field(default_factory=dict)
     passes: dict[Chain, Passes] = field(default_factory=dict)
     modules: dict[int, Any] = field(default_factory=dict)  # called outermost, with gradients
+    owners: dict[int, Any] = field(default_factory=dict)  # models that are called by a method of theirs
+    inside: str | None = None  # the method whose pass is made now; "" for a module's own call
+    loops: set[str] = field(default_factory=set)  # methods that train, and are no pass
     steps: int = 0
     backwards: int = 0
     loss_place: Place | None = None

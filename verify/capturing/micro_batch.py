@@ -1,7 +1,7 @@
 """A Subject made of what a script did in one window: its model, the batch it was given, the loss as it was computed."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.verify.capturing.torch_calls import Entry, Likelihood, Recorder, leaves, needed, replayed, without_selections
+from andon.verify.capturing.torch_calls import (
+    Entry,
+    Likelihood,
+    Recorder,
+    leaves,
+    needed,
+    replayed,
+    whole,
+    without_selections,
+)
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
 
@@ -41,7 +50,7 @@ class Captured:
         values = {id(old): batch[name] for name, old in self.parts.items()}
         for key, (place, name) in self.held.items():
             values[key] = _tensor_of(modules[place], name)
-        return replayed(self.entries, values, {id(old): new for old, new in zip(self.modules, modules, strict=True)})
+        return replayed(self.entries, values, dict(_parts_in_place(self.modules, modules)))
 
     def loss_of(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The script's loss of this model, without the last constant factor."""
@@ -54,6 +63,12 @@ class Parts(nn.Module):
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
+
+
+def _parts_in_place(olds: list[nn.Module], news: list[nn.Module]) -> Iterator[tuple[int, nn.Module]]:
+    """Each module of some, by id, and the one of their copies that stands in its place."""
+    for old, new in zip(olds, news, strict=True):
+        yield from zip(map(id, old.modules()), new.modules(), strict=True)
 
 
 def parts_of(model: nn.Module, count: int) -> list[nn.Module]:
@@ -70,7 +85,8 @@ def capture(
         NotApplicable: it cannot be made again.
     """
     kept = without_selections(needed(recorder.entries, loss))
-    modules = list({id(each.module): each.module for each in kept if each.module is not None}.values())
+    wholes = [whole(each.module, recorder.models) for each in kept if each.module is not None]
+    modules = list({id(each): each for each in wholes}.values())
     if not modules:
         raise NotApplicable("a loss that torch calls make of what a module returned")
     missing = [each for each in modules if id(each) not in before]
