@@ -43,6 +43,8 @@ LARGE = (
     "gate run",
     "gate selftest",
     "init",
+    "trace --",  # scripts as they are: tests/tracing/test_strangers.py
+    "trace diff --pair",
     "zoo",
     "verify --",  # scripts as they are: tests/door
     "verify hf_checks:",
@@ -158,6 +160,9 @@ def shortened(line: str, otlp: str) -> list[str]:
         arguments += ["--data", "notes"]
     if arguments[0] in ("train", "finetune"):
         arguments += [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
+    if "--profile" in arguments:
+        arguments[arguments.index("--profile") + 1] = "3"
+        arguments += ["--set", "training.max_steps=4"]
     if "--check" in arguments:
         arguments = arguments[: arguments.index("--check")]  # asks a Jaeger, which is not run here
     if arguments[0] == "verify" and any(":" in word for word in arguments):
@@ -241,5 +246,5 @@ def test_large_commands_are_spelled_right(line: str) -> None:
         )  # `verify`
     assert command
     context = command.make_context(command.name, words)
-    read = {name: value for name, value in context.params.items() if name != "output"}
+    read = {name: value for name, value in context.params.items() if name not in ("out", "output")}
     assert all((ROOT / value).exists() for value in read.values() if isinstance(value, Path))

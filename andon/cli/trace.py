@@ -10,7 +10,7 @@ import click
 
 from andon.cli.bar import bar
 from andon.cli.trace_diff import diff
-from andon.cli.trace_script import EXAMPLES, Trace, record
+from andon.cli.trace_script import EXAMPLES, Trace, drive
 from andon.cli.trace_show import show
 from andon.cli.trace_top import top
 
@@ -30,7 +30,7 @@ def command() -> None:
     """
 
 
-command.add_command(record)
+command.add_command(drive)
 
 command.add_command(show)
 command.add_command(diff)

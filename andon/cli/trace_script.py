@@ -19,7 +19,7 @@ EXAMPLES = """\b
 Examples:
   andon trace -- python train.py --batch-size 8
   andon trace --out reports/runs/mine -- torchrun --nproc-per-node 2 train.py
-  andon trace show reports/runs/mine
+  andon trace show reports/runs/demo
 """
 
 
@@ -27,9 +27,9 @@ class Trace(click.Group):
     """A group whose arguments may also be a command to record."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the verb `record` before what is not a verb."""
+        """Put the verb `drive` before what is not a verb."""
         if "--" in args and args[0] not in self.commands:
-            args = ["record", *args]
+            args = ["drive", *args]
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -39,7 +39,7 @@ class Trace(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of a recording, and the other verbs."""
-        record.format_options(ctx, formatter)
+        drive.format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
@@ -47,7 +47,7 @@ class Trace(click.Group):
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder, by default one of the time in reports/runs.")
 @click.option("--otlp", default="", metavar="URL", help="Send the spans there, too, such as http://localhost:4318.")
-def record(words: tuple[str, ...], out: Path | None, otlp: str) -> None:
+def drive(words: tuple[str, ...], out: Path | None, otlp: str) -> None:
     """Run a script that trains as it is, record its steps, and say where its time went.
 
     Its output and its exit code stay its own; 3 where nothing was recorded: no optimizer of torch was made.
@@ -69,7 +69,7 @@ def record(words: tuple[str, ...], out: Path | None, otlp: str) -> None:
     sys.exit(code or (0 if said else NOT_MEASURED))
 
 
-record.context_class = RunContext
+drive.context_class = RunContext
 
 
 def verdicts(folder: Path) -> "Iterator[str]":

@@ -16,6 +16,7 @@ Examples:
   andon train configs/tiny.toml --data 'notes/**/*.txt' --epochs 2 --out reports/runs/notes
   andon train configs/tiny.toml --set model.hidden_size=192 --set schedule.type=linear
   andon train --resume reports/runs/notes
+  andon train configs/tiny.toml --profile 200 --out reports/runs/profiled
   andon train configs/tiny.toml --otlp http://localhost:4318
   andon train configs/tiny.toml --set cord.loss_above=9 --set cord.watch_weights=true
 """
