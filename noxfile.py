@@ -180,10 +180,10 @@ def mutation(session: nox.Session) -> None:
 # ----------------------------------------------------------------------------------------------------- speed
 @nox.session
 def bench(session: nox.Session) -> None:
-    """SPEED: time and memory beside others (30 minutes); `-- core`, `adapters`, `learn`, `tracing`, `findings`."""
+    """SPEED: time and memory beside others (30 minutes); `-- core`, `adapters`, `learn`, `tracing`, `door`, ..."""
     if session.posargs[:1] == ["learn"]:
         learn(session, *session.posargs[1:])
-    elif session.posargs in (["tracing"], ["findings"]):
+    elif session.posargs in (["tracing"], ["findings"], ["door"]):
         python(session, "-m", f"tests.bench.{session.posargs[0]}")
     else:
         python(session, "-m", "tests.bench", *session.posargs)
@@ -201,6 +201,7 @@ def nightly(session: nox.Session) -> None:
     """UPKEEP: no false alarm on correct code, new random cases, vulnerabilities, the workflow (hours)."""
     python(session, "-m", "tests.variants", *session.posargs)
     python(session, "-m", "tests.ordinary", "--seeds", "3")
+    python(session, "-m", "tests.door.others")
     python(session, "-m", "tests.reports")
     andon(session, "gate", "judge", "corpus")
     python(session, "-m", "pytest", "-m", "hypothesis", "--hypothesis-profile", "night")

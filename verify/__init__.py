@@ -13,6 +13,8 @@ from andon.lazy import on_first_use
 
 if TYPE_CHECKING:
     from andon.verify import subjects
+    from andon.verify.capturing.driving import driven
+    from andon.verify.capturing.functions import capture
     from andon.verify.checks import CHECKS
     from andon.verify.errors import CheckFailed, NotApplicable, SubjectError
     from andon.verify.gradients.compare import check_function_gradients, check_gradients
@@ -30,9 +32,11 @@ __all__ = [
     "Quantizer",
     "Subject",
     "SubjectError",
+    "capture",
     "check",
     "check_function_gradients",
     "check_gradients",
+    "driven",
     "parametrize",
     "subjects",
     "watch",

@@ -43,8 +43,15 @@ Documents = Sequence[Sequence[int]]  # token ids
 class Loop(Protocol):
     """A training run that a check can drive, a step at a time."""
 
-    model: nn.Module
-    optimizer: Optimizer
+    @property
+    def model(self) -> nn.Module:
+        """The model in training."""
+        ...
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Its optimizer."""
+        ...
 
     def step(self) -> Mapping[str, float]:
         """One optimizer step. Returns what the loop logs, as far as it does: the keys are those of `LOGGED`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from andon.door.watched_command import Outcome
+from andon.door.written import Writing
 from andon.verify.run.causes import by_cause
 from andon.verify.run.report import Finding, Report, render_json, render_text, wrap
 
@@ -22,26 +23,34 @@ class Answer:
     seen: tuple[str, ...]
     reason: str = ""
     returncode: int = 0
+    writing: Writing | None = None  # where a file was to be written
+    not_resumed: str = ""  # what the comparison with a resumed run would need, where one was to be made
 
     @property
     def exit_code(self) -> int:
-        """That of a command that failed; else 3 where nothing was measured, and that of the report."""
+        """That of a command that failed; else that of the report, and 3 where nothing was measured or to be written."""
         if self.returncode:
             return self.returncode if self.returncode > 0 else 128 - self.returncode
-        return NOT_MEASURED if self.reason else self.report.exit_code
+        lacking = self.not_resumed or (self.writing.lack if self.writing else "")
+        return NOT_MEASURED if self.reason else self.report.exit_code or (NOT_MEASURED if lacking else 0)
 
     def as_text(self, *, quiet: bool = False) -> str:
         """For a terminal: what was captured first."""
+        said = f"{self.writing}\n" if self.writing else ""
+        said += f"the resumed run is not measured: it needs {self.not_resumed}\n" if self.not_resumed else ""
         if self.reason:
-            return f"not measured: {self.reason}\n"
+            return f"not measured: {self.reason}\n{said}"
         known = replace(self.report, not_applicable={})
         text = render_text(known, quiet=quiet).replace(known.headline, self.report.headline, 1)
-        return "\n".join([*self.seen, text + ("" if quiet else _not_asked(self.report))])
+        return "\n".join([*self.seen, text + ("" if quiet else _not_asked(self.report)) + said])
 
     def as_json(self) -> str:
         """A list of one report, as `andon verify --json` gives, with what was captured and why nothing was measured."""
         content = json.loads(render_json([self.report]))
         extra = {"captured": list(self.seen), "not_measured": self.reason, "returncode": self.returncode}
+        if self.writing:
+            extra |= {"written": "" if self.writing.lack else str(self.writing.path), "not_written": self.writing.lack}
+        extra |= {"not_resumed": self.not_resumed} if self.not_resumed else {}
         return json.dumps([{**content[0], **extra, "exit_code": self.exit_code}], indent=2) + "\n"
 
 

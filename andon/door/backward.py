@@ -50,6 +50,8 @@ class BackwardNotes:
         self.run.backwards += 1
         loss = tensors if isinstance(tensors, Tensor) else next(iter(tensors), None)
         self.run.loss_place = places.here()
+        if self.run.trail is not None:
+            self.run.trail.note_loss(loss)
         for each in self.run.optimizing.values():
             _count(each, self.run.loss_place)
             self._tell_watch(each, loss)
@@ -88,5 +90,7 @@ def _count(each: Optimizing, line: Place | None) -> None:
     window.grown_after_clip = window.grown_after_clip or (clipped and carries)
     window.grown_alike = window.grown_alike or (clipped and carries and line == window.line)
     window.added += carries and line == window.line
+    left = window.gradient is not None and bool(window.gradient.any())
+    window.dropped += left and not carries and line == window.line
     window.backwards += 1
     window.line = line

@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from andon.door import places
 from andon.door.draws import noise_of
-from andon.door.records import Comparison, Passes, Run
+from andon.door.records import Comparison, Crossed, Passes, Run
 
 IGNORED = -100  # what torch's losses do not count
 LOSSES = (
@@ -53,6 +53,9 @@ class Comparing(TorchFunctionMode):
             self._score((*args, *(kwargs or {}).values()))
         if self.left and compares:
             self._note(*args)
+        if (name in LOSSES or compares) and _are_crossed(args):
+            one, other = (tuple(each.shape) for each in args[:2])
+            self.run.crossed.append(Crossed(places.here(), one, other, name in LOSSES))
         return result
 
     def _score(self, values: tuple[Any, ...]) -> None:
@@ -76,3 +79,12 @@ class Comparing(TorchFunctionMode):
         if ignored:
             occurs = int((tensor.detach() == constant).sum())
             self.run.comparisons.append(Comparison(places.here(), constant, occurs, ignored, tensor.numel()))
+
+
+def _are_crossed(args: tuple[Any, ...]) -> bool:
+    """Whether (B,) stands beside (B, 1): all are held against all."""
+    if len(args) < 2 or not all(isinstance(each, Tensor) for each in args[:2]):
+        return False
+    row, column = sorted(args[:2], key=Tensor.dim)
+    apart = row.untyped_storage().data_ptr() != column.untyped_storage().data_ptr()  # else all pairs of one are meant
+    return apart and row.dim() == 1 and column.shape == (len(row), 1) and len(row) > 1

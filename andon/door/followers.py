@@ -46,17 +46,23 @@ def _copies(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     if not name:
         return []
     own = named[name]
-    found = (_of_name(other, model, name, len(named)) for other in gc.get_objects())
+    found = (_of_name(other, name) for other in _modules_and_mappings(type(model), len(named)))
     return [(each, own) for each in found if each is not None and _is_copy(each, own)]
 
 
-def _of_name(other: Any, model: nn.Module, name: str, fewest: int) -> Tensor | None:
-    """What an object has under a parameter's name, if it is a module of the model's type or has as many names."""
-    value: Any = None
-    if type(other) is type(model):
-        value = dict(other.named_parameters()).get(name)
-    elif type(other) is dict and len(other) >= fewest:
-        value = other.get(name)
+def _modules_and_mappings(kind: type, fewest: int) -> list[Any]:
+    """Modules of a type, and dictionaries of so many names, among the half million objects of a process."""
+    kinds = {kind, dict}
+    return [
+        other
+        for other in [each for each in gc.get_objects() if type(each) in kinds]
+        if type(other) is kind or len(other) >= fewest
+    ]
+
+
+def _of_name(other: Any, name: str) -> Tensor | None:
+    """What a module or a dictionary has under a parameter's name."""
+    value = other.get(name) if type(other) is dict else dict(other.named_parameters()).get(name)
     return value if isinstance(value, Tensor) else None
 
 

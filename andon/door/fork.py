@@ -20,6 +20,8 @@ class Fork:
     def __init__(self, out: Path, limit: float) -> None:
         self.out, self.limit = out, limit
         self.children: dict[int, Path] = {}
+        self._running: set[int] = set()
+        self._spent = 0.0
         self.answer: Path | None = None  # in a child
 
     @property
@@ -35,6 +37,7 @@ class Fork:
         child = os.fork()
         if child:
             self.children[child] = target
+            self._running.add(child)
             return False
         self.answer = target
         _be_silent()
@@ -50,12 +53,26 @@ class Fork:
         rough.rename(self.answer)
         os._exit(0)
 
+    def spent(self) -> float:
+        """CPU seconds of the children that have ended so far."""
+        for child in list(self._running):
+            try:
+                ended, _, used = os.wait4(child, os.WNOHANG)
+            except ChildProcessError:  # the script has waited for it
+                self._running.discard(child)
+                continue
+            if ended:
+                self._running.discard(child)
+                self._spent += used.ru_utime + used.ru_stime
+        return self._spent
+
     def gather(self) -> list[dict[str, Any]]:
         """Wait for all children, each of which its own alarm ends; one that left no answer says so."""
         answers = []
         for child, target in self.children.items():
             with suppress(ChildProcessError):  # the script has waited for it: it is over
-                os.waitpid(child, 0)
+                if child in self._running:
+                    os.waitpid(child, 0)
             answers.append(
                 json.loads(target.read_text(encoding="utf-8")) if target.exists() else {"failed": "no answer"}
             )

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from andon.door import places
 from andon.door.comparing import Comparing
 from andon.door.records import Passes, Run
-from andon.door.uses import drops, use_of
+from andon.door.rehearsal import Rehearsals
+from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
@@ -27,6 +28,7 @@ class ForwardNotes:
         self._random: Tensor | None = None  # numbers where the last pass without a backward pass ended
         self._drawn = False  # whether they have moved between two such passes of this stretch
         self._comparing = Comparing(run)
+        self._rehearsals = Rehearsals(run, windows)
 
     def install(self) -> None:
         """Note every call of a module."""
@@ -65,8 +67,11 @@ class ForwardNotes:
         passes.with_gradients += gradients
         passes.modules[id(module)] = module
         given = (*args, *kwargs.values())
+        if gradients and self.run.trail is not None:
+            self.run.trail.note_rows(given)
         passes.rows.note(given)
         self._note_inputs(passes, tensors_in(given))
+        self._rehearsals.before(passes, given)
         return passes
 
     def after(self, passes: Passes, result: Any) -> None:
@@ -98,7 +103,7 @@ class ForwardNotes:
         passes.carrying.given(tensors)
         text = next((each for each in tensors if each.dim() == 2 and not each.is_floating_point()), None)
         if text is not None:
-            passes.phrases.note(text)
+            passes.phrases.note(text, trained=passes.trained)
         if tensors:
             self._comparing.given = tensors[0] if self._comparing.on and tensors[0].is_floating_point() else None
             passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)
@@ -115,12 +120,13 @@ class ForwardNotes:
         use = self.run.uses.get(id(module)) or self.run.uses.setdefault(id(module), use_of(module))
         if any(each.grad_fn is not None for each in tensors_in(result)[:OUTPUTS]):
             use.with_gradients += 1
+            use.learned, use.alone, use.acting = self.run.steps, 0, 0
             return
-        dropping = drops(use)
         use.alone += 1
-        use.dropping += dropping
+        use.acting += acts(use)
+        look_again(use, self.run.steps)
         use.place = passes.chain[0] if passes.chain else None
-        passes.dropping += dropping
+        passes.dropping += drops(use)
 
     def _tell_watches(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for each in self.run.optimizing.values():

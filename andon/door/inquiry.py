@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from andon.door.capture import Captured, as_subject, capture
 from andon.door.questions import QUESTIONS
 from andon.door.questions.targets import shown_in
 from andon.door.records import Optimizing, summed
 from andon.door.sampling import sample
-from andon.door.torch_calls import Recorder
+from andon.door.traits import traits
 from andon.verify.access.calls import new_batch
 from andon.verify.access.targets import labeled
+from andon.verify.capturing.micro_batch import Captured, as_subject, capture
+from andon.verify.capturing.torch_calls import Recorder
 from andon.verify.checks import CHECKS
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.observation.protect import protected
@@ -91,7 +92,9 @@ def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dic
     captured.micro_batches = summed(each)
     subject = as_subject(captured)
     findings, passed, lacking = _questions(captured)
-    unasked = _unasked(captured, subject, accumulates=max(each.backwards, default=1) > 1)
+    accumulates = max(each.backwards, default=1) > 1
+    targets = _labels_are_targets(captured, subject, accumulates=accumulates)
+    unasked = _unasked(captured, targets=targets)
     areas = [one.name for one in CHECKS if _within(one.name, AREAS) and not _within(one.name, unasked)]
     lacking |= {name: UNASKED[name] for name in unasked}
     report = check(subject, only=areas, budget=options["check_budget"] * _crowd())
@@ -99,6 +102,7 @@ def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dic
     mistakes = [finding.message for finding in report.findings if finding.mistake]
     return {
         "captured": [_described(captured, each)],
+        "traits": traits(subject, labels_are_targets=targets),
         "findings": [finding._asdict() for finding in (*findings, *found)],
         "passed": [*passed, *report.passed],
         "not_applicable": {**lacking, **report.not_applicable},
@@ -113,9 +117,9 @@ def _within(name: str, areas: Sequence[str]) -> bool:
     return name in areas or name.partition(".")[0] in areas
 
 
-def _unasked(captured: Captured, subject: Subject, *, accumulates: bool) -> list[str]:
+def _unasked(captured: Captured, *, targets: bool) -> list[str]:
     """Checks and areas whose premise the script was not seen to meet."""
-    unasked = [] if _labels_are_targets(captured, subject, accumulates=accumulates) else [*OF_LABELS]
+    unasked = [] if targets else [*OF_LABELS]
     unasked += OF_ONE_MODEL if len(captured.before) > 1 else ()
     return unasked if _has_own_backward(captured.loss) else [*unasked, "gradients"]
 

@@ -5,8 +5,9 @@ from typing import Any
 from andon.door.invariants import INVARIANTS
 from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
+from andon.door.rehearsal import Rehearsed
 from andon.door.sampling import Sample, is_reached
-from andon.door.seen import described
+from andon.door.seen import described, micro_batches, settings
 from andon.door.statements import STATEMENTS
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.run.docstring import as_finding
@@ -16,6 +17,7 @@ from andon.verify.run.report import Finding
 def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is said of a run and of what was captured from it, for a file."""
     run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
+    run.rehearsed = [Rehearsed(**each["rehearsed"]) for each in answers if each.get("rehearsed")]
     findings, passed, lacking = watched(run), list[str](), dict[str, str]()
     for statement in STATEMENTS:
         try:
@@ -35,6 +37,11 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "not_run": dict(_all(answers, "not_run")),
         "times": dict(_all(answers, "times")),
         "backwards": run.backwards,
+        "traits": next((each["traits"] for each in answers if "traits" in each), None),
+        "settings": settings(run),
+        "micro_batches": micro_batches(run),
+        "entry": run.entry.as_json(),
+        "trail": run.trail.as_json() if run.trail else None,
         "steps": run.steps,
     }
 

@@ -44,3 +44,14 @@ class Resumed(NamedTuple):
     file: Loaded
     empty: bool  # it has no moments
     epoch: int | None  # of the furthest of its schedules; None where it has none
+
+
+class Lost(NamedTuple):
+    """A state whose names a module does not have, where it was told not to mind."""
+
+    place: Place | None
+    module: str  # its type
+    names: int  # of the state
+    missing: int  # of the module
+    unknown: tuple[str, ...]  # the first of the state that the module does not have
+    prefixed: int  # how many of the state's are the module's, but for what one of the two begins with

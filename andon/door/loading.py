@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 from andon.door import places
-from andon.door.loaded import Loaded, Resumed, Saved
+from andon.door.loaded import Loaded, Lost, Resumed, Saved
 from andon.door.records import Optimizing, Run
 from andon.door.wrapping import around
 from andon.verify.observation.optimizers import tensors_of
@@ -30,7 +30,7 @@ class LoadNotes:
         """Note what is written, read and put to use."""
         around(torch, "save", self._around_save)
         around(torch, "load", self._around_load)
-        around(nn.Module, "load_state_dict", lambda load: _told(load, self._weights))
+        around(nn.Module, "load_state_dict", lambda load: _told(load, self._weights, self._loaded))
         around(Optimizer, "load_state_dict", lambda load: _told(load, self._optimizer))
         for kind in vars(lr_scheduler).values():  # what it imports is there, too
             is_schedule = isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
@@ -40,6 +40,10 @@ class LoadNotes:
     def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         def saved(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
             self.run.saves += 1
+            if self.run.trail is not None:
+                self.run.trail.note_save(f)
+            if isinstance(obj, Mapping) and not obj:
+                self.run.empty_saves.append(places.here())
             self._written[_path(f)] = self.run.steps
             return save(obj, f, *args, **kwargs)
 
@@ -49,6 +53,8 @@ class LoadNotes:
         def loaded(f: Any, *args: Any, **kwargs: Any) -> Any:
             content = load(f, *args, **kwargs)
             if not self.run.over:
+                if self.run.trail is not None:
+                    self.run.trail.note_load(f)
                 self._note(content, _path(f))
             return content
 
@@ -69,9 +75,20 @@ class LoadNotes:
 
     def _weights(self, module: Any, state: Any) -> None:
         values = list(state.values()) if isinstance(state, Mapping) else []
+        if values and self.run.steps and not self.run.over and _is_its_own(module, state):
+            self.run.own_states.append(places.here())
         for each in self.run.loads:
             if any(each.holds(value) for value in values):
                 each.models.append(module)
+
+    def _loaded(self, module: Any, state: Any, keys: Any) -> None:
+        unknown, missing = (getattr(keys, f"{kind}_keys", None) or [] for kind in ("unexpected", "missing"))
+        if unknown and missing and not self.run.over:
+            prefixed = sum(1 for one in unknown if any(_ends(one, other) for other in missing))
+            kind = type(module).__name__
+            lost = Lost(places.here(), kind, len(state), len(missing), tuple(unknown[:3]), prefixed)
+            if len(unknown) == len(state) or prefixed > len(state) / 2:
+                self.run.lost.append(lost)
 
     def _optimizer(self, _: Any, state: Any) -> None:
         for each in self.run.loads if isinstance(state, Mapping) and state.get("state") else ():
@@ -92,12 +109,28 @@ def resumed(each: Optimizing, run: Run) -> None:
             each.resumed.append(Resumed(loaded, not each.optimizer.state, max(epochs, default=None)))
 
 
-def _told(load: Callable[..., Any], note: Callable[[Any, Any], None]) -> Callable[..., Any]:
+def _told(
+    load: Callable[..., Any], note: Callable[[Any, Any], None], after: Callable[[Any, Any, Any], None] | None = None
+) -> Callable[..., Any]:
     def loads(owner: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         note(owner, state_dict)
-        return load(owner, state_dict, *args, **kwargs)
+        result = load(owner, state_dict, *args, **kwargs)
+        if after is not None:
+            after(owner, state_dict, result)
+        return result
 
     return loads
+
+
+def _is_its_own(module: Any, state: Mapping[str, Any]) -> bool:
+    """Whether what is to be put into a module are the tensors that it has."""
+    pairs = [(state[name], p) for name, p in module.named_parameters() if name in state]
+    return bool(pairs) and all(isinstance(one, Tensor) and one.data_ptr() == p.data_ptr() for one, p in pairs)
+
+
+def _ends(one: str, other: str) -> bool:
+    """Whether one of two names is the other with something before it."""
+    return one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
 def _path(f: Any) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.door.questions.question import again
-from andon.door.torch_calls import Entry, tensors
+from andon.verify.capturing.micro_batch import Captured
+from andon.verify.capturing.torch_calls import Entry, tensors
 
 FEWEST = 4  # rows
 MOVED = 1e-3  # of an output's rms: far beyond what another order of sums makes

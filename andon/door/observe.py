@@ -7,19 +7,23 @@ from typing import Any
 
 from andon.door.backward import BackwardNotes
 from andon.door.ending import Ending
+from andon.door.entry import entry_now
 from andon.door.forward import ForwardNotes
 from andon.door.loading import LoadNotes
 from andon.door.records import Run
 from andon.door.scheduling import ScheduleNotes
 from andon.door.stepping import StepNotes
+from andon.door.trail import Trail
 from andon.door.windows import Windows
 
 
-def begin(options: dict[str, Any]) -> None:
-    """Watch from here to the process's end, or to the limits of `options`."""
-    run = Run()
+def begin(options: dict[str, Any]) -> Run:
+    """Watch from here to the process's end, or to the limits of `options`; what is returned holds all that was seen."""
+    run = Run(entry=entry_now())
     windows = Windows(run, options)
     ending = Ending(run, options, windows.fork)
+    if options["trail"]:
+        run.trail = Trail(ending.kill if options["until_save"] else None)
     steps = StepNotes(run, windows, ending.after_step)
     for each in (
         ForwardNotes(run, windows),
@@ -31,5 +35,5 @@ def begin(options: dict[str, Any]) -> None:
     ):
         each.install()
     run.scaling.install()
-
     ending.install()
+    return run

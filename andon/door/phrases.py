@@ -14,6 +14,7 @@ LENGTH = 16  # tokens of a stretch
 NARROW, BROAD, WIDE = 4, 8, 64  # tokens on each side of it, in rows below WIDE and in others
 TOKENS, COLUMNS = 2048, 1024  # of a batch that are read
 MOST, BATCHES = 100_000, 256  # stretches and batches that are remembered
+ALL, EVERY = 64, 4  # batches of training that are all read, and then one in so many
 FEW, MANY = np.uint64(15), np.uint64(3)  # one in sixteen of wide rows, one in four of others
 FACTOR = 0x9E3779B97F4A7C15
 WORD = 1 << 64
@@ -32,8 +33,10 @@ class Phrases:
     again: int = 0  # stretches that were seen before
     otherwise: int = 0  # of them, those with something else around them
 
-    def note(self, tensor: Tensor) -> None:
-        """Add a batch (B, T) of token ids."""
+    def note(self, tensor: Tensor, *, trained: int = 0) -> None:
+        """Add a batch (B, T) of token ids, after so many of training: most of the later ones are passed over."""
+        if trained > ALL and trained % EVERY:
+            return
         if len(self.around) >= MOST or tensor.dim() != 2 or tensor.is_floating_point() or tensor.dtype == torch.bool:
             return
         if tensor.shape[1] < LENGTH + 2 * NARROW:

@@ -33,7 +33,7 @@ def chain(most: int = DEEP) -> tuple[Place, ...]:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - how the standard library's logging does it
     found: list[Place] = []
     while frame is not None and len(found) < most:
-        if _is_script(frame.f_code.co_filename):
+        if is_script(frame.f_code.co_filename):
             found.append(Place(frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
     return tuple(found)
@@ -46,7 +46,8 @@ def here() -> Place | None:
 
 
 @cache
-def _is_script(file: str) -> bool:
+def is_script(file: str) -> bool:
+    """Whether a file is neither a library's nor ours."""
     if file.startswith("<"):
         return False
     path = str(Path(file).resolve())

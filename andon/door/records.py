@@ -11,11 +11,13 @@ from torch import Tensor
 
 from andon.door.births import Births
 from andon.door.carrying import Carrying
-from andon.door.loaded import Loaded, Resumed
+from andon.door.entry import Entry
+from andon.door.loaded import Loaded, Lost, Resumed
 from andon.door.phrases import Phrases
 from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
+from andon.door.trail import Trail
 from andon.door.uses import Use
 from andon.door.weights import Between
 from andon.verify.observation.optimizers import tensors_of
@@ -45,6 +47,7 @@ class Window:
     partial: bool = False  # accelerate was told that accumulation goes on
     line: Place | None = None  # of the last backward pass
     added: int = 0  # backward passes that added to the gradients of the one before, at the same line
+    dropped: int = 0  # those before which its gradients were thrown away
     gradient: Tensor | None = None  # a sample, after the last of them
     scale: float = float("nan")  # from there to the step, beside what clipping does
 
@@ -69,6 +72,7 @@ class Optimizing:
     births: int = 0  # parameters that modules had been given when it was made
     between: Between = field(default_factory=Between)
     idle: dict[int, tuple[Tensor, int]] | None = None  # by id: gradients that were zero, and in how many steps
+    empty: int = 0  # steps after backward passes, of which none left any of its tensors a gradient
     gradients_seen: int = 0  # steps in which they were looked at
     unheld: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # names: steps with a gradient, what it was
     resumed: list[Resumed] = field(default_factory=list)  # where its weights came from files
@@ -125,6 +129,15 @@ class Comparison(NamedTuple):
     count: int
 
 
+class Crossed(NamedTuple):
+    """A vector beside a column, held against each other while the script evaluates."""
+
+    place: Place | None
+    one: tuple[int, ...]
+    other: tuple[int, ...]
+    loss: bool  # in a loss of torch's
+
+
 @dataclass
 class Run:
     """One process."""
@@ -137,15 +150,24 @@ class Run:
     backwards: int = 0
     loss_place: Place | None = None
     saves: int = 0
+    trail: Trail | None = None  # where steps are noted one by one
+    entry: Entry = field(default_factory=Entry)
+    own_states: list[Place | None] = field(default_factory=list)  # put into the modules whose they are
+    empty_saves: list[Place | None] = field(default_factory=list)
     over: bool = False  # nothing is noted any more
     ended: bool = True  # by itself: not by us, and not by an error
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     comparisons: list[Comparison] = field(default_factory=list)
+    crossed: list[tuple[Place | None, tuple[int, ...], tuple[int, ...], bool]] = field(
+        default_factory=list
+    )  # in a loss
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
+    rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
     births: Births = field(default_factory=Births)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
+    lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing
     losses: Counter[tuple[Place | None, str]] = field(default_factory=Counter)  # by line, and what of it is in half
 
 

@@ -1,6 +1,7 @@
 """Which rows of data a place of the script has passed to its model, told by fingerprints of a sample of each row."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,10 +33,18 @@ def fingerprints(tensor: Tensor) -> list[int]:
     """A number for each row, the same for the same row."""
     flat = tensor.detach().reshape(len(tensor), -1)
     if flat.shape[1] > COLUMNS:
-        flat = flat[:, torch.linspace(0, flat.shape[1] - 1, COLUMNS).long().to(flat.device)]
+        flat = flat.index_select(1, _columns(flat.shape[1], flat.device))
     if flat.dtype == torch.bfloat16:
         flat = flat.float()
-    return [hash(row.tobytes()) for row in flat.cpu().contiguous().numpy()]
+    read = flat.cpu().numpy()
+    whole, width = read.tobytes(), read.shape[1] * read.itemsize
+    return [hash(whole[begin : begin + width]) for begin in range(0, len(whole), width)] if width else []
+
+
+@cache
+def _columns(width: int, device: torch.device) -> Tensor:
+    """Which of them are read."""
+    return torch.linspace(0, width - 1, COLUMNS).long().to(device)
 
 
 def _tensors(values: tuple[Any, ...]) -> list[Tensor]:

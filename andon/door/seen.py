@@ -1,5 +1,7 @@
 """What was seen of a run, in a line: its owner trusts it, or corrects it."""
 
+import math
+
 from torch import nn
 
 from andon.door.records import Optimizing, Run
@@ -17,6 +19,22 @@ def described(run: Run) -> str:
     return "; ".join([*parts, *([f"not seen: {', '.join(missing)}"] if missing else [])])
 
 
+def micro_batches(run: Run) -> int:
+    """Backward passes of the step that has most."""
+    return max((count for each in run.optimizing.values() if each.steps for count in each.backwards), default=0)
+
+
+def settings(run: Run) -> dict[str, float]:
+    """Hyperparameters of the first optimizer that stepped, by the names of `Subject.hyperparameters`."""
+    first = next((each for each in run.optimizing.values() if each.steps), None)
+    if first is None:
+        return {}
+    rates = [rate for step in first.rates for rate in step if math.isfinite(rate)]
+    found = {"learning_rate": max(rates)} if rates else {}
+    by_norm = first.clip is not None and math.isfinite(first.clip.norm) and first.kinds["clipped"] == first.steps
+    return found | ({"grad_clip": first.clip.max_norm} if first.clip is not None and by_norm else {})
+
+
 def _models(run: Run) -> list[str]:
     """Those that optimizers train, else all that were called with gradients."""
     trained = [each.model for each in run.optimizing.values() if each.steps and each.model is not None]
@@ -26,7 +44,7 @@ def _models(run: Run) -> list[str]:
 def _optimizers(run: Run) -> list[str]:
     """Micro-batches of a step, each optimizer that stepped, and the bounds of clipping."""
     stepping = [each for each in run.optimizing.values() if each.steps]
-    most = max((count for each in stepping for count in each.backwards), default=0)
+    most = micro_batches(run)
     bounds = dict.fromkeys(f"clip {each.clip.max_norm:g}" for each in stepping if each.clip)
     return [*([f"{most} micro-batches a step"] if most > 1 else []), *map(_optimizer, stepping), *bounds]
 

@@ -1,6 +1,5 @@
 """Notes on optimizers: where they are made, what is clipped before their steps, and what each window was."""
 
-import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from andon.door.wrapping import after, around
 from andon.verify.observation.optimizers import tensors_of
 
 SAME = 1e-3  # of a gradient in float32
-CLIPPING = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}  # and what their bound is called
+CLIPPING = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}  # what their second argument is called
 
 
 class StepNotes:
@@ -54,9 +53,12 @@ class StepNotes:
         each.window.partial = _accumulation_goes_on()
         if each.window.gradient is not None:
             each.window.scale = _scale(each.window, sample(each.optimizer))
+        if self.run.trail is not None:
+            self.run.trail.before_step(optimizer)
         if not each.steps:
             resumed(each, self.run)
         self.windows.before_step(each)
+        each.empty += bool(each.window.backwards) and all(p.grad is None for p in tensors_of(each.optimizer))
         note_gradients(each)
         note_unheld(each, lambda: held(self.run))
         if each.watch is not None:
@@ -90,13 +92,10 @@ class StepNotes:
 
     def _around_clip(self, name: str, bound: str) -> None:
         def make(clip: Callable[..., Any]) -> Callable[..., Any]:
-            signature = inspect.signature(clip)
-
-            def noted(*args: Any, **kwargs: Any) -> Any:
-                given = signature.bind(*args, **kwargs)
-                given.arguments["parameters"] = parameters = _listed(given.arguments["parameters"])
-                norm = clip(*given.args, **given.kwargs)
-                self.clipped(parameters, float(given.arguments[bound]), norm)
+            def noted(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+                parameters = _listed(parameters)
+                norm = clip(parameters, *args, **kwargs)
+                self.clipped(parameters, float(args[0] if args else kwargs[bound]), norm)
                 return norm
 
             return noted
@@ -134,6 +133,7 @@ def _kinds(window: Window) -> dict[str, bool]:
         "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),
         "scaled": any(clip.scaled for clip in window.clips),
         "partial": window.partial,
+        "dropped": 0 < window.dropped == window.backwards - 1 and window.scale == window.scale,
         "summed": window.added == window.backwards - 1 and abs(window.scale - 1) < SAME,
     }
 

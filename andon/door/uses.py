@@ -1,13 +1,15 @@
 """How each module of a script is used: with gradients or without, and whether its dropout acts then."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from andon.door.places import Place
 
-OFTEN = 1000  # passes after which nothing new is expected
+MOST, ENTRIES = 8, 64  # parameters, and of each
 
 
 @dataclass
@@ -15,19 +17,42 @@ class Use:
     """One module that is called outermost."""
 
     module: nn.Module
-    dropouts: list[Any]  # its modules that can drop
+    dropouts: list[Any]  # its modules that act otherwise in training: dropout, norms by a batch's statistics
+    learned: int = 0  # steps of the run at its last pass with gradients
     place: Place | None = None  # of the last pass without gradients
     with_gradients: int = 0
-    alone: int = 0  # passes whose result no gradient can reach
-    dropping: int = 0  # of them, those in which dropout acted
+    alone: int = 0  # passes since then, whose result no gradient can reach
+    stood: int = 0  # passes without gradients, each after other steps, with the weights of the one before
+    moved: int = 0  # with other weights
+    looked: int = -1  # steps of the run at the last of them
+    weights: Tensor | None = None  # a sample, then
+    acting: int = 0  # of them, those in which such a module acted
+
+
+def look_again(use: Use, steps: int) -> None:
+    """A pass without gradients, after so many steps of the run: are the weights those of the last one?"""
+    if steps == use.looked:
+        return
+    first, use.looked = use.weights, steps
+    use.weights = torch.cat([p.detach().reshape(-1)[:ENTRIES].float() for p in islice(use.module.parameters(), MOST)])
+    if first is not None:
+        stands = torch.equal(first, use.weights)
+        use.stood += stands
+        use.moved += not stands
 
 
 def use_of(module: nn.Module) -> Use:
     """Nothing is known of it yet."""
-    kinds = nn.modules.dropout._DropoutNd  # noqa: SLF001 - all of torch's dropouts
-    return Use(module, [each for each in module.modules() if isinstance(each, kinds) and each.p > 0])
+    kinds = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - all of torch's
+    acting = [each for each in module.modules() if isinstance(each, kinds) and getattr(each, "p", 1.0) > 0]
+    return Use(module, acting)
 
 
 def drops(use: Use) -> bool:
-    """Whether a part of it drops now."""
+    """Whether dropout acts in it now."""
+    return any(each.training for each in use.dropouts if hasattr(each, "p"))
+
+
+def acts(use: Use) -> bool:
+    """Whether a part of it is as in training now."""
     return any(each.training for each in use.dropouts)

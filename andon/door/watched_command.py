@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INJECTED = Path(__file__).resolve().parent / "inject"
-BUDGET = 60.0  # CPU seconds of watching, from the first step
+BUDGET = 60.0  # CPU seconds of the script and of checks that have ended, from the first step
 CHECK_BUDGET = 45.0  # seconds for the checks of one captured Subject
 LEAST = 20  # steps before the budget ends a run
 GRACE = 5.0  # seconds for a command that was interrupted
@@ -35,6 +35,8 @@ class Limits:
     whole: bool = False  # to its end, whatever it takes
     checks: bool = True  # capture a subject, and check it
     live: bool = False  # say what is found in the step that shows it
+    trail: bool = False  # note what each step was
+    until_save: bool = False  # be killed where the first step after a save begins
     trace: str = ""  # a folder: record the run there, and nothing else
     otlp: str = ""  # and send it there
 
@@ -46,10 +48,19 @@ class Outcome:
     returncode: int
     results: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    last_line: str = ""  # of what a hidden one printed
 
 
-def launch(command: Sequence[str], limits: Limits, *, in_copy: bool = False, quiet_stdout: bool = False) -> Outcome:
-    """Run the command to its end or its limits.
+def launch(
+    command: Sequence[str],
+    limits: Limits,
+    *,
+    where: Path | None = None,
+    in_copy: bool = False,
+    quiet_stdout: bool = False,
+    hidden: bool = False,
+) -> Outcome:
+    """Run the command to its end or its limits, in this folder or another; what a `hidden` one prints is not shown.
 
     Raises:
         FileNotFoundError: there is no such program.
@@ -58,13 +69,24 @@ def launch(command: Sequence[str], limits: Limits, *, in_copy: bool = False, qui
     with tempfile.TemporaryDirectory(prefix="andon-") as folder:
         out = Path(folder) / "out"
         out.mkdir()
-        where = Path.cwd()
+        where = where or Path.cwd()
         if in_copy:
-            where = Path(folder) / where.name
-            shutil.copytree(Path.cwd(), where, symlinks=True, ignore=shutil.ignore_patterns(".git", "__pycache__"))
-        code = _run(command, where, _environment(out, limits), quiet_stdout=quiet_stdout)
+            where = copied(where, Path(folder))
+        with (Path(folder) / "printed").open("w+", errors="replace") as printed:
+            code = _run(
+                command, where, _environment(out, limits), printed if hidden else None, quiet_stdout=quiet_stdout
+            )
+            printed.seek(0)
+            last = next((line.strip() for line in reversed(printed.readlines()) if line.strip()), "")
         results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
-    return Outcome(code, results, time.monotonic() - begun)
+    return Outcome(code, results, time.monotonic() - begun, last)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a folder within another, under its name."""
+    made = to / folder.name
+    shutil.copytree(folder, made, symlinks=True, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    return made
 
 
 def _environment(out: Path, limits: Limits) -> dict[str, str]:
@@ -82,14 +104,20 @@ def _environment(out: Path, limits: Limits) -> dict[str, str]:
         "checks": limits.checks,
         "check_budget": CHECK_BUDGET,
         "live": limits.live,
+        "trail": limits.trail,
+        "until_save": limits.until_save,
     }
     return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options), "TORCHDYNAMO_DISABLE": "1"}
 
 
-def _run(command: Sequence[str], where: Path, environment: dict[str, str], *, quiet_stdout: bool) -> int:
-    """The command's exit code; whatever is left of its processes then is ended."""
-    stdout = sys.stderr.fileno() if quiet_stdout else None
-    process = subprocess.Popen(list(command), cwd=where, env=environment, stdout=stdout, start_new_session=True)
+def _run(
+    command: Sequence[str], where: Path, environment: dict[str, str], printed: IO[str] | None, *, quiet_stdout: bool
+) -> int:
+    """The command's exit code; whatever is left of its processes then is ended. `printed`: where its output goes."""
+    stdout = printed or (sys.stderr.fileno() if quiet_stdout else None)
+    process = subprocess.Popen(
+        list(command), cwd=where, env=environment, stdout=stdout, stderr=printed, start_new_session=True
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:

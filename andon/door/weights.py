@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from andon.verify.observation.optimizers import tensors_of
-
 MOST, ENTRIES = 4, 256  # parameters, and of each
 ALONE = 64  # windows without an evaluation that are looked at
 
@@ -50,9 +48,7 @@ class Between:
 
 
 def _sample(optimizer: Any) -> Tensor | None:
-    plain = (p for p in tensors_of(optimizer) if type(p) in (Tensor, nn.Parameter))
-    parts = [
-        p.detach().view(-1)[:ENTRIES].double()
-        for p in islice((p for p in plain if p.dim() > 1 and p.is_contiguous()), MOST)
-    ]
-    return torch.cat(parts) if parts else None
+    held = (p for group in optimizer.param_groups for p in group["params"])
+    plain = (p for p in held if p.dim() > 1 and type(p) in (nn.Parameter, Tensor) and p.is_contiguous())
+    parts = [p.detach().as_strided((min(ENTRIES, p.numel()),), (1,)) for p in islice(plain, MOST)]
+    return torch.cat(parts) if parts else None  # a copy, in a dtype that holds each of them exactly

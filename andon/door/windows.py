@@ -13,7 +13,7 @@ from andon.door.followers import Followers
 from andon.door.fork import Fork
 from andon.door.inquiry import inquire
 from andon.door.records import Optimizing, Run
-from andon.door.torch_calls import Recorder
+from andon.verify.capturing.torch_calls import Recorder
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.watcher import Watch
 
@@ -95,9 +95,18 @@ class Windows:
         """The window has ended: where findings are wanted live, say those that are new."""
         found = each.watch.findings if each.watch is not None else []
         for finding in found[each.said :] if self.options["live"] else ():
-            if finding.check != "watch.optimizer":  # judged at the end, when all optimizers are known
+            # watch.optimizer is judged at the end, when all optimizers are known
+            if finding.check != "watch.optimizer" and self._is_first_to_say(finding.check):
                 sys.stderr.write(f"andon: {finding.light} {finding.check}: {finding.message}. {finding.look}\n")
         each.said = len(found)
+
+    def _is_first_to_say(self, check: str) -> bool:
+        """Whether no other rank has said it: one of them makes the file that says so."""
+        try:
+            (self.fork.out / f"said-{check}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _copy(self, module: nn.Module) -> None:
         """Keep the module as it is; what cannot be copied is missing when the capture is made."""

@@ -7,6 +7,9 @@ from tests.bench.markdown import number, table
 
 DOOR = Path("reports/baselines/door.json")
 DETECTORS = Path("reports/baselines/detectors.json")
+DOOR_OTHERS = Path("reports/baselines/door_others.json")
+FAULTS_DOOR = Path("reports/baselines/faults_door.json")
+DOOR_COST = Path("reports/baselines/door_cost.json")
 KNOWN = {"any": "wrong in any code", "habit": "against a habit", "author": "known to its author", "": "not said"}
 
 
@@ -53,6 +56,66 @@ def door_summary(counts: dict[str, Any]) -> str:
     said = f"The naming finding comes first in {counts['first']} of {lit}."
     said += f" Not measured: {counts['unmeasured']}. Seconds, median: {number(counts['seconds'], '.1f')}."
     return f"{table(['nothing written', 'cases', 'red', 'yellow', 'nothing'], lines)}\n\n{said}"
+
+
+def faults_door(content: dict[str, Any]) -> str:
+    """Each fault of the catalogue in a run of our own, and what named it with no Subject."""
+    header = ["bug injected into Andon's core", "area", "live in", "light", "named by", "first"]
+    lines = [
+        [row["fault"], row["area"], row["program"], row["light"], _check(row), "yes" if row["first"] else ""]
+        for row in content["rows"]
+    ]
+    again = "`nox -s faults -- --door` asks again."
+    return "\n\n".join([faults_door_summary(content["counts"]), table(header, lines), again])
+
+
+def faults_door_summary(counts: dict[str, int]) -> str:
+    """How many of the live faults were named, in which light."""
+    lit = counts["red"] + counts["yellow"]
+    share = f", {lit / counts['live']:.0%}" if counts["live"] else ""
+    return (
+        f"Of {counts['asked']} bugs {counts['live']} are live in a run; {lit} of them are named{share}: "
+        f"{counts['red']} red, {counts['yellow']} yellow.\nThe naming finding comes first in {counts['first']}. "
+        f"Missed: {counts['missed']}; not measured: {counts['unmeasured']}."
+    )
+
+
+def door_others(content: dict[str, Any]) -> str:
+    """Each correct script around somebody's trainer, and what was said of it."""
+    lines = [
+        [f"`{row['script']}`", row["light"] or "nothing", _accused(row), str(row["checked"]), f"{row['seconds']:.0f}"]
+        for row in content["rows"]
+    ]
+    lights = [row["light"] for row in content["rows"]]
+    captured = sum(row["captured"].startswith("captured") for row in content["rows"])
+    said = (
+        f"Of {len(lights)} scripts {lights.count('red')} are red, {lights.count('yellow')} yellow, "
+        f"{lights.count('not measured')} not measured; of {captured} a Subject was captured. "
+        "`nox -s nightly` asks again."
+    )
+    return f"{table(['correct script', 'light', 'by', 'checked', 'seconds'], lines)}\n\n{said}"
+
+
+def _accused(row: dict[str, Any]) -> str:
+    checks = [f"`{each.split()[1].rstrip(':')}`" for each in row["findings"]]
+    return ", ".join(checks) or row["error"].replace("|", "/")
+
+
+def door_cost(content: dict[str, Any]) -> str:
+    """What watching adds to a step, and what a whole run takes beyond the script's own first steps."""
+    names = {"all": "all steps of a run", "early": "its first steps", "later": "the steps after them"}
+    lines = [
+        [f"watching, {names[name]}", f"{each['mean']:.2f} ms a step", f"{each['mean'] / 100:.2%} of 100 ms"]
+        for name, each in content["watching"].items()
+    ]
+    own = content["whole"]
+    lines += [
+        [f"`andon verify --` on a script of {kind}", f"{own[key]:.0f} s", f"{own[key] / own['alone']:.1f} times them"]
+        for kind, key in (("20 steps", "short_beyond"), ("100 steps", "long_beyond"))
+    ]
+    header = ["CPU time", "beyond the script's own (first 20 steps)", "as a share"]
+    said = f"{content['rounds']} fresh processes each, in turn; `nox -s bench -- door` measures again."
+    return f"{table(header, lines)}\n\n{said}"
 
 
 def _check(row: dict[str, Any]) -> str:

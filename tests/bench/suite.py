@@ -1,9 +1,10 @@
-"""`python -m tests.bench.suite`: how long the suite takes on our tiny subject, tier by tier, beyond importing torch.
+"""`python -m tests.bench.suite`: CPU seconds of the suite on our tiny subject, tier by tier, beyond importing torch.
 
-Each in a fresh process, as a user calls it; leaves reports/evidence/suite.json. Exit code: 0 within the budgets of
-configs/gates.toml, 1 above.
+Each in a fresh process of one thread, as a user calls it; leaves reports/evidence/suite.json. Exit code: 0 within the
+budgets of configs/gates.toml, 1 above.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -24,14 +25,16 @@ TIERS = {"seconds_tier1": 1, "seconds_tier2": 2, "seconds": 3}
 
 
 def seconds(*arguments: str) -> float:
-    """Wall seconds of this Python with some arguments.
+    """CPU seconds of this Python with some arguments, and of the processes that it waited for.
 
     Raises:
         subprocess.CalledProcessError: its exit code was not 0.
     """
-    begun = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun
+    begun = os.times()
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=one_thread)
+    ended = os.times()
+    return ended.children_user + ended.children_system - begun.children_user - begun.children_system
 
 
 @click.command(help=__doc__)

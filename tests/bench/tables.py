@@ -22,7 +22,18 @@ from andon.verify.faults.rows import counts, from_json
 from andon.verify.subject import documented
 from andon.verify.vocabulary import keys_of
 from andon.workshop import matrix
-from tests.bench.door_tables import DETECTORS, DOOR, detectors, door
+from tests.bench.door_tables import (
+    DETECTORS,
+    DOOR,
+    DOOR_COST,
+    DOOR_OTHERS,
+    FAULTS_DOOR,
+    detectors,
+    door,
+    door_cost,
+    door_others,
+    faults_door,
+)
 from tests.bench.markdown import number, table
 from tests.bench.marks import TableError, pages, rewrite
 from tests.bench.ordinary_tables import FIRST, ORDINARY, REPORTS, first, ordinary, reports
@@ -362,6 +373,9 @@ def tables() -> dict[str, Callable[[], str]]:
         "known-bugs": lambda: _from(KNOWN_BUGS, known_bugs, "nox -s known_bugs"),
         "zoo": lambda: _from(ZOO, zoo, "nox -s zoo"),
         "door": lambda: _from(DOOR, door, "nox -s door"),
+        "faults-door": lambda: _from(FAULTS_DOOR, faults_door, "nox -s faults -- --door"),
+        "door-others": lambda: _from(DOOR_OTHERS, door_others, "python -m tests.door.others"),
+        "door-cost": lambda: _from(DOOR_COST, door_cost, "nox -s bench -- door"),
         "detectors": lambda: _from(DETECTORS, detectors, "nox -s detectors"),
         "ordinary": lambda: _from(ORDINARY, ordinary, "python -m tests.ordinary --seeds 3"),
         "ordinary-first": lambda: first(_read(FIRST)),

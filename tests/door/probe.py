@@ -2,10 +2,12 @@
 
 Noted at each optimizer step: the sums of the parameters' and gradients' norms, the rates, whether the modules that were
 called are in training mode, and how many tensors with a graph are alive; and of each saved file the sum of all tensors.
+At the end, a hash of all that optimizers hold.
 Needs torch alone, so that any environment can run it.
 """
 
 import gc
+import hashlib
 import json
 import runpy
 import sys
@@ -20,11 +22,14 @@ KEPT = 400  # steps that are noted
 
 trace: list[list[object]] = []
 saved: list[float] = []
+optimizers: list[torch.optim.Optimizer] = []  # that took a step
 training: set[bool] = set()
 
 
 def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
     """Note a step."""
+    if not any(optimizer is each for each in optimizers):
+        optimizers.append(optimizer)
     if len(trace) >= KEPT:
         return
     held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -55,6 +60,14 @@ def save(held: object, *arguments: Any, **options: Any) -> None:
     kept_save(held, *arguments, **options)
 
 
+def weights() -> str:
+    """A hash of all parameters of all optimizers, to the bit."""
+    found = hashlib.sha256()
+    for p in (p for each in optimizers for group in each.param_groups for p in group["params"]):
+        found.update(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def main(out: str, words: list[str]) -> None:
     """Run the program with its own arguments."""
     register_optimizer_step_post_hook(after)
@@ -69,7 +82,7 @@ def main(out: str, words: list[str]) -> None:
             sys.argv = words
             runpy.run_path(words[0], run_name="__main__")
     finally:
-        Path(out).write_text(json.dumps({"trace": trace, "saved": saved}), encoding="utf-8")
+        Path(out).write_text(json.dumps({"trace": trace, "saved": saved, "weights": weights()}), encoding="utf-8")
 
 
 if __name__ == "__main__":

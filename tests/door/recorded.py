@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.capture import Captured, capture
-from andon.door.torch_calls import Recorder
+from andon.verify.capturing.micro_batch import Captured, capture
+from andon.verify.capturing.torch_calls import Recorder
 from andon.verify.errors import CheckFailed, NotApplicable
 
 WORDS, PAD = 11, 0

@@ -33,11 +33,18 @@ class Row:
     error: str = ""
 
 
-def judged(case: Case, answer: Answer, accustomed: frozenset[str] = frozenset()) -> Row:
-    """A row; `accustomed` are the findings that the program without the bug has too, which name nothing."""
+def judged(
+    case: Case, answer: Answer, accustomed: frozenset[str] = frozenset(), naming_checks: Sequence[str] = ()
+) -> Row:
+    """A row; `accustomed` are the findings that the program without the bug has too, which name nothing.
+
+    `naming_checks` name the bug by their own sentence, whatever their words.
+    """
     said = (case.program, case.kind, case.id, case.area, case.knowable_by)
     new = [each for each in answer.alarms if each.light in STRENGTH and f"{each.light} {each.check}" not in accustomed]
-    naming = [each for each in new if case.kind != "fault" or names(case.area, each.text)]
+    naming = [
+        each for each in new if case.kind != "fault" or each.check in naming_checks or names(case.area, each.text)
+    ]
     if not naming:
         light = UNMEASURED if answer.error else MISSED if case.kind == "fault" else ""
         return Row(*said, light, others=tuple(each.check for each in new), seconds=answer.seconds, error=answer.error)

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.capture import as_subject
 from andon.door.questions.accumulation import check_division
 from andon.door.questions.likelihoods import check_classes
 from andon.door.questions.packed import check_positions
@@ -13,6 +12,7 @@ from andon.door.questions.padding import check_padding, check_padding_targets
 from andon.door.questions.question import again
 from andon.door.questions.shapes import check_broadcast, check_random_target
 from andon.door.questions.targets import check_ignored, check_own_target
+from andon.verify.capturing.micro_batch import as_subject
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import WORDS, Asks, Bag, Call, Light, clamped, cross_entropy, light_of, padded, recorded
 
@@ -132,6 +132,9 @@ def test_pairs_and_targets(loss_of: Call, check: Asks, light: Light) -> None:
         (functional.nll_loss, functional.softmax, CheckFailed),
         (functional.cross_entropy, functional.softmax, CheckFailed),
         (functional.nll_loss, lambda x, _: x + 4, Unusual),
+        (functional.nll_loss, lambda x, _: x.log_softmax(0), CheckFailed),
+        (lambda x, y: functional.cross_entropy(x, functional.one_hot(y, 4).float()), lambda x, _: x, None),
+        (lambda x, y: functional.cross_entropy(x, 2 * functional.one_hot(y, 4).float()), lambda x, _: x, Unusual),
     ],
 )
 def test_probabilities_are_no_scores(made: Call, scores: Call, light: Light) -> None:

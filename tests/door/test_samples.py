@@ -141,3 +141,22 @@ def test_a_sample_notes_the_units_that_are_off() -> None:
     model = nn.Sequential(first, nn.ReLU(), nn.Linear(3, 2))
     seen = of(lambda call, x: call(x).square().mean(), torch.randn(6, 5), model=model)
     assert [1] == seen.idle["columns of 2.weight"]
+
+
+class Sorted(nn.Module):
+    """A model that refuses rows that are not the longest first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(5, 5, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, 5) to (B, 5)."""
+        return self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[1][0]
+
+
+def test_a_model_that_refuses_other_rows_is_sampled() -> None:
+    """Behavior: what it raises on rows in another place takes nothing else away."""
+    x, lengths = torch.randn(5, 6, 5), torch.tensor([6, 5, 4, 3, 2])
+    seen = of(lambda call, *given: call(*given).square().mean(), x, lengths, model=Sorted())
+    assert (5, "") == (seen.rows, seen.mixed)

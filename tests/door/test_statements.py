@@ -15,7 +15,8 @@ from andon.door.rows import fingerprints
 from andon.door.statements.averages import check_lag
 from andon.door.statements.data import check_order
 from andon.door.statements.evaluation import check_counted
-from andon.door.statements.optimizers import check_coupled_decay, check_group_rates, check_rates
+from andon.door.statements.optimizers import check_coupled_decay
+from andon.door.statements.rates import check_group_rates, check_rates
 from andon.door.statements.schedule import check_schedule_steps, check_schedule_used
 from andon.door.statements.steps import check_accumulation
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual

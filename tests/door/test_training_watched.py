@@ -14,14 +14,16 @@ from torch.optim import lr_scheduler
 from andon.door.loading import LoadNotes
 from andon.door.records import Run
 from andon.door.scheduling import ScheduleNotes
-from andon.door.statements.evaluation import check_mode
+from andon.door.statements.evaluation import check_mode, check_pairs
 from andon.door.statements.half import check_loss
 from andon.door.statements.kept import check_gradient, check_kept
-from andon.door.statements.optimizers import check_membership, check_rate_left
+from andon.door.statements.optimizers import check_membership
+from andon.door.statements.rates import check_rate_left
 from andon.door.statements.references import check_reference
 from andon.door.statements.resuming import check_resumed
 from andon.door.statements.schedule import check_schedule_length, check_schedule_used
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from tests.door.recorded import light_of
 from tests.door.test_statements import run_of, stepped
 from tests.door.watching import Watching
 
@@ -115,7 +117,10 @@ def test_gradients_of_zero() -> None:
     with pytest.raises(CheckFailed, match=r"exactly zero in each of 24 steps: a; beside them lies b") as found:
         check_gradient(trained(frozen)[0].run)
     assert not isinstance(found.value, Unusual)
-    for other in (Spared(), Unconditional()):
+    nothing = Product()
+    torch.nn.init.zeros_(nothing.a)
+    nothing.weight.requires_grad_(False)  # two factors of which each is zero: neither ever gets a gradient
+    for other in (Spared(), Unconditional(), nothing):
         with pytest.raises(Unusual, match="exactly zero"):
             check_gradient(trained(other)[0].run)
     with pytest.raises(NotApplicable):
@@ -304,6 +309,25 @@ def test_evaluation_with_dropout() -> None:
     with pytest.raises(Unusual, match="in train mode") as found:
         check_mode(scored(rows=lambda place: data[16 * place :][:16], itself=True))  # dropout may be what it denoises
     assert Unusual is type(found.value)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch says so, too
+@pytest.mark.parametrize(
+    ("compares", "column", "light"),
+    [(mse_loss, False, None), (mse_loss, True, CheckFailed), (torch.eq, False, None), (torch.eq, True, Unusual)],
+)
+def test_an_evaluation_pairs_rows(compares: Callable[[Tensor, Tensor], Tensor], column: bool, light: Any) -> None:
+    """Behavior: predictions (B, 1) beside targets (B,) are red in a loss, else yellow; pairs of one tensor are not."""
+
+    def evaluates(watching: Watching, model: nn.Module, step: int) -> None:
+        if step % 6 == 5:
+            with torch.no_grad():
+                answer = watching.call(model, torch.randn(8, 6))[:, :1]
+                compares(answer if column else answer.squeeze(1), torch.randn(8))
+                torch.eq(answer.squeeze(1), answer)
+
+    run = trained(Product(), between=evaluates)[0].run
+    assert light is light_of(check_pairs, run)
 
 
 @pytest.fixture

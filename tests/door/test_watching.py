@@ -82,7 +82,8 @@ def evaluated(draw: Callable[[], Tensor]) -> Run:
     model, run = nn.Linear(3, 1), Run(steps=10)
     run.optimizing[0] = stepped()
     run.optimizing[0].model = model
-    windows = SimpleNamespace(call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs))
+    fork = SimpleNamespace(possible=False)
+    windows = SimpleNamespace(call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs), fork=fork)
     notes = ForwardNotes(run, windows)  # ty: ignore[invalid-argument-type] - all that is asked of it here
     called = notes._around(nn.Module.__call__)
     for _ in range(3):

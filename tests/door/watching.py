@@ -17,13 +17,15 @@ WORDS = 29
 class Watching:
     """The notes of one run: its calls stand for those of a script."""
 
-    def __init__(self) -> None:
+    def __init__(self, fork: Any = None) -> None:
         self.run, nothing = Run(), lambda _: None
         windows: Any = SimpleNamespace(
             backward=nothing,
             before_step=self._find_model,
             backward_ended=lambda: None,
             after_step=nothing,
+            fork=fork or SimpleNamespace(possible=False),
+            options={"checks": True},
             call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs),
         )
         self._steps = StepNotes(self.run, windows, lambda: None)

@@ -92,7 +92,9 @@ ENVIRONMENTS = {"third_party": tuple(HUGGING_FACE), "litgpt": tuple(LITGPT)}
 # What these packages are known for, and is left out: subject to check to the reason.
 MEANS = "Trainer's evaluation is a mean of batches' means: transformers#24839"
 DRAWS = "Trainer's evaluation makes a DataLoader, whose seed is drawn from the numbers that dropout uses"
+ROUNDS = "Gemma keeps a factor in a buffer of torch's default dtype: built under bfloat16, it stays rounded"
 KNOWN: dict[str, dict[str, str]] = {
+    "gemma": {"structure.state": ROUNDS},
     "trainer": {
         "evaluation.mean": MEANS,
         "evaluation.cut": MEANS,

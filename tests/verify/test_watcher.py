@@ -208,6 +208,23 @@ def test_a_loss_that_stays_the_same() -> None:
         returns(batch(torch.Generator())["tokens"])
 
 
+def test_gradients_left_on_what_is_no_longer_trained() -> None:
+    """Behavior: what was frozen after it had a gradient, and is in no optimizer, is not expected to move."""
+    torch.manual_seed(0)
+    body, head = nn.Sequential(*(nn.Linear(32, 32) for _ in range(12))), nn.Linear(32, 1)
+    model, x = nn.Sequential(body, head), torch.randn(8, 32)
+    model(x).square().mean().backward()
+    body.requires_grad_(False)
+    optimizer = AdamW(head.parameters(), lr=1e-2)
+    with watch(model, optimizer, raises=False) as watching:
+        for _ in range(3 * STEPS):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [] == kinds(watching)
+    assert all(bool(p.grad.any()) for p in body.parameters() if p.grad is not None)
+
+
 def test_updates_in_eval_mode() -> None:
     """Behavior: eval mode after train mode is lost; eval mode from the start counts where there is dropout."""
     model, optimizer = small()

@@ -48,6 +48,8 @@ class FreshGradients:
     def gradient_arrives(self, gradient: Tensor) -> None:
         """Sum what backward adds to the probe's gradient."""
         assert self.probe
+        if not self.watched.is_close:
+            return
         sample = self.watched.sample(self.probe[0], gradient)
         self._arrived = sample if self._arrived is None else self._arrived + sample
 
@@ -55,12 +57,15 @@ class FreshGradients:
         """Whether the last step's gradient is part of this one's: c times what arrived plus d times what was."""
         if self.probe is None or self.probe[1].grad is None:
             return
-        current = self.watched.sample(self.probe[0], self.probe[1].grad).double()
+        if not self.watched.is_close:
+            self._arrived, self._previous, self._grown = None, None, 0
+            return
+        current = self.watched.sample(self.probe[0], self.probe[1].grad)
         arrived, previous = self._arrived, self._previous
         self._arrived, self._previous = None, current
-        if arrived is None or previous is None or not bool(current.isfinite().all()):
+        if arrived is None or previous is None:
             return
-        parts = _parts(arrived.double(), previous, current)
+        parts = _parts(arrived, previous, current)
         if parts is None:
             return
         c, d, left = parts
@@ -79,11 +84,11 @@ class FreshGradients:
 def _parts(arrived: Tensor, previous: Tensor, current: Tensor) -> tuple[float, float, float] | None:
     """What c times `arrived` plus d times `previous` comes closest to `current`, and the share of its square left over.
 
-    None where the two cannot be told apart.
+    None where the two cannot be told apart, or where one is not finite.
     """
-    rows = torch.stack((arrived, previous, current))
+    rows = torch.stack((arrived, previous, current)).double()
     (aa, ap, ac), (_, pp, pc), (_, _, cc) = (rows @ rows.t()).tolist()
-    if not aa * pp * cc or abs(ap) > PARALLEL * math.sqrt(aa * pp):
+    if not aa * pp * cc or not math.isfinite(aa + pp + cc) or abs(ap) > PARALLEL * math.sqrt(aa * pp):
         return None
     c, d = (ac * pp - pc * ap) / (aa * pp - ap * ap), (pc * aa - ac * ap) / (aa * pp - ap * ap)
     return c, d, (cc - c * ac - d * pc) / cc

@@ -20,7 +20,7 @@ class DifferentBatches:
 
     def note(self, inputs: tuple[Any, ...]) -> None:
         """Keep a sample of what a forward pass is given, if it is the step's first."""
-        if self._batch is None:
+        if self._batch is None and self.watched.is_close:
             ids = [each for each in inputs if isinstance(each, Tensor) and not each.is_floating_point() and each.dim()]
             found = [self.watched.sample(f"ids {at}", each).tolist() for at, each in enumerate(ids) if each.numel()]
             self._batch = found or None

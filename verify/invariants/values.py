@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from andon.verify.invariants.state import OptimizerMembership
-from andon.verify.invariants.watched import Watched
+from andon.verify.invariants.watched import Watched, is_finite
+from andon.verify.observation.optimizers import tensors_of
 
 SAMPLES = 512  # entries with a gradient before vanishing updates are judged
 MOVED = 0.1  # share of them that an optimizer at work moves at least
@@ -19,28 +20,34 @@ class MovingWeights:
 
     def before(self) -> None:
         """Sample a few weights and their gradients."""
+        if not self.watched.is_close:
+            return
         parameters = self.watched.parameters
         skips = getattr(self.watched.optimizer, "found_inf", None) is not None  # a fused step under a loss scale
-        for name in self.watched.turn([name for name, p in parameters.items() if p.grad is not None]):
+        held = {id(p) for p in tensors_of(self.watched.optimizer)}  # others may have gradients left from before
+        for name in self.watched.turn([name for name, p in parameters.items() if p.grad is not None and id(p) in held]):
             p = parameters[name]
             assert p.grad is not None
             gradient = self.watched.sample(name, p.grad)
             self._before[name] = self.watched.sample(name, p), gradient
-            if not skips and not bool(gradient.isfinite().all()):
+            if not skips and not is_finite(gradient):
                 look = "Look at the loss and the last batch."
                 self.watched.found("finite", f"the gradient of {name} is not finite", look)
 
     def after(self) -> None:
         """Compare the same entries."""
+        if not self._before:
+            return
         steps = any(float(group["lr"]) != 0 for group in self.watched.optimizer.param_groups)
         for name, (before, gradient) in self._before.items():
             after = self.watched.sample(name, self.watched.parameters[name])
-            if not bool(after.isfinite().all()):
+            if not is_finite(after):
                 look = "Look at its last gradient and the optimizer's epsilon."
                 self.watched.found("finite", f"{name} is not finite", look)
             if steps and not self.membership.has_masters:
-                self._with_gradient += int((gradient != 0).sum())
-                self._moved += int(((gradient != 0) & (after != before)).sum())
+                given = gradient != 0
+                self._with_gradient += int(given.count_nonzero())
+                self._moved += int((given & (after != before)).count_nonzero())
         self._before.clear()
         if self._with_gradient >= SAMPLES:
             self._require_moved()

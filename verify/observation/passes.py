@@ -41,10 +41,11 @@ def calls_noted(model: nn.Module, seen: list[Call], autocast: set[bool]) -> Gene
 @contextmanager
 def places_noted(model: nn.Module, began: State, elsewhere: list[bool]) -> Generator[None]:
     """Notes of the outermost passes with gradients whether they run at other weights than the step began with."""
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def enter(module: nn.Module, *_: Any, outermost: bool) -> bool:
         if outermost and torch.is_grad_enabled() and len(elsewhere) < LOOKS:
-            elsewhere.append(bool(moved_since(module, _of_module(model, module, began))))
+            elsewhere.append(bool(moved_since(module, _of_module(module, names, began))))
         return True
 
     with _each_call(model, enter):
@@ -98,9 +99,8 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch's own checkpoint finds out the same way
 
 
-def _of_module(model: nn.Module, module: nn.Module, began: State) -> State:
-    """The weights of a module as the step began, by its own names of those that learn."""
-    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+def _of_module(module: nn.Module, names: Mapping[int, str], began: State) -> State:
+    """The weights of a module as the step began, by its own names of those that learn; `names` has the model's."""
     return {own: began[names[id(p)]] for own, p in module.named_parameters() if names.get(id(p)) in began}
 
 

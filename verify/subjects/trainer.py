@@ -5,12 +5,10 @@ The library's own loop runs in a thread and waits where it logs, evaluates and s
 
 import shutil
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ import transformers
 from torch import nn
 from torch.optim import Optimizer
 
+from andon.verify.capturing.driving import driven
 from andon.verify.subject import Batch, Documents, Subject
 from andon.verify.subjects import huggingface
 
@@ -36,7 +35,6 @@ ARGUMENTS: dict[str, Any] = {
     "use_cpu": True,
 }
 EXAMPLES, SHORTEST, HELD_OUT = 22, 4, 5
-PATIENCE = 10.0  # seconds that a run has to end
 
 
 def trained(
@@ -109,13 +107,10 @@ class Run:
 
     def __init__(self, trainer: Any, checkpoint: Path | None = None) -> None:
         self._trainer = trainer
-        self._pauses = Pauses(trainer)
-        trainer.add_callback(self._pauses)
-        arguments = (self._pauses, trainer, str(checkpoint) if checkpoint else None)
-        thread = threading.Thread(target=_train, args=arguments, daemon=True)
-        thread.start()
-        weakref.finalize(self, _stop, self._pauses.commands, thread)
-        self._pauses.answer()  # where training begins: the optimizer is made and a checkpoint read
+        self._driven = driven(
+            lambda: trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None),
+            pause_at=lambda pause: trainer.add_callback(Pauses(trainer, pause)),
+        )  # waits where training begins: the optimizer is made and a checkpoint read
 
     @property
     def model(self) -> nn.Module:
@@ -129,17 +124,17 @@ class Run:
 
     def step(self) -> Mapping[str, float]:
         """One optimizer step; what is logged."""
-        return self._pauses.proceed("step")
+        return self._driven.proceed("step")
 
     def save(self, folder: Path) -> None:
         """Copy the checkpoint that Trainer writes after this step."""
-        self._pauses.proceed("save")
+        self._driven.proceed("save")
         newest = hf.trainer_utils.get_last_checkpoint(self._trainer.args.output_dir)
         shutil.copytree(newest, folder, dirs_exist_ok=True)
 
     def validate(self) -> float:
         """The loss that Trainer's evaluation reports at this point."""
-        return self._pauses.proceed("validate")["eval_loss"]
+        return self._driven.proceed("validate")["eval_loss"]
 
 
 class InOrder(hf.Trainer):
@@ -154,27 +149,9 @@ class InOrder(hf.Trainer):
 class Pauses(hf.TrainerCallback):
     """Holds Trainer's loop where it has logged, evaluated or saved, until it is told what comes next."""
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = weakref.proxy(trainer)
-        self.commands: SimpleQueue[str] = SimpleQueue()
-        self.answers: SimpleQueue[Mapping[str, float] | BaseException] = SimpleQueue()
+    def __init__(self, trainer: Any, pause: Callable[[Mapping[str, float]], str]) -> None:
+        self.trainer, self.pause = weakref.proxy(trainer), pause
         self.evaluating = False  # at a point where the loop itself would not
-
-    def proceed(self, command: str) -> Mapping[str, float]:
-        """Let the loop go on, to its next pause; what it says there."""
-        self.commands.put(command)
-        return self.answer()
-
-    def answer(self) -> Mapping[str, float]:
-        """What the loop says at its pause.
-
-        Raises:
-            Exception: what the loop raised.
-        """
-        said = self.answers.get()
-        if isinstance(said, BaseException):
-            raise said
-        return said
 
     def on_train_begin(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
         """Before the first step."""
@@ -196,30 +173,14 @@ class Pauses(hf.TrainerCallback):
 
     def _hold(self, control: Any, said: Mapping[str, float], follows: tuple[str, ...]) -> None:
         """Wait for a command; what cannot follow here in the loop itself is done here."""
-        self.answers.put(dict(said))
-        while (command := self.commands.get()) not in (*follows, "stop"):
+        command = self.pause(said)
+        while command not in follows:
             self.evaluating = True
-            self.answers.put(dict(self.trainer.evaluate()) if command == "validate" else {})
+            said = dict(self.trainer.evaluate()) if command == "validate" else {}
             self.evaluating = False
+            command = self.pause(said)
         control.should_evaluate = command == "validate"
         control.should_save = command == "save"
-        control.should_training_stop = command == "stop"
-
-
-def _stop(commands: SimpleQueue[str], thread: threading.Thread) -> None:
-    """End a run that nobody drives any more."""
-    commands.put("stop")
-    if thread is not threading.current_thread():
-        thread.join(PATIENCE)
-
-
-def _train(pauses: Pauses, trainer: Any, checkpoint: str | None) -> None:
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except BaseException as error:  # noqa: BLE001 - raised where the loop is driven
-        pauses.answers.put(error)
-    else:
-        pauses.answers.put(RuntimeError("Trainer's run is over: give it more max_steps"))
 
 
 def _step(

@@ -1,6 +1,16 @@
 """What is asked of a captured micro-batch, beside the checks of a Subject: each a function `Captured -> None`."""
 
-from andon.door.questions import accumulation, latents, likelihoods, packed, padding, shapes, targets
+from andon.door.questions import (
+    accumulation,
+    attention,
+    constant,
+    latents,
+    likelihoods,
+    packed,
+    padding,
+    shapes,
+    targets,
+)
 from andon.door.questions.question import Question
 
 __all__ = ["QUESTIONS", "Question"]
@@ -13,4 +23,6 @@ QUESTIONS = (
     *likelihoods.QUESTIONS,
     *latents.QUESTIONS,
     *accumulation.QUESTIONS,
+    *constant.QUESTIONS,
+    *attention.QUESTIONS,
 )

@@ -1,8 +1,8 @@
 """What the micro-batches of one step weigh together."""
 
-from andon.door.capture import Captured
 from andon.door.questions.question import CLOSE, Question
 from andon.door.questions.targets import shown_in
+from andon.verify.capturing.micro_batch import Captured
 from andon.verify.errors import NotApplicable, Unusual
 
 

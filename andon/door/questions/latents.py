@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.door.capture import Captured
 from andon.door.draws import NOISE
 from andon.door.questions.question import Question
-from andon.door.torch_calls import tensors
 from andon.verify.access.calls import seeded
+from andon.verify.capturing.micro_batch import Captured
+from andon.verify.capturing.torch_calls import tensors
 from andon.verify.errors import NotApplicable, Unusual
 
 

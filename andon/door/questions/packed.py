@@ -5,9 +5,9 @@ Legend: B batch, T time.
 
 from torch import Tensor
 
-from andon.door.capture import Captured, as_subject
 from andon.door.questions.question import Question
 from andon.verify.access.parts import find
+from andon.verify.capturing.micro_batch import Captured, as_subject
 from andon.verify.errors import CheckFailed, NotApplicable
 
 MOST = 0.9  # of the borders

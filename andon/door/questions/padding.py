@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.door.questions.question import Question, differ, loss_again
 from andon.door.questions.targets import shown_in
 from andon.verify.access.roles import IGNORE
+from andon.verify.capturing.micro_batch import Captured
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 MORE = 2  # columns

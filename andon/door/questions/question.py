@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.verify.access.calls import seeded
+from andon.verify.capturing.micro_batch import Captured
 
 CLOSE = 1e-4  # of a number in float32, computed in another order
 

@@ -7,10 +7,10 @@ from itertools import dropwhile, permutations
 
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.door.draws import NOISE
 from andon.door.questions.question import Question
-from andon.door.torch_calls import Entry
+from andon.verify.capturing.micro_batch import Captured
+from andon.verify.capturing.torch_calls import Entry
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 PAIRED = ("sub", "__sub__", "__rsub__", "rsub", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")

@@ -6,9 +6,9 @@ Legend: B batch, T time, V vocab.
 import torch
 from torch import Tensor
 
-from andon.door.capture import Captured
 from andon.door.questions.question import Question, again
 from andon.verify.access.facts import CrossEntropy, cross_entropy_of
+from andon.verify.capturing.micro_batch import Captured
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 FEWEST = 8  # targets that two tensors must share before one is the other
@@ -29,16 +29,17 @@ def check_own_target(captured: Captured) -> None:
     """
     shown = shown_in(captured)
     found = {
-        name: distance
+        name: (distance, turned)
         for name, part in captured.parts.items()
         if part.dim() == 2 and not part.is_floating_point() and part.dtype != torch.bool
-        for distance in [_distance(part, shown.targets)]
+        for turned in [_is_turned(captured, shown, name)]
+        for distance in [_distance(_turn(part, turned=turned), _own_places(shown.targets, part, turned=turned))]
         if distance is not None
     }
     if not found:
         raise NotApplicable("targets that stand in the batch, at one distance from the logits that predict them")
-    for name, distance in found.items():
-        if _sees_target(captured, shown, name, distance):
+    for name, (distance, turned) in found.items():
+        if _sees_target(captured, shown, name, distance, turned=turned):
             where = f"{distance} later" if distance else "at that place"
             raise CheckFailed(
                 f"the logits at a place change with {name!r} {where}, which is their target, and not with all of it: "
@@ -93,6 +94,33 @@ def check_next_token(captured: Captured) -> None:
         raise NotApplicable("targets that stand in the batch, at one distance from the logits that predict them")
 
 
+def check_axes(captured: Captured) -> None:
+    """Targets that stand in the batch do so in the order of the logits that predict them.
+
+    Asked of a part (B, T) or (T, B) and of as many targets: they are found in it at one distance, along T.
+
+    Silent because each logit has a target, of another place and text: only what is frequent is learned.
+
+    Look at `t()`, `view` and `reshape` of targets, or of logits, whose two first axes the other one has exchanged.
+    """
+    shown, asked = shown_in(captured), False
+    for name, part in captured.parts.items():
+        if part.dim() != 2 or part.is_floating_point() or part.numel() != shown.targets.numel() or min(part.shape) < 2:
+            continue
+        rows = shown.targets.reshape(part.shape)
+        exchanged = shown.targets.reshape(part.shape[::-1])
+        straight = [_distance(part, rows), _distance(part.t(), rows.t())]
+        if any(each is not None for each in straight):
+            asked = True
+        elif _distance(part, exchanged.t()) is not None or _distance(part.t(), exchanged) is not None:
+            raise CheckFailed(
+                f"the {rows.numel()} targets are the tokens of {name!r} {tuple(part.shape)}, with its two axes "
+                "exchanged: most logits predict another row's token"
+            )
+    if not asked:
+        raise NotApplicable("targets that stand in a part of the batch of as many tokens")
+
+
 def _distance(part: Tensor, targets: Tensor) -> int | None:
     """How many places ahead targets (B, T), or flattened, are found in a part (B, T)."""
     rows, time = part.shape
@@ -131,21 +159,48 @@ def _agree(part: Tensor, targets: Tensor) -> bool:
     return int(both.sum()) >= FEWEST and float((part == targets)[both].float().mean()) > MOST
 
 
-def _sees_target(captured: Captured, shown: CrossEntropy, name: str, distance: int) -> bool:
+def _turn(part: Tensor, *, turned: bool) -> Tensor:
+    """A part (T, B) as (B, T)."""
+    return part.transpose(0, 1) if turned else part
+
+
+def _own_places(value: Tensor, part: Tensor, *, turned: bool) -> Tensor:
+    """What was flattened, or stands as a part does, by its rows (B, T, ...)."""
+    if len(value) == part.numel() and value.shape[:2] != part.shape:
+        value = value.reshape(*part.shape, *value.shape[1:])
+    return _turn(value, turned=turned)
+
+
+def _is_turned(captured: Captured, shown: CrossEntropy, name: str) -> bool:
+    """Whether a part is (T, B): logits, flattened, change with a token of their column, and of no other one."""
+    part = captured.parts[name]
+    if shown.logits.dim() != 2 or len(shown.logits) != part.numel() or min(part.shape) < 2:
+        return False
+    other = part.clone()
+    other[0, 0] = _another(part.flatten())[0]
+    changed = shown_in(captured, {name: other})
+    moved = (shown.logits - changed.logits).abs().amax(-1) > SHARE * float(shown.logits.detach().abs().max())
+    moved = moved.reshape(part.shape)
+    return bool(moved[1:, 0].any()) and not bool(moved[:, 1:].any())
+
+
+def _sees_target(captured: Captured, shown: CrossEntropy, name: str, distance: int, *, turned: bool) -> bool:
     """Whether logits in the middle change with their target, and not as those of a model do that sees all of the part.
 
     That sees later places, where targets stand at their logits' own; and from the first place on, else.
     """
-    part, logits = captured.parts[name], shown.logits
-    place = _place(part, shown.counted, distance) if logits.dim() == 3 else None
+    part = _turn(captured.parts[name], turned=turned)
+    logits, counted = (_own_places(each, captured.parts[name], turned=turned) for each in (shown.logits, shown.counted))
+    place = _place(part, counted, distance) if logits.dim() == 3 else None
     if place is None:
         return False
     before = part[:, place + distance]
-    rows = torch.nonzero(shown.counted[:, place] & (before >= 0)).flatten()
+    rows = torch.nonzero(counted[:, place] & (before >= 0)).flatten()
     other = part.clone()
     other[rows, place + distance] = _another(before[rows])
-    changed = shown_in(captured, {name: other})
-    moved = ((logits - changed.logits).abs().amax(-1) > SHARE * float(logits.detach().abs().max()))[rows]
+    changed = shown_in(captured, {name: _turn(other, turned=turned)}).logits
+    changed = _own_places(changed, captured.parts[name], turned=turned)
+    moved = ((logits - changed).abs().amax(-1) > SHARE * float(logits.detach().abs().max()))[rows]
     if not bool(moved[:, place].any()):
         return False
     return not bool((moved[:, 0] if distance else moved[:, :place]).any())
@@ -172,4 +227,5 @@ QUESTIONS = (
     Question("run.own_target", check_own_target),
     Question("run.ignored", check_ignored),
     Question("run.next_token", check_next_token),
+    Question("run.axes", check_axes),
 )

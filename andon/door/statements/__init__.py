@@ -8,10 +8,12 @@ from andon.door.statements import (
     batches,
     data,
     evaluation,
+    figures,
     half,
     held_out,
     kept,
     optimizers,
+    rates,
     references,
     resuming,
     schedule,
@@ -24,6 +26,7 @@ __all__ = ["STATEMENTS", "Statement"]
 STATEMENTS = (
     *steps.STATEMENTS,
     *optimizers.STATEMENTS,
+    *rates.STATEMENTS,
     *schedule.STATEMENTS,
     *averages.STATEMENTS,
     *kept.STATEMENTS,
@@ -34,4 +37,5 @@ STATEMENTS = (
     *held_out.STATEMENTS,
     *references.STATEMENTS,
     *evaluation.STATEMENTS,
+    *figures.STATEMENTS,
 )

@@ -1,14 +1,18 @@
 """Which rows a run trains on."""
 
+from itertools import accumulate
+
 from andon.door.records import Passes, Run
 from andon.door.statements.statement import Statement, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
+SEVERAL = 3  # batches of an epoch
 FEWEST = 64  # rows before an order is one
 BATCHES = 8  # of an epoch
 DISTINCT = 0.5  # share of a pass's rows that must differ, or rows say nothing
 SHARED = 0.2
 HALF = 0.5
+UNLIKE, NEARLY = 0.98, 0.9
 
 
 def check_order(run: Run) -> None:
@@ -31,7 +35,7 @@ def check_order(run: Run) -> None:
         again = seen[period : 2 * period]
         if passes.carrying.carried > HALF * passes.carrying.passes:
             continue
-        if len(again) < FEWEST or len(set(seen[:period])) < DISTINCT * period:
+        if len(again) < FEWEST or len(set(seen[:period])) < DISTINCT * period or _batches(passes, period) < SEVERAL:
             continue
         asked = True
         if again == seen[: len(again)]:
@@ -48,6 +52,8 @@ def check_held_out(run: Run) -> None:
 
     Silent because the figures look better.
 
+    Not asked where rows that are evaluated on are alike among themselves, unless nearly all were trained on.
+
     Look at how the data are split, and whether the split comes before windows, shuffling and copies.
 
     Yellow alone: whoever also reports the training set's figures does so.
@@ -56,6 +62,8 @@ def check_held_out(run: Run) -> None:
     shared: dict[int, tuple[int, int, Passes]] = {}
     for place, passes in enumerate(now_and_then(run)):
         rows = set(passes.rows.seen)
+        if _repeats(passes) and len(rows & trained) < NEARLY * len(rows):
+            continue
         if len(rows) >= FEWEST and len(rows) > DISTINCT * len(passes.rows.seen) / max(passes.stretches, 1):
             shared[place] = len(rows & trained), len(rows), passes
     if not shared or not trained:
@@ -66,6 +74,17 @@ def check_held_out(run: Run) -> None:
             f"{both} of {all_rows} rows that the model is evaluated on "
             f"({passes.chain[0] if passes.chain else ''}) were trained on in this run"
         )
+
+
+def _batches(passes: Passes, rows: int) -> int:
+    """Of how many batches the first rows are: one that comes again at once is no epoch."""
+    return sum(1 for end in accumulate(passes.rows.batches) if end <= rows)
+
+
+def _repeats(passes: Passes) -> bool:
+    """Whether rows of one stretch are alike by their nature: then they are found among others, too."""
+    one = passes.rows.seen[: len(passes.rows.seen) // max(passes.stretches, 1)]
+    return len(set(one)) < UNLIKE * len(one)
 
 
 def _trained(run: Run) -> list[Passes]:

@@ -88,6 +88,24 @@ def check_counted(run: Run) -> None:
             )
 
 
+def check_pairs(run: Run) -> None:
+    """Evaluation holds each row's prediction against that row's own target.
+
+    Asked of comparisons, and of losses of torch's, in the first evaluation.
+
+    Silent because a mean over (B, B) is a number like one over (B,), and moves as it does.
+
+    Look at `squeeze` and `unsqueeze` of what is compared: (B,) beside (B, 1) gives all pairs.
+
+    Yellow where it is no loss: whoever looks for rows that are alike compares all of them.
+    """
+    _evaluations(run)
+    for place, one, other, loss in run.crossed:
+        raise (CheckFailed if loss else Unusual)(
+            f"{one} and {other} are compared{at(place)}: all {max(one)} x {max(one)} pairs of rows"
+        )
+
+
 def _evaluations(run: Run) -> list[Passes]:
     """Passes that no backward pass follows, and that come with few of the steps.
 
@@ -136,4 +154,5 @@ STATEMENTS = (
     Statement("run.eval_gradients", check_gradients),
     Statement("run.eval_random", check_random),
     Statement("run.eval_counted", check_counted),
+    Statement("run.eval_pairs", check_pairs),
 )

@@ -61,12 +61,19 @@ def check_gradient(run: Run) -> None:
     """
     asked = False
     for each in stepping(run, SEEN):
+        if each.empty >= SEEN:
+            count = len(tensors_of(each.optimizer))
+            raise Unusual(
+                f"in {each.empty} of {each.steps} steps{at(each.stepped)} none of the {count} tensors that the "
+                f"optimizer{at(each.made)} holds had a gradient, after backward passes{at(run.loss_place)}: these "
+                "steps moved nothing"
+            )
         if each.idle is None or each.gradients_seen < SEEN:
             continue
         asked = True
         idle = {id(p): p for p, count in each.idle.values() if count >= SEEN}
         names = _names(each, set(idle))
-        if not names or len(idle) == len(tensors_of(each.optimizer)):
+        if not names:
             continue
         zero = _zero_factors(run, each, idle)
         message = (

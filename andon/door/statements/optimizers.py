@@ -9,7 +9,6 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 HALF = 0.5
 AGAIN = 2  # steps, of some that are looked at
-NOTHING = 1e-4  # of its peak, to which a rate has fallen
 
 
 def check_membership(run: Run) -> None:
@@ -39,7 +38,7 @@ def check_membership(run: Run) -> None:
 
 
 def check_norms_decay(run: Run) -> None:
-    """Where some parameters are spared from weight decay, the weights of norms and all biases are among them.
+    """Where groups have a weight decay of their own, some spare the weights of norms and all biases.
 
     Silent because norms that are pulled to zero only train a little worse.
 
@@ -50,7 +49,9 @@ def check_norms_decay(run: Run) -> None:
     asked = False
     for each in stepping(run, 1):
         decays = {id(p): float(group.get("weight_decay") or 0) for group in _groups(each) for p in group["params"]}
-        if each.model is None or min(decays.values(), default=0) > 0 or max(decays.values(), default=0) == 0:
+        sets = any(group.get("weight_decay") != each.optimizer.defaults.get("weight_decay") for group in _groups(each))
+        spares = min(decays.values(), default=0) == 0
+        if each.model is None or max(decays.values(), default=0) == 0 or not (sets or spares):
             continue
         asked = True
         vectors = {
@@ -61,13 +62,14 @@ def check_norms_decay(run: Run) -> None:
             for name in [f"{module_name}.{own}"]
         }
         decayed = sorted(name for name, decay in vectors.items() if decay)
-        if decayed and len(decayed) < len(vectors):
+        if decayed and (len(decayed) < len(vectors) or not spares):
+            others = "the others" if spares else "nothing, though they have a decay of their own"
             raise Unusual(
                 f"{len(decayed)} of {len(vectors)} biases and weights of norms are decayed: {listed(decayed)}; the "
-                f"groups{at(each.made)} spare the others"
+                f"groups{at(each.made)} spare {others}"
             )
     if not asked:
-        raise NotApplicable("an optimizer that decays some of its parameters and not all")
+        raise NotApplicable("an optimizer whose groups have a weight decay of their own")
 
 
 def check_coupled_decay(run: Run) -> None:
@@ -88,80 +90,31 @@ def check_coupled_decay(run: Run) -> None:
             raise Unusual(f"Adam{at(each.made)} with weight_decay adds it to the gradient, where AdamW shrinks weights")
 
 
-def check_rates(run: Run) -> None:
-    """Learning rates are above zero for most of a run, and never below.
+def check_group_learns(run: Run) -> None:
+    """Each of an optimizer's groups holds something that is to be learned.
 
-    Silent because a rate of zero stops learning without an error, and one below zero climbs slowly.
+    Asked where it has several, some of whose tensors are to be learned, at the run's end.
 
-    Look at the schedule's length, in which steps it counts, and at what the rate is at its ends.
+    Silent because the other groups learn.
 
-    Yellow where it is zero for more than a third of the steps: whoever warms up or cools down for so long does so.
-    """
-    for each in stepping(run, 8):
-        negative = sum(1 for rates in each.rates if min(rates, default=0) < 0)
-        if negative:
-            raise CheckFailed(f"in {negative} of {each.steps} steps{at(each.stepped)} a learning rate was below zero")
-        still = sum(1 for rates in each.rates if max(rates, default=1) == 0)
-        if still > each.steps / 3:
-            raise Unusual(
-                f"in {still} of {each.steps} steps{at(each.stepped)} the learning rate of all groups was zero"
-            )
+    Look for what was frozen, by `requires_grad`, and was to be thawed before this optimizer's steps.
 
-
-def check_rate_left(run: Run) -> None:
-    """A learning rate that falls does so over the run: it is not next to nothing for more than half of it.
-
-    Next to nothing is a ten-thousandth of its peak. Steps before the peak do not count.
-
-    Silent because the loss stays where it is, as if the model had learned all that it can.
-
-    Look at what the schedule counts, steps or epochs, and at where `scheduler.step()` stands.
-
-    Yellow alone.
-    """
-    for each in stepping(run, 8):
-        rates = [max(rates, default=0.0) for rates in each.rates]
-        peak = rates.index(max(rates))
-        fallen = sum(1 for rate in rates[peak:] if 0 < rate < NOTHING * rates[peak])
-        if fallen > HALF * len(rates):
-            last = len(rates) - fallen
-            raise Unusual(
-                f"in {fallen} of {len(rates)} steps{at(each.stepped)} the learning rate was below {NOTHING:g} of its "
-                f"peak of {rates[peak]:.3g}: from step {last + 1} on, and {rates[-1]:.2g} at last{_movers(run, each)}"
-            )
-
-
-def _movers(run: Run, each: Optimizing) -> str:
-    said = [
-        f"{type(one.scheduler).__name__} was stepped {one.calls} times{at(one.stepped or one.made)}"
-        for one in run.scheduling.values()
-        if one.optimizer == id(each.optimizer) and one.calls
-    ]
-    return f"; {' and '.join(said)}" if said else ""
-
-
-def check_group_rates(run: Run) -> None:
-    """Where the rate of one of an optimizer's groups is moved, no other one stays as it is.
-
-    Silent because the group that stays learns too, only at another rate than its neighbors.
-
-    Look at the loop over `param_groups` that sets the rate, and at how many groups it reaches.
-
-    Yellow alone: whoever holds one group's rate does so.
+    Yellow alone: whoever freezes a group for a while does so.
     """
     asked = False
     for each in stepping(run, 8):
-        moved = [
-            len(set(rates)) > 1 for rates in zip(*each.rates, strict=False) if any(rates)
-        ]  # 0 times any factor is 0
-        asked = asked or (len(moved) > 1 and any(moved))
-        if any(moved) and not all(moved):
+        learns = [any(p.requires_grad for p in group["params"]) for group in _groups(each) if group["params"]]
+        if len(learns) < AGAIN or not any(learns):
+            continue
+        asked = True
+        if not all(learns):
+            place = learns.index(False)
             raise Unusual(
-                f"the learning rate of {moved.count(True)} of {len(moved)} groups{at(each.made)} was moved within "
-                f"{each.steps} steps, that of the others never"
+                f"none of the {len(_groups(each)[place]['params'])} tensors in group {place} of the optimizer"
+                f"{at(each.made)}, whose rate is {_groups(each)[place].get('lr'):.3g}, requires a gradient"
             )
     if not asked:
-        raise NotApplicable("an optimizer of several groups, whose rate is moved")
+        raise NotApplicable("an optimizer of several groups, some of which learn")
 
 
 def _groups(each: Optimizing) -> list[dict]:
@@ -219,7 +172,5 @@ STATEMENTS = (
     Statement("run.membership", check_membership),
     Statement("run.norms_decay", check_norms_decay),
     Statement("run.coupled_decay", check_coupled_decay),
-    Statement("run.rates", check_rates),
-    Statement("run.rate_left", check_rate_left),
-    Statement("run.group_rates", check_group_rates),
+    Statement("run.group_learns", check_group_learns),
 )

@@ -3,7 +3,7 @@
 from andon.door.loaded import Loaded, Saved
 from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import Statement, at
-from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 from andon.verify.observation.optimizers import tensors_of
 
 
@@ -35,6 +35,52 @@ def check_resumed(run: Run) -> None:
         raise NotApplicable("weights from a file that holds their optimizer's state as well")
 
 
+def check_loaded(run: Run) -> None:
+    """Of a state that is loaded into a module some names are the module's.
+
+    Silent because `strict=False` minds nothing: the module stays as it was drawn, and learns from there.
+
+    Look at a prefix that a wrapper has added to the names, or one that is cut off in vain: print what it returns.
+    """
+    for each in run.lost:
+        raise CheckFailed(
+            f"of {each.names} names in a state that a {each.module} was given{at(each.place)}, it does not have "
+            f"{listed(list(each.unknown))}; {each.prefixed} are its own but for a prefix, and {each.missing} of its "
+            "names were left as they are"
+        )
+
+
+def check_put_back(run: Run) -> None:
+    """Weights that are put back into a module were kept apart from it: they are no tensors of its own.
+
+    Silent because nothing fails: what was kept has gone on with each step, and the last weights stay.
+
+    Look for `state_dict()` that is kept without a copy: `copy.deepcopy(model.state_dict())` is meant.
+
+    Yellow alone.
+    """
+    if run.own_states:
+        raise Unusual(
+            f"load_state_dict{at(run.own_states[0])} was given the module's own tensors, {len(run.own_states)} times, "
+            "after optimizer steps: it changes nothing"
+        )
+
+
+def check_saved(run: Run) -> None:
+    """A mapping that is saved holds something.
+
+    Silent because a file is written; what is missing shows where it is read.
+
+    Look at the names that weights are picked by, as adapters' are.
+
+    Yellow alone.
+    """
+    if not run.saves:
+        raise NotApplicable("a file that torch.save writes")
+    if run.empty_saves:
+        raise Unusual(f"an empty mapping was saved {len(run.empty_saves)} times{at(run.empty_saves[0])}")
+
+
 def _judge_moments(loaded: Loaded, each: Optimizing, *, empty: bool) -> None:
     if loaded.optimizer_used or not empty:
         return
@@ -55,4 +101,9 @@ def _is_of(saved: Saved, each: Optimizing) -> bool:
     return (saved.groups, saved.parameters) == counts and set(saved.shapes) <= set(shapes)
 
 
-STATEMENTS = (Statement("run.resumed", check_resumed),)
+STATEMENTS = (
+    Statement("run.resumed", check_resumed),
+    Statement("run.loaded", check_loaded),
+    Statement("run.put_back", check_put_back),
+    Statement("run.saved", check_saved),
+)

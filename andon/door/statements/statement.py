@@ -1,7 +1,7 @@
 """A line of the table of statements, and words that they share."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from andon.door.places import Place
 from andon.door.records import Optimizing, Passes, Run
@@ -15,7 +15,7 @@ class Statement(NamedTuple):
     """A line of the table."""
 
     name: str  # run.what
-    function: Callable[[Run], None]
+    function: Callable[[Any], None]  # of a Run; of a Resumption, for what is said of that
 
 
 def at(place: Place | None) -> str:

@@ -20,6 +20,27 @@ def check_accumulation(run: Run) -> None:
             )
 
 
+def check_all_used(run: Run) -> None:
+    """A step is made of the gradients of all backward passes that begin at one line since the step before.
+
+    Silent because the last of them alone lowers the loss as well.
+
+    Look at where `zero_grad()` stands: beside the step, and not beside each micro-batch's backward pass.
+
+    Yellow alone: whoever takes the gradients away himself, to combine them, does so.
+    """
+    accumulating = [each for each in stepping(run) if max(each.backwards, default=0) > 1]
+    if not accumulating:
+        raise NotApplicable("several backward passes before a step")
+    for each in accumulating:
+        if each.kinds["dropped"] >= FEW:
+            raise Unusual(
+                f"in {each.kinds['dropped']} steps looked at, of {max(each.backwards)} backward passes each"
+                f"{at(run.loss_place)}, the gradients of all but the last were thrown away before the next: the step"
+                f"{at(each.stepped)} is made of the last alone"
+            )
+
+
 def check_clip_order(run: Run) -> None:
     """Gradients are clipped once they are whole: after the last backward pass of a step, and before its step.
 
@@ -68,6 +89,7 @@ def check_clip_scale(run: Run) -> None:
 
 STATEMENTS = (
     Statement("run.accumulation", check_accumulation),
+    Statement("run.all_used", check_all_used),
     Statement("run.clip_order", check_clip_order),
     Statement("run.clip_scale", check_clip_scale),
 )

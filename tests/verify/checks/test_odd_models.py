@@ -163,6 +163,24 @@ class OfPast(Small):
         return self.head(torch.tanh(self.mix(past_BTD).cumsum(1)) + x_BTD)
 
 
+class OfPastOnce(OfPast):
+    """Averages them once: places without a real token before them are no number, and no other place is."""
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        x_BTD = self.embed(tokens)
+        attention_mask = torch.ones_like(tokens) if attention_mask is None else attention_mask
+        past_BTD = (x_BTD * attention_mask[..., None]).cumsum(1) / attention_mask.cumsum(1)[..., None]
+        return self.head(torch.tanh(self.mix(past_BTD)) + x_BTD)
+
+
+def of_places(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
+    """Mean nats per real token, as a sum over all places, of which the others weigh 0."""
+    labels = given["labels"].flatten()
+    logits = model(given["tokens"], given["attention_mask"]).flatten(0, 1)
+    return (cross_entropy(logits, labels.clamp(min=0), reduction="none") * (labels >= 0)).sum() / (labels >= 0).sum()
+
+
 def right_padded(generator: torch.Generator) -> dict[str, Tensor]:
     """A batch whose second row is shorter."""
     given = batch(generator)
@@ -648,6 +666,9 @@ ODD = {
     ),
     "no number without a token": Odd(
         "attention.padding", lambda: small(model=OfPast, batch=right_padded, loss=of_real), PASSED
+    ),
+    "no loss without a token": Odd(
+        "attention.padding", lambda: small(model=OfPastOnce, batch=right_padded, loss=of_places), PASSED
     ),
     "one loss for all": Odd(
         "autocast.loss",

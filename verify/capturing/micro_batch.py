@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.door.torch_calls import Entry, Recorder, leaves, needed, replayed, without_selections
+from andon.verify.capturing.torch_calls import Entry, Likelihood, Recorder, leaves, needed, replayed, without_selections
 from andon.verify.errors import NotApplicable
 from andon.verify.subject import Subject
 
@@ -28,7 +28,7 @@ class Captured:
     before: list[nn.Module]  # copies from before the pass
     state: Tensor  # of torch's random numbers before it
     compared: list[tuple[Tensor, float]]
-    classes: list[tuple[str, Tensor]]
+    likelihoods: list[Likelihood]
     optimizer: Optimizer | None = None
     factor: float = 1.0  # that the script multiplies its loss by, at last
     micro_batches: int = 1  # of which a step sums the gradients, as they are
@@ -77,7 +77,7 @@ def capture(
     if missing:
         raise NotApplicable(f"a {type(missing[0]).__name__} that can be copied")
     copies = [before[id(each)] for each in modules]
-    captured = Captured(kept, loss, modules, copies, state, recorder.compared, recorder.classes, optimizer)
+    captured = Captured(kept, loss, modules, copies, state, recorder.compared, recorder.likelihoods, optimizer)
     _name_leaves(captured)
     _hold_to(captured)
     _strip_factor(captured)

@@ -4,17 +4,18 @@ What the script computes in Python (a length, a factor read by `.item()`) is a c
 """
 
 import dataclasses
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 COMPARISONS = ("eq", "ne", "__eq__", "__ne__")
-LOSSES = ("nll_loss", "cross_entropy")  # over classes
+LOSSES = ("nll_loss", "cross_entropy", "kl_div", "ctc_loss", "binary_cross_entropy_with_logits")
 MUTATORS = ("__setitem__",)
 SELECTIONS = ("__getitem__", "index_select")
 SHAPED = (Tensor.view, Tensor.reshape, torch.reshape)
@@ -51,6 +52,18 @@ class Entry:
         return [*tensors(self.result), *(each for each in written if isinstance(each, Tensor))]
 
 
+class Likelihood(NamedTuple):
+    """One call of a loss of torch's over classes."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def given(self) -> Tensor:
+        """What stands for the prediction."""
+        return self.arguments["log_probs" if self.name == "ctc_loss" else "input"]
+
+
 class Recorder(TorchFunctionMode):
     """Records calls outside of modules, and the modules' own as one each."""
 
@@ -59,7 +72,7 @@ class Recorder(TorchFunctionMode):
         self.entries: list[Entry] = []
         self.inside = 0
         self.compared: list[tuple[Tensor, float]] = []  # whole numbers held against a constant, wherever
-        self.classes: list[tuple[str, Tensor]] = []  # what losses over classes are given, wherever
+        self.likelihoods: list[Likelihood] = []  # wherever
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,18 +80,21 @@ class Recorder(TorchFunctionMode):
         """Torch calls this in the place of each of its functions."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        self._note(getattr(func, "__name__", ""), args, kwargs)
+        self._note(func, args, kwargs)
         if not self.inside and (tensors(result) or getattr(func, "__name__", "") in MUTATORS):
             self.entries.append(Entry(func, args, kwargs, result))
         return result
 
-    def _note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What is looked at within modules, too."""
+        name = getattr(func, "__name__", "")
+        if name in LOSSES:
+            bound = inspect.signature(func).bind(*args, **kwargs)
+            bound.apply_defaults()
+            self.likelihoods.append(Likelihood(name, bound.arguments))
         given = args[0] if args else kwargs.get("input")
         if not isinstance(given, Tensor):
             return
-        if name in LOSSES:
-            self.classes.append((name, given))
         whole = name in COMPARISONS and len(args) > 1 and not given.is_floating_point()
         if whole and isinstance(args[1], int) and not isinstance(args[1], bool):
             self.compared.append((given, args[1]))

@@ -1,0 +1,98 @@
+"""A loss that is one number, whatever the weights are."""
+
+from copy import deepcopy
+
+import torch
+
+from andon.door.questions.question import Question, again
+from andon.verify.access.calls import seeded
+from andon.verify.capturing.micro_batch import Captured
+from andon.verify.capturing.torch_calls import Entry
+from andon.verify.errors import CheckFailed, NotApplicable
+
+MOVED = 0.1  # of a weight's size
+ROUNDING = 1e-6
+SEEDS = (1, 2)
+DIFFERENCES = ("sub", "__sub__", "__rsub__", "rsub")
+RATIOS = ("exp", "exp_", "expm1", "div", "__truediv__", "__rtruediv__", "true_divide", "div_", "sub_")
+
+
+def check_constant(captured: Captured) -> None:
+    """A loss changes with the weights that it is to train.
+
+    Asked of the captured batch, in eval mode, with all weights moved by a tenth, twice. Not where exponentials or
+    quotients are taken outside of the model: the ratio of a policy to itself is 1, and has a gradient that is meant.
+
+    Silent because there is a gradient, of one of two terms that are always the same: it never comes to rest.
+
+    Look at what is compared with the model: a reference that is the model itself, and no copy of it.
+    """
+    if not captured.loss.requires_grad or any(e.name in RATIOS and _weighs(captured, e) for e in captured.entries):
+        raise NotApplicable("a loss without quotients and exponentials of what the model returns")
+    losses = [float(_moved(captured, seed)[id(captured.loss)]) for seed in SEEDS]
+    with torch.no_grad():
+        due = float(again(captured)[id(captured.loss)])
+    if all(abs(each - due) <= ROUNDING * max(1.0, abs(due)) for each in losses):
+        raise CheckFailed(
+            f"the loss is {due:.6g} in eval mode, and with all weights moved by a tenth, twice, it still is: what the "
+            "model returns cancels in it"
+        )
+
+
+def check_cancels(captured: Captured) -> None:
+    """A difference of two things that are both learned from is not zero everywhere, whatever the weights are.
+
+    Asked of differences outside of the model, both of whose sides pass gradients to it: in eval mode, with all weights
+    moved by a tenth, twice.
+
+    Silent because the loss has other terms; this one has no gradient.
+
+    Look at which of two log probabilities is the old policy's, and which the new one's.
+    """
+    asked = [
+        entry
+        for entry in captured.entries
+        if entry.name in DIFFERENCES and entry.module is None and _learns_twice(captured, entry)
+    ]
+    if not asked:
+        raise NotApplicable("a difference of two things that the model returned, both learned from")
+    for entry in asked:
+        key = id(entry.result)
+        if not any(bool(_moved(captured, seed)[key].any()) for seed in SEEDS):
+            raise CheckFailed(
+                f"a difference {tuple(entry.result.shape)} of two things that the model returned, both of which pass "
+                "gradients on, is 0 everywhere, with other weights, too: its gradient is none"
+            )
+
+
+def _learns_twice(captured: Captured, entry: Entry) -> bool:
+    sides = [each for each in entry.given() if each.requires_grad]
+    return len(sides) == 2 and isinstance(entry.result, torch.Tensor) and _weighs(captured, entry)
+
+
+def _weighs(captured: Captured, entry: Entry) -> bool:
+    """Whether a call is given what a module made."""
+    made: set[int] = set()
+    for each in captured.entries:
+        given = any(id(tensor) in made for tensor in each.given())
+        if each is entry:
+            return given
+        if each.module is not None or given:
+            made |= {id(tensor) for tensor in each.made()}
+    return False
+
+
+def _moved(captured: Captured, seed: int) -> dict[int, torch.Tensor]:
+    """All that the script computed, again, of weights that were moved at random."""
+    modules = [deepcopy(each).eval() for each in captured.before]
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad(), seeded():
+        for module in modules:
+            for p in module.parameters():
+                rms = p.square().mean().sqrt() if p.is_floating_point() else 0
+                p.add_(MOVED * (rms + MOVED) * torch.randn(p.shape, generator=noise).to(p))
+        batch = {key: value.detach().clone() for key, value in captured.parts.items()}
+        return captured.values(batch, modules)
+
+
+QUESTIONS = (Question("run.constant", check_constant), Question("run.cancels", check_cancels))

@@ -1,0 +1,61 @@
+"""Behind the door a script computes what it computes alone: losses, gradients and weights, to the bit."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.door.cases import Case, cases
+from tests.door.live import PROBE
+from tests.door.process import Done, run
+from tests.small_run import write_corpus
+
+ROOT = Path(__file__).parents[2]
+OWN, PROGRAM = ROOT / "tests" / "door" / "scripts", ROOT / "tests" / "detectors" / "script"
+TRANSFORMERS = "trainer_lm"  # what it needs is in another environment
+SCRIPTS = ("names_lstm", "nano_text", "seq_to_seq_dates", "shapes_cnn", "swiss_roll_ddpm", TRANSFORMERS, "bytegpt")
+FAST = ("shapes_cnn", "language")  # in tier 3
+MODEL = ROOT / "tests" / "bench" / "door_script.py"
+TRAIN = ["-m", "andon", "train", "config.toml", "--data", "corpus", "--out", "run", "--no-trace", "-q"]
+DOOR = (sys.executable, "-m", "andon", "verify", "--budget", "600", "--quiet", "--")
+
+
+def named(name: str) -> Case:
+    """A program with its files and its runs."""
+    if name == "language":
+        return Case(name, "clean", "", {"train.py": (OWN / "language.py").read_text(encoding="utf-8")}, [["train.py"]])
+    if name == "10 M parameters":
+        return Case(name, "clean", "", {"train.py": MODEL.read_text(encoding="utf-8")}, [["train.py", "6"]])
+    if name == "andon train":
+        config = (ROOT / "tests" / "faults" / "door.toml").read_text(encoding="utf-8")
+        return Case(name, "clean", "", {"config.toml": config}, [TRAIN])
+    found = cases(PROGRAM if name == "bytegpt" else OWN)
+    return next(each for each in found if each.kind == "clean" and each.program == name)
+
+
+def probed(case: Case, folder: Path, door: tuple[str, ...]) -> tuple[dict[str, Any], Done]:
+    """What the probe notes of a program's first run, alone or behind the door."""
+    folder.mkdir()
+    case.write(folder)
+    write_corpus(folder / "corpus", 16)
+    done = run([*door, sys.executable, str(PROBE), "probe.json", *case.runs[0]], folder, 900)
+    noted = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+    return noted | {"trace": [step[:4] for step in noted["trace"]]}, done
+
+
+def mark(name: str) -> Any:
+    """Two are fast enough for tier 3."""
+    marks = pytest.mark.tier3 if name in FAST else pytest.mark.slow if name == TRANSFORMERS else pytest.mark.long
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [mark(each) for each in (*SCRIPTS, "language", "10 M parameters", "andon train")])
+def test_a_script_computes_the_same(name: str, tmp_path: Path) -> None:
+    """Behavior: norms of weights and gradients, rates and modes of each step, and the last weights, are the same."""
+    case = named(name)
+    alone, _ = probed(case, tmp_path / "alone", ())
+    seen, done = probed(case, tmp_path / "seen", DOOR)
+    assert alone["trace"], "no step was noted"
+    assert alone == seen, done.error[-2000:]
