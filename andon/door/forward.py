@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from andon.door import places
 from andon.door.comparing import Comparing
-from andon.door.methods import method_around
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
+from andon.verify.capturing.methods import method_around
 
 OUTPUTS = 8  # tensors of a pass's result that are looked at
 
