@@ -108,7 +108,7 @@ class Recorder(TorchFunctionMode):
         def apply(function: Any, *args: Any) -> Any:
             return self._apply(function, args)
 
-        torch.autograd.Function.apply = classmethod(apply)  # ty: ignore[invalid-assignment]
+        torch.autograd.Function.apply = classmethod(apply)  # ty: ignore[invalid-assignment] - torch's own is one as well
         return super().__enter__()
 
     def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
@@ -178,18 +178,21 @@ def without_selections(entries: list[Entry]) -> list[Entry]:
     """The calls without those that choose a batch: rows of a whole data set, or a part of a tensor for labels alone."""
     given = [each for entry in entries if entry.module is not None for each in entry.given() if each.dim()]
     rows, shapes = {len(each) for each in given}, {each.shape for each in given}
-    outside = {id(each) for each in leaves(entries)}
     uses = Counter(id(each) for entry in entries for each in entry.given())
     uses -= Counter(id(entry.args[0]) for entry in entries if _cuts_out(entry, shapes))
+    chosen = [
+        id(entry)
+        for entry in _selections(entries)
+        if _picks_rows(entry, rows) or (not uses[id(entry.args[0])] and _cuts_out(entry, shapes))
+    ]
+    return [entry for entry in entries if id(entry) not in chosen]
 
-    def chooses(entry: Entry) -> bool:
-        if entry.name not in SELECTIONS or not isinstance(entry.result, Tensor) or not entry.result.dim():
-            return False
-        if not {id(each) for each in entry.given()} <= outside:
-            return False
-        return _picks_rows(entry, rows) or (not uses[id(entry.args[0])] and _cuts_out(entry, shapes))
 
-    return [entry for entry in entries if not chooses(entry)]
+def _selections(entries: list[Entry]) -> list[Entry]:
+    """The calls that select from tensors that no call has made."""
+    outside = {id(each) for each in leaves(entries)}
+    found = [entry for entry in entries if entry.name in SELECTIONS and isinstance(entry.result, Tensor)]
+    return [entry for entry in found if entry.result.dim() and all(id(each) in outside for each in entry.given())]
 
 
 def _picks_rows(entry: Entry, rows: set[int]) -> bool:
