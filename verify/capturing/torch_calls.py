@@ -176,16 +176,25 @@ def leaves(entries: list[Entry]) -> list[Tensor]:
 
 def without_selections(entries: list[Entry]) -> list[Entry]:
     """The calls without those that choose a batch: rows of a whole data set, or a part of a tensor for labels alone."""
-    given = [each for entry in entries if entry.module is not None for each in entry.given() if each.dim()]
+    given = _given_to_modules(entries)
     rows, shapes = {len(each) for each in given}, {each.shape for each in given}
-    uses = Counter(id(each) for entry in entries for each in entry.given())
-    uses -= Counter(id(entry.args[0]) for entry in entries if _cuts_out(entry, shapes))
-    chosen = [
-        id(entry)
-        for entry in _selections(entries)
-        if _picks_rows(entry, rows) or (not uses[id(entry.args[0])] and _cuts_out(entry, shapes))
-    ]
+    selections = _selections(entries)
+    cuts = [entry for entry in selections if _cuts_out(entry, shapes)]
+    whole = _uses(entries) - _uses(cuts)
+    chosen = {id(entry) for entry in selections if _picks_rows(entry, rows)}
+    chosen |= {id(entry) for entry in cuts if not whole[id(entry.args[0])]}
     return [entry for entry in entries if id(entry) not in chosen]
+
+
+def _given_to_modules(entries: list[Entry]) -> list[Tensor]:
+    """The tensors of one dimension or more that modules are given."""
+    called = (entry for entry in entries if entry.module is not None)
+    return [each for entry in called for each in entry.given() if each.dim()]
+
+
+def _uses(entries: list[Entry]) -> Counter[int]:
+    """How often calls are given each tensor, by id."""
+    return Counter(id(each) for entry in entries for each in entry.given())
 
 
 def _selections(entries: list[Entry]) -> list[Entry]:
