@@ -18,6 +18,7 @@ from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
 from andon.door.trail import Trail
+from andon.door.turns import Turns
 from andon.door.uses import Use
 from andon.door.weights import Between
 from andon.verify.observation.optimizers import tensors_of
@@ -168,6 +169,7 @@ class Run:
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
     births: Births = field(default_factory=Births)
+    turns: Turns = field(default_factory=Turns)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing

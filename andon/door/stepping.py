@@ -61,6 +61,7 @@ class StepNotes:
         each.empty += bool(each.window.backwards) and all(p.grad is None for p in tensors_of(each.optimizer))
         note_gradients(each)
         note_unheld(each, lambda: held(self.run))
+        self.run.turns.begin(each, [other for other in self.run.optimizing.values() if other is not each])
         if each.watch is not None:
             each.watch.before_step()
 
@@ -69,6 +70,7 @@ class StepNotes:
         if self.run.over:
             return
         each = self.run.optimizing[id(optimizer)]
+        self.run.turns.end(each)
         if each.watch is not None:
             each.watch.after_step()
         each.steps += 1
