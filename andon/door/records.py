@@ -12,6 +12,7 @@ from torch import Tensor
 from andon.door.births import Births
 from andon.door.carrying import Carrying
 from andon.door.entry import Entry
+from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import Loaded, Lost, Resumed
 from andon.door.phrases import Phrases
 from andon.door.places import Place
@@ -51,6 +52,7 @@ class Window:
     dropped: int = 0  # those before which its gradients were thrown away
     gradient: Tensor | None = None  # a sample, after the last of them
     scale: float = float("nan")  # from there to the step, beside what clipping does
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Optimizing:
     births: int = 0  # parameters that modules had been given when it was made
     between: Between = field(default_factory=Between)
     idle: dict[int, tuple[Tensor, int]] | None = None  # by id: gradients that were zero, and in how many steps
+    mixed: tuple[Line, Line] | None = None  # lines whose gradients a step took, of which another had taken the first's
     empty: int = 0  # steps after backward passes, of which none left any of its tensors a gradient
     gradients_seen: int = 0  # steps in which they were looked at
     unheld: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # names: steps with a gradient, what it was

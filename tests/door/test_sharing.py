@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from andon.door.records import Run
-from andon.door.statements.sharing import check_two_optimizers
+from andon.door.statements.sharing import check_left_gradients, check_two_optimizers
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import light_of
 from tests.door.watching import Watching
@@ -59,3 +59,39 @@ def test_a_step_within_a_step_is_a_part_of_it() -> None:
     for _ in range(8):
         watching.step(wrapper, watching.call(model, torch.randn(3, 4)).square().mean())
     assert light_of(check_two_optimizers, watching.run) is None
+
+
+def adversarial(*, detaches: bool, zeroes: bool, one_pass: bool = False) -> Run:
+    """A critic's step and a generator's, by losses of their own, or by one."""
+    torch.manual_seed(0)
+    watching, generator, critic = Watching(), nn.Linear(4, 4), nn.Linear(4, 1)
+    first, second = watching.optimizer(critic.parameters()), watching.optimizer(generator.parameters())
+
+    def move(optimizer: torch.optim.Optimizer) -> None:
+        watching._steps.before(optimizer)
+        optimizer.step()
+        watching._steps.after(optimizer)
+
+    for _ in range(6):
+        first.zero_grad()
+        second.zero_grad()
+        made = watching.call(generator, torch.randn(3, 4))
+        loss = watching.call(critic, made.detach() if detaches else made).square().mean()
+        watching.backward(loss)
+        move(first)
+        if not one_pass:
+            if zeroes:
+                second.zero_grad()
+            watching.backward(watching.call(critic, watching.call(generator, torch.randn(3, 4))).sum())
+        move(second)
+    return watching.run
+
+
+def test_gradients_of_an_answered_loss_are_yellow() -> None:
+    """Behavior: where they are neither detached nor zeroed; not where one backward pass serves both steps."""
+    assert light_of(check_left_gradients, adversarial(detaches=True, zeroes=False)) is None
+    assert light_of(check_left_gradients, adversarial(detaches=False, zeroes=True)) is None
+    assert light_of(check_left_gradients, adversarial(detaches=False, zeroes=False, one_pass=True)) is None
+    assert light_of(check_left_gradients, duel(shared=False)) is None
+    with pytest.raises(Unusual, match="in 6 of 6 steps"):
+        check_left_gradients(adversarial(detaches=False, zeroes=False))

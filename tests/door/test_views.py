@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from andon.door.questions.targets import shown_in
 from andon.door.questions.views import check_same_views
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import Call, Light, light_of, recorded
@@ -54,3 +55,16 @@ def test_two_views_differ(loss_of: Call, dropout: float, light: Light) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.Dropout(dropout))
     assert light is light_of(check_same_views, recorded(model, loss_of, torch.randn(5, 6)))
+
+
+def test_scores_that_are_masked_out_are_no_obstacle() -> None:
+    """Behavior: the cross-entropy of pairs is shown by its gradient though each row's own score is -inf."""
+
+    def masked(call: Call, x: Tensor) -> Tensor:
+        z = call(x)
+        scores = (z @ z.T).masked_fill(torch.eye(len(z), dtype=torch.bool), float("-inf"))
+        return functional.cross_entropy(scores, torch.arange(len(z)).roll(3))
+
+    torch.manual_seed(0)
+    shown = shown_in(recorded(nn.Linear(6, 4), masked, torch.randn(6, 6)))
+    assert shown.targets.tolist() == [3, 4, 5, 0, 1, 2]

@@ -1,8 +1,11 @@
 """What several optimizers do to the same tensors."""
 
+from andon.door.backward import LOOKED_AT
 from andon.door.records import Run
 from andon.door.statements.statement import FEW, Statement, at, stepping
 from andon.verify.errors import NotApplicable, Unusual
+
+HALF = 0.5  # of the steps that were looked at
 
 
 def check_two_optimizers(run: Run) -> None:
@@ -30,6 +33,32 @@ def check_two_optimizers(run: Run) -> None:
         )
 
 
+def check_left_gradients(run: Run) -> None:
+    """A step's gradients are of losses that no other optimizer's step has answered already.
+
+    Asked where several optimizers step. Found where one has gradients of a backward pass, another one steps by the
+    gradients of that same pass, and then a backward pass that begins at another line adds to what is still there.
+
+    Silent because the later loss's gradient is there, too: the step follows the sum of both.
+
+    Look for `detach()` of what the earlier loss is computed of, and for `zero_grad()` before the later backward pass.
+
+    Yellow alone: whoever lets a part learn from both losses does so.
+    """
+    several = stepping(run)
+    if len(several) < 2:
+        raise NotApplicable("several optimizers that step")
+    for each in several:
+        looked = min(each.steps, LOOKED_AT)
+        if each.kinds["mixed"] >= FEW and each.kinds["mixed"] > HALF * looked and each.mixed is not None:
+            earlier, later = each.mixed
+            raise Unusual(
+                f"in {each.kinds['mixed']} of {looked} steps{at(each.stepped)} that were looked at, the gradients are "
+                f"those of the backward pass{at(later)} and of one before{at(earlier)}, by which another optimizer "
+                "has stepped already"
+            )
+
+
 def _name_of(run: Run, tensor: object) -> str:
     """A parameter's, with its model's class."""
     names = (
@@ -41,4 +70,7 @@ def _name_of(run: Run, tensor: object) -> str:
     return next(names, "a tensor")
 
 
-STATEMENTS = (Statement("run.two_optimizers", check_two_optimizers),)
+STATEMENTS = (
+    Statement("run.two_optimizers", check_two_optimizers),
+    Statement("run.left_gradients", check_left_gradients),
+)
