@@ -12,6 +12,7 @@ from torch import Tensor
 from andon.door.births import Births
 from andon.door.carrying import Carrying
 from andon.door.entry import Entry
+from andon.door.growing import Growing
 from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import Loaded, Lost, Resumed
 from andon.door.phrases import Phrases
@@ -121,6 +122,7 @@ class Passes:
     scored: bool = False  # what a pass gave was compared with labels, or went into a loss, as far as that was looked at
     carrying: Carrying = field(default_factory=Carrying)
     phrases: Phrases = field(default_factory=Phrases)
+    growing: Growing = field(default_factory=Growing)
 
 
 class Comparison(NamedTuple):
