@@ -69,6 +69,7 @@ class BackwardNotes:
         for each in self.run.optimizing.values():
             if each.steps < LOOKED_AT:
                 each.window.gradient = sample(each.optimizer)
+                each.window.leftovers.end(each.window.gradient, self.run.loss_place)
 
     def _look_at(self, loss: Any) -> None:
         """What the loss was computed in, of the first backward passes; one from many numbers begins at no loss."""
@@ -89,6 +90,8 @@ def _count(each: Optimizing, line: Place | None) -> None:
     window = each.window
     clipped = bool(window.clips and window.clips[-1].backwards)
     before = sample(each.optimizer) if clipped or each.steps < LOOKED_AT else None
+    if each.steps < LOOKED_AT:
+        window.leftovers.begin(before)
     carries = before is not None and bool(before.any())
     window.grown_after_clip = window.grown_after_clip or (clipped and carries)
     window.grown_alike = window.grown_alike or (clipped and carries and line == window.line)
