@@ -51,16 +51,18 @@ class Comparing(TorchFunctionMode):
         self.noise |= {noise_of(func, kwargs)} - {""}
         name = getattr(func, "__name__", "")
         if name in LOSSES:
-            self._held_against((*args, *kwargs.values()), loss=True)
+            values = (*args, *kwargs.values())
+            self._score(values)
+            self._cross(values, loss=kwargs.get("reduction") != "none")
         elif name in EQUALITIES and len(args) == 2:
-            self._held_against(args, loss=False)
+            if all(isinstance(each, Tensor) for each in args):
+                self._score(args)
+            self._cross(args, loss=False)
             self._note(*args)
         return result
 
-    def _held_against(self, values: tuple[Any, ...], *, loss: bool) -> None:
-        """One tensor is held against another: in a loss, or by an equality."""
-        if loss or all(isinstance(each, Tensor) for each in values):
-            self._score(values)
+    def _cross(self, values: tuple[Any, ...], *, loss: bool) -> None:
+        """Two tensors are held against each other, in a loss that becomes one number or pair by pair."""
         if _are_crossed(values):
             one, other = (tuple(each.shape) for each in values[:2])
             self.run.crossed.append(Crossed(places.here(), one, other, loss))

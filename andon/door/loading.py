@@ -79,10 +79,12 @@ class LoadNotes:
 
     def _loaded(self, module: Any, state: Any, keys: Any) -> None:
         unknown, missing = (getattr(keys, f"{kind}_keys", None) or [] for kind in ("unexpected", "missing"))
+        if not missing:  # an attempt before was only one
+            self.run.lost = [each for each in self.run.lost if each.owner != id(module)]
         if unknown and missing and not self.run.over:
             prefixed = _prefixed(unknown, missing)
             kind = type(module).__name__
-            lost = Lost(places.here(), kind, len(state), len(missing), tuple(unknown[:3]), prefixed)
+            lost = Lost(places.here(), kind, len(state), len(missing), tuple(unknown[:3]), id(module), prefixed)
             if len(unknown) == len(state) or prefixed > len(state) / 2:
                 self.run.lost.append(lost)
 

@@ -142,12 +142,14 @@ def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 def _kinds(window: Window) -> dict[str, bool]:
     """What was done in a window."""
     acted = any(clip.backwards and clip.norm > clip.max_norm for clip in window.clips)
+    late = bool(window.clips) and all(clip.backwards == 0 for clip in window.clips)
     return {
         "clipped": bool(window.clips),
         "grown": window.grown_after_clip,
         "grown and acted": window.grown_after_clip and acted,
         "grown alike": window.grown_alike,
-        "late": bool(window.clips) and all(clip.backwards == 0 for clip in window.clips),
+        "late": late,
+        "late and acted": late and not all(clip.norm <= clip.max_norm for clip in window.clips),
         "scaled": any(clip.scaled for clip in window.clips),
         "partial": window.partial,
         "mixed": window.leftovers.mixed is not None,

@@ -106,7 +106,7 @@ def _refuse_misspelled(name: str, p: nn.Parameter) -> None:
 
 
 def _is_meant(name: str) -> bool:
-    return get_close_matches(name, ["requires_grad"], cutoff=ALIKE) != []
+    return not name.startswith("_") and get_close_matches(name, ["requires_grad"], cutoff=ALIKE) != []
 
 
 STATEMENTS = (
