@@ -24,7 +24,6 @@ from andon.door.trail import Trail
 from andon.door.turns import Turns
 from andon.door.uses import Use
 from andon.door.weights import Between
-from andon.verify.observation.optimizers import tensors_of
 
 Chain = tuple[Place, ...]
 
@@ -181,9 +180,3 @@ class Run:
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing
     losses: Counter[tuple[Place | None, str]] = field(default_factory=Counter)  # by line, and what of it is in half
-
-
-def held(run: Run, least: int = 0) -> set[int]:
-    """What optimizers hold that took so many steps, by id."""
-    stepped = (each for each in run.optimizing.values() if each.steps >= least)
-    return {id(p) for each in stepped for p in tensors_of(each.optimizer)}

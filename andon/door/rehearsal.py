@@ -29,7 +29,8 @@ from torch.overrides import TorchFunctionMode
 
 from andon.door import places
 from andon.door.fork import descriptors
-from andon.door.records import Passes, Run, held
+from andon.door.holding import held
+from andon.door.records import Passes, Run
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in

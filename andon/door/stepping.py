@@ -11,9 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from andon.door import places
 from andon.door.gradient_sample import sample, scaled_by
+from andon.door.holding import held
 from andon.door.idle import note_gradients, note_unheld
 from andon.door.loading import resumed
-from andon.door.records import Clip, Optimizing, Run, Window, held
+from andon.door.records import Clip, Optimizing, Run, Window
 from andon.door.windows import Windows
 from andon.door.wrapping import after, around
 from andon.verify.observation.optimizers import tensors_of
@@ -58,7 +59,7 @@ class StepNotes:
         if not each.steps:
             resumed(each, self.run)
         self.windows.before_step(each)
-        each.empty += bool(each.window.backwards) and all(p.grad is None for p in tensors_of(each.optimizer))
+        each.empty += bool(each.window.backwards) and _has_none(each.optimizer)
         note_gradients(each)
         note_unheld(each, lambda: held(self.run))
         self.run.turns.begin(each, [other for other in self.run.optimizing.values() if other is not each])
@@ -137,6 +138,11 @@ def _share(one: Optimizing, other: Optimizing) -> bool:
 def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     """They may be a generator, which is gone once it was read."""
     return [parameters] if isinstance(parameters, Tensor) else list(parameters)
+
+
+def _has_none(optimizer: Optimizer) -> bool:
+    """Whether none of its tensors has a gradient."""
+    return all(p.grad is None for p in tensors_of(optimizer))
 
 
 def _kinds(window: Window) -> dict[str, bool]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from andon.door.holding import held
 from andon.door.idle import stayed
-from andon.door.records import Optimizing, Run, held
+from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
