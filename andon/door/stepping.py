@@ -60,7 +60,7 @@ class StepNotes:
         self.windows.before_step(each)
         each.empty += bool(each.window.backwards) and all(p.grad is None for p in tensors_of(each.optimizer))
         note_gradients(each)
-        note_unheld(each, lambda: held(self.run))
+        note_unheld(each, self.run, lambda: held(self.run))
         if each.watch is not None:
             each.watch.before_step()
 
