@@ -69,6 +69,7 @@ class BackwardNotes:
         for each in self.run.optimizing.values():
             if each.steps < LOOKED_AT:
                 each.window.gradient = sample(each.optimizer)
+                each.window.leftovers.end(each.window.gradient, self.run.loss_place)
 
     def _look_at(self, loss: Any) -> None:
         """What the loss was computed in, of the first backward passes; one from many numbers begins at no loss."""
@@ -89,11 +90,16 @@ def _count(each: Optimizing, line: Place | None) -> None:
     window = each.window
     clipped = bool(window.clips and window.clips[-1].backwards)
     before = sample(each.optimizer) if clipped or each.steps < LOOKED_AT else None
-    carries = before is not None and bool(before.any())
-    window.grown_after_clip = window.grown_after_clip or (clipped and carries)
-    window.grown_alike = window.grown_alike or (clipped and carries and line == window.line)
-    window.added += carries and line == window.line
-    left = window.gradient is not None and bool(window.gradient.any())
-    window.dropped += left and not carries and line == window.line
+    if each.steps < LOOKED_AT:
+        window.leftovers.begin(before)
+    carries, alike = _is_there(before), line == window.line
+    window.grown_after_clip |= clipped and carries
+    window.grown_alike |= clipped and carries and alike
+    window.added += carries and alike
+    window.dropped += _is_there(window.gradient) and not carries and alike
     window.backwards += 1
     window.line = line
+
+
+def _is_there(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())

@@ -1,9 +1,11 @@
 """A copy of the running script that goes on for a moment, is asked something, and ends: nobody notices."""
 
+import fcntl
 import json
 import logging
 import os
 import signal
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +43,7 @@ class Fork:
             return False
         self.answer = target
         _be_silent()
+        _read_apart()
         signal.alarm(max(1, int(self.limit * PATIENCE)))
         torch.set_num_threads(1)
         return True
@@ -80,11 +83,33 @@ class Fork:
         return answers
 
 
+def _read_apart() -> None:
+    """Files that are open are read from where they stand, without a move of the script's own place; none is written."""
+    for descriptor in descriptors():
+        with suppress(OSError):  # closed since it was listed, or gone
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                continue
+            reads = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+            place = os.lseek(descriptor, 0, os.SEEK_CUR)
+            own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY) if reads else os.open(os.devnull, os.O_RDWR)
+            os.dup2(own, descriptor)
+            os.close(own)
+            if reads:
+                os.lseek(descriptor, place, os.SEEK_SET)
+
+
+def descriptors() -> list[int]:
+    """Of this process, but for its standard streams."""
+    folder = Path("/proc/self/fd")
+    return [int(each) for each in os.listdir(folder) if int(each) > 2] if folder.exists() else []  # noqa: PTH208 - listed before it is opened
+
+
 def _be_silent() -> None:
     """Nothing that the script's code does from here on reaches its output, its logs or its signals' handlers."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nothing, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what is typed is for the script alone
     logging.disable(logging.CRITICAL)
     for each in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from andon.door import places
 from andon.door.comparing import Comparing
-from andon.door.methods import method_around
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
+from andon.verify.capturing.methods import method_around
 
 OUTPUTS = 8  # tensors of a pass's result that are looked at
 
@@ -26,6 +26,7 @@ class ForwardNotes:
     def __init__(self, run: Run, windows: Windows) -> None:
         self.run, self.windows = run, windows
         self._stretch: Passes | None = None  # whose passes are made now, with no backward pass between them
+        self._before: Passes | None = None  # whose the pass before this one was
         self._random: Tensor | None = None  # numbers where the last pass without a backward pass ended
         self._drawn = False  # whether they have moved between two such passes of this stretch
         self._comparing = Comparing(run)
@@ -88,6 +89,7 @@ class ForwardNotes:
             self.run.trail.note_rows(given)
         passes.rows.note(given)
         self._note_inputs(passes, tensors_in(given))
+        self._note_growth(passes, module, given)
         self._rehearsals.before(passes, given)
         return passes
 
@@ -125,6 +127,16 @@ class ForwardNotes:
         if tensors:
             self._comparing.given = tensors[0] if self._comparing.on and tensors[0].is_floating_point() else None
             passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)
+
+    def _note_growth(self, passes: Passes, module: nn.Module, given: tuple[Any, ...]) -> None:
+        """A pass of a text that is generated, as far as the passes before it were at the same place."""
+        if self._before is not None and self._before is not passes:
+            self._before.growing.end()
+        self._before = passes
+        if passes.trained or module.training or torch.is_grad_enabled():
+            passes.growing.end()
+        else:
+            passes.growing.given(given)
 
     def _evaluated(self, passes: Passes, module: nn.Module) -> None:
         """A pass that may be an evaluation's: with which weights is it made?"""

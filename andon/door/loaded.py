@@ -54,4 +54,5 @@ class Lost(NamedTuple):
     names: int  # of the state
     missing: int  # of the module
     unknown: tuple[str, ...]  # the first of the state that the module does not have
+    owner: int  # the module's id
     prefixed: int  # how many of the state's are the module's, but for what one of the two begins with

@@ -12,6 +12,8 @@ from torch import Tensor
 from andon.door.births import Births
 from andon.door.carrying import Carrying
 from andon.door.entry import Entry
+from andon.door.growing import Growing
+from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import Loaded, Lost, Resumed
 from andon.door.moments import Moments
 from andon.door.phrases import Phrases
@@ -19,6 +21,7 @@ from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
 from andon.door.trail import Trail
+from andon.door.turns import Turns
 from andon.door.uses import Use
 from andon.door.weights import Between
 from andon.verify.observation.optimizers import tensors_of
@@ -51,6 +54,7 @@ class Window:
     dropped: int = 0  # those before which its gradients were thrown away
     gradient: Tensor | None = None  # a sample, after the last of them
     scale: float = float("nan")  # from there to the step, beside what clipping does
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Optimizing:
     births: int = 0  # parameters that modules had been given when it was made
     between: Between = field(default_factory=Between)
     idle: dict[int, tuple[Tensor, int]] | None = None  # by id: gradients that were zero, and in how many steps
+    mixed: tuple[Line, Line] | None = None  # lines whose gradients a step took, of which another had taken the first's
     empty: int = 0  # steps after backward passes, of which none left any of its tensors a gradient
     gradients_seen: int = 0  # steps in which they were looked at
     unheld: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # names: steps with a gradient, what it was
@@ -119,6 +124,7 @@ class Passes:
     scored: bool = False  # what a pass gave was compared with labels, or went into a loss, as far as that was looked at
     carrying: Carrying = field(default_factory=Carrying)
     phrases: Phrases = field(default_factory=Phrases)
+    growing: Growing = field(default_factory=Growing)
 
 
 class Comparison(NamedTuple):
@@ -170,6 +176,7 @@ class Run:
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
     births: Births = field(default_factory=Births)
+    turns: Turns = field(default_factory=Turns)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing

@@ -28,7 +28,8 @@ from torch.optim import lr_scheduler
 from torch.overrides import TorchFunctionMode
 
 from andon.door import places
-from andon.door.records import Passes, Run
+from andon.door.fork import descriptors
+from andon.door.records import Passes, Run, held
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
@@ -36,6 +37,7 @@ from andon.verify.access.batches import tensors_in
 KNOWN = (2.0, 3.0)  # each loss is the first of them in one child, with all right, and the second in another, with none
 GOOD_AND_BAD = (1e-3, 30.0)  # the same, to see what the script does then
 ALL = 1 << 30
+TRAINS = "trains on"  # how most children end
 PLACES = 2  # of a script that are looked at
 SECONDS = 10.0  # of a child
 SEVERAL = 2  # passes, before a function that returns has gone through an evaluation
@@ -47,14 +49,19 @@ AS_NUMBERS = ("item", "__float__", "tolist")
 IGNORED = -100
 YIELDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 EXACT = 1e-5
-WRITERS = (
+WRITERS = (  # functions that open files without Python's knowledge
+    ("h5py", "File.__init__"),
+    ("pyarrow.parquet", "ParquetWriter.__init__"),
+    ("cv2", "imwrite"),
+    ("lmdb", "open"),
+    ("soundfile", "SoundFile.__init__"),
     ("torch.serialization", "_open_zipfile_writer"),
     ("torch.serialization", "_open_file_like"),
     ("safetensors.torch", "serialize_file"),
 )
 WATCHERS = ("tqdm._monitor",)  # modules of threads that nobody waits for
 TOUCHES = ("os.", "shutil.", "socket.", "subprocess.", "sqlite3.", "urllib.")  # what ends a child before it happens
-READS = ("os.listdir", "os.scandir", "os.walk", "os.fork")
+READS = ("os.listdir", "os.scandir", "os.walk")
 PRINTED = re.compile(r"-?\d+\.(\d+)(?![\d.])")
 
 
@@ -74,6 +81,7 @@ class Rehearsed:
     kept: int = 0  # times that weights were taken or saved
     rates: list[float] = field(default_factory=list)  # where training goes on
     plateaus: list[tuple[str, float]] = field(default_factory=list)  # what ReduceLROnPlateau was given, by its mode
+    end: str = ""  # TRAINS, or the line that would have written something
 
 
 class Rehearsals:
@@ -139,7 +147,9 @@ class Rehearsal(TorchFunctionMode):
 
     def passing(self, values: tuple[Any, ...]) -> None:
         """Another pass; one of training ends it all."""
-        if torch.is_grad_enabled() or time.monotonic() - self.begun > SECONDS:
+        if torch.is_grad_enabled():
+            self.end(TRAINS)
+        if time.monotonic() - self.begun > SECONDS:
             self.end()
         self.seen.passes += 1
         given = tensors_in(values)
@@ -153,22 +163,34 @@ class Rehearsal(TorchFunctionMode):
         sys.dont_write_bytecode = True
         if "tqdm.std" in sys.modules:  # its lock is one for all processes
             sys.modules["tqdm.std"].tqdm.set_lock(threading.RLock())
-        around(torch, "save", lambda _: lambda *_, **__: self._keep())
+        around(torch, "save", lambda _: lambda saved, *_, **__: self._save(saved))
         around(nn.Module, "state_dict", lambda taken: _before(taken, self._keep))
         around(lr_scheduler.ReduceLROnPlateau, "step", lambda step: _before(step, self._plateau))
-        for owner, name in WRITERS:
-            if owner in sys.modules:
-                setattr(sys.modules[owner], name, lambda *_, **__: self.end())
+        for module, path in WRITERS:
+            kind, _, name = path.rpartition(".")
+            owner = getattr(sys.modules.get(module), kind, None) if kind else sys.modules.get(module)
+            if owner is not None:
+                setattr(owner, name, lambda *_, **__: self.end())
 
-    def _keep(self, *_: Any, **__: Any) -> None:
-        self.seen.kept += 1
+    def _keep(self, module: nn.Module, *_: Any, **__: Any) -> None:
+        """Weights are taken: of what learns, and of no copy."""
+        moved = held(self.run, least=1)
+        self.seen.kept += any(id(p) in moved for p in module.parameters())
+
+    def _save(self, saved: Any) -> None:
+        """A module may be saved as it is; its state was taken before."""
+        parts = saved.values() if isinstance(saved, Mapping) else [saved]
+        for each in parts:
+            if isinstance(each, nn.Module):
+                self._keep(each)
 
     def _plateau(self, schedule: Any, figure: Any, *_: Any) -> None:
         self.seen.plateaus.append((schedule.mode, float(figure)))
 
-    def end(self) -> None:
+    def end(self, where: str = "") -> None:
         """Answer, and end this child."""
         self.over = True
+        self.seen.end = where or str(places.here() or "")
         try:
             sys.setprofile(None)
             optimizers = [each.optimizer for each in self.run.optimizing.values()]
@@ -185,7 +207,7 @@ class Rehearsal(TorchFunctionMode):
         """Torch calls this in the place of each of its functions."""
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "backward":
-            self.end()
+            self.end(TRAINS)
         result = func(*args, **kwargs)
         if name in LOSSES:
             return self._loss(result, func, args, kwargs)
@@ -285,12 +307,16 @@ def _script_frames() -> list[FrameType]:
 def _is_alone() -> bool:
     """Whether nothing that is read or written from here on is shared with the script's own process."""
     threads = [each for each in threading.enumerate() if type(each).__module__ not in WATCHERS]
-    return len(threads) == 1 and not active_children() and not any(map(_is_shared, _descriptors()))
+    return (
+        len(threads) == 1 and not active_children() and not any(map(_is_shared, descriptors())) and not _maps_shared()
+    )
 
 
-def _descriptors() -> list[int]:
-    folder = Path("/proc/self/fd")
-    return [int(each) for each in os.listdir(folder) if int(each) > 2] if folder.exists() else []  # noqa: PTH208 - listed before it is opened
+def _maps_shared() -> bool:
+    """Whether memory is written that other processes, or a file, have as well; tqdm's lock is no such memory."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    return any(line.split()[1].startswith("rw-s") and "/shm/sem." not in line for line in lines)
 
 
 def _is_shared(descriptor: int) -> bool:

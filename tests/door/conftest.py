@@ -27,15 +27,19 @@ class Door:
             source = source.replace(old, new)
         (self.folder / name).write_text(source)
 
-    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, typed: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         """Any command, there."""
         known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-        return subprocess.run(words, cwd=self.folder, env=known, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            words, cwd=self.folder, env=known, capture_output=True, text=True, check=False, input=typed
+        )
 
-    def verify(self, *words: str, options: tuple[str, ...] = (), **environment: str) -> dict[str, Any]:
+    def verify(
+        self, *words: str, options: tuple[str, ...] = (), typed: str | None = None, **environment: str
+    ) -> dict[str, Any]:
         """The report of a command."""
         options = ("--json", *options, "--")
-        done = self.run(sys.executable, "-m", "andon", "verify", *options, *words, **environment)
+        done = self.run(sys.executable, "-m", "andon", "verify", *options, *words, typed=typed, **environment)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)[0] | {"stderr": done.stderr, "code": done.returncode}
 

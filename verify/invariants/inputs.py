@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from andon.verify.invariants.watched import PATIENCE, Watched
-from andon.verify.run.report import YELLOW
+from andon.verify.run.report import RED, YELLOW
 
 
 class DifferentBatches:
@@ -60,4 +60,5 @@ class MovingLoss:
                 "loss",
                 f"the loss was {value!r} in each of the last {len(self._values)} evaluations",
                 "Look for weights that no step moves and for a loss that does not depend on them.",
+                RED if value else YELLOW,  # margins that are kept and rewards that are all alike make it zero
             )

@@ -1,5 +1,6 @@
 """A loss that is one number, whatever the weights are."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
@@ -14,6 +15,7 @@ MOVED = 0.1  # of a weight's size
 ROUNDING = 1e-6
 SEEDS = (1, 2)
 DIFFERENCES = ("sub", "__sub__", "__rsub__", "rsub")
+COMPARES = (*DIFFERENCES, "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 RATIOS = ("exp", "exp_", "expm1", "div", "__truediv__", "__rtruediv__", "true_divide", "div_", "sub_")
 
 
@@ -21,7 +23,9 @@ def check_constant(captured: Captured) -> None:
     """A loss changes with the weights that it is to train.
 
     Asked of the captured batch, in eval mode, with all weights moved by a tenth, twice. Not where exponentials or
-    quotients are taken outside of the model: the ratio of a policy to itself is 1, and has a gradient that is meant.
+    quotients are taken outside of the model: the ratio of a policy to itself is 1, and has a gradient that is meant. A
+    loss of zero is asked for a comparison of two equal things that the model returned: margins that are kept, and
+    rewards that are all alike, make it zero as well, and the value of a surrogate says nothing.
 
     Silent because there is a gradient, of one of two terms that are always the same: it never comes to rest.
 
@@ -29,10 +33,11 @@ def check_constant(captured: Captured) -> None:
     """
     if not captured.loss.requires_grad or any(e.name in RATIOS and _weighs(captured, e) for e in captured.entries):
         raise NotApplicable("a loss without quotients and exponentials of what the model returns")
-    losses = [float(_moved(captured, seed)[id(captured.loss)]) for seed in SEEDS]
+    moved = [_moved(captured, seed) for seed in SEEDS]
     with torch.no_grad():
         due = float(again(captured)[id(captured.loss)])
-    if all(abs(each - due) <= ROUNDING * max(1.0, abs(due)) for each in losses):
+    stands = all(abs(float(each[id(captured.loss)]) - due) <= ROUNDING * abs(due) for each in moved)
+    if stands and (due or (not _has_gradient(captured) and all(_compares_itself(captured, each) for each in moved))):
         raise CheckFailed(
             f"the loss is {due:.6g} in eval mode, and with all weights moved by a tenth, twice, it still is: what the "
             "model returns cancels in it"
@@ -42,8 +47,8 @@ def check_constant(captured: Captured) -> None:
 def check_cancels(captured: Captured) -> None:
     """A difference of two things that are both learned from is not zero everywhere, whatever the weights are.
 
-    Asked of differences outside of the model, both of whose sides pass gradients to it: in eval mode, with all weights
-    moved by a tenth, twice.
+    Asked of differences outside of the model, both of whose sides pass gradients to it, and that are zero in the
+    script: in eval mode, with all weights moved by a tenth, twice.
 
     Silent because the loss has other terms; this one has no gradient.
 
@@ -58,7 +63,7 @@ def check_cancels(captured: Captured) -> None:
         raise NotApplicable("a difference of two things that the model returned, both learned from")
     for entry in asked:
         key = id(entry.result)
-        if not any(bool(_moved(captured, seed)[key].any()) for seed in SEEDS):
+        if not entry.result.any() and not any(bool(_moved(captured, seed)[key].any()) for seed in SEEDS):
             raise CheckFailed(
                 f"a difference {tuple(entry.result.shape)} of two things that the model returned, both of which pass "
                 "gradients on, is 0 everywhere, with other weights, too: its gradient is none"
@@ -67,7 +72,26 @@ def check_cancels(captured: Captured) -> None:
 
 def _learns_twice(captured: Captured, entry: Entry) -> bool:
     sides = [each for each in entry.given() if each.requires_grad]
-    return len(sides) == 2 and isinstance(entry.result, torch.Tensor) and _weighs(captured, entry)
+    is_there = isinstance(entry.result, torch.Tensor) and entry.result.numel() > 0
+    return len(sides) == 2 and is_there and _weighs(captured, entry)
+
+
+def _has_gradient(captured: Captured) -> bool:
+    """Whether the loss has one, other than zero, as the script had it."""
+    weights = [p for module in captured.modules for p in module.parameters() if p.requires_grad]
+    found = torch.autograd.grad(captured.loss, weights, retain_graph=True, allow_unused=True)
+    return any(each is not None and bool(each.any()) for each in found)
+
+
+def _compares_itself(captured: Captured, values: Mapping[int, torch.Tensor]) -> bool:
+    """Whether some comparison is of what is learned and of a constant that is the same, number by number."""
+    for entry in captured.entries:
+        sides = [(each.requires_grad, values.get(id(each), each)) for each in entry.given()[:2]]
+        if entry.name in COMPARES and len(sides) == 2 and sides[0][0] != sides[1][0] and _weighs(captured, entry):
+            one, other = (each for _, each in sides)
+            if one.numel() > 1 and torch.equal(one, other):
+                return True
+    return False
 
 
 def _weighs(captured: Captured, entry: Entry) -> bool:

@@ -37,7 +37,7 @@ def check_classes(captured: Captured) -> None:
     Yellow where scores are picked by nll_loss, where cross_entropy is given weights that do not sum to 1, and where
     kl_div is one that some want: divided by all numbers, from what is learned, or over the rows.
     """
-    calls = [each for each in captured.likelihoods if _is_learned_from(captured.loss, each)]
+    calls = [each for each in captured.likelihoods if is_learned_from(captured.loss, each)]
     if not calls:
         raise NotApplicable("a call of one of torch's losses over classes")
     for each in calls:
@@ -62,6 +62,8 @@ def _scores(call: Likelihood, said: str) -> None:
 def _logarithms(call: Likelihood, said: str) -> None:
     """nll_loss takes logarithms of probabilities (N, C, ...)."""
     _refuse_probabilities(call.given, 1, said)
+    if _are_pairs(call):
+        return
     _refuse_other_axis(call.given, 1, said)
     away = _away(call.given, min(1, call.given.dim() - 1))
     if float((away > FAR).double().mean()) > HALF:
@@ -70,9 +72,12 @@ def _logarithms(call: Likelihood, said: str) -> None:
 
 def _frames(call: Likelihood, said: str) -> None:
     """ctc_loss takes logarithms of probabilities (T, N, C), and no target that is the blank."""
+    _refuse_other_axis(call.given, -1, said)
     given = call.given
+    if given.dim() == 3:  # what lies behind a text's last frame is never read
+        lengths = torch.as_tensor(call.arguments["input_lengths"]).reshape(-1)
+        given = given[torch.arange(len(given))[:, None] < lengths]
     _refuse_probabilities(given, -1, said)
-    _refuse_other_axis(given, -1, said)
     if float((_away(given, -1) > FAR).double().mean()) > HALF:
         raise CheckFailed(f"{said} whose exponentials sum, over the classes, to {_mean_sum(given, -1):.4g}")
     targets, blank = call.arguments["targets"], call.arguments["blank"]
@@ -112,7 +117,7 @@ ASKED: Mapping[str, Callable[[Likelihood, str], None]] = {
 }
 
 
-def _is_learned_from(loss: Tensor, call: Likelihood) -> bool:
+def is_learned_from(loss: Tensor, call: Likelihood) -> bool:
     """Whether a gradient goes from the loss to what a call is given; a figure that is only printed has none."""
     given = [each for each in (call.given, call.arguments.get("target")) if isinstance(each, Tensor)]
     learned = [each for each in given if each.requires_grad]
@@ -150,6 +155,13 @@ def _away(given: Tensor, axis: int) -> Tensor:
 
 def _mean_sum(given: Tensor, axis: int) -> float:
     return float(given.detach().double().exp().sum(min(axis, given.dim() - 1)).mean())
+
+
+def _are_pairs(call: Likelihood) -> bool:
+    """Whether each row has a class of its own, and each class a row: either axis may be the classes' then."""
+    target, count = call.arguments["target"], len(call.given)
+    square = call.given.shape == (count, count) and target.shape == (count,)
+    return square and torch.equal(target.sort().values, torch.arange(count))
 
 
 def _maker(given: Tensor) -> str:

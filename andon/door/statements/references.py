@@ -2,6 +2,8 @@
 
 from difflib import get_close_matches
 
+from torch import nn
+
 from andon.door.moments import RARE
 from andon.door.records import Run
 from andon.door.statements.statement import FEW, Statement, at
@@ -83,22 +85,28 @@ def check_frozen(run: Run) -> None:
     """
     for use in run.uses.values():
         for name, module in use.module.named_modules():
-            own = [p for p in module.parameters() if p.requires_grad]
-            if vars(module).get("requires_grad") is False and own:
-                raise CheckFailed(
-                    f"{name or type(module).__name__}.requires_grad was set to False, on a {type(module).__name__}: "
-                    f"torch reads that of parameters, and {len(own)} of its own still require a gradient"
-                )
+            _refuse_flag(name, module)
         for name, p in use.module.named_parameters():
-            odd = [key for key, value in vars(p).items() if value is False and _is_meant(key)]
-            if odd and p.requires_grad:
-                raise CheckFailed(
-                    f"{name}.{odd[0]} was set to False, which torch does not read; it requires a gradient"
-                )
+            _refuse_misspelled(name, p)
+
+
+def _refuse_flag(name: str, module: nn.Module) -> None:
+    own = [p for p in module.parameters() if p.requires_grad]
+    if vars(module).get("requires_grad") is False and own:
+        raise CheckFailed(
+            f"{name or type(module).__name__}.requires_grad was set to False, on a {type(module).__name__}: "
+            f"torch reads that of parameters, and {len(own)} of its own still require a gradient"
+        )
+
+
+def _refuse_misspelled(name: str, p: nn.Parameter) -> None:
+    odd = [key for key, value in vars(p).items() if value is False and _is_meant(key)]
+    if odd and p.requires_grad:
+        raise CheckFailed(f"{name}.{odd[0]} was set to False, which torch does not read; it requires a gradient")
 
 
 def _is_meant(name: str) -> bool:
-    return get_close_matches(name, ["requires_grad"], cutoff=ALIKE) != []
+    return not name.startswith("_") and get_close_matches(name, ["requires_grad"], cutoff=ALIKE) != []
 
 
 STATEMENTS = (

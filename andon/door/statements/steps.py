@@ -49,6 +49,8 @@ def check_clip_order(run: Run) -> None:
 
     Look at the place of the call that clips, beside `backward()`, `step()` and the condition that ends accumulation.
 
+    A norm that stays within its bound is only measured.
+
     Yellow where the backward pass behind it is another line's: whoever bounds one loss's gradient alone does so.
     """
     clipping = [each for each in stepping(run) if each.kinds["clipped"]]
@@ -61,7 +63,7 @@ def check_clip_order(run: Run) -> None:
                 f"in {each.kinds['grown']} of {each.kinds['all']} steps gradients were clipped{place} and then "
                 f"a backward pass{at(run.loss_place)} added to what was left of them"
             )
-        if each.kinds["late"] >= FEW and each.kinds["late"] == each.kinds["clipped"]:
+        if each.kinds["late and acted"] >= FEW and each.kinds["late"] == each.kinds["clipped"]:
             raise CheckFailed(
                 f"in all {each.kinds['late']} windows that clip, clipping{place} came after the step"
                 f"{at(each.stepped)} and before the next backward pass: no step has ever seen a clipped gradient"
