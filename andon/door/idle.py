@@ -1,6 +1,6 @@
 """Parameters of an optimizer whose gradient is exactly zero, as long as it is; and parameters that nobody moves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -29,12 +29,23 @@ def note_gradients(each: Any) -> None:
             del each.idle[key]
 
 
-def note_unheld(each: Any, all_held: Callable[[], set[int]]) -> None:
-    """Before a step: parameters of the model that get a gradient, and that no optimizer holds."""
+def learning(model: nn.Module, called: Iterable[nn.Module]) -> dict[str, nn.Parameter]:
+    """Parameters of a model, and of modules in train mode that were called beside it, as those of a loss may be."""
+    found = dict(model.named_parameters())
+    own = {id(p) for p in found.values()}
+    for module in called:
+        beside = dict(module.named_parameters())
+        if module.training and not own & {id(p) for p in beside.values()}:
+            found |= {f"{type(module).__name__}.{name}": p for name, p in beside.items()}
+    return found
+
+
+def note_unheld(each: Any, run: Any, all_held: Callable[[], set[int]]) -> None:
+    """Before a step: parameters of the model, or beside it, that get a gradient, and that no optimizer holds."""
     if each.model is None or each.steps not in LATE:
         return
     held = all_held()
-    for name, p in each.model.named_parameters():
+    for name, p in learning(each.model, run.modules.values()).items():
         if id(p) not in held and p.requires_grad and type(p.grad) is Tensor and not is_zero(p.grad):
             count, first = each.unheld.get(name, (0, p.detach().reshape(-1)[:ENTRIES].clone()))
             each.unheld[name] = (count + 1, first)

@@ -110,6 +110,21 @@ def _environment(out: Path, limits: Limits) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options), "TORCHDYNAMO_DISABLE": "1"}
 
 
+@contextmanager
+def _ended_by_signals() -> Generator[None]:
+    """Whoever ends us so ends the command as well: an exception, that it is cleaned up after."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in ENDS if signal.getsignal(number) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
+
+
 def _run(
     command: Sequence[str], where: Path, environment: dict[str, str], printed: IO[str] | None, *, quiet_stdout: bool
 ) -> int:
@@ -119,7 +134,8 @@ def _run(
         list(command), cwd=where, env=environment, stdout=stdout, stderr=printed, start_new_session=True
     )
     try:
-        return process.wait()
+        with _ended_by_signals():
+            return process.wait()
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=GRACE)

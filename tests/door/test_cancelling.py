@@ -124,10 +124,15 @@ class Attends(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind, self.qkv = kind, nn.Linear(16, 48)
+        if "smaller weights" in kind:  # T5's way
+            self.qkv.weight.data[:16] /= 4
+            self.qkv.bias.data[:16] /= 4
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H) to the same."""
         q, k, v = self.qkv(x).chunk(3, -1)
+        if self.kind == "library, smaller weights":
+            return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
         if self.kind == "library":
             return functional.scaled_dot_product_attention(q, k, v)
         if self.kind == "library, bare":
@@ -151,13 +156,15 @@ class Attends(nn.Module):
         ("scores", None),
         ("queries", None),
         ("unit queries", None),
+        ("smaller weights", None),
+        ("library, smaller weights", None),
         ("library", None),
         ("bare", Unusual),
         ("library, bare", Unusual),
     ],
 )
 def test_scores_of_attention_are_scaled(kind: str, light: Light) -> None:
-    """Behavior: a factor before or after the product, or queries of one length, pass; nothing at all is yellow."""
+    """Behavior: a factor, queries of one length, or smaller ones, pass; nothing at all is yellow."""
     torch.manual_seed(0)
     captured = recorded(Attends(kind), lambda call, x: call(x).square().mean(), torch.randn(3, 5, 16))
     assert light is light_of(check_scale, captured)

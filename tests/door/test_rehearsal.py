@@ -16,10 +16,12 @@ from andon.door.records import Run
 from andon.door.rehearsal import Rehearsed
 from andon.door.statements.figures import check_better, check_means
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from tests.door.recorded import Light, light_of
 from tests.door.watching import Watching
 
 pytestmark = pytest.mark.tier2
 ROWS, BATCH = 20, 8
+REDUCTION = "mean"
 Figures = Callable[[list[tuple[float, int, int]]], object]  # loss, right answers and rows of each batch
 Follows = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
 
@@ -52,9 +54,20 @@ def evaluate(watching: Watching, model: nn.Module, x: Tensor, y: Tensor, figures
     seen = []
     for rows, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
         scores = watching.call(model, rows)
-        loss, right = cross_entropy(scores, labels).item(), int((scores.argmax(1) == labels).sum())
+        loss, right = cross_entropy(scores, labels, reduction=REDUCTION).item(), int((scores.argmax(1) == labels).sum())
         seen.append((loss, right, len(rows)))
     return figures(seen)
+
+
+@pytest.mark.parametrize(("divisor", "light"), [(2 * BATCH, None), (2, None), (3, Unusual)])
+def test_a_sum_of_equal_batches_may_be_divided_by_rows(
+    evaluated: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, divisor: int, light: Light
+) -> None:
+    """Behavior: sums over batches of as many rows may be divided by all rows or by the batches; by nothing else."""
+    monkeypatch.setattr("tests.door.test_rehearsal.ROWS", 2 * BATCH)
+    monkeypatch.setattr("tests.door.test_rehearsal.REDUCTION", "sum")
+    run = evaluated(lambda seen: sum(loss for loss, _, _ in seen) / divisor)
+    assert light is light_of(check_means, run)
 
 
 def mean(seen: list[tuple[float, int, int]]) -> float:

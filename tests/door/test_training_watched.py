@@ -92,6 +92,32 @@ def test_a_tensor_of_no_model_that_has_gradients_is_none_of_an_old_model(learns:
     assert light is type(found.value)
 
 
+class Balance(nn.Module):
+    """A loss with a weight that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.zeros(()))
+
+    def forward(self, loss: Tensor) -> Tensor:
+        """Of one task."""
+        return (-self.s).exp() * loss + self.s
+
+
+@pytest.mark.parametrize(
+    ("done", "light"), [("nothing", Unusual), ("held", None), ("moved by hand", None), ("rests in eval mode", None)]
+)
+def test_a_loss_whose_weights_nobody_moves_is_yellow(done: str, light: type[Exception] | None) -> None:
+    """Behavior: a module beside the model whose weights get gradients is asked, save where it is moved, or rests."""
+    watching, model, balance = Watching(), nn.Linear(6, 6), Balance().train(done != "rests in eval mode")
+    optimizer = watching.optimizer([*model.parameters(), *(balance.parameters() if done == "held" else ())])
+    for _ in range(16):
+        watching.step(optimizer, watching.call(balance, watching.call(model, torch.randn(8, 6)).square().mean()))
+        if balance.s.grad is not None and done == "moved by hand":
+            balance.s.data -= 0.1 * balance.s.grad
+    assert light is light_of(check_membership, watching.run)
+
+
 def clip(_: Watching, model: nn.Module, __: int) -> None:
     """What a constraint on weights does after each step."""
     with torch.no_grad():

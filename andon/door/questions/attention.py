@@ -30,7 +30,8 @@ def check_scale(captured: Captured) -> None:
     """Scores of attention are divided by the root of a head's width, or queries and keys are brought to a size.
 
     Asked of products of two things that a model computed, of which a softmax is taken and a product with a third: what
-    they are multiplied by on the way, before and after, is seen.
+    they are multiplied by on the way, before and after, is seen. Not missed where queries are smaller than keys, or the
+    reverse, by what a scale would do at least halfway (T5 draws their weights so).
 
     Silent because the softmax only is sharper: gradients are small, and training is slower.
 
@@ -72,7 +73,8 @@ class _Scores(TorchFunctionMode):
         weighs = any(isinstance(each, nn.Parameter) for each in given)
         if name == "scaled_dot_product_attention":
             scale = kwargs.get("scale")
-            self.attended.append((given[0].shape[-1], scale != 1.0 or any(each in self.scaled for each in given[:2])))
+            scaled = scale != 1.0 or any(each in self.scaled for each in given[:2]) or _uneven(*given[:2])
+            self.attended.append((given[0].shape[-1], scaled))
         elif name in PRODUCTS and len(given) == 2 and not weighs:
             self._multiply(name, given, result)
         else:
@@ -89,7 +91,7 @@ class _Scores(TorchFunctionMode):
         width = given[0].shape[-1]
         known = name != "einsum" and made.dim() > 2 and all(each.is_floating_point() for each in given)
         if known:
-            self.product[made] = (width, any(each in self.scaled for each in given))
+            self.product[made] = (width, any(each in self.scaled for each in given) or _uneven(*given))
 
     def _follow(self, name: str, args: tuple[Any, ...], given: list[Tensor], made: Tensor, *, weighs: bool) -> None:
         """What is scaled stays so until parameters make another thing of it."""
@@ -107,6 +109,12 @@ class _Scores(TorchFunctionMode):
                 self.spread[made] = self.spread[each]
         if scales or (not weighs and any(each in self.scaled for each in given)):
             self.scaled[made] = True
+
+
+def _uneven(queries: Tensor, keys: Tensor) -> bool:
+    """Whether one of the two is smaller than the other by the root of what a scale divides by, or more."""
+    sizes = sorted(float(each.float().square().mean().sqrt()) for each in (queries, keys))
+    return sizes[1] >= queries.shape[-1] ** 0.25 * sizes[0] > 0
 
 
 def _by_constant(args: tuple[Any, ...]) -> bool:

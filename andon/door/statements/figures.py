@@ -125,7 +125,11 @@ def _losses(first: Rehearsed, second: Rehearsed) -> Iterator[Figure]:
         return
     for (one, rounded), (other, _) in zip(first.values, second.values, strict=False):
         times = one / batch[0]
-        if times > 0 and abs(times - other / batch[1]) <= CLOSE * times + rounded:
+        if all(
+            abs(value - seen.loss) <= CLOSE * seen.loss + rounded for value, seen in ((one, first), (other, second))
+        ):
+            yield Figure("the loss that each of them has", 1.0, rounded / batch[0])  # of batches that are sums of it
+        elif times > 0 and abs(times - other / batch[1]) <= CLOSE * times + rounded:
             yield Figure("the loss that each of them has", times, rounded / batch[0])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from andon.door.holding import held
-from andon.door.idle import stayed
+from andon.door.idle import learning, stayed
 from andon.door.records import Optimizing, Run
 from andon.door.statements.statement import Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
@@ -16,6 +16,8 @@ AGAIN = 2  # steps, of some that are looked at
 
 def check_membership(run: Run) -> None:
     """Each parameter that gets a gradient is moved by some optimizer.
+
+    Asked of the optimizer's model, and of modules in train mode that are called beside it, as a loss with weights is.
 
     Silent because the others learn around what stays as it was drawn.
 
@@ -144,12 +146,18 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _left_out(run: Run, each: Optimizing) -> list[str]:
     moved = held(run, least=1)
+    own = {id(p) for p in each.model.parameters()}
     return [
         name
-        for name, p in each.model.named_parameters()
+        for name, p in learning(each.model, run.modules.values()).items()
         if id(p) not in moved and p.requires_grad
-        if (p.grad is not None and bool(p.grad.any())) or _seen(each, name) >= AGAIN
+        if (id(p) in own and p.grad is not None and bool(p.grad.any())) or _got_gradients(each, name, p, own)
     ]
+
+
+def _got_gradients(each: Optimizing, name: str, p: nn.Parameter, own: set[int]) -> bool:
+    """Whether a parameter had a gradient in steps that were looked at; beside the model: and nobody has moved it."""
+    return _seen(each, name) >= AGAIN and (id(p) in own or stayed(p, each.unheld[name][1]))
 
 
 def _seen(each: Optimizing, name: str) -> int:
@@ -163,7 +171,8 @@ def _late(run: Run, each: Optimizing, left: list[str]) -> list[str]:
     late = [
         name
         for name in left
-        if id(parameters[name]) not in known
+        if name in parameters
+        and id(parameters[name]) not in known
         and (run.births.number(parameters[name]) or 0) > each.births
         and _seen(each, name) >= AGAIN
         and stayed(parameters[name], each.unheld[name][1])

@@ -1,5 +1,6 @@
 """What is true of the data of any training: whose labels, at which place, and rows that differ."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from andon.verify import check
-from tests.verify.small import LENGTH, ROWS, VOCAB, batch, loss, said, small
+from tests.verify.small import LENGTH, ROWS, VOCAB, Small, batch, loss, said, small
 
 pytestmark = pytest.mark.tier2
 PASSED = "passed"
@@ -32,6 +33,14 @@ def preferring(model: nn.Module, batch: Batch) -> Tensor:
     scores = model(batch["tokens"])[:2, :-1].log_softmax(-1)
     sums = scores.gather(-1, batch["labels"][:2, 1:, None]).sum((1, 2))
     return -logsigmoid(sums[0] - sums[1])
+
+
+class NoneWhenShort(Small):
+    """Nothing but nan of rows that are shorter than those of training, as attention that sees nothing gives."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        return super().forward(tokens) * (1.0 if tokens.shape[1] == LENGTH else math.nan)
 
 
 class Padded:
@@ -131,6 +140,12 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
         "data.targets",
         {"batch": pair, "loss": pair_loss},
         "are the tokens of another row",
+    ),
+    "logits that are nan where the batch was cut": ("loss.shapes", {"model": NoneWhenShort}, "finite logits of the"),
+    "a loss of a fixed size": (
+        "loss.shapes",
+        {"loss": lambda model, batch: loss(model, batch) * batch["tokens"].numel() / (ROWS * LENGTH)},
+        "of the batch's first",
     ),
     "rows that differ": ("data.rows", {}, PASSED),
     "one window for all rows": ("data.rows", {"batch": one_start}, "rows repeat others: 2 of 3"),
