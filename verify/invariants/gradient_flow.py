@@ -7,27 +7,38 @@ from torch import Tensor
 
 from andon.verify.errors import listed
 from andon.verify.invariants.watched import PATIENCE, Watched
+from andon.verify.run.report import RED, YELLOW
 
 GROWING = 3  # steps in which the last gradient was still there
 PARALLEL = 0.99  # gradients so alike that one cannot be told from the other
 
 
 class GradientsReach:
-    """Within the first steps each trainable parameter has had a gradient."""
+    """Within the first steps each trainable parameter has had a gradient.
+
+    Yellow where gradients of others of the same name, but for its numbers, come and go: experts, chosen by rows.
+    """
 
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
         self._waiting = {name for name, p in watched.parameters.items() if p.requires_grad}
+        self._came, self._missed = set[str](), set[str]()
 
     def before(self) -> None:
         """Strike out those that have one."""
-        parameters = self.watched.parameters
-        self._waiting = {name for name in self._waiting if name in parameters and parameters[name].grad is None}
+        if self.watched.steps > PATIENCE:
+            return
+        learn = {name: p.grad is not None for name, p in self.watched.parameters.items() if p.requires_grad}
+        self._came |= {name for name, there in learn.items() if there}
+        self._missed |= {name for name, there in learn.items() if not there}
+        self._waiting = {name for name in self._waiting if name in self.watched.parameters} - self._came
         if self._waiting and self.watched.steps == PATIENCE:
+            chosen = {_without_numbers(name) for name in self._came & self._missed}
             self.watched.found(
                 "gradients",
                 f"after {self.watched.steps} steps no gradient has reached {listed(sorted(self._waiting))}",
                 "Look for detach, no_grad and for layers that the loss does not use.",
+                YELLOW if {_without_numbers(name) for name in self._waiting} <= chosen else RED,
             )
 
     def after(self) -> None:
@@ -79,6 +90,10 @@ class FreshGradients:
 
     def after(self) -> None:
         """Nothing."""
+
+
+def _without_numbers(name: str) -> tuple[str, ...]:
+    return tuple("" if part.isdigit() else part for part in name.split("."))
 
 
 def _parts(arrived: Tensor, previous: Tensor, current: Tensor) -> tuple[float, float, float] | None:
