@@ -195,12 +195,16 @@ class OpenSpan:
 
     def encoded(self) -> str:
         """The span in OTLP's JSON. All of a step's are encoded together, when the processor has the code at hand."""
+        ids, when, name = (self.trace_id, self.span_id, self.parent.span_id), (self.start, self.end), self.name
+        plain = not (self.attributes or self.events or self.failed)
         if not self.used:
-            self.attributes["train.cpu_seconds"] = self.cpu / 1e9
+            self.attributes["train.cpu_seconds"] = spent = self.cpu / 1e9
+            if plain:
+                return encode.phase(ids, encode.named(name), when, spent, self.code)
         return encode.span(
-            (self.trace_id, self.span_id, self.parent.span_id),
-            encode.named(self.name),
-            (self.start, self.end),
+            ids,
+            encode.named(name),
+            when,
             encode.attributes(self.attributes) + self.code,
             self.events,
             failed=self.failed,
@@ -247,13 +251,14 @@ def measured(clock: Clock, thread: Thread) -> Usage:
 def encoded_code(frame: FrameType) -> str:
     """Where a span was opened, as what follows its other attributes.
 
-    Kept under the code's identity: its hash goes over all of its instructions, each time.
+    Kept under the code's identity, as its hash goes over all of its instructions each time, and under the instruction:
+    to find its line is a walk through a table.
     """
-    code, line = frame.f_code, frame.f_lineno
-    known = PLACES.get((id(code), line))
+    code, at = frame.f_code, frame.f_lasti
+    known = PLACES.get((id(code), at))
     if known is None:
         module = frame.f_globals.get("__name__", "")
-        known = PLACES[id(code), line] = ("," + encode.attributes(code_attributes(code, module, line)), code)
+        known = PLACES[id(code), at] = ("," + encode.attributes(code_attributes(code, module, frame.f_lineno)), code)
     return known[0]
 
 

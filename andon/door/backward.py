@@ -48,6 +48,9 @@ class BackwardNotes:
     def before(self, tensors: Any) -> None:
         """A backward pass begins."""
         self.run.backwards += 1
+        if self.run.inside:
+            self.run.loops.add(self.run.inside)
+            self.run.inside = None
         loss = tensors if isinstance(tensors, Tensor) else next(iter(tensors), None)
         self.run.loss_place = places.here()
         if self.run.trail is not None:
@@ -66,6 +69,7 @@ class BackwardNotes:
         for each in self.run.optimizing.values():
             if each.steps < LOOKED_AT:
                 each.window.gradient = sample(each.optimizer)
+                each.window.leftovers.end(each.window.gradient, self.run.loss_place)
 
     def _look_at(self, loss: Any) -> None:
         """What the loss was computed in, of the first backward passes; one from many numbers begins at no loss."""
@@ -86,6 +90,8 @@ def _count(each: Optimizing, line: Place | None) -> None:
     window = each.window
     clipped = bool(window.clips and window.clips[-1].backwards)
     before = sample(each.optimizer) if clipped or each.steps < LOOKED_AT else None
+    if each.steps < LOOKED_AT:
+        window.leftovers.begin(before)
     carries, alike = _is_there(before), line == window.line
     window.grown_after_clip |= clipped and carries
     window.grown_alike |= clipped and carries and alike

@@ -1,6 +1,7 @@
 """Notes on forward passes: from where they come, in which mode, and whether a backward pass follows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
+from andon.verify.capturing.methods import method_around
 
 OUTPUTS = 8  # tensors of a pass's result that are looked at
 
@@ -23,37 +25,53 @@ class ForwardNotes:
 
     def __init__(self, run: Run, windows: Windows) -> None:
         self.run, self.windows = run, windows
-        self._depth = 0
         self._stretch: Passes | None = None  # whose passes are made now, with no backward pass between them
+        self._before: Passes | None = None  # whose the pass before this one was
         self._random: Tensor | None = None  # numbers where the last pass without a backward pass ended
         self._drawn = False  # whether they have moved between two such passes of this stretch
         self._comparing = Comparing(run)
+        self._methods: set[tuple[type, str]] = set()
         self._rehearsals = Rehearsals(run, windows)
 
     def install(self) -> None:
         """Note every call of a module."""
         around(nn.Module, "__call__", self._around)
 
-    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _around(self, call: Callable[..., Any], *, method: str = "") -> Callable[..., Any]:
         def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            if self._depth or self.run.over or next(module.parameters(), None) is None:
+            skips = self.run.inside is not None or method in self.run.loops
+            if skips or self.run.over or next(module.parameters(), None) is None:
                 return call(module, *args, **kwargs)
-            self._depth += 1
+            self.run.inside = method
             try:
                 passes = self.before(module, args, kwargs)
-                result = self.windows.call(module, call, args, kwargs, training=passes.with_gradients > 0)
+                training = passes.with_gradients > 0
+                result = self.windows.call(module, call, args, kwargs, training=training, method=bool(method))
             finally:
-                self._depth -= 1
-            self.after(passes, result)
-            self._note_use(passes, module, result)
+                self.run.inside = None
+            if method not in self.run.loops:
+                self.after(passes, result)
+                self._note_use(passes, module, result)
             return result
 
         return called
 
+    def _look_for_method(self, module: nn.Module) -> None:
+        """From its next call on, a method of a model that calls its parts is that model's pass."""
+        found = method_around(module)
+        if found is None or (found.owner, found.name) in self._methods:
+            return
+        self._methods.add((found.owner, found.name))
+        self.run.owners[id(found.model)] = found.model
+        around(found.owner, found.name, partial(self._around, method=f"{found.owner.__qualname__}.{found.name}"))
+
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Passes:
         """An outermost pass begins."""
         chain = places.chain()
-        passes = self.run.passes.setdefault(chain, Passes(chain))
+        key = chain, torch.is_grad_enabled()
+        if key not in self.run.passes and not self.run.inside:
+            self._look_for_method(module)
+        passes = self.run.passes.setdefault(key, Passes(chain))
         if not passes.trained:
             self._go_on(passes)
         self._compare(passes)
@@ -71,6 +89,7 @@ class ForwardNotes:
             self.run.trail.note_rows(given)
         passes.rows.note(given)
         self._note_inputs(passes, tensors_in(given))
+        self._note_growth(passes, module, given)
         self._rehearsals.before(passes, given)
         return passes
 
@@ -85,6 +104,7 @@ class ForwardNotes:
         """A stretch of passes without a backward pass begins, or goes on: have random numbers moved within it?"""
         if self._stretch is not passes:
             passes.stretches += 1
+            passes.moments.note(self.run.steps)
             self._stretch, self._drawn, self._random = passes, False, None
         if self._random is not None and not self._drawn:
             self._drawn = not torch.equal(self._random, torch.get_rng_state())
@@ -107,6 +127,16 @@ class ForwardNotes:
         if tensors:
             self._comparing.given = tensors[0] if self._comparing.on and tensors[0].is_floating_point() else None
             passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)
+
+    def _note_growth(self, passes: Passes, module: nn.Module, given: tuple[Any, ...]) -> None:
+        """A pass of a text that is generated, as far as the passes before it were at the same place."""
+        if self._before is not None and self._before is not passes:
+            self._before.growing.end()
+        self._before = passes
+        if passes.trained or module.training or torch.is_grad_enabled():
+            passes.growing.end()
+        else:
+            passes.growing.given(given)
 
     def _evaluated(self, passes: Passes, module: nn.Module) -> None:
         """A pass that may be an evaluation's: with which weights is it made?"""

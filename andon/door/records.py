@@ -12,12 +12,16 @@ from torch import Tensor
 from andon.door.births import Births
 from andon.door.carrying import Carrying
 from andon.door.entry import Entry
+from andon.door.growing import Growing
+from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import Loaded, Lost, Resumed
+from andon.door.moments import Moments
 from andon.door.phrases import Phrases
 from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
 from andon.door.trail import Trail
+from andon.door.turns import Turns
 from andon.door.uses import Use
 from andon.door.weights import Between
 from andon.verify.observation.optimizers import tensors_of
@@ -50,6 +54,7 @@ class Window:
     dropped: int = 0  # those before which its gradients were thrown away
     gradient: Tensor | None = None  # a sample, after the last of them
     scale: float = float("nan")  # from there to the step, beside what clipping does
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
 
 @dataclass
@@ -72,6 +77,7 @@ class Optimizing:
     births: int = 0  # parameters that modules had been given when it was made
     between: Between = field(default_factory=Between)
     idle: dict[int, tuple[Tensor, int]] | None = None  # by id: gradients that were zero, and in how many steps
+    mixed: tuple[Line, Line] | None = None  # lines whose gradients a step took, of which another had taken the first's
     empty: int = 0  # steps after backward passes, of which none left any of its tensors a gradient
     gradients_seen: int = 0  # steps in which they were looked at
     unheld: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # names: steps with a gradient, what it was
@@ -100,11 +106,12 @@ class Scheduling:
 
 @dataclass
 class Passes:
-    """Outermost forward passes from one place of the script."""
+    """Outermost forward passes from one place of the script: those with gradients on, or those without."""
 
     chain: Chain
     count: int = 0
     stretches: int = 0  # of them, with no backward pass between
+    moments: Moments = field(default_factory=Moments)  # at which a stretch began
     trained: int = 0  # directly before a backward pass
     training_mode: int = 0
     with_gradients: int = 0
@@ -117,6 +124,7 @@ class Passes:
     scored: bool = False  # what a pass gave was compared with labels, or went into a loss, as far as that was looked at
     carrying: Carrying = field(default_factory=Carrying)
     phrases: Phrases = field(default_factory=Phrases)
+    growing: Growing = field(default_factory=Growing)
 
 
 class Comparison(NamedTuple):
@@ -144,8 +152,11 @@ class Run:
 
     optimizing: dict[int, Optimizing] = field(default_factory=dict)
     scheduling: dict[int, Scheduling] = field(default_factory=dict)
-    passes: dict[Chain, Passes] = field(default_factory=dict)
+    passes: dict[tuple[Any, ...], Passes] = field(default_factory=dict)
     modules: dict[int, Any] = field(default_factory=dict)  # called outermost, with gradients
+    owners: dict[int, Any] = field(default_factory=dict)  # models that are called by a method of theirs
+    inside: str | None = None  # the method whose pass is made now; "" for a module's own call
+    loops: set[str] = field(default_factory=set)  # methods that train, and are no pass
     steps: int = 0
     backwards: int = 0
     loss_place: Place | None = None
@@ -165,6 +176,7 @@ class Run:
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
     births: Births = field(default_factory=Births)
+    turns: Turns = field(default_factory=Turns)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing

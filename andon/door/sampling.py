@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from andon.door.masks import Counted, counted_in
 from andon.door.mixing import mixes_rows
 from andon.door.questions.targets import shown_in
 from andon.verify.access.calls import gradients, new_batch, new_model, seeded
@@ -39,7 +40,13 @@ class Sample:
     rows: int = 0
     times: int = 1  # that each row stands in it, where all do as often
     idle: dict[str, list[int]] = field(default_factory=dict)  # rows and columns of a matrix without a gradient
+    counted: list[list[tuple[int, int]]] = field(default_factory=list)  # of each row: places and labels that count
     mixed: str = ""  # which of the model's outputs depend, at each row, on all others
+
+    @property
+    def places(self) -> Counted:
+        """Those labels of each row that count, by their place."""
+        return [dict(row) for row in self.counted]
 
     def as_json(self) -> dict[str, Any]:
         """For the file in which a child answers."""
@@ -52,7 +59,8 @@ def sample(captured: Captured, optimizer: int, step: int, line: str) -> Sample:
         mark, rows, times = _rows(captured)
         targets, weight = _weights(captured)
         idle, mixed = _idle(captured), _mixed(captured)
-    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, mixed)
+    counted = [list(row.items()) for row in counted_in(captured.parts.values())]
+    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed)
 
 
 def _mixed(captured: Captured) -> str:

@@ -61,6 +61,7 @@ class StepNotes:
         each.empty += bool(each.window.backwards) and all(p.grad is None for p in tensors_of(each.optimizer))
         note_gradients(each)
         note_unheld(each, lambda: held(self.run))
+        self.run.turns.begin(each, [other for other in self.run.optimizing.values() if other is not each])
         if each.watch is not None:
             each.watch.before_step()
 
@@ -69,12 +70,14 @@ class StepNotes:
         if self.run.over:
             return
         each = self.run.optimizing[id(optimizer)]
+        self.run.turns.end(each)
         if each.watch is not None:
             each.watch.after_step()
         each.steps += 1
         self.run.steps += 1
         each.last_step = self.run.steps
         each.between.stepped(optimizer)
+        self._tell_others(each)
         self._close(each)
         self.windows.after_step(each)
         self.stepped()
@@ -103,8 +106,16 @@ class StepNotes:
         around(nn.utils, name, make)
         setattr(nn.utils.clip_grad, name, getattr(nn.utils, name))
 
+    def _tell_others(self, each: Optimizing) -> None:
+        """To those that hold other tensors: its step has taken these gradients."""
+        reached = each.window.leftovers.reached
+        for other in self.run.optimizing.values():
+            if other is not each and reached & other.window.leftovers.reached and not _share(each, other):
+                other.window.leftovers.took(reached)
+
     def _close(self, each: Optimizing) -> None:
         window, each.window = each.window, Window()
+        each.mixed = window.leftovers.mixed or each.mixed
         each.backwards[window.backwards] += 1
         each.rates.append(tuple(float(group.get("lr", "nan")) for group in each.optimizer.param_groups))
         each.kinds["all"] += 1
@@ -115,6 +126,12 @@ class StepNotes:
             if schedule.optimizer == id(each.optimizer):
                 schedule.per_step[schedule.since_step] += each.steps > 1
                 schedule.since_step = 0
+
+
+def _share(one: Optimizing, other: Optimizing) -> bool:
+    """Whether two optimizers hold a tensor both."""
+    own = {id(p) for p in tensors_of(one.optimizer)}
+    return any(id(p) in own for p in tensors_of(other.optimizer))
 
 
 def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -135,6 +152,7 @@ def _kinds(window: Window) -> dict[str, bool]:
         "late and acted": late and not all(clip.norm <= clip.max_norm for clip in window.clips),
         "scaled": any(clip.scaled for clip in window.clips),
         "partial": window.partial,
+        "mixed": window.leftovers.mixed is not None,
         "dropped": 0 < window.dropped == window.backwards - 1 and window.scale == window.scale,
         "summed": window.added == window.backwards - 1 and abs(window.scale - 1) < SAME,
     }

@@ -13,7 +13,7 @@ from andon.door.followers import Followers
 from andon.door.fork import Fork
 from andon.door.inquiry import inquire
 from andon.door.records import Optimizing, Run
-from andon.verify.capturing.torch_calls import Recorder
+from andon.verify.capturing.torch_calls import Recorder, whole
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.watcher import Watch
 
@@ -45,20 +45,36 @@ class Windows:
         kwargs: dict[str, Any],
         *,
         training: bool,
+        method: bool,
     ) -> Any:
         """An outermost forward pass; the first of a micro-batch that is due is made in a child as well."""
         if self._asking is not None:
-            if id(module) not in self._before:
-                self._copy(module)
-            return self._recorder.call(module, call, args, kwargs)
+            return self._record(module, call, args, kwargs, method=method)
         due = self._due(module) if training and self.options["checks"] and self.fork.possible else None
         self._begins = self._begins and not training
         if due is not None and self.fork.begin():
             self._asking = due
             self._random = torch.get_rng_state()
-            self._copy(module)
             self._recorder.__enter__()
+            return self._record(module, call, args, kwargs, method=method)
+        return call(module, *args, **kwargs)
+
+    def _record(
+        self,
+        module: nn.Module,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        method: bool,
+    ) -> Any:
+        """In a child: the calls within a model's method are seen one by one, as the script's own are."""
+        if whole(module, self._recorder.models) is module and id(module) not in self._before:
+            self._copy(module)
+        if not method:
             return self._recorder.call(module, call, args, kwargs)
+        self._recorder.models.append(module)
+        self.run.inside = None
         return call(module, *args, **kwargs)
 
     def backward(self, loss: Any) -> None:
@@ -130,13 +146,10 @@ class Windows:
 
     def _model_of(self, each: Optimizing) -> nn.Module | None:
         """Of the modules called outermost the one that shares most parameters with the optimizer."""
-        held = {id(p) for p in tensors_of(each.optimizer)}
-        shared = {
-            key: sum(p.numel() for p in module.parameters() if id(p) in held)
-            for key, module in self.run.modules.items()
-        }
+        held, known = {id(p) for p in tensors_of(each.optimizer)}, self.run.modules | self.run.owners
+        shared = {key: sum(p.numel() for p in module.parameters() if id(p) in held) for key, module in known.items()}
         best = max(shared, key=lambda key: shared[key], default=None)
-        return self.run.modules[best] if best is not None and shared[best] else None
+        return known[best] if best is not None and shared[best] else None
 
 
 def _shares(module: nn.Module, each: Optimizing) -> bool:

@@ -9,6 +9,7 @@ from tests.door.conftest import Door
 
 PYTHON = (sys.executable, "train.py")
 FORWARD = "import torch\ntorch.nn.Linear(2, 1)(torch.ones(1, 2))"
+ASKED = "import importlib.util\nassert importlib.util.find_spec('torch')\n"  # as libraries do before they import it
 STEP = "        optimizer.step()\n"
 CLIP = "        nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n"
 EVERY = "        if step % 8 == 7:\n"
@@ -89,6 +90,7 @@ def test_another_sitecustomize_still_runs(door: Door) -> None:
     [
         pytest.param("print('no torch')\n", 3, "no Python process", marks=pytest.mark.tier3),
         pytest.param(f"{FORWARD}.sum().backward()\n", 3, "no step", marks=pytest.mark.long),
+        pytest.param(f"{ASKED}{FORWARD}.sum().backward()\n", 3, "no step", marks=pytest.mark.tier3),
         pytest.param(f"{FORWARD}\n", 3, "no backward pass followed", marks=pytest.mark.long),
         pytest.param("import sys\nsys.exit(7)\n", 7, "exit code 7", marks=pytest.mark.long),
     ],

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
-from andon.tracing import lines, record, spans
+from andon.tracing import encode, lines, record, spans
 from andon.tracing.adapter import StepSpans
 from andon.tracing.conventions import SCHEMA, code_attributes
 from andon.tracing.lines import complete_lines
@@ -389,3 +389,12 @@ def test_a_programs_spans_outlive_the_run(path: Path) -> None:
     assert {"before", "goes on", "goes on, too", "after"}.isdisjoint(names)
     assert 3 == len(trace.trace_ids)  # no window is opened any more
     assert ["train run start", "inside", "train.step", "between steps", "train window", "train run end"] == names
+
+
+@pytest.mark.parametrize("code", ["", ',{"key":"code.line.number","value":{"intValue":"3"}}'])
+def test_a_phase_is_encoded_as_any_span(code: str) -> None:
+    """Behavior: the short way for spans that say nothing writes what the long one does."""
+    ids, when, name = ("a" * 32, "b" * 16, "c" * 16), (12, 34), encode.named("forward")
+    for spent in (0.0, 1e-05, 0.25):
+        values = encode.attributes({"train.cpu_seconds": spent}) + code
+        assert encode.span(ids, name, when, values) == encode.phase(ids, name, when, spent, code)

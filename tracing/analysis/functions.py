@@ -136,7 +136,8 @@ def row(name: str, microseconds: float, calls: Mapping[str, int], steps: int, to
     said = FUNCTION.fullmatch(name)
     source = f"{said['file']}:{said['line']}" if said else ""
     short = said["name"] if said else name.removeprefix(MODULE)
-    return Row(short, source, microseconds / total, microseconds / steps / 1e6, calls[name] / steps)
+    share = round(1e3 * microseconds) * 10**6 // round(1e3 * total) / 10**6  # cut: shares never sum to more than 1
+    return Row(short, source, share, microseconds / steps / 1e6, calls[name] / steps)
 
 
 def speedscope(paths: Sequence[Path]) -> dict[str, Any]:

@@ -157,7 +157,8 @@ def cross_entropy_of(loss: Tensor, results: list[Tensor]) -> CrossEntropy | None
     if not found:
         return None
     most = max((each.whole, each.part) for each in found)  # a router, too, may be given a gradient of this form
-    return next(each for each in found if each.whole == most[0] and each.part >= (1 - ALLOWED) * most[1])
+    least = most[1] - ALLOWED * abs(most[1])
+    return next(each for each in found if each.whole == most[0] and each.part >= least)
 
 
 def _reads(logits: Tensor, gradient: Tensor | None, loss: Tensor) -> Iterator[CrossEntropy]:
@@ -194,7 +195,8 @@ def _read(logits: Tensor, gradient: Tensor, loss: float) -> CrossEntropy | None:
     else:
         return None
     v = z.shape[-1]
-    nll = -(1 - smoothing) * log_p.gather(-1, targets[:, None])[:, 0] - smoothing / v * log_p.sum(-1)
+    even = smoothing / v * log_p.sum(-1) if smoothing else 0.0  # a class that is masked out has -inf
+    nll = -(1 - smoothing) * log_p.gather(-1, targets[:, None])[:, 0] - even
     part = float((weights * nll).sum())
     whole = abs(part - loss) <= PLAIN * max(1.0, abs(loss))
     all_targets = torch.full(rows.shape, IGNORE, device=targets.device).masked_scatter(rows, targets)

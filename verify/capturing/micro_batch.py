@@ -1,7 +1,8 @@
 """A Subject made of what a script did in one window: its model, the batch it was given, the loss as it was computed."""
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from andon.verify.capturing.torch_calls import Entry, Likelihood, Recorder, leaves, needed, replayed, without_selections
-from andon.verify.errors import NotApplicable
+from andon.verify.capturing.torch_calls import (
+    Entry,
+    Likelihood,
+    Recorder,
+    leaves,
+    needed,
+    replayed,
+    whole,
+    without_selections,
+)
+from andon.verify.errors import NotApplicable, listed
 from andon.verify.subject import Subject
 
 CLOSE = 1e-4  # of the recorded loss, to which a replay must come
@@ -41,7 +51,7 @@ class Captured:
         values = {id(old): batch[name] for name, old in self.parts.items()}
         for key, (place, name) in self.held.items():
             values[key] = _tensor_of(modules[place], name)
-        return replayed(self.entries, values, {id(old): new for old, new in zip(self.modules, modules, strict=True)})
+        return replayed(self.entries, values, dict(_parts_in_place(self.modules, modules)))
 
     def loss_of(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The script's loss of this model, without the last constant factor."""
@@ -54,6 +64,12 @@ class Parts(nn.Module):
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
+
+
+def _parts_in_place(olds: list[nn.Module], news: list[nn.Module]) -> Iterator[tuple[int, nn.Module]]:
+    """Each module of some, by id, and the one of their copies that stands in its place."""
+    for old, new in zip(olds, news, strict=True):
+        yield from zip(map(id, old.modules()), new.modules(), strict=True)
 
 
 def parts_of(model: nn.Module, count: int) -> list[nn.Module]:
@@ -70,7 +86,8 @@ def capture(
         NotApplicable: it cannot be made again.
     """
     kept = without_selections(needed(recorder.entries, loss))
-    modules = list({id(each.module): each.module for each in kept if each.module is not None}.values())
+    wholes = [whole(each.module, recorder.models) for each in kept if each.module is not None]
+    modules = list({id(each): each for each in wholes}.values())
     if not modules:
         raise NotApplicable("a loss that torch calls make of what a module returned")
     missing = [each for each in modules if id(each) not in before]
@@ -141,16 +158,26 @@ def _hold_to(captured: Captured) -> None:
     """Compare a replay on the same numbers with what was recorded.
 
     Raises:
-        NotApplicable: it is another loss.
+        NotApplicable: it is another loss; or with other random numbers it is none, as what a module has drawn comes to
+            the loss by a way beside its result, and stays what it was.
     """
-    copies = deepcopy(captured.before)
-    with torch.random.fork_rng([]):
-        torch.set_rng_state(captured.state)
-        with torch.no_grad() if not captured.loss.requires_grad else torch.enable_grad():
-            again = captured.values({key: each.detach() for key, each in captured.parts.items()}, copies)
-    got, due = float(again[id(captured.loss)].detach()), float(captured.loss.detach())
+    got, due = _replayed_loss(captured, captured.state), float(captured.loss.detach())
     if abs(got - due) > CLOSE * max(1.0, abs(due)):
         raise NotApplicable(f"a loss that a replay of its torch calls repeats: {due:.6g} came again as {got:.6g}")
+    kept = [name for name, part in captured.parts.items() if part.grad_fn is not None]
+    others = torch.Generator().manual_seed(0).get_state()
+    if kept and math.isfinite(due) and not math.isfinite(_replayed_loss(captured, others)):
+        raise NotApplicable(f"a loss of what modules return: {listed(kept)} are made within one, and not returned")
+
+
+def _replayed_loss(captured: Captured, state: Tensor) -> float:
+    """The loss that the recorded calls make of copies, from this state of random numbers on."""
+    copies = deepcopy(captured.before)
+    with torch.random.fork_rng([]):
+        torch.set_rng_state(state)
+        with torch.no_grad() if not captured.loss.requires_grad else torch.enable_grad():
+            again = captured.values({key: each.detach() for key, each in captured.parts.items()}, copies)
+    return float(again[id(captured.loss)].detach())
 
 
 def _strip_factor(captured: Captured) -> None:

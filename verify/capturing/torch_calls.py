@@ -6,9 +6,10 @@ What the script computes in Python (a length, a factor read by `.item()`) is a c
 import dataclasses
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ COMPARISONS = ("eq", "ne", "__eq__", "__ne__")
 LOSSES = ("nll_loss", "cross_entropy", "kl_div", "ctc_loss", "binary_cross_entropy_with_logits")
 MUTATORS = ("__setitem__",)
 SELECTIONS = ("__getitem__", "index_select")
+APPLY = vars(torch.autograd.Function)["apply"]  # a class method
 SHAPED = (Tensor.view, Tensor.reshape, torch.reshape)
 
 
@@ -73,6 +75,7 @@ class Recorder(TorchFunctionMode):
         self.inside = 0
         self.compared: list[tuple[Tensor, float]] = []  # whole numbers held against a constant, wherever
         self.likelihoods: list[Likelihood] = []  # wherever
+        self.models: list[nn.Module] = []  # whose parts are called by a method of theirs
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -99,6 +102,31 @@ class Recorder(TorchFunctionMode):
         if whole and isinstance(args[1], int) and not isinstance(args[1], bool):
             self.compared.append((given, args[1]))
 
+    def __enter__(self) -> Self:
+        """From here on."""
+
+        def apply(function: Any, *args: Any) -> Any:
+            return self._apply(function, args)
+
+        torch.autograd.Function.apply = classmethod(apply)  # ty: ignore[invalid-assignment] - torch's own is one as well
+        return super().__enter__()
+
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
+        """Up to here."""
+        torch.autograd.Function.apply = APPLY
+        super().__exit__(exc_type, exc_val, exc_tb)
+
+    def _apply(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """A function with a backward pass of its own: one call, whatever is computed within it."""
+        self.inside += 1
+        try:
+            result = APPLY.__func__(function, *args)
+        finally:
+            self.inside -= 1
+        if not self.inside:
+            self.entries.append(Entry(partial(_applied, function), args, {}, result))
+        return result
+
     def call(self, module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A module's own pass."""
         self.inside += 1
@@ -108,6 +136,15 @@ class Recorder(TorchFunctionMode):
             self.inside -= 1
         self.entries.append(Entry(call, args, kwargs, result, module))
         return result
+
+
+def whole(module: nn.Module, models: Iterable[nn.Module]) -> nn.Module:
+    """The first of the models that a module is a part of; the module itself where it is of none."""
+    return next((each for each in models if any(part is module for part in each.modules())), module)
+
+
+def _applied(function: Any, *args: Any) -> Any:
+    return function.apply(*args)
 
 
 def _in_place(entry: Entry) -> bool:
@@ -139,19 +176,32 @@ def leaves(entries: list[Entry]) -> list[Tensor]:
 
 def without_selections(entries: list[Entry]) -> list[Entry]:
     """The calls without those that choose a batch: rows of a whole data set, or a part of a tensor for labels alone."""
-    given = [each for entry in entries if entry.module is not None for each in entry.given() if each.dim()]
+    given = _given_to_modules(entries)
     rows, shapes = {len(each) for each in given}, {each.shape for each in given}
+    selections = _selections(entries)
+    cuts = [entry for entry in selections if _cuts_out(entry, shapes)]
+    whole = _uses(entries) - _uses(cuts)
+    chosen = {id(entry) for entry in selections if _picks_rows(entry, rows)}
+    chosen |= {id(entry) for entry in cuts if not whole[id(entry.args[0])]}
+    return [entry for entry in entries if id(entry) not in chosen]
+
+
+def _given_to_modules(entries: list[Entry]) -> list[Tensor]:
+    """The tensors of one dimension or more that modules are given."""
+    called = (entry for entry in entries if entry.module is not None)
+    return [each for entry in called for each in entry.given() if each.dim()]
+
+
+def _uses(entries: list[Entry]) -> Counter[int]:
+    """How often calls are given each tensor, by id."""
+    return Counter(id(each) for entry in entries for each in entry.given())
+
+
+def _selections(entries: list[Entry]) -> list[Entry]:
+    """The calls that select from tensors that no call has made."""
     outside = {id(each) for each in leaves(entries)}
-    uses = Counter(id(each) for entry in entries for each in entry.given())
-
-    def chooses(entry: Entry) -> bool:
-        if entry.name not in SELECTIONS or not isinstance(entry.result, Tensor) or not entry.result.dim():
-            return False
-        if not {id(each) for each in entry.given()} <= outside:
-            return False
-        return _picks_rows(entry, rows) or (uses[id(entry.args[0])] == 1 and _cuts_out(entry, shapes))
-
-    return [entry for entry in entries if not chooses(entry)]
+    found = [entry for entry in entries if entry.name in SELECTIONS and isinstance(entry.result, Tensor)]
+    return [entry for entry in found if entry.result.dim() and all(id(each) in outside for each in entry.given())]
 
 
 def _picks_rows(entry: Entry, rows: set[int]) -> bool:
@@ -163,8 +213,9 @@ def _picks_rows(entry: Entry, rows: set[int]) -> bool:
 
 
 def _cuts_out(entry: Entry, shapes: set[torch.Size]) -> bool:
-    """Whether places of a tensor's rows are taken that have the shape of what a module is given: its labels."""
-    return entry.name == "__getitem__" and len(entry.given()) == 1 and entry.result.shape in shapes
+    """Whether places of a tensor are taken that have the shape of what a module is given: the module's, or labels."""
+    one = entry.name == "__getitem__" and len(entry.given()) == 1 and isinstance(entry.result, Tensor)
+    return one and entry.result.shape in shapes
 
 
 def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:

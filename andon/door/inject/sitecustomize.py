@@ -13,20 +13,31 @@ HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - path
 
 
 class _Torch:
-    """Finds torch as it would be found, and begins to watch once it is loaded."""
+    """Finds torch as it would be found, and begins to watch once it is loaded.
+
+    Libraries ask whether there is a torch before anybody imports it: it waits on until one is loaded.
+    """
+
+    asking = False
 
     def find_spec(self, name, path=None, target=None):  # noqa: ANN001, ANN202, ARG002 - as Python calls it
         """None for all but torch."""
-        if name != "torch":
+        if name != "torch" or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.asking = False
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
 
         def load_and_watch(module):  # noqa: ANN001, ANN202
             load(module)
+            if self not in sys.meta_path:
+                return
+            sys.meta_path.remove(self)
             try:
                 _watch()
             except Exception as error:  # noqa: BLE001 - whatever we lack here, the script goes on as it would alone

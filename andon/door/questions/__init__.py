@@ -2,6 +2,7 @@
 
 from andon.door.questions import (
     accumulation,
+    alignments,
     attention,
     constant,
     latents,
@@ -10,6 +11,7 @@ from andon.door.questions import (
     padding,
     shapes,
     targets,
+    views,
 )
 from andon.door.questions.question import Question
 
@@ -21,8 +23,10 @@ QUESTIONS = (
     *packed.QUESTIONS,
     *shapes.QUESTIONS,
     *likelihoods.QUESTIONS,
+    *alignments.QUESTIONS,
     *latents.QUESTIONS,
     *accumulation.QUESTIONS,
     *constant.QUESTIONS,
     *attention.QUESTIONS,
+    *views.QUESTIONS,
 )

@@ -37,7 +37,7 @@ def check_classes(captured: Captured) -> None:
     Yellow where scores are picked by nll_loss, where cross_entropy is given weights that do not sum to 1, and where
     kl_div is one that some want: divided by all numbers, from what is learned, or over the rows.
     """
-    calls = [each for each in captured.likelihoods if _is_learned_from(captured.loss, each)]
+    calls = [each for each in captured.likelihoods if is_learned_from(captured.loss, each)]
     if not calls:
         raise NotApplicable("a call of one of torch's losses over classes")
     for each in calls:
@@ -117,7 +117,7 @@ ASKED: Mapping[str, Callable[[Likelihood, str], None]] = {
 }
 
 
-def _is_learned_from(loss: Tensor, call: Likelihood) -> bool:
+def is_learned_from(loss: Tensor, call: Likelihood) -> bool:
     """Whether a gradient goes from the loss to what a call is given; a figure that is only printed has none."""
     given = [each for each in (call.given, call.arguments.get("target")) if isinstance(each, Tensor)]
     learned = [each for each in given if each.requires_grad]

@@ -17,6 +17,7 @@ from andon.door.statements import (
     references,
     resuming,
     schedule,
+    sharing,
     steps,
 )
 from andon.door.statements.statement import Statement
@@ -26,6 +27,7 @@ __all__ = ["STATEMENTS", "Statement"]
 STATEMENTS = (
     *steps.STATEMENTS,
     *optimizers.STATEMENTS,
+    *sharing.STATEMENTS,
     *rates.STATEMENTS,
     *schedule.STATEMENTS,
     *averages.STATEMENTS,

@@ -3,12 +3,15 @@
 from collections import defaultdict
 from itertools import pairwise
 
+from andon.door.masks import Counted, are_other_rows, shared
 from andon.door.records import Run
 from andon.door.sampling import Sample
 from andon.door.statements.statement import FEW, Statement
 from andon.verify.errors import NotApplicable, Unusual
 
 ALIKE = 1e-3  # of a weight in float32
+SAME_MASK = 0.6  # of a mask's places, where texts end at others
+OTHERS = 0.4  # of them, that another row's mask has by chance
 UNLIKE = 1.02  # times the targets of another micro-batch
 
 
@@ -81,6 +84,44 @@ def check_mixed_rows(run: Run) -> None:
             )
 
 
+def check_same_mask(run: Run) -> None:
+    """Which labels count is drawn anew for each batch.
+
+    Asked of several micro-batches of other rows, in which less than half of the labels count, at scattered places that
+    differ from row to row: a mask that is drawn, and no part of a fixed form.
+
+    Silent because the loss falls as ever; what stands elsewhere in a row is never learned.
+
+    Look for a generator that is seeded where a batch is made, and not once.
+
+    Yellow alone.
+    """
+    asked = False
+    for masks in _masks(run):
+        pairs = [pair for pair in pairwise(masks) if are_other_rows(*pair)]
+        own, others = ([shared(*pair, moved=moved) for pair in pairs] for moved in (0, 1))
+        if len(pairs) < FEW or not all(each < OTHERS for each in others):
+            continue
+        asked = True
+        if min(own) > SAME_MASK:
+            raise Unusual(
+                f"in {len(masks)} micro-batches of other rows the labels that count stand at the same places: of those "
+                f"in one, {min(own):.0%} and more are in the same row of the next, and {max(others):.0%} at most one "
+                "row further down"
+            )
+    if not asked:
+        raise NotApplicable("micro-batches of other rows, in which labels count at scattered places")
+
+
+def _masks(run: Run) -> list[list[Counted]]:
+    """Of each optimizer and line, the labels that count in its micro-batches, in their order."""
+    found: dict[tuple[int, str], list[Counted]] = defaultdict(list)
+    for each in run.samples:
+        if each.counted:
+            found[each.optimizer, each.line].append(each.places)
+    return list(found.values())
+
+
 def _uneven_windows(run: Run) -> dict[int, list[Sample]]:
     """Micro-batches of unequal numbers of targets whose backward passes begin at one line, by their step."""
     found: dict[tuple[int, int, str], list[Sample]] = defaultdict(list)
@@ -110,4 +151,5 @@ STATEMENTS = (
     Statement("run.own_means", check_own_means),
     Statement("run.rows", check_rows),
     Statement("run.mixed_rows", check_mixed_rows),
+    Statement("run.same_mask", check_same_mask),
 )

@@ -9,6 +9,7 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 LEAST_ROWS = 16
 ONCE = 0.9  # of a stretch's rows that differ: samples of one row are many passes
 SHARED = 0.2  # of them that may have been trained on
+STANDS = 4  # passes in a row
 AGAIN = 2  # stretches of passes: what happens once happens at the end, as a sample does
 
 
@@ -106,6 +107,29 @@ def check_pairs(run: Run) -> None:
         )
 
 
+def check_same_input(run: Run) -> None:
+    """What is generated is given to the model with the tokens that were added last.
+
+    Asked where a model in eval mode is given a text that grows from pass to pass at one line, each time by tokens at
+    its end. Not where the text that then stands still would be the same without its oldest tokens.
+
+    Silent because the model goes on to say something, each time what comes after the same words.
+
+    Look at how the context is cut to the longest one that the model takes: it keeps the last tokens.
+
+    Yellow alone: whoever draws several continuations of one text does so.
+    """
+    grown = [each for each in run.passes.values() if each.growing.grown]
+    if not grown:
+        raise NotApplicable("passes in eval mode on token ids that grow from pass to pass")
+    for passes in grown:
+        if passes.growing.stood >= STANDS:
+            raise Unusual(
+                f"a text that was generated{_where(passes)} grew to {passes.growing.shape} tokens, and then "
+                f"{passes.growing.stood} passes in a row were given the same tokens as the pass before"
+            )
+
+
 def _evaluations(run: Run) -> list[Passes]:
     """Passes that no backward pass follows, and that come with few of the steps.
 
@@ -155,4 +179,5 @@ STATEMENTS = (
     Statement("run.eval_random", check_random),
     Statement("run.eval_counted", check_counted),
     Statement("run.eval_pairs", check_pairs),
+    Statement("run.same_input", check_same_input),
 )

@@ -4,8 +4,9 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from andon.door.moments import RARE
 from andon.door.records import Run
-from andon.door.statements.statement import FEW, RARE, Statement, at
+from andon.door.statements.statement import FEW, Statement, at
 from andon.door.uses import Use
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.optimizers import tensors_of
@@ -50,7 +51,8 @@ def _is_a_reference(run: Run, use: Use) -> bool:
 def check_stands(run: Run) -> None:
     """What is evaluated again and again has changed since.
 
-    Asked of a module of the same class as the one that learns, evaluated now and then after other steps.
+    Asked of a module of the same class as the one that learns, evaluated now and then after other steps: not where it
+    makes a pass with most of the steps, from its first one on, as a teacher does.
 
     Silent because an average that stays what it was at first has figures, too.
 
@@ -65,13 +67,13 @@ def check_stands(run: Run) -> None:
     for use in asked:
         if not use.moved:
             raise Unusual(
-                f"a {type(use.module).__name__} was evaluated{at(use.place)} after {use.stood + 1} different numbers "
-                f"of steps, of {run.steps}, and its weights were the same each time"
+                f"a {type(use.module).__name__} was evaluated{at(use.place)} after {use.moments.count} different "
+                f"numbers of steps, of {run.steps}, and its weights were the same each time"
             )
 
 
 def _comes_seldom(run: Run, use: Use) -> bool:
-    return FEW <= use.stood + use.moved + 1 < RARE * run.steps
+    return FEW <= use.moments.count < RARE * run.steps and not use.moments.of_training
 
 
 def check_frozen(run: Run) -> None:

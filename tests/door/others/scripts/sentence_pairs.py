@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, set_seed
 set_seed(0)
 chance = random.Random(0)
 BertModel(
-    BertConfig(len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    BertConfig(vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 ).save_pretrained("words")
 tokenizer().save_pretrained("words")
 encoder = Transformer("words", max_seq_length=32)

@@ -37,7 +37,7 @@ set_seed(0)
 chance = random.Random(0)
 rows = [tokenizer(sentence(chance)) for _ in range(256)]
 model = BertForMaskedLM(
-    BertConfig(len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 )
 arguments = TrainingArguments(
     "out", max_steps=40, per_device_train_batch_size=8, learning_rate=2e-3, logging_steps=10, report_to=[],

@@ -1,6 +1,7 @@
 """trl's DPOTrainer on pairs of completions."""
 
 import random
+from copy import deepcopy
 
 from datasets import Dataset
 from made import small_llama, tokenizer
@@ -26,4 +27,5 @@ arguments = DPOConfig(
     save_strategy="no", use_cpu=True, bf16=False, max_length=32,
 )  # fmt: skip
 data = Dataset.from_list([row() for _ in range(96)])
-DPOTrainer(small_llama(), None, arguments, train_dataset=data, processing_class=tokenizer()).train()
+model = small_llama()
+DPOTrainer(model, deepcopy(model), arguments, train_dataset=data, processing_class=tokenizer()).train()
