@@ -28,18 +28,21 @@ class GradientsReach:
         """Strike out those that have one."""
         if self.watched.steps > PATIENCE:
             return
-        learn = {name: p.grad is not None for name, p in self.watched.parameters.items() if p.requires_grad}
-        self._came |= {name for name, there in learn.items() if there}
-        self._missed |= {name for name, there in learn.items() if not there}
-        self._waiting = {name for name in self._waiting if name in self.watched.parameters} - self._came
+        for name, p in self.watched.parameters.items():
+            if p.requires_grad:
+                (self._missed if p.grad is None else self._came).add(name)
+        self._waiting = self._waiting & self.watched.parameters.keys() - self._came
         if self._waiting and self.watched.steps == PATIENCE:
-            chosen = {_without_numbers(name) for name in self._came & self._missed}
             self.watched.found(
                 "gradients",
                 f"after {self.watched.steps} steps no gradient has reached {listed(sorted(self._waiting))}",
                 "Look for detach, no_grad and for layers that the loss does not use.",
-                YELLOW if {_without_numbers(name) for name in self._waiting} <= chosen else RED,
+                YELLOW if self._are_chosen() else RED,
             )
+
+    def _are_chosen(self) -> bool:
+        """Whether the like of all that wait has a gradient in some steps and none in others."""
+        return set(map(_without_numbers, self._waiting)) <= set(map(_without_numbers, self._came & self._missed))
 
     def after(self) -> None:
         """Nothing."""
