@@ -148,7 +148,7 @@ def _has_none(optimizer: Optimizer) -> bool:
 def _kinds(window: Window) -> dict[str, bool]:
     """What was done in a window."""
     acted = any(clip.backwards and clip.norm > clip.max_norm for clip in window.clips)
-    late = bool(window.clips) and all(clip.backwards == 0 for clip in window.clips)
+    late = _are_late(window)
     return {
         "clipped": bool(window.clips),
         "grown": window.grown_after_clip,
@@ -162,6 +162,11 @@ def _kinds(window: Window) -> dict[str, bool]:
         "dropped": 0 < window.dropped == window.backwards - 1 and window.scale == window.scale,
         "summed": window.added == window.backwards - 1 and abs(window.scale - 1) < SAME,
     }
+
+
+def _are_late(window: Window) -> bool:
+    """Whether gradients were clipped, and only before the window's first backward pass."""
+    return bool(window.clips) and all(clip.backwards == 0 for clip in window.clips)
 
 
 def _scale(window: Window, now: Tensor | None) -> float:

@@ -60,6 +60,40 @@ def test_a_policy_beside_itself(cuts: bool, constant: Light, cancels: Light) -> 
     assert (constant, cancels) == (light_of(check_constant, captured), light_of(check_cancels, captured))
 
 
+@pytest.mark.parametrize(
+    ("loss", "light"),
+    [
+        (lambda call, x, _: functional.mse_loss(call(x), call(x).detach()), CheckFailed),
+        (lambda call, x, _: (call(x) - call(x).detach() + 2).mean(), CheckFailed),
+        (lambda call, x, _: ((call(x) - call(x).detach()) * x[:, :4]).mean(), None),
+        (lambda call, x, y: (call(x) * torch.zeros_like(y)[:, None]).mean(), None),
+        (lambda call, x, _: (call(x).square() - 1e9).relu().mean(), None),
+        (lambda call, x, y: functional.mse_loss(1e-6 * call(x)[:, 0], 1e-6 * y), None),
+    ],
+    ids=["itself", "less itself", "a surrogate", "no rewards", "a margin that is kept", "small units"],
+)
+def test_a_loss_that_stays_is_red_where_it_is_compared_with_itself(loss: Call, light: Light) -> None:
+    """Behavior: zero by a margin, by rewards that are alike, or a number of small units, is nothing."""
+    captured = recorded(nn.Linear(6, 4), loss, torch.randn(5, 6), torch.randn(5))
+    assert light is light_of(check_constant, captured)
+
+
+@pytest.mark.parametrize(
+    ("loss", "light"),
+    [
+        (lambda call, x, y: (call(x)[y > 9] - call(x)[y < 9]).square().sum() + call(x).mean(), NotApplicable),
+        (lambda call, x, _: (call(x) - call(x)).square().mean() + call(x).mean(), None),
+    ],
+    ids=["no pair", "two dropouts"],
+)
+def test_a_difference_may_be_of_nothing_or_of_dropout(loss: Call, light: Light) -> None:
+    """Behavior: a batch without pairs is not asked; a difference that dropout makes is one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5))
+    y = torch.full((5,), 0.0) if light is None else torch.full((5,), 9.0)
+    assert light is light_of(check_cancels, recorded(model, loss, torch.randn(5, 6), y))
+
+
 def test_a_difference_of_two_outputs_is_none_of_one() -> None:
     """Behavior: scores of two inputs, both learned from, differ."""
     check_cancels(recorded(nn.Linear(6, 1), lambda call, x, y: (call(x) - call(y)).mean(), *torch.randn(2, 5, 6)))

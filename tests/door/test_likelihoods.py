@@ -66,3 +66,33 @@ def test_losses_over_classes_take_what_they_say(made: Call, scores: Call, light:
         nn.Linear(3, 4), lambda call, x, y: made(scores(call(x), 1), y), torch.randn(6, 3), torch.arange(6) % 3
     )
     assert light is light_of(check_classes, seen)
+
+
+def ragged(x: Tensor, _: Tensor) -> Tensor:
+    """Two texts of six and of one frame, whose padding is set to zero."""
+    inside = torch.arange(6)[:, None] < torch.tensor([6, 1])
+    frames = torch.stack((x, x), 1) * inside[..., None]
+    return functional.ctc_loss(frames, torch.tensor([[1], [2]]), torch.tensor([6, 1]), torch.tensor([1, 1]))
+
+
+def paired(x: Tensor, _: Tensor) -> Tensor:
+    """Rows and columns are pairs: the softmax may be over either."""
+    return functional.nll_loss(x[:4], torch.tensor([2, 0, 3, 1]))
+
+
+@pytest.mark.parametrize(
+    ("made", "scores", "light"),
+    [
+        (ragged, functional.log_softmax, None),
+        (ragged, functional.softmax, CheckFailed),
+        (paired, lambda x, _: x[:4].log_softmax(0), None),
+        (lambda x, y: functional.nll_loss(x[:4], y[:4]), lambda x, _: x[:4].log_softmax(0), CheckFailed),
+    ],
+    ids=["ragged", "ragged probabilities", "pairs", "no pairs"],
+)
+def test_padding_is_not_asked_and_pairs_may_be_of_either_axis(made: Call, scores: Call, light: Light) -> None:
+    """Behavior: frames behind a text's end say nothing; a class of its own for each row makes rows classes."""
+    seen = recorded(
+        nn.Linear(3, 4), lambda call, x, y: made(scores(call(x), 1), y), torch.randn(6, 3), torch.arange(6) % 3
+    )
+    assert light is light_of(check_classes, seen)

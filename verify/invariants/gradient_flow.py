@@ -7,28 +7,42 @@ from torch import Tensor
 
 from andon.verify.errors import listed
 from andon.verify.invariants.watched import PATIENCE, Watched
+from andon.verify.run.report import RED, YELLOW
 
 GROWING = 3  # steps in which the last gradient was still there
 PARALLEL = 0.99  # gradients so alike that one cannot be told from the other
 
 
 class GradientsReach:
-    """Within the first steps each trainable parameter has had a gradient."""
+    """Within the first steps each trainable parameter has had a gradient.
+
+    Yellow where gradients of others of the same name, but for its numbers, come and go: experts, chosen by rows.
+    """
 
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
         self._waiting = {name for name, p in watched.parameters.items() if p.requires_grad}
+        self._came, self._missed = set[str](), set[str]()
 
     def before(self) -> None:
         """Strike out those that have one."""
-        parameters = self.watched.parameters
-        self._waiting = {name for name in self._waiting if name in parameters and parameters[name].grad is None}
+        if self.watched.steps > PATIENCE:
+            return
+        for name, p in self.watched.parameters.items():
+            if p.requires_grad:
+                (self._missed if p.grad is None else self._came).add(name)
+        self._waiting = self._waiting & self.watched.parameters.keys() - self._came
         if self._waiting and self.watched.steps == PATIENCE:
             self.watched.found(
                 "gradients",
                 f"after {self.watched.steps} steps no gradient has reached {listed(sorted(self._waiting))}",
                 "Look for detach, no_grad and for layers that the loss does not use.",
+                YELLOW if self._are_chosen() else RED,
             )
+
+    def _are_chosen(self) -> bool:
+        """Whether the like of all that wait has a gradient in some steps and none in others."""
+        return set(map(_without_numbers, self._waiting)) <= set(map(_without_numbers, self._came & self._missed))
 
     def after(self) -> None:
         """Nothing."""
@@ -79,6 +93,10 @@ class FreshGradients:
 
     def after(self) -> None:
         """Nothing."""
+
+
+def _without_numbers(name: str) -> tuple[str, ...]:
+    return tuple("" if part.isdigit() else part for part in name.split("."))
 
 
 def _parts(arrived: Tensor, previous: Tensor, current: Tensor) -> tuple[float, float, float] | None:
