@@ -63,8 +63,8 @@ def check_read(captured: Captured) -> None:
     for (name, axis), share in shares.items():
         if share < MOST_OF_IT:
             raise Unusual(
-                f"of no long row of {name!r} {tuple(parts[name].shape)} more than the first {share:.0%} along axis {axis} "
-                "have a gradient of the loss, though the numbers go on"
+                f"of no long row of {name!r} {tuple(parts[name].shape)} more than the first {share:.0%} along axis "
+                f"{axis} have a gradient of the loss, though the numbers go on"
             )
 
 
