@@ -58,3 +58,8 @@ def _checked(record: Record) -> Record:
 def of_kind(records: list[Record], kind: str) -> list[Record]:
     """The records of one kind: `step` or `validation`."""
     return [record for record in records if record["kind"] == kind]
+
+
+def timed_steps(records: list[Record]) -> list[Record]:
+    """The steps whose times are a step's: a profiled one is slower."""
+    return [record for record in of_kind(records, "step") if not record.get("profiled")]

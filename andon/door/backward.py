@@ -92,11 +92,14 @@ def _count(each: Optimizing, line: Place | None) -> None:
     before = sample(each.optimizer) if clipped or each.steps < LOOKED_AT else None
     if each.steps < LOOKED_AT:
         window.leftovers.begin(before)
-    carries = before is not None and bool(before.any())
-    window.grown_after_clip = window.grown_after_clip or (clipped and carries)
-    window.grown_alike = window.grown_alike or (clipped and carries and line == window.line)
-    window.added += carries and line == window.line
-    left = window.gradient is not None and bool(window.gradient.any())
-    window.dropped += left and not carries and line == window.line
+    carries, alike = _is_there(before), line == window.line
+    window.grown_after_clip |= clipped and carries
+    window.grown_alike |= clipped and carries and alike
+    window.added += carries and alike
+    window.dropped += _is_there(window.gradient) and not carries and alike
     window.backwards += 1
     window.line = line
+
+
+def _is_there(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())

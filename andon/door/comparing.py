@@ -15,6 +15,7 @@ LOSSES = (
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
 )  # fmt: skip
+EQUALITIES = ("eq", "ne", "__eq__", "__ne__")
 MOST = 64  # comparisons that are looked at
 
 
@@ -45,18 +46,24 @@ class Comparing(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
-        result = func(*args, **(kwargs or {}))
-        self.noise |= {noise_of(func, kwargs or {})} - {""}
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self.noise |= {noise_of(func, kwargs)} - {""}
         name = getattr(func, "__name__", "")
-        compares = name in ("eq", "ne", "__eq__", "__ne__") and len(args) == 2
-        if name in LOSSES or (compares and all(isinstance(each, Tensor) for each in args)):
-            self._score((*args, *(kwargs or {}).values()))
-        if self.left and compares:
+        if name in LOSSES:
+            self._held_against((*args, *kwargs.values()), loss=True)
+        elif name in EQUALITIES and len(args) == 2:
+            self._held_against(args, loss=False)
             self._note(*args)
-        if (name in LOSSES or compares) and _are_crossed(args):
-            one, other = (tuple(each.shape) for each in args[:2])
-            self.run.crossed.append(Crossed(places.here(), one, other, name in LOSSES))
         return result
+
+    def _held_against(self, values: tuple[Any, ...], *, loss: bool) -> None:
+        """One tensor is held against another: in a loss, or by an equality."""
+        if loss or all(isinstance(each, Tensor) for each in values):
+            self._score(values)
+        if _are_crossed(values):
+            one, other = (tuple(each.shape) for each in values[:2])
+            self.run.crossed.append(Crossed(places.here(), one, other, loss))
 
     def _score(self, values: tuple[Any, ...]) -> None:
         """What a pass gave is held against something."""
@@ -72,7 +79,7 @@ class Comparing(TorchFunctionMode):
 
     def _note(self, tensor: Any, constant: Any) -> None:
         whole = isinstance(tensor, Tensor) and not tensor.is_floating_point() and tensor.dim() > 0
-        if not whole or type(constant) is not int or constant == IGNORED:
+        if not self.left or not whole or type(constant) is not int or constant == IGNORED:
             return
         self.left -= 1
         ignored = int((tensor.detach() == IGNORED).sum())

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from andon.door import places
 from andon.door.comparing import Comparing
-from andon.door.methods import method_around
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
+from andon.verify.capturing.methods import method_around
 
 OUTPUTS = 8  # tensors of a pass's result that are looked at
 
@@ -68,9 +68,10 @@ class ForwardNotes:
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Passes:
         """An outermost pass begins."""
         chain = places.chain()
-        if chain not in self.run.passes and not self.run.inside:
+        key = chain, torch.is_grad_enabled()
+        if key not in self.run.passes and not self.run.inside:
             self._look_for_method(module)
-        passes = self.run.passes.setdefault(chain, Passes(chain))
+        passes = self.run.passes.setdefault(key, Passes(chain))
         if not passes.trained:
             self._go_on(passes)
         self._compare(passes)
@@ -103,6 +104,7 @@ class ForwardNotes:
         """A stretch of passes without a backward pass begins, or goes on: have random numbers moved within it?"""
         if self._stretch is not passes:
             passes.stretches += 1
+            passes.moments.note(self.run.steps)
             self._stretch, self._drawn, self._random = passes, False, None
         if self._random is not None and not self._drawn:
             self._drawn = not torch.equal(self._random, torch.get_rng_state())

@@ -1,19 +1,17 @@
 """What a child that has recorded one micro-batch asks: all checks that apply to the Subject, and our own questions."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from andon.door.divisor import lack_of_labels
 from andon.door.questions import QUESTIONS
-from andon.door.questions.targets import shown_in
 from andon.door.records import Optimizing, summed
 from andon.door.sampling import sample
 from andon.door.traits import traits
-from andon.verify.access.calls import new_batch
-from andon.verify.access.targets import labeled
 from andon.verify.capturing.micro_batch import Captured, as_subject, capture
 from andon.verify.capturing.torch_calls import Recorder
 from andon.verify.checks import CHECKS
@@ -22,7 +20,6 @@ from andon.verify.observation.protect import protected
 from andon.verify.run.docstring import as_finding
 from andon.verify.run.report import Finding
 from andon.verify.run.runner import check
-from andon.verify.subject import Subject
 
 # What a model in the midst of its training, on the one batch that was seen, can be asked.
 AREAS = (
@@ -55,17 +52,8 @@ AREAS = (
     "optimizer",
 )
 
-# What takes the batch's labels to be the targets: asked where the loss's own gradient shows that they are.
-OF_LABELS = ("loss.definition", "loss.shapes", "loss.ignored", "loss.gradient")
-LABELS = "labels that its gradient shows to be what the loss predicts"
 # What takes all modules of the script to be trained by this optimizer.
 OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
-WHOLE = 1e-3
-UNASKED = {
-    **dict.fromkeys(OF_LABELS, LABELS),
-    **dict.fromkeys(OF_ONE_MODEL, "a script of one model"),
-    "gradients": "a backward pass of the script's own: torch.autograd.Function",
-}
 CROWDED = 8.0
 
 
@@ -93,16 +81,16 @@ def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dic
     subject = as_subject(captured)
     findings, passed, lacking = _questions(captured)
     accumulates = max(each.backwards, default=1) > 1
-    targets = _labels_are_targets(captured, subject, accumulates=accumulates)
-    unasked = _unasked(captured, targets=targets)
+    lack = lack_of_labels(captured, subject, accumulates=accumulates)
+    unasked = _unasked(captured, lack)
     areas = [one.name for one in CHECKS if _within(one.name, AREAS) and not _within(one.name, unasked)]
-    lacking |= {name: UNASKED[name] for name in unasked}
+    lacking |= unasked
     report = check(subject, only=areas, budget=options["check_budget"] * _crowd())
     found = [finding for finding in report.findings if not finding.mistake]
     mistakes = [finding.message for finding in report.findings if finding.mistake]
     return {
         "captured": [_described(captured, each)],
-        "traits": traits(subject, labels_are_targets=targets),
+        "traits": traits(subject, labels_are_targets=not lack),
         "findings": [finding._asdict() for finding in (*findings, *found)],
         "passed": [*passed, *report.passed],
         "not_applicable": {**lacking, **report.not_applicable},
@@ -112,16 +100,19 @@ def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dic
     }
 
 
-def _within(name: str, areas: Sequence[str]) -> bool:
+def _within(name: str, areas: Collection[str]) -> bool:
     """Whether a check is among those that are named, by themselves or by their area."""
     return name in areas or name.partition(".")[0] in areas
 
 
-def _unasked(captured: Captured, *, targets: bool) -> list[str]:
-    """Checks and areas whose premise the script was not seen to meet."""
-    unasked = [] if targets else [*OF_LABELS]
-    unasked += OF_ONE_MODEL if len(captured.before) > 1 else ()
-    return unasked if _has_own_backward(captured.loss) else [*unasked, "gradients"]
+def _unasked(captured: Captured, lack: dict[str, str]) -> dict[str, str]:
+    """Checks and areas whose premise the script was not seen to meet, and what that is."""
+    unasked = dict(lack)
+    if len(captured.before) > 1:
+        unasked |= dict.fromkeys(OF_ONE_MODEL, "a script of one model")
+    if not _has_own_backward(captured.loss):
+        unasked["gradients"] = "a backward pass of the script's own: torch.autograd.Function"
+    return unasked
 
 
 def _has_own_backward(loss: Tensor) -> bool:
@@ -136,22 +127,6 @@ def _has_own_backward(loss: Tensor) -> bool:
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
     return False
-
-
-def _labels_are_targets(captured: Captured, subject: Subject, *, accumulates: bool) -> bool:
-    """Whether what the gradient of the logits shows to be predicted is what the batch's labels say.
-
-    Where a step has several micro-batches, their loss may be a part of a mean over all of them.
-    """
-    with protected():
-        try:
-            shown = shown_in(captured)
-            labels = labeled(subject, new_batch(subject))
-        except NotApplicable:
-            return False
-        if accumulates and abs(float(shown.weights.sum()) - 1.0) > WHOLE:
-            return False
-        return shown.targets.shape == labels.shape and bool((shown.targets == labels).all())
 
 
 def _questions(captured: Captured) -> tuple[list[Finding], list[str], dict[str, str]]:

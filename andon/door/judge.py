@@ -18,20 +18,12 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is said of a run and of what was captured from it, for a file."""
     run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
     run.rehearsed = [Rehearsed(**each["rehearsed"]) for each in answers if each.get("rehearsed")]
-    findings, passed, lacking = watched(run), list[str](), dict[str, str]()
-    for statement in STATEMENTS:
-        try:
-            statement.function(run)
-            passed.append(statement.name)
-        except NotApplicable as lack:
-            lacking[statement.name] = str(lack)
-        except CheckFailed as found:
-            findings.append(as_finding(statement, found))
+    findings, passed, lacking = _stated(run)
     asked, reached = _settled(run, _all(answers, "findings"))
     return {
         "seen": described(run),
         "captured": [line for answer in answers for line in _said(answer)],
-        "findings": [*(each._asdict() for each in findings), *asked],
+        "findings": [*(each._asdict() for each in [*watched(run), *findings]), *asked],
         "passed": [*passed, *reached, *_all(answers, "passed")],
         "not_applicable": _in_words(run, answers) | lacking,
         "not_run": dict(_all(answers, "not_run")),
@@ -44,6 +36,20 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "trail": run.trail.as_json() if run.trail else None,
         "steps": run.steps,
     }
+
+
+def _stated(run: Run) -> tuple[list[Finding], list[str], dict[str, str]]:
+    """What the statements found, the names of those that passed, and what the others would need."""
+    findings, passed, lacking = list[Finding](), list[str](), dict[str, str]()
+    for statement in STATEMENTS:
+        try:
+            statement.function(run)
+            passed.append(statement.name)
+        except NotApplicable as lack:
+            lacking[statement.name] = str(lack)
+        except CheckFailed as found:
+            findings.append(as_finding(statement, found))
+    return findings, passed, lacking
 
 
 def _settled(run: Run, findings: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -62,12 +62,8 @@ class LoadNotes:
 
     def _note(self, content: Any, path: str) -> None:
         parts = list(_mappings(content, DEEP))
-        optimizers = [_saved(part) for part in parts if {"state", "param_groups"} <= part.keys()]
-        epochs = [part["last_epoch"] for part in parts if "last_epoch" in part and isinstance(part["last_epoch"], int)]
-        each = Loaded(
-            places.here(), Path(path).name, bool(path) and self._written.get(path) == self.run.steps,
-            [one for one in optimizers if one.shapes], max(epochs, default=0),
-        )  # fmt: skip
+        own = bool(path) and self._written.get(path) == self.run.steps
+        each = Loaded(places.here(), Path(path).name, own, _optimizers(parts), _epoch(parts))
         for part in parts:
             each.tensors |= {id(value): weakref.ref(value) for value in part.values() if isinstance(value, Tensor)}
         if each.optimizers or each.epoch:
@@ -84,7 +80,7 @@ class LoadNotes:
     def _loaded(self, module: Any, state: Any, keys: Any) -> None:
         unknown, missing = (getattr(keys, f"{kind}_keys", None) or [] for kind in ("unexpected", "missing"))
         if unknown and missing and not self.run.over:
-            prefixed = sum(1 for one in unknown if any(_ends(one, other) for other in missing))
+            prefixed = _prefixed(unknown, missing)
             kind = type(module).__name__
             lost = Lost(places.here(), kind, len(state), len(missing), tuple(unknown[:3]), prefixed)
             if len(unknown) == len(state) or prefixed > len(state) / 2:
@@ -128,6 +124,11 @@ def _is_its_own(module: Any, state: Mapping[str, Any]) -> bool:
     return bool(pairs) and all(isinstance(one, Tensor) and one.data_ptr() == p.data_ptr() for one, p in pairs)
 
 
+def _prefixed(unknown: list[str], missing: list[str]) -> int:
+    """How many names that a module does not have are its own but for a prefix."""
+    return sum(1 for one in unknown if any(_ends(one, other) for other in missing))
+
+
 def _ends(one: str, other: str) -> bool:
     """Whether one of two names is the other with something before it."""
     return one.endswith(f".{other}") or other.endswith(f".{one}")
@@ -143,6 +144,18 @@ def _mappings(value: Any, deep: int) -> Iterator[Mapping[str, Any]]:
     yield value
     for each in value.values() if deep else ():
         yield from _mappings(each, deep - 1)
+
+
+def _epoch(parts: list[Mapping[str, Any]]) -> int:
+    """Of the furthest schedule."""
+    epochs = (part.get("last_epoch") for part in parts)
+    return max((each for each in epochs if isinstance(each, int)), default=0)
+
+
+def _optimizers(parts: list[Mapping[str, Any]]) -> list[Saved]:
+    """Those that took a step."""
+    states = (_saved(part) for part in parts if {"state", "param_groups"} <= part.keys())
+    return [each for each in states if each.shapes]
 
 
 def _saved(state: Mapping[str, Any]) -> Saved:

@@ -15,6 +15,7 @@ from andon.door.entry import Entry
 from andon.door.growing import Growing
 from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import Loaded, Lost, Resumed
+from andon.door.moments import Moments
 from andon.door.phrases import Phrases
 from andon.door.places import Place
 from andon.door.rows import Rows
@@ -105,11 +106,12 @@ class Scheduling:
 
 @dataclass
 class Passes:
-    """Outermost forward passes from one place of the script."""
+    """Outermost forward passes from one place of the script: those with gradients on, or those without."""
 
     chain: Chain
     count: int = 0
     stretches: int = 0  # of them, with no backward pass between
+    moments: Moments = field(default_factory=Moments)  # at which a stretch began
     trained: int = 0  # directly before a backward pass
     training_mode: int = 0
     with_gradients: int = 0
@@ -150,7 +152,7 @@ class Run:
 
     optimizing: dict[int, Optimizing] = field(default_factory=dict)
     scheduling: dict[int, Scheduling] = field(default_factory=dict)
-    passes: dict[Chain, Passes] = field(default_factory=dict)
+    passes: dict[tuple[Any, ...], Passes] = field(default_factory=dict)
     modules: dict[int, Any] = field(default_factory=dict)  # called outermost, with gradients
     owners: dict[int, Any] = field(default_factory=dict)  # models that are called by a method of theirs
     inside: str | None = None  # the method whose pass is made now; "" for a module's own call

@@ -30,9 +30,15 @@ def settings(run: Run) -> dict[str, float]:
     if first is None:
         return {}
     rates = [rate for step in first.rates for rate in step if math.isfinite(rate)]
-    found = {"learning_rate": max(rates)} if rates else {}
-    by_norm = first.clip is not None and math.isfinite(first.clip.norm) and first.kinds["clipped"] == first.steps
-    return found | ({"grad_clip": first.clip.max_norm} if first.clip is not None and by_norm else {})
+    return ({"learning_rate": max(rates)} if rates else {}) | _bound(first)
+
+
+def _bound(each: Optimizing) -> dict[str, float]:
+    """On the norm of gradients, where each step's was clipped to it."""
+    clip = each.clip
+    if clip is None or not math.isfinite(clip.norm) or each.kinds["clipped"] < each.steps:
+        return {}
+    return {"grad_clip": clip.max_norm}
 
 
 def _models(run: Run) -> list[str]:

@@ -1,12 +1,13 @@
 """How each module of a script is used: with gradients or without, and whether its dropout acts then."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from andon.door.moments import Moments
 from andon.door.places import Place
 
 MOST, ENTRIES = 8, 64  # parameters, and of each
@@ -22,23 +23,20 @@ class Use:
     place: Place | None = None  # of the last pass without gradients
     with_gradients: int = 0
     alone: int = 0  # passes since then, whose result no gradient can reach
-    stood: int = 0  # passes without gradients, each after other steps, with the weights of the one before
-    moved: int = 0  # with other weights
-    looked: int = -1  # steps of the run at the last of them
-    weights: Tensor | None = None  # a sample, then
+    moments: Moments = field(default_factory=Moments)  # of passes without gradients
+    moved: int = 0  # of them, after the first: with other weights than the one before
+    weights: Tensor | None = None  # a sample, at the last of them
     acting: int = 0  # of them, those in which such a module acted
 
 
 def look_again(use: Use, steps: int) -> None:
     """A pass without gradients, after so many steps of the run: are the weights those of the last one?"""
-    if steps == use.looked:
+    if use.moments.count and steps == use.moments.last:
         return
-    first, use.looked = use.weights, steps
+    use.moments.note(steps)
+    first = use.weights
     use.weights = torch.cat([p.detach().reshape(-1)[:ENTRIES].float() for p in islice(use.module.parameters(), MOST)])
-    if first is not None:
-        stands = torch.equal(first, use.weights)
-        use.stood += stands
-        use.moved += not stands
+    use.moved += first is not None and not torch.equal(first, use.weights)
 
 
 def use_of(module: nn.Module) -> Use:

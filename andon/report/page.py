@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from andon.files import write_whole
-from andon.log import of_kind, read_log
+from andon.log import of_kind, read_log, timed_steps
 from andon.reading import ReadError, read_bytes, read_json
 from andon.report.curves import curves
 from andon.report.timeline import read_timeline, shares
@@ -61,7 +61,7 @@ def content(run: Path, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
     log = read_log(run)
     result = read_object(run / "result.json", sealed=True)
     baselines = {name: nats for name, nats in result.get("baselines", {}).items() if nats is not None}
-    totals, columns = shares([each for each in of_kind(log, "step") if not each.get("profiled")])
+    totals, columns = shares(timed_steps(log))
     return {
         "run": run.resolve().name,
         "folder": run,

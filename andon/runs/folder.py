@@ -13,7 +13,7 @@ import filelock
 
 from andon.files import sweep, write_whole
 from andon.log import NAME as LOG
-from andon.log import Record, of_kind, read_log
+from andon.log import Record, of_kind, read_log, timed_steps
 from andon.reading import file_sha256
 from andon.sealing import seal
 
@@ -150,8 +150,6 @@ def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, An
     steps, validations = of_kind(records, "step"), of_kind(records, "validation")
     counted = [record for record in steps if not record["skipped"]]
     tokens = sum(r["tokens"] for r in steps)
-    timed = [r for r in steps if not r.get("profiled")]
-    busy = sum(sum(r["seconds"].values()) for r in timed)
     return {
         "run": folder.name,
         "exit": exit_code,
@@ -162,11 +160,18 @@ def result_of(folder: Path, state: "TrainState", exit_code: int) -> dict[str, An
         "train_loss": counted[-1]["loss"] if counted else None,
         "validation_loss": validations[-1]["loss"] if validations else None,
         "bits_per_byte": validations[-1]["bits_per_byte"] if validations else None,
-        "tokens_per_second": sum(r["tokens"] for r in timed) / busy if busy else None,
+        "tokens_per_second": _rate(records),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": cpu_model(),
     }
+
+
+def _rate(records: list[dict[str, Any]]) -> float | None:
+    """Tokens a second of the steps that were timed."""
+    timed = timed_steps(records)
+    busy = sum(sum(each["seconds"].values()) for each in timed)
+    return sum(each["tokens"] for each in timed) / busy if busy else None
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

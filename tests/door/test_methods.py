@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.methods import method_around
+from andon.verify.capturing.methods import method_around
 from andon.verify.capturing.micro_batch import as_subject, capture
 from andon.verify.capturing.torch_calls import Recorder
 from tests.door.watching import Watching

@@ -8,6 +8,7 @@ is the pairs (Student's test on logarithms of their ratios), and the clock can b
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from statistics import NormalDist, fmean, variance
 from typing import Any, NamedTuple
 
@@ -91,21 +92,22 @@ def rows(a: Sequence[Step], b: Sequence[Step], slower: float) -> list[Row]:
 
 def paired_rows(pairs: Sequence[tuple[Sequence[Step], Sequence[Step]]], slower: float) -> list[Row]:
     """The same of pairs of runs, made in turn; judged by the clock. None where they are too few, or too short."""
-    whole = [[[step for block in blocks_of(run) for step in block] for run in pair] for pair in pairs]
-    runs = [run for pair in whole for run in pair]
+    whole = [tuple(list(chain.from_iterable(blocks_of(run))) for run in pair) for pair in pairs]
+    runs = list(chain.from_iterable(whole))
     if len(pairs) < LEAST_PAIRS or not all(runs):
         return []
     names = [name for name in runs[0][-1].phases if all(name in run[-1].phases for run in runs)]
-    found = []
-    for name in [WHOLE, *names]:
-        means = ([[seconds(run, name, which) for run in pair] for pair in whole] for which in (0, 1))
-        wall, cpu = (_paired(each, slower) for each in means)
-        share = sum(seconds(run, name, 0) for run, _ in whole) / sum(seconds(run, WHOLE, 0) for run, _ in whole)
-        found.append(Row(name, share, cpu, wall, slower=False))
-    return _judged(found, lambda row: row.wall.p)
+    return _judged([_paired_row(whole, name, slower) for name in [WHOLE, *names]], lambda row: row.wall.p)
 
 
-def _paired(means: Sequence[Sequence[float]], slower: float) -> Ratio:
+def _paired_row(pairs: Sequence[Sequence[Sequence[Step]]], name: str, slower: float) -> Row:
+    wall, cpu = (_paired(pairs, name, which, slower) for which in (0, 1))
+    own, whole = (sum(seconds(run, each, 0) for run, _ in pairs) for each in (name, WHOLE))
+    return Row(name, own / whole, cpu, wall, slower=False)
+
+
+def _paired(pairs: Sequence[Sequence[Sequence[Step]]], name: str, which: int, slower: float) -> Ratio:
+    means = [[seconds(run, name, which) for run in pair] for pair in pairs]
     logs = [math.log(max(b, 1e-9) / max(a, 1e-9)) for a, b in means]
     return _ratio(fmean(logs), math.sqrt(variance(logs) / len(logs)), len(logs) - 1, slower)
 

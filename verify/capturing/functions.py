@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from andon.verify.capturing import micro_batch
+from andon.verify.capturing.methods import method_around
 from andon.verify.capturing.replacing import Function, replaced
-from andon.verify.capturing.torch_calls import Recorder
+from andon.verify.capturing.torch_calls import Recorder, whole
 from andon.verify.errors import NotApplicable, SubjectError
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.observation.protect import protected
@@ -127,9 +128,19 @@ class _Window:
             self._recorder.__enter__()
         if self._recorder is None:
             return call(module, *args, **kwargs)
-        if id(module) not in self._before:
-            self._copy(module)
+        model = self._model_of(module, self._recorder)
+        if id(model) not in self._before:
+            self._copy(model)
         return self._recorder.call(module, call, args, kwargs)
+
+    def _model_of(self, module: nn.Module, recorder: Recorder) -> nn.Module:
+        """The model that calls the module by a method of its own, or called another so; else the module itself."""
+        known = whole(module, recorder.models)
+        found = method_around(module) if known is module else None
+        if found is None:
+            return known
+        recorder.models.append(found.model)
+        return found.model
 
     def _learns(self, module: nn.Module) -> bool:
         return any(p.requires_grad for p in module.parameters())

@@ -1,6 +1,7 @@
 """A Subject made of what a script did in one window: its model, the batch it was given, the loss as it was computed."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from andon.verify.capturing.torch_calls import (
     whole,
     without_selections,
 )
-from andon.verify.errors import NotApplicable
+from andon.verify.errors import NotApplicable, listed
 from andon.verify.subject import Subject
 
 CLOSE = 1e-4  # of the recorded loss, to which a replay must come
@@ -157,16 +158,26 @@ def _hold_to(captured: Captured) -> None:
     """Compare a replay on the same numbers with what was recorded.
 
     Raises:
-        NotApplicable: it is another loss.
+        NotApplicable: it is another loss; or with other random numbers it is none, as what a module has drawn comes to
+            the loss by a way beside its result, and stays what it was.
     """
-    copies = deepcopy(captured.before)
-    with torch.random.fork_rng([]):
-        torch.set_rng_state(captured.state)
-        with torch.no_grad() if not captured.loss.requires_grad else torch.enable_grad():
-            again = captured.values({key: each.detach() for key, each in captured.parts.items()}, copies)
-    got, due = float(again[id(captured.loss)].detach()), float(captured.loss.detach())
+    got, due = _replayed_loss(captured, captured.state), float(captured.loss.detach())
     if abs(got - due) > CLOSE * max(1.0, abs(due)):
         raise NotApplicable(f"a loss that a replay of its torch calls repeats: {due:.6g} came again as {got:.6g}")
+    kept = [name for name, part in captured.parts.items() if part.grad_fn is not None]
+    others = torch.Generator().manual_seed(0).get_state()
+    if kept and math.isfinite(due) and not math.isfinite(_replayed_loss(captured, others)):
+        raise NotApplicable(f"a loss of what modules return: {listed(kept)} are made within one, and not returned")
+
+
+def _replayed_loss(captured: Captured, state: Tensor) -> float:
+    """The loss that the recorded calls make of copies, from this state of random numbers on."""
+    copies = deepcopy(captured.before)
+    with torch.random.fork_rng([]):
+        torch.set_rng_state(state)
+        with torch.no_grad() if not captured.loss.requires_grad else torch.enable_grad():
+            again = captured.values({key: each.detach() for key, each in captured.parts.items()}, copies)
+    return float(again[id(captured.loss)].detach())
 
 
 def _strip_factor(captured: Captured) -> None:

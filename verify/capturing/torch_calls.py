@@ -108,7 +108,7 @@ class Recorder(TorchFunctionMode):
         def apply(function: Any, *args: Any) -> Any:
             return self._apply(function, args)
 
-        torch.autograd.Function.apply = classmethod(apply)  # ty: ignore[invalid-assignment]
+        torch.autograd.Function.apply = classmethod(apply)  # ty: ignore[invalid-assignment] - torch's own is one as well
         return super().__enter__()
 
     def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
@@ -176,20 +176,32 @@ def leaves(entries: list[Entry]) -> list[Tensor]:
 
 def without_selections(entries: list[Entry]) -> list[Entry]:
     """The calls without those that choose a batch: rows of a whole data set, or a part of a tensor for labels alone."""
-    given = [each for entry in entries if entry.module is not None for each in entry.given() if each.dim()]
+    given = _given_to_modules(entries)
     rows, shapes = {len(each) for each in given}, {each.shape for each in given}
+    selections = _selections(entries)
+    cuts = [entry for entry in selections if _cuts_out(entry, shapes)]
+    whole = _uses(entries) - _uses(cuts)
+    chosen = {id(entry) for entry in selections if _picks_rows(entry, rows)}
+    chosen |= {id(entry) for entry in cuts if not whole[id(entry.args[0])]}
+    return [entry for entry in entries if id(entry) not in chosen]
+
+
+def _given_to_modules(entries: list[Entry]) -> list[Tensor]:
+    """The tensors of one dimension or more that modules are given."""
+    called = (entry for entry in entries if entry.module is not None)
+    return [each for entry in called for each in entry.given() if each.dim()]
+
+
+def _uses(entries: list[Entry]) -> Counter[int]:
+    """How often calls are given each tensor, by id."""
+    return Counter(id(each) for entry in entries for each in entry.given())
+
+
+def _selections(entries: list[Entry]) -> list[Entry]:
+    """The calls that select from tensors that no call has made."""
     outside = {id(each) for each in leaves(entries)}
-    uses = Counter(id(each) for entry in entries for each in entry.given())
-    uses -= Counter(id(entry.args[0]) for entry in entries if _cuts_out(entry, shapes))
-
-    def chooses(entry: Entry) -> bool:
-        if entry.name not in SELECTIONS or not isinstance(entry.result, Tensor) or not entry.result.dim():
-            return False
-        if not {id(each) for each in entry.given()} <= outside:
-            return False
-        return _picks_rows(entry, rows) or (not uses[id(entry.args[0])] and _cuts_out(entry, shapes))
-
-    return [entry for entry in entries if not chooses(entry)]
+    found = [entry for entry in entries if entry.name in SELECTIONS and isinstance(entry.result, Tensor)]
+    return [entry for entry in found if entry.result.dim() and all(id(each) in outside for each in entry.given())]
 
 
 def _picks_rows(entry: Entry, rows: set[int]) -> bool:

@@ -86,9 +86,10 @@ def _require_next_in(subject: Subject, batch: Batch) -> int:
     if "labels" not in find(subject, batch):
         raise NotApplicable("labels in the batch")
     tokens_BT = tokens_of(subject, batch)
-    targets_BT = _targets_or_labels(subject, batch)
-    if _alike(targets_BT, tokens_BT) > ALIKE and label_reads_its_place(subject, batch) is False:
-        raise NotApplicable("logits at the places of the tokens: here the loss shifts, and theirs are others")
+    targets_BT, shown = _targets_or_labels(subject, batch)
+    reads_own = label_reads_its_place(subject, batch) if _alike(targets_BT, tokens_BT) > ALIKE else True
+    if reads_own is False or (reads_own is None and not shown):
+        raise NotApplicable("logits at the places of the tokens: here the loss shifts, or may, and theirs are others")
     _refuse_other_shifts(tokens_BT, targets_BT)
     targets_BT = targets_of(subject, batch)  # from here on they are no mere labels
     ahead_BT = tokens_BT[:, 1:]
@@ -176,15 +177,15 @@ def _alike(labels_BT: Tensor, tokens_BT: Tensor) -> float:
     return float((labels_BT == tokens_BT)[counted_BT].double().mean()) if bool(counted_BT.any()) else 0.0
 
 
-def _targets_or_labels(subject: Subject, batch: Batch) -> Tensor:
-    """The targets; where labels stand neither under their tokens nor one ahead, the labels themselves."""
+def _targets_or_labels(subject: Subject, batch: Batch) -> tuple[Tensor, bool]:
+    """The targets, and that they are; where nothing shows them, the labels as they stand."""
     try:
-        return targets_of(subject, batch)
+        return targets_of(subject, batch), True
     except NotApplicable:
         labels_BT = part(subject, batch, "labels")
         if labels_BT.shape != tokens_of(subject, batch).shape:
             raise
-        return labels_BT.masked_fill(labels_BT < 0, IGNORE)
+        return labels_BT.masked_fill(labels_BT < 0, IGNORE), False
 
 
 def _streams(subject: Subject) -> dict[str, Iterable[Any]]:

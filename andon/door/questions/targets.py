@@ -28,14 +28,7 @@ def check_own_target(captured: Captured) -> None:
     Look at how decoder inputs, or labels, are shifted by one, and at the diagonal of a causal mask.
     """
     shown = shown_in(captured)
-    found = {
-        name: (distance, turned)
-        for name, part in captured.parts.items()
-        if part.dim() == 2 and not part.is_floating_point() and part.dtype != torch.bool
-        for turned in [_is_turned(captured, shown, name)]
-        for distance in [_distance(_turn(part, turned=turned), _own_places(shown.targets, part, turned=turned))]
-        if distance is not None
-    }
+    found = _found_in(captured, shown)
     if not found:
         raise NotApplicable("targets that stand in the batch, at one distance from the logits that predict them")
     for name, (distance, turned) in found.items():
@@ -105,7 +98,7 @@ def check_axes(captured: Captured) -> None:
     """
     shown, asked = shown_in(captured), False
     for name, part in captured.parts.items():
-        if part.dim() != 2 or part.is_floating_point() or part.numel() != shown.targets.numel() or min(part.shape) < 2:
+        if not _is_table(part) or part.numel() != shown.targets.numel() or min(part.shape) < 2:
             continue
         rows = shown.targets.reshape(part.shape)
         exchanged = shown.targets.reshape(part.shape[::-1])
@@ -119,6 +112,24 @@ def check_axes(captured: Captured) -> None:
             )
     if not asked:
         raise NotApplicable("targets that stand in a part of the batch of as many tokens")
+
+
+def _found_in(captured: Captured, shown: CrossEntropy) -> dict[str, tuple[int, bool]]:
+    """The parts of the batch that hold the targets: how many places ahead, and whether as (T, B)."""
+    found = {}
+    for name, part in captured.parts.items():
+        if not _is_table(part) or part.dtype == torch.bool:
+            continue
+        turned = _is_turned(captured, shown, name)
+        distance = _distance(_turn(part, turned=turned), _own_places(shown.targets, part, turned=turned))
+        if distance is not None:
+            found[name] = distance, turned
+    return found
+
+
+def _is_table(part: Tensor) -> bool:
+    """Whether it is whole numbers in two axes."""
+    return part.dim() == 2 and not part.is_floating_point()
 
 
 def _distance(part: Tensor, targets: Tensor) -> int | None:

@@ -28,14 +28,9 @@ def check_order(run: Run) -> None:
     """
     asked = False
     for passes in _trained(run):
-        seen = passes.rows.seen
-        if len(seen) < FEWEST or len(passes.rows.batches) < BATCHES or seen[0] not in seen[FEWEST:]:
-            continue
-        period = seen.index(seen[0], FEWEST)
+        seen, period = passes.rows.seen, _epoch(passes)
         again = seen[period : 2 * period]
-        if passes.carrying.carried > HALF * passes.carrying.passes:
-            continue
-        if len(again) < FEWEST or len(set(seen[:period])) < DISTINCT * period or _batches(passes, period) < SEVERAL:
+        if len(again) < FEWEST or passes.carrying.carried > HALF * passes.carrying.passes:
             continue
         asked = True
         if again == seen[: len(again)]:
@@ -59,21 +54,38 @@ def check_held_out(run: Run) -> None:
     Yellow alone: whoever also reports the training set's figures does so.
     """
     trained = {row for passes in _trained(run) for row in passes.rows.seen}
-    shared: dict[int, tuple[int, int, Passes]] = {}
-    for place, passes in enumerate(now_and_then(run)):
-        rows = set(passes.rows.seen)
-        if _repeats(passes) and len(rows & trained) < NEARLY * len(rows):
-            continue
-        if len(rows) >= FEWEST and len(rows) > DISTINCT * len(passes.rows.seen) / max(passes.stretches, 1):
-            shared[place] = len(rows & trained), len(rows), passes
-    if not shared or not trained:
+    asked = [each for each in now_and_then(run) if _says_something(each, trained)]
+    if not asked or not trained:
         raise NotApplicable("passes without a backward pass, on rows enough")
-    both, all_rows, passes = min(shared.values(), key=lambda each: each[0] / each[1])
+    passes = min(asked, key=lambda each: _shared(each, trained) / len(set(each.rows.seen)))
+    both, all_rows = _shared(passes, trained), len(set(passes.rows.seen))
     if both > SHARED * all_rows:
         raise Unusual(
             f"{both} of {all_rows} rows that the model is evaluated on "
             f"({passes.chain[0] if passes.chain else ''}) were trained on in this run"
         )
+
+
+def _epoch(passes: Passes) -> int:
+    """After how many rows, of several batches and hardly any of them twice, the first comes again; 0: never."""
+    seen = passes.rows.seen
+    if len(seen) < FEWEST or len(passes.rows.batches) < BATCHES or seen[0] not in seen[FEWEST:]:
+        return 0
+    period = seen.index(seen[0], FEWEST)
+    differ = len(set(seen[:period])) >= DISTINCT * period
+    return period if differ and _batches(passes, period) >= SEVERAL else 0
+
+
+def _says_something(passes: Passes, trained: set[int]) -> bool:
+    """Whether rows are many, differ from each other in a stretch, and are not alike by their nature."""
+    rows = set(passes.rows.seen)
+    if _repeats(passes) and len(rows & trained) < NEARLY * len(rows):
+        return False
+    return len(rows) >= FEWEST and len(rows) > DISTINCT * len(passes.rows.seen) / max(passes.stretches, 1)
+
+
+def _shared(passes: Passes, trained: set[int]) -> int:
+    return len(set(passes.rows.seen) & trained)
 
 
 def _batches(passes: Passes, rows: int) -> int:

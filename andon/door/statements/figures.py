@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from andon.door.records import Run
 from andon.door.rehearsal import Rehearsed
-from andon.door.statements.statement import Statement
+from andon.door.statements.statement import Statement, now_and_then
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 NEAR = (0.5, 2.0)  # of what is due: what is farther off is a sum, or in another unit
@@ -84,9 +84,16 @@ def _tells(seen: Rehearsed) -> tuple[object, ...]:
 
 
 def _pairs(run: Run, *, follows: bool) -> Iterator[tuple[Rehearsed, Rehearsed]]:
-    """The two children of each evaluation."""
+    """The two children of each evaluation; not of passes that come with most steps, as a reference's do."""
+    often = {str(each.chain[0]) for each in run.passes.values() if each.chain and each.moments.of_training}
+    often -= {str(each.chain[0]) for each in now_and_then(run) if each.chain}
     for first, second in pairwise(run.rehearsed):
-        if first.line == second.line and first.follows == second.follows == follows and first.loss < second.loss:
+        if (
+            first.line not in often
+            and first.line == second.line
+            and first.follows == second.follows == follows
+            and first.loss < second.loss
+        ):
             yield first, second
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from andon.door.moments import RARE
 from andon.door.records import Optimizing, Run, held
-from andon.door.statements.statement import FEW, RARE, Statement, at, stepping
+from andon.door.statements.statement import FEW, Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 from andon.verify.observation.optimizers import tensors_of
 

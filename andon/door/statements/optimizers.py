@@ -1,5 +1,7 @@
 """What optimizers hold, and how they are set."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from andon.door.idle import stayed
@@ -48,19 +50,12 @@ def check_norms_decay(run: Run) -> None:
     """
     asked = False
     for each in stepping(run, 1):
-        decays = {id(p): float(group.get("weight_decay") or 0) for group in _groups(each) for p in group["params"]}
-        sets = any(group.get("weight_decay") != each.optimizer.defaults.get("weight_decay") for group in _groups(each))
+        decays = {id(p): _decay(group) for group in _groups(each) for p in group["params"]}
         spares = min(decays.values(), default=0) == 0
-        if each.model is None or max(decays.values(), default=0) == 0 or not (sets or spares):
+        if each.model is None or max(decays.values(), default=0) == 0 or not (spares or _sets_decay(each)):
             continue
         asked = True
-        vectors = {
-            name: decays[id(p)]
-            for module_name, module in each.model.named_modules()
-            for own, p in module.named_parameters(recurse=False)
-            if id(p) in decays and (_is_norm(module) or own == "bias")
-            for name in [f"{module_name}.{own}"]
-        }
+        vectors = _vectors(each.model, decays)
         decayed = sorted(name for name, decay in vectors.items() if decay)
         if decayed and (len(decayed) < len(vectors) or not spares):
             others = "the others" if spares else "nothing, though they have a decay of their own"
@@ -84,7 +79,7 @@ def check_coupled_decay(run: Run) -> None:
     from torch.optim import Adam, AdamW
 
     for each in stepping(run, 1):
-        decays = any(float(group.get("weight_decay") or 0) > 0 for group in _groups(each))
+        decays = any(_decay(group) > 0 for group in _groups(each))
         coupled = not any(group.get("decoupled_weight_decay") for group in _groups(each))
         if isinstance(each.optimizer, Adam) and not isinstance(each.optimizer, AdamW) and decays and coupled:
             raise Unusual(f"Adam{at(each.made)} with weight_decay adds it to the gradient, where AdamW shrinks weights")
@@ -119,6 +114,25 @@ def check_group_learns(run: Run) -> None:
 
 def _groups(each: Optimizing) -> list[dict]:
     return each.optimizer.param_groups
+
+
+def _decay(group: dict) -> float:
+    return float(group.get("weight_decay") or 0)
+
+
+def _sets_decay(each: Optimizing) -> bool:
+    """Whether a group has another decay than the optimizer was given for all."""
+    return any(group.get("weight_decay") != each.optimizer.defaults.get("weight_decay") for group in _groups(each))
+
+
+def _vectors(model: nn.Module, decays: Mapping[int, float]) -> dict[str, float]:
+    """Biases and weights of norms, by their names, with their decay."""
+    return {
+        f"{name}.{own}": decays[id(p)]
+        for name, module in model.named_modules()
+        for own, p in module.named_parameters(recurse=False)
+        if id(p) in decays and (_is_norm(module) or own == "bias")
+    }
 
 
 def _is_norm(module: nn.Module) -> bool:

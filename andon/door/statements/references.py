@@ -2,8 +2,11 @@
 
 from difflib import get_close_matches
 
+from torch import nn
+
+from andon.door.moments import RARE
 from andon.door.records import Run
-from andon.door.statements.statement import FEW, RARE, Statement, at
+from andon.door.statements.statement import FEW, Statement, at
 from andon.door.uses import Use
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from andon.verify.observation.optimizers import tensors_of
@@ -48,7 +51,8 @@ def _is_a_reference(run: Run, use: Use) -> bool:
 def check_stands(run: Run) -> None:
     """What is evaluated again and again has changed since.
 
-    Asked of a module of the same class as the one that learns, evaluated now and then after other steps.
+    Asked of a module of the same class as the one that learns, evaluated now and then after other steps: not where it
+    makes a pass with most of the steps, from its first one on, as a teacher does.
 
     Silent because an average that stays what it was at first has figures, too.
 
@@ -63,13 +67,13 @@ def check_stands(run: Run) -> None:
     for use in asked:
         if not use.moved:
             raise Unusual(
-                f"a {type(use.module).__name__} was evaluated{at(use.place)} after {use.stood + 1} different numbers "
-                f"of steps, of {run.steps}, and its weights were the same each time"
+                f"a {type(use.module).__name__} was evaluated{at(use.place)} after {use.moments.count} different "
+                f"numbers of steps, of {run.steps}, and its weights were the same each time"
             )
 
 
 def _comes_seldom(run: Run, use: Use) -> bool:
-    return FEW <= use.stood + use.moved + 1 < RARE * run.steps
+    return FEW <= use.moments.count < RARE * run.steps and not use.moments.of_training
 
 
 def check_frozen(run: Run) -> None:
@@ -81,18 +85,24 @@ def check_frozen(run: Run) -> None:
     """
     for use in run.uses.values():
         for name, module in use.module.named_modules():
-            own = [p for p in module.parameters() if p.requires_grad]
-            if vars(module).get("requires_grad") is False and own:
-                raise CheckFailed(
-                    f"{name or type(module).__name__}.requires_grad was set to False, on a {type(module).__name__}: "
-                    f"torch reads that of parameters, and {len(own)} of its own still require a gradient"
-                )
+            _refuse_flag(name, module)
         for name, p in use.module.named_parameters():
-            odd = [key for key, value in vars(p).items() if value is False and _is_meant(key)]
-            if odd and p.requires_grad:
-                raise CheckFailed(
-                    f"{name}.{odd[0]} was set to False, which torch does not read; it requires a gradient"
-                )
+            _refuse_misspelled(name, p)
+
+
+def _refuse_flag(name: str, module: nn.Module) -> None:
+    own = [p for p in module.parameters() if p.requires_grad]
+    if vars(module).get("requires_grad") is False and own:
+        raise CheckFailed(
+            f"{name or type(module).__name__}.requires_grad was set to False, on a {type(module).__name__}: "
+            f"torch reads that of parameters, and {len(own)} of its own still require a gradient"
+        )
+
+
+def _refuse_misspelled(name: str, p: nn.Parameter) -> None:
+    odd = [key for key, value in vars(p).items() if value is False and _is_meant(key)]
+    if odd and p.requires_grad:
+        raise CheckFailed(f"{name}.{odd[0]} was set to False, which torch does not read; it requires a gradient")
 
 
 def _is_meant(name: str) -> bool:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from andon.door.moments import RARE
 from andon.door.places import Place
 from andon.door.records import Optimizing, Passes, Run
 from andon.verify.errors import NotApplicable
 
-RARE = 0.5  # of a run's steps: passes without a backward pass that come more often are part of training
 FEW = 3  # windows in which a thing must happen before it is no accident
 
 
@@ -38,4 +38,4 @@ def stepping(run: Run, least: int = FEW) -> list[Optimizing]:
 def now_and_then(run: Run) -> list[Passes]:
     """Passes that no backward pass follows, and that come with few of the steps: an evaluation's, no teacher's."""
     found = [each for each in run.passes.values() if not each.trained]
-    return [each for each in found if 0 < each.stretches < RARE * run.steps]
+    return [each for each in found if 0 < each.stretches < RARE * run.steps and not each.moments.of_training]

@@ -71,6 +71,34 @@ def test_the_first_micro_batch_of_a_step_is_captured() -> None:
     assert (0.1, 0.3) == (group["lr"], group["weight_decay"])
 
 
+class ByMethod(nn.Module):
+    """A model that is asked for its loss, and calls its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+
+    def loss(self, ids: torch.Tensor) -> torch.Tensor:
+        """Of the same token."""
+        return functional.cross_entropy(self.head(self.embed(ids)).flatten(0, 1), ids.flatten())
+
+
+def test_a_model_that_is_called_by_a_method_is_whole() -> None:
+    """Behavior: the Subject's model is the one whose method calls its parts, and not the parts."""
+    model = ByMethod()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train() -> None:
+        for _ in range(5):
+            model.loss(torch.randint(0, 7, (4, 5))).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    subject = verify.capture(train)
+    assert "ByMethod" == subject.name
+    assert isinstance(subject.model(), ByMethod)
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_the_step_is_chosen(step: int) -> None:
     """Behavior: `step` counts from 1, where the model is as new."""

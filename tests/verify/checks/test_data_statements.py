@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid
 
 from andon.verify import check
 from tests.verify.small import LENGTH, ROWS, VOCAB, batch, loss, said, small
@@ -25,6 +25,13 @@ def under(generator: torch.Generator) -> Batch:
 def shifting(model: nn.Module, batch: Batch) -> Tensor:
     """The loss shifts the labels."""
     return cross_entropy(model(batch["tokens"])[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+def preferring(model: nn.Module, batch: Batch) -> Tensor:
+    """The first row over the second, with shifted labels: no single label's part can be told from the others'."""
+    scores = model(batch["tokens"])[:2, :-1].log_softmax(-1)
+    sums = scores.gather(-1, batch["labels"][:2, 1:, None]).sum((1, 2))
+    return -logsigmoid(sums[0] - sums[1])
 
 
 class Padded:
@@ -98,6 +105,11 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "labels repeat, and the loss shifts": ("data.targets", {"batch": under, "loss": shifting}, PASSED),
     "labels repeat, and the loss does not shift": ("data.targets", {"batch": under}, "learns to copy"),
     "labels one ahead, and the loss shifts too": ("data.targets", {"loss": shifting}, "shifted twice"),
+    "a preference, and nothing shows what is predicted": (
+        "data.targets",
+        {"batch": under, "loss": preferring},
+        "here the loss shifts, or may",
+    ),
     "shifted before padding": ("data.targets", {"batch": Padded()}, PASSED),
     "shifted before padding, one wrong": (
         "data.targets",

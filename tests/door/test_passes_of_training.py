@@ -1,0 +1,77 @@
+"""Passes without gradients that training needs, a reference's, a teacher's, beside those of an evaluation."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from andon.door.records import Run
+from andon.door.statements.data import check_held_out
+from andon.door.statements.references import check_stands
+from andon.verify.errors import NotApplicable, Unusual
+from tests.door.watching import Watching
+
+pytestmark = pytest.mark.tier2
+FIRST, THEN, ROWS = 40, 24, 8
+
+
+def batches(count: int, seed: int) -> Iterator[Tensor]:
+    """Rows of one set, none of which comes twice."""
+    yield from torch.randn(count, ROWS, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def two_stages(every: int, *, other: bool = False) -> Run:
+    """A model that learns; then another beside it, which is used without gradients on the batches of each few steps."""
+    torch.manual_seed(0)
+    watching, model, rests = Watching(), nn.Linear(6, 6), nn.Linear(6, 6)
+    optimizer = watching.optimizer(model.parameters())
+    for x in batches(FIRST, 0):
+        watching.step(optimizer, watching.call(model, x).square().mean())
+    for step, x in enumerate(batches(THEN, 1)):
+        due: Tensor | float = 0.0
+        if step % every == 0:
+            with torch.no_grad():
+                due = watching.call(rests if other else model, x)
+        watching.step(optimizer, (watching.call(model, x) - due).square().mean())
+    return watching.run
+
+
+def trained_in_one_place(*, leaks: bool) -> Run:
+    """All passes come from one line, as a trainer's do: of 64 steps, and of an evaluation after each 16."""
+    torch.manual_seed(0)
+    watching, model = Watching(), nn.Linear(6, 6)
+    optimizer = watching.optimizer(model.parameters())
+    train, held = list(batches(64, 0)), list(batches(16, 0 if leaks else 1))
+    for step in range(64):
+        for x in [*([*held, train[step]] if step % 16 == 15 else [train[step]])]:
+            learns = x is train[step]
+            with nullcontext() if learns else torch.no_grad():
+                loss = watching.call(model, x).square().mean()
+            if learns:
+                watching.step(optimizer, loss)
+    return watching.run
+
+
+def test_rows_of_a_reference_are_no_evaluation() -> None:
+    """Behavior: passes with each step of a late stage are training's; those with every third are an evaluation's."""
+    with pytest.raises(NotApplicable):
+        check_held_out(two_stages(1))
+    with pytest.raises(Unusual, match="64 of 64 rows"):
+        check_held_out(two_stages(3))
+
+
+def test_a_teacher_of_a_late_stage_may_stand() -> None:
+    """Behavior: one that is used in each step is not asked whether it has changed; one of every third step is."""
+    with pytest.raises(NotApplicable):
+        check_stands(two_stages(1, other=True))
+    with pytest.raises(Unusual, match="after 8 different numbers of steps, of 64"):
+        check_stands(two_stages(3, other=True))
+
+
+def test_a_trainers_evaluation_is_told_from_its_training() -> None:
+    """Behavior: passes of one line are two kinds, with gradients and without: rows are shared, or they are not."""
+    check_held_out(trained_in_one_place(leaks=False))
+    with pytest.raises(Unusual, match="128 of 128 rows"):
+        check_held_out(trained_in_one_place(leaks=True))
