@@ -168,6 +168,7 @@ class Run:
     ended: bool = True  # by itself: not by us, and not by an error
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
+    aliased: list[tuple[int, ...]] = field(default_factory=list)  # matrices whose average was in their own storage
     comparisons: list[Comparison] = field(default_factory=list)
     crossed: list[tuple[Place | None, tuple[int, ...], tuple[int, ...], bool]] = field(
         default_factory=list

@@ -109,6 +109,7 @@ class Windows:
 
     def after_step(self, each: Optimizing) -> None:
         """The window has ended: where findings are wanted live, say those that are new."""
+        self._followers.after_step(each)
         found = each.watch.findings if each.watch is not None else []
         for finding in found[each.said :] if self.options["live"] else ():
             # watch.optimizer is judged at the end, when all optimizers are known

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.questions.alignments import check_impossible
+from andon.door.questions.alignments import check_impossible, check_read
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import Call, Light, light_of, recorded
 
@@ -36,3 +36,36 @@ def test_other_losses_are_not_asked() -> None:
     """Behavior: a loss without alignments is not applicable."""
     seen = recorded(nn.Linear(3, 4), lambda call, x: call(x).square().mean(), torch.randn(6, 3))
     assert light_of(check_impossible, seen) is NotApplicable
+
+
+class Listener(nn.Module):
+    """Frames (B, T, 3) to every second one, of a part of each row, which attend to each other."""
+
+    def __init__(self, part: float) -> None:
+        super().__init__()
+        self.part, self.head = part, nn.Conv1d(3, 4, 3, stride=2, padding=1)
+
+    def lengths(self, frames: Tensor) -> Tensor:
+        """That are said to be left."""
+        return (((frames - 1) // 2 + 1) * self.part).long()
+
+    def forward(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Logarithms of probabilities (T, B, 4)."""
+        x = self.head(x.mT).mT
+        real = torch.arange(x.shape[1])[None] < self.lengths(frames)[:, None]
+        return (x * real[..., None]).log_softmax(-1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("silence", [0.0, -4.0])
+@pytest.mark.parametrize(("part", "light"), [(1.0, None), (0.5, Unusual)])
+def test_rows_are_read_to_their_end(part: float, silence: float, light: Light) -> None:
+    """Behavior: lengths of half the frames are yellow; padding after a row's end, whatever it is, is not read."""
+    torch.manual_seed(0)
+    frames, model = torch.tensor([24, 20, 12]), Listener(part)
+    x = torch.randn(3, 32, 3).masked_fill((torch.arange(32)[None] >= frames[:, None])[..., None], silence)
+
+    def loss_of(call: Call, x: Tensor) -> Tensor:
+        targets = torch.tensor([[1, 2], [2, 3], [1, 3]])
+        return functional.ctc_loss(call(x, frames), targets, model.lengths(frames), torch.tensor([2, 2, 2]))
+
+    assert light is light_of(check_read, recorded(model, loss_of, x))

@@ -12,7 +12,7 @@ from andon.door.followers import FIRST, LAST, Followers
 from andon.door.places import Place
 from andon.door.records import Comparison, Optimizing, Passes, Run, Scheduling
 from andon.door.rows import fingerprints
-from andon.door.statements.averages import check_lag
+from andon.door.statements.averages import check_apart, check_lag
 from andon.door.statements.data import check_order
 from andon.door.statements.evaluation import check_counted
 from andon.door.statements.optimizers import check_coupled_decay
@@ -20,6 +20,7 @@ from andon.door.statements.rates import check_group_rates, check_rates
 from andon.door.statements.schedule import check_schedule_steps, check_schedule_used
 from andon.door.statements.steps import check_accumulation
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from tests.door.recorded import Light, light_of
 
 pytestmark = pytest.mark.tier2
 
@@ -130,6 +131,28 @@ def test_copies_are_found_in_modules_and_in_dictionaries(share: float) -> None:
                 average.get_parameter(name).lerp_(p, share)
                 names[name].lerp_(p, share)
     assert [pytest.approx(share)] * 2 * (LAST - FIRST) == run.average_shares
+
+
+@pytest.mark.parametrize(
+    ("copies", "averages", "light"), [(False, True, Unusual), (True, True, None), (False, False, NotApplicable)]
+)
+def test_an_average_is_kept_apart(copies: bool, averages: bool, light: Light) -> None:
+    """Behavior: one in the weights' own storage is yellow; not asked of a dictionary that nothing writes to."""
+    each, run = stepped(), Run()
+    each.model = nn.Linear(64, 3)
+    shadow = {name: p.clone() if copies else p for name, p in each.model.state_dict().items()}
+    followers = Followers(run)
+    each.steps = 0
+    for _ in range(LAST + 1):
+        followers.before_step(each)
+        with torch.no_grad():
+            for p in each.model.parameters():
+                p.add_(torch.randn_like(p))
+        each.steps += 1
+        followers.after_step(each)
+        for name, p in each.model.state_dict().items() if averages else ():
+            shadow[name].lerp_(p, 0.1)
+    assert light_of(check_apart, run) is light
 
 
 def test_averages_and_masks() -> None:

@@ -25,4 +25,26 @@ def check_lag(run: Run) -> None:
         raise Unusual(f"a copy of the model went {late:.0%} of the way to its weights in one step, after {LATE} steps")
 
 
-STATEMENTS = (Statement("run.average", check_lag),)
+def check_apart(run: Run) -> None:
+    """An average of the weights is kept apart from them: in tensors of its own.
+
+    Asked of copies of the model that follow it, and of dictionaries of its names whose tensors lie in the storage of
+    the weights, where something other than the optimizer writes to these weights in each window that is looked at, and
+    writes what they are already.
+
+    Silent because the average is then the weights themselves, which are evaluated and saved as well.
+
+    Look for `clone()` or `deepcopy` where the average is made: `state_dict()` and `detach()` copy nothing.
+
+    Yellow alone.
+    """
+    if not run.aliased and not run.average_shares:
+        raise NotApplicable("a copy of the model that follows it in each step, or a dictionary in its place")
+    if run.aliased:
+        raise Unusual(
+            f"a dictionary of the model's names is no copy: its matrix {run.aliased[0]} lies in the storage of the "
+            f"weights, which after each of the steps {LATE} and later was written to, by what it was already"
+        )
+
+
+STATEMENTS = (Statement("run.average", check_lag), Statement("run.average_apart", check_apart))
