@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,7 @@ BUDGET = 60.0  # CPU seconds of the script and of checks that have ended, from t
 CHECK_BUDGET = 45.0  # seconds for the checks of one captured Subject
 LEAST = 20  # steps before the budget ends a run
 GRACE = 5.0  # seconds for a command that was interrupted
+ENDS = (signal.SIGTERM, signal.SIGHUP)  # what others end us by; Python makes an exception of SIGINT itself
 LEAVE = 0.05  # seconds for what is left of its processes, once they are told to end
 
 
