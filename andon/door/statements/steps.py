@@ -49,7 +49,7 @@ def check_clip_order(run: Run) -> None:
 
     Look at the place of the call that clips, beside `backward()`, `step()` and the condition that ends accumulation.
 
-    A norm that stays within its bound is only measured.
+    A norm below a thousandth of its bound is only measured.
 
     Yellow where the backward pass behind it is another line's: whoever bounds one loss's gradient alone does so.
     """
