@@ -12,6 +12,7 @@ from andon.door.questions import QUESTIONS
 from andon.door.records import Optimizing, summed
 from andon.door.sampling import sample
 from andon.door.traits import traits
+from andon.door.unread import reads_nothing_ungraded
 from andon.verify.capturing.micro_batch import Captured, as_subject, capture
 from andon.verify.capturing.torch_calls import Recorder
 from andon.verify.checks import CHECKS
@@ -90,6 +91,7 @@ def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dic
     mistakes = [finding.message for finding in report.findings if finding.mistake]
     return {
         "captured": [_described(captured, each)],
+        "unread": _reads_nothing_ungraded(captured),
         "traits": traits(subject, labels_are_targets=not lack),
         "findings": [finding._asdict() for finding in (*findings, *found)],
         "passed": [*passed, *report.passed],
@@ -143,6 +145,14 @@ def _questions(captured: Captured) -> tuple[list[Finding], list[str], dict[str, 
             except Exception as error:  # noqa: BLE001 - our own change provoked it
                 lacking[question.name] = f"code that takes what this question changes: {type(error).__name__}: {error}"
     return findings, passed, lacking
+
+
+def _reads_nothing_ungraded(captured: Captured) -> bool:
+    with protected():
+        try:
+            return reads_nothing_ungraded(captured)
+        except Exception:  # noqa: BLE001 - moving weights, our own change, provoked it: nothing was measured
+            return False
 
 
 def _described(captured: Captured, each: Optimizing) -> str:

@@ -11,7 +11,7 @@ from andon.door.seen import described, micro_batches, settings
 from andon.door.statements import STATEMENTS
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.run.docstring import as_finding
-from andon.verify.run.report import Finding
+from andon.verify.run.report import YELLOW, Finding
 
 
 def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -19,11 +19,12 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
     run.rehearsed = [Rehearsed(**each["rehearsed"]) for each in answers if each.get("rehearsed")]
     findings, passed, lacking = _stated(run)
+    unread = any(each.get("unread") for each in answers)
     asked, reached = _settled(run, _all(answers, "findings"))
     return {
         "seen": described(run),
         "captured": [line for answer in answers for line in _said(answer)],
-        "findings": [*(each._asdict() for each in [*watched(run), *findings]), *asked],
+        "findings": [*(each._asdict() for each in [*watched(run, unread=unread), *findings]), *asked],
         "passed": [*passed, *reached, *_all(answers, "passed")],
         "not_applicable": _in_words(run, answers) | lacking,
         "not_run": dict(_all(answers, "not_run")),
@@ -76,8 +77,11 @@ def _said(answer: dict[str, Any]) -> list[str]:
     return [*answer.get("captured", []), *([f"not checked as a Subject: {reason}"] if reason else [])]
 
 
-def watched(run: Run) -> list[Finding]:
-    """What the invariants around each optimizer and its model found; each kind once."""
+def watched(run: Run, *, unread: bool) -> list[Finding]:
+    """What the invariants around each optimizer and its model found; each kind once.
+
+    `unread`: what has no gradient is nothing that the loss reads: it may be left over on purpose.
+    """
     findings: dict[str, Finding] = {}
     for each in run.optimizing.values():
         for finding in each.watch.findings if each.watch is not None else ():
@@ -85,7 +89,8 @@ def watched(run: Run) -> list[Finding]:
                 continue
             line = f"{finding.message}{_lines(run, each)}"
             about = INVARIANTS[finding.check]
-            said = finding._replace(message=line, title=about.title, silent=f"Silent {about.silent}")
+            light = YELLOW if unread and finding.check == "watch.gradients" else finding.light
+            said = finding._replace(message=line, title=about.title, silent=f"Silent {about.silent}", light=light)
             findings.setdefault(finding.check, said)
     return list(findings.values())
 
