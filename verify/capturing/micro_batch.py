@@ -24,6 +24,7 @@ from andon.verify.capturing.torch_calls import (
 from andon.verify.errors import NotApplicable, listed
 from andon.verify.subject import Subject
 
+IGNORED = -100
 CLOSE = 1e-4  # of the recorded loss, to which a replay must come
 SCALES = ("mul", "div", "__mul__", "__rmul__", "__truediv__", "true_divide", "__imul__", "__itruediv__", "multiply")
 
@@ -54,8 +55,19 @@ class Captured:
         return replayed(self.entries, values, dict(_parts_in_place(self.modules, modules)))
 
     def loss_of(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """The script's loss of this model, without the last constant factor."""
+        """The script's loss of this model, without the last constant factor.
+
+        Raises:
+            NotApplicable: the batch has other numbers of rows or labels, on which a constant may depend.
+        """
+        if any(each.counts for each in self.entries) and _counted(batch) != _counted(self.parts):
+            raise NotApplicable("a loss whose divisor is not computed from its batch before torch is called")
         return self.values(batch, parts_of(model, len(self.modules)))[id(self.loss)]
+
+
+def _counted(parts: dict[str, Tensor]) -> list[int]:
+    """How many whole numbers each part has, ignored labels aside."""
+    return [int((each != IGNORED).sum()) for each in parts.values() if not each.is_floating_point()]
 
 
 class Parts(nn.Module):

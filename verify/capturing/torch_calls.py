@@ -37,6 +37,7 @@ class Entry:
     kwargs: dict[str, Any]
     result: Any
     module: nn.Module | None = None
+    counts: bool = False  # a function with a backward pass of its own that is given a whole number, maybe a divisor
     autocast: torch.dtype | None = dataclasses.field(default_factory=autocast_now)
 
     @property
@@ -124,7 +125,8 @@ class Recorder(TorchFunctionMode):
         finally:
             self.inside -= 1
         if not self.inside:
-            self.entries.append(Entry(partial(_applied, function), args, {}, result))
+            counts = any(type(each) is int for each in args)
+            self.entries.append(Entry(partial(_applied, function), args, {}, result, counts=counts))
         return result
 
     def call(self, module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

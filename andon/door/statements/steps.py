@@ -49,9 +49,8 @@ def check_clip_order(run: Run) -> None:
 
     Look at the place of the call that clips, beside `backward()`, `step()` and the condition that ends accumulation.
 
-    A norm below a thousandth of its bound is only measured.
-
-    Yellow where the backward pass behind it is another line's: whoever bounds one loss's gradient alone does so.
+    Yellow where the backward pass behind it is another line's: whoever bounds one loss's gradient alone does so. A norm
+    below a thousandth of its bound is only measured.
     """
     clipping = [each for each in stepping(run) if each.kinds["clipped"]]
     if not clipping:
