@@ -10,6 +10,8 @@ from torch.nn import functional
 from andon.verify.capturing.methods import method_around
 from andon.verify.capturing.micro_batch import as_subject, capture
 from andon.verify.capturing.torch_calls import Recorder
+from andon.verify.errors import NotApplicable
+from tests.door.recorded import Call, recorded
 from tests.door.watching import Watching
 
 pytestmark = pytest.mark.tier2
@@ -108,6 +110,34 @@ def test_a_backward_pass_of_ones_own_is_replayed(monkeypatch: pytest.MonkeyPatch
         subject.loss(model, subject.batch(torch.Generator())).backward()
         gradients.append(model.weight.grad)
     assert torch.equal(right[0], 2 * wrong[0])
+
+
+class Mean(torch.autograd.Function):
+    """A sum over a count that its caller has computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int) -> Tensor:
+        """A scalar."""
+        ctx.shape, ctx.count = x.shape, count
+        return x.sum() / count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The same for each entry."""
+        return gradients[0].expand(ctx.shape) / ctx.count, None
+
+
+def test_a_count_from_outside_is_not_held_to_other_batches() -> None:
+    """Behavior: a divisor that was computed before its function is called fits the captured batch alone."""
+
+    def loss_of(call: Call, ids: Tensor) -> Tensor:
+        return Mean.apply(call(ids), int((ids != -100).sum()))
+
+    model, ids = nn.Embedding(7, 1), torch.randint(7, (4, 5))
+    subject = as_subject(recorded(model, loss_of, ids))
+    assert torch.isfinite(subject.loss(subject.model(), {"input": ids.flip(0)}))
+    with pytest.raises(NotApplicable, match="divisor"):
+        subject.loss(subject.model(), {"input": ids[:2]})
 
 
 class Called(nn.Module):
