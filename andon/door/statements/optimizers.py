@@ -32,7 +32,8 @@ def check_membership(run: Run) -> None:
         left = _left_out(run, each)
         if not left:
             continue
-        strangers, late = _strangers(run, each), _late(run, each, left)
+        inside = not dict(each.model.named_parameters()).keys().isdisjoint(left)  # or beside the model alone
+        strangers, late = _strangers(run, each) if inside else 0, _late(run, each, left)
         said = f"the one made{at(each.made)} holds none of them"
         if strangers:
             said += f", and {strangers} tensors that are in no model of this run and never had a gradient"
