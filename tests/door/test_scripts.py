@@ -24,7 +24,7 @@ FAULTS = {
         "        schedule.step()\n" + EVERY, EVERY + "            schedule.step()\n", "run.schedule_length", "yellow"
     ),
     "labels shifted twice": (
-        LOGITS, "model(rows[:, :-1])[:, :-1]\n    rows = rows[:, 1:]\n", "run.next_token", "yellow"
+        LOGITS, "model(rows[:, :-1])[:, :-1]\n    rows = rows[:, 1:]\n", "data.targets", "red"
     ),
     "evaluation in train mode": ("    model.eval()\n", "", "run.eval_mode", "red"),
     "held-out rows that are trained on": ("data[96:]", "data[:64]", "run.held_out", "yellow"),
