@@ -69,8 +69,21 @@ def test_a_policy_beside_itself(cuts: bool, constant: Light, cancels: Light) -> 
         (lambda call, x, y: (call(x) * torch.zeros_like(y)[:, None]).mean(), None),
         (lambda call, x, _: (call(x).square() - 1e9).relu().mean(), None),
         (lambda call, x, y: functional.mse_loss(1e-6 * call(x)[:, 0], 1e-6 * y), None),
+        (lambda call, x, y: functional.mse_loss(call(x)[:, 0], 1e6 + y), None),
+        (lambda call, x, y: functional.mse_loss(call(x)[:, 0].bfloat16(), 1e3 + y.bfloat16()), Unusual),
+        (lambda call, x, _: -functional.cosine_similarity(call(x), call(x).detach()).mean(), CheckFailed),
     ],
-    ids=["itself", "less itself", "a surrogate", "no rewards", "a margin that is kept", "small units"],
+    ids=[
+        "itself",
+        "less itself",
+        "surrogate",
+        "no rewards",
+        "kept margin",
+        "small units",
+        "large",
+        "half",
+        "directions",
+    ],
 )
 def test_a_loss_that_stays_is_red_where_it_is_compared_with_itself(loss: Call, light: Light) -> None:
     """Behavior: zero by a margin, by rewards that are alike, or a number of small units, is nothing."""
@@ -92,6 +105,21 @@ def test_a_difference_may_be_of_nothing_or_of_dropout(loss: Call, light: Light) 
     model = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5))
     y = torch.full((5,), 0.0) if light is None else torch.full((5,), 9.0)
     assert light is light_of(check_cancels, recorded(model, loss, torch.randn(5, 6), y))
+
+
+@pytest.mark.parametrize(
+    ("rows", "loss", "light"),
+    [
+        (5, lambda y: (y - y.clone()).square().mean(), CheckFailed),
+        (1, lambda y: (y - y.mean(0)).square().mean(), Unusual),
+        (5, lambda y: ((y - 9).relu() - (y.flip(0) - 9).relu()).square().mean(), None),
+    ],
+    ids=["itself", "a row less the mean", "both at rest"],
+)
+def test_a_difference_that_is_zero_is_of_sides_that_change(rows: int, loss: Call, light: Light) -> None:
+    """Behavior: red where they do; one row less the mean of all is yellow, and two units that are both off nothing."""
+    captured = recorded(nn.Linear(6, 4), lambda call, x: loss(call(x)) + call(x).mean(), torch.randn(rows, 6))
+    assert light is light_of(check_cancels, captured)
 
 
 def test_a_difference_of_two_outputs_is_none_of_one() -> None:

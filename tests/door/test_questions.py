@@ -107,18 +107,37 @@ def test_ignored_labels_have_no_gradient() -> None:
         check_ignored(recorded(Bag(), clamped, *padded()))
 
 
+def ranked(scores: Tensor, y: Tensor) -> Tensor:
+    """A loss of the order of all pairs of rows."""
+    return functional.softplus((scores - scores.t()) * torch.sign(y.unsqueeze(1) - y)).mean()
+
+
+def in_bins(y: Tensor) -> Tensor:
+    """Targets (B,) as probabilities of as many bins."""
+    return (y.unsqueeze(1) - torch.linspace(-1, 1, len(y))).square().neg().softmax(-1)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch says so, too
 @pytest.mark.parametrize(
     ("loss_of", "check", "light"),
     [
         (lambda call, x, y: (call(x).squeeze(-1) - y).square().mean(), check_broadcast, None),
         (lambda call, x, y: (call(x) - y).square().mean(), check_broadcast, CheckFailed),
         (lambda call, x, y: (call(x).squeeze(-1)[:, None] - call(x).squeeze(-1)).mean(), check_broadcast, Unusual),
+        (lambda call, x, y: functional.mse_loss(call(x), y), check_broadcast, CheckFailed),
+        (lambda call, x, y: ranked(call(x), y), check_broadcast, None),
+        (lambda call, x, y: functional.cross_entropy(call(x).expand(5, 5), in_bins(y)), check_broadcast, None),
+        (lambda call, x, y: -((call(x) - y).square().neg().softmax(-1)[:, 0]).log().mean(), check_broadcast, Unusual),
         (lambda call, x, y: (call(x).squeeze(-1) - y).square().mean(), check_random_target, None),
         (lambda call, x, _: (call(x) - torch.randn(5, 1)).square().mean(), check_random_target, Unusual),
     ],
+    ids=["rows", "crossed", "all scores", "crossed in a loss", "ranked", "in bins", "beside bins", "given", "drawn"],
 )
 def test_pairs_and_targets(loss_of: Call, check: Asks, light: Light) -> None:
-    """Behavior: a prediction (B, 1) beside targets (B,) is red, all pairs of scores yellow, drawn targets yellow."""
+    """Behavior: a prediction (B, 1) beside targets (B,) is red; all pairs of scores, and rows beside bins, yellow.
+
+    Targets held against each other, or put into as many bins as rows, are nothing; drawn targets are yellow.
+    """
     captured = recorded(nn.Linear(3, 1), loss_of, torch.randn(5, 3), torch.randn(5))
     assert light is light_of(check, captured)
 

@@ -5,16 +5,13 @@ Legend: B batch, N heads, T queries, S keys, H head_dim.
 
 import math
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from andon.door.questions.question import Question
-from andon.verify.access.calls import seeded
+from andon.door.questions.question import Question, followed
 from andon.verify.capturing.micro_batch import Captured
 from andon.verify.capturing.torch_calls import tensors
 from andon.verify.errors import NotApplicable, Unusual
@@ -40,10 +37,7 @@ def check_scale(captured: Captured) -> None:
     Yellow alone: whoever has it in the weights from the beginning does so.
     """
     seen = _Scores()
-    modules = [deepcopy(each).eval() for each in captured.before]
-    batch = {key: value.detach().clone() for key, value in captured.parts.items()}
-    with seeded(), torch.no_grad(), seen:
-        captured.values(batch, modules)
+    followed(captured, seen)
     if not seen.attended:
         raise NotApplicable("attention of queries and keys that the model computes")
     bare = [width for width, scaled in seen.attended if not scaled and width >= LEAST]

@@ -1,7 +1,6 @@
 """Random samples that a model draws around what it computes: gradients pass through them."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from andon.door.draws import NOISE
-from andon.door.questions.question import Question
-from andon.verify.access.calls import seeded
+from andon.door.questions.question import Question, followed
 from andon.verify.capturing.micro_batch import Captured
 from andon.verify.capturing.torch_calls import tensors
 from andon.verify.errors import NotApplicable, Unusual
@@ -37,10 +35,7 @@ def check_sample(captured: Captured) -> None:
     Yellow alone: whoever trains the two parts by losses of their own does so.
     """
     seen = _Samples()
-    modules = [deepcopy(each) for each in captured.before]
-    batch = {key: value.detach().clone() for key, value in captured.parts.items()}
-    with seeded(), torch.enable_grad(), seen:
-        loss = captured.values(batch, modules)[id(captured.loss)]
+    modules, loss = followed(captured, seen, train=True)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if not seen.drawn:
         raise NotApplicable("noise that the model mixes with what it computed")

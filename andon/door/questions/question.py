@@ -5,7 +5,8 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from andon.verify.access.calls import seeded
 from andon.verify.capturing.micro_batch import Captured
@@ -20,12 +21,29 @@ class Question(NamedTuple):
     function: Callable[[Captured], None]
 
 
+def followed(captured: Captured, mode: TorchFunctionMode, *, train: bool = False) -> tuple[list[nn.Module], Tensor]:
+    """Copies of the modules, and the loss that they make again, from one seed, under a mode that sees each call.
+
+    In eval mode, or, for what training does, as the modules were.
+    """
+    modules, batch = (
+        [deepcopy(each) if train else deepcopy(each).eval() for each in captured.before],
+        parts_of(captured),
+    )
+    with seeded(), torch.set_grad_enabled(train), mode:
+        return modules, captured.values(batch, modules)[id(captured.loss)]
+
+
+def parts_of(captured: Captured) -> dict[str, Tensor]:
+    """The parts of the batch, copied."""
+    return {key: value.detach().clone() for key, value in captured.parts.items()}
+
+
 def again(captured: Captured, changes: dict[str, Tensor] | None = None) -> dict[int, Tensor]:
     """All that the script computed, in eval mode and from one seed, of the same batch or of one with other parts."""
     modules = [deepcopy(each).eval() for each in captured.before]
-    batch = {key: value.detach().clone() for key, value in captured.parts.items()} | (changes or {})
     with seeded():
-        return captured.values(batch, modules)
+        return captured.values(parts_of(captured) | (changes or {}), modules)
 
 
 def loss_again(captured: Captured, changes: dict[str, Tensor] | None = None) -> float:

@@ -14,6 +14,7 @@ from andon.verify.capturing.torch_calls import Entry
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 PAIRED = ("sub", "__sub__", "__rsub__", "rsub", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+SPREAD = ("softmax", "log_softmax", "_softmax", "cumsum", "sort")  # along one axis, of as many numbers
 PAIRED += ("binary_cross_entropy_with_logits", "binary_cross_entropy", "add", "__add__", "mul", "__mul__")
 
 
@@ -24,13 +25,15 @@ def check_broadcast(captured: Captured) -> None:
 
     Look at `squeeze`, `unsqueeze` and `view` of what the loss compares, and at indexing by a slice and a list at once.
 
-    Yellow where both sides come from the model, or an index made it: whoever compares all pairs does so.
+    Yellow where both sides come from the model, or none does, or an index made it, and where the pairs are not summed
+    up at once: whoever compares all pairs, or each row with as many bins, does so. Not where neither comes from the
+    model and they are one tensor's numbers, or each row's own pairs are what is computed on.
     """
     outputs = _from_modules(captured)
     for entry in captured.entries:
         if entry.module is None and entry.made():
             _hold_index(entry, outputs)
-            _hold_pair(entry, outputs)
+            _hold_pair(captured, entry, outputs)
 
 
 def _hold_index(entry: Entry, outputs: set[int]) -> None:
@@ -43,14 +46,16 @@ def _hold_index(entry: Entry, outputs: set[int]) -> None:
         )
 
 
-def _hold_pair(entry: Entry, outputs: set[int]) -> None:
+def _hold_pair(captured: Captured, entry: Entry, outputs: set[int]) -> None:
     """Raises where two tensors of as many numbers are paired all with all."""
     pair = _pair(entry)
     if pair is None or not _crossed(entry, *pair):
         return
     a, b = pair
-    both = id(a) in outputs and id(b) in outputs
-    raise (Unusual if both else CheckFailed)(
+    made, whole = sum(id(each) in outputs for each in pair), _is_summed_up(captured, entry)
+    if not made and (not whole or a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()):
+        return
+    raise (CheckFailed if made == 1 and whole else Unusual)(
         f"{tuple(a.shape)} and {tuple(b.shape)} give all {a.numel()} x {b.numel()} pairs in {entry.name}, where each "
         "row has one partner"
     )
@@ -91,6 +96,17 @@ def _drawn_late(captured: Captured) -> dict[int, str]:
         if entry.name in NOISE:
             drawn |= {id(each): entry.name for each in entry.made()}
     return drawn
+
+
+def _is_summed_up(captured: Captured, entry: Entry) -> bool:
+    """Whether all pairs become one number in a single call, and no axis of theirs has a meaning before."""
+    pairs, count = {id(each) for each in entry.made()}, max(each.numel() for each in entry.given()) ** 2
+    users = [entry]
+    for each in captured.entries:
+        if pairs & {id(given) for given in each.given()}:
+            users.append(each)
+            pairs |= {id(made) for made in each.made() if made.numel() == count and each.name not in SPREAD}
+    return any(made.numel() == 1 for user in users for made in user.made())
 
 
 def _from_modules(captured: Captured) -> set[int]:
