@@ -117,26 +117,30 @@ def test_norms_and_biases_are_spared() -> None:
         check_norms_decay(grouped(0.01, own=False))
 
 
-def used(model: nn.Module) -> Run:
-    """A run in which a model makes a pass."""
-    watching = Watching()
-    watching.call(model, torch.randn(8, 6))
+def used(model: nn.Module, *, learns: bool = True) -> Run:
+    """A run in which a model makes a pass that it learns from, or that another one does."""
+    watching, other = Watching(), nn.Linear(6, 6)
+    optimizer = watching.optimizer([*model.parameters(), *other.parameters()])
+    x = watching.call(model, torch.randn(8, 6))
+    watching.step(optimizer, watching.call(other, x if learns else x.detach()).square().mean())
     return watching.run
 
 
 def test_what_torch_does_not_read_freezes_nothing() -> None:
-    """Behavior: a misspelled attribute of a parameter, and the right one of a module, are red."""
+    """Behavior: a misspelled attribute of a parameter, and the right one of a module, are red where they learn on."""
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     model[0].requires_grad_(False)
     check_frozen(used(model))
     model[1].weight.require_grad = False  # ty: ignore[invalid-assignment]
     with pytest.raises(CheckFailed, match="require_grad was set"):
         check_frozen(used(model))
+    check_frozen(used(model, learns=False))
     model[1].weight.requires_grad_(False)
     check_frozen(used(model))
     model[1].requires_grad = False  # ty: ignore[invalid-assignment]
     with pytest.raises(CheckFailed, match="on a Linear"):
         check_frozen(used(model))
+    check_frozen(used(model, learns=False))
 
 
 def test_what_is_evaluated_again_has_changed() -> None:

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from andon.door.holding import learned
 from andon.door.moments import RARE
 from andon.door.records import Run
 from andon.door.statements.statement import FEW, Statement, at
@@ -79,30 +80,36 @@ def _comes_seldom(run: Run, use: Use) -> bool:
 def check_frozen(run: Run) -> None:
     """What is set on a module or a parameter to freeze it is what torch reads: `requires_grad`, of parameters.
 
+    Asked of what an optimizer holds and had a gradient for: what is kept from learning otherwise needs no such flag.
+
     Silent because Python takes any attribute: what was to be frozen learns on.
 
     Look at the spelling, and whether it is set on a module, which has none: `requires_grad_(False)` is meant there.
     """
+    learns = learned(run)
     for use in run.uses.values():
         for name, module in use.module.named_modules():
-            _refuse_flag(name, module)
+            _refuse_flag(name, module, learns)
         for name, p in use.module.named_parameters():
-            _refuse_misspelled(name, p)
+            if id(p) in learns:
+                _refuse_misspelled(name, p)
 
 
-def _refuse_flag(name: str, module: nn.Module) -> None:
-    own = [p for p in module.parameters() if p.requires_grad]
+def _refuse_flag(name: str, module: nn.Module, learns: set[int]) -> None:
+    own = [p for p in module.parameters() if p.requires_grad and id(p) in learns]
     if vars(module).get("requires_grad") is False and own:
         raise CheckFailed(
             f"{name or type(module).__name__}.requires_grad was set to False, on a {type(module).__name__}: "
-            f"torch reads that of parameters, and {len(own)} of its own still require a gradient"
+            f"torch reads that of parameters, and {len(own)} of its own had gradients, and were moved"
         )
 
 
 def _refuse_misspelled(name: str, p: nn.Parameter) -> None:
     odd = [key for key, value in vars(p).items() if value is False and _is_meant(key)]
     if odd and p.requires_grad:
-        raise CheckFailed(f"{name}.{odd[0]} was set to False, which torch does not read; it requires a gradient")
+        raise CheckFailed(
+            f"{name}.{odd[0]} was set to False, which torch does not read; it had gradients, and was moved"
+        )
 
 
 def _is_meant(name: str) -> bool:
