@@ -51,7 +51,7 @@ class Lost(NamedTuple):
 
     place: Place | None
     module: str  # its type
-    names: int  # of the state
+    names: frozenset[str]  # of the state
     missing: int  # of the module
     unknown: tuple[str, ...]  # the first of the state that the module does not have
     owner: int  # the module's id

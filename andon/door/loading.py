@@ -81,12 +81,13 @@ class LoadNotes:
         unknown, missing = (getattr(keys, f"{kind}_keys", None) or [] for kind in ("unexpected", "missing"))
         if not missing:  # an attempt before was only one
             self.run.lost = [each for each in self.run.lost if each.owner != id(module)]
-        if unknown and missing and not self.run.over:
-            prefixed = _prefixed(unknown, missing)
+        prefixed, names = _prefixed(unknown, missing), frozenset(state)
+        if not missing or (len(unknown) < len(names) and prefixed <= len(names) / 2):
+            self.run.taken.add(names)
+        elif unknown and not self.run.over:
             kind = type(module).__name__
-            lost = Lost(places.here(), kind, len(state), len(missing), tuple(unknown[:3]), id(module), prefixed)
-            if len(unknown) == len(state) or prefixed > len(state) / 2:
-                self.run.lost.append(lost)
+            lost = Lost(places.here(), kind, names, len(missing), tuple(unknown[:3]), id(module), prefixed)
+            self.run.lost.append(lost)
 
     def _optimizer(self, _: Any, state: Any) -> None:
         for each in self.run.loads if isinstance(state, Mapping) and state.get("state") else ():

@@ -180,4 +180,5 @@ class Run:
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing
+    taken: set[frozenset[str]] = field(default_factory=set)  # names of those of which a module took something
     losses: Counter[tuple[Place | None, str]] = field(default_factory=Counter)  # by line, and what of it is in half

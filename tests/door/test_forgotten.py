@@ -215,6 +215,16 @@ def test_a_state_of_which_nothing_is_taken_is_red(noted: Run, names: Any, light:
     assert light is light_of(check_loaded, noted)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_state_that_is_another_modules_is_nothing(noted: Run, order: tuple[int, int]) -> None:
+    """Behavior: an encoder's state that its head is offered as well, before it or after it."""
+    modules = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6))
+    state = modules[1].state_dict()
+    for place in order:
+        modules[place].load_state_dict(state, strict=False)
+    check_loaded(noted)
+
+
 def test_weights_that_are_put_back_were_copied(noted: Run) -> None:
     """Behavior: a state that is the module's own is yellow, once steps were taken; a copy of it is not."""
     model, noted.steps = nn.Linear(6, 6), 3

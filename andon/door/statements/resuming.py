@@ -38,13 +38,15 @@ def check_resumed(run: Run) -> None:
 def check_loaded(run: Run) -> None:
     """Of a state that is loaded into a module some names are the module's.
 
+    Not where another module takes the same state: it was offered to each of several, as a file of one of them is.
+
     Silent because `strict=False` minds nothing: the module stays as it was drawn, and learns from there.
 
     Look at a prefix that a wrapper has added to the names, or one that is cut off in vain: print what it returns.
     """
-    for each in run.lost:
+    for each in (one for one in run.lost if one.names not in run.taken):
         raise CheckFailed(
-            f"of {each.names} names in a state that a {each.module} was given{at(each.place)}, it does not have "
+            f"of {len(each.names)} names in a state that a {each.module} was given{at(each.place)}, it does not have "
             f"{listed(list(each.unknown))}; {each.prefixed} are its own but for a prefix, and {each.missing} of its "
             "names were left as they are"
         )
