@@ -11,7 +11,7 @@ from andon.door.questions.packed import check_positions
 from andon.door.questions.padding import check_padding, check_padding_targets
 from andon.door.questions.question import again
 from andon.door.questions.shapes import check_broadcast, check_random_target
-from andon.door.questions.targets import check_ignored, check_own_target
+from andon.door.questions.targets import check_ignored, check_next_token, check_own_target
 from andon.verify.capturing.micro_batch import as_subject
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import WORDS, Asks, Bag, Call, Light, clamped, cross_entropy, light_of, padded, recorded
@@ -89,6 +89,20 @@ def test_no_prediction_sees_its_target(ahead: int, red: bool) -> None:
         return
     with pytest.raises(CheckFailed, match="1 later, which is their target"):
         check_own_target(captured)
+
+
+@pytest.mark.parametrize(("ahead", "light"), [(0, None), (1, None), (2, Unusual), (7, NotApplicable)])
+def test_a_text_predicts_its_next_token(ahead: int, light: Light) -> None:
+    """Behavior: labels that are shifted twice are yellow; what is not found near is not asked."""
+    torch.manual_seed(0)
+    text = torch.randint(WORDS, (6, 18))
+    captured = recorded(
+        Reach(0),
+        cross_entropy,
+        text[:, :10].clone(),
+        text[:, ahead:][:, :10].clone(),
+    )
+    assert light is light_of(check_next_token, captured)
 
 
 def test_a_target_is_asked_where_targets_differ() -> None:

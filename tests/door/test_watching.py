@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from andon.door.backward import BackwardNotes
 from andon.door.forward import ForwardNotes
 from andon.door.records import Optimizing, Run, summed
-from andon.door.statements.evaluation import check_random
-from andon.door.statements.steps import check_clip_order
+from andon.door.statements.evaluation import check_gradients, check_random
+from andon.door.statements.steps import check_clip_order, check_clip_scale
 from andon.door.stepping import StepNotes
-from andon.verify.errors import CheckFailed, Unusual
-from tests.door.recorded import light_of
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
+from tests.door.recorded import Light, light_of
 from tests.door.test_statements import stepped
 from tests.door.watching import Watching
 
@@ -75,6 +75,40 @@ def test_clipping_between_backward_passes() -> None:
     """Behavior: red between micro-batches of one loss, yellow between two losses, as one of them may be bounded."""
     assert CheckFailed is light_of(check_clip_order, clipped_between(one_loss=True))
     assert Unusual is light_of(check_clip_order, clipped_between(one_loss=False))
+
+
+@pytest.mark.parametrize(
+    ("scale", "unscales", "light"), [(1.0, False, NotApplicable), (8.0, True, None), (8.0, False, CheckFailed)]
+)
+def test_gradients_are_unscaled_before_they_are_clipped(scale: float, unscales: bool, light: Light) -> None:
+    """Behavior: not asked of a scale of 1, nothing where they are unscaled, and red where they are not."""
+    watching, parameter = Watching(), nn.Parameter(torch.ones(3))
+    optimizer, scaling = watching.optimizer([parameter]), watching.run.scaling
+    for _ in range(4):
+        loss = parameter.square().sum()
+        scaling.scale(SimpleNamespace(is_enabled=lambda: True, get_scale=lambda: scale), loss)
+        watching.backward(scale * loss)
+        if unscales:
+            scaling.unscale_(None, optimizer)
+        watching.clip([parameter], 0.1)
+        watching.move(optimizer)
+        scaling.update()
+    assert light is light_of(check_clip_scale, watching.run)
+
+
+@pytest.mark.parametrize(("grad", "light"), [(False, None), (True, Unusual)])
+def test_an_evaluation_keeps_no_graph(grad: bool, light: Light) -> None:
+    """Behavior: passes that no backward pass follows, with gradients on, are yellow."""
+    watching, model = Watching(), nn.Linear(3, 1)
+    optimizer = watching.optimizer(model.parameters())
+    for step in range(12):
+        watching.step(optimizer, watching.call(model, torch.randn(4, 3)).square().mean())
+        if step % 4 == 3:
+            with torch.set_grad_enabled(grad):
+                for _ in range(2):
+                    watching.call(model.eval(), torch.randn(4, 3))
+            model.train()
+    assert light is light_of(check_gradients, watching.run)
 
 
 def evaluated(draw: Callable[[], Tensor]) -> Run:
