@@ -105,6 +105,19 @@ def test_a_text_predicts_its_next_token(ahead: int, light: Light) -> None:
     assert light is light_of(check_next_token, captured)
 
 
+def test_a_text_that_is_corrected_is_yellow() -> None:
+    """Behavior: a causal model that is given nearly all of its targets at their places may correct the others."""
+    torch.manual_seed(0)
+    text = torch.randint(WORDS, (6, 18))
+    written = torch.where(torch.rand(6, 18) < 0.06, (text + 1) % WORDS, text)
+    assert CheckFailed is light_of(check_own_target, recorded(Reach(0), cross_entropy, text, text.clone()))
+    assert Unusual is light_of(check_own_target, recorded(Reach(0), cross_entropy, written, text))
+    cut = recorded(
+        Reach(0), lambda call, x, y: cross_entropy(lambda x: call(x)[:, :-1], x, y), text, text[:, :-1].clone()
+    )
+    assert CheckFailed is light_of(check_own_target, cut)
+
+
 def test_a_target_is_asked_where_targets_differ() -> None:
     """Behavior: a place at which all rows have one token, as a date's dash, tells nothing; beside it is asked."""
     ids = torch.randint(WORDS, (6, 10))

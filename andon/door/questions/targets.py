@@ -26,6 +26,8 @@ def check_own_target(captured: Captured) -> None:
     Silent because the loss falls faster than it should: the model copies; without the targets it can say nothing.
 
     Look at how decoder inputs, or labels, are shifted by one, and at the diagonal of a causal mask.
+
+    Yellow where some targets are not the tokens at their own places: a text that is to be corrected has mostly its own.
     """
     shown = shown_in(captured)
     found = _found_in(captured, shown)
@@ -34,7 +36,8 @@ def check_own_target(captured: Captured) -> None:
     for name, (distance, turned) in found.items():
         if _sees_target(captured, shown, name, distance, turned=turned):
             where = f"{distance} later" if distance else "at that place"
-            raise CheckFailed(
+            corrects = not distance and not _is_copied(captured, shown, name, turned=turned)
+            raise (Unusual if corrects else CheckFailed)(
                 f"the logits at a place change with {name!r} {where}, which is their target, and not with all of it: "
                 "the model is given what it must predict"
             )
@@ -132,8 +135,8 @@ def _is_table(part: Tensor) -> bool:
     return part.dim() == 2 and not part.is_floating_point()
 
 
-def _distance(part: Tensor, targets: Tensor) -> int | None:
-    """How many places ahead targets (B, T), or flattened, are found in a part (B, T)."""
+def _distance(part: Tensor, targets: Tensor, least: float = MOST) -> int | None:
+    """How many places ahead at least so many of the targets (B, T), or flattened, are found in a part (B, T)."""
     rows, time = part.shape
     if targets.numel() % rows or not 0 < time - targets.numel() // rows + FARTHEST + 1 <= 2 * FARTHEST + 1:
         return None
@@ -142,7 +145,7 @@ def _distance(part: Tensor, targets: Tensor) -> int | None:
         width = min(targets.shape[1], time - distance)
         ahead, due = part[:, distance : distance + width], targets[:, :width]
         counted = due >= 0
-        if int(counted.sum()) >= FEWEST and float((ahead == due)[counted].float().mean()) > MOST:
+        if int(counted.sum()) >= FEWEST and float((ahead == due)[counted].float().mean()) >= least:
             return distance
     return None
 
@@ -160,6 +163,12 @@ def shown_in(captured: Captured, changes: dict[str, Tensor] | None = None) -> Cr
     if entropy is None:
         raise NotApplicable("a loss that its gradient shows to be a cross-entropy")
     return entropy
+
+
+def _is_copied(captured: Captured, shown: CrossEntropy, name: str, *, turned: bool) -> bool:
+    """Whether each target is the token at its own place."""
+    part = captured.parts[name]
+    return 0 == _distance(_turn(part, turned=turned), _own_places(shown.targets, part, turned=turned), 1.0)
 
 
 def _agree(part: Tensor, targets: Tensor) -> bool:
