@@ -153,6 +153,15 @@ def test_a_label_that_is_ignored_is_no_count() -> None:
     assert torch.isfinite(subject.loss(subject.model(), {"input": ids[:2]}))
 
 
+def test_a_loss_without_names_of_arguments_is_only_recorded() -> None:
+    """Behavior: `torch.kl_div` is a call like others; that of torch.nn.functional is noted as a likelihood, too."""
+    with Recorder() as recorder:
+        torch.kl_div(torch.zeros(3), torch.ones(3))
+        functional.kl_div(torch.zeros(3), torch.ones(3), reduction="sum")
+    assert ["kl_div"] == [each.name for each in recorder.likelihoods]
+    assert 2 == [each.name for each in recorder.entries].count("kl_div")
+
+
 def test_another_threads_functions_are_not_recorded() -> None:
     """Behavior: a backward pass of one's own that another thread calls is none of the recorded calls."""
     x = torch.ones(3)

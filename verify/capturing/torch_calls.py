@@ -15,10 +15,17 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 COMPARISONS = ("eq", "ne", "__eq__", "__ne__")
-LOSSES = ("nll_loss", "cross_entropy", "kl_div", "ctc_loss", "binary_cross_entropy_with_logits")
+LOSSES = (  # not torch's own beneath them, `torch.kl_div`, whose arguments have no names
+    functional.nll_loss,
+    functional.cross_entropy,
+    functional.kl_div,
+    functional.ctc_loss,
+    functional.binary_cross_entropy_with_logits,
+)
 MUTATORS = ("__setitem__",)
 SELECTIONS = ("__getitem__", "index_select")
 APPLY = vars(torch.autograd.Function)["apply"]  # a class method
@@ -102,7 +109,7 @@ class Recorder(TorchFunctionMode):
     def _note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What is looked at within modules, too."""
         name = getattr(func, "__name__", "")
-        if name in LOSSES:
+        if func in LOSSES:
             bound = inspect.signature(func).bind(*args, **kwargs)
             bound.apply_defaults()
             self.likelihoods.append(Likelihood(name, bound.arguments))
