@@ -129,17 +129,18 @@ class Mean(torch.autograd.Function):
         return gradients[0].expand(ctx.shape) / ctx.count, None
 
 
-def test_a_count_from_outside_is_not_held_to_other_batches() -> None:
+@pytest.mark.parametrize("model", [nn.Embedding(7, 1), nn.Linear(5, 1)])
+def test_a_count_from_outside_is_not_held_to_other_batches(model: nn.Module) -> None:
     """Behavior: a divisor that was computed before its function is called fits the captured batch alone."""
 
-    def loss_of(call: Call, ids: Tensor) -> Tensor:
-        return Mean.apply(call(ids), int((ids != -100).sum()))
+    def loss_of(call: Call, given: Tensor) -> Tensor:
+        return Mean.apply(call(given), int((given != -100).sum()))
 
-    model, ids = nn.Embedding(7, 1), torch.randint(7, (4, 5))
-    subject = as_subject(recorded(model, loss_of, ids))
-    assert torch.isfinite(subject.loss(subject.model(), {"input": ids.flip(0)}))
+    given = torch.randint(7, (4, 5)) if isinstance(model, nn.Embedding) else torch.randn(4, 5)
+    subject = as_subject(recorded(model, loss_of, given))
+    assert torch.isfinite(subject.loss(subject.model(), {"input": given.flip(0)}))
     with pytest.raises(NotApplicable, match="divisor"):
-        subject.loss(subject.model(), {"input": ids[:2]})
+        subject.loss(subject.model(), {"input": given[:2]})
 
 
 def test_a_label_that_is_ignored_is_no_count() -> None:

@@ -68,9 +68,9 @@ class Captured:
         return self.values(batch, parts_of(model, len(self.modules)))[id(self.loss)]
 
 
-def _counted(parts: dict[str, Tensor]) -> list[int]:
-    """How many whole numbers each part has, ignored labels aside."""
-    return [int((each != IGNORED).sum()) for each in parts.values() if not each.is_floating_point()]
+def _counted(parts: dict[str, Tensor]) -> dict[str, int]:
+    """How many numbers each part has, ignored labels aside."""
+    return {name: int((each != IGNORED).sum()) for name, each in parts.items()}
 
 
 class Parts(nn.Module):
