@@ -183,8 +183,8 @@ def bench(session: nox.Session) -> None:
     """SPEED: time and memory beside others (30 minutes); `-- core`, `adapters`, `learn`, `tracing`, `door`, ..."""
     if session.posargs[:1] == ["learn"]:
         learn(session, *session.posargs[1:])
-    elif session.posargs in (["tracing"], ["findings"], ["door"]):
-        python(session, "-m", f"tests.bench.{session.posargs[0]}")
+    elif session.posargs[:1] in (["tracing"], ["findings"], ["door"]):
+        python(session, "-m", f"tests.bench.{session.posargs[0]}", *session.posargs[1:])
     else:
         python(session, "-m", "tests.bench", *session.posargs)
 

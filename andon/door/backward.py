@@ -12,7 +12,7 @@ from andon.door.places import Place
 from andon.door.precision import half_of
 from andon.door.records import Optimizing, Run
 from andon.door.windows import Windows
-from andon.door.wrapping import around
+from andon.verify.capturing.replacing import around
 
 PASSES = 32  # of which the dtype is looked at
 LOOKED_AT = 8  # steps of an optimizer in which gradients are compared

@@ -13,9 +13,9 @@ from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
-from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
 from andon.verify.capturing.methods import method_around
+from andon.verify.capturing.replacing import around
 
 OUTPUTS = 8  # tensors of a pass's result that are looked at
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from andon.door.divisor import lack_of_labels
 from andon.door.questions import QUESTIONS
@@ -58,17 +58,10 @@ OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
 CROWDED = 8.0
 
 
-def inquire(
-    recorder: Recorder,
-    loss: Any,
-    before: dict[int, nn.Module],
-    random: Tensor,
-    each: Optimizing,
-    options: dict[str, Any],
-) -> dict[str, Any]:
+def inquire(recorder: Recorder, loss: Any, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
     """The answer of a child: captured, findings, passed, not applicable."""
     try:
-        captured = capture(recorder, loss, before, random, each.optimizer)
+        captured = capture(recorder, loss, each.optimizer)
         seen = sample(captured, id(each.optimizer), each.steps + 1, options["line"]).as_json()
     except NotApplicable as lack:
         return {"captured": [], "reason": "" if options["brief"] else f"it needs {lack}"}

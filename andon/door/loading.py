@@ -13,7 +13,7 @@ from torch.optim import Optimizer, lr_scheduler
 from andon.door import places
 from andon.door.loaded import Loaded, Lost, Resumed, Saved
 from andon.door.records import Optimizing, Run
-from andon.door.wrapping import around
+from andon.verify.capturing.replacing import around
 from andon.verify.observation.optimizers import tensors_of
 
 DEEP, WIDE = 3, 4096  # of a file's content that is looked at

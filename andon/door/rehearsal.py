@@ -32,8 +32,8 @@ from andon.door.fork import descriptors
 from andon.door.holding import held
 from andon.door.records import Passes, Run
 from andon.door.windows import Windows
-from andon.door.wrapping import around
 from andon.verify.access.batches import tensors_in
+from andon.verify.capturing.replacing import around
 
 KNOWN = (2.0, 3.0)  # each loss is the first of them in one child, with all right, and the second in another, with none
 GOOD_AND_BAD = (1e-3, 30.0)  # the same, to see what the script does then

@@ -7,7 +7,7 @@ from torch.optim import lr_scheduler
 
 from andon.door import places
 from andon.door.records import Run, Scheduling
-from andon.door.wrapping import around
+from andon.verify.capturing.replacing import around
 
 SCHEDULERS = (
     lr_scheduler.LRScheduler,

@@ -16,7 +16,8 @@ from andon.door.idle import note_gradients, note_unheld
 from andon.door.loading import resumed
 from andon.door.records import Clip, Optimizing, Run, Window
 from andon.door.windows import Windows
-from andon.door.wrapping import after, around
+from andon.door.wrapping import after
+from andon.verify.capturing.replacing import around
 from andon.verify.observation.optimizers import tensors_of
 
 SAME = 1e-3  # of a gradient in float32

@@ -18,10 +18,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import dataloader
 
 from andon.door.stepping import CLIPPING
-from andon.door.wrapping import after, around
+from andon.door.wrapping import after
 from andon.tracing.loop import FILE, Loop, run
 from andon.tracing.phases import BACKWARD, FORWARD, Fetch, Phases, their_code
 from andon.tracing.record import rank_of_environment
+from andon.verify.capturing.replacing import around
 
 CLIP = "clip"
 

@@ -96,7 +96,17 @@ def _environment(out: Path, limits: Limits) -> dict[str, str]:
     if limits.trace:
         options = {"package": str(PACKAGE), "trace": limits.trace, "otlp": limits.otlp}
         return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options)}
-    options = {
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "ANDON_DOOR": json.dumps(options_of(out, limits)),
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+
+
+def options_of(out: Path, limits: Limits) -> dict[str, Any]:
+    """What `observe.begin` is told in a watched process."""
+    return {
         "package": str(PACKAGE),
         "out": str(out),
         "steps": limits.steps,
@@ -108,7 +118,6 @@ def _environment(out: Path, limits: Limits) -> dict[str, str]:
         "trail": limits.trail,
         "until_save": limits.until_save,
     }
-    return {**os.environ, "PYTHONPATH": path, "ANDON_DOOR": json.dumps(options), "TORCHDYNAMO_DISABLE": "1"}
 
 
 @contextmanager

@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from andon.door.followers import Followers
 from andon.door.fork import Fork
@@ -34,8 +33,6 @@ class Windows:
         self._brief = False  # in a child that only samples
         self._begins = True  # no pass since the last backward pass
         self._recorder = Recorder()
-        self._before: dict[int, nn.Module] = {}
-        self._random: Tensor | None = None
 
     def call(
         self,
@@ -54,7 +51,6 @@ class Windows:
         self._begins = self._begins and not training
         if due is not None and self.fork.begin():
             self._asking = due
-            self._random = torch.get_rng_state()
             self._recorder.__enter__()
             return self._record(module, call, args, kwargs, method=method)
         return call(module, *args, **kwargs)
@@ -69,8 +65,8 @@ class Windows:
         method: bool,
     ) -> Any:
         """In a child: the calls within a model's method are seen one by one, as the script's own are."""
-        if whole(module, self._recorder.models) is module and id(module) not in self._before:
-            self._copy(module)
+        if whole(module, self._recorder.models) is module:
+            self._recorder.keep(module)
         if not method:
             return self._recorder.call(module, call, args, kwargs)
         self._recorder.models.append(module)
@@ -83,11 +79,10 @@ class Windows:
             return
         self._recorder.__exit__(None, None, None)
         self.run.over = True  # what checks do is none of the script's
-        assert self._random is not None
         try:
             options = {**self.options, "brief": self._brief, "line": str(self.run.loss_place or "")}
             with torch.autocast("cpu", enabled=False):
-                content = inquire(self._recorder, loss, self._before, self._random, self._asking, options)
+                content = inquire(self._recorder, loss, self._asking, options)
         except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
             content = {"failed": f"{type(error).__name__}: {error}"}
         self.fork.end(content)
@@ -124,13 +119,6 @@ class Windows:
         except FileExistsError:
             return False
         return True
-
-    def _copy(self, module: nn.Module) -> None:
-        """Keep the module as it is; what cannot be copied is missing when the capture is made."""
-        try:
-            self._before[id(module)] = deepcopy(module)
-        except (RuntimeError, TypeError, NotImplementedError):  # a tensor of a graph, a lock, a file within it
-            return
 
     def _due(self, module: nn.Module) -> Optimizing | None:
         """The optimizer whose micro-batch is to be captured or sampled, if the module is what it trains."""

@@ -101,9 +101,9 @@ def main(rounds: int) -> None:
         "share_of_step": Metric(share, "share"),
         "seconds_beyond": Metric(max(seconds["short_beyond"], seconds["long_beyond"]), "s"),
     }
-    others = usage(clock, read_clock()).others_share
-    context = {"command": COMMAND, "machine": describe_machine(), "others_share": others, "sources": sources}
-    write_evidence(Evidence("door_cost", COMMAND, time.monotonic() - begun, sources, metrics))
+    others, command = usage(clock, read_clock()).others_share, f"{COMMAND} --rounds {rounds}"
+    context = {"command": command, "machine": describe_machine(), "others_share": others, "sources": sources}
+    write_evidence(Evidence("door_cost", command, time.monotonic() - begun, sources, metrics))
     tables.write_baseline(DOOR_COST, {**context, "rounds": rounds, "watching": steps, "whole": seconds})
     tables.rewrite_pages()
     verdict = judge("door_cost", gates)

@@ -7,20 +7,20 @@ width: what watching reads of a tensor does not grow with it, and shorter steps 
 import json
 import sys
 import time
+from pathlib import Path
 
 import click
 import torch
 
 from andon.door.observe import begin
+from andon.door.watched_command import Limits, options_of
 from tests.bench.door_script import GPT, WIDTH, batches, step
 
 
 def main(out: str, count: int) -> None:
     """Measure, print."""
     torch.set_num_threads(1)
-    run = begin(
-        {"out": out, "steps": None, "budget": 1e12, "least": 1, "checks": False, "check_budget": 1, "live": False}
-    )
+    run = begin(options_of(Path(out), Limits(whole=True, checks=False)))
     torch.manual_seed(0)
     model = GPT(WIDTH // 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)

@@ -42,14 +42,15 @@ class Bag(nn.Module):
 
 def recorded(model: nn.Module, loss_of: Call, *arguments: Tensor) -> Captured:
     """What a script's window would leave."""
-    recorder, state, before = Recorder(), torch.get_rng_state(), {id(model): model}
+    recorder = Recorder()
+    recorder.before[id(model)] = model
 
     def call(*given: Tensor) -> Tensor:
         return recorder.call(model, nn.Module.__call__, given, {})
 
     with recorder:
         loss = loss_of(call, *arguments)
-    return capture(recorder, loss, before, state, None)
+    return capture(recorder, loss, None)
 
 
 def padded() -> tuple[Tensor, Tensor]:

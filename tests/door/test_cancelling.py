@@ -24,8 +24,8 @@ def preferred(*, itself: bool) -> Captured:
     torch.manual_seed(0)
     policy = nn.Linear(6, 1)
     reference = policy if itself else deepcopy(policy)
-    recorder, state = Recorder(), torch.get_rng_state()
-    before: dict[int, nn.Module] = {id(each): each for each in (policy, reference)}
+    recorder = Recorder()
+    recorder.before |= {id(each): each for each in (policy, reference)}
 
     def call(model: nn.Module, x: Tensor) -> Tensor:
         return recorder.call(model, nn.Module.__call__, (x,), {})
@@ -36,7 +36,7 @@ def preferred(*, itself: bool) -> Captured:
         with torch.no_grad():
             due = call(reference, one) - call(reference, other)
         loss = -functional.logsigmoid(margin - due).mean()
-    return capture(recorder, loss, before, state, None)
+    return capture(recorder, loss, None)
 
 
 @pytest.mark.parametrize(("itself", "light"), [(False, None), (True, CheckFailed)])

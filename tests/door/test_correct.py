@@ -19,7 +19,7 @@ def mark(path: Path) -> object:
 
 def written(folder: Path) -> dict[str, bytes]:
     """All files of a run."""
-    return {str(each.relative_to(folder)): each.read_bytes() for each in sorted(folder.rglob("*.*")) if each.is_file()}
+    return {str(each.relative_to(folder)): each.read_bytes() for each in sorted(folder.rglob("*")) if each.is_file()}
 
 
 def runs_in(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Models that a script calls by a method of theirs."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -82,6 +83,7 @@ def test_the_parts_of_a_model_are_captured_as_it() -> None:
     torch.manual_seed(0)
     model, rows, recorder = Language(), torch.randint(11, (4, 6)), Recorder()
     recorder.models.append(model)
+    recorder.before[id(model)] = model
 
     def called(module: nn.Module, *args: Any) -> Any:
         return recorder.call(module, nn.Module.__call__, args, {})
@@ -89,7 +91,7 @@ def test_the_parts_of_a_model_are_captured_as_it() -> None:
     with recorder:
         logits = called(model.head, Squared.apply(called(model.embed, rows[:, :-1])))
         loss = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
-    subject = as_subject(capture(recorder, loss, {id(model): model}, torch.get_rng_state(), None))
+    subject = as_subject(capture(recorder, loss, None))
     batch = subject.batch(torch.Generator())
     assert {"input": (4, 5), "labels": (4, 5)} == {name: tuple(each.shape) for name, each in batch.items()}
     assert isinstance(subject.model(), Language)
@@ -99,10 +101,10 @@ def test_the_parts_of_a_model_are_captured_as_it() -> None:
 def test_a_backward_pass_of_ones_own_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behavior: the gradient of a capture is the one that the script's own function gives, right or wrong."""
     recorder, head, x = Recorder(), nn.Linear(3, 1), torch.randn(5, 3)
-
+    recorder.before[id(head)] = head
     with recorder:
         loss = Squared.apply(recorder.call(head, nn.Module.__call__, (x,), {})).sum()
-    subject = as_subject(capture(recorder, loss, {id(head): head}, torch.get_rng_state(), None))
+    subject = as_subject(capture(recorder, loss, None))
     (right, wrong) = [], []
     for factor, gradients in ((2.0, right), (1.0, wrong)):
         monkeypatch.setattr(Squared, "factor", factor)
@@ -127,17 +129,50 @@ class Mean(torch.autograd.Function):
         return gradients[0].expand(ctx.shape) / ctx.count, None
 
 
-def test_a_count_from_outside_is_not_held_to_other_batches() -> None:
+@pytest.mark.parametrize("model", [nn.Embedding(7, 1), nn.Linear(5, 1)])
+def test_a_count_from_outside_is_not_held_to_other_batches(model: nn.Module) -> None:
     """Behavior: a divisor that was computed before its function is called fits the captured batch alone."""
 
+    def loss_of(call: Call, given: Tensor) -> Tensor:
+        return Mean.apply(call(given), int((given != -100).sum()))
+
+    given = torch.randint(7, (4, 5)) if isinstance(model, nn.Embedding) else torch.randn(4, 5)
+    subject = as_subject(recorded(model, loss_of, given))
+    assert torch.isfinite(subject.loss(subject.model(), {"input": given.flip(0)}))
+    with pytest.raises(NotApplicable, match="divisor"):
+        subject.loss(subject.model(), {"input": given[:2]})
+
+
+def test_a_label_that_is_ignored_is_no_count() -> None:
+    """Behavior: -100, given to a function with a backward pass of its own, keeps no batch from being asked."""
+
     def loss_of(call: Call, ids: Tensor) -> Tensor:
-        return Mean.apply(call(ids), int((ids != -100).sum()))
+        return Mean.apply(call(ids), -100)
 
     model, ids = nn.Embedding(7, 1), torch.randint(7, (4, 5))
     subject = as_subject(recorded(model, loss_of, ids))
-    assert torch.isfinite(subject.loss(subject.model(), {"input": ids.flip(0)}))
-    with pytest.raises(NotApplicable, match="divisor"):
-        subject.loss(subject.model(), {"input": ids[:2]})
+    assert torch.isfinite(subject.loss(subject.model(), {"input": ids[:2]}))
+
+
+def test_a_loss_without_names_of_arguments_is_only_recorded() -> None:
+    """Behavior: `torch.kl_div` is a call like others; that of torch.nn.functional is noted as a likelihood, too."""
+    with Recorder() as recorder:
+        torch.kl_div(torch.zeros(3), torch.ones(3))
+        functional.kl_div(torch.zeros(3), torch.ones(3), reduction="sum")
+    assert ["kl_div"] == [each.name for each in recorder.likelihoods]
+    assert 2 == [each.name for each in recorder.entries].count("kl_div")
+
+
+def test_another_threads_functions_are_not_recorded() -> None:
+    """Behavior: a backward pass of one's own that another thread calls is none of the recorded calls."""
+    x = torch.ones(3)
+    with Recorder() as recorder:
+        thread = threading.Thread(target=Squared.apply, args=(x,))
+        thread.start()
+        thread.join()
+        assert [] == recorder.entries
+        Squared.apply(x)
+    assert 1 == len(recorder.entries)
 
 
 class Called(nn.Module):

@@ -7,6 +7,7 @@ difference, a resumed one is tried, and then tuning of an adapter; faults of oth
 import hashlib
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -70,7 +71,7 @@ def asked(faults: Sequence[Fault], workers: int, note: Callable[[Asked], None], 
     """A row for each fault, some at a time; each is kept, and not asked again with `resume`."""
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
-        usual = _Usual(base)
+        usual = Usual(base)
 
         def one(fault: Fault) -> Asked:
             file = FOLDER / f"{fault.id}.json"
@@ -84,30 +85,34 @@ def asked(faults: Sequence[Fault], workers: int, note: Callable[[Asked], None], 
             return list(pool.map(one, faults))
 
 
-class _Usual:
+class Usual:
     """What runs without a fault leave, and what is said of them; each is made when it is first needed."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self._left: dict[str, str] = {}
         self._said: dict[str, frozenset[str]] = {}
+        self._lock = threading.RLock()  # several faults are asked about at a time
 
     def left(self, program: str) -> str:
         """What the program's run leaves."""
-        if program not in self._left:
-            self._left[program] = left(self.case(NONE, program))
-        return self._left[program]
+        with self._lock:
+            if program not in self._left:
+                self._left[program] = left(self.case(NONE, program))
+            return self._left[program]
 
     def said(self, program: str) -> frozenset[str]:
         """The findings of the program's run."""
-        if program not in self._said:
-            self._said[program] = results.accustomed(ask.ask(self.case(NONE, program), timeout=LIMIT))
-        return self._said[program]
+        with self._lock:
+            if program not in self._said:
+                self._said[program] = results.accustomed(ask.ask(self.case(NONE, program), timeout=LIMIT))
+            return self._said[program]
 
     def case(self, name: str, program: str) -> Case:
         """The program with a fault in it."""
-        if "BASE" in str(PROGRAMS[program]) and not self.base.exists():
-            _make_base(self.base)
+        with self._lock:
+            if "BASE" in str(PROGRAMS[program]) and not self.base.exists():
+                _make_base(self.base)
         runs = [
             ["-m", "tests.faults.planted", name, *(str(self.base) if word == "BASE" else word for word in words)]
             for words in PROGRAMS[program]
@@ -121,7 +126,7 @@ def programs(fault: Fault) -> Iterator[str]:
     yield from dict.fromkeys([*(each for each in subjects if each in PROGRAMS), *NEXT])
 
 
-def _ask(fault: Fault, usual: _Usual) -> Asked:
+def _ask(fault: Fault, usual: Usual) -> Asked:
     program = next((each for each in programs(fault) if left(usual.case(fault.id, each)) != usual.left(each)), "")
     if not program:
         return Asked(fault.id, fault.area)

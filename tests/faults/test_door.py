@@ -1,5 +1,8 @@
 """The catalogue asked through the door: what counts as live, who names a fault, and what is kept and shown."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,6 +37,25 @@ def test_a_fault_is_tried_in_the_run_of_its_subject_first() -> None:
     assert ["half", "train", "resumed", "lora", "qlora"] == list(programs(HALF))
     assert ["llama"] == list(CLIP.subjects)
     assert ["train", "resumed", "lora", "qlora"] == list(programs(CLIP))
+
+
+@pytest.mark.tier1
+def test_a_base_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behavior: faults that are asked about at the same time tune one base, which is there only once it is whole."""
+    made, both = list[Path](), threading.Barrier(2)
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.05)
+        folder.mkdir()
+
+    monkeypatch.setattr(door, "_make_base", make)
+    usual = door.Usual(tmp_path / "base")
+    with ThreadPoolExecutor(2) as pool:
+        cases = list(pool.map(lambda kind: usual.case("none", kind), ("lora", "qlora")))
+    assert [tmp_path / "base"] == made
+    assert all(str(tmp_path / "base") in each.runs[0] for each in cases)
 
 
 @pytest.mark.tier1

@@ -225,6 +225,21 @@ def test_gradients_left_on_what_is_no_longer_trained() -> None:
     assert all(bool(p.grad.any()) for p in body.parameters() if p.grad is not None)
 
 
+def test_complex_weights() -> None:
+    """Behavior: complex numbers are finite like others, and one that is not is told."""
+    torch.manual_seed(0)
+    model = nn.Linear(8, 8, dtype=torch.complex64)
+    optimizer = SGD(model.parameters(), lr=1e-2)
+    with watch(model, optimizer, raises=False) as watching:
+        for step in range(3):
+            model(torch.randn(4, 8, dtype=torch.complex64)).abs().square().mean().backward()
+            assert model.weight.grad is not None
+            model.weight.grad.imag.mul_(torch.nan if step == 2 else 1)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert {"watch.finite"} == set(kinds(watching))
+
+
 def test_updates_in_eval_mode() -> None:
     """Behavior: eval mode after train mode is lost; eval mode from the start counts where there is dropout."""
     model, optimizer = small()

@@ -121,6 +121,7 @@ class _Talk:
         self.said.put(dict(said))
         told = self.told.get()
         if told is None:
+            self.told.put(None)  # a `finally` block may come here again
             raise Stopped
         return told
 

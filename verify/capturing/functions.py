@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -75,8 +74,6 @@ class _Window:
         self.steps: dict[int, int] = {}
         self._optimizers: list[Optimizer] = []
         self._recorder: Recorder | None = None
-        self._before: dict[int, nn.Module] = {}
-        self._random: Tensor | None = None
         self._inside = 0
 
     @contextmanager
@@ -123,14 +120,11 @@ class _Window:
     def _pass(self, module: nn.Module, call: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.passes += 1
         if self._recorder is None and torch.is_grad_enabled() and self._is_due(module):
-            self._random = torch.get_rng_state()
             self._recorder = Recorder()
             self._recorder.__enter__()
         if self._recorder is None:
             return call(module, *args, **kwargs)
-        model = self._model_of(module, self._recorder)
-        if id(model) not in self._before:
-            self._copy(model)
+        self._recorder.keep(self._model_of(module, self._recorder))
         return self._recorder.call(module, call, args, kwargs)
 
     def _model_of(self, module: nn.Module, recorder: Recorder) -> nn.Module:
@@ -155,13 +149,6 @@ class _Window:
         own = {id(p) for p in module.parameters()}
         return [each for each in self._optimizers if any(id(p) in own for p in tensors_of(each))]
 
-    def _copy(self, module: nn.Module) -> None:
-        """Keep the module as it is; what cannot be copied is missing when the capture is made."""
-        try:
-            self._before[id(module)] = deepcopy(module)
-        except (RuntimeError, TypeError, NotImplementedError):  # a tensor of a graph, a lock, a file within it
-            return
-
     def _around_backward(self, backward: Function) -> Function:
         def asked(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             if self.subject is None and self._recorder is None and not self.lack:
@@ -176,13 +163,11 @@ class _Window:
         """Make the Subject of what was recorded."""
         recorder, self._inside = self._recorder, 1  # what is called from here on is none of the function's
         assert recorder is not None
-        assert self._random is not None
         self._close()
         try:
             optimizer = next((each for each in self._training(self._first(recorder))), None)
             with torch.autocast("cpu", enabled=False):
-                made = micro_batch.capture(recorder, loss, self._before, self._random, optimizer)
-                self.subject = micro_batch.as_subject(made)
+                self.subject = micro_batch.as_subject(micro_batch.capture(recorder, loss, optimizer))
         except NotApplicable as lack:
             self.lack = f"what the function does cannot be captured: it needs {lack}"
         except Exception as error:  # noqa: BLE001 - whatever a replay of somebody's code raises is why it is not captured

@@ -61,13 +61,16 @@ class Captured:
             NotApplicable: the batch has other numbers of rows or labels, on which a constant may depend.
         """
         if any(each.counts for each in self.entries) and _counted(batch) != _counted(self.parts):
-            raise NotApplicable("a loss whose divisor is not computed from its batch before torch is called")
+            raise NotApplicable(
+                "a loss whose divisor torch computes from its batch: here a torch.autograd.Function is given a whole "
+                "number, which may be a count of this one"
+            )
         return self.values(batch, parts_of(model, len(self.modules)))[id(self.loss)]
 
 
-def _counted(parts: dict[str, Tensor]) -> list[int]:
-    """How many whole numbers each part has, ignored labels aside."""
-    return [int((each != IGNORED).sum()) for each in parts.values() if not each.is_floating_point()]
+def _counted(parts: dict[str, Tensor]) -> dict[str, int]:
+    """How many numbers each part has, ignored labels aside."""
+    return {name: int((each != IGNORED).sum()) for name, each in parts.items()}
 
 
 class Parts(nn.Module):
@@ -89,9 +92,7 @@ def parts_of(model: nn.Module, count: int) -> list[nn.Module]:
     return [model] if count == 1 else list(model.parts)  # ty: ignore[invalid-argument-type]
 
 
-def capture(
-    recorder: Recorder, loss: Tensor, before: dict[int, nn.Module], state: Tensor, optimizer: Optimizer | None
-) -> Captured:
+def capture(recorder: Recorder, loss: Tensor, optimizer: Optimizer | None) -> Captured:
     """What one micro-batch was, held to a replay.
 
     Raises:
@@ -102,11 +103,19 @@ def capture(
     modules = list({id(each): each for each in wholes}.values())
     if not modules:
         raise NotApplicable("a loss that torch calls make of what a module returned")
-    missing = [each for each in modules if id(each) not in before]
+    missing = [each for each in modules if id(each) not in recorder.before]
     if missing:
         raise NotApplicable(f"a {type(missing[0]).__name__} that can be copied")
-    copies = [before[id(each)] for each in modules]
-    captured = Captured(kept, loss, modules, copies, state, recorder.compared, recorder.likelihoods, optimizer)
+    captured = Captured(
+        kept,
+        loss,
+        modules,
+        before=[recorder.before[id(each)] for each in modules],
+        state=recorder.random,
+        compared=recorder.compared,
+        likelihoods=recorder.likelihoods,
+        optimizer=optimizer,
+    )
     _name_leaves(captured)
     _hold_to(captured)
     _strip_factor(captured)

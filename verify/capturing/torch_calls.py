@@ -5,18 +5,27 @@ What the script computes in Python (a length, a factor read by `.item()`) is a c
 
 import dataclasses
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 COMPARISONS = ("eq", "ne", "__eq__", "__ne__")
-LOSSES = ("nll_loss", "cross_entropy", "kl_div", "ctc_loss", "binary_cross_entropy_with_logits")
+LOSSES = (  # not torch's own beneath them, `torch.kl_div`, whose arguments have no names
+    functional.nll_loss,
+    functional.cross_entropy,
+    functional.kl_div,
+    functional.ctc_loss,
+    functional.binary_cross_entropy_with_logits,
+)
 MUTATORS = ("__setitem__",)
 SELECTIONS = ("__getitem__", "index_select")
 APPLY = vars(torch.autograd.Function)["apply"]  # a class method
@@ -37,13 +46,18 @@ class Entry:
     kwargs: dict[str, Any]
     result: Any
     module: nn.Module | None = None
-    counts: bool = False  # a function with a backward pass of its own that is given a whole number, maybe a divisor
     autocast: torch.dtype | None = dataclasses.field(default_factory=autocast_now)
 
     @property
     def name(self) -> str:
         """The function's."""
         return getattr(self.function, "__name__", str(self.function))
+
+    @property
+    def counts(self) -> bool:
+        """Whether a function with a backward pass of its own is given a whole number above 0, maybe a divisor."""
+        own = getattr(self.function, "func", None) is _applied
+        return own and any(type(each) is int and each > 0 for each in self.args)
 
     def given(self) -> list[Tensor]:
         """The tensors that it is given."""
@@ -68,7 +82,7 @@ class Likelihood(NamedTuple):
 
 
 class Recorder(TorchFunctionMode):
-    """Records calls outside of modules, and the modules' own as one each."""
+    """Records calls of one thread outside of modules, and the modules' own as one each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +91,9 @@ class Recorder(TorchFunctionMode):
         self.compared: list[tuple[Tensor, float]] = []  # whole numbers held against a constant, wherever
         self.likelihoods: list[Likelihood] = []  # wherever
         self.models: list[nn.Module] = []  # whose parts are called by a method of theirs
+        self.before: dict[int, nn.Module] = {}  # copies from before a module's pass, by its id
+        self.random = torch.get_rng_state()  # where the recording begins
+        self._thread = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -92,7 +109,7 @@ class Recorder(TorchFunctionMode):
     def _note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What is looked at within modules, too."""
         name = getattr(func, "__name__", "")
-        if name in LOSSES:
+        if func in LOSSES:
             bound = inspect.signature(func).bind(*args, **kwargs)
             bound.apply_defaults()
             self.likelihoods.append(Likelihood(name, bound.arguments))
@@ -105,6 +122,7 @@ class Recorder(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         """From here on."""
+        self.random, self._thread = torch.get_rng_state(), threading.get_ident()
 
         def apply(function: Any, *args: Any) -> Any:
             return self._apply(function, args)
@@ -119,15 +137,25 @@ class Recorder(TorchFunctionMode):
 
     def _apply(self, function: Any, args: tuple[Any, ...]) -> Any:
         """A function with a backward pass of its own: one call, whatever is computed within it."""
+        if threading.get_ident() != self._thread:
+            return APPLY.__func__(function, *args)
         self.inside += 1
         try:
             result = APPLY.__func__(function, *args)
         finally:
             self.inside -= 1
         if not self.inside:
-            counts = any(type(each) is int for each in args)
-            self.entries.append(Entry(partial(_applied, function), args, {}, result, counts=counts))
+            self.entries.append(Entry(partial(_applied, function), args, {}, result))
         return result
+
+    def keep(self, module: nn.Module) -> None:
+        """Keep a module as it is before its first pass; what cannot be copied is missing when the capture is made."""
+        if id(module) in self.before:
+            return
+        try:
+            self.before[id(module)] = deepcopy(module)
+        except (RuntimeError, TypeError, NotImplementedError):  # a tensor of a graph, a lock, a file within it
+            return
 
     def call(self, module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A module's own pass."""

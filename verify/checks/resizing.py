@@ -95,7 +95,9 @@ def _require_names(old: nn.Module, model: nn.Module) -> None:
 
 
 def _begins_with(now: Tensor, before: Tensor) -> bool:
-    return now.shape[1:] == before.shape[1:] and torch.equal(now[: len(before)], before)
+    if not before.dim() or now.shape[1:] != before.shape[1:]:
+        return torch.equal(now, before)
+    return torch.equal(now[: len(before)], before)
 
 
 def _require_grown(old: nn.Module, model: nn.Module, words: int, looked_up: set[str]) -> None:

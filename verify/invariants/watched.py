@@ -64,8 +64,12 @@ class Watched:
         return getattr(self.model.get_submodule(module), own, None)
 
     def sample(self, name: str, tensor: Tensor) -> Tensor:
-        """A few entries, the same each time; whatever the strides, no more is read."""
-        tensor, key = tensor.detach(), (name, tensor.shape)
+        """A few entries, the same each time, complex ones in two parts; whatever the strides, no more is read."""
+        taken = self._taken(name, tensor.detach())
+        return torch.view_as_real(taken).flatten() if taken.is_complex() else taken
+
+    def _taken(self, name: str, tensor: Tensor) -> Tensor:
+        key = name, tensor.shape
         if not tensor.dim():
             return tensor.reshape(1).clone()
         if key not in self._places:

@@ -1,8 +1,8 @@
 """`python -m tests.door.others`: correct training scripts around other people's trainers, and our own, behind the door.
 
 Each is run behind `andon verify --` in the environment of the corpus of packages; none may be red. A whole run writes
-reports/baselines/door_others.json and the table made of it. Exit code: 0 nothing red, 1 something is, 3 could not
-measure.
+reports/baselines/door_others.json and the table made of it. Exit code: 0 nothing red, 1 something is, 3 one could not
+be measured.
 """
 
 import os
@@ -27,6 +27,7 @@ from tests.door.process import run
 from tests.ordinary.session.run import REQUIREMENTS
 from tests.small_run import write_corpus
 
+COMMAND = "python -m tests.door.others"
 SCRIPTS = Path(__file__).parent / "scripts"
 MADE = "made.py"  # what several scripts import
 ENVIRONMENT = Path(".nox/ordinary")
@@ -84,9 +85,6 @@ def main(only: tuple[str, ...], workers: int, own: Path | None) -> None:
         write_baseline(DOOR_OTHERS, {"command": COMMAND, "rows": [asdict(row) for row in rows]})
         rewrite_pages()
     sys.exit(code(rows))
-
-
-COMMAND = "python -m tests.door.others"
 
 
 def asked(name: str, python: Path) -> Said:
@@ -153,7 +151,7 @@ def code(rows: Sequence[Said]) -> int:
     """The exit code."""
     if any(row.light == RED for row in rows):
         return 1
-    return 3 if not rows or all(row.light == UNMEASURED for row in rows) else 0
+    return 3 if not rows or any(row.light == UNMEASURED for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -85,6 +85,25 @@ def test_it_ends_with_its_driver(end: str) -> None:
     assert nn.Module.__call__ is call
 
 
+def test_it_ends_where_it_would_wait_again() -> None:
+    """Behavior: a pause of its `finally` block does not wait for a driver that is gone."""
+    ends = list[str]()
+    pauses: list[Callable[[dict[str, float]], str]] = []
+
+    def train() -> None:
+        try:
+            pauses[0]({})
+        finally:
+            try:
+                pauses[0]({})
+            finally:
+                ends.append("end")
+
+    threads = threading.active_count()
+    verify.driven(train, pause_at=pauses.append).close()
+    assert (["end"], threads) == (ends, threading.active_count())
+
+
 def test_an_error_of_the_function_is_raised_where_it_is_driven() -> None:
     """Behavior: the function's own error, in the driver's thread."""
 

@@ -112,10 +112,19 @@ class Parted(nn.Module):
         old = model.words.detach()
         self.old = nn.Parameter(old) if learned else old
         self.new = nn.Parameter(drawn(old, words - VOCAB))
+        self.gain = nn.Parameter(torch.ones(()))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) to (B, T, V)."""
-        return linear(torch.tanh(torch.cat([self.old, self.new])[tokens]), self.out)
+        return self.gain * linear(torch.tanh(torch.cat([self.old, self.new])[tokens]), self.out)
+
+
+class Scaled(Functional):
+    """Beside them a number of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
 
 
 def parted(*, learned: bool) -> Resize:
@@ -144,6 +153,7 @@ CASES: dict[str, tuple[Any, Resize, str, str]] = {
     "new rows of zeros": (Functional, bare("words", "out", made=zero), YELLOW, "rms 0"),
     "rows of memory": (Functional, bare("words", "out", made=unfilled), RED, "not finite"),
     "in two parts": (Functional, parted(learned=True), GREEN, "keeps the names of parameters, as words"),
+    "in two parts, beside a number": (Scaled, parted(learned=True), GREEN, "keeps the names of parameters, as words"),
     "in two parts, of which one is learned": (
         Functional,
         parted(learned=False),
