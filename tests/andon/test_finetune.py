@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from andon.core.adapters.lora import LoRALinear
 from andon.core.config import load_config
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.log import of_kind, read_log
 from andon.runs import run
