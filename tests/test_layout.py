@@ -137,6 +137,14 @@ def test_what_commands_write_below_reports_is_ignored_by_git() -> None:
 
 
 @pytest.mark.tier1
+def test_no_other_folder_stands_at_the_top() -> None:
+    """Behavior: the folders that git tracks at the top are those of README's layout and hidden ones of tools."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
+    folders = {line.partition("/")[0] for line in listed.stdout.splitlines() if "/" in line and line[0] != "."}
+    assert {*CODE, "configs", "docs", "reports", "tests"} == folders
+
+
+@pytest.mark.tier1
 def test_every_dependency_has_a_reason() -> None:
     """Behavior: each package that pyproject.toml asks for is explained in the decision record."""
     content = project()["project"]
