@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from andon.core.data.dataset import batches, open_dataset
     from andon.core.data.tokenizer import load_tokenizer
     from andon.core.files.manifest import CheckpointError
-    from andon.core.formats.huggingface import export_huggingface
+    from andon.core.formats.huggingface_export import export_huggingface
     from andon.core.formats.interchange import load_model
     from andon.core.formats.peft import load_adapter, save_adapter
     from andon.core.model.generate import generate

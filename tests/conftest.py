@@ -42,7 +42,7 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse a test without exactly one tier mark: no tier would run it, or two would."""
     for item in items:
-        marks = [mark for mark in TIERS if item.get_closest_marker(mark)]
+        marks = [mark.name for mark in item.iter_markers() if mark.name in TIERS]
         if len(marks) != 1:
             raise pytest.UsageError(
                 f"{item.nodeid} carries {marks or 'no tier mark'}; give it one of {', '.join(TIERS)}"

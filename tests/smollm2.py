@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.verify import subjects
 from andon.verify.errors import SubjectError

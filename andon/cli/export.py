@@ -44,7 +44,7 @@ def write(
     model: "Llama", out: Path, tokenizer: "Tokenizer | None", template: "ChatTemplate | None", marks: "Marks"
 ) -> None:
     """Write a Hugging Face directory, with its source's small files, and say so."""
-    from andon.core.formats.huggingface import export_huggingface
+    from andon.core.formats.huggingface_export import export_huggingface
 
     export_huggingface(model, out, tokenizer, template, marks)
     count = sum(parameter.numel() for parameter in model.parameters())

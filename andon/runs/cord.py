@@ -124,12 +124,12 @@ def make_cord(settings: "CordConfig", watch: "Watch | None") -> Cord:
 
 
 def window_metrics(window: "Sequence[StepRecord]") -> dict[str, float | None]:
-    """The metrics of a full window of steps."""
+    """The metrics of a full window of steps; no throughput where all of them were profiled."""
     seconds = sum(sum(record.seconds.values()) for record in window)
     return {
         "cord.loss": median(record.loss for record in window),
         "cord.grad_norm": median(record.grad_norm for record in window),
-        "cord.tokens_per_second": sum(record.tokens for record in window) / max(seconds, 1e-9),
+        "cord.tokens_per_second": sum(record.tokens for record in window) / seconds if seconds else None,
     }
 
 

@@ -4,12 +4,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from andon.files import write_whole
-from andon.log import of_kind, read_log
-from andon.runs.folder import CACHE, RunError, nothing_to_resume
+from andon.runs.finetune_data import open_data
+from andon.runs.finetune_result import count_parameters, finetune_result, trained_share
+from andon.runs.folder import RunError, nothing_to_resume
 from andon.runs.models import (
     ADAPTER_NAME,
     JOB_FILE,
+    FinetuneError,
     FinetuneJob,
     adapter_job,
     load_base,
@@ -20,11 +21,7 @@ from andon.runs.models import (
 from andon.runs.setup import Prepare, RunSetup
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from andon.core.config import Config
-    from andon.core.data.dataset import Dataset
-    from andon.core.model.llama import Llama
     from andon.runs.screen import Say
 
 # Where a fine-tune differs from training from scratch; a TOML file named with --config replaces them.
@@ -32,10 +29,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "training": {"epochs": 3, "batch_size": 8, "learning_rate": 2e-4, "weight_decay": 0.0},
     "schedule": {"warmup_steps": 10},
 }
-
-
-class FinetuneError(ValueError):
-    """A fine-tune that cannot begin; the message names the file or key and the next step."""
 
 
 def configure(base: Path, toml: Path | None, changes: list[str]) -> "Config":
@@ -132,70 +125,3 @@ def prepare_finetune(job: FinetuneJob, folder: Path) -> Prepare:
         )
 
     return prepare
-
-
-def open_data(job: FinetuneJob, config: "Config", tokenizer: "Tokenizer | None", folder: Path) -> "Dataset":
-    """Instructions if the files hold them, otherwise plain text, encoded with the base's tokenizer.
-
-    Raises as `andon.core.data.instructions` and `andon.core.data.dataset` do, and:
-        FinetuneError: the base has no tokenizer.
-    """
-    from andon.core.data.corpus import find_sources
-    from andon.core.data.dataset import open_dataset
-    from andon.core.data.instruction_records import has_instructions
-    from andon.core.files.manifest import TOKENIZER
-
-    if tokenizer is None:
-        raise FinetuneError(f"{job.base}: has no tokenizer; put its tokenizer.json there")
-    from andon.core.data import instructions
-    from andon.core.formats.marks import end_id, load_marks
-
-    base = resolve_checkpoint(job.base)
-    eos_id = end_id(tokenizer, load_marks(base), base)
-    sources = find_sources(config.data.paths)
-    if not has_instructions(sources, config.data.text_field):
-        return open_dataset(config, CACHE, tokenizer, eos_id)
-    file = folder / TOKENIZER
-    dataset = instructions.open_instructions(config, sources, tokenizer, file, job.template, eos_id)
-    write_whole(file, tokenizer.to_str(pretty=True))
-    return dataset
-
-
-def count_parameters(model: "Llama", config: "Config") -> dict[str, int]:
-    """Numbers of parameters: of the adapter (`trained`), and of all, where a base in 4 bits counts unquantized."""
-    from andon.core.adapters.lora import lora_parameters
-    from andon.core.memory import sizes
-
-    trained = sum(factor.numel() for factor in lora_parameters(model, ADAPTER_NAME).values())
-    return {"trained": trained, "all": sizes.count_parameters(sizes.shape_of(config)).total + trained}
-
-
-def trained_share(counts: dict[str, int]) -> str:
-    """`1,179,648 of 163,597,056 parameters (0.72%)`."""
-    return f"{counts['trained']:,} of {counts['all']:,} parameters ({counts['trained'] / counts['all']:.2%})"
-
-
-def finetune_result(
-    job: FinetuneJob, config: "Config", model: "Llama", folder: Path, counts: dict[str, int], say: "Say"
-) -> dict[str, Any]:
-    """A fine-tune's fields of `result.json`; the exit code is 1 if any bit of the frozen model has changed."""
-    from andon.core.adapters import lora
-
-    settings = getattr(config, job.method)
-    unchanged = lora.base_digest(model) == lora.lora_origin(model, ADAPTER_NAME).base
-    losses = {record["step"]: record["loss"] for record in of_kind(read_log(folder), "validation")}
-    finetune = {
-        "method": job.method,
-        "base": str(job.base),
-        "rank": settings.rank,
-        "alpha": settings.resolved_alpha,
-        "trained_parameters": counts["trained"],
-        "all_parameters": counts["all"],
-        "loss_before": losses.get(0),
-        "loss_after": losses[max(losses)] if max(losses, default=0) else None,
-        "base_unchanged": unchanged,
-    }
-    if unchanged:
-        return {"parameters": counts["all"], "finetune": finetune}
-    say(f"{folder}: the frozen model has changed, so this adapter belongs to no model; report this as a bug")
-    return {"parameters": counts["all"], "finetune": finetune, "exit": 1}

@@ -23,6 +23,10 @@ class ModelError(ValueError):
     """A model that cannot be put together; the message names the file and the next step."""
 
 
+class FinetuneError(ValueError):
+    """A fine-tune that cannot begin; the message names the file or key and the next step."""
+
+
 class FinetuneJob(NamedTuple):
     """An adapter's base and method: enough to load the same base again."""
 

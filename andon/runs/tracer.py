@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 import sys
 from collections import deque
@@ -77,10 +76,9 @@ def endpoint_of(otlp: str | None, *, traced: bool) -> "Endpoint | None":
 
 def describe(setup: "RunSetup", config: "Config", device: str) -> dict[str, Any]:
     """What a run's first span says: what is trained, on what, by which code."""
-    import torch
-
     from andon.core.config import dump_config
     from andon.gates.commits import head
+    from andon.tracing.loop import surroundings
 
     commit = head()
     return {
@@ -91,10 +89,8 @@ def describe(setup: "RunSetup", config: "Config", device: str) -> dict[str, Any]
         "train.model.parameters": sum(parameter.numel() for parameter in setup.state.model.parameters()),
         "train.adapter": setup.verb.removeprefix("finetune ") if setup.base else "none",
         "train.dtype": config.training.dtype,
+        **surroundings(),
         "train.device": device,
-        "train.threads": torch.get_num_threads(),
-        "train.passive_waiting": os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive",
-        "train.torch": torch.__version__,
     }
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from andon.cli.main import cli
 from andon.core.data.tokenizer import train_tokenizer
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from tests.core.foreign import logits, new_model
 

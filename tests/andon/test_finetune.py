@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from andon.core.adapters.lora import LoRALinear
 from andon.core.config import load_config
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.log import of_kind, read_log
-from andon.runs import finetuning, run
-from andon.runs.models import FinetuneJob, load_any_model, read_job
+from andon.runs import run
+from andon.runs.finetune_data import open_data
+from andon.runs.models import FinetuneError, FinetuneJob, load_any_model, read_job
 from tests.andon.test_bad_input import content, refused, toml
 from tests.core.foreign import unsealed
 from tests.small_run import TABLES
@@ -68,7 +69,7 @@ def test_the_adapter_starts_as_the_base(method: str, tuning: Path) -> None:
     (job,) = [read_job(tuning / "run" / "finetune.json")]
     plain, tokenizer = load_model(job.base)
     config = load_config(tuning / "run" / "config.json")
-    dataset = finetuning.open_data(job, config, tokenizer, tuning / "run")
+    dataset = open_data(job, config, tokenizer, tuning / "run")
     from andon.core.data import dataset as data
     from andon.core.training import loop as training
 
@@ -216,8 +217,8 @@ def test_a_base_with_nan_is_refused(tuning: Path) -> None:
 def test_a_base_without_tokenizer_is_refused(tmp_path: Path) -> None:
     """Behavior: the message names the base and the file that it lacks."""
     job: Any = FinetuneJob("lora", tmp_path, None, False, None)
-    with pytest.raises(finetuning.FinetuneError, match=r"has no tokenizer; put its tokenizer\.json there"):
-        finetuning.open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
+    with pytest.raises(FinetuneError, match=r"has no tokenizer; put its tokenizer\.json there"):
+        open_data(job, None, None, tmp_path)  # ty: ignore[invalid-argument-type]
 
 
 def test_verbs_are_not_mixed_up(tuning: Path) -> None:

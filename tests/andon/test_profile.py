@@ -52,8 +52,9 @@ PLANTED = {"loss": slow_loss, "gradient_norm": slow_norm, "step": slow_step}
 
 
 def trained(folder: Path, profile: int | None) -> dict[str, Any]:
-    """A run of ten steps."""
-    config = small_config(write_corpus(folder.parent / "corpus"), ("training.max_steps", 10))
+    """A run of ten steps, whose cord asks after every two of them."""
+    bounds = (("cord.tokens_per_second_below", 1e-3), ("cord.window_steps", 2))
+    config = small_config(write_corpus(folder.parent / "corpus"), ("training.max_steps", 10), *bounds)
     return run(config, folder, profile=profile, quiet=True, say=lambda text: None)
 
 

@@ -114,7 +114,7 @@ def door_cost(content: dict[str, Any]) -> str:
         for kind, key in (("20 steps", "short_beyond"), ("100 steps", "long_beyond"))
     ]
     header = ["CPU time", "beyond the script's own (first 20 steps)", "as a share"]
-    said = f"Fresh processes of each kind: {content['rounds']}, in turn. `nox -s bench -- door` measures again."
+    said = f"Fresh processes of each kind, in turn: {content['rounds']}. `nox -s bench -- door` measures again."
     return f"{table(header, lines)}\n\n{said}"
 
 

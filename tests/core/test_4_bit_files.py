@@ -21,7 +21,7 @@ from andon.core.adapters.nf4 import (
     quantize_nf4,
 )
 from andon.core.formats.bitsandbytes import STATE, from_bitsandbytes, to_bitsandbytes
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama
 from tests.core.foreign import assert_refused, logits, new_model, unsealed

@@ -16,8 +16,9 @@ from tokenizers.models import WordLevel
 from andon.core.data.chat import ChatTemplate
 from andon.core.data.tokenizer import EOS, TokenizerError, train_tokenizer
 from andon.core.formats.chat_template import load_template
-from andon.core.formats.huggingface import INDEX, export_huggingface
+from andon.core.formats.huggingface import INDEX
 from andon.core.formats.huggingface_config import InterchangeError
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from tests.core.foreign import assert_refused, logits, new_model, unsealed
 from tests.core.shapes import LLAMA3

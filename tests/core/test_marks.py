@@ -12,8 +12,8 @@ from tokenizers import processors
 
 from andon.core.data.chat import Conversation, render_turns
 from andon.core.data.tokenizer import TokenizerError, text_marks
-from andon.core.formats.huggingface import export_huggingface
 from andon.core.formats.huggingface_config import InterchangeError
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.formats.marks import end_id, load_marks, marks_of_text
 from andon.core.formats.tokenizer_files import read_tokenizer

@@ -11,7 +11,7 @@ from torch import Tensor
 from andon.core.adapters.lora import add_lora, lora_parameters, merge_lora, unwrap_lora
 from andon.core.adapters.targets import LoraError
 from andon.core.config import LoraConfig, ModelConfig
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.peft import load_adapter, save_adapter
 from andon.core.formats.peft_config import ALLOWED_VALUES, INFORMATIONAL_FIELDS, OUR_KEYS
 from andon.core.model.llama import Llama, build_model

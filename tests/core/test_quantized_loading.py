@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from andon.core.adapters.nf4 import NF4Linear, QuantError, quantize_model
 from andon.core.config import QloraConfig
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.model.llama import Llama, build_model
 from andon.verify.observation.tensor_memory import TensorMemory

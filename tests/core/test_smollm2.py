@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.model.generate import generate
 from andon.core.model.llama import Llama

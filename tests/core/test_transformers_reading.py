@@ -7,7 +7,7 @@ import pytest
 
 from andon.core.data.chat import Conversation, render_turns
 from andon.core.data.instructions import encode_turns
-from andon.core.formats.huggingface import export_huggingface
+from andon.core.formats.huggingface_export import export_huggingface
 from andon.core.formats.interchange import load_model
 from andon.core.formats.marks import load_marks, marks_of_text
 from tests.core.published_shapes import TALK, directory

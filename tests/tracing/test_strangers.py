@@ -82,7 +82,6 @@ def assert_as_by_hand(folder: Path, by_hand: dict[str, float], steps: int) -> No
 
 
 @pytest.mark.tier3
-@pytest.mark.tier3
 @pytest.mark.parametrize(("name", "steps"), [("plain.py", 24), ("accumulating.py", 20)])
 def test_three_lines(name: str, steps: int, tmp_path: Path) -> None:
     """Behavior: two loops with three lines each have the phases they time by hand, and their numbers to the bit."""
@@ -92,7 +91,6 @@ def test_three_lines(name: str, steps: int, tmp_path: Path) -> None:
     assert_as_by_hand(tmp_path / "run", recorded["seconds"], steps)
 
 
-@pytest.mark.tier3
 @pytest.mark.tier3
 def test_no_line(tmp_path: Path) -> None:
     """Behavior: an unchanged script behind `andon trace --` has the phases it times by hand, and its own numbers."""

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,26 +110,29 @@ def self_times(calls: Sequence[Call]) -> Iterator[tuple[str, float]]:
 def top(paths: Sequence[Path]) -> Top:
     """Of all steps in profiles. Raises TraceError as `steps_of`, and where they hold no step."""
     steps, total = 0, 0.0
-    kinds: tuple[dict[str, float], dict[str, float]] = defaultdict(float), defaultdict(float)
-    calls: Counter[str] = Counter()
-    for path in paths:
-        for found in steps_of(path):
-            steps += 1
-            total += found[0].ended - found[0].begun
-            calls.update(call.name for call in found)
-            functions = [call for call in found if not call.name.startswith(MODULE)]
-            modules = [call for call in found if call.name.startswith(MODULE)]
-            for sums, chosen in zip(kinds, (functions, [found[0], *modules]), strict=True):
-                for name, microseconds in self_times(chosen):
-                    sums[name] += microseconds
+    functions, modules = defaultdict[str, float](float), defaultdict[str, float](float)
+    calls = Counter[str]()
+    for found in chain.from_iterable(map(steps_of, paths)):
+        steps += 1
+        total += found[0].ended - found[0].begun
+        calls.update(call.name for call in found)
+        _add(functions, [call for call in found if not call.name.startswith(MODULE)])
+        _add(modules, [found[0], *(call for call in found if call.name.startswith(MODULE))])
     if not total:
         raise TraceError(f"{', '.join(map(str, paths))}: no profiled step; the run ended within its first")
-    functions, modules = (
-        [row(*each, calls, steps, total) for each in sums.items() if each[0] != STEP] for sums in kinds
-    )
-    return Top(
-        steps, total / steps / 1e6, *(sorted(rows, key=lambda each: -each.share) for rows in (functions, modules))
-    )
+    tables = (_rows(sums, calls, steps, total) for sums in (functions, modules))
+    return Top(steps, total / steps / 1e6, *tables)
+
+
+def _add(sums: dict[str, float], calls: Sequence[Call]) -> None:
+    for name, microseconds in self_times(calls):
+        sums[name] += microseconds
+
+
+def _rows(sums: Mapping[str, float], calls: Mapping[str, int], steps: int, total: float) -> list[Row]:
+    """Without what is the step's own, the largest first."""
+    rows = [row(*each, calls, steps, total) for each in sums.items() if each[0] != STEP]
+    return sorted(rows, key=lambda each: -each.share)
 
 
 def row(name: str, microseconds: float, calls: Mapping[str, int], steps: int, total: float) -> Row:
