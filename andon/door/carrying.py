@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from andon.door.readable import is_readable
 from andon.door.rows import fingerprints
 from andon.verify.access.batches import tensors_in
 
@@ -80,7 +81,13 @@ class Carrying:
 
 
 def _is_state(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dim() > 1 and tensor.numel() > 0 and type(tensor) is Tensor
+    return (
+        is_readable(tensor)
+        and tensor.is_floating_point()
+        and tensor.dim() > 1
+        and type(tensor) is Tensor
+        and tensor.numel() > 0
+    )
 
 
 def _mark(tensor: Tensor) -> Mark:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from andon.door import places
 from andon.door.comparing import Comparing
+from andon.door.modes import Modes
+from andon.door.readable import computes, is_readable
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
 from andon.door.uses import acts, drops, look_again, use_of
@@ -32,6 +34,7 @@ class ForwardNotes:
         self._comparing = Comparing(run)
         self._methods: set[tuple[type, str]] = set()
         self._rehearsals = Rehearsals(run, windows)
+        self._modes = Modes()
 
     def install(self) -> None:
         """Note every call of a module."""
@@ -39,22 +42,36 @@ class ForwardNotes:
 
     def _around(self, call: Callable[..., Any], *, method: str = "") -> Callable[..., Any]:
         def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            skips = self.run.inside is not None or method in self.run.loops
-            if skips or self.run.over or next(module.parameters(), None) is None:
+            if self.run.inside:
+                self._modes.part()
+            skips = self.run.inside is not None or method in self.run.loops or self.run.over
+            if skips or not _has_numbers(module):
                 return call(module, *args, **kwargs)
             self.run.inside = method
+            self._modes.begin(module if method else None)
             try:
                 passes = self.before(module, args, kwargs)
                 training = passes.with_gradients > 0
                 result = self.windows.call(module, call, args, kwargs, training=training, method=bool(method))
             finally:
                 self.run.inside = None
-            if method not in self.run.loops:
-                self.after(passes, result)
-                self._note_use(passes, module, result)
+            self._ended(method, passes, module, result)
             return result
 
         return called
+
+    def _ended(self, method: str, passes: Passes, module: nn.Module, result: Any) -> None:
+        if self._modes.end():
+            self._is_no_pass(method, passes)
+        if method not in self.run.loops:
+            self.after(passes, result)
+            self._note_use(passes, module, result)
+
+    def _is_no_pass(self, method: str, passes: Passes) -> None:
+        """All that a method has called was called in a mode that the method had set."""
+        self.run.loops.add(method)
+        passes.count -= 1
+        self.run.passes = {key: each for key, each in self.run.passes.items() if each.count}
 
     def _look_for_method(self, module: nn.Module) -> None:
         """From its next call on, a method of a model that calls its parts is that model's pass."""
@@ -85,11 +102,7 @@ class ForwardNotes:
         passes.with_gradients += gradients
         passes.modules[id(module)] = module
         given = (*args, *kwargs.values())
-        if gradients and self.run.trail is not None:
-            self.run.trail.note_rows(given)
-        passes.rows.note(given)
-        self._note_inputs(passes, tensors_in(given))
-        self._note_growth(passes, module, given)
+        self._note_given(passes, module, given, gradients=gradients)
         self._rehearsals.before(passes, given)
         return passes
 
@@ -119,6 +132,15 @@ class ForwardNotes:
         elif self.run.steps and not torch.is_grad_enabled():
             self._comparing.begin()
 
+    def _note_given(self, passes: Passes, module: nn.Module, given: tuple[Any, ...], *, gradients: bool) -> None:
+        """What of it can be read."""
+        tensors = [each for each in tensors_in(given) if is_readable(each)]
+        if gradients and self.run.trail is not None:
+            self.run.trail.note_rows(given)
+        passes.rows.note(tuple(each for each in given if any(each is one for one in tensors)))
+        self._note_inputs(passes, tensors)
+        self._note_growth(passes, module, tensors)
+
     def _note_inputs(self, passes: Passes, tensors: list[Tensor]) -> None:
         passes.carrying.given(tensors)
         text = next((each for each in tensors if each.dim() == 2 and not each.is_floating_point()), None)
@@ -128,7 +150,7 @@ class ForwardNotes:
             self._comparing.given = tensors[0] if self._comparing.on and tensors[0].is_floating_point() else None
             passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)
 
-    def _note_growth(self, passes: Passes, module: nn.Module, given: tuple[Any, ...]) -> None:
+    def _note_growth(self, passes: Passes, module: nn.Module, given: list[Tensor]) -> None:
         """A pass of a text that is generated, as far as the passes before it were at the same place."""
         if self._before is not None and self._before is not passes:
             self._before.growing.end()
@@ -175,3 +197,9 @@ class ForwardNotes:
         for tensor in tensors_in(result)[:OUTPUTS]:
             if tensor.grad_fn is not None:
                 tensor.grad_fn.register_prehook(arrives)
+
+
+def _has_numbers(module: Any) -> bool:
+    """Whether it is a module with parameters, in a pass that computes; a method may be called on something else."""
+    first = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    return first is not None and is_readable(first) and computes()

@@ -15,7 +15,7 @@ MOST = 4  # gradients
 
 def sample(optimizer: Optimizer) -> Tensor | None:
     """The first entries of its first gradients; None where there are none."""
-    parts = [each.detach().reshape(-1)[:ENTRIES].double() for each in islice(_gradients(optimizer), MOST)]
+    parts = [each.detach().reshape(-1)[:ENTRIES].cpu().double() for each in islice(_gradients(optimizer), MOST)]
     return torch.cat(parts) if parts else None
 
 

@@ -1,7 +1,7 @@
 """Parameters of an optimizer whose gradient is exactly zero, as long as it is; and parameters that nobody moves."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def note_gradients(each: Any) -> None:
         each.idle = {id(p): (p, 0) for p in tensors_of(each.optimizer) if p.requires_grad}
     each.gradients_seen += 1
     for key, (p, count) in list(each.idle.items()):
-        if type(p.grad) is not Tensor or p.grad.layout != torch.strided:
+        if not _is_plain(p.grad):
             continue
         if is_zero(p.grad):
             each.idle[key] = (p, count + 1)
@@ -46,7 +46,7 @@ def note_unheld(each: Any, run: Any, all_held: Callable[[], set[int]]) -> None:
         return
     held = all_held()
     for name, p in learning(each.model, run.modules.values()).items():
-        if id(p) not in held and p.requires_grad and type(p.grad) is Tensor and not is_zero(p.grad):
+        if id(p) not in held and p.requires_grad and _is_plain(p.grad) and not is_zero(p.grad):
             count, first = each.unheld.get(name, (0, p.detach().reshape(-1)[:ENTRIES].clone()))
             each.unheld[name] = (count + 1, first)
 
@@ -54,6 +54,10 @@ def note_unheld(each: Any, run: Any, all_held: Callable[[], set[int]]) -> None:
 def stayed(p: nn.Parameter, first: Tensor) -> bool:
     """Whether a parameter is still what it was."""
     return torch.equal(p.detach().reshape(-1)[:ENTRIES], first)
+
+
+def _is_plain(gradient: Any) -> TypeGuard[Tensor]:
+    return type(gradient) is Tensor and gradient.layout == torch.strided
 
 
 def is_zero(gradient: Tensor) -> bool:

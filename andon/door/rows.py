@@ -34,9 +34,9 @@ def fingerprints(tensor: Tensor) -> list[int]:
     flat = tensor.detach().reshape(len(tensor), -1)
     if flat.shape[1] > COLUMNS:
         flat = flat.index_select(1, _columns(flat.shape[1], flat.device))
-    if flat.dtype == torch.bfloat16:
+    if flat.is_floating_point() and flat.dtype not in (torch.float16, torch.float32, torch.float64):
         flat = flat.float()
-    read = flat.cpu().numpy()
+    read = flat.cpu().resolve_conj().resolve_neg().numpy()
     whole, width = read.tobytes(), read.shape[1] * read.itemsize
     return [hash(whole[begin : begin + width]) for begin in range(0, len(whole), width)] if width else []
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from andon.door.moments import Moments
 from andon.door.places import Place
+from andon.door.readable import is_readable
 
 MOST, ENTRIES = 8, 64  # parameters, and of each
 
@@ -35,8 +36,10 @@ def look_again(use: Use, steps: int) -> None:
         return
     use.moments.note(steps)
     first = use.weights
-    use.weights = torch.cat([p.detach().reshape(-1)[:ENTRIES].float() for p in islice(use.module.parameters(), MOST)])
-    use.moved += first is not None and not torch.equal(first, use.weights)
+    plain = (p for p in use.module.parameters() if is_readable(p))
+    parts = [p.detach().reshape(-1)[:ENTRIES].float().cpu() for p in islice(plain, MOST)]
+    use.weights = torch.cat(parts) if parts else None
+    use.moved += first is not None and use.weights is not None and not torch.equal(first, use.weights)
 
 
 def use_of(module: nn.Module) -> Use:

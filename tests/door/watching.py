@@ -29,7 +29,9 @@ class Watching:
             call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs),
         )
         self._steps = StepNotes(self.run, windows, lambda: None)
-        self._called = ForwardNotes(self.run, windows)._around(nn.Module.__call__)
+        self.method = lambda call, name: self._forward._around(call, method=name)
+        self._forward = ForwardNotes(self.run, windows)
+        self._called = self._forward._around(nn.Module.__call__)
         self.backward = BackwardNotes(self.run, windows)._around(Tensor.backward)
 
     def optimizer(self, parameters: Any, lr: float = 0.1, **more: Any) -> torch.optim.Optimizer:

@@ -1,5 +1,6 @@
 """What all invariants see of a run: its model, its optimizer, the step, and samples of tensors."""
 
+import cmath
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -89,4 +90,4 @@ class Watched:
 
 def is_finite(sample: Tensor) -> bool:
     """Whether all entries are; a finite sum says so in one pass."""
-    return math.isfinite(float(sample.sum())) or bool(sample.isfinite().all())
+    return cmath.isfinite(sample.sum().item()) or bool(sample.isfinite().all())
