@@ -3,7 +3,6 @@
 Whatever the child would leave behind ends it first: it writes, removes and sends nothing.
 """
 
-import atexit
 import inspect
 import io
 import os
@@ -29,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from andon.door import places
 from andon.door.fork import descriptors
+from andon.door.guard import keep_out
 from andon.door.holding import held
 from andon.door.records import Passes, Run
 from andon.door.windows import Windows
@@ -50,19 +50,7 @@ AS_NUMBERS = ("item", "__float__", "tolist")
 IGNORED = -100
 YIELDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 EXACT = 1e-5
-WRITERS = (  # functions that open files without Python's knowledge
-    ("h5py", "File.__init__"),
-    ("pyarrow.parquet", "ParquetWriter.__init__"),
-    ("cv2", "imwrite"),
-    ("lmdb", "open"),
-    ("soundfile", "SoundFile.__init__"),
-    ("torch.serialization", "_open_zipfile_writer"),
-    ("torch.serialization", "_open_file_like"),
-    ("safetensors.torch", "serialize_file"),
-)
 WATCHERS = ("tqdm._monitor",)  # modules of threads that nobody waits for
-TOUCHES = ("os.", "shutil.", "socket.", "subprocess.", "sqlite3.", "urllib.")  # what ends a child before it happens
-READS = ("os.listdir", "os.scandir", "os.walk")
 PRINTED = re.compile(r"-?\d+\.(\d+)(?![\d.])")
 
 
@@ -142,7 +130,6 @@ class Rehearsal(TorchFunctionMode):
         sys.stdout = sys.stderr = self.text
         self._keep_out()
         self.passing(values)
-        sys.addaudithook(self._is_about_to)
         sys.setprofile(self._profile)
         self.__enter__()
 
@@ -157,21 +144,13 @@ class Rehearsal(TorchFunctionMode):
         self.seen.rows += len(given[0]) if given and given[0].dim() else 0
 
     def _keep_out(self) -> None:
-        """Nothing is written: not by Python, which tells before it opens a file, and not by what does not tell."""
-        atexit.register(self.end)
+        """What is kept is noted, and nothing is written."""
         signal.signal(signal.SIGALRM, lambda *_: self.end())
         signal.alarm(int(2 * SECONDS))
-        sys.dont_write_bytecode = True
-        if "tqdm.std" in sys.modules:  # its lock is one for all processes
-            sys.modules["tqdm.std"].tqdm.set_lock(threading.RLock())
         around(torch, "save", lambda _: lambda saved, *_, **__: self._save(saved))
         around(nn.Module, "state_dict", lambda taken: _before(taken, self._keep))
         around(lr_scheduler.ReduceLROnPlateau, "step", lambda step: _before(step, self._plateau))
-        for module, path in WRITERS:
-            kind, _, name = path.rpartition(".")
-            owner = getattr(sys.modules.get(module), kind, None) if kind else sys.modules.get(module)
-            if owner is not None:
-                setattr(owner, name, lambda *_, **__: self.end())
+        keep_out(self.end, lambda: self.over)
 
     def _keep(self, module: nn.Module, *_: Any, **__: Any) -> None:
         """Weights are taken: of what learns, and of no copy."""
@@ -244,14 +223,6 @@ class Rehearsal(TorchFunctionMode):
         if self.seen.passes >= SEVERAL and not self.seen.follows:
             self.seen.values = [(each, 1e-5 * abs(each)) for each in _numbers(value)]
             self.text = io.StringIO()
-            self.end()
-
-    def _is_about_to(self, event: str, args: tuple[Any, ...]) -> None:
-        """Python calls this before it touches anything outside."""
-        if self.over:
-            return
-        writes = event == "open" and isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        if writes or (event.startswith(TOUCHES) and event not in READS):
             self.end()
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from andon.door import places
 from andon.door.followers import Followers
 from andon.door.fork import Fork
+from andon.door.guard import keep_out
 from andon.door.inquiry import inquire
 from andon.door.records import Optimizing, Run
 from andon.verify.capturing.torch_calls import Recorder, whole
@@ -52,6 +54,7 @@ class Windows:
         if due is not None and self.fork.begin():
             self._asking = due
             self._recorder.__enter__()
+            keep_out(self._leave, lambda: self.run.over)
             return self._record(module, call, args, kwargs, method=method)
         return call(module, *args, **kwargs)
 
@@ -86,6 +89,12 @@ class Windows:
         except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
             content = {"failed": f"{type(error).__name__}: {error}"}
         self.fork.end(content)
+
+    def _leave(self) -> None:
+        """In a child, before it would write something, or where the script ends with no backward pass."""
+        self.run.over = True
+        reason = f"it needs a backward pass before the script writes, removes or sends something ({places.here()})"
+        self.fork.end({"captured": [], "reason": "" if self._brief else reason})
 
     def backward_ended(self) -> None:
         """It is over: within it checkpoints make passes again."""
@@ -123,6 +132,8 @@ class Windows:
     def _due(self, module: nn.Module) -> Optimizing | None:
         """The optimizer whose micro-batch is to be captured or sampled, if the module is what it trains."""
         for key, each in self.run.optimizing.items():
+            if self._captured.get(key, 0 if len(self._captured) < MOST else SAMPLES) >= SAMPLES:
+                continue
             is_due = each.steps >= CAPTURED_AT and each.last_step == self.run.steps and _shares(module, each)
             if is_due and key not in self._captured and len(self._captured) < MOST:
                 self._captured[key], self._brief = 0, False

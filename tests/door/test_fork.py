@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from andon.door.fork import Fork
+from andon.door.records import Optimizing, Run
+from andon.door.windows import CAPTURED_AT, Windows
 
 pytestmark = pytest.mark.tier2
 
@@ -22,3 +26,19 @@ def test_open_files_are_read_apart_and_written_by_the_script_alone(tmp_path: Pat
         assert [{"read": "cd"}] == fork.gather()
         assert b"cdef" == rows.read()
     assert b"script" == (tmp_path / "log").read_bytes()
+
+
+def test_what_is_written_between_a_pass_and_its_backward_pass_is_written_once(tmp_path: Path) -> None:
+    """Behavior: the child in which a micro-batch is recorded ends before it writes a line of the script's log."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    run = Run(steps=CAPTURED_AT)
+    run.optimizing[id(optimizer)] = Optimizing(optimizer, None, model=model, steps=CAPTURED_AT, last_step=CAPTURED_AT)
+    windows = Windows(run, {"out": str(tmp_path), "check_budget": 5.0, "checks": True})
+    loss = windows.call(model, nn.Module.__call__, (torch.ones(2, 3),), {}, training=True, method=False).sum()
+    with (tmp_path / "log").open("a") as log:
+        log.write("a line\n")
+    windows.backward(loss)
+    (answer,) = windows.fork.gather()
+    assert "before the script writes" in answer["reason"]
+    assert "a line\n" == (tmp_path / "log").read_text()
