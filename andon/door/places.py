@@ -1,5 +1,6 @@
 """Where in the script a call comes from: the first frames that are neither a library's nor ours."""
 
+import os
 import sys
 import sysconfig
 from functools import cache
@@ -9,7 +10,8 @@ from typing import NamedTuple
 
 LIBRARIES = ("site-packages", "dist-packages")
 DEEP = 6  # script frames that tell one call from another
-OURS = str(Path(__file__).resolve().parents[1])
+PACKAGE = Path(__file__).parents[1]
+OURS = tuple(f"{each.resolve()}{os.sep}" for each in (PACKAGE, PACKAGE / "verify"))  # the second may be a link
 STANDARD = tuple({sysconfig.get_path(each) for each in ("stdlib", "platstdlib")})
 
 
@@ -52,4 +54,4 @@ def is_script(file: str) -> bool:
         return False
     path = str(Path(file).resolve())
     inside = any(f"/{each}/" in path for each in LIBRARIES)
-    return not inside and not path.startswith((OURS, *STANDARD)) and "/andon/door/" not in file
+    return not inside and not path.startswith(OURS + STANDARD)

@@ -132,17 +132,17 @@ class Windows:
     def _due(self, module: nn.Module) -> Optimizing | None:
         """The optimizer whose micro-batch is to be captured or sampled, if the module is what it trains."""
         for key, each in self.run.optimizing.items():
-            if self._captured.get(key, 0 if len(self._captured) < MOST else SAMPLES) >= SAMPLES:
-                continue
-            is_due = each.steps >= CAPTURED_AT and each.last_step == self.run.steps and _shares(module, each)
-            if is_due and key not in self._captured and len(self._captured) < MOST:
-                self._captured[key], self._brief = 0, False
-                return each
-            if is_due and self._begins and self._captured.get(key, SAMPLES) < SAMPLES:
-                self._captured[key] += 1
-                self._brief = True
+            taken = self._captured.get(key)
+            wanted = len(self._captured) < MOST if taken is None else self._begins and taken < SAMPLES
+            if wanted and self._stands_at(each) and _shares(module, each):
+                self._captured[key] = 0 if taken is None else taken + 1
+                self._brief = taken is not None
                 return each
         return None
+
+    def _stands_at(self, each: Optimizing) -> bool:
+        """Whether a window of this optimizer begins, after enough others."""
+        return each.steps >= CAPTURED_AT and each.last_step == self.run.steps
 
     def _model_of(self, each: Optimizing) -> nn.Module | None:
         """Of the modules called outermost the one that shares most parameters with the optimizer."""

@@ -19,7 +19,7 @@ from andon.tracing.analysis.steps import read_windows
 from andon.tracing.read import read_spans
 from tests.small_run import small_config, write_corpus
 
-pytestmark = pytest.mark.tier3
+pytestmark = pytest.mark.long
 
 LOSS, NORM, STEP = loop.loss, loop.gradient_norm, loop.step
 

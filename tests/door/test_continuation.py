@@ -27,7 +27,6 @@ FAULTS = {
     "data begun anew": ('        order.set_state(saved["order"])\n', "it is given the rows of step 1 again"),
     "no weights": ('        model.load_state_dict(saved["model"])\n', "a sum of the weights is"),
 }
-ONE = "no optimizer state"  # in tier 3: each takes three runs
 
 
 def resumption(**changes: Any) -> Resumption:
@@ -117,7 +116,7 @@ def test_a_trail_ends_at_the_step_after_a_save() -> None:
     assert [1] == ends
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_run_that_is_resumed_rightly_passes(door: Door) -> None:
     """Behavior: exit code 0, and nothing is left in the folder, though the script saves."""
     door.write("going_on.py")
@@ -127,9 +126,8 @@ def test_a_run_that_is_resumed_rightly_passes(door: Door) -> None:
     assert ["train.py"] == [each.name for each in door.folder.iterdir()]
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(each, marks=pytest.mark.tier3 if each == ONE else pytest.mark.long) for each in FAULTS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_a_resumed_run_lacks_is_named(door: Door, fault: str) -> None:
     """Behavior: red, with the step after the save and what differs first."""
     line, said = FAULTS[fault]

@@ -8,13 +8,7 @@ import pytest
 from tests.door.conftest import Door
 
 HERE = Path(__file__).parent / "correct"
-FAST = ("early_stop",)  # in tier 3: the rest takes minutes
 TYPED = "one\ntwo\nthree\nfour\nfive\nsix\n"
-
-
-def mark(path: Path) -> object:
-    """One of them is asked in tier 3."""
-    return pytest.param(path, marks=pytest.mark.tier3 if path.stem in FAST else pytest.mark.long, id=path.stem)
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -28,7 +22,8 @@ def runs_in(folder: Path) -> list[str]:
     return [name for name, each in folders.items() if each.exists() and folder == each.resolve()]
 
 
-@pytest.mark.parametrize("script", [mark(each) for each in sorted(HERE.glob("*.py"))])
+@pytest.mark.long
+@pytest.mark.parametrize("script", sorted(HERE.glob("*.py")), ids=lambda path: path.stem)
 def test_a_correct_script_is_not_red(script: Path, tmp_path: Path) -> None:
     """Behavior: yellow at most; the same output and the same files, to the byte; what is typed reaches the script."""
     alone, seen = Door(tmp_path / "alone"), Door(tmp_path / "seen")

@@ -14,9 +14,7 @@ from tests.small_run import write_corpus
 
 ROOT = Path(__file__).parents[2]
 OWN, PROGRAM = ROOT / "tests" / "door" / "scripts", ROOT / "tests" / "detectors" / "script"
-TRANSFORMERS = "trainer_lm"  # what it needs is in another environment
-SCRIPTS = ("names_lstm", "nano_text", "seq_to_seq_dates", "shapes_cnn", "swiss_roll_ddpm", TRANSFORMERS, "bytegpt")
-FAST = ("shapes_cnn", "language")  # in tier 3
+SCRIPTS = ("names_lstm", "nano_text", "seq_to_seq_dates", "shapes_cnn", "swiss_roll_ddpm", "bytegpt")
 MODEL = ROOT / "tests" / "bench" / "door_script.py"
 TRAIN = ["-m", "andon", "train", "config.toml", "--data", "corpus", "--out", "run", "--no-trace", "-q"]
 DOOR = (sys.executable, "-m", "andon", "verify", "--budget", "600", "--quiet", "--")
@@ -45,17 +43,23 @@ def probed(case: Case, folder: Path, door: tuple[str, ...]) -> tuple[dict[str, A
     return noted | {"trace": [step[:4] for step in noted["trace"]]}, done
 
 
-def mark(name: str) -> Any:
-    """Two are fast enough for tier 3."""
-    marks = pytest.mark.tier3 if name in FAST else pytest.mark.slow if name == TRANSFORMERS else pytest.mark.long
-    return pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", [mark(each) for each in (*SCRIPTS, "language", "10 M parameters", "andon train")])
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*SCRIPTS, "language", "10 M parameters", "andon train"])
 def test_a_script_computes_the_same(name: str, tmp_path: Path) -> None:
     """Behavior: norms of weights and gradients, rates and modes of each step, and the last weights, are the same."""
+    assert_the_same(name, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_trainer_computes_the_same(tmp_path: Path) -> None:
+    """Behavior: so does a script around transformers' Trainer, which is in another environment."""
+    assert_the_same("trainer_lm", tmp_path)
+
+
+def assert_the_same(name: str, folder: Path) -> None:
+    """Each step and the last weights, alone and behind the door."""
     case = named(name)
-    alone, _ = probed(case, tmp_path / "alone", ())
-    seen, done = probed(case, tmp_path / "seen", DOOR)
+    alone, _ = probed(case, folder / "alone", ())
+    seen, done = probed(case, folder / "seen", DOOR)
     assert alone["trace"], "no step was noted"
     assert alone == seen, done.error[-2000:]

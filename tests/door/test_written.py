@@ -29,10 +29,8 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "script",
-    [pytest.param(each, marks=pytest.mark.tier3 if each == "language.py" else pytest.mark.long) for each in SCRIPTS],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_what_is_written_passes(door: Door, script: str) -> None:
     """Behavior: the file says what was measured, makes the batch that was captured, and passes `andon verify`."""
     door.write(script)
@@ -72,7 +70,7 @@ def test_a_package_with_arguments(door: Door) -> None:
     assert "ids (8" in door.run(sys.executable, "-c", SHOWN).stdout
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_nothing_captured_is_said_and_nothing_is_written(door: Door) -> None:
     """Behavior: exit code 3, the reason in a line, no file."""
     door.write(

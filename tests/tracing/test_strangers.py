@@ -81,7 +81,7 @@ def assert_as_by_hand(folder: Path, by_hand: dict[str, float], steps: int) -> No
     assert COVERED <= covered(spans)
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "steps"), [("plain.py", 24), ("accumulating.py", 20)])
 def test_three_lines(name: str, steps: int, tmp_path: Path) -> None:
     """Behavior: two loops with three lines each have the phases they time by hand, and their numbers to the bit."""
@@ -91,7 +91,7 @@ def test_three_lines(name: str, steps: int, tmp_path: Path) -> None:
     assert_as_by_hand(tmp_path / "run", recorded["seconds"], steps)
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_no_line(tmp_path: Path) -> None:
     """Behavior: an unchanged script behind `andon trace --` has the phases it times by hand, and its own numbers."""
     folder, script = tmp_path / "run", SCRIPTS / "plain.py"
@@ -135,7 +135,7 @@ def andon_trace(*words: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_script_that_fails_or_does_not_train(tmp_path: Path) -> None:
     """Behavior: the script's exit code and output stay its own; what it did is there; without an optimizer it is 3."""
     script = tmp_path / "train.py"
@@ -154,7 +154,7 @@ def test_a_script_that_fails_or_does_not_train(tmp_path: Path) -> None:
     assert (2, "") == (done.returncode, done.stdout)
 
 
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_command_beside_itself(tmp_path: Path) -> None:
     """Behavior: the same command in turn with itself is not slower; one that fails is said."""
     script = tmp_path / "train.py"
