@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from andon.verify.capturing.fused import with_plain_calls
 from andon.verify.capturing.torch_calls import (
     Entry,
     Likelihood,
@@ -98,7 +99,7 @@ def capture(recorder: Recorder, loss: Tensor, optimizer: Optimizer | None) -> Ca
     Raises:
         NotApplicable: it cannot be made again.
     """
-    kept = without_selections(needed(recorder.entries, loss))
+    kept = needed(with_plain_calls(without_selections(needed(recorder.entries, loss))), loss)
     wholes = [whole(each.module, recorder.models) for each in kept if each.module is not None]
     modules = list({id(each): each for each in wholes}.values())
     if not modules:

@@ -47,6 +47,7 @@ class Entry:
     result: Any
     module: nn.Module | None = None
     autocast: torch.dtype | None = dataclasses.field(default_factory=autocast_now)
+    own: bool = False  # a torch.autograd.Function, with a backward pass of its own
 
     @property
     def name(self) -> str:
@@ -56,8 +57,7 @@ class Entry:
     @property
     def counts(self) -> bool:
         """Whether a function with a backward pass of its own is given a whole number above 0, maybe a divisor."""
-        own = getattr(self.function, "func", None) is _applied
-        return own and any(type(each) is int and each > 0 for each in self.args)
+        return self.own and any(type(each) is int and each > 0 for each in self.args)
 
     def given(self) -> list[Tensor]:
         """The tensors that it is given."""
@@ -145,7 +145,7 @@ class Recorder(TorchFunctionMode):
         finally:
             self.inside -= 1
         if not self.inside:
-            self.entries.append(Entry(partial(_applied, function), args, {}, result))
+            self.entries.append(Entry(partial(_applied, function), args, {}, result, own=True))
         return result
 
     def keep(self, module: nn.Module) -> None:
