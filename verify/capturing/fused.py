@@ -4,6 +4,7 @@ Where its values and gradients are shown to be those of plain torch calls, a rep
 """
 
 from collections.abc import Callable, Iterator
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
@@ -61,26 +62,31 @@ def _linear_total(hidden: Tensor, weight: Tensor, labels: Tensor, _: None) -> Te
 
 def _unselected(given: Fused, makers: dict[int, Entry]) -> Fused:
     """With all hidden states and targets, where the function was given those that one mask of theirs selects."""
-    calls = [makers.get(id(each)) for each in (given.hidden, given.labels)]
-    if any(each is None or each.name != "__getitem__" or len(each.args) != 2 for each in calls):
+    (hidden, mask), (labels, other) = (_selection(makers.get(id(each))) for each in (given.hidden, given.labels))
+    if hidden is None or labels is None or mask is None or mask is not other or mask.shape != labels.shape:
         return given
-    (hidden, mask), (labels, other) = (each.args for each in calls if each is not None)
-    masks = isinstance(mask, Tensor) and mask is other and mask.dtype == torch.bool and mask.shape == labels.shape
-    return Fused(hidden, given.weight, labels, mask) if masks else given
+    return given._replace(hidden=hidden, labels=labels, counted=mask)
+
+
+def _selection(call: Entry | None) -> tuple[Tensor | None, Tensor | None]:
+    """What a mask selects from, and the mask."""
+    if call is None or call.name != "__getitem__":
+        return None, None
+    source, mask = call.args
+    return (source, mask) if isinstance(mask, Tensor) and mask.dtype == torch.bool else (None, None)
 
 
 def _readings(args: tuple[Any, ...]) -> Iterator[Fused]:
     """All that the arguments' shapes allow."""
-    tensors = [each for each in args if isinstance(each, Tensor)]
-    for hidden in tensors:
-        for weight in tensors:
-            floats = hidden.is_floating_point() and weight.is_floating_point()
-            if not floats or hidden.dim() < 2 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
-                continue
-            for labels in tensors:
-                rows = labels.dtype == torch.int64 and labels.numel() and labels.shape == hidden.shape[:-1]
-                if hidden is not weight and rows and int(labels.max()) < len(weight):
-                    yield Fused(hidden, weight, labels)
+    tensors = [each for each in args if isinstance(each, Tensor) and each.numel()]
+    return filter(_fits, (Fused(*three) for three in permutations(tensors, 3)))
+
+
+def _fits(given: Fused) -> bool:
+    hidden, weight, labels, _ = given
+    kinds = hidden.is_floating_point() and weight.is_floating_point() and labels.dtype == torch.int64
+    shapes = weight.dim() == 2 and hidden.shape[-1:] == weight.shape[1:] and hidden.shape[:-1] == labels.shape
+    return kinds and shapes and labels.dim() > 0 and int(labels.max()) < len(weight)
 
 
 def _shown_factor(entry: Entry, given: Fused) -> float:
