@@ -50,6 +50,30 @@ def test_padding_is_no_part_of_a_prediction() -> None:
     assert not isinstance(found.value, Unusual)
 
 
+class Hidden(nn.Module):
+    """A model that hides from each token what it should see, and shows it the padding; of eight columns at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(WORDS, 8), nn.Embedding(8, 8)
+        self.layer, self.head = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), nn.Linear(8, WORDS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (B, T, V)."""
+        x = self.words(ids) + self.places(torch.arange(ids.shape[1]))
+        return self.head(self.layer(x, src_key_padding_mask=ids != 0))
+
+
+def test_a_mask_upside_down_shows_where_there_is_no_padding() -> None:
+    """Behavior: red, as rows without padding make no number; a script that calls `view` on its labels is asked too."""
+
+    def viewed(call: Call, ids: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(call(ids).view(-1, WORDS), labels.view(-1))
+
+    with pytest.raises(CheckFailed, match="where it was nan"):
+        check_padding(recorded(Hidden(), viewed, *padded()))
+
+
 def test_padding_is_no_target() -> None:
     """Behavior: labels of padding that count are red where a mask says that it is; ignored ones pass."""
     torch.manual_seed(0)

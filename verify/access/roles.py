@@ -71,7 +71,8 @@ def is_index(value: Tensor) -> bool:
 
 
 def replaced(batch: Batch, changes: Mapping[str | int, Any]) -> Batch:
-    """The batch with some parts exchanged, by key; of the same type."""
+    """The batch with some parts exchanged, by key; of the same type. What was cut out of a tensor is a whole one."""
+    changes = {key: as_whole(value) for key, value in changes.items()}
     if isinstance(batch, Tensor):
         return changes.get(0, batch)
     if is_keyed(batch):
@@ -82,6 +83,11 @@ def replaced(batch: Batch, changes: Mapping[str | int, Any]) -> Batch:
     if hasattr(batch, "_replace"):
         return batch._replace(**by_name)
     return type(batch)(changes.get(index, value) for index, value in enumerate(batch))
+
+
+def as_whole(value: Any) -> Any:
+    """A tensor laid out as loaders make them: code that calls `view` refuses a part of another."""
+    return value.contiguous() if isinstance(value, Tensor) and value.layout == torch.strided else value
 
 
 def rows(batch: Batch, chosen: Tensor) -> Batch:

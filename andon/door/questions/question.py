@@ -1,5 +1,6 @@
 """A line of the table of questions, and how a captured micro-batch is asked again."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from andon.verify.access.calls import seeded
+from andon.verify.access.roles import as_whole
 from andon.verify.capturing.micro_batch import Captured
 
 CLOSE = 1e-4  # of a number in float32, computed in another order
@@ -42,8 +44,9 @@ def parts_of(captured: Captured) -> dict[str, Tensor]:
 def again(captured: Captured, changes: dict[str, Tensor] | None = None) -> dict[int, Tensor]:
     """All that the script computed, in eval mode and from one seed, of the same batch or of one with other parts."""
     modules = [deepcopy(each).eval() for each in captured.before]
+    changed = {key: as_whole(each) for key, each in (changes or {}).items()}
     with seeded():
-        return captured.values(parts_of(captured) | (changes or {}), modules)
+        return captured.values(parts_of(captured) | changed, modules)
 
 
 def loss_again(captured: Captured, changes: dict[str, Tensor] | None = None) -> float:
@@ -53,5 +56,7 @@ def loss_again(captured: Captured, changes: dict[str, Tensor] | None = None) -> 
 
 
 def differ(first: float, second: float) -> bool:
-    """Whether two losses are more than rounding apart."""
+    """Whether two losses are more than rounding apart, or one of them alone is no number."""
+    if math.isnan(first) or math.isnan(second):
+        return math.isnan(first) != math.isnan(second)
     return abs(first - second) > CLOSE * max(abs(first), abs(second), 1e-6)
