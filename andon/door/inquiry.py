@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection
+from itertools import islice
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ AREAS = (
 # What takes all modules of the script to be trained by this optimizer.
 OF_ONE_MODEL = ("optimizer.membership", "structure.parameters")
 CROWDED = 8.0
+SHOWN = 6  # parts of a batch
 
 
 def inquire(recorder: Recorder, loss: Any, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +151,9 @@ def _reads_nothing_ungraded(captured: Captured) -> bool:
 
 
 def _described(captured: Captured, each: Optimizing) -> str:
-    parts = ", ".join(f"{name} {tuple(part.shape)}" for name, part in captured.parts.items())
+    shown = [f"{name} {tuple(part.shape)}" for name, part in islice(captured.parts.items(), SHOWN)]
+    more = len(captured.parts) - len(shown)
+    parts = ", ".join(shown) + (f" and {more} more" if more else "")
     return f"captured at step {each.steps + 1} of {type(each.optimizer).__name__}: batch {parts}"
 
 

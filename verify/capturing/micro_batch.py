@@ -20,6 +20,7 @@ from andon.verify.capturing.torch_calls import (
     needed,
     replayed,
     whole,
+    without_draws,
     without_selections,
 )
 from andon.verify.errors import NotApplicable, listed
@@ -94,12 +95,24 @@ def parts_of(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 def capture(recorder: Recorder, loss: Tensor, optimizer: Optimizer | None) -> Captured:
-    """What one micro-batch was, held to a replay.
+    """What one micro-batch was, held to a replay; where that differs, one with what was drawn at random as given.
 
     Raises:
         NotApplicable: it cannot be made again.
     """
     kept = needed(with_plain_calls(without_selections(needed(recorder.entries, loss))), loss)
+    captured = _captured(recorder, kept, loss, optimizer)
+    lack = _lack_of(captured)
+    if lack:
+        given = without_draws(kept)
+        captured = _captured(recorder, needed(given, loss), loss, optimizer)
+        if len(given) == len(kept) or _lack_of(captured):
+            raise NotApplicable(lack)
+    _strip_factor(captured)
+    return captured
+
+
+def _captured(recorder: Recorder, kept: list[Entry], loss: Tensor, optimizer: Optimizer | None) -> Captured:
     wholes = [whole(each.module, recorder.models) for each in kept if each.module is not None]
     modules = list({id(each): each for each in wholes}.values())
     if not modules:
@@ -118,8 +131,6 @@ def capture(recorder: Recorder, loss: Tensor, optimizer: Optimizer | None) -> Ca
         optimizer=optimizer,
     )
     _name_leaves(captured)
-    _hold_to(captured)
-    _strip_factor(captured)
     return captured
 
 
@@ -176,20 +187,20 @@ def _argument_names(captured: Captured) -> dict[int, str]:
     return names
 
 
-def _hold_to(captured: Captured) -> None:
-    """Compare a replay on the same numbers with what was recorded.
+def _lack_of(captured: Captured) -> str:
+    """What a replay on the same numbers lacks; empty where it is the recorded loss.
 
-    Raises:
-        NotApplicable: it is another loss; or with other random numbers it is none, as what a module has drawn comes to
-            the loss by a way beside its result, and stays what it was.
+    With other random numbers it must be one, too: what a module has drawn may come to the loss by a way beside its
+    result, and stays what it was.
     """
     got, due = _replayed_loss(captured, captured.state), float(captured.loss.detach())
     if abs(got - due) > CLOSE * max(1.0, abs(due)):
-        raise NotApplicable(f"a loss that a replay of its torch calls repeats: {due:.6g} came again as {got:.6g}")
+        return f"a loss that a replay of its torch calls repeats: {due:.6g} came again as {got:.6g}"
     kept = [name for name, part in captured.parts.items() if part.grad_fn is not None]
     others = torch.Generator().manual_seed(0).get_state()
     if kept and math.isfinite(due) and not math.isfinite(_replayed_loss(captured, others)):
-        raise NotApplicable(f"a loss of what modules return: {listed(kept)} are made within one, and not returned")
+        return f"a loss of what modules return: {listed(kept)} are made within one, and not returned"
+    return ""
 
 
 def _replayed_loss(captured: Captured, state: Tensor) -> float:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -216,6 +217,23 @@ def without_selections(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if id(entry) not in chosen]
 
 
+def without_draws(entries: list[Entry]) -> list[Entry]:
+    """The calls without those that draw random numbers: what a script has drawn is then given, as its batch is."""
+    return [entry for entry in entries if entry.module is not None or not _draws(entry)]
+
+
+def _draws(entry: Entry) -> bool:
+    """Whether a call without a gradient moves the state of random numbers, when it is made again."""
+    if _in_place(entry) or entry.own or not (made := tensors(entry.result)) or any(each.requires_grad for each in made):
+        return False
+    generators = [each for each in (*entry.args, *entry.kwargs.values()) if isinstance(each, torch.Generator)]
+    generators.append(torch.default_generator)
+    before = [each.get_state() for each in generators]
+    with torch.no_grad():
+        entry.function(*entry.args, **entry.kwargs)
+    return not all(map(torch.equal, before, (each.get_state() for each in generators)))
+
+
 def _given_to_modules(entries: list[Entry]) -> list[Tensor]:
     """The tensors of one dimension or more that modules are given."""
     called = (entry for entry in entries if entry.module is not None)
@@ -292,19 +310,25 @@ def swapped(value: Any, values: Mapping[int, Tensor]) -> Any:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """All tensors in a nest of tuples, lists, mappings and dataclasses, in their order."""
+    """All tensors in a nest of tuples, lists, mappings, dataclasses and torch's distributions, in their order."""
     return list(_tensors(value))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _tensors(each)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name, None))
+        return
+    for each in _held(value):
+        yield from _tensors(each)
+
+
+def _held(value: Any) -> Iterable[Any]:
+    if isinstance(value, tuple | list):
+        return value
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, Distribution):  # what it computes when it is first asked comes last
+        return vars(value).values()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return (getattr(value, field.name, None) for field in dataclasses.fields(value))
+    return ()

@@ -1,0 +1,44 @@
+"""What a script draws at random between its passes is given to a replay where it cannot be drawn again."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
+
+from andon.verify.capturing.micro_batch import capture
+from andon.verify.capturing.torch_calls import Recorder
+
+pytestmark = pytest.mark.tier2
+
+TIMES, ROWS = 4, 6
+
+
+class Policy(nn.Module):
+    """Returns a distribution, as policies do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, state: Tensor) -> Distribution:
+        """Of actions."""
+        return Categorical(logits=self.head(state))
+
+
+def test_a_rollout_is_captured_with_the_actions_that_were_taken() -> None:
+    """Behavior: the same loss, though the world draws from a generator of its own between two actions."""
+    torch.manual_seed(0)
+    policy, world, recorder, terms = Policy(), torch.Generator().manual_seed(1), Recorder(), []
+    recorder.keep(policy)
+    state = torch.randn(ROWS, 3)
+    with recorder:
+        for _ in range(TIMES):
+            chosen = recorder.call(policy, nn.Module.__call__, (state,), {})
+            action = chosen.sample()
+            terms.append(chosen.log_prob(action) * torch.rand(ROWS))
+            state = state + action[:, None] * torch.randn(ROWS, 3, generator=world)
+        loss = -torch.stack(terms).mean()
+    captured = capture(recorder, loss, None)
+    drawn = [each for each in captured.parts.values() if each.dtype == torch.int64]
+    assert TIMES == len(drawn)
+    assert float(loss.detach()) == float(captured.loss_of(captured.before[0], captured.parts).detach())
