@@ -84,7 +84,7 @@ class Windows:
         self.run.over = True  # what checks do is none of the script's
         try:
             options = {**self.options, "brief": self._brief, "line": str(self.run.loss_place or "")}
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast("cpu", enabled=False, cache_enabled=False):  # of weights that checks change
                 content = inquire(self._recorder, loss, self._asking, options)
         except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
             content = {"failed": f"{type(error).__name__}: {error}"}

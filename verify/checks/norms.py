@@ -10,7 +10,7 @@ from andon.verify.access.calls import new_model, precise
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, Unusual
 from andon.verify.observation.half_precision import device_of, low_dtype
-from andon.verify.observation.norm_layers import INVARIANT, norms_of, random_rows
+from andon.verify.observation.norm_layers import INVARIANT, given_dtypes, norms_of, random_rows
 from andon.verify.observation.tolerances import distance, rms
 from andon.verify.subject import Subject
 
@@ -67,6 +67,8 @@ def check_precision(subject: Subject) -> None:
 
     Silent because half a percent too much or too little, different for each token, looks like noise.
 
+    Asked in the dtype that the model's own pass gives each norm.
+
     Look for the cast to float32 before squares are taken, and at where the cast back stands.
 
     Example:
@@ -83,11 +85,13 @@ def check_precision(subject: Subject) -> None:
     """
     low = low_dtype(subject)
     model = new_model(subject).eval()
-    for name, module, width in norms_of(subject, precise(subject, new_model(subject)).eval()):
+    norms = norms_of(subject, precise(subject, new_model(subject)).eval())
+    given = given_dtypes(subject, model, [name for name, _, _ in norms])
+    for name, module, width in norms:
         own = model.get_submodule(name)
         exact = _neutral(module, random_rows(width, module).to(low).float()).double()
         with torch.no_grad(), torch.autocast(device_of(model), dtype=low):
-            rounded = _neutral(own, random_rows(width, own).to(low)).double()
+            rounded = _neutral(own, random_rows(width, own).to(low).to(given[name])).double()
         if rounded.shape != exact.shape:
             continue
         factor_R = (rounded * exact).sum(-1) / exact.square().sum(-1)

@@ -243,13 +243,28 @@ def _first_call(subject: Subject, model: nn.Module, block: nn.Module, batch: Bat
 
 
 def _require_positions_alone(subject: Subject, model: nn.Module, block: nn.Module, batch: Batch, call: Call) -> None:
-    """Raise NotApplicable where a block is given more of each token than its states, such as another embedding."""
-    others = with_tokens(subject, batch, other_tokens(tokens_of(subject, batch)))
-    again = _first_call(subject, model, block, others)
-    pairs = zip(*(tensors_in((each.arguments, each.keywords)) for each in (call, again)), strict=False)
-    for one, other in pairs:
-        if one is not call.states_BTD and one.shape == other.shape and not torch.equal(one, other):
+    """Raise NotApplicable where a block is given more of its row than its states, such as what another part encodes."""
+    others = [with_tokens(subject, batch, other_tokens(tokens_of(subject, batch)))]
+    others += _row_beside(subject, tokens_of(subject, batch).shape[1])
+    for each in others:
+        again = _first_call(subject, model, block, each)
+        pairs = zip(*(tensors_in((one.arguments, one.keywords)) for one in (call, again)), strict=False)
+        if any(one is not call.states_BTD and _are_others(one, other) for one, other in pairs):
             raise NotApplicable("blocks that are given nothing of a token but its states and its position")
+
+
+def _row_beside(subject: Subject, time: int) -> list[Batch]:
+    """A second row of the batch, up to a length; none where there is none."""
+    whole = one_document(subject, new_batch(subject))
+    if len(tokens_of(subject, whole)) < 2:
+        return []
+    return [first_positions(subject, rows_of(subject, whole, [1]), time)]
+
+
+def _are_others(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape differ, and are no masks."""
+    masks = one.dtype == torch.bool or len(one.unique()) <= 2
+    return one.shape == other.shape and not masks and not torch.equal(one, other)
 
 
 def _long(subject: Subject, model: nn.Module, batch: Batch) -> Batch:

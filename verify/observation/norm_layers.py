@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import small_batch
-from andon.verify.access.calls import loss_of
+from andon.verify.access.calls import loss_of, new_batch
 from andon.verify.access.logits import logits_of
 from andon.verify.errors import NotApplicable
 from andon.verify.observation.tolerances import distance
@@ -62,6 +62,33 @@ def norms_of(subject: Subject, model: nn.Module) -> list[Norm]:
     if not found:
         raise NotApplicable("norms that are modules")
     return found
+
+
+def given_dtypes(subject: Subject, model: nn.Module, names: list[str]) -> dict[str, torch.dtype]:
+    """In which dtype the subject's own pass gives each norm its input, by name; the narrowest of several.
+
+    Raises:
+        NotApplicable: the loss's pass runs none of one of them.
+    """
+    given: dict[str, torch.dtype] = {}
+
+    def note(name: str, value: object) -> None:
+        if isinstance(value, Tensor) and value.dtype.itemsize < given.get(name, torch.float64).itemsize:
+            given[name] = value.dtype
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, arguments, name=name: note(name, arguments[0]))
+        for name in names
+    ]
+    try:
+        with torch.no_grad():
+            loss_of(subject, model, new_batch(subject))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(given) < len(names):
+        raise NotApplicable("norms that the loss's own pass runs")
+    return given
 
 
 @torch.no_grad()
