@@ -5,6 +5,7 @@ from andon.door.questions import (
     alignments,
     attention,
     constant,
+    horizons,
     latents,
     likelihoods,
     packed,
@@ -29,4 +30,5 @@ QUESTIONS = (
     *constant.QUESTIONS,
     *attention.QUESTIONS,
     *views.QUESTIONS,
+    *horizons.QUESTIONS,
 )
