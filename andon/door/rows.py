@@ -9,6 +9,7 @@ from torch import Tensor
 
 COLUMNS = 128  # of a row that are read
 MOST = 100_000  # rows that are remembered
+TABLE = 64  # columns of a table whose sums are kept
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Rows:
 
     seen: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)  # rows of each
+    table: dict[int, Any] = field(default_factory=dict)  # of rows (F,) of few numbers, each once, by its fingerprint
 
     def note(self, values: tuple[Any, ...]) -> None:
         """Add a batch's rows, as the first tensor with rows shows them."""
@@ -25,8 +27,18 @@ class Rows:
         tensor = next((each for each in _tensors(values) if each.dim() > 1 and each.numel()), None)
         if tensor is None:
             return
-        self.seen += fingerprints(tensor)
+        prints = fingerprints(tensor)
+        self.seen += prints
         self.batches.append(len(tensor))
+        if tensor.dim() == 2 and tensor.is_floating_point() and tensor.shape[1] <= TABLE:
+            self._keep(prints, tensor)
+
+    def _keep(self, prints: list[int], tensor: Tensor) -> None:
+        """The rows that were not seen before, as they are."""
+        new = [place for place, each in enumerate(prints) if each not in self.table]
+        if new:
+            rows = tensor.detach()[new].float().cpu().numpy()
+            self.table.update(zip([prints[place] for place in new], rows, strict=True))
 
 
 def fingerprints(tensor: Tensor) -> list[int]:

@@ -18,6 +18,7 @@ from andon.door.statements import (
     resuming,
     schedule,
     sharing,
+    standards,
     steps,
 )
 from andon.door.statements.statement import Statement
@@ -37,6 +38,7 @@ STATEMENTS = (
     *data.STATEMENTS,
     *batches.STATEMENTS,
     *held_out.STATEMENTS,
+    *standards.STATEMENTS,
     *references.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
