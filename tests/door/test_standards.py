@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.door.records import Run
-from andon.door.statements.standards import check_standards
+from andon.door.statements.standards import check_scale, check_standards
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import light_of
 from tests.door.watching import Watching
@@ -45,3 +45,24 @@ def test_features_that_were_standardized_with_held_out_rows_are_seen() -> None:
 def test_an_epoch_that_has_not_ended_says_nothing_of_all_rows() -> None:
     """Behavior: not applicable where no row comes again."""
     assert light_of(check_standards, seen(together=True, epochs=1)) is NotApplicable
+
+
+def judged(*, scale: float, again: bool = True) -> Run:
+    """Two evaluations at another scale, on the same rows or on others."""
+    torch.manual_seed(0)
+    watching, model = Watching(), nn.Linear(FEATURES, 1)
+    optimizer, held = watching.optimizer(model.parameters(), lr=1e-3), torch.randn(HELD, FEATURES)
+    for _ in range(3):
+        for _ in range(8):
+            watching.step(optimizer, watching.call(model, torch.randn(4, FEATURES)).square().mean())
+        with torch.no_grad():
+            for each in (held if again else torch.randn(HELD, FEATURES)).split(8):
+                watching.call(model, scale * each)
+    return watching.run
+
+
+def test_an_evaluation_at_another_scale_is_seen() -> None:
+    """Behavior: yellow at four times the scale, silent at twice; not asked of numbers that are others each time."""
+    assert light_of(check_scale, judged(scale=4.0)) is Unusual
+    assert light_of(check_scale, judged(scale=2.0)) is None
+    assert light_of(check_scale, judged(scale=4.0, again=False)) is NotApplicable

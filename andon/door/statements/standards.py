@@ -1,4 +1,4 @@
-"""What numbers were standardized by: those that are trained on, or those that a model is judged by as well.
+"""How numbers were standardized: by those that are trained on alone, and alike where a model is judged.
 
 Legend: R rows, F features.
 """
@@ -7,14 +7,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from andon.door.records import Run
-from andon.door.statements.statement import Statement, now_and_then
+from andon.door.records import Passes, Run
+from andon.door.rows import Size
+from andon.door.statements.statement import Statement, at, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
 FEWEST = 32  # rows
 EXACT = 1e-4  # of a standard deviation: what is left of a mean that was subtracted
 OFF = 20 * EXACT  # what no rounding explains
 HALF = 0.5
+TIMES = 3.0  # deviations that are so far apart are two scales
+SEVERAL = 4  # batches
 Table = dict[int, np.ndarray]  # rows (F,) by their fingerprints
 
 
@@ -62,4 +65,40 @@ def _is_standard(rows: np.ndarray, within: float) -> np.ndarray:
     return (abs(rows.mean(0)) <= within) & (np.minimum(*(abs(each - 1) for each in deviations)) <= within)
 
 
-STATEMENTS = (Statement("run.standards", check_standards),)
+def check_scale(run: Run) -> None:
+    """What a model is judged by is scaled as what it trains on: its numbers are of the same size.
+
+    Asked of numbers that are no whole ones: the first of each pass in training, and in an evaluation whose rows come
+    again in the next one, so that they are data and nothing that was generated.
+
+    Silent because an evaluation at another scale still gives a figure, a worse one.
+
+    Look at the transforms, means and deviations that each of the two is given.
+
+    Yellow alone: a model may be tested on data of another kind.
+    """
+    trained = [each.rows.size for each in run.passes.values() if each.trained and each.rows.size.batches >= SEVERAL]
+    judged = [each for each in now_and_then(run) if each.rows.size.batches >= SEVERAL and _comes_in_each(each)]
+    if not trained or not judged:
+        raise NotApplicable("numbers that are trained on, and an evaluation on the same ones each time")
+    for each in judged:
+        size = each.rows.size
+        if all(_is_another_scale(size, other) for other in trained):
+            raise Unusual(
+                f"what the model is evaluated on{at(each.chain[0] if each.chain else None)} has mean {size.mean:.3g} "
+                f"and deviation {size.deviation:.3g}, what it trains on {trained[0].mean:.3g} and "
+                f"{trained[0].deviation:.3g}"
+            )
+
+
+def _comes_in_each(passes: Passes) -> bool:
+    """Whether most rows of several stretches come again."""
+    return passes.stretches > 1 and len(set(passes.rows.seen)) <= (1 - HALF / 2) * len(passes.rows.seen)
+
+
+def _is_another_scale(one: Size, other: Size) -> bool:
+    low, high = sorted((one.deviation, other.deviation))
+    return high > TIMES * low or abs(one.mean - other.mean) > TIMES * high
+
+
+STATEMENTS = (Statement("run.standards", check_standards), Statement("run.scale", check_scale))
