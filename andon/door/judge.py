@@ -16,8 +16,9 @@ from andon.verify.run.report import YELLOW, Finding
 
 def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is said of a run and of what was captured from it, for a file."""
-    run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
-    run.rehearsed = [Rehearsed(**each["rehearsed"]) for each in answers if each.get("rehearsed")]
+    run.samples = [Sample(**each) for each in _given(answers, "sample")]
+    run.rehearsed = [Rehearsed(**each) for each in _given(answers, "rehearsed")]
+    run.metrics = _given(answers, "metrics")
     findings, passed, lacking = _stated(run)
     unread = any(each.get("unread") for each in answers)
     asked, reached = _settled(run, _all(answers, "findings"))
@@ -37,6 +38,10 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "trail": run.trail.as_json() if run.trail else None,
         "steps": run.steps,
     }
+
+
+def _given(answers: list[dict[str, Any]], key: str) -> list[Any]:
+    return [each[key] for each in answers if each.get(key)]
 
 
 def _stated(run: Run) -> tuple[list[Finding], list[str], dict[str, str]]:

@@ -14,6 +14,7 @@ from andon.door.records import Run
 from andon.door.scheduling import ScheduleNotes
 from andon.door.stepping import StepNotes
 from andon.door.trail import Trail
+from andon.door.trainer_metrics import TrainerMetrics
 from andon.door.windows import Windows
 
 
@@ -31,6 +32,7 @@ def begin(options: dict[str, Any]) -> Run:
         steps,
         ScheduleNotes(run),
         LoadNotes(run),
+        TrainerMetrics(run, windows.fork),
         run.births,
     ):
         each.install()

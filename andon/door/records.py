@@ -174,6 +174,7 @@ class Run:
         default_factory=list
     )  # in a loss
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # of a trainer, with other predictions: trainer_metrics
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)

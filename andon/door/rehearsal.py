@@ -107,7 +107,7 @@ class Rehearsals:
         evaluates = new and bool(self.run.steps) and not passes.trained and not torch.is_grad_enabled()
         trained = {id(each.model) for each in self.run.optimizing.values()}
         can = evaluates and self.windows.fork.possible and self.windows.options["checks"]
-        return can and bool(trained & passes.modules.keys()) and _is_alone()
+        return can and bool(trained & passes.modules.keys()) and is_alone()
 
 
 class Rehearsal(TorchFunctionMode):
@@ -276,7 +276,7 @@ def _script_frames() -> list[FrameType]:
     return found
 
 
-def _is_alone() -> bool:
+def is_alone() -> bool:
     """Whether nothing that is read or written from here on is shared with the script's own process."""
     threads = [each for each in threading.enumerate() if type(each).__module__ not in WATCHERS]
     return (

@@ -29,7 +29,7 @@ Follows = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
 @pytest.fixture
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Figures, Follows], Run]:
     """Trains and evaluates twice, each with what comes of the figures, and what follows from them."""
-    monkeypatch.setattr(rehearsal, "_is_alone", lambda: True)
+    monkeypatch.setattr(rehearsal, "is_alone", lambda: True)
 
     def run(figures: Figures, follows: Follows = lambda *_: None) -> Run:
         torch.manual_seed(0)

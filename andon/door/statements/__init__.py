@@ -20,6 +20,7 @@ from andon.door.statements import (
     sharing,
     standards,
     steps,
+    trainers,
 )
 from andon.door.statements.statement import Statement
 
@@ -42,4 +43,5 @@ STATEMENTS = (
     *references.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
+    *trainers.STATEMENTS,
 )
