@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ class Rows:
 
     seen: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)  # rows of each
+    places: list[int] = field(default_factory=list)  # of each, among all passes of the run
 
-    def note(self, values: tuple[Any, ...]) -> None:
-        """Add a batch's rows, as the first tensor with rows shows them."""
+    def note(self, values: tuple[Any, ...], place: int = 0) -> None:
+        """Add a batch's rows, as the first tensor with rows shows them, and its place among the run's passes."""
         if len(self.seen) >= MOST:
             return
         tensor = next((each for each in _tensors(values) if each.dim() > 1 and each.numel()), None)
@@ -27,6 +29,20 @@ class Rows:
             return
         self.seen += fingerprints(tensor)
         self.batches.append(len(tensor))
+        self.places.append(place)
+
+    def firsts(self) -> dict[int, int]:
+        """Each row's first place among the run's passes, where it is known."""
+        found: dict[int, int] = {}
+        begins = accumulate(self.batches, initial=0)
+        for begin, size, place in zip(begins, self.batches, self.places, strict=False):
+            for row in self.seen[begin : begin + size]:
+                found.setdefault(row, place)
+        return found
+
+    def since(self, place: int) -> list[int]:
+        """Those of this place among the run's passes and of later ones."""
+        return self.seen[sum(size for size, each in zip(self.batches, self.places, strict=False) if each < place) :]
 
 
 def fingerprints(tensor: Tensor) -> list[int]:
