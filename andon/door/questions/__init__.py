@@ -11,6 +11,7 @@ from andon.door.questions import (
     padding,
     shapes,
     targets,
+    twice,
     views,
 )
 from andon.door.questions.question import Question
@@ -29,4 +30,5 @@ QUESTIONS = (
     *constant.QUESTIONS,
     *attention.QUESTIONS,
     *views.QUESTIONS,
+    *twice.QUESTIONS,
 )
