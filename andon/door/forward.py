@@ -138,7 +138,8 @@ class ForwardNotes:
         tensors = [each for each in tensors_in(given) if is_readable(each)]
         if gradients and self.run.trail is not None:
             self.run.trail.note_rows(given)
-        passes.rows.note(tuple(each for each in given if any(each is one for one in tensors)), self.run.given)
+        readable = tuple(each for each in given if any(each is one for one in tensors))
+        passes.rows.note(readable, self.run.given, self.run.steps)
         self.run.given += 1
         self._note_inputs(passes, tensors)
         self._note_growth(passes, module, tensors)

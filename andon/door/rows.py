@@ -1,5 +1,6 @@
 """Which rows of data a place of the script has passed to its model, told by fingerprints of a sample of each row."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
@@ -19,9 +20,10 @@ class Rows:
     seen: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)  # rows of each
     places: list[int] = field(default_factory=list)  # of each, among all passes of the run
+    steps: list[int] = field(default_factory=list)  # of the run, before each
 
-    def note(self, values: tuple[Any, ...], place: int = 0) -> None:
-        """Add a batch's rows, as the first tensor with rows shows them, and its place among the run's passes."""
+    def note(self, values: tuple[Any, ...], place: int = 0, steps: int = 0) -> None:
+        """Add a batch's rows, as the first tensor with rows shows them; its place among passes, after which steps."""
         if len(self.seen) >= MOST:
             return
         tensor = next((each for each in _tensors(values) if each.dim() > 1 and each.numel()), None)
@@ -30,19 +32,28 @@ class Rows:
         self.seen += fingerprints(tensor)
         self.batches.append(len(tensor))
         self.places.append(place)
+        self.steps.append(steps)
 
     def firsts(self) -> dict[int, int]:
         """Each row's first place among the run's passes, where it is known."""
         found: dict[int, int] = {}
-        begins = accumulate(self.batches, initial=0)
-        for begin, size, place in zip(begins, self.batches, self.places, strict=False):
-            for row in self.seen[begin : begin + size]:
-                found.setdefault(row, place)
+        for row, place in self._with(self.places):
+            found.setdefault(row, place)
         return found
+
+    def by_step(self) -> Iterator[tuple[int, int]]:
+        """Each row, and the steps before it, where they are known."""
+        return self._with(self.steps)
 
     def since(self, place: int) -> list[int]:
         """Those of this place among the run's passes and of later ones."""
         return self.seen[sum(size for size, each in zip(self.batches, self.places, strict=False) if each < place) :]
+
+    def _with(self, numbers: list[int]) -> Iterator[tuple[int, int]]:
+        """Each row, with its batch's number."""
+        begins = accumulate(self.batches, initial=0)
+        for begin, size, number in zip(begins, self.batches, numbers, strict=False):
+            yield from ((row, number) for row in self.seen[begin : begin + size])
 
 
 def fingerprints(tensor: Tensor) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from andon.door.masks import Counted, counted_in
 from andon.door.mixing import mixes_rows
+from andon.door.policies import ratio_of
 from andon.door.questions.targets import shown_in
 from andon.verify.access.calls import gradients, new_batch, new_model, seeded
 from andon.verify.capturing.micro_batch import Captured, as_subject
@@ -42,6 +43,7 @@ class Sample:
     idle: dict[str, list[int]] = field(default_factory=dict)  # rows and columns of a matrix without a gradient
     counted: list[list[tuple[int, int]]] = field(default_factory=list)  # of each row: places and labels that count
     mixed: str = ""  # which of the model's outputs depend, at each row, on all others
+    ratio: float | None = None  # how far a policy's ratios are from 1, at most
 
     @property
     def places(self) -> Counted:
@@ -58,9 +60,9 @@ def sample(captured: Captured, optimizer: int, step: int, line: str) -> Sample:
     with protected():
         mark, rows, times = _rows(captured)
         targets, weight = _weights(captured)
-        idle, mixed = _idle(captured), _mixed(captured)
+        idle, mixed, ratio = _idle(captured), _mixed(captured), ratio_of(captured)
     counted = [list(row.items()) for row in counted_in(captured.parts.values())]
-    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed)
+    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed, ratio)
 
 
 def _mixed(captured: Captured) -> str:

@@ -13,6 +13,7 @@ from andon.door.statements import (
     held_out,
     kept,
     optimizers,
+    policies,
     rates,
     references,
     resuming,
@@ -38,6 +39,7 @@ STATEMENTS = (
     *batches.STATEMENTS,
     *held_out.STATEMENTS,
     *references.STATEMENTS,
+    *policies.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
 )
