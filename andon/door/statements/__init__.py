@@ -12,6 +12,7 @@ from andon.door.statements import (
     half,
     held_out,
     kept,
+    noise,
     optimizers,
     policies,
     rates,
@@ -40,6 +41,7 @@ STATEMENTS = (
     *held_out.STATEMENTS,
     *references.STATEMENTS,
     *policies.STATEMENTS,
+    *noise.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
 )
