@@ -78,15 +78,15 @@ def test_a_trainers_evaluation_is_told_from_its_training() -> None:
 
 
 def first_without_gradients(*, learns_from: bool, acts: int = 30) -> Run:
-    """A policy acts, learns from what it acted on or from other rows, and is evaluated on states that come again."""
+    """A policy acts, by a part of it, learns from what it acted on or from other rows, and is evaluated on states that come again."""
     torch.manual_seed(0)
-    watching, model = Watching(), nn.Linear(6, 6)
+    watching, model = Watching(), nn.Sequential(nn.Linear(6, 6))
     optimizer = watching.optimizer(model.parameters())
     world, others = torch.randn(30, ROWS, 6), torch.randn(30, ROWS, 6)
     for step in range(90):
         if step % 3 == 0 and step // 3 < acts:
             with torch.no_grad():
-                watching.call(model, world[step // 3])
+                watching.call(model[0], world[step // 3])
         rows = world if learns_from else others
         watching.step(optimizer, watching.call(model, rows[step // 3]).square().mean())
         if step % 30 == 29:

@@ -98,10 +98,10 @@ def _are_acted_on(run: Run, evaluated: Passes) -> bool:
     late = evaluated.rows.since(run.begun)
     order = late[-(len(late) // max(evaluated.stretches - evaluated.early, 1)) :][:FEWEST]
     learned, given = dict[int, int](), dict[int, int]()
-    learns = {key for each in _trained(run) for key in each.modules}
+    learns = {key for each in _trained(run) for key in _weights(each)}
     for each in run.passes.values():
-        acts = not each.with_gradients and learns & each.modules.keys() and each.rows.seen[: len(order)] != order
-        if each.trained or acts:
+        acts = not each.trained and not each.with_gradients and each.rows.seen[: len(order)] != order
+        if each.trained or (acts and learns & _weights(each)):
             known = learned if each.trained else given
             for row, place in each.rows.firsts().items():
                 known[row] = min(place, known.get(row, place))
@@ -112,6 +112,11 @@ def _are_acted_on(run: Run, evaluated: Passes) -> bool:
 def _batches(passes: Passes, rows: int) -> int:
     """Of how many batches the first rows are: one that comes again at once is no epoch."""
     return sum(1 for end in accumulate(passes.rows.batches) if end <= rows)
+
+
+def _weights(passes: Passes) -> set[int]:
+    """Of the modules that are called: a model's parts may be, before the method of it that calls them is known."""
+    return {id(p) for module in passes.modules.values() for p in module.parameters()}
 
 
 def _repeats(seen: list[int], stretches: int) -> bool:
