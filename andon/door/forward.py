@@ -117,6 +117,7 @@ class ForwardNotes:
         """A stretch of passes without a backward pass begins, or goes on: have random numbers moved within it?"""
         if self._stretch is not passes:
             passes.stretches += 1
+            passes.early += not self.run.steps
             passes.moments.note(self.run.steps)
             self._stretch, self._drawn, self._random = passes, False, None
         if self._random is not None and not self._drawn:
@@ -137,7 +138,9 @@ class ForwardNotes:
         tensors = [each for each in tensors_in(given) if is_readable(each)]
         if gradients and self.run.trail is not None:
             self.run.trail.note_rows(given)
-        passes.rows.note(tuple(each for each in given if any(each is one for one in tensors)))
+        readable = tuple(each for each in given if any(each is one for one in tensors))
+        passes.rows.note(readable, self.run.given, self.run.steps)
+        self.run.given += 1
         self._note_inputs(passes, tensors)
         self._note_growth(passes, module, tensors)
 

@@ -21,6 +21,11 @@ class Moments:
             self.count, self.last = self.count + 1, steps
 
     @property
+    def share(self) -> float:
+        """With how many of the steps it comes, from the first time to the last."""
+        return self.count / (self.last - self.first + 1)
+
+    @property
     def of_training(self) -> bool:
         """Whether it comes with most steps while it is done at all: a teacher's or a reference's passes."""
         return self.count >= OFTEN and self.count - 1 >= RARE * (self.last - self.first)

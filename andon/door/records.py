@@ -110,6 +110,7 @@ class Passes:
     chain: Chain
     count: int = 0
     stretches: int = 0  # of them, with no backward pass between
+    early: int = 0  # stretches before the run's first step
     moments: Moments = field(default_factory=Moments)  # at which a stretch began
     trained: int = 0  # directly before a backward pass
     training_mode: int = 0
@@ -157,6 +158,8 @@ class Run:
     inside: str | None = None  # the method whose pass is made now; "" for a module's own call
     loops: set[str] = field(default_factory=set)  # methods that train, and are no pass
     steps: int = 0
+    given: int = 0  # passes so far
+    begun: int = 0  # of them, those before the first step
     backwards: int = 0
     loss_place: Place | None = None
     saves: int = 0

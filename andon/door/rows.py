@@ -1,7 +1,9 @@
 """Which rows of data a place of the script has passed to its model, told by fingerprints of a sample of each row."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -48,11 +50,13 @@ class Rows:
 
     seen: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)  # rows of each
+    places: list[int] = field(default_factory=list)  # of each, among all passes of the run
+    steps: list[int] = field(default_factory=list)  # of the run, before each
     table: dict[int, np.ndarray] = field(default_factory=dict)  # rows (F,) of few numbers, by their fingerprints
     size: Size = field(default_factory=Size)
 
-    def note(self, values: tuple[Any, ...]) -> None:
-        """Add a batch's rows, as the first tensor with rows shows them."""
+    def note(self, values: tuple[Any, ...], place: int = 0, steps: int = 0) -> None:
+        """Add a batch's rows, as the first tensor with rows shows them; its place among passes, after which steps."""
         if len(self.seen) >= MOST:
             return
         tensor = next((each for each in _tensors(values) if each.dim() > 1 and each.numel()), None)
@@ -63,8 +67,31 @@ class Rows:
         self.size.note(read)
         self.seen += prints
         self.batches.append(len(tensor))
+        self.places.append(place)
+        self.steps.append(steps)
         if tensor.dim() == 2 and tensor.is_floating_point() and tensor.shape[1] <= TABLE:
             self._keep(prints, read)
+
+    def firsts(self) -> dict[int, int]:
+        """Each row's first place among the run's passes, where it is known."""
+        found: dict[int, int] = {}
+        for row, place in self._with(self.places):
+            found.setdefault(row, place)
+        return found
+
+    def by_step(self) -> Iterator[tuple[int, int]]:
+        """Each row, and the steps before it, where they are known."""
+        return self._with(self.steps)
+
+    def since(self, place: int) -> list[int]:
+        """Those of this place among the run's passes and of later ones."""
+        return self.seen[sum(size for size, each in zip(self.batches, self.places, strict=False) if each < place) :]
+
+    def _with(self, numbers: list[int]) -> Iterator[tuple[int, int]]:
+        """Each row, with its batch's number."""
+        begins = accumulate(self.batches, initial=0)
+        for begin, size, number in zip(begins, self.batches, numbers, strict=False):
+            yield from ((row, number) for row in self.seen[begin : begin + size])
 
     def _keep(self, prints: list[int], read: np.ndarray) -> None:
         """The rows that were not seen before, as they are."""

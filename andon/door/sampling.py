@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from andon.door.levels import levels_of, noise_in
 from andon.door.masks import Counted, counted_in
 from andon.door.mixing import mixes_rows
+from andon.door.policies import ratio_of
 from andon.door.questions.targets import shown_in
 from andon.verify.access.calls import gradients, new_batch, new_model, seeded
 from andon.verify.capturing.micro_batch import Captured, as_subject
@@ -42,6 +44,9 @@ class Sample:
     idle: dict[str, list[int]] = field(default_factory=dict)  # rows and columns of a matrix without a gradient
     counted: list[list[tuple[int, int]]] = field(default_factory=list)  # of each row: places and labels that count
     mixed: str = ""  # which of the model's outputs depend, at each row, on all others
+    ratio: float | None = None  # how far a policy's ratios are from 1, at most
+    noise: int = 0  # of the noise that the model is to tell; 0: none
+    levels: dict[str, float | None] = field(default_factory=dict)  # one number a row; None: they differ
 
     @property
     def places(self) -> Counted:
@@ -58,9 +63,11 @@ def sample(captured: Captured, optimizer: int, step: int, line: str) -> Sample:
     with protected():
         mark, rows, times = _rows(captured)
         targets, weight = _weights(captured)
-        idle, mixed = _idle(captured), _mixed(captured)
+        idle, mixed, ratio = _idle(captured), _mixed(captured), ratio_of(captured)
     counted = [list(row.items()) for row in counted_in(captured.parts.values())]
-    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed)
+    noise = noise_in(captured)
+    levels = levels_of(captured) if noise else {}
+    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed, ratio, noise, levels)
 
 
 def _mixed(captured: Captured) -> str:

@@ -77,6 +77,7 @@ class StepNotes:
         if each.watch is not None:
             each.watch.after_step()
         each.steps += 1
+        self.run.begun = self.run.begun if self.run.steps else self.run.given
         self.run.steps += 1
         each.last_step = self.run.steps
         each.between.stepped(optimizer)

@@ -75,3 +75,52 @@ def test_a_trainers_evaluation_is_told_from_its_training() -> None:
     check_held_out(trained_in_one_place(leaks=False))
     with pytest.raises(Unusual, match="128 of 128 rows"):
         check_held_out(trained_in_one_place(leaks=True))
+
+
+def first_without_gradients(*, learns_from: bool, acts: int = 30) -> Run:
+    """A policy acts, by a part of it, learns from what it acted on or from other rows, and is evaluated on states that come again."""
+    torch.manual_seed(0)
+    watching, model = Watching(), nn.Sequential(nn.Linear(6, 6))
+    optimizer = watching.optimizer(model.parameters())
+    world, others = torch.randn(30, ROWS, 6), torch.randn(30, ROWS, 6)
+    for step in range(90):
+        if step % 3 == 0 and step // 3 < acts:
+            with torch.no_grad():
+                watching.call(model[0], world[step // 3])
+        rows = world if learns_from else others
+        watching.step(optimizer, watching.call(model, rows[step // 3]).square().mean())
+        if step % 30 == 29:
+            with torch.no_grad():
+                for x in rows[: step // 3]:
+                    watching.call(model, x)
+    return watching.run
+
+
+def test_states_that_a_policy_acts_on_are_not_held_out() -> None:
+    """Behavior: not asked where rows are acted on before they are learned from; yellow where few are, or others."""
+    with pytest.raises(NotApplicable, match="that are held out"):
+        check_held_out(first_without_gradients(learns_from=True))
+    for run in (first_without_gradients(learns_from=True, acts=5), first_without_gradients(learns_from=False, acts=0)):
+        with pytest.raises(Unusual, match="232 of 232 rows"):
+            check_held_out(run)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_first_look_is_no_evaluation(later: bool) -> None:
+    """Behavior: rows that are read without gradients before the first step are not asked; the same rows later are."""
+    torch.manual_seed(0)
+    watching, model, rows = Watching(), nn.Linear(6, 6), list(batches(30, 0))
+    optimizer = watching.optimizer(model.parameters())
+
+    def look() -> None:
+        with torch.no_grad():
+            for x in rows:
+                watching.call(model, x)
+
+    look()
+    for x in rows:
+        watching.step(optimizer, watching.call(model, x).square().mean())
+    for _ in range(later):
+        look()
+    with pytest.raises(Unusual if later else NotApplicable):
+        check_held_out(watching.run)

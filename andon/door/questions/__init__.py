@@ -12,6 +12,7 @@ from andon.door.questions import (
     padding,
     shapes,
     targets,
+    twice,
     views,
 )
 from andon.door.questions.question import Question
@@ -31,4 +32,5 @@ QUESTIONS = (
     *attention.QUESTIONS,
     *views.QUESTIONS,
     *horizons.QUESTIONS,
+    *twice.QUESTIONS,
 )

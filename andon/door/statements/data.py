@@ -47,18 +47,23 @@ def check_held_out(run: Run) -> None:
 
     Silent because the figures look better.
 
-    Not asked where rows that are evaluated on are alike among themselves, unless nearly all were trained on.
+    Asked of passes without a backward pass once steps are taken: what comes before is a first look, or a reference's
+    figures. Not asked where rows that are evaluated on are alike among themselves, unless nearly all were trained on;
+    nor where nearly all rows that are trained on were first given to what learns without gradients, and not
+    in the evaluation's own order: states that it acts on, of a world in which they come again.
 
     Look at how the data are split, and whether the split comes before windows, shuffling and copies.
 
     Yellow alone: whoever also reports the training set's figures does so.
     """
     trained = {row for passes in _trained(run) for row in passes.rows.seen}
-    asked = [each for each in now_and_then(run) if _says_something(each, trained)]
+    asked = [each for each in now_and_then(run) if _says_something(each, run, trained)]
+    asked = [each for each in asked if not _are_acted_on(run, each)]
     if not asked or not trained:
-        raise NotApplicable("passes without a backward pass, on rows enough")
-    passes = min(asked, key=lambda each: _shared(each, trained) / len(set(each.rows.seen)))
-    both, all_rows = _shared(passes, trained), len(set(passes.rows.seen))
+        raise NotApplicable("passes without a backward pass once steps are taken, on rows enough that are held out")
+    evaluated = {id(each): set(each.rows.since(run.begun)) for each in asked}
+    passes = min(asked, key=lambda each: len(evaluated[id(each)] & trained) / len(evaluated[id(each)]))
+    both, all_rows = len(evaluated[id(passes)] & trained), len(evaluated[id(passes)])
     if both > SHARED * all_rows:
         raise Unusual(
             f"{both} of {all_rows} rows that the model is evaluated on "
@@ -76,16 +81,32 @@ def _epoch(passes: Passes) -> int:
     return period if differ and _batches(passes, period) >= SEVERAL else 0
 
 
-def _says_something(passes: Passes, trained: set[int]) -> bool:
+def _says_something(passes: Passes, run: Run, trained: set[int]) -> bool:
     """Whether rows are many, differ from each other in a stretch, and are not alike by their nature."""
-    rows = set(passes.rows.seen)
-    if _repeats(passes) and len(rows & trained) < NEARLY * len(rows):
+    seen = passes.rows.since(run.begun)
+    rows, stretches = set(seen), max(passes.stretches - passes.early, 1)
+    if _repeats(seen, stretches) and len(rows & trained) < NEARLY * len(rows):
         return False
-    return len(rows) >= FEWEST and len(rows) > DISTINCT * len(passes.rows.seen) / max(passes.stretches, 1)
+    return len(rows) >= FEWEST and len(rows) > DISTINCT * len(seen) / stretches
 
 
-def _shared(passes: Passes, trained: set[int]) -> int:
-    return len(set(passes.rows.seen) & trained)
+def _are_acted_on(run: Run, evaluated: Passes) -> bool:
+    """Whether nearly all rows that are trained on were first given to what learns without gradients: to act on them.
+
+    An evaluation of them before is none of that: it gives the same rows in the same order again.
+    """
+    late = evaluated.rows.since(run.begun)
+    order = late[-(len(late) // max(evaluated.stretches - evaluated.early, 1)) :][:FEWEST]
+    learned, given = dict[int, int](), dict[int, int]()
+    learns = {key for each in _trained(run) for key in _weights(each)}
+    for each in run.passes.values():
+        acts = not each.trained and not each.with_gradients and each.rows.seen[: len(order)] != order
+        if each.trained or (acts and learns & _weights(each)):
+            known = learned if each.trained else given
+            for row, place in each.rows.firsts().items():
+                known[row] = min(place, known.get(row, place))
+    first = sum(given.get(row, place) < place for row, place in learned.items())
+    return bool(learned) and first >= NEARLY * len(learned)
 
 
 def _batches(passes: Passes, rows: int) -> int:
@@ -93,9 +114,14 @@ def _batches(passes: Passes, rows: int) -> int:
     return sum(1 for end in accumulate(passes.rows.batches) if end <= rows)
 
 
-def _repeats(passes: Passes) -> bool:
+def _weights(passes: Passes) -> set[int]:
+    """Of the modules that are called: a model's parts may be, before the method of it that calls them is known."""
+    return {id(p) for module in passes.modules.values() for p in module.parameters()}
+
+
+def _repeats(seen: list[int], stretches: int) -> bool:
     """Whether rows of one stretch are alike by their nature: then they are found among others, too."""
-    one = passes.rows.seen[: len(passes.rows.seen) // max(passes.stretches, 1)]
+    one = seen[: len(seen) // stretches]
     return len(set(one)) < UNLIKE * len(one)
 
 
