@@ -13,6 +13,7 @@ from andon.door.modes import Modes
 from andon.door.readable import computes, is_readable
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
+from andon.door.statistics import Statistics
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.verify.access.batches import tensors_in
@@ -35,10 +36,12 @@ class ForwardNotes:
         self._methods: set[tuple[type, str]] = set()
         self._rehearsals = Rehearsals(run, windows)
         self._modes = Modes()
+        self._statistics = Statistics(run)
 
     def install(self) -> None:
         """Note every call of a module."""
         around(nn.Module, "__call__", self._around)
+        self._statistics.install()
 
     def _around(self, call: Callable[..., Any], *, method: str = "") -> Callable[..., Any]:
         def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -96,6 +99,7 @@ class ForwardNotes:
         gradients = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         if gradients:
             self.run.modules.setdefault(id(module), module)
+            self._statistics.trains(module)
             self._tell_watches(module, args, kwargs)
         passes.count += 1
         passes.training_mode += module.training
@@ -164,6 +168,8 @@ class ForwardNotes:
         """A pass that may be an evaluation's: with which weights is it made?"""
         if passes.trained or torch.is_grad_enabled():
             return
+        if not module.training:
+            self._statistics.evaluates(passes, module)
         for each in self.run.optimizing.values():
             if each.model is module:
                 each.between.evaluating(each.optimizer)

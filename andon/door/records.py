@@ -145,6 +145,16 @@ class Crossed(NamedTuple):
     loss: bool  # in a loss of torch's
 
 
+class Stale(NamedTuple):
+    """A copy of a model that was evaluated, and its batch statistics."""
+
+    kind: str
+    place: Place | None
+    count: int  # batch norms whose statistics moved in the model
+    stale: bool  # whether they are what they began with in the copy
+    steps: int
+
+
 @dataclass
 class Run:
     """One process."""
@@ -169,6 +179,7 @@ class Run:
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     aliased: list[tuple[int, ...]] = field(default_factory=list)  # matrices whose average was in their own storage
+    evaluated_copies: list[Stale] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     crossed: list[tuple[Place | None, tuple[int, ...], tuple[int, ...], bool]] = field(
         default_factory=list
