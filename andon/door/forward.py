@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from andon.door import places
 from andon.door.comparing import Comparing
+from andon.door.merging import Merging
 from andon.door.modes import Modes
 from andon.door.readable import computes, is_readable
 from andon.door.records import Passes, Run
@@ -37,6 +38,7 @@ class ForwardNotes:
         self._rehearsals = Rehearsals(run, windows)
         self._modes = Modes()
         self._statistics = Statistics(run)
+        self._merging = Merging(run)
 
     def install(self) -> None:
         """Note every call of a module."""
@@ -67,6 +69,7 @@ class ForwardNotes:
         if self._modes.end():
             self._is_no_pass(method, passes)
         if method not in self.run.loops:
+            self._merging.ends(passes, module, result)
             self.after(passes, result)
             self._note_use(passes, module, result)
 
@@ -95,7 +98,7 @@ class ForwardNotes:
         if not passes.trained:
             self._go_on(passes)
         self._compare(passes)
-        self._evaluated(passes, module)
+        self._evaluated(passes, module, (*args, *kwargs.values()))
         gradients = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         if gradients:
             self.run.modules.setdefault(id(module), module)
@@ -164,12 +167,13 @@ class ForwardNotes:
         else:
             passes.growing.given(given)
 
-    def _evaluated(self, passes: Passes, module: nn.Module) -> None:
+    def _evaluated(self, passes: Passes, module: nn.Module, given: tuple[Any, ...]) -> None:
         """A pass that may be an evaluation's: with which weights is it made?"""
         if passes.trained or torch.is_grad_enabled():
             return
         if not module.training:
             self._statistics.evaluates(passes, module)
+            self._merging.begins(module, given)
         for each in self.run.optimizing.values():
             if each.model is module:
                 each.between.evaluating(each.optimizer)

@@ -155,6 +155,15 @@ class Stale(NamedTuple):
     steps: int
 
 
+class Merge(NamedTuple):
+    """A pass after an adapter was merged, of rows that were seen before it."""
+
+    kind: str
+    place: Place | None
+    apart: float  # from what was said before, relative to its size
+    half: bool  # whether it is computed in half precision
+
+
 @dataclass
 class Run:
     """One process."""
@@ -179,6 +188,7 @@ class Run:
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     aliased: list[tuple[int, ...]] = field(default_factory=list)  # matrices whose average was in their own storage
+    merges: list[Merge] = field(default_factory=list)
     evaluated_copies: list[Stale] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     crossed: list[tuple[Place | None, tuple[int, ...], tuple[int, ...], bool]] = field(
