@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.door import places
+from andon.door.caching import Caching
 from andon.door.comparing import Comparing
 from andon.door.merging import Merging
 from andon.door.modes import Modes
@@ -39,6 +40,7 @@ class ForwardNotes:
         self._modes = Modes()
         self._statistics = Statistics(run)
         self._merging = Merging(run)
+        self._caching = Caching(run, windows)
 
     def install(self) -> None:
         """Note every call of a module."""
@@ -61,6 +63,7 @@ class ForwardNotes:
             finally:
                 self.run.inside = None
             self._ended(method, passes, module, result)
+            self._caching.ends(passes, module, {**dict(enumerate(args)), **kwargs}, result)
             return result
 
         return called
@@ -98,7 +101,7 @@ class ForwardNotes:
         if not passes.trained:
             self._go_on(passes)
         self._compare(passes)
-        self._evaluated(passes, module, (*args, *kwargs.values()))
+        self._evaluated(passes, module, args, kwargs)
         gradients = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         if gradients:
             self.run.modules.setdefault(id(module), module)
@@ -167,13 +170,16 @@ class ForwardNotes:
         else:
             passes.growing.given(given)
 
-    def _evaluated(self, passes: Passes, module: nn.Module, given: tuple[Any, ...]) -> None:
+    def _evaluated(self, passes: Passes, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass that may be an evaluation's: with which weights is it made?"""
+        if passes.trained or torch.is_grad_enabled() or module.training:
+            self._caching.end()
         if passes.trained or torch.is_grad_enabled():
             return
         if not module.training:
             self._statistics.evaluates(passes, module)
-            self._merging.begins(module, given)
+            self._merging.begins(module, (*args, *kwargs.values()))
+            self._caching.begins(passes, module, args, kwargs)
         for each in self.run.optimizing.values():
             if each.model is module:
                 each.between.evaluating(each.optimizer)

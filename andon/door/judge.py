@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from andon.door.caching import Cached
 from andon.door.invariants import INVARIANTS
 from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
@@ -18,6 +19,7 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is said of a run and of what was captured from it, for a file."""
     run.samples = [Sample(**each["sample"]) for each in answers if each.get("sample")]
     run.rehearsed = [Rehearsed(**each["rehearsed"]) for each in answers if each.get("rehearsed")]
+    run.cached = [Cached(**each["cached"]) for each in answers if each.get("cached")]
     findings, passed, lacking = _stated(run)
     unread = any(each.get("unread") for each in answers)
     asked, reached = _settled(run, _all(answers, "findings"))

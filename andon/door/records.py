@@ -196,6 +196,7 @@ class Run:
     )  # in a loss
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
+    cached: list[Any] = field(default_factory=list)  # what children saw of generation: door.caching.Cached
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)
     loads: list[Loaded] = field(default_factory=list)  # files that were read

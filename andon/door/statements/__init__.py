@@ -6,6 +6,7 @@ It raises `CheckFailed`, `Unusual` or `NotApplicable` with the numbers and the s
 from andon.door.statements import (
     averages,
     batches,
+    caching,
     data,
     evaluation,
     figures,
@@ -42,4 +43,5 @@ STATEMENTS = (
     *references.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
+    *caching.STATEMENTS,
 )
