@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from andon.door import places
+from andon.door.caching import Caching
 from andon.door.comparing import Comparing
+from andon.door.merging import Merging
 from andon.door.modes import Modes
 from andon.door.readable import computes, is_readable
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
+from andon.door.statistics import Statistics
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
 from andon.verify.access.batches import tensors_in
@@ -35,10 +38,14 @@ class ForwardNotes:
         self._methods: set[tuple[type, str]] = set()
         self._rehearsals = Rehearsals(run, windows)
         self._modes = Modes()
+        self._statistics = Statistics(run)
+        self._merging = Merging(run)
+        self._caching = Caching(run, windows)
 
     def install(self) -> None:
         """Note every call of a module."""
         around(nn.Module, "__call__", self._around)
+        self._statistics.install()
 
     def _around(self, call: Callable[..., Any], *, method: str = "") -> Callable[..., Any]:
         def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -56,6 +63,7 @@ class ForwardNotes:
             finally:
                 self.run.inside = None
             self._ended(method, passes, module, result)
+            self._caching.ends(passes, module, {**dict(enumerate(args)), **kwargs}, result)
             return result
 
         return called
@@ -64,6 +72,7 @@ class ForwardNotes:
         if self._modes.end():
             self._is_no_pass(method, passes)
         if method not in self.run.loops:
+            self._merging.ends(passes, module, result)
             self.after(passes, result)
             self._note_use(passes, module, result)
 
@@ -92,10 +101,11 @@ class ForwardNotes:
         if not passes.trained:
             self._go_on(passes)
         self._compare(passes)
-        self._evaluated(passes, module)
+        self._evaluated(passes, module, args, kwargs)
         gradients = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         if gradients:
             self.run.modules.setdefault(id(module), module)
+            self._statistics.trains(module)
             self._tell_watches(module, args, kwargs)
         passes.count += 1
         passes.training_mode += module.training
@@ -163,10 +173,16 @@ class ForwardNotes:
         else:
             passes.growing.given(given)
 
-    def _evaluated(self, passes: Passes, module: nn.Module) -> None:
+    def _evaluated(self, passes: Passes, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass that may be an evaluation's: with which weights is it made?"""
+        if passes.trained or torch.is_grad_enabled() or module.training:
+            self._caching.end()
         if passes.trained or torch.is_grad_enabled():
             return
+        if not module.training:
+            self._statistics.evaluates(passes, module)
+            self._merging.begins(module, (*args, *kwargs.values()))
+            self._caching.begins(passes, module, args, kwargs)
         for each in self.run.optimizing.values():
             if each.model is module:
                 each.between.evaluating(each.optimizer)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from andon.door.caching import Cached
 from andon.door.invariants import INVARIANTS
 from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
@@ -19,6 +20,7 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     run.samples = [Sample(**each) for each in _given(answers, "sample")]
     run.rehearsed = [Rehearsed(**each) for each in _given(answers, "rehearsed")]
     run.metrics = _given(answers, "metrics")
+    run.cached = [Cached(**each) for each in _given(answers, "cached")]
     findings, passed, lacking = _stated(run)
     unread = any(each.get("unread") for each in answers)
     asked, reached = _settled(run, _all(answers, "findings"))

@@ -146,6 +146,25 @@ class Crossed(NamedTuple):
     loss: bool  # in a loss of torch's
 
 
+class Stale(NamedTuple):
+    """A copy of a model that was evaluated, and its batch statistics."""
+
+    kind: str
+    place: Place | None
+    count: int  # batch norms whose statistics moved in the model
+    stale: bool  # whether they are what they began with in the copy
+    steps: int
+
+
+class Merge(NamedTuple):
+    """A pass after an adapter was merged, of rows that were seen before it."""
+
+    kind: str
+    place: Place | None
+    apart: float  # from what was said before, relative to its size
+    half: bool  # whether it is computed in half precision
+
+
 @dataclass
 class Run:
     """One process."""
@@ -172,6 +191,8 @@ class Run:
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step
     aliased: list[tuple[int, ...]] = field(default_factory=list)  # matrices whose average was in their own storage
+    merges: list[Merge] = field(default_factory=list)
+    evaluated_copies: list[Stale] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     crossed: list[tuple[Place | None, tuple[int, ...], tuple[int, ...], bool]] = field(
         default_factory=list
@@ -179,6 +200,7 @@ class Run:
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     metrics: list[dict[str, Any]] = field(default_factory=list)  # of a trainer, with other predictions: trainer_metrics
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
+    cached: list[Any] = field(default_factory=list)  # what children saw of generation: door.caching.Cached
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)
     loads: list[Loaded] = field(default_factory=list)  # files that were read

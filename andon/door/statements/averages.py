@@ -1,8 +1,8 @@
 """Copies of a model that follow it."""
 
 from andon.door.records import Run
-from andon.door.statements.statement import Statement
-from andon.verify.errors import NotApplicable, Unusual
+from andon.door.statements.statement import Statement, at
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 LATE = 20  # steps after which an average lags behind
 MOST = 0.5  # of the way to the weights in one step
@@ -47,4 +47,33 @@ def check_apart(run: Run) -> None:
         )
 
 
-STATEMENTS = (Statement("run.average", check_lag), Statement("run.average_apart", check_apart))
+def check_buffers(run: Run) -> None:
+    """A copy of the model that follows it takes over its batch statistics as well, or makes its own.
+
+    Asked where a copy is called in eval mode without gradients, in which the weights of batch norms have gone in the
+    direction of the model's, while the running statistics of the model have moved; and of the model itself, where an
+    average was put into it.
+
+    Silent because the copy learns what the model learns, and is only evaluated with the mean and variance of
+    activations of another model, the one that it began as.
+
+    Look at what the average goes over: `parameters()` has no buffers. Copy those in each step, or call `update_bn`
+    before the copy is evaluated.
+    """
+    if not run.evaluated_copies:
+        raise NotApplicable("a copy of a model with batch norms that follows it, and is called in eval mode")
+    stale = [each for each in run.evaluated_copies if each.stale]
+    if stale:
+        last = stale[-1]
+        raise CheckFailed(
+            f"weights of {last.kind} follow those of the model, and are evaluated{at(last.place)} after "
+            f"{last.steps} steps with the running statistics that they began with, bit for bit, in all {last.count} "
+            "batch norms whose statistics training has moved"
+        )
+
+
+STATEMENTS = (
+    Statement("run.average", check_lag),
+    Statement("run.average_apart", check_apart),
+    Statement("run.average_buffers", check_buffers),
+)
