@@ -14,7 +14,7 @@ from tests.small_run import write_corpus
 
 ROOT = Path(__file__).parents[2]
 OWN, PROGRAM = ROOT / "tests" / "door" / "scripts", ROOT / "tests" / "detectors" / "script"
-SCRIPTS = ("names_lstm", "nano_text", "seq_to_seq_dates", "shapes_cnn", "swiss_roll_ddpm", "bytegpt")
+SCRIPTS = ("names_lstm", "nano_text", "seq_to_seq_dates", "swiss_roll_ddpm", "bytegpt")
 MODEL = ROOT / "tests" / "bench" / "door_script.py"
 TRAIN = ["-m", "andon", "train", "config.toml", "--data", "corpus", "--out", "run", "--no-trace", "-q"]
 DOOR = (sys.executable, "-m", "andon", "verify", "--budget", "600", "--quiet", "--")
@@ -43,10 +43,17 @@ def probed(case: Case, folder: Path, door: tuple[str, ...]) -> tuple[dict[str, A
     return noted | {"trace": [step[:4] for step in noted["trace"]]}, done
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", [*SCRIPTS, "language", "10 M parameters", "andon train"])
-def test_a_script_computes_the_same(name: str, tmp_path: Path) -> None:
+@pytest.mark.tier3
+@pytest.mark.parametrize("name", ["shapes_cnn", "language"])
+def test_a_short_script_computes_the_same(name: str, tmp_path: Path) -> None:
     """Behavior: norms of weights and gradients, rates and modes of each step, and the last weights, are the same."""
+    assert_the_same(name, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*SCRIPTS, "10 M parameters", "andon train"])
+def test_a_script_computes_the_same(name: str, tmp_path: Path) -> None:
+    """Behavior: so are those of longer ones, of 10 million parameters, and of our own command."""
     assert_the_same(name, tmp_path)
 
 
