@@ -4,11 +4,12 @@ Legend: B batch, T time.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from andon.door.questions.question import Question, differ, loss_again
+from andon.door.questions.question import Question, differ, loss_again, loss_in_double
 from andon.door.questions.targets import shown_in
 from andon.verify.access.roles import IGNORE
 from andon.verify.capturing.micro_batch import Captured
@@ -16,6 +17,21 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 MORE = 2  # columns
 FEW_ROWS = 4
+FINE, ALIKE = (
+    1e-6,
+    0.2,
+)  # of a loss: a change that is no rounding if it is the same, to such a part, in double precision
+REFUSALS = RuntimeError, IndexError, ValueError, TypeError  # of a width, or a precision, that a model has not seen
+
+
+class Losses(NamedTuple):
+    """With less and with more padding."""
+
+    before: float
+    after: float
+    what: str  # was done
+    grown: float  # how the columns grew
+    small: bool  # whether they differ by little, which is no rounding
 
 
 def check_padding(captured: Captured) -> None:
@@ -26,7 +42,9 @@ def check_padding(captured: Captured) -> None:
     Look at the masks of every attention and pooling, at the position that a score is read from, and at which labels
     the loss counts.
 
-    Yellow where the script is not seen to treat these tokens as padding, or only the loss's divisor counts them.
+    Yellow where the script is not seen to treat these tokens as padding, or only the loss's divisor counts them, or the
+    loss is another by less than a ten-thousandth, in double precision as well: a model that is hardly trained reads
+    padding as little as all else.
     """
     asked = False
     for name, pad in padded_parts(captured):
@@ -35,13 +53,16 @@ def check_padding(captured: Captured) -> None:
         if losses is None:
             continue
         asked = True
-        before, after, what, grown = losses
-        if not differ(before, after):
+        before, after, what, grown, small = losses
+        if not differ(before, after) and not small:
             continue
+        digits = 9 if small else 6
         message = (
             f"{name!r} of shape {tuple(captured.parts[name].shape)} ends in {pad} in rows that are shorter; {what} "
-            f"makes the loss {after:.6g}, where it was {before:.6g}"
+            f"makes the loss {after:.{digits}g}, where it was {before:.{digits}g}"
         )
+        if small:
+            raise Unusual(f"{message}, and as much in double precision")
         reason = _declared(captured, name, pad)
         if reason and differ(before, after * grown):
             raise CheckFailed(f"{message}; {reason}")
@@ -105,8 +126,8 @@ def lengths_of(part: Tensor, pad: int) -> Tensor:
     return (real * places).max(dim=1).values
 
 
-def _losses(captured: Captured, name: str, pad: int, alike: list[str]) -> tuple[float, float, str, float] | None:
-    """The loss with less and with more padding, what was done, and how the columns grew; None if neither way runs."""
+def _losses(captured: Captured, name: str, pad: int, alike: list[str]) -> Losses | None:
+    """The loss with less and with more padding; None if neither way runs."""
     part = captured.parts[name]
     time = part.shape[1]
     fill = int(
@@ -133,13 +154,25 @@ def _losses(captured: Captured, name: str, pad: int, alike: list[str]) -> tuple[
             (rows_of(short), rows_of(time), f"{time - short} more columns of it, behind its shorter rows", time / short)
         )
     for first, second, what, grown in ways:
+        chosen_rows = rows if what.endswith("rows") else None
+        changes = [_with(captured, alike, change, chosen_rows) for change in (first, second)]
         try:
-            before = loss_again(captured, _with(captured, alike, first, rows if what.endswith("rows") else None))
-            after = loss_again(captured, _with(captured, alike, second, rows if what.endswith("rows") else None))
-        except (RuntimeError, IndexError, ValueError, TypeError):  # a width that the model or a recorded size refuses
+            before, after = (loss_again(captured, each) for each in changes)
+        except REFUSALS:
             continue
-        return before, after, what, grown
+        return Losses(before, after, what, grown, _differ_little(captured, before, after, changes))
     return None
+
+
+def _differ_little(captured: Captured, before: float, after: float, changes: list[dict[str, Tensor]]) -> bool:
+    """Whether two losses differ by less than others are asked to, and as much in double precision."""
+    if differ(before, after) or not abs(after - before) > FINE * abs(before):
+        return False
+    try:
+        first, second = (loss_in_double(captured, each) for each in changes)
+    except REFUSALS:
+        return False
+    return abs((second - first) - (after - before)) < ALIKE * abs(after - before)
 
 
 def _with(

@@ -55,6 +55,15 @@ def loss_again(captured: Captured, changes: dict[str, Tensor] | None = None) -> 
         return float(again(captured, changes)[id(captured.loss)])
 
 
+def loss_in_double(captured: Captured, changes: dict[str, Tensor]) -> float:
+    """The same in double precision, as far as the script's own casts leave it so."""
+    modules = [deepcopy(each).eval().double() for each in captured.before]
+    parts = parts_of(captured) | {key: as_whole(each) for key, each in changes.items()}
+    doubled = {key: each.double() if each.is_floating_point() else each for key, each in parts.items()}
+    with torch.no_grad(), seeded():
+        return float(captured.values(doubled, modules)[id(captured.loss)])
+
+
 def differ(first: float, second: float) -> bool:
     """Whether two losses are more than rounding apart, or one of them alone is no number."""
     if math.isnan(first) or math.isnan(second):
