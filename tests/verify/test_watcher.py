@@ -105,6 +105,21 @@ def test_a_frozen_parameter_that_moves() -> None:
     assert watching.findings[0].message.startswith("step 3: head.weight requires no gradient")
 
 
+def test_an_adapter_that_is_merged_and_taken_off_again() -> None:
+    """Behavior: what rounding leaves of it, before each step, is no move of a frozen weight."""
+    model, optimizer = small()
+    model.head.requires_grad_(False)
+    low, high = torch.randn(model.head.weight.shape[0], 2), torch.randn(2, model.head.weight.shape[1])
+
+    def merge(_: int) -> None:
+        model.head.weight.data.add_(low @ high)
+        model.head.weight.data.sub_(low @ high)
+
+    before = model.head.weight.detach().clone()
+    assert [] == kinds(train(model, optimizer, merge))
+    assert not before.equal(model.head.weight)
+
+
 def test_a_parameter_that_is_frozen_or_unfrozen_on_the_way() -> None:
     """Behavior: what is frozen in a run is found when it moves; what is unfrozen may move."""
     model, optimizer = small()
