@@ -78,7 +78,7 @@ def test_a_trainers_evaluation_is_told_from_its_training() -> None:
 
 
 def first_without_gradients(*, learns_from: bool, acts: int = 30) -> Run:
-    """A policy acts, by a part of it, learns from what it acted on or from other rows, and is evaluated on states that come again."""
+    """A policy acts, by a part of it, learns from that or from other rows, and is evaluated on states it knows."""
     torch.manual_seed(0)
     watching, model = Watching(), nn.Sequential(nn.Linear(6, 6))
     optimizer = watching.optimizer(model.parameters())
