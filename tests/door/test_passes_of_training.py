@@ -124,3 +124,25 @@ def test_a_first_look_is_no_evaluation(later: bool) -> None:
         look()
     with pytest.raises(Unusual if later else NotApplicable):
         check_held_out(watching.run)
+
+
+class Policy(nn.Module):
+    """A distribution of actions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> torch.distributions.Distribution:
+        """(B, 6) to a distribution of (B,)."""
+        return torch.distributions.Categorical(logits=self.linear(x))
+
+
+def test_a_pass_that_returns_a_distribution_is_one_of_training() -> None:
+    """Behavior: a gradient that comes to what it holds shows that it is."""
+    watching, policy = Watching(), Policy()
+    optimizer = watching.optimizer(policy.parameters())
+    for x in batches(3, 0):
+        watching.step(optimizer, -watching.call(policy, x).log_prob(torch.zeros(ROWS)).mean())
+    (passes,) = watching.run.passes.values()
+    assert (3, 3) == (passes.trained, watching.run.uses[id(policy)].with_gradients)
