@@ -21,6 +21,7 @@ from andon.door.windows import Windows
 from andon.verify.access.batches import tensors_in
 from andon.verify.capturing.methods import method_around
 from andon.verify.capturing.replacing import around
+from andon.verify.capturing.torch_calls import tensors
 
 OUTPUTS = 8  # tensors of a pass's result that are looked at
 
@@ -145,23 +146,23 @@ class ForwardNotes:
 
     def _note_given(self, passes: Passes, module: nn.Module, given: tuple[Any, ...], *, gradients: bool) -> None:
         """What of it can be read."""
-        tensors = [each for each in tensors_in(given) if is_readable(each)]
+        read = [each for each in tensors_in(given) if is_readable(each)]
         if gradients and self.run.trail is not None:
             self.run.trail.note_rows(given)
-        readable = tuple(each for each in given if any(each is one for one in tensors))
+        readable = tuple(each for each in given if any(each is one for one in read))
         passes.rows.note(readable, self.run.given, self.run.steps)
         self.run.given += 1
-        self._note_inputs(passes, tensors)
-        self._note_growth(passes, module, tensors)
+        self._note_inputs(passes, read)
+        self._note_growth(passes, module, read)
 
-    def _note_inputs(self, passes: Passes, tensors: list[Tensor]) -> None:
-        passes.carrying.given(tensors)
-        text = next((each for each in tensors if each.dim() == 2 and not each.is_floating_point()), None)
+    def _note_inputs(self, passes: Passes, given: list[Tensor]) -> None:
+        passes.carrying.given(given)
+        text = next((each for each in given if each.dim() == 2 and not each.is_floating_point()), None)
         if text is not None:
             passes.phrases.note(text, trained=passes.trained)
-        if tensors:
-            self._comparing.given = tensors[0] if self._comparing.on and tensors[0].is_floating_point() else None
-            passes.autocast += torch.is_autocast_enabled(tensors[0].device.type)
+        if given:
+            self._comparing.given = given[0] if self._comparing.on and given[0].is_floating_point() else None
+            passes.autocast += torch.is_autocast_enabled(given[0].device.type)
 
     def _note_growth(self, passes: Passes, module: nn.Module, given: list[Tensor]) -> None:
         """A pass of a text that is generated, as far as the passes before it were at the same place."""
@@ -189,7 +190,7 @@ class ForwardNotes:
 
     def _note_use(self, passes: Passes, module: nn.Module, result: Any) -> None:
         use = self.run.uses.get(id(module)) or self.run.uses.setdefault(id(module), use_of(module))
-        if any(each.grad_fn is not None for each in tensors_in(result)[:OUTPUTS]):
+        if any(each.grad_fn is not None for each in tensors(result)[:OUTPUTS]):
             use.with_gradients += 1
             use.learned, use.alone, use.acting = self.run.steps, 0, 0
             return
@@ -213,7 +214,7 @@ class ForwardNotes:
                 passes.trained += 1
                 self._stretch = None
 
-        for tensor in tensors_in(result)[:OUTPUTS]:
+        for tensor in tensors(result)[:OUTPUTS]:
             if tensor.grad_fn is not None:
                 tensor.grad_fn.register_prehook(arrives)
 

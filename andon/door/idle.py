@@ -29,6 +29,18 @@ def note_gradients(each: Any) -> None:
             del each.idle[key]
 
 
+def learned(run: Any) -> set[int]:
+    """Ids of parameters that had a gradient in some step so far that was looked at."""
+    stepped = [each for each in run.optimizing.values() if each.idle is not None]
+    return {id(p) for each in stepped for p in tensors_of(each.optimizer) if id(p) not in each.idle}
+
+
+def of_others(run: Any, each: Any) -> set[int]:
+    """Ids of parameters that other optimizers hold."""
+    own = {id(p) for p in tensors_of(each.optimizer)}
+    return {id(p) for other in run.optimizing.values() for p in tensors_of(other.optimizer)} - own
+
+
 def learning(model: nn.Module, called: Iterable[nn.Module]) -> dict[str, nn.Parameter]:
     """Parameters of a model, and of modules in train mode that were called beside it, as those of a loss may be."""
     found = dict(model.named_parameters())

@@ -3,14 +3,15 @@
 import os
 from collections.abc import Collection
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from andon.door.divisor import lack_of_labels
+from andon.door.idle import learned, of_others
 from andon.door.questions import QUESTIONS
-from andon.door.records import Optimizing, summed
+from andon.door.records import Optimizing, Run, summed
 from andon.door.sampling import sample
 from andon.door.traits import traits
 from andon.door.unread import reads_nothing_ungraded
@@ -60,7 +61,21 @@ CROWDED = 8.0
 SHOWN = 6  # parts of a batch
 
 
-def inquire(recorder: Recorder, loss: Any, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
+class Elsewhere(NamedTuple):
+    """Ids of parameters: what a micro-batch does not show, and the run does."""
+
+    learned: set[int]  # had a gradient in a step before
+    of_others: set[int]  # are held by other optimizers
+
+    @classmethod
+    def of(cls, run: Run, each: Optimizing) -> "Elsewhere":
+        """At a micro-batch of this optimizer."""
+        return cls(learned(run), of_others(run, each))
+
+
+def inquire(
+    recorder: Recorder, loss: Any, each: Optimizing, options: dict[str, Any], elsewhere: Elsewhere
+) -> dict[str, Any]:
     """The answer of a child: captured, findings, passed, not applicable."""
     try:
         captured = capture(recorder, loss, each.optimizer)
@@ -69,18 +84,18 @@ def inquire(recorder: Recorder, loss: Any, each: Optimizing, options: dict[str, 
         return {"captured": [], "reason": "" if options["brief"] else f"it needs {lack}"}
     except Exception as error:  # noqa: BLE001 - whatever a replay of somebody's code raises is why it was not measured
         return {"captured": [], "reason": "" if options["brief"] else f"{type(error).__name__}: {error}"}
-    return {"sample": seen} | ({} if options["brief"] else _asked(captured, each, options))
+    return {"sample": seen} | ({} if options["brief"] else _asked(captured, each, options, elsewhere))
 
 
-def _asked(captured: Captured, each: Optimizing, options: dict[str, Any]) -> dict[str, Any]:
+def _asked(captured: Captured, each: Optimizing, options: dict[str, Any], elsewhere: Elsewhere) -> dict[str, Any]:
     captured.micro_batches = summed(each)
     subject = as_subject(captured)
     findings, passed, lacking = _questions(captured)
     accumulates = max(each.backwards, default=1) > 1
     lack = lack_of_labels(captured, subject, accumulates=accumulates)
-    unasked = _unasked(captured, lack)
-    areas = [one.name for one in CHECKS if _within(one.name, AREAS) and not _within(one.name, unasked)]
-    lacking |= unasked
+    without = unasked(captured, lack, elsewhere)
+    areas = [one.name for one in CHECKS if _within(one.name, AREAS) and not _within(one.name, without)]
+    lacking |= without
     report = check(subject, only=areas, budget=options["check_budget"] * _crowd())
     found = [finding for finding in report.findings if not finding.mistake]
     mistakes = [finding.message for finding in report.findings if finding.mistake]
@@ -102,14 +117,27 @@ def _within(name: str, areas: Collection[str]) -> bool:
     return name in areas or name.partition(".")[0] in areas
 
 
-def _unasked(captured: Captured, lack: dict[str, str]) -> dict[str, str]:
+def unasked(captured: Captured, lack: dict[str, str], elsewhere: Elsewhere) -> dict[str, str]:
     """Checks and areas whose premise the script was not seen to meet, and what that is."""
-    unasked = dict(lack)
+    found = dict(lack)
     if len(captured.before) > 1:
-        unasked |= dict.fromkeys(OF_ONE_MODEL, "a script of one model")
+        found |= dict.fromkeys(OF_ONE_MODEL, "a script of one model")
+    own = [p for module in captured.modules for p in module.parameters() if p.requires_grad]
+    if elsewhere.of_others & {id(p) for p in own}:
+        found["optimizer.membership"] = "a model that one optimizer trains"
+    if {id(p) for p in _unreached(captured, own)} & (elsewhere.learned | elsewhere.of_others):
+        found["structure.parameters"] = "one loss for all of a model: this one's does not reach what another trains"
     if not _has_own_backward(captured.loss):
-        unasked["gradients"] = "a backward pass of the script's own: torch.autograd.Function"
-    return unasked
+        found["gradients"] = "a backward pass of the script's own: torch.autograd.Function"
+    return found
+
+
+def _unreached(captured: Captured, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Those that no gradient of the loss comes to."""
+    if not captured.loss.requires_grad:
+        return parameters
+    found = torch.autograd.grad(captured.loss, parameters, retain_graph=True, allow_unused=True)
+    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is None]
 
 
 def _has_own_backward(loss: Tensor) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor
 from andon.door.levels import levels_of, noise_in
 from andon.door.masks import Counted, counted_in
 from andon.door.mixing import mixes_rows
-from andon.door.policies import ratio_of
 from andon.door.questions.targets import shown_in
+from andon.door.ratios import ratio_of
 from andon.verify.access.calls import gradients, new_batch, new_model, seeded
 from andon.verify.capturing.micro_batch import Captured, as_subject
 from andon.verify.checks.structure import DEAD_ROWS, DEAD_SHARE

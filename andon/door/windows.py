@@ -12,7 +12,7 @@ from andon.door import places
 from andon.door.followers import Followers
 from andon.door.fork import Fork
 from andon.door.guard import keep_out
-from andon.door.inquiry import inquire
+from andon.door.inquiry import Elsewhere, inquire
 from andon.door.records import Optimizing, Run
 from andon.verify.capturing.torch_calls import Recorder, whole
 from andon.verify.observation.optimizers import tensors_of
@@ -85,7 +85,7 @@ class Windows:
         try:
             options = {**self.options, "brief": self._brief, "line": str(self.run.loss_place or "")}
             with torch.autocast("cpu", enabled=False, cache_enabled=False):  # of weights that checks change
-                content = inquire(self._recorder, loss, self._asking, options)
+                content = inquire(self._recorder, loss, self._asking, options, Elsewhere.of(self.run, self._asking))
         except BaseException as error:  # noqa: BLE001 - the child must not go on with the script, whatever happens
             content = {"failed": f"{type(error).__name__}: {error}"}
         self.fork.end(content)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.door.places import Place
-from andon.door.policies import ratio_of
+from andon.door.ratios import ratio_of
 from andon.door.records import Passes, Run
 from andon.door.sampling import Sample
 from andon.door.statements.policies import check_ratio
