@@ -49,6 +49,10 @@ class Entry:
     module: nn.Module | None = None
     autocast: torch.dtype | None = dataclasses.field(default_factory=autocast_now)
     own: bool = False  # a torch.autograd.Function, with a backward pass of its own
+    outcome: list[Tensor] = dataclasses.field(init=False)  # now: a distribution keeps what it computes later
+
+    def __post_init__(self) -> None:
+        self.outcome = returned(self.result)
 
     @property
     def name(self) -> str:
@@ -67,7 +71,7 @@ class Entry:
     def made(self) -> list[Tensor]:
         """The tensors that it returns or writes to."""
         written = [self.args[0]] if self.name in MUTATORS or _in_place(self) else []
-        return [*returned(self.result), *(each for each in written if isinstance(each, Tensor))]
+        return [*self.outcome, *(each for each in written if isinstance(each, Tensor))]
 
 
 class Likelihood(NamedTuple):
@@ -278,7 +282,7 @@ def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[i
                 result = _reshaped(entry, args, kwargs)
             else:
                 result = entry.function(*args, **kwargs)
-        values.update(zip(map(id, returned(entry.result)), returned(result), strict=False))
+        values.update(zip(map(id, entry.outcome), returned(result), strict=False))
     return values
 
 
@@ -333,7 +337,7 @@ def _held(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, Mapping):
         return value.values()
-    if isinstance(value, Distribution):  # what it computes when it is first asked comes last
+    if isinstance(value, Distribution):
         return vars(value).values()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return (getattr(value, field.name, None) for field in dataclasses.fields(value))

@@ -42,3 +42,30 @@ def test_a_rollout_is_captured_with_the_actions_that_were_taken() -> None:
     drawn = [each for each in captured.parts.values() if each.dtype == torch.int64]
     assert TIMES == len(drawn)
     assert float(loss.detach()) == float(captured.loss_of(captured.before[0], captured.parts).detach())
+
+
+class ActorCritic(Policy):
+    """Returns a value beside the distribution, which keeps its probabilities once it is asked for an entropy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Linear(3, 1)
+
+    def forward(self, state: Tensor) -> tuple[Distribution, Tensor]:  # ty: ignore[incompatible-method-override] - it returns more
+        """Of actions, and a value each."""
+        return super().forward(state), self.value(state).squeeze(-1)
+
+
+def test_what_a_distribution_computes_later_moves_no_result_beside_it() -> None:
+    """Behavior: each parameter has the gradient in a replay that it has in the script."""
+    torch.manual_seed(0)
+    policy, recorder, state = ActorCritic(), Recorder(), torch.randn(ROWS, 3)
+    recorder.keep(policy)
+    with recorder:
+        chosen, value = recorder.call(policy, nn.Module.__call__, (state,), {})
+        loss = (value - 1).square().mean() - chosen.entropy().mean()
+    captured = capture(recorder, loss, None)
+    model = captured.before[0]
+    own = torch.autograd.grad(loss, list(policy.parameters()))
+    again = torch.autograd.grad(captured.loss_of(model, captured.parts), list(model.parameters()))
+    assert all(map(torch.equal, own, again))
