@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from andon.door.closeness import apart, is_half
 from andon.door.guard import keep_out
 from andon.door.readable import is_readable
 from andon.door.records import Passes, Run
@@ -129,13 +130,13 @@ def _compare(text: Text, seen: Cached, result: Any) -> str:
     said, again, short = (_answer(_called(text.module, each)) for each in (whole, whole, text.first))
     if said is None or again is None or short is None or said.dim() != cached.dim():
         return "an answer (B, T, ...) or (B, ...)"
-    count, seen.close = short.shape[1] if short.dim() > 2 else 0, HALF if _is_half(text.module, cached) else EXACT
-    if _apart(again, said) > seen.close or (count > 1 and _apart(said[:, :count], short) > seen.close):
+    count, seen.close = short.shape[1] if short.dim() > 2 else 0, HALF if is_half(text.module, cached) else EXACT
+    if apart(again, said) > seen.close or (count > 1 and apart(said[:, :count], short) > seen.close):
         return "a module whose answer for a token is the same whatever follows it, and whenever it is asked"
     last, now = (each[:, -1] if each.dim() > 2 else each for each in (said, cached))
     if last.shape != now.shape:
         return "an answer (B, T, ...) or (B, ...)"
-    seen.apart = _apart(now, last)
+    seen.apart = apart(now, last)
     return ""
 
 
@@ -267,14 +268,3 @@ def _copied(value: Any, depth: int = DEEP) -> Any:
 def _answer(result: Any) -> Tensor | None:
     """What a module says of each row: the first numbers that it returns."""
     return next((each for each in tensors_in(result) if each.is_floating_point() and each.dim() > 1), None)
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    """Of the size of the second."""
-    size = float(other.double().square().mean().sqrt())
-    return float((one.double() - other.double()).square().mean().sqrt()) / max(size, 1e-12)
-
-
-def _is_half(module: nn.Module, answer: Tensor) -> bool:
-    kinds = {answer.dtype} | {p.dtype for p in module.parameters()}
-    return bool(kinds - {torch.float32, torch.float64}) or torch.is_autocast_enabled(answer.device.type)

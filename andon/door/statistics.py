@@ -49,7 +49,7 @@ class Statistics:
     def trains(self, module: nn.Module) -> None:
         """A pass with gradients begins."""
         if module not in self._begun:
-            self._begun[module] = {name: _norm(each) for name, each in _norms(module).items()}
+            self._begun[module] = _now(_norms(module))
         elif id(module) not in self._moved and self._begun[module]:
             norms = _norms(module)
             if any(not torch.equal(_norm(norms[name]).statistics, was.statistics) for name, was in self._of(module)):
@@ -70,42 +70,57 @@ class Statistics:
                     self._compare(passes, part, model, begun)
 
     def _compare(self, passes: Passes, part: nn.Module, model: nn.Module, begun: Norms) -> None:
-        own, theirs = _norms(part), _norms(model)
-        if own.keys() != begun.keys() or (part is not model and self._is_trained(part)):
+        norms, same = _norms(part), part is model
+        if norms.keys() != begun.keys() or (not same and self._is_trained(part)):
             return
-        began = {name: self._made.get(each, begun[name]) for name, each in own.items()} if part is not model else begun
-        now = {name: _norm(each) for name, each in own.items()}
-        if any(began[name].statistics.shape != each.statistics.shape for name, each in now.items()):
+        began = begun if same else {name: self._made.get(each, begun[name]) for name, each in norms.items()}
+        now, theirs = _now(norms), _now(_norms(model))
+        if not _fit(began, now):
             return
-        moves = [
-            name
-            for name, each in theirs.items()
-            if part is model or not torch.equal(_norm(each).statistics, began[name].statistics)
-        ]
-        if not moves or any(own[name].training for name in moves) or not _followed(began, now, theirs, part is model):
-            return
-        stale = all(torch.equal(now[name].statistics, began[name].statistics) for name in moves)
-        if stale or part is not model:
-            place = passes.chain[0] if passes.chain else None
-            self.run.evaluated_copies.append(Stale(type(part).__name__, place, len(moves), stale, self.run.steps))
+        moved = list(now) if same else _moved(began, theirs)
+        if _is_evaluated(norms, moved) and _followed(began, now, theirs, same):
+            self._note(passes, part, len(moved), set(moved).isdisjoint(_moved(began, now)), same)
+
+    def _note(self, passes: Passes, part: nn.Module, count: int, stale: bool, same: bool) -> None:
+        if stale or not same:
+            place = next(iter(passes.chain), None)
+            self.run.evaluated_copies.append(Stale(type(part).__name__, place, count, stale, self.run.steps))
 
     def _is_trained(self, part: nn.Module) -> bool:
         known = held(self.run, least=1)
         return part in self._begun or any(id(p) in known for p in part.parameters())
 
 
-def _followed(began: Norms, now: Norms, theirs: dict[str, nn.Module], same: bool) -> bool:
+def _fit(began: Norms, now: Norms) -> bool:
+    """Whether they are as large as they began."""
+    return all(began[name].statistics.shape == each.statistics.shape for name, each in now.items())
+
+
+def _moved(began: Norms, now: Norms) -> list[str]:
+    """Those whose statistics are not what they began with."""
+    return [name for name, each in now.items() if not torch.equal(each.statistics, began[name].statistics)]
+
+
+def _is_evaluated(norms: dict[str, nn.Module], moved: list[str]) -> bool:
+    return bool(moved) and not any(norms[name].training for name in moved)
+
+
+def _followed(began: Norms, now: Norms, theirs: Norms, same: bool) -> bool:
     """Whether weights went from where they began in the direction of the model's; in the model itself, at all."""
     start = torch.cat([each.affine for each in began.values()])
     went = torch.cat([each.affine for each in now.values()]) - start
     if not bool(went.any()) or same:
         return bool(went.any())
-    way = torch.cat([_norm(theirs[name]).affine for name in now]) - start
+    way = torch.cat([theirs[name].affine for name in now]) - start
     return float(torch.dot(went, way)) > ALIKE * float(went.norm()) * float(way.norm())
 
 
 def _norms(module: nn.Module) -> dict[str, nn.Module]:
     return {name: each for name, each in module.named_modules() if _has(each)}
+
+
+def _now(norms: dict[str, nn.Module]) -> Norms:
+    return {name: _norm(each) for name, each in norms.items()}
 
 
 def _has(module: nn.Module) -> bool:

@@ -53,22 +53,25 @@ def check_padding(captured: Captured) -> None:
         if losses is None:
             continue
         asked = True
-        before, after, what, grown, small = losses
-        if not differ(before, after) and not small:
-            continue
-        digits = 9 if small else 6
-        message = (
-            f"{name!r} of shape {tuple(captured.parts[name].shape)} ends in {pad} in rows that are shorter; {what} "
-            f"makes the loss {after:.{digits}g}, where it was {before:.{digits}g}"
-        )
-        if small:
-            raise Unusual(f"{message}, and as much in double precision")
-        reason = _declared(captured, name, pad)
-        if reason and differ(before, after * grown):
-            raise CheckFailed(f"{message}; {reason}")
-        raise Unusual(f"{message}; is {pad} padding?" if not reason else f"{message}: padding counts in its divisor")
+        if losses.small or differ(losses.before, losses.after):
+            raise _finding(captured, name, pad, losses)
     if not asked:
         raise NotApplicable("a batch of token ids whose shorter rows end in one id that stands nowhere else")
+
+
+def _finding(captured: Captured, name: str, pad: int, losses: Losses) -> CheckFailed:
+    before, after, what, grown, small = losses
+    digits = 9 if small else 6
+    message = (
+        f"{name!r} of shape {tuple(captured.parts[name].shape)} ends in {pad} in rows that are shorter; {what} "
+        f"makes the loss {after:.{digits}g}, where it was {before:.{digits}g}"
+    )
+    if small:
+        return Unusual(f"{message}, and as much in double precision")
+    reason = _declared(captured, name, pad)
+    if reason and differ(before, after * grown):
+        return CheckFailed(f"{message}; {reason}")
+    return Unusual(f"{message}; is {pad} padding?" if not reason else f"{message}: padding counts in its divisor")
 
 
 def check_padding_targets(captured: Captured) -> None:
@@ -196,15 +199,20 @@ def _declared(captured: Captured, name: str, pad: int) -> str:
     if any(constant == pad and _same(tensor, part) for tensor, constant in captured.compared):
         return f"the script compares {name!r} with {pad}, so it knows padding"
     for key, each in captured.parts.items():
-        if key == name:
-            continue
-        if each.shape == part.shape and not each.is_floating_point() and torch.equal(each != -100, real):
-            return f"{key!r} is -100 just there"
-        if each.shape == part.shape and torch.equal(each != 0, real):
-            return f"{key!r} is 0 just there"
-        if each.dim() == 1 and len(each) == len(part) and torch.equal(each.long(), real.sum(1)):
-            return f"{key!r} holds the lengths without it"
+        mark = _mark(each, part, real) if key != name else ""
+        if mark:
+            return f"{key!r} {mark}"
     return ""
+
+
+def _mark(each: Tensor, part: Tensor, real: Tensor) -> str:
+    """How another part of the batch says what is real in this one; empty where it does not."""
+    if each.shape == part.shape:
+        if not each.is_floating_point() and torch.equal(each != -100, real):
+            return "is -100 just there"
+        return "is 0 just there" if torch.equal(each != 0, real) else ""
+    lengths = each.dim() == 1 and len(each) == len(part) and torch.equal(each.long(), real.sum(1))
+    return "holds the lengths without it" if lengths else ""
 
 
 def _same(tensor: Tensor, part: Tensor) -> bool:

@@ -57,18 +57,22 @@ def check_held_out(run: Run) -> None:
     Yellow alone: whoever also reports the training set's figures does so.
     """
     trained = {row for passes in _trained(run) for row in passes.rows.seen}
-    asked = [each for each in now_and_then(run) if _says_something(each, run, trained)]
-    asked = [each for each in asked if not _are_acted_on(run, each)]
+    asked = _held_out(run, trained)
     if not asked or not trained:
         raise NotApplicable("passes without a backward pass once steps are taken, on rows enough that are held out")
-    evaluated = {id(each): set(each.rows.since(run.begun)) for each in asked}
-    passes = min(asked, key=lambda each: len(evaluated[id(each)] & trained) / len(evaluated[id(each)]))
-    both, all_rows = len(evaluated[id(passes)] & trained), len(evaluated[id(passes)])
+    shares = [(len(rows & trained), len(rows), passes) for passes, rows in asked]
+    both, all_rows, passes = min(shares, key=lambda share: share[0] / share[1])
     if both > SHARED * all_rows:
         raise Unusual(
             f"{both} of {all_rows} rows that the model is evaluated on "
             f"({passes.chain[0] if passes.chain else ''}) were trained on in this run"
         )
+
+
+def _held_out(run: Run, trained: set[int]) -> list[tuple[Passes, set[int]]]:
+    """Evaluations, and the rows of each."""
+    asked = [each for each in now_and_then(run) if _says_something(each, run, trained)]
+    return [(each, set(each.rows.since(run.begun))) for each in asked if not _are_acted_on(run, each)]
 
 
 def _epoch(passes: Passes) -> int:
@@ -95,18 +99,32 @@ def _are_acted_on(run: Run, evaluated: Passes) -> bool:
 
     An evaluation of them before is none of that: it gives the same rows in the same order again.
     """
-    late = evaluated.rows.since(run.begun)
-    order = late[-(len(late) // max(evaluated.stretches - evaluated.early, 1)) :][:FEWEST]
-    learned, given = dict[int, int](), dict[int, int]()
-    learns = {key for each in _trained(run) for key in _weights(each)}
-    for each in run.passes.values():
-        acts = not each.trained and not each.with_gradients and each.rows.seen[: len(order)] != order
-        if each.trained or (acts and learns & _weights(each)):
-            known = learned if each.trained else given
-            for row, place in each.rows.firsts().items():
-                known[row] = min(place, known.get(row, place))
+    order, trained = _order(run, evaluated), _trained(run)
+    learns = {key for each in trained for key in _weights(each)}
+    learned = _firsts(trained)
+    given = _firsts([each for each in run.passes.values() if _acts(each, order) and learns & _weights(each)])
     first = sum(given.get(row, place) < place for row, place in learned.items())
     return bool(learned) and first >= NEARLY * len(learned)
+
+
+def _order(run: Run, evaluated: Passes) -> list[int]:
+    """In which the last evaluation begins."""
+    late = evaluated.rows.since(run.begun)
+    return late[-(len(late) // max(evaluated.stretches - evaluated.early, 1)) :][:FEWEST]
+
+
+def _acts(passes: Passes, order: list[int]) -> bool:
+    """Whether passes have no gradients, and are no evaluation in this order."""
+    return not passes.trained and not passes.with_gradients and passes.rows.seen[: len(order)] != order
+
+
+def _firsts(several: list[Passes]) -> dict[int, int]:
+    """When each row was first given to one of them."""
+    known = dict[int, int]()
+    for each in several:
+        for row, place in each.rows.firsts().items():
+            known[row] = min(place, known.get(row, place))
+    return known
 
 
 def _batches(passes: Passes, rows: int) -> int:
