@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from andon.door.answers import apart, is_half
 from andon.door.holding import held
 from andon.door.readable import is_readable
 from andon.door.records import Merge, Passes, Run
@@ -74,10 +75,9 @@ class Merging:
             return
         now, fit = answer.detach().double(), [each for each in asked.answers if each.shape == answer.shape]
         if fit and _is_merged(module, asked.adapter):
-            size = max(float(now.square().mean().sqrt()), 1e-12)
-            apart = min(float((now - each).square().mean().sqrt()) for each in fit) / size
-            place, half = passes.chain[0] if passes.chain else None, _is_half(module, answer)
-            self.run.merges.append(Merge(type(module).__name__, place, apart, half))
+            place, half = passes.chain[0] if passes.chain else None, is_half(module, answer)
+            nearest = min(apart(each, now) for each in fit)
+            self.run.merges.append(Merge(type(module).__name__, place, nearest, half))
         elif len(asked.answers) < ANSWERS:
             asked.answers.append(now.clone())
 
@@ -130,10 +130,3 @@ def _are_along(change: Tensor, product: Tensor) -> bool:
         return False
     size = float(change.norm()) * float(product.norm())
     return size > 0 and abs(float((change * product).sum())) > ALONG * size
-
-
-def _is_half(module: nn.Module, answer: Tensor) -> bool:
-    """Whether some of it is computed in less than single precision, or from rounded weights."""
-    rough = any(p.dtype not in (torch.float32, torch.float64) for p in module.parameters())
-    kind = answer.device.type
-    return rough or answer.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(kind)
