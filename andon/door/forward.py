@@ -21,7 +21,7 @@ from andon.door.windows import Windows
 from andon.verify.access.batches import tensors_in
 from andon.verify.capturing.methods import method_around
 from andon.verify.capturing.replacing import around
-from andon.verify.capturing.torch_calls import tensors
+from andon.verify.capturing.torch_calls import returned
 
 OUTPUTS = 8  # tensors of a pass's result that are looked at
 
@@ -190,7 +190,7 @@ class ForwardNotes:
 
     def _note_use(self, passes: Passes, module: nn.Module, result: Any) -> None:
         use = self.run.uses.get(id(module)) or self.run.uses.setdefault(id(module), use_of(module))
-        if any(each.grad_fn is not None for each in tensors(result)[:OUTPUTS]):
+        if any(each.grad_fn is not None for each in returned(result)[:OUTPUTS]):
             use.with_gradients += 1
             use.learned, use.alone, use.acting = self.run.steps, 0, 0
             return
@@ -214,7 +214,7 @@ class ForwardNotes:
                 passes.trained += 1
                 self._stretch = None
 
-        for tensor in tensors(result)[:OUTPUTS]:
+        for tensor in returned(result)[:OUTPUTS]:
             if tensor.grad_fn is not None:
                 tensor.grad_fn.register_prehook(arrives)
 

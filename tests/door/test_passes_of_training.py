@@ -124,3 +124,32 @@ def test_a_first_look_is_no_evaluation(later: bool) -> None:
         look()
     with pytest.raises(Unusual if later else NotApplicable):
         check_held_out(watching.run)
+
+
+class Output:
+    """What a model returns: an object of a class of its own."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.names = logits, ("a", "b")
+
+
+class Named(nn.Module):
+    """Returns such an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Output:
+        """(B, F) to logits."""
+        return Output(self.head(x))
+
+
+def test_passes_that_return_an_object_are_passes_of_training() -> None:
+    """Behavior: a gradient that reaches what the object holds shows it."""
+    watching, model = Watching(), Named()
+    optimizer = watching.optimizer(model.parameters())
+    for x in batches(4, 0):
+        watching.step(optimizer, watching.call(model, x).logits.square().mean())
+    (passes,) = watching.run.passes.values()
+    assert passes.count == passes.trained > 0

@@ -67,7 +67,7 @@ class Entry:
     def made(self) -> list[Tensor]:
         """The tensors that it returns or writes to."""
         written = [self.args[0]] if self.name in MUTATORS or _in_place(self) else []
-        return [*tensors(self.result), *(each for each in written if isinstance(each, Tensor))]
+        return [*returned(self.result), *(each for each in written if isinstance(each, Tensor))]
 
 
 class Likelihood(NamedTuple):
@@ -278,7 +278,7 @@ def replayed(entries: list[Entry], values: dict[int, Tensor], modules: Mapping[i
                 result = _reshaped(entry, args, kwargs)
             else:
                 result = entry.function(*args, **kwargs)
-        values.update(zip(map(id, tensors(entry.result)), tensors(result), strict=False))
+        values.update(zip(map(id, returned(entry.result)), returned(result), strict=False))
     return values
 
 
@@ -312,6 +312,12 @@ def swapped(value: Any, values: Mapping[int, Tensor]) -> Any:
 def tensors(value: Any) -> list[Tensor]:
     """All tensors in a nest of tuples, lists, mappings, dataclasses and torch's distributions, in their order."""
     return list(_tensors(value))
+
+
+def returned(result: Any) -> list[Tensor]:
+    """All tensors of what a call returns; of an object of a class of its own, those that its attributes are."""
+    plain = hasattr(result, "__dict__") and not isinstance(result, nn.Module)
+    return tensors(result) or (tensors(list(vars(result).values())) if plain else [])
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
