@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from andon.door.caching import Cached
 from andon.door.invariants import INVARIANTS
 from andon.door.lacks import in_words
 from andon.door.records import Optimizing, Run
@@ -10,6 +9,7 @@ from andon.door.rehearsal import Rehearsed
 from andon.door.sampling import Sample, is_reached
 from andon.door.seen import described, micro_batches, settings
 from andon.door.statements import STATEMENTS
+from andon.door.whole_row import Cached
 from andon.verify.errors import CheckFailed, NotApplicable
 from andon.verify.run.docstring import as_finding
 from andon.verify.run.report import YELLOW, Finding

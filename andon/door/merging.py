@@ -1,7 +1,7 @@
 """Adapters that are merged into the weights beside them, and what the model says before and after it.
 
-An adapter: two matrices that an optimizer trains, whose product is as large as a matrix that none trains. It is merged
-where the latter changes between two passes by a multiple of that product. Of matrices a corner is kept.
+An adapter: two matrices that an optimizer trains, whose product is as large as a matrix that none trains any more.
+It is merged where the latter changes between two passes by a multiple of that product. Of matrices a corner is kept.
 """
 
 from collections.abc import Iterable
@@ -100,7 +100,7 @@ def _answer(result: Any) -> Tensor | None:
 def _adapter(module: nn.Module, trained: set[int]) -> Adapter | None:
     """That of a model, if it has one."""
     matrices = _matrices(module)
-    products = _products([p for p in matrices if id(p) in trained])
+    products = _products([p for p in matrices if p.requires_grad and id(p) in trained])
     shapes = _either_way(shape for shape, _ in products)
     weights = _untrained(matrices, trained, shapes)
     if not weights:
@@ -111,7 +111,7 @@ def _adapter(module: nn.Module, trained: set[int]) -> Adapter | None:
 
 def _untrained(matrices: list[Tensor], trained: set[int], shapes: set[tuple[int, ...]]) -> list[Tensor]:
     """The first that have such a shape."""
-    return [p for p in matrices if id(p) not in trained and p.shape in shapes][:MATRICES]
+    return [p for p in matrices if p.shape in shapes and not (p.requires_grad and id(p) in trained)][:MATRICES]
 
 
 def _matrices(module: nn.Module) -> list[Tensor]:

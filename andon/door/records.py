@@ -200,7 +200,7 @@ class Run:
     samples: list[Any] = field(default_factory=list)  # what children say of micro-batches: door.sampling.Sample
     metrics: list[dict[str, Any]] = field(default_factory=list)  # of a trainer, with other predictions: trainer_metrics
     rehearsed: list[Any] = field(default_factory=list)  # what children saw of evaluations: door.rehearsal.Rehearsed
-    cached: list[Any] = field(default_factory=list)  # what children saw of generation: door.caching.Cached
+    cached: list[Any] = field(default_factory=list)  # what children saw of generation: door.whole_row.Cached
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)
     loads: list[Loaded] = field(default_factory=list)  # files that were read

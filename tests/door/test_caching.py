@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from andon.door.caching import Cached
 from andon.door.fork import Fork
 from andon.door.records import Run
 from andon.door.statements.caching import check_cache
+from andon.door.whole_row import Cached
 from andon.verify.errors import CheckFailed, NotApplicable
 from tests.door.recorded import WORDS, Light, light_of
 from tests.door.watching import Watching

@@ -76,11 +76,15 @@ def rounded(model: nn.Module) -> nn.Module:
     return model
 
 
-def run_of(merge: Callable[[nn.Module], nn.Module], *, step: bool = False) -> Run:
-    """Trains, evaluates, merges, and evaluates again."""
+def run_of(merge: Callable[[nn.Module], nn.Module], *, step: bool = False, first: bool = False) -> Run:
+    """Trains, evaluates, merges, and evaluates again; maybe the base itself was trained first."""
     torch.manual_seed(0)
     watching = Watching()
     model = nn.Sequential(Adapted(), nn.ReLU(), nn.Linear(12, 2).requires_grad_(False))
+    if first:
+        base = model.get_submodule("0.base").requires_grad_(True)
+        watching.step(watching.optimizer(base.parameters()), cross_entropy(watching.call(model, X), Y))
+        base.requires_grad_(False)
     optimizer = watching.optimizer(p for p in model.parameters() if p.requires_grad)
     for _ in range(5):
         watching.step(optimizer, cross_entropy(watching.call(model, X), Y))
@@ -130,3 +134,9 @@ def test_a_merged_adapter_says_the_same(merge: Callable[[nn.Module], nn.Module],
 def test_a_step_in_between_is_another_model() -> None:
     """Behavior: what was said before an optimizer's step is not compared."""
     assert light_of(check_merged, run_of(merged(1.0), step=True)) is NotApplicable
+
+
+def test_a_base_that_was_trained_before_is_merged_into() -> None:
+    """Behavior: an optimizer that held its weights once does not hide it."""
+    assert light_of(check_merged, run_of(merged(SCALE), first=True)) is None
+    assert light_of(check_merged, run_of(merged(1.0), first=True)) is Unusual
