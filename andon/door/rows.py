@@ -79,6 +79,10 @@ class Rows:
             found.setdefault(row, place)
         return found
 
+    def lasts(self) -> dict[int, int]:
+        """Each row's last one."""
+        return dict(self._with(self.places))
+
     def by_step(self) -> Iterator[tuple[int, int]]:
         """Each row, and the steps before it, where they are known."""
         return self._with(self.steps)

@@ -17,7 +17,7 @@ from andon.verify.access.roles import replaced
 from andon.verify.access.targets import predicts_next, tokens_of, with_tokens
 from andon.verify.checks.table import Check
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, left_out_by
-from andon.verify.observation.blocks import Call, blocks_of, call_again, calls
+from andon.verify.observation.blocks import Call, blocks_of, call_again, calls, masks_at
 from andon.verify.observation.half_precision import is_wide, low_dtype
 from andon.verify.observation.perturb import logits_eval, without_autocast
 from andon.verify.observation.tolerances import ROUNDING, distance
@@ -59,7 +59,10 @@ def check_shift(subject: Subject) -> None:
     _require_positions_alone(subject, model, block, batch, call)
     states = call.states_BTD[:, :COUNT]
     base = call_again(block, call, states, 0, time)
+    masks = masks_at(call, 0, COUNT, time)
     for first in range(1, time - COUNT + 1):
+        if not all(map(torch.equal, masks, masks_at(call, first, COUNT, time))):
+            raise NotApplicable("a row without padding: some positions are hidden from a block")
         moved = call_again(block, call, states, first, time)
         _require_mask(subject, block, call, states, moved, first, time)
         apart = distance(moved - states, base - states)

@@ -113,9 +113,7 @@ def call_again(module: nn.Module, call: Call, states_BTD: Tensor, first: int, ti
         if isinstance(value, Tensor):
             if value is call.states_BTD:
                 return states_BTD
-            for dim in (dim for dim, size in enumerate(value.shape) if size == time):
-                value = value.narrow(dim, first, count)
-            return value.clone()
+            return _cut(value, first, count, time).clone()
         if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
             return type(value)(sliced(each) for each in value)
         return {key: sliced(each) for key, each in value.items()} if isinstance(value, dict) else deepcopy(value)
@@ -133,6 +131,19 @@ def call_again(module: nn.Module, call: Call, states_BTD: Tensor, first: int, ti
     if result is None or result.shape != states_BTD.shape:
         raise NotApplicable("blocks that return states of the shape they are given")
     return result
+
+
+def masks_at(call: Call, first: int, count: int, time: int) -> list[Tensor]:
+    """What a block is given of masks, tensors of two values at most, at positions `first` to `first + count`."""
+    given = [each for each in tensors_in((call.arguments, call.keywords)) if each is not call.states_BTD]
+    return [_cut(each, first, count, time) for each in given if time in each.shape and len(each.unique()) <= 2]
+
+
+def _cut(value: Tensor, first: int, count: int, time: int) -> Tensor:
+    """A part of each dimension that is as long as the row."""
+    for dim in (dim for dim, size in enumerate(value.shape) if size == time):
+        value = value.narrow(dim, first, count)
+    return value
 
 
 def called_with(module: nn.Module, call: Call, states_BTD: Tensor) -> Tensor | None:

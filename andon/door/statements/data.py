@@ -47,10 +47,11 @@ def check_held_out(run: Run) -> None:
 
     Silent because the figures look better.
 
-    Asked of passes without a backward pass once steps are taken: what comes before is a first look, or a reference's
-    figures. Not asked where rows that are evaluated on are alike among themselves, unless nearly all were trained on;
-    nor where nearly all rows that are trained on were first given to what learns without gradients, and not
-    in the evaluation's own order: states that it acts on, of a world in which they come again.
+    Asked of passes without a backward pass once steps are taken, of rows that were trained on before them: what comes
+    before is a first look, or a reference's figures. Not asked where rows that are evaluated on are alike among
+    themselves, unless nearly all were trained on; nor where nearly all rows that are trained on were first given to
+    what learns without gradients, and not in the evaluation's own order: states that it acts on, of a world in which
+    they come again.
 
     Look at how the data are split, and whether the split comes before windows, shuffling and copies.
 
@@ -60,7 +61,8 @@ def check_held_out(run: Run) -> None:
     asked = _held_out(run, trained)
     if not asked or not trained:
         raise NotApplicable("passes without a backward pass once steps are taken, on rows enough that are held out")
-    shares = [(len(rows & trained), len(rows), passes) for passes, rows in asked]
+    learned = _firsts(_trained(run))
+    shares = [(_after(passes, rows & trained, learned), len(rows), passes) for passes, rows in asked]
     both, all_rows, passes = min(shares, key=lambda share: share[0] / share[1])
     if both > SHARED * all_rows:
         raise Unusual(
@@ -73,6 +75,12 @@ def _held_out(run: Run, trained: set[int]) -> list[tuple[Passes, set[int]]]:
     """Evaluations, and the rows of each."""
     asked = [each for each in now_and_then(run) if _says_something(each, run, trained)]
     return [(each, set(each.rows.since(run.begun))) for each in asked if not _are_acted_on(run, each)]
+
+
+def _after(passes: Passes, rows: set[int], learned: dict[int, int]) -> int:
+    """How many of some rows were evaluated on after they had been trained on, as far as it is known when."""
+    places = passes.rows.lasts()
+    return sum(learned.get(row, -1) < places.get(row, 0) for row in rows)
 
 
 def _epoch(passes: Passes) -> int:

@@ -142,3 +142,36 @@ def test_a_first_token_may_be_predicted_by_padding(*, masks: bool) -> None:
 
     subject = Subject(model=lambda: Masked(masks=masks), batch=batch, loss=loss)
     assert masks == (named(subject, "attention.padding") == set())
+
+
+class Hiding(nn.Module):
+    """Torch's encoder, causal, that hides the padding it finds in its ids; positions are learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(VOCAB, WIDTH), nn.Embedding(TIME, WIDTH)
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 48, 0.0, batch_first=True, norm_first=True)
+        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, VOCAB)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        time = ids.shape[1]
+        future = torch.ones(time, time, dtype=torch.bool).triu(1)
+        x = self.words(ids) + self.places(torch.arange(time))
+        return self.head(self.body(x, mask=future, src_key_padding_mask=ids == PAD))
+
+
+def test_padding_at_a_rows_end_is_no_wrong_position() -> None:
+    """Behavior: a state that a mask hides where another stands is not held to it."""
+
+    def batch(generator: torch.Generator) -> dict[str, Tensor]:
+        ids = torch.randint(1, VOCAB, (ROWS, TIME), generator=generator)
+        return {"input_ids": ids * (torch.arange(TIME)[None] < torch.tensor([17, 20, TIME, 15])[:, None])}
+
+    def loss(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
+        ids = given["input_ids"]
+        labels = ids.masked_fill(ids == PAD, -100)
+        return functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    assert [] == accusations(Subject(model=Hiding, batch=batch, loss=loss), "positions", "attention")
