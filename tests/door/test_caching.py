@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from andon.door.fork import Fork
 from andon.door.records import Run
-from andon.door.statements.caching import check_cache
+from andon.door.statements.caches import check_cache
 from andon.door.whole_row import Cached
 from andon.verify.errors import CheckFailed, NotApplicable
 from tests.door.recorded import WORDS, Light, light_of

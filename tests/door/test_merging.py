@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from andon.door.records import Run
-from andon.door.statements.merging import check_merged
+from andon.door.statements.merges import check_merged
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import Light, light_of
 from tests.door.watching import Watching

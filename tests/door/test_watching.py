@@ -117,7 +117,9 @@ def evaluated(draw: Callable[[], Tensor]) -> Run:
     run.optimizing[0] = stepped()
     run.optimizing[0].model = model
     fork = SimpleNamespace(possible=False)
-    windows = SimpleNamespace(call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs), fork=fork)
+    windows = SimpleNamespace(
+        call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs), fork=fork, options={"checks": True}
+    )
     notes = ForwardNotes(run, windows)  # ty: ignore[invalid-argument-type] - all that is asked of it here
     called = notes._around(nn.Module.__call__)
     for _ in range(3):
