@@ -35,9 +35,18 @@ def with_plain_calls(entries: list[Entry]) -> list[Entry]:
 
 def total(logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:
     """The summed cross-entropy of logits (..., V), a scalar."""
+    return _entropy(logits, labels, counted, "sum")
+
+
+def mean(logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:
+    """That of each target that counts, in the mean."""
+    return _entropy(logits, labels, counted, "mean")
+
+
+def _entropy(logits: Tensor, labels: Tensor, counted: Tensor | None, reduction: str) -> Tensor:
     left_out = labels < 0 if counted is None else ~counted
     targets = labels.masked_fill(left_out, IGNORED).flatten()
-    return functional.cross_entropy(logits.flatten(0, -2), targets, ignore_index=IGNORED, reduction="sum")
+    return functional.cross_entropy(logits.flatten(0, -2), targets, ignore_index=IGNORED, reduction=reduction)
 
 
 def _plain(entry: Entry, makers: dict[int, Entry]) -> list[Entry]:
@@ -46,14 +55,22 @@ def _plain(entry: Entry, makers: dict[int, Entry]) -> list[Entry]:
     for given in _readings(entry.args):
         factor = _shown_factor(entry, given)
         if factor:
-            hidden, weight, *targets = _unselected(given, makers)
-            logits, value = functional.linear(hidden, weight), entry.result / factor
-            return [
-                Entry(functional.linear, (hidden, weight), {}, logits, autocast=entry.autocast),
-                Entry(total, (logits, *targets), {}, value, autocast=entry.autocast),
-                Entry(torch.mul, (value, factor), {}, entry.result),
-            ]
+            return _calls(entry, _unselected(given, makers), factor, int((given.labels >= 0).sum()))
     return [entry]
+
+
+def _calls(entry: Entry, given: Fused, factor: float, count: int) -> list[Entry]:
+    """The head's call, and that of a mean over so many targets, or of their sum and what multiplies it."""
+    logits, value = functional.linear(given.hidden, given.weight), entry.result / factor
+    head = Entry(functional.linear, (given.hidden, given.weight), {}, logits, autocast=entry.autocast)
+    targets = (logits, given.labels, given.counted)
+    if abs(factor * count - 1) <= EXACT:
+        return [head, Entry(mean, targets, {}, entry.result, autocast=entry.autocast)]
+    return [
+        head,
+        Entry(total, targets, {}, value, autocast=entry.autocast),
+        Entry(torch.mul, (value, factor), {}, entry.result),
+    ]
 
 
 def _linear_total(hidden: Tensor, weight: Tensor, labels: Tensor, _: None) -> Tensor:

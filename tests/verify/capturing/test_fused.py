@@ -48,7 +48,9 @@ class Squares(Fused):
         return off.square().sum() / count
 
 
-def recorded(function: type[Fused], scale: float = 1.0) -> tuple[Captured, Tensor, Tensor]:
+def recorded(
+    function: type[Fused], scale: float = 1.0, count: int = 2 * ROWS * TIME
+) -> tuple[Captured, Tensor, Tensor]:
     """One micro-batch, its tokens and its labels, of which some are ignored; a loss by this function."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(WORDS, WIDTH), nn.Tanh())
@@ -61,7 +63,7 @@ def recorded(function: type[Fused], scale: float = 1.0) -> tuple[Captured, Tenso
     with recorder:
         hidden = recorder.call(model, nn.Module.__call__, (tokens,), {})
         counted = labels != -100
-        loss = function.apply(hidden[counted], weight, labels[counted], 2 * ROWS * TIME, scale)
+        loss = function.apply(hidden[counted], weight, labels[counted], count, scale)
     return capture(recorder, loss, None), tokens, labels
 
 
@@ -72,6 +74,15 @@ def test_a_fused_cross_entropy_shows_its_targets() -> None:
     assert torch.equal(labels, shown.targets)
     assert shown.weights[shown.counted].tolist() == pytest.approx([1.0] * ROWS * (TIME - 1), rel=1e-4)
     assert captured.factor == pytest.approx(1 / (2 * ROWS * TIME), rel=1e-4)
+
+
+def test_a_fused_mean_stays_a_mean() -> None:
+    """Behavior: with half of the labels ignored the loss is the mean of the others."""
+    captured, _, labels = recorded(Fused, count=ROWS * (TIME - 1))
+    fewer = captured.parts | {"labels": labels.masked_fill(torch.arange(TIME) > TIME // 2, -100)}
+    assert captured.factor == 1.0
+    shown = shown_in(captured, fewer)
+    assert float(shown.weights.sum()) == pytest.approx(1.0, rel=1e-4)
 
 
 @pytest.mark.parametrize(("function", "scale"), [(Fused, 0.9), (Squares, 1.0)])
