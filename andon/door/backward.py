@@ -36,11 +36,11 @@ class BackwardNotes:
                 return backward(tensors, *args, **kwargs)
             self._inside = True
             try:
-                self.before(tensors)
+                self.windows.safely(self.before, tensors)
                 result = backward(tensors, *args, **kwargs)
             finally:
                 self._inside = False
-            self.after()
+            self.windows.safely(self.after)
             return result
 
         return noted

@@ -18,6 +18,7 @@ from andon.door.rehearsal import Rehearsals
 from andon.door.statistics import Statistics
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
+from andon.door.wrapping import after
 from andon.verify.access.batches import tensors_in
 from andon.verify.capturing.methods import method_around
 from andon.verify.capturing.replacing import around
@@ -46,7 +47,7 @@ class ForwardNotes:
     def install(self) -> None:
         """Note every call of a module."""
         around(nn.Module, "__call__", self._around)
-        self._statistics.install()
+        after(nn.Module, "__setstate__", partial(self.windows.safely, self._statistics.made))
 
     def _around(self, call: Callable[..., Any], *, method: str = "") -> Callable[..., Any]:
         def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -58,24 +59,26 @@ class ForwardNotes:
             self.run.inside = method
             self._modes.begin(module if method else None)
             try:
-                passes = self.before(module, args, kwargs)
-                training = passes.with_gradients > 0
+                passes = self.windows.safely(self.before, module, args, kwargs)
+                training = passes is not None and passes.with_gradients > 0
                 result = self.windows.call(module, call, args, kwargs, training=training, method=bool(method))
             finally:
                 self.run.inside = None
-            self._ended(method, passes, module, result)
-            self._caching.ends(passes, module, {**dict(enumerate(args)), **kwargs}, result)
+            if passes is not None:
+                given = {**dict(enumerate(args)), **kwargs}
+                self.windows.safely(self._ended, method, passes, module, given, result)
             return result
 
         return called
 
-    def _ended(self, method: str, passes: Passes, module: nn.Module, result: Any) -> None:
+    def _ended(self, method: str, passes: Passes, module: nn.Module, given: dict[Any, Any], result: Any) -> None:
         if self._modes.end():
             self._is_no_pass(method, passes)
         if method not in self.run.loops:
             self._merging.ends(passes, module, result)
             self.after(passes, result)
             self._note_use(passes, module, result)
+        self._caching.ends(passes, module, given, result)
 
     def _is_no_pass(self, method: str, passes: Passes) -> None:
         """All that a method has called was called in a mode that the method had set."""

@@ -20,6 +20,7 @@ def judged(run: Run, answers: list[dict[str, Any]]) -> dict[str, Any]:
     run.samples = [Sample(**each) for each in _given(answers, "sample")]
     run.rehearsed = [Rehearsed(**each) for each in _given(answers, "rehearsed")]
     run.metrics = _given(answers, "metrics")
+    answers += [{"reason": f"an error of Andon's own ended the watching: {run.broke}"}] if run.broke else []
     run.cached = [Cached(**each) for each in _given(answers, "cached")]
     findings, passed, lacking = _stated(run)
     unread = any(each.get("unread") for each in answers)

@@ -187,6 +187,7 @@ class Run:
     own_states: list[Place | None] = field(default_factory=list)  # put into the modules whose they are
     empty_saves: list[Place | None] = field(default_factory=list)
     over: bool = False  # nothing is noted any more
+    broke: str = ""  # the error of ours that ended the watching
     ended: bool = True  # by itself: not by us, and not by an error
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from andon.door.holding import held
 from andon.door.records import Passes, Run, Stale
-from andon.door.wrapping import after
 
 ALIKE = 0.5  # least cosine of the way that a copy went, and of the way from where it began to the model
 
@@ -37,12 +36,8 @@ class Statistics:
         self._moved: set[int] = set()  # models whose statistics have left what they began with
         self._looked: Counter[int] = Counter()  # modules, and the step after which they were looked at
 
-    def install(self) -> None:
-        """Note copies as they are made: `deepcopy` gives each module its state."""
-        after(nn.Module, "__setstate__", self.made)
-
     def made(self, module: nn.Module, *_: object) -> None:
-        """A module was copied."""
+        """A module was copied: `deepcopy` gives each its state."""
         if not self.run.over and _has(module):
             self._made[module] = _norm(module)
 
@@ -75,7 +70,7 @@ class Statistics:
             return
         began = begun if same else {name: self._made.get(each, begun[name]) for name, each in norms.items()}
         now, theirs = _now(norms), _now(_norms(model))
-        if not _fit(began, now):
+        if theirs.keys() != began.keys() or not (_fit(began, now) and _fit(began, theirs)):
             return
         moved = list(now) if same else _moved(began, theirs)
         if _is_evaluated(norms, moved) and _followed(began, now, theirs, same):
@@ -131,8 +126,8 @@ def _has(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _norm(module: nn.Module) -> Norm:
-    """In double precision, which holds each number exactly."""
+    """In double precision, which holds each number exactly, and where all of them can be compared."""
     mean, var, weight, bias = (
-        getattr(module, name).double() for name in ("running_mean", "running_var", "weight", "bias")
+        getattr(module, name).cpu().double() for name in ("running_mean", "running_var", "weight", "bias")
     )
     return Norm(torch.cat((mean, var)), torch.cat((weight, bias)))

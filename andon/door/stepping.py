@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,9 +34,10 @@ class StepNotes:
 
     def install(self) -> None:
         """Note constructors, clipping and steps."""
-        register_optimizer_step_pre_hook(self.before)
-        register_optimizer_step_post_hook(self.after)
-        after(Optimizer, "__init__", self.made)
+        safely = self.windows.safely
+        register_optimizer_step_pre_hook(lambda optimizer, *_: safely(self.before, optimizer))
+        register_optimizer_step_post_hook(lambda optimizer, *_: safely(self.after, optimizer))
+        after(Optimizer, "__init__", partial(safely, self.made))
         for name, bound in CLIPPING.items():
             self._around_clip(name, bound)
 
@@ -102,7 +104,7 @@ class StepNotes:
             def noted(parameters: Any, *args: Any, **kwargs: Any) -> Any:
                 parameters = _listed(parameters)
                 norm = clip(parameters, *args, **kwargs)
-                self.clipped(parameters, float(args[0] if args else kwargs[bound]), norm)
+                self.windows.safely(self.clipped, parameters, float(args[0] if args else kwargs[bound]), norm)
                 return norm
 
             return noted

@@ -36,6 +36,17 @@ class Windows:
         self._begins = True  # no pass since the last backward pass
         self._recorder = Recorder()
 
+    def safely(self, note: Callable[..., Any], *args: Any) -> Any:
+        """What a note returns. An error of ours ends the watching and is said at the end; the script goes on."""
+        try:
+            return note(*args)
+        except Exception as error:  # noqa: BLE001 - a script must not end of what only looks on
+            said = f"{type(error).__name__}: {error}"
+            if self.fork.answer is not None:
+                self.fork.end({"failed": said})
+            self.run.over, self.run.ended, self.run.broke = True, False, said
+            return None
+
     def call(
         self,
         module: nn.Module,
@@ -49,7 +60,7 @@ class Windows:
         """An outermost forward pass; the first of a micro-batch that is due is made in a child as well."""
         if self._asking is not None:
             return self._record(module, call, args, kwargs, method=method)
-        due = self._due(module) if training and self.options["checks"] and self.fork.possible else None
+        due = self.safely(self._due, module) if training and self.options["checks"] and self.fork.possible else None
         self._begins = self._begins and not training
         if due is not None and self.fork.begin():
             self._asking = due

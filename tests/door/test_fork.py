@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from andon.door.fork import Fork
+from andon.door.judge import judged
 from andon.door.records import Optimizing, Run
 from andon.door.windows import CAPTURED_AT, Windows
 
@@ -42,3 +43,19 @@ def test_what_is_written_between_a_pass_and_its_backward_pass_is_written_once(tm
     (answer,) = windows.fork.gather()
     assert "before the script writes" in answer["reason"]
     assert "a line\n" == (tmp_path / "log").read_text()
+
+
+def test_an_error_of_ours_ends_the_watching_and_not_the_script(tmp_path: Path) -> None:
+    """Behavior: the note's error is kept for the end, nothing more is noted; a copy of the process ends with it."""
+
+    def note(_: int) -> None:
+        raise KeyError("ours")
+
+    run = Run()
+    windows = Windows(run, {"out": str(tmp_path), "check_budget": 5.0, "checks": True})
+    if windows.fork.begin():
+        windows.safely(note, 1)
+    assert [{"failed": "KeyError: 'ours'"}] == windows.fork.gather()
+    assert windows.safely(note, 1) is None
+    assert (True, "KeyError: 'ours'") == (run.over, run.broke)
+    assert any("Andon's own" in line for line in judged(run, [])["captured"])

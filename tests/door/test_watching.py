@@ -27,7 +27,13 @@ def accumulated(between: Callable[[Any], Any] = lambda _: None, *, bound: float 
     parameter, nothing = nn.Parameter(torch.ones(3)), lambda _: None
     run, windows = (
         Run(),
-        SimpleNamespace(backward=nothing, backward_ended=lambda: None, before_step=nothing, after_step=nothing),
+        SimpleNamespace(
+            safely=lambda note, *given: note(*given),
+            backward=nothing,
+            backward_ended=lambda: None,
+            before_step=nothing,
+            after_step=nothing,
+        ),
     )
     optimizer = torch.optim.SGD([parameter])
     each = run.optimizing[id(optimizer)] = Optimizing(optimizer, None)
@@ -118,7 +124,10 @@ def evaluated(draw: Callable[[], Tensor]) -> Run:
     run.optimizing[0].model = model
     fork = SimpleNamespace(possible=False)
     windows = SimpleNamespace(
-        call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs), fork=fork, options={"checks": True}
+        call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs),
+        fork=fork,
+        options={"checks": True},
+        safely=lambda note, *given: note(*given),
     )
     notes = ForwardNotes(run, windows)  # ty: ignore[invalid-argument-type] - all that is asked of it here
     called = notes._around(nn.Module.__call__)

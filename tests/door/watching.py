@@ -20,6 +20,7 @@ class Watching:
     def __init__(self, fork: Any = None) -> None:
         self.run, nothing = Run(), lambda _: None
         windows: Any = SimpleNamespace(
+            safely=lambda note, *args: note(*args),
             backward=nothing,
             before_step=self._find_model,
             backward_ended=lambda: None,
