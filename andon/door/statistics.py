@@ -70,7 +70,7 @@ class Statistics:
             return
         began = begun if same else {name: self._made.get(each, begun[name]) for name, each in norms.items()}
         now, theirs = _now(norms), _now(_norms(model))
-        if theirs.keys() != began.keys() or not (_fit(began, now) and _fit(began, theirs)):
+        if not (_fit(began, now) and _fit(began, theirs)):
             return
         moved = list(now) if same else _moved(began, theirs)
         if _is_evaluated(norms, moved) and _followed(began, now, theirs, same):
@@ -87,8 +87,10 @@ class Statistics:
 
 
 def _fit(began: Norms, now: Norms) -> bool:
-    """Whether they are as large as they began."""
-    return all(began[name].statistics.shape == each.statistics.shape for name, each in now.items())
+    """Whether they are those that there were, and as large."""
+    return now.keys() == began.keys() and all(
+        began[name].statistics.shape == each.statistics.shape for name, each in now.items()
+    )
 
 
 def _moved(began: Norms, now: Norms) -> list[str]:

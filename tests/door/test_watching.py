@@ -1,5 +1,6 @@
 """What is noted of steps, backward passes and evaluations, by the notes alone."""
 
+import operator
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ def accumulated(between: Callable[[Any], Any] = lambda _: None, *, bound: float 
     run, windows = (
         Run(),
         SimpleNamespace(
-            safely=lambda note, *given: note(*given),
+            safely=operator.call,
             backward=nothing,
             backward_ended=lambda: None,
             before_step=nothing,
@@ -127,7 +128,7 @@ def evaluated(draw: Callable[[], Tensor]) -> Run:
         call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs),
         fork=fork,
         options={"checks": True},
-        safely=lambda note, *given: note(*given),
+        safely=operator.call,
     )
     notes = ForwardNotes(run, windows)  # ty: ignore[invalid-argument-type] - all that is asked of it here
     called = notes._around(nn.Module.__call__)
