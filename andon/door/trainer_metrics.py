@@ -22,17 +22,17 @@ class TrainerMetrics:
 
     def __init__(self, run: Run, fork: Fork) -> None:
         self.run, self.fork = run, fork
-        self._asked = False
+        self._looked, self._asked = False, False
 
     def install(self) -> None:
         """Look for a trainer at the first step: it is loaded by then."""
-        handle = register_optimizer_step_post_hook(lambda *_: look())
+        register_optimizer_step_post_hook(lambda *_: self._look())
 
-        def look() -> None:
-            handle.remove()
-            module = sys.modules.get("transformers.trainer")
-            if module is not None:
-                around(module.Trainer, "evaluation_loop", self._around)
+    def _look(self) -> None:
+        module = None if self._looked else sys.modules.get("transformers.trainer")
+        self._looked = True
+        if module is not None:
+            around(module.Trainer, "evaluation_loop", self._around)
 
     def _around(self, loop: Callable[..., Any]) -> Callable[..., Any]:
         def looped(trainer: Any, *args: Any, **kwargs: Any) -> Any:
