@@ -32,7 +32,7 @@ def begin(options: dict[str, Any]) -> Run:
         steps,
         ScheduleNotes(run),
         LoadNotes(run),
-        TrainerMetrics(run, windows.fork),
+        TrainerMetrics(run, windows),
         run.births,
     ):
         each.install()

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from andon.door.fork import Fork
 from andon.door.guard import keep_out
 from andon.door.records import Run
 from andon.door.rehearsal import is_alone
+from andon.door.windows import Windows
 from andon.verify.capturing.replacing import around
 
 IGNORED = -100
@@ -20,13 +20,13 @@ IGNORED = -100
 class TrainerMetrics:
     """Asks a trainer's `compute_metrics` once, in a child, with other predictions where labels are ignored."""
 
-    def __init__(self, run: Run, fork: Fork) -> None:
-        self.run, self.fork = run, fork
+    def __init__(self, run: Run, windows: Windows) -> None:
+        self.run, self.windows, self.fork = run, windows, windows.fork
         self._looked, self._asked = False, False
 
     def install(self) -> None:
         """Look for a trainer at the first step: it is loaded by then."""
-        register_optimizer_step_post_hook(lambda *_: self._look())
+        register_optimizer_step_post_hook(lambda *_: self.windows.safely(self._look))
 
     def _look(self) -> None:
         module = None if self._looked else sys.modules.get("transformers.trainer")
@@ -50,14 +50,17 @@ class TrainerMetrics:
     def _asking(self, own: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(own)
         def computed(seen: Any, *args: Any, **kwargs: Any) -> Any:
-            others = None if self._asked else other_predictions(seen.predictions, seen.label_ids)
-            if others is not None and self.fork.possible and is_alone():
-                self._asked = True
-                if self.fork.begin():
-                    self._answer(own, seen, others)
+            self.windows.safely(self._ask, own, seen)
             return own(seen, *args, **kwargs)
 
         return computed
+
+    def _ask(self, own: Callable[..., Any], seen: Any) -> None:
+        others = None if self._asked else other_predictions(seen.predictions, seen.label_ids)
+        if others is not None and self.fork.possible and is_alone():
+            self._asked = True
+            if self.fork.begin():
+                self._answer(own, seen, others)
 
     def _answer(self, own: Callable[..., Any], seen: Any, others: np.ndarray) -> None:
         """In the child: both figures, and its end."""
