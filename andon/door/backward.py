@@ -11,6 +11,7 @@ from andon.door.gradient_sample import sample
 from andon.door.places import Place
 from andon.door.precision import half_of
 from andon.door.records import Optimizing, Run
+from andon.door.safely import safely
 from andon.door.windows import Windows
 from andon.verify.capturing.replacing import around
 
@@ -36,11 +37,11 @@ class BackwardNotes:
                 return backward(tensors, *args, **kwargs)
             self._inside = True
             try:
-                self.windows.safely(self.before, tensors)
+                safely(self.run, self.before, tensors)
                 result = backward(tensors, *args, **kwargs)
             finally:
                 self._inside = False
-            self.windows.safely(self.after)
+            safely(self.run, self.after)
             return result
 
         return noted

@@ -15,6 +15,7 @@ from andon.door.modes import Modes
 from andon.door.readable import computes, is_readable
 from andon.door.records import Passes, Run
 from andon.door.rehearsal import Rehearsals
+from andon.door.safely import safely
 from andon.door.statistics import Statistics
 from andon.door.uses import acts, drops, look_again, use_of
 from andon.door.windows import Windows
@@ -47,7 +48,7 @@ class ForwardNotes:
     def install(self) -> None:
         """Note every call of a module."""
         around(nn.Module, "__call__", self._around)
-        after(nn.Module, "__setstate__", partial(self.windows.safely, self._statistics.made))
+        after(nn.Module, "__setstate__", partial(safely, self.run, self._statistics.made))
 
     def _around(self, call: Callable[..., Any], *, method: str = "") -> Callable[..., Any]:
         def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -59,14 +60,14 @@ class ForwardNotes:
             self.run.inside = method
             self._modes.begin(module if method else None)
             try:
-                passes = self.windows.safely(self.before, module, args, kwargs)
+                passes = safely(self.run, self.before, module, args, kwargs)
                 training = passes is not None and passes.with_gradients > 0
                 result = self.windows.call(module, call, args, kwargs, training=training, method=bool(method))
             finally:
                 self.run.inside = None
             if passes is not None:
                 given = {**dict(enumerate(args)), **kwargs}
-                self.windows.safely(self._ended, method, passes, module, given, result)
+                safely(self.run, self._ended, method, passes, module, given, result)
             return result
 
         return called

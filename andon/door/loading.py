@@ -13,6 +13,7 @@ from torch.optim import Optimizer, lr_scheduler
 from andon.door import places
 from andon.door.loaded import Loaded, Lost, Resumed, Saved
 from andon.door.records import Optimizing, Run
+from andon.door.safely import safely
 from andon.verify.capturing.replacing import around
 from andon.verify.observation.optimizers import tensors_of
 
@@ -30,35 +31,41 @@ class LoadNotes:
         """Note what is written, read and put to use."""
         around(torch, "save", self._around_save)
         around(torch, "load", self._around_load)
-        around(nn.Module, "load_state_dict", lambda load: _told(load, self._weights, self._loaded))
-        around(Optimizer, "load_state_dict", lambda load: _told(load, self._optimizer))
+        around(nn.Module, "load_state_dict", lambda load: _told(self.run, load, self._weights, self._loaded))
+        around(Optimizer, "load_state_dict", lambda load: _told(self.run, load, self._optimizer))
         for kind in vars(lr_scheduler).values():  # what it imports is there, too
             is_schedule = isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
             if is_schedule and "load_state_dict" in vars(kind):
-                around(kind, "load_state_dict", lambda load: _told(load, self._schedule))
+                around(kind, "load_state_dict", lambda load: _told(self.run, load, self._schedule))
 
     def _around_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         def saved(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
-            self.run.saves += 1
-            if self.run.trail is not None:
-                self.run.trail.note_save(f)
-            if isinstance(obj, Mapping) and not obj:
-                self.run.empty_saves.append(places.here())
-            self._written[_path(f)] = self.run.steps
+            safely(self.run, self._save, obj, f)
             return save(obj, f, *args, **kwargs)
 
         return saved
+
+    def _save(self, obj: Any, f: Any) -> None:
+        self.run.saves += 1
+        if self.run.trail is not None:
+            self.run.trail.note_save(f)
+        if isinstance(obj, Mapping) and not obj:
+            self.run.empty_saves.append(places.here())
+        self._written[_path(f)] = self.run.steps
 
     def _around_load(self, load: Callable[..., Any]) -> Callable[..., Any]:
         def loaded(f: Any, *args: Any, **kwargs: Any) -> Any:
             content = load(f, *args, **kwargs)
             if not self.run.over:
-                if self.run.trail is not None:
-                    self.run.trail.note_load(f)
-                self._note(content, _path(f))
+                safely(self.run, self._load, content, f)
             return content
 
         return loaded
+
+    def _load(self, content: Any, f: Any) -> None:
+        if self.run.trail is not None:
+            self.run.trail.note_load(f)
+        self._note(content, _path(f))
 
     def _note(self, content: Any, path: str) -> None:
         parts = list(_mappings(content, DEEP))
@@ -109,13 +116,16 @@ def resumed(each: Optimizing, run: Run) -> None:
 
 
 def _told(
-    load: Callable[..., Any], note: Callable[[Any, Any], None], after: Callable[[Any, Any, Any], None] | None = None
+    run: Run,
+    load: Callable[..., Any],
+    note: Callable[[Any, Any], None],
+    after: Callable[[Any, Any, Any], None] | None = None,
 ) -> Callable[..., Any]:
     def loads(owner: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        note(owner, state_dict)
+        safely(run, note, owner, state_dict)
         result = load(owner, state_dict, *args, **kwargs)
         if after is not None:
-            after(owner, state_dict, result)
+            safely(run, after, owner, state_dict, result)
         return result
 
     return loads

@@ -188,6 +188,7 @@ class Run:
     empty_saves: list[Place | None] = field(default_factory=list)
     over: bool = False  # nothing is noted any more
     broke: str = ""  # the error of ours that ended the watching
+    fork: Any = None  # door.fork.Fork, by which copies of the process answer
     ended: bool = True  # by itself: not by us, and not by an error
     scaling: Scaling = field(default_factory=Scaling)
     average_shares: list[float] = field(default_factory=list)  # of the way that copies went to the weights in a step

@@ -16,6 +16,7 @@ from andon.door.holding import held
 from andon.door.idle import note_gradients, note_unheld
 from andon.door.loading import resumed
 from andon.door.records import Clip, Optimizing, Run, Window
+from andon.door.safely import safely
 from andon.door.windows import Windows
 from andon.door.wrapping import after
 from andon.verify.capturing.replacing import around
@@ -34,10 +35,9 @@ class StepNotes:
 
     def install(self) -> None:
         """Note constructors, clipping and steps."""
-        safely = self.windows.safely
-        register_optimizer_step_pre_hook(lambda optimizer, *_: safely(self.before, optimizer))
-        register_optimizer_step_post_hook(lambda optimizer, *_: safely(self.after, optimizer))
-        after(Optimizer, "__init__", partial(safely, self.made))
+        register_optimizer_step_pre_hook(lambda optimizer, *_: safely(self.run, self.before, optimizer))
+        register_optimizer_step_post_hook(lambda optimizer, *_: safely(self.run, self.after, optimizer))
+        after(Optimizer, "__init__", partial(safely, self.run, self.made))
         for name, bound in CLIPPING.items():
             self._around_clip(name, bound)
 
@@ -104,7 +104,7 @@ class StepNotes:
             def noted(parameters: Any, *args: Any, **kwargs: Any) -> Any:
                 parameters = _listed(parameters)
                 norm = clip(parameters, *args, **kwargs)
-                self.windows.safely(self.clipped, parameters, float(args[0] if args else kwargs[bound]), norm)
+                safely(self.run, self.clipped, parameters, float(args[0] if args else kwargs[bound]), norm)
                 return norm
 
             return noted

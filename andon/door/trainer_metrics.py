@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from andon.door.guard import keep_out
 from andon.door.records import Run
 from andon.door.rehearsal import is_alone
+from andon.door.safely import safely
 from andon.door.windows import Windows
 from andon.verify.capturing.replacing import around
 
@@ -26,7 +27,7 @@ class TrainerMetrics:
 
     def install(self) -> None:
         """Look for a trainer at the first step: it is loaded by then."""
-        register_optimizer_step_post_hook(lambda *_: self.windows.safely(self._look))
+        register_optimizer_step_post_hook(lambda *_: safely(self.run, self._look))
 
     def _look(self) -> None:
         module = None if self._looked else sys.modules.get("transformers.trainer")
@@ -50,7 +51,7 @@ class TrainerMetrics:
     def _asking(self, own: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(own)
         def computed(seen: Any, *args: Any, **kwargs: Any) -> Any:
-            self.windows.safely(self._ask, own, seen)
+            safely(self.run, self._ask, own, seen)
             return own(seen, *args, **kwargs)
 
         return computed

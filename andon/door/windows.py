@@ -14,6 +14,7 @@ from andon.door.fork import Fork
 from andon.door.guard import keep_out
 from andon.door.inquiry import Elsewhere, inquire
 from andon.door.records import Optimizing, Run
+from andon.door.safely import safely
 from andon.verify.capturing.torch_calls import Recorder, whole
 from andon.verify.observation.optimizers import tensors_of
 from andon.verify.watcher import Watch
@@ -28,24 +29,13 @@ class Windows:
 
     def __init__(self, run: Run, options: dict[str, Any]) -> None:
         self.run, self.options = run, options
-        self.fork = Fork(Path(options["out"]), options["check_budget"])
+        self.fork = run.fork = Fork(Path(options["out"]), options["check_budget"])
         self._followers = Followers(run)
         self._captured: dict[int, int] = {}  # optimizers, and the samples that were taken since
         self._asking: Optimizing | None = None  # in a child
         self._brief = False  # in a child that only samples
         self._begins = True  # no pass since the last backward pass
         self._recorder = Recorder()
-
-    def safely(self, note: Callable[..., Any], *args: Any) -> Any:
-        """What a note returns. An error of ours ends the watching and is said at the end; the script goes on."""
-        try:
-            return note(*args)
-        except Exception as error:  # noqa: BLE001 - a script must not end of what only looks on
-            said = f"{type(error).__name__}: {error}"
-            if self.fork.answer is not None:
-                self.fork.end({"failed": said})
-            self.run.over, self.run.ended, self.run.broke = True, False, said
-            return None
 
     def call(
         self,
@@ -60,7 +50,9 @@ class Windows:
         """An outermost forward pass; the first of a micro-batch that is due is made in a child as well."""
         if self._asking is not None:
             return self._record(module, call, args, kwargs, method=method)
-        due = self.safely(self._due, module) if training and self.options["checks"] and self.fork.possible else None
+        due = (
+            safely(self.run, self._due, module) if training and self.options["checks"] and self.fork.possible else None
+        )
         self._begins = self._begins and not training
         if due is not None and self.fork.begin():
             self._asking = due

@@ -9,6 +9,7 @@ from torch import nn
 from andon.door.fork import Fork
 from andon.door.judge import judged
 from andon.door.records import Optimizing, Run
+from andon.door.safely import safely
 from andon.door.windows import CAPTURED_AT, Windows
 
 pytestmark = pytest.mark.tier2
@@ -54,8 +55,8 @@ def test_an_error_of_ours_ends_the_watching_and_not_the_script(tmp_path: Path) -
     run = Run()
     windows = Windows(run, {"out": str(tmp_path), "check_budget": 5.0, "checks": True})
     if windows.fork.begin():
-        windows.safely(note, 1)
+        safely(run, note, 1)
     assert [{"failed": "KeyError: 'ours'"}] == windows.fork.gather()
-    assert windows.safely(note, 1) is None
+    assert safely(run, note, 1) is None
     assert (True, "KeyError: 'ours'") == (run.over, run.broke)
     assert any("Andon's own" in line for line in judged(run, [])["captured"])

@@ -1,6 +1,5 @@
 """What is noted of steps, backward passes and evaluations, by the notes alone."""
 
-import operator
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +28,6 @@ def accumulated(between: Callable[[Any], Any] = lambda _: None, *, bound: float 
     run, windows = (
         Run(),
         SimpleNamespace(
-            safely=operator.call,
             backward=nothing,
             backward_ended=lambda: None,
             before_step=nothing,
@@ -128,7 +126,6 @@ def evaluated(draw: Callable[[], Tensor]) -> Run:
         call=lambda module, call, args, kwargs, **_: call(module, *args, **kwargs),
         fork=fork,
         options={"checks": True},
-        safely=operator.call,
     )
     notes = ForwardNotes(run, windows)  # ty: ignore[invalid-argument-type] - all that is asked of it here
     called = notes._around(nn.Module.__call__)

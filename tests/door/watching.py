@@ -1,6 +1,5 @@
 """A loop that is noted as a watched script's is, without a process of its own and without a change of torch."""
 
-import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,6 @@ class Watching:
     def __init__(self, fork: Any = None) -> None:
         self.run, nothing = Run(), lambda _: None
         windows: Any = SimpleNamespace(
-            safely=operator.call,
             backward=nothing,
             before_step=self._find_model,
             backward_ended=lambda: None,
