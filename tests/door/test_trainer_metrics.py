@@ -39,7 +39,7 @@ def share_of_all(seen: Seen) -> dict[str, float]:
     return {"accuracy": float((seen.predictions.argmax(-1) == np.maximum(seen.label_ids, 0)).mean())}
 
 
-class EndedError(Exception):
+class EndedError(BaseException):
     """A child has ended."""
 
 
