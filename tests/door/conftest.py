@@ -4,13 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.overrides import _get_current_function_mode
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def _no_mode_is_left() -> Iterator[None]:
+    """What a run that ends in an evaluation looks on with ends with its process, here with its test."""
+    yield
+    while (mode := _get_current_function_mode()) is not None:
+        mode.__exit__(None, None, None)
 
 
 class Door:
