@@ -1,10 +1,16 @@
 """In which order parameters come into modules, and optimizers are made."""
 
 import weakref
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from andon.door.safely import safely
+
+if TYPE_CHECKING:
+    from andon.door.records import Run
 
 
 class Births:
@@ -14,9 +20,9 @@ class Births:
         self.count = 0
         self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
 
-    def install(self) -> None:
+    def install(self, run: "Run") -> None:
         """Be told of each."""
-        register_module_parameter_registration_hook(self.registered)
+        register_module_parameter_registration_hook(partial(safely, run, self.registered))
 
     def registered(self, _: nn.Module, __: str, parameter: Any) -> None:
         """A module was given a parameter."""

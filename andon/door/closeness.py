@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from andon.verify.observation.tolerances import rms
+
 
 def apart(one: Tensor, other: Tensor) -> float:
     """The difference's size, relative to that of the second."""
-    size = float(other.double().square().mean().sqrt())
-    return float((one.double() - other.double()).square().mean().sqrt()) / max(size, 1e-12)
+    return rms(one.double() - other.double()) / max(rms(other), 1e-12)
 
 
 def is_half(module: nn.Module, answer: Tensor) -> bool:

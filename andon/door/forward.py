@@ -55,7 +55,7 @@ class ForwardNotes:
             if self.run.inside:
                 self._modes.part()
             skips = self.run.inside is not None or method in self.run.loops or self.run.over
-            if skips or not _has_numbers(module):
+            if skips or not safely(self.run, _has_numbers, module):
                 return call(module, *args, **kwargs)
             self.run.inside = method
             self._modes.begin(module if method else None)

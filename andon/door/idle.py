@@ -29,12 +29,6 @@ def note_gradients(each: Any) -> None:
             del each.idle[key]
 
 
-def learned(run: Any) -> set[int]:
-    """Ids of parameters that had a gradient in some step so far that was looked at."""
-    stepped = [each for each in run.optimizing.values() if each.idle is not None]
-    return {id(p) for each in stepped for p in tensors_of(each.optimizer) if id(p) not in each.idle}
-
-
 def of_others(run: Any, each: Any) -> set[int]:
     """Ids of parameters that other optimizers hold."""
     own = {id(p) for p in tensors_of(each.optimizer)}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from andon.door.divisor import lack_of_labels
-from andon.door.idle import learned, of_others
+from andon.door.holding import learned
+from andon.door.idle import of_others
 from andon.door.questions import QUESTIONS
 from andon.door.records import Optimizing, Run, summed
 from andon.door.sampling import sample

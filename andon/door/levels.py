@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from andon.door.questions.constant import COMPARES
 from andon.verify.capturing.micro_batch import Captured
 from andon.verify.capturing.torch_calls import Entry
 
-COMPARES = ("sub", "__sub__", "__rsub__", "rsub", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 FEWEST = 64  # numbers that show how they are spread
 ROWS = 4  # that are not alike by chance
 ERRORS = 5  # standard ones, within which the mean and the variance of noise are

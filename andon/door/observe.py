@@ -33,9 +33,9 @@ def begin(options: dict[str, Any]) -> Run:
         ScheduleNotes(run),
         LoadNotes(run),
         TrainerMetrics(run, windows),
-        run.births,
     ):
         each.install()
-    run.scaling.install()
+    run.scaling.install(run)
+    run.births.install(run)
     ending.install()
     return run

@@ -1,12 +1,13 @@
 """What only looks on never ends a script."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from andon.door.records import Run
+if TYPE_CHECKING:
+    from andon.door.records import Run
 
 
-def safely(run: Run, note: Callable[..., Any], *args: Any) -> Any:
+def safely(run: "Run", note: Callable[..., Any], *args: Any) -> Any:
     """What a note returns. An error of ours ends the watching and is said at the end; the script goes on."""
     try:
         return note(*args)

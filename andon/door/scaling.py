@@ -1,11 +1,16 @@
 """Which gradients are under a loss scale."""
 
 import weakref
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from andon.door.safely import safely
 from andon.door.wrapping import after
+
+if TYPE_CHECKING:
+    from andon.door.records import Run
 
 
 class Scaling:
@@ -16,10 +21,10 @@ class Scaling:
         self.loss: Any = None  # what was scaled last, as it was before
         self.unscaled: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    def install(self) -> None:
+    def install(self, run: "Run") -> None:
         """Note what scalers do."""
         for name in ("scale", "unscale_", "update"):
-            after(torch.amp.grad_scaler.GradScaler, name, getattr(self, name))
+            after(torch.amp.grad_scaler.GradScaler, name, partial(safely, run, getattr(self, name)))
 
     def scale(self, scaler: Any, loss: Any, *_: Any) -> None:
         """A loss was scaled."""

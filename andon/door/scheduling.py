@@ -7,6 +7,7 @@ from torch.optim import lr_scheduler
 
 from andon.door import places
 from andon.door.records import Run, Scheduling
+from andon.door.safely import safely
 from andon.verify.capturing.replacing import around
 
 SCHEDULERS = (
@@ -46,7 +47,7 @@ class ScheduleNotes:
                 init(scheduler, *args, **kwargs)
             finally:
                 self._making -= 1
-            self.made(scheduler)
+            safely(self.run, self.made, scheduler)
 
         return noted
 
@@ -57,7 +58,7 @@ class ScheduleNotes:
                 return step(scheduler, *args, **kwargs)
             finally:
                 self._stepping.pop()
-                self.stepped(scheduler)
+                safely(self.run, self.stepped, scheduler)
 
         return noted
 

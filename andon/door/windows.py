@@ -54,7 +54,7 @@ class Windows:
             safely(self.run, self._due, module) if training and self.options["checks"] and self.fork.possible else None
         )
         self._begins = self._begins and not training
-        if due is not None and self.fork.begin():
+        if due is not None and safely(self.run, self.fork.begin):
             self._asking = due
             self._recorder.__enter__()
             keep_out(self._leave, lambda: self.run.over)

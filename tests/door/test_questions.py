@@ -67,6 +67,33 @@ def test_padding_is_read_little_by_a_model_that_is_hardly_trained(masks: bool, l
     assert light is light_of(check_padding, recorded(model, loss_of, *padded()))
 
 
+class Counting(nn.Module):
+    """Logits that know how many places a row has, padding among them, and compare nothing with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, 8), nn.Linear(8, WORDS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        x = self.embed(ids)
+        return self.head(x + x.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(("mark", "said"), [("labels", "is -100 just there"), ("lengths", "holds the lengths")])
+def test_a_batch_says_what_padding_is(mark: str, said: str) -> None:
+    """Behavior: red with labels that are -100 just there, or with a part that holds the rows' lengths."""
+    ids, labels = padded()
+    lengths = (ids != 0).sum(1)
+    labels = labels if mark == "labels" else labels.clamp(min=1)
+
+    def loss(call: Call, ids: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
+        return functional.cross_entropy(call(ids).flatten(0, 1), labels.flatten()) * lengths.float().mean()
+
+    with pytest.raises(CheckFailed, match=said):
+        check_padding(recorded(Counting(), loss, ids, labels, lengths))
+
+
 class Hidden(nn.Module):
     """A model that hides from each token what it should see, and shows it the padding; of eight columns at most."""
 

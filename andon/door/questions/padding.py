@@ -17,10 +17,8 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 MORE = 2  # columns
 FEW_ROWS = 4
-FINE, ALIKE = (
-    1e-6,
-    0.2,
-)  # of a loss: a change that is no rounding if it is the same, to such a part, in double precision
+FINE = 1e-6  # of a loss: a change that is no rounding if it is the same in double precision
+ALIKE = 0.2  # of that change
 REFUSALS = RuntimeError, IndexError, ValueError, TypeError  # of a width, or a precision, that a model has not seen
 
 
