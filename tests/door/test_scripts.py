@@ -37,10 +37,7 @@ FAULTS = {
 }  # fmt: skip
 
 
-ONE = "a part of the loss detached"  # of the faults, and of what cannot be judged, in tier 3: the rest takes minutes
-
-
-@pytest.mark.tier3
+@pytest.mark.long
 def test_a_correct_script_passes_and_trains_the_same(door: Door) -> None:
     """Behavior: exit code 0, nothing found, what the script prints is what it prints alone, weights to the bit."""
     door.write("language.py")
@@ -50,9 +47,8 @@ def test_a_correct_script_passes_and_trains_the_same(door: Door) -> None:
     assert "attention.causality" in seen["passed"]
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(each, marks=pytest.mark.tier3 if each == ONE else pytest.mark.long) for each in FAULTS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_named(door: Door, fault: str) -> None:
     """Behavior: the finding that names the fault is the first, in its light."""
     old, new, check, light = FAULTS[fault]
