@@ -78,7 +78,7 @@ def _copies(model: nn.Module) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[T
 
 
 def _modules_and_mappings(kind: type, fewest: int) -> list[Any]:
-    """Modules of a type, and dictionaries of so many names, among the half million objects of a process."""
+    """Modules of a type, and dictionaries of so many names, among the objects that a script has made."""
     kinds = {kind, dict}
     return [
         other

@@ -3,6 +3,7 @@
 Torch's own global hooks where there are some, and otherwise the same function with a note before and after it.
 """
 
+import gc
 from typing import Any
 
 from andon.door.backward import BackwardNotes
@@ -38,4 +39,5 @@ def begin(options: dict[str, Any]) -> Run:
     run.scaling.install(run)
     run.births.install(run)
     ending.install()
+    gc.freeze()  # what torch and we have loaded is not searched for copies of a model, nor copied for children
     return run
