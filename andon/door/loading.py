@@ -152,10 +152,12 @@ def _path(f: Any) -> str:
 
 
 def _mappings(value: Any, deep: int) -> Iterator[Mapping[str, Any]]:
-    if not isinstance(value, Mapping) or len(value) > WIDE:
+    """A mapping and those in it, in its lists as well."""
+    if not isinstance(value, Mapping | list | tuple) or len(value) > WIDE:
         return
-    yield value
-    for each in value.values() if deep else ():
+    if isinstance(value, Mapping):
+        yield value
+    for each in (value.values() if isinstance(value, Mapping) else value) if deep else ():
         yield from _mappings(each, deep - 1)
 
 

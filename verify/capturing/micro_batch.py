@@ -254,7 +254,9 @@ def _optimizer_factory(captured: Captured) -> Callable[[nn.Module], Optimizer] |
     known = {
         id(p): (place, name) for place, module in enumerate(captured.modules) for name, p in module.named_parameters()
     }
-    allowed = set(inspect.signature(kind.__init__).parameters) & set(captured.optimizer.defaults)
+    taken, defaults = inspect.signature(kind.__init__).parameters, captured.optimizer.defaults
+    allowed = set(taken) & set(defaults)
+    required = {key: defaults[key] for key in allowed if taken[key].default is inspect.Parameter.empty}
     groups: list[tuple[list[tuple[int, str]], dict[str, Any]]] = []
     for group in captured.optimizer.param_groups:
         if any(id(p) not in known for p in group["params"]):
@@ -265,7 +267,8 @@ def _optimizer_factory(captured: Captured) -> Callable[[nn.Module], Optimizer] |
     def made(model: nn.Module) -> Optimizer:
         modules = parts_of(model, len(captured.modules))
         return kind(
-            [{"params": [_tensor_of(modules[place], name) for place, name in names], **s} for names, s in groups]
+            [{"params": [_tensor_of(modules[place], name) for place, name in names], **s} for names, s in groups],
+            **required,
         )
 
     return made
