@@ -112,6 +112,12 @@ class Rows:
         """Those of this place among the run's passes and of later ones."""
         return self.seen[sum(size for size, each in zip(self.batches, self.places, strict=False) if each < place) :]
 
+    def by_batch(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Each batch's place and rows, where its place is known."""
+        begins = accumulate(self.batches, initial=0)
+        for begin, size, place in zip(begins, self.batches, self.places, strict=False):
+            yield place, tuple(self.seen[begin : begin + size])
+
     def at_once(self, place: int, stretches: int) -> list[int]:
         """Those that came first from a place on, before the next step, or as many as one of so many stretches has."""
         moments = [steps for steps, each in zip(self.steps, self.places, strict=False) if each >= place]
