@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from andon.door.loading import LoadNotes
 from andon.door.records import Run
-from andon.door.statements.going_on import check_resumed_rate, check_resumed_rows
+from andon.door.statements.going_on import MOST, check_resumed_rate, check_resumed_rows
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import Light, light_of
 from tests.door.watching import Watching
 
 pytestmark = [pytest.mark.tier2, pytest.mark.usefixtures("patched")]
-STEPS, ROWS = 20, 8
+STEPS, ROWS = 20, 32
 
 
 def constant(_: int) -> float:
@@ -62,11 +62,12 @@ def resumed(
 ) -> Run:
     """A run of two sittings, whose second begins with the rates of a step and with some rows."""
     data = torch.randn(3 * STEPS, ROWS, 6, generator=torch.Generator().manual_seed(1))
-    epoch = data[:first]
+    epoch = torch.cat([data[: first // 2]] * 2) if rows == "of a second epoch" else data[:first]
     after = {
         "go on": data[first:][:STEPS],
         "begin anew": data[:STEPS],
         "of another order": epoch.flip(0)[:STEPS],
+        "of a second epoch": epoch[:MOST],
         "epochs": torch.cat([epoch, epoch]),
     }[rows]
     sittings = Sittings(folder)
@@ -107,11 +108,12 @@ def test_other_rates_are_none_that_begin_anew(
         ({"rows": "of another order"}, None),
         ({"rows": "begin anew"}, Unusual),
         ({"rows": "epochs"}, NotApplicable),
+        ({"rows": "of a second epoch"}, NotApplicable),
         ({"rows": "begin anew", "state": False}, NotApplicable),
         ({"rows": "begin anew", "first": 3}, NotApplicable),
     ],
-    ids=["go on", "another order", "anew", "epochs", "no state", "few steps"],
+    ids=["go on", "another order", "anew", "epochs", "second epoch", "no state", "few steps"],
 )
 def test_rows_that_begin_anew_are_yellow(tmp_path: Path, options: dict[str, str], light: Light) -> None:
-    """Behavior: the first batches again, in their order; not asked where the save came at an epoch's end."""
+    """Behavior: the first batches again, in their order; not asked where an epoch had ended before the save, or at it."""
     assert light is light_of(check_resumed_rows, resumed(tmp_path, **options))  # ty: ignore[invalid-argument-type]
