@@ -115,5 +115,5 @@ def test_other_rates_are_none_that_begin_anew(
     ids=["go on", "another order", "anew", "epochs", "second epoch", "no state", "few steps"],
 )
 def test_rows_that_begin_anew_are_yellow(tmp_path: Path, options: dict[str, str], light: Light) -> None:
-    """Behavior: the first batches again, in their order; not asked where an epoch had ended before the save, or at it."""
+    """Behavior: the first batches again, in their order; not asked where an epoch had ended by the save."""
     assert light is light_of(check_resumed_rows, resumed(tmp_path, **options))  # ty: ignore[invalid-argument-type]
