@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from andon.door.records import Run
 from andon.door.statements.data import check_held_out
-from andon.verify.errors import Unusual
+from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import Light, light_of
 from tests.door.watching import WORDS, Watching
 
@@ -34,7 +34,7 @@ class Folds:
         optimizer = self.watching.optimizer(model.parameters())
         own = self.folds[fold][:8] if self.leaks else self.folds[fold][:0]
         seen = torch.cat([*(each for place, each in enumerate(self.folds) if place != fold), own])
-        for x in seen:
+        for x in torch.cat([seen, seen]).flatten(0, 1)[torch.randperm(2 * ROWS * len(seen))].split(ROWS):
             self.watching.step(optimizer, self.watching.call(model, x).square().mean())
         with torch.no_grad():
             for x in self.others[fold] if self.beside else ():
@@ -113,4 +113,29 @@ def test_rows_that_generation_makes_are_not_asked(prompt: int, light: Light) -> 
             text = texts[:, :prompt]
             for _ in range(3):
                 text = torch.cat([text, watching.call(model, text)[:, -1:].argmax(-1)], dim=1)
+    assert light is light_of(check_held_out, watching.run)
+
+
+@pytest.mark.parametrize(
+    ("trains", "evaluates", "light"),
+    [
+        ("draws", "draws", NotApplicable),
+        ("draws", "stays", Unusual),
+        ("epochs", "draws", Unusual),
+        ("steps twice", "draws", Unusual),
+    ],
+)
+def test_rows_of_a_small_world_come_again(trains: str, evaluates: str, light: Light) -> None:
+    """Behavior: not asked where both are drawn anew; yellow where evaluated rows stay, or training has epochs."""
+    torch.manual_seed(0)
+    watching, model, world = Watching(), nn.Linear(6, 6), torch.randn(1200, 6)
+    optimizer, order = watching.optimizer(model.parameters()), torch.randperm(1200)
+    for step in range(150):
+        number = step // 2 if trains == "steps twice" else step
+        drawn = torch.randint(1200, (ROWS,)) if trains == "draws" else order[(8 * number) % 1200 :][:ROWS]
+        watching.step(optimizer, watching.call(model, world[drawn]).square().mean())
+        if step % 30 == 29:
+            seen = order if evaluates == "stays" else torch.randperm(1200)
+            with torch.no_grad():
+                watching.call(model, world[seen[:100]])
     assert light is light_of(check_held_out, watching.run)

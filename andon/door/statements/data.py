@@ -2,6 +2,7 @@
 
 from itertools import accumulate
 
+from andon.door.drawn import is_drawn, is_drawn_anew
 from andon.door.learners import Learners, Share
 from andon.door.records import Passes, Run
 from andon.door.statements.statement import Statement, at, now_and_then
@@ -56,7 +57,8 @@ def check_held_out(run: Run) -> None:
     where several models of one kind are given rows of their own, on some of which each was trained. Not asked where
     rows that are evaluated on are alike among themselves, unless nearly all were trained on; nor where nearly all rows
     that are trained on were first given to what learns without gradients, and not in the evaluation's own order: states
-    that it acts on, of a world in which they come again.
+    that it acts on, of a world in which they come again. Not where rows are drawn from a world with no split: each
+    evaluation gives others than the one before, and rows of training come again while others are still new.
 
     Look at how the data are split, and whether the split comes before windows, shuffling and copies.
 
@@ -67,7 +69,7 @@ def check_held_out(run: Run) -> None:
     if not asked or not trained:
         raise NotApplicable(LACK)
     learners = Learners(run)
-    shares = [learners.share(each, run.begun) for each in asked if not _are_acted_on(run, each)]
+    shares = [learners.share(each, run.begun) for each in asked if not _is_of_a_world(run, each)]
     if not shares:
         raise NotApplicable(LACK)
     folds = [each for each in shares if _is_of_folds(each)]
@@ -114,6 +116,11 @@ def _says_something(passes: Passes, run: Run, trained: set[int]) -> bool:
     if _repeats(passes, run.begun, stretches) and len(rows & trained) < NEARLY * len(rows):
         return False
     return len(rows) >= FEWEST and len(rows) > DISTINCT * len(seen) / stretches
+
+
+def _is_of_a_world(run: Run, evaluated: Passes) -> bool:
+    """Whether rows come again by nature: they are drawn anew, both here and in training, or acted on before."""
+    return (is_drawn(run) and is_drawn_anew(evaluated, run.begun)) or _are_acted_on(run, evaluated)
 
 
 def _are_acted_on(run: Run, evaluated: Passes) -> bool:
