@@ -34,7 +34,8 @@ class Folds:
         optimizer = self.watching.optimizer(model.parameters())
         own = self.folds[fold][:8] if self.leaks else self.folds[fold][:0]
         seen = torch.cat([*(each for place, each in enumerate(self.folds) if place != fold), own])
-        for x in torch.cat([seen, seen]).flatten(0, 1)[torch.randperm(2 * ROWS * len(seen))].split(ROWS):
+        count = ROWS * len(seen)
+        for x in seen.flatten(0, 1)[torch.cat([torch.randperm(count), torch.randperm(count)])].split(ROWS):
             self.watching.step(optimizer, self.watching.call(model, x).square().mean())
         with torch.no_grad():
             for x in self.others[fold] if self.beside else ():
