@@ -5,6 +5,7 @@ from andon.door.questions import (
     alignments,
     attention,
     constant,
+    groups,
     horizons,
     latents,
     likelihoods,
@@ -33,4 +34,5 @@ QUESTIONS = (
     *views.QUESTIONS,
     *horizons.QUESTIONS,
     *twice.QUESTIONS,
+    *groups.QUESTIONS,
 )
