@@ -14,6 +14,7 @@ from andon.door.questions import (
     shapes,
     targets,
     twice,
+    velocity,
     views,
 )
 from andon.door.questions.question import Question
@@ -35,4 +36,5 @@ QUESTIONS = (
     *horizons.QUESTIONS,
     *twice.QUESTIONS,
     *groups.QUESTIONS,
+    *velocity.QUESTIONS,
 )
