@@ -14,7 +14,7 @@ from andon.door.carrying import Carrying
 from andon.door.entry import Entry
 from andon.door.growing import Growing
 from andon.door.leftovers import Leftovers, Line
-from andon.door.loaded import Loaded, Lost, Resumed
+from andon.door.loaded import GoesOn, Loaded, Lost, Resumed
 from andon.door.moments import Moments
 from andon.door.phrases import Phrases
 from andon.door.places import Place
@@ -81,6 +81,7 @@ class Optimizing:
     gradients_seen: int = 0  # steps in which they were looked at
     unheld: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # names: steps with a gradient, what it was
     resumed: list[Resumed] = field(default_factory=list)  # where its weights came from files
+    goes_on: list[GoesOn] = field(default_factory=list)  # where its state did
 
 
 def summed(each: Optimizing) -> int:
