@@ -10,6 +10,7 @@ from andon.door.statements import (
     data,
     evaluation,
     figures,
+    flat,
     half,
     held_out,
     kept,
@@ -50,6 +51,7 @@ STATEMENTS = (
     *noise.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
+    *flat.STATEMENTS,
     *caches.STATEMENTS,
     *trainers.STATEMENTS,
 )
