@@ -44,13 +44,25 @@ def entropy_of_mean(call: Call, x: Tensor, y: Tensor) -> Tensor:
     return squares(call, x, y) + (p * p.log()).sum()
 
 
+def energy(call: Call, x: Tensor, y: Tensor) -> Tensor:
+    """Rows are atoms of one molecule, each with a known part."""
+    return ((call(x) + y).mean(0) - 5.0).square().mean()
+
+
+def norm_of_mean(call: Call, x: Tensor, y: Tensor) -> Tensor:
+    """Without a gradient of its own where it is zero."""
+    return (y - call(x)).mean(0).square().sum().sqrt()
+
+
 @pytest.mark.parametrize(
     ("loss", "rows", "light"),
     [
         (squares, ROWS, None),
         (mean_of_differences, ROWS, Unusual),
         (means, ROWS, Unusual),
+        (norm_of_mean, ROWS, Unusual),
         (root, ROWS, None),
+        (energy, ROWS, None),
         (critic, ROWS, None),
         (entropy_of_mean, ROWS, None),
         (mean_of_differences, 3, NotApplicable),
