@@ -10,7 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from andon.door.questions.constant import COMPARES
+from andon.door.differences import compared_with
 from andon.verify.capturing.micro_batch import Captured
 from andon.verify.capturing.torch_calls import Entry
 
@@ -25,15 +25,8 @@ APART = 2  # at most, between two distributions, times the root of the count: Ko
 
 def noise_in(captured: Captured) -> int:
     """A number for the noise that what the model returns is compared with; 0 where there is none."""
-    made: set[int] = set()
-    for entry in captured.entries:
-        if entry.module is None and entry.name in COMPARES and any(id(each) in made for each in entry.given()):
-            noise = [each for each in entry.given() if not each.requires_grad and _is_noise(each)]
-            if noise:
-                return hash(noise[0].contiguous().numpy().tobytes())
-        if entry.module is not None or any(id(each) in made for each in entry.given()):
-            made |= {id(each) for each in entry.made() if each.requires_grad}
-    return 0
+    noise = next((each for each in compared_with(captured) if _is_noise(each)), None)
+    return 0 if noise is None else hash(noise.contiguous().numpy().tobytes())
 
 
 def share_of(captured: Captured) -> float | None:
@@ -72,14 +65,14 @@ def levels_of(captured: Captured) -> dict[str, float | None]:
     names = {id(part): name for name, part in captured.parts.items()}
     found: dict[str, float | None] = {}
     for entry in (each for each in captured.entries if each.module is not None):
-        for place, level in _levels(entry):
+        for place, level in levels_given(entry):
             flat = level.detach().reshape(-1)
             alike = bool((flat == flat[0]).all())
             found[names.get(id(level), f"argument {place + 1}")] = float(flat[0]) if alike else None
     return found
 
 
-def _levels(entry: Entry) -> Iterator[tuple[int, Tensor]]:
+def levels_given(entry: Entry) -> Iterator[tuple[int, Tensor]]:
     """Arguments (B,) or (B, 1) beside one of more numbers a row."""
     given = entry.given()
     rows = max((len(each) for each in given if each.dim() > 1 and each.numel() > len(each)), default=0)

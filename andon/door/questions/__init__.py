@@ -6,6 +6,7 @@ from andon.door.questions import (
     attention,
     averaged,
     constant,
+    groups,
     horizons,
     latents,
     likelihoods,
@@ -14,6 +15,7 @@ from andon.door.questions import (
     shapes,
     targets,
     twice,
+    velocity,
     views,
 )
 from andon.door.questions.question import Question
@@ -35,4 +37,6 @@ QUESTIONS = (
     *views.QUESTIONS,
     *horizons.QUESTIONS,
     *twice.QUESTIONS,
+    *groups.QUESTIONS,
+    *velocity.QUESTIONS,
 )
