@@ -62,6 +62,7 @@ class BackwardNotes:
             if each.window.backwards == 1:
                 each.between.training(each.optimizer)
         self._look_at(loss)
+        self.run.flatness.begin(self.run, loss)
         self.windows.backward(loss)
 
     def after(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from andon.door.births import Births
 from andon.door.carrying import Carrying
 from andon.door.entry import Entry
+from andon.door.flatness import Flatness
 from andon.door.growing import Growing
 from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import GoesOn, Loaded, Lost, Resumed
@@ -206,6 +207,7 @@ class Run:
     cached: list[Any] = field(default_factory=list)  # what children saw of generation: door.whole_row.Cached
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)
+    flatness: Flatness = field(default_factory=Flatness)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing

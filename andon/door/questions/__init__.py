@@ -4,7 +4,9 @@ from andon.door.questions import (
     accumulation,
     alignments,
     attention,
+    averaged,
     constant,
+    groups,
     horizons,
     latents,
     likelihoods,
@@ -13,6 +15,7 @@ from andon.door.questions import (
     shapes,
     targets,
     twice,
+    velocity,
     views,
 )
 from andon.door.questions.question import Question
@@ -29,8 +32,11 @@ QUESTIONS = (
     *latents.QUESTIONS,
     *accumulation.QUESTIONS,
     *constant.QUESTIONS,
+    *averaged.QUESTIONS,
     *attention.QUESTIONS,
     *views.QUESTIONS,
     *horizons.QUESTIONS,
     *twice.QUESTIONS,
+    *groups.QUESTIONS,
+    *velocity.QUESTIONS,
 )

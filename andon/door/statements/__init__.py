@@ -10,6 +10,7 @@ from andon.door.statements import (
     data,
     evaluation,
     figures,
+    flat,
     going_on,
     half,
     held_out,
@@ -52,6 +53,7 @@ STATEMENTS = (
     *noise.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
+    *flat.STATEMENTS,
     *caches.STATEMENTS,
     *trainers.STATEMENTS,
 )
