@@ -25,9 +25,9 @@ def is_drawn(run: Run) -> bool:
 
 
 def is_drawn_anew(evaluated: Passes, begun: int) -> bool:
-    """Whether each evaluation gives other rows than the one before."""
+    """Whether each evaluation gives other rows than the one before, to the same model: folds have one each."""
     numbers = zip(evaluated.rows.by_batch(), evaluated.rows.steps, strict=True)
     late = [(steps, rows) for (place, rows), steps in numbers if place >= begun]
     moments = [{row for _, rows in batches for row in rows} for _, batches in groupby(late, key=lambda each: each[0])]
-    pairs = list(pairwise(moments))
+    pairs = list(pairwise(moments)) if len(set(evaluated.rows.models)) == 1 else []
     return bool(pairs) and all(len(one & other) < SHARED * min(len(one), len(other)) for one, other in pairs)
