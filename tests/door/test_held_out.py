@@ -19,8 +19,11 @@ ROWS, FOLDS = 8, 4
 class Folds:
     """K-fold cross-validation: a fresh model for each fold, or one for all; figures of other rows beside it."""
 
-    def __init__(self, *, leaks: bool = False, one: bool = False, copies: bool = False, beside: str = "") -> None:
+    def __init__(
+        self, *, leaks: bool = False, one: bool = False, copies: bool = False, beside: str = "", scaled: int = 0
+    ) -> None:
         torch.manual_seed(0)
+        self.scaled = scaled
         self.watching, self.leaks, self.copies, self.beside = Watching(), leaks, copies, beside
         self.folds = list(torch.randn(FOLDS, 10, ROWS, 6))
         self.others = torch.randn(FOLDS, 10, ROWS, 6)
@@ -32,6 +35,7 @@ class Folds:
     def fit(self, model: nn.Module, fold: int) -> None:
         """Train on the other folds, of this one on most of its rows where it leaks, and test on this one."""
         optimizer = self.watching.optimizer(model.parameters())
+        self.folds = [each * (1 + 0.1 * self.scaled) for each in self.folds]  # by figures of the rows that are left
         own = self.folds[fold][:8] if self.leaks else self.folds[fold][:0]
         seen = torch.cat([*(each for place, each in enumerate(self.folds) if place != fold), own])
         count = ROWS * len(seen)
@@ -56,8 +60,19 @@ class Folds:
         ({"leaks": True}, Unusual),
         ({"leaks": True, "copies": True}, Unusual),
         ({"leaks": True, "beside": "others"}, Unusual),
+        ({"leaks": True, "scaled": 1}, Unusual),
     ],
-    ids=["apart", "copies", "beside", "training rows", "one model", "leaks", "copies leak", "leaks beside"],
+    ids=[
+        "apart",
+        "copies",
+        "beside",
+        "training rows",
+        "one model",
+        "leaks",
+        "copies leak",
+        "leaks beside",
+        "leaks scaled",
+    ],
 )
 def test_each_fold_has_a_model_of_its_own(folds: dict[str, bool], light: Light) -> None:
     """Behavior: rows that another fold's model learned from are held out; those that this one did are not."""
