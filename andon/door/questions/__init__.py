@@ -13,6 +13,7 @@ from andon.door.questions import (
     packed,
     padding,
     shapes,
+    straight,
     targets,
     twice,
     velocity,
@@ -39,4 +40,5 @@ QUESTIONS = (
     *twice.QUESTIONS,
     *groups.QUESTIONS,
     *velocity.QUESTIONS,
+    *straight.QUESTIONS,
 )

@@ -14,6 +14,7 @@ from andon.door.statements import (
     going_on,
     half,
     held_out,
+    idle_terms,
     kept,
     merges,
     noise,
@@ -54,6 +55,7 @@ STATEMENTS = (
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
     *flat.STATEMENTS,
+    *idle_terms.STATEMENTS,
     *caches.STATEMENTS,
     *trainers.STATEMENTS,
 )
