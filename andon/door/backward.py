@@ -63,6 +63,7 @@ class BackwardNotes:
                 each.between.training(each.optimizer)
         self._look_at(loss)
         self.run.flatness.begin(self.run, loss)
+        self.run.strays.begin(self.run, loss)
         self.windows.backward(loss)
 
     def after(self) -> None:
