@@ -31,7 +31,6 @@ PINS = ROOT / "tests" / "detectors" / "requirements.txt"
 UV = "uv>=0.9,<1"  # resolves for all systems and Pythons at once
 GRADED = ("andon", "core", "gates", "noxfile.py", "tracing", "verify")  # what the debt grade is of
 ELSEWHERE = "not (slow or browser or peers or jaeger)"  # what sessions of their own run
-BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")  # several tests at a time
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "none"  # one environment for all sessions: see prepare()
@@ -77,15 +76,14 @@ def ci(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """TESTS: all that need nothing but this environment (minutes); arguments after -- go to pytest."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several processes would wait for each other
-    pytest(session, ELSEWHERE, *BESIDE)
+    pytest(session, ELSEWHERE)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """TESTS: real weights against transformers, long runs (minutes, 100 MB of weights)."""
     prepare_oracles(session)
-    pytest(session, "slow", venv=ORACLES)
+    pytest(session, "slow", ORACLES)
 
 
 @nox.session
@@ -367,9 +365,9 @@ def andon(session: nox.Session, *arguments: str) -> None:
     python(session, "-m", "andon", *arguments)
 
 
-def pytest(session: nox.Session, marks: str, *options: str, venv: Path = VENV) -> None:
+def pytest(session: nox.Session, marks: str, venv: Path = VENV) -> None:
     """Run the tests that a mark expression selects."""
-    python(session, "-m", "pytest", "-m", marks, *options, *session.posargs, venv=venv)
+    python(session, "-m", "pytest", "-m", marks, *session.posargs, venv=venv)
 
 
 def python(session: nox.Session, *arguments: str, venv: Path = VENV) -> None:
