@@ -11,6 +11,7 @@ from andon.door.questions import (
     packed,
     padding,
     shapes,
+    straight_through,
     targets,
     twice,
     views,
@@ -33,4 +34,5 @@ QUESTIONS = (
     *views.QUESTIONS,
     *horizons.QUESTIONS,
     *twice.QUESTIONS,
+    *straight_through.QUESTIONS,
 )
