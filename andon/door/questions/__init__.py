@@ -6,6 +6,7 @@ from andon.door.questions import (
     attention,
     constant,
     horizons,
+    idle_terms,
     latents,
     likelihoods,
     packed,
@@ -35,4 +36,5 @@ QUESTIONS = (
     *horizons.QUESTIONS,
     *twice.QUESTIONS,
     *straight_through.QUESTIONS,
+    *idle_terms.QUESTIONS,
 )

@@ -24,7 +24,8 @@ REVERSED = ("__rsub__", "rsub")
 FACTORS = ("mul", "__mul__", "__rmul__", "multiply", "mul_", "__imul__")
 DIVISORS = ("div", "__truediv__", "true_divide", "div_", "__itruediv__", "__idiv__")
 JOINED = ("stack", "cat", "concat", "hstack")
-SAME = ("sum", "mean", "squeeze", "view", "reshape", "to", "float", "double", "type_as", "contiguous")  # of one number
+# What gives the same number, of one number; of a vector that was joined, sum and mean give its sum.
+SAME = ("sum", "mean", "squeeze", "view", "reshape", "to", "cpu", "float", "double", "type_as", "contiguous", "detach")
 
 
 class Term(NamedTuple):
@@ -129,28 +130,25 @@ class _Additions(TorchFunctionMode):
     ) -> Any:
         """Torch calls this in the place of each of its functions."""
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        with torch._C.DisableTorchFunction():  # noqa: SLF001 - what we read is no call of the script's
-            terms = self._added_up(name, args, kwargs)  # before: the call may write to what it is given
+        terms = self._added_up(getattr(func, "__name__", ""), args, kwargs)  # before: the call may write to its sides
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
             return result
-        with torch._C.DisableTorchFunction():  # noqa: SLF001
-            if terms is not None:
-                self.terms[result] = terms
-            elif _is_number(result) and not (args and result is args[0] and result in self.terms):
-                self.terms[result] = [self._term(result)]
+        if terms is not None:
+            self.terms[result] = [each._replace(learns=each.learns and result.requires_grad) for each in terms]
+        elif _is_number(result):
+            self.terms[result] = [self._term(result)]
         return result
 
     def terms_of(self, number: Any) -> list[Term]:
-        """What a number adds up; itself where it is no sum."""
-        known = self.terms.get(number) if isinstance(number, Tensor) else None
+        """What a number adds up; itself where it is no sum; none where it is Python's, a constant."""
+        if not isinstance(number, Tensor):
+            return []
+        known = self.terms.get(number)
         return list(known) if known is not None else [self._term(number)]
 
-    def _term(self, number: Any) -> Term:
-        learns = isinstance(number, Tensor) and number.requires_grad
-        value = number.detach() if isinstance(number, Tensor) else number
-        return Term(float(value), learns, self.outside.here())
+    def _term(self, number: Tensor) -> Term:
+        return Term(float(number.detach()), number.requires_grad, self.outside.here())
 
     def _added_up(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Term] | None:
         """The terms of what a call returns, where it only adds up, multiplies by what is given, or joins."""
