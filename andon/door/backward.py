@@ -61,6 +61,7 @@ class BackwardNotes:
             self._tell_watch(each, loss)
             if each.window.backwards == 1:
                 each.between.training(each.optimizer)
+        self.run.loose.backward(self.run, loss)
         self._look_at(loss)
         self.windows.backward(loss)
 

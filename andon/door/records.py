@@ -15,6 +15,7 @@ from andon.door.entry import Entry
 from andon.door.growing import Growing
 from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import Loaded, Lost, Resumed
+from andon.door.loose import LooseParameters
 from andon.door.moments import Moments
 from andon.door.phrases import Phrases
 from andon.door.places import Place
@@ -205,6 +206,7 @@ class Run:
     cached: list[Any] = field(default_factory=list)  # what children saw of generation: door.whole_row.Cached
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)
+    loose: LooseParameters = field(default_factory=LooseParameters)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing

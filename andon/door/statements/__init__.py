@@ -25,6 +25,7 @@ from andon.door.statements import (
     standards,
     steps,
     trainers,
+    unregistered,
 )
 from andon.door.statements.statement import Statement
 
@@ -33,6 +34,7 @@ __all__ = ["STATEMENTS", "Statement"]
 STATEMENTS = (
     *steps.STATEMENTS,
     *optimizers.STATEMENTS,
+    *unregistered.STATEMENTS,
     *sharing.STATEMENTS,
     *rates.STATEMENTS,
     *schedule.STATEMENTS,
