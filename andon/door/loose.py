@@ -50,10 +50,8 @@ class LooseParameters:
         """A backward pass begins: in some steps look at the leaves of its graph."""
         if not isinstance(loss, Tensor) or loss.grad_fn is None or not any(map(_is_due, run.optimizing.values())):
             return
-        modules = (*run.modules.values(), *run.owners.values())
-        known = held(run) | {id(p) for module in modules for p in module.parameters()}
         self.looks += 1
-        self.waiting = [(weakref.ref(p), inside) for p, inside in _leaves(loss, known, held(run, least=1))]
+        self.waiting = [(weakref.ref(p), inside) for p, inside in _leaves(loss, _known(run), held(run, least=1))]
 
     def step(self) -> None:
         """An optimizer is about to step: which of them have a gradient?"""
@@ -71,8 +69,7 @@ class LooseParameters:
 
     def left(self, run: "Run") -> dict[int, Loose]:
         """Those that got gradients again and again, are what they were, and are nobody's to this day."""
-        modules = (*run.modules.values(), *run.owners.values())
-        known = held(run) | {id(p) for module in modules for p in module.parameters()}
+        known = _known(run)
         again = {key: each for key, each in self.found.items() if each.kept is not None and key not in known}
         return {key: each for key, each in again.items() if each.kept.requires_grad and mark(each.kept) == each.mark}
 
@@ -81,6 +78,12 @@ def mark(p: Tensor) -> Mark:
     """Of a parameter as it is now."""
     now = p.detach().cpu().double()
     return Mark(float(now.sum()), float(now.norm()))
+
+
+def _known(run: "Run") -> set[int]:
+    """What optimizers hold, and what the modules have that were called."""
+    modules = (*run.modules.values(), *run.owners.values())
+    return held(run) | {id(p) for module in modules for p in module.parameters()}
 
 
 def _is_due(each: Any) -> bool:
