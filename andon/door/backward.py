@@ -63,6 +63,7 @@ class BackwardNotes:
                 each.between.training(each.optimizer)
         self.run.loose.backward(self.run, loss)
         self._look_at(loss)
+        self.run.flatness.begin(self.run, loss)
         self.windows.backward(loss)
 
     def after(self) -> None:

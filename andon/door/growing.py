@@ -41,7 +41,7 @@ class Growing:
         if _are_equal(before, now):
             self._stand(now)
             return
-        by = _longer(before, now)
+        by = longer(before, now)
         self._rose, self._still, self._by = (self._rose + 1 if by and not self._still else 0), 0, by
         self.grown = self.grown or self._rose >= ROSE
 
@@ -63,7 +63,7 @@ def _are_equal(before: tuple[Tensor, ...], now: tuple[Tensor, ...]) -> bool:
     )
 
 
-def _longer(before: tuple[Tensor, ...], now: tuple[Tensor, ...]) -> int:
+def longer(before: tuple[Tensor, ...], now: tuple[Tensor, ...]) -> int:
     """By how many tokens a text (B, T) went on, which begins as it did; 0 where it did not."""
     if len(before) != len(now):
         return 0

@@ -16,6 +16,14 @@ class Saved:
     groups: int
     parameters: int
     shapes: list[tuple[int, ...]]  # of its moments, in the order of their parameters
+    rates: tuple[float, ...] = ()  # of its groups
+
+
+class Written(NamedTuple):
+    """How far this process was when it wrote a file."""
+
+    given: int  # passes
+    steps: dict[int, int]  # of each optimizer, by its id
 
 
 @dataclass
@@ -27,6 +35,7 @@ class Loaded:
     own: bool  # this process wrote it, and took no step since
     optimizers: list[Saved]
     epoch: int  # of the furthest schedule in it
+    written: Written | None = None  # by this process
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     models: list[Any] = field(default_factory=list)  # that its weights were put into
     optimizer_used: bool = False
@@ -44,6 +53,15 @@ class Resumed(NamedTuple):
     file: Loaded
     empty: bool  # it has no moments
     epoch: int | None  # of the furthest of its schedules; None where it has none
+
+
+class GoesOn(NamedTuple):
+    """An optimizer that was given its state of a file."""
+
+    file: Loaded
+    saved: Saved
+    steps: int  # that it had taken
+    given: int  # passes before
 
 
 class Lost(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 from andon.door import places
-from andon.door.loaded import Loaded, Lost, Resumed, Saved
+from andon.door.loaded import GoesOn, Loaded, Lost, Resumed, Saved, Written
 from andon.door.records import Optimizing, Run
 from andon.door.safely import safely
 from andon.verify.capturing.replacing import around
@@ -26,6 +26,7 @@ class LoadNotes:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._written: dict[str, int] = {}  # files, and after how many steps
+        self._how_far: dict[str, Written] = {}
 
     def install(self) -> None:
         """Note what is written, read and put to use."""
@@ -52,6 +53,8 @@ class LoadNotes:
         if isinstance(obj, Mapping) and not obj:
             self.run.empty_saves.append(places.here())
         self._written[_path(f)] = self.run.steps
+        counts = {key: each.steps for key, each in self.run.optimizing.items()}
+        self._how_far[_path(f)] = Written(self.run.given, counts)
 
     def _around_load(self, load: Callable[..., Any]) -> Callable[..., Any]:
         def loaded(f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -70,7 +73,7 @@ class LoadNotes:
     def _note(self, content: Any, path: str) -> None:
         parts = list(_mappings(content, DEEP))
         own = bool(path) and self._written.get(path) == self.run.steps
-        each = Loaded(places.here(), Path(path).name, own, _optimizers(parts), _epoch(parts))
+        each = Loaded(places.here(), Path(path).name, own, _optimizers(parts), _epoch(parts), self._how_far.get(path))
         for part in parts:
             each.tensors |= {id(value): weakref.ref(value) for value in part.values() if isinstance(value, Tensor)}
         if each.optimizers or each.epoch:
@@ -96,9 +99,13 @@ class LoadNotes:
             lost = Lost(places.here(), kind, names, len(missing), tuple(unknown[:3]), id(module), prefixed)
             self.run.lost.append(lost)
 
-    def _optimizer(self, _: Any, state: Any) -> None:
+    def _optimizer(self, optimizer: Any, state: Any) -> None:
         for each in self.run.loads if isinstance(state, Mapping) and state.get("state") else ():
             each.optimizer_used = True
+        each, saved = self.run.optimizing.get(id(optimizer)), next(iter(_optimizers([state])), None)
+        file = next((file for file in reversed(self.run.loads) if saved in file.optimizers), None)
+        if each is not None and saved is not None and file is not None and not self.run.over:
+            each.goes_on.append(GoesOn(file, saved, each.steps, self.run.given))
 
     def _schedule(self, _: Any, __: Any) -> None:
         for each in self.run.loads:
@@ -181,4 +188,5 @@ def _saved(state: Mapping[str, Any]) -> Saved:
         if isinstance(one, Mapping)
     ]
     shapes = [shape for shape in moments if shape is not None]
-    return Saved(len(groups), sum(len(group["params"]) for group in groups), shapes)
+    rates = tuple(float(group.get("lr", "nan")) for group in groups)
+    return Saved(len(groups), sum(len(group["params"]) for group in groups), shapes, rates)

@@ -12,9 +12,10 @@ from torch import Tensor
 from andon.door.births import Births
 from andon.door.carrying import Carrying
 from andon.door.entry import Entry
+from andon.door.flatness import Flatness
 from andon.door.growing import Growing
 from andon.door.leftovers import Leftovers, Line
-from andon.door.loaded import Loaded, Lost, Resumed
+from andon.door.loaded import GoesOn, Loaded, Lost, Resumed
 from andon.door.loose import LooseParameters
 from andon.door.moments import Moments
 from andon.door.phrases import Phrases
@@ -82,6 +83,7 @@ class Optimizing:
     gradients_seen: int = 0  # steps in which they were looked at
     unheld: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # names: steps with a gradient, what it was
     resumed: list[Resumed] = field(default_factory=list)  # where its weights came from files
+    goes_on: list[GoesOn] = field(default_factory=list)  # where its state did
 
 
 def summed(each: Optimizing) -> int:
@@ -206,6 +208,7 @@ class Run:
     cached: list[Any] = field(default_factory=list)  # what children saw of generation: door.whole_row.Cached
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)
+    flatness: Flatness = field(default_factory=Flatness)
     loose: LooseParameters = field(default_factory=LooseParameters)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.door.levels import levels_of, noise_in
+from andon.door.levels import levels_of, noise_in, share_of
 from andon.door.masks import Counted, counted_in
 from andon.door.mixing import mixes_rows
 from andon.door.questions.targets import shown_in
 from andon.door.ratios import ratio_of
+from andon.door.twins import twins_of
 from andon.verify.access.calls import gradients, new_batch, new_model, seeded
 from andon.verify.capturing.micro_batch import Captured, as_subject
 from andon.verify.checks.structure import DEAD_ROWS, DEAD_SHARE
@@ -45,7 +46,9 @@ class Sample:
     counted: list[list[tuple[int, int]]] = field(default_factory=list)  # of each row: places and labels that count
     mixed: str = ""  # which of the model's outputs depend, at each row, on all others
     ratio: float | None = None  # how far a policy's ratios are from 1, at most
+    twins: dict[str, int] = field(default_factory=dict)  # pairs that the loss takes, alike, by a mark of them
     noise: int = 0  # of the noise that the model is to tell; 0: none
+    share: float | None = None  # of one of two parts that all rows of what it is given are mixed of
     levels: dict[str, float | None] = field(default_factory=dict)  # one number a row; None: they differ
 
     @property
@@ -66,8 +69,10 @@ def sample(captured: Captured, optimizer: int, step: int, line: str) -> Sample:
         idle, mixed, ratio = _idle(captured), _mixed(captured), ratio_of(captured)
     counted = [list(row.items()) for row in counted_in(captured.parts.values())]
     noise = noise_in(captured)
-    levels = levels_of(captured) if noise else {}
-    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed, ratio, noise, levels)
+    share = None if noise else share_of(captured)
+    levels = levels_of(captured) if noise or share is not None else {}
+    told = twins_of(captured), noise, share, levels
+    return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed, ratio, *told)
 
 
 def _mixed(captured: Captured) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
 from torch.overrides import _get_current_function_mode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,3 +61,17 @@ class Door:
 def door(tmp_path: Path) -> Door:
     """A folder of its own."""
     return Door(tmp_path)
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever notes put in the place of torch's functions is taken out again."""
+    kinds = [each for each in vars(lr_scheduler).values() if isinstance(each, type)]
+    for kind in (each for each in kinds if issubclass(each, lr_scheduler.LRScheduler)):
+        for name in ("__init__", "step", "load_state_dict"):
+            if name in vars(kind):
+                monkeypatch.setattr(kind, name, vars(kind)[name])
+    for owner, name in (
+        (torch, "save"), (torch, "load"), (nn.Module, "load_state_dict"), (torch.optim.Optimizer, "load_state_dict"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, getattr(owner, name))

@@ -90,6 +90,56 @@ def test_rows_have_levels_of_their_own(
     assert light is light_of(check_one_level, Run(samples=samples(levels, due, count)))
 
 
+def flows(levels: Callable[[], Tensor], due: Callable[[Tensor, Tensor], Tensor], count: int = 4) -> list[Sample]:
+    """Micro-batches in which a model is given a mixture of noise and data, and labels."""
+    torch.manual_seed(0)
+    found = []
+    for step in range(count):
+        data, other, t = torch.rand(ROWS, 12), 3 * torch.randn(ROWS, 12), levels()
+        share = t.reshape(-1, 1) / 100
+
+        def loss_of(call: Call, x: Tensor, t: Tensor, data: Tensor, other: Tensor) -> Tensor:
+            return (call(x, t) - due(data, other)).square().mean()
+
+        mixed = share * data + (1 - share) * other
+        found.append(sample(recorded(Denoiser(), loss_of, mixed, t, data, other), 1, step, "train.py:9"))
+    return found
+
+
+def counting() -> Callable[[], Tensor]:
+    """One for all, larger each time."""
+    numbers = iter(range(5, 50, 7))
+    return lambda: torch.full((ROWS,), next(numbers))
+
+
+@pytest.mark.parametrize(
+    ("levels", "due", "light"),
+    [
+        (of_batch, torch.sub, Unusual),
+        (in_a_column, torch.sub, Unusual),
+        (of_rows, torch.sub, NotApplicable),
+        (always, torch.sub, NotApplicable),
+        (counting(), torch.sub, NotApplicable),
+        (of_batch, lambda data, _: data, NotApplicable),
+    ],
+    ids=["of a batch", "in a column", "of rows", "always one", "rising", "of data alone"],
+)
+def test_rows_of_a_flow_have_levels_of_their_own(
+    levels: Callable[[], Tensor], due: Callable[[Tensor, Tensor], Tensor], light: Light
+) -> None:
+    """Behavior: one share of data for all rows, which goes up and down from batch to batch, is yellow."""
+    assert light is light_of(check_one_level, Run(samples=flows(levels, due)))
+
+
+def test_labels_of_rows_are_no_levels_of_a_mixture() -> None:
+    """Behavior: where the mixture has one share, another number that rows have of their own says nothing."""
+    shown = [
+        Sample(1, step, "", share=level / 10, levels={"label": None, "t": level})
+        for step, level in enumerate((1.0, 3.0, 2.0))
+    ]
+    assert light_of(check_one_level, Run(samples=shown)) is Unusual
+
+
 def test_another_number_of_all_rows_may_be_one() -> None:
     """Behavior: a label that all rows of a batch have is nothing where each row has a level of its own."""
     shown = [Sample(1, step, "", noise=step, levels={"t": None, "label": float(step)}) for step in (1, 2, 3)]

@@ -356,20 +356,6 @@ def test_an_evaluation_pairs_rows(compares: Callable[[Tensor, Tensor], Tensor], 
     assert light is light_of(check_pairs, run)
 
 
-@pytest.fixture
-def patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever notes put in the place of torch's functions is taken out again."""
-    kinds = [each for each in vars(lr_scheduler).values() if isinstance(each, type)]
-    for kind in (each for each in kinds if issubclass(each, lr_scheduler.LRScheduler)):
-        for name in ("__init__", "step", "load_state_dict"):
-            if name in vars(kind):
-                monkeypatch.setattr(kind, name, vars(kind)[name])
-    for owner, name in (
-        (torch, "save"), (torch, "load"), (nn.Module, "load_state_dict"), (torch.optim.Optimizer, "load_state_dict"),
-    ):  # fmt: skip
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-
-
 @pytest.mark.parametrize("kind", ["SequentialLR", "ChainedScheduler"])
 @pytest.mark.usefixtures("patched")
 def test_schedules_that_another_drives(kind: str) -> None:

@@ -61,7 +61,11 @@ def test_speedscope_has_each_call_within_its_step(profile: Path) -> None:
     assert ("C", "train.step", 100) == order[-1]
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"[]"), gzip.compress(b'{"traceEvents": [{"ph": 1}]}')])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b"[]"), gzip.compress(b'{"traceEvents": [{"ph": 1}]}')],
+    ids=["no gzip", "no mapping", "no duration"],
+)
 def test_what_is_no_profile_is_refused(content: bytes, profile: Path) -> None:
     """Behavior: the message names the file, or that no step is in it."""
     profile.write_bytes(content)

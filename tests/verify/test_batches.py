@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from andon.verify import check
 from andon.verify.access.batches import (
-    documents_in,
     evenly_spaced,
     first_positions,
-    one_document,
     other_tokens,
     real_in,
     rows_of,
     small_batch,
 )
 from andon.verify.access.calls import needed, new_batch, new_model, seeded
+from andon.verify.access.documents import documents_in, one_document
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
 from andon.verify.access.roles import IGNORE, fields, replaced

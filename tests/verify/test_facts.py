@@ -161,6 +161,27 @@ def test_a_kernels_cross_entropy_is_known_by_its_value() -> None:
         require_value(replace(made, loss=lambda net, batch: 2 * fused(net, batch)))
 
 
+class Faint(nn.Module):
+    """Logits that are next to alike: each mean of some labels' cross-entropies is next to ln V."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = model()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, T, V)."""
+        return 1e-3 * self.layers(ids)
+
+
+def test_a_loss_of_other_labels_is_not_known_by_its_value() -> None:
+    """Behavior: where its gradient shows that more labels count than were found, a mean that is near is chance."""
+    made = subject(model=Faint, roles={"tokens": "line"})
+    assert "labels" not in find(made, new_batch(made))
+    assert facts_of(made).cross_entropy is not None
+    with pytest.raises(NotApplicable):
+        require_value(made)
+
+
 def test_tokens_are_what_looks_up_an_embedding() -> None:
     """Behavior: a part is tokens as its numbers pick rows of a table, whatever it is called."""
     assert find(subject(), new_batch(subject()))["tokens"] == "line"

@@ -120,42 +120,6 @@ def _matters(subject: Subject, batch: Batch, chosen_BT: Tensor) -> bool:
     return losses[0] != losses[1]
 
 
-def documents_in(subject: Subject, batch: Batch) -> Tensor:
-    """(B, T): the number of each token's document, from the batch's documents or from positions that start anew."""
-    tokens_BT = tokens_of(subject, batch)
-    found = find(subject, batch)
-    if "documents" in found:
-        documents_BT = part(subject, batch, "documents")
-        if documents_BT.shape == tokens_BT.shape:
-            return documents_BT
-    if "positions" in found:
-        positions_BT = part(subject, batch, "positions")
-        if positions_BT.shape == tokens_BT.shape:
-            starts_BT = torch.zeros_like(tokens_BT)
-            starts_BT[:, 1:] = (positions_BT[:, 1:] == 0) & real_in(subject, batch)[:, 1:]
-            return starts_BT.cumsum(1)
-    return torch.zeros_like(tokens_BT)
-
-
-def one_document(subject: Subject, batch: Batch) -> Batch:
-    """The batch with one document per row, and no padding."""
-    tokens_BT, found = tokens_of(subject, batch), find(subject, batch)
-    changes = {}
-    if "documents" in found:
-        changes[found["documents"]] = torch.zeros_like(part(subject, batch, "documents"))
-    if "positions" in found and _start_anew(subject, batch):
-        changes[found["positions"]] = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-    if "mask" in found:
-        changes[found["mask"]] = torch.ones_like(part(subject, batch, "mask"))
-    return replaced(batch, changes) if changes else batch
-
-
-def _start_anew(subject: Subject, batch: Batch) -> bool:
-    """Whether the batch's positions (B, T) are those of several documents, or of rows with padding."""
-    several = bool(documents_in(subject, batch).any()) or not bool(real_in(subject, batch).all())
-    return several and part(subject, batch, "positions").shape == tokens_of(subject, batch).shape
-
-
 def evenly_spaced(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, evenly, the first and the last among them."""
     if count <= most:

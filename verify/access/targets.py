@@ -270,15 +270,18 @@ def _is_by_value(subject: Subject) -> bool:
 
 
 def _agrees_by_value(subject: Subject) -> bool:
+    """Of as many labels as the loss's gradient shows to count: means of others are alike by chance."""
     from andon.verify.access.logits import returned_logits  # late, as logits need what tokens are
 
-    model, batch = perturbed_model(subject), new_batch(subject)
+    model, batch, shown = perturbed_model(subject), new_batch(subject), facts_of(subject).cross_entropy
     with torch.no_grad():
         loss, logits, targets_BT = loss_of(subject, model, batch), returned_logits(subject, model, batch), None
         if logits is None:
             return False
         targets_BT = labeled(subject, batch)
         counted_BT = targets_BT != IGNORE
+        if shown is not None and int(shown.counted.sum()) != int(counted_BT.sum()):
+            return False
         if not bool(counted_BT.any()) or not int(targets_BT.max()) < logits.shape[-1]:
             return False
         expected = functional.cross_entropy(logits[counted_BT].double(), targets_BT[counted_BT])

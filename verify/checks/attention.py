@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from andon.verify.access.batches import (
-    documents_in,
     evenly_spaced,
     first_positions,
     other_tokens,
@@ -19,6 +18,7 @@ from andon.verify.access.batches import (
     small_batch,
 )
 from andon.verify.access.calls import loss_of, new_batch
+from andon.verify.access.documents import documents_in
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from andon.verify.access.batches import documents_in, real_in
+from andon.verify.access.batches import real_in
 from andon.verify.access.calls import needed, new_batch
+from andon.verify.access.documents import documents_in
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, fields
 from andon.verify.access.targets import is_shifted_inside, predicts_next, stand_under_tokens, targets_of, tokens_of

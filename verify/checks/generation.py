@@ -6,8 +6,9 @@ Legend: B batch, T time, V vocab.
 import torch
 from torch import nn
 
-from andon.verify.access.batches import first_positions, one_document, rows_of
+from andon.verify.access.batches import first_positions, rows_of
 from andon.verify.access.calls import needed, new_batch
+from andon.verify.access.documents import one_document
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.logits import logits_of
 from andon.verify.access.targets import tokens_of, with_tokens

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from andon.verify.access.batches import documents_in
 from andon.verify.access.calls import gradients, loss_of, needed, new_batch
+from andon.verify.access.documents import documents_in
 from andon.verify.access.larger_weights import perturbed_model
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, replaced

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from andon.verify.access.batches import first_positions, one_document, other_tokens, rows_of, tensors_in
+from andon.verify.access.batches import first_positions, other_tokens, rows_of, tensors_in
 from andon.verify.access.calls import new_batch, new_model
+from andon.verify.access.documents import one_document
 from andon.verify.access.larger_weights import perturbed_model, rescale
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import replaced

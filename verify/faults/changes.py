@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from andon.verify.access.documents import documents_key
 from andon.verify.access.parts import find, part
 from andon.verify.access.roles import IGNORE, fields, replaced, rows
 from andon.verify.subject import Batch, Loop, Subject
@@ -256,7 +257,7 @@ def joined(subject: Subject, pack: Factory, documents: Any) -> Batch:
 def unmarked(subject: Subject, pack: Factory, documents: Any) -> Batch:
     """A row does not say where its documents begin."""
     batch = pack(documents)
-    key = find(subject, batch).get("documents")
+    key = documents_key(subject, batch)
     return batch if key is None else replaced(batch, {key: torch.zeros_like(fields(batch)[key])})
 
 

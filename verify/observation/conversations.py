@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from andon.verify.access.batches import documents_in
 from andon.verify.access.calls import new_batch
+from andon.verify.access.documents import documents_in
 from andon.verify.access.roles import IGNORE
 from andon.verify.access.targets import targets_of, tokens_of
 from andon.verify.errors import CheckFailed, NotApplicable

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from andon.verify.access.batches import documents_in
 from andon.verify.access.calls import new_batch
+from andon.verify.access.documents import documents_in, documents_key
 from andon.verify.access.parts import find, part
 from andon.verify.access.targets import targets_of, tokens_of
 from andon.verify.errors import NotApplicable
@@ -57,7 +57,7 @@ def rows_in(subject: Subject, batch: Batch) -> list[Row]:
     columns = [tokens_BT.tolist(), targets_of(subject, batch).tolist()]
     columns.append(positions.tolist() if has_positions and positions is not None else [[]] * len(tokens_BT))
     numbers = documents_in(subject, batch).tolist()
-    columns.append(numbers if has_positions or "documents" in found else [[]] * len(tokens_BT))
+    columns.append(numbers if has_positions or documents_key(subject, batch) is not None else [[]] * len(tokens_BT))
     return [Row(number, *each) for number, each in enumerate(zip(*columns, strict=True))]
 
 

@@ -4,7 +4,9 @@ from andon.door.questions import (
     accumulation,
     alignments,
     attention,
+    averaged,
     constant,
+    groups,
     horizons,
     idle_terms,
     latents,
@@ -15,6 +17,7 @@ from andon.door.questions import (
     straight_through,
     targets,
     twice,
+    velocity,
     views,
 )
 from andon.door.questions.question import Question
@@ -31,10 +34,13 @@ QUESTIONS = (
     *latents.QUESTIONS,
     *accumulation.QUESTIONS,
     *constant.QUESTIONS,
+    *averaged.QUESTIONS,
     *attention.QUESTIONS,
     *views.QUESTIONS,
     *horizons.QUESTIONS,
     *twice.QUESTIONS,
+    *groups.QUESTIONS,
+    *velocity.QUESTIONS,
     *straight_through.QUESTIONS,
     *idle_terms.QUESTIONS,
 )

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import torch
 
+from andon.door.differences import COMPARES, DIFFERENCES
 from andon.door.questions.question import Question, again, parts_of
 from andon.verify.access.calls import seeded
 from andon.verify.capturing.micro_batch import Captured
@@ -14,8 +15,6 @@ from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 MOVED = 0.1  # of a weight's size
 ROUNDING, FINE = 1e-6, 1e-12  # of the loss, as the script computes it, and in float64
 SEEDS = (1, 2)
-DIFFERENCES = ("sub", "__sub__", "__rsub__", "rsub")
-COMPARES = (*DIFFERENCES, "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 RATIOS = ("exp", "exp_", "expm1", "div", "__truediv__", "__rtruediv__", "true_divide", "div_", "sub_")
 
 

@@ -13,7 +13,7 @@ from andon.door.questions.question import Outside, Question, followed
 from andon.verify.access.calls import seeded
 from andon.verify.capturing.micro_batch import Captured
 from andon.verify.capturing.torch_calls import tensors
-from andon.verify.errors import CheckFailed, NotApplicable
+from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 
 SUMS = ("add", "__add__", "__radd__", "add_", "__iadd__")
 DIFFERENCES = ("sub", "__sub__", "subtract")
@@ -51,16 +51,20 @@ def check_straight_through(captured: Captured) -> None:
     other terms alone.
 
     Look for the `detach` of the difference.
+
+    Yellow where parameters have a gradient by what is put there: that they learn may be all that is meant.
     """
     seen = _Sums()
-    _, loss = followed(captured, seen, train=True)
+    modules, loss = followed(captured, seen, train=True)
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if not seen.asked:
         raise NotApplicable("a sum of a tensor and of a difference that takes the same tensor away, in training")
     for each in seen.lost:
         if _passes(loss, each.total) and not _passes(each.put, each.cancels) and not _passes(each.cancels, each.put):
             where = f" ({each.place})" if each.place else ""
             shape = tuple(each.cancels.shape)
-            raise CheckFailed(
+            learned = any(_passes(each.put, p) for p in parameters)
+            raise (Unusual if learned else CheckFailed)(
                 f"a tensor {shape} that is learned is added to a difference that takes it away{where}, and both pass "
                 "gradients on: it cancels in the value and in its own gradient; a straight-through estimator "
                 "detaches the difference"

@@ -10,6 +10,8 @@ from andon.door.statements import (
     data,
     evaluation,
     figures,
+    flat,
+    going_on,
     half,
     held_out,
     kept,
@@ -19,13 +21,13 @@ from andon.door.statements import (
     policies,
     rates,
     references,
+    registered,
     resuming,
     schedule,
     sharing,
     standards,
     steps,
     trainers,
-    unregistered,
 )
 from andon.door.statements.statement import Statement
 
@@ -34,7 +36,7 @@ __all__ = ["STATEMENTS", "Statement"]
 STATEMENTS = (
     *steps.STATEMENTS,
     *optimizers.STATEMENTS,
-    *unregistered.STATEMENTS,
+    *registered.STATEMENTS,
     *sharing.STATEMENTS,
     *rates.STATEMENTS,
     *schedule.STATEMENTS,
@@ -43,6 +45,7 @@ STATEMENTS = (
     *merges.STATEMENTS,
     *half.STATEMENTS,
     *resuming.STATEMENTS,
+    *going_on.STATEMENTS,
     *data.STATEMENTS,
     *batches.STATEMENTS,
     *held_out.STATEMENTS,
@@ -52,6 +55,7 @@ STATEMENTS = (
     *noise.STATEMENTS,
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
+    *flat.STATEMENTS,
     *caches.STATEMENTS,
     *trainers.STATEMENTS,
 )

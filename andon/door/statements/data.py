@@ -2,8 +2,10 @@
 
 from itertools import accumulate
 
+from andon.door.drawn import is_drawn, is_drawn_anew
+from andon.door.learners import Learners, Share
 from andon.door.records import Passes, Run
-from andon.door.statements.statement import Statement, now_and_then
+from andon.door.statements.statement import Statement, at, now_and_then
 from andon.verify.errors import NotApplicable, Unusual
 
 SEVERAL = 3  # batches of an epoch
@@ -13,6 +15,7 @@ DISTINCT = 0.5  # share of a pass's rows that must differ, or rows say nothing
 SHARED = 0.2
 HALF = 0.5
 UNLIKE, NEARLY = 0.98, 0.9
+LACK = "passes without a backward pass once steps are taken, on rows enough that are held out"
 
 
 def check_order(run: Run) -> None:
@@ -47,40 +50,53 @@ def check_held_out(run: Run) -> None:
 
     Silent because the figures look better.
 
-    Asked of passes without a backward pass once steps are taken, of rows that were trained on before them: what comes
-    before is a first look, or a reference's figures. Not asked where rows that are evaluated on are alike among
-    themselves, unless nearly all were trained on; nor where nearly all rows that are trained on were first given to
-    what learns without gradients, and not in the evaluation's own order: states that it acts on, of a world in which
-    they come again.
+    Asked of passes without a backward pass once steps are taken, of rows that the same model was trained on before
+    them: a fresh one for each fold knows its own alone, and what comes before is a first look, or a reference's
+    figures. Not of rows that generation has made of the ones before. Not where another place of the script gives rows
+    that are hardly trained on: that is the evaluation, and this one looks at what is trained on, as mining does; except
+    where several models of one kind are given rows of their own, on some of which each was trained. Not asked where
+    rows that are evaluated on are alike among themselves, unless nearly all were trained on; nor where nearly all rows
+    that are trained on were first given to what learns without gradients, and not in the evaluation's own order: states
+    that it acts on, of a world in which they come again. Not where rows are drawn from a world with no split: each
+    evaluation gives others than the one before, and rows of training come again while others are still new.
 
     Look at how the data are split, and whether the split comes before windows, shuffling and copies.
 
     Yellow alone: whoever also reports the training set's figures does so.
     """
     trained = {row for passes in _trained(run) for row in passes.rows.seen}
-    asked = _held_out(run, trained)
+    asked = [each for each in now_and_then(run) if _says_something(each, run, trained)]
     if not asked or not trained:
-        raise NotApplicable("passes without a backward pass once steps are taken, on rows enough that are held out")
-    learned = _firsts(_trained(run))
-    shares = [(_after(passes, rows & trained, learned), len(rows), passes) for passes, rows in asked]
-    both, all_rows, passes = min(shares, key=lambda share: share[0] / share[1])
-    if both > SHARED * all_rows:
+        raise NotApplicable(LACK)
+    learners = Learners(run)
+    shares = [learners.share(each, run.begun) for each in asked if not _is_of_a_world(run, each)]
+    if not shares:
+        raise NotApplicable(LACK)
+    folds = [each for each in shares if _is_of_folds(each)]
+    if folds:
+        _hold_apart(folds[0], ", by the same of several models")
+    elif not any(_is_new(each, run, trained) for each in asked):
+        _hold_apart(min(shares, key=lambda share: share.of_all), "")
+
+
+def _hold_apart(share: Share, by: str) -> None:
+    """Raises where rows enough were trained on before."""
+    if share.of_all > SHARED and share.rows >= FEWEST:
+        place = at(share.passes.chain[0] if share.passes.chain else None)
         raise Unusual(
-            f"{both} of {all_rows} rows that the model is evaluated on "
-            f"({passes.chain[0] if passes.chain else ''}) were trained on in this run"
+            f"{share.known} of {share.rows} rows that the model is evaluated on{place} were trained on in this run{by}"
         )
 
 
-def _held_out(run: Run, trained: set[int]) -> list[tuple[Passes, set[int]]]:
-    """Evaluations, and the rows of each."""
-    asked = [each for each in now_and_then(run) if _says_something(each, run, trained)]
-    return [(each, set(each.rows.since(run.begun))) for each in asked if not _are_acted_on(run, each)]
+def _is_of_folds(share: Share) -> bool:
+    """Whether several models are given rows of their own, on some but not all of which each was trained."""
+    return share.folds and SHARED < share.of_all < UNLIKE and share.again < HALF
 
 
-def _after(passes: Passes, rows: set[int], learned: dict[int, int]) -> int:
-    """How many of some rows were evaluated on after they had been trained on, as far as it is known when."""
-    places = passes.rows.lasts()
-    return sum(learned.get(row, -1) < places.get(row, 0) for row in rows)
+def _is_new(passes: Passes, run: Run, trained: set[int]) -> bool:
+    """Whether hardly any of some passes' rows are ever trained on."""
+    rows = set(passes.rows.since(run.begun))
+    return len(rows & trained) <= SHARED * len(rows)
 
 
 def _epoch(passes: Passes) -> int:
@@ -97,9 +113,14 @@ def _says_something(passes: Passes, run: Run, trained: set[int]) -> bool:
     """Whether rows are many, differ from each other in a stretch, and are not alike by their nature."""
     seen = passes.rows.since(run.begun)
     rows, stretches = set(seen), max(passes.stretches - passes.early, 1)
-    if _repeats(seen, stretches) and len(rows & trained) < NEARLY * len(rows):
+    if _repeats(passes, run.begun, stretches) and len(rows & trained) < NEARLY * len(rows):
         return False
     return len(rows) >= FEWEST and len(rows) > DISTINCT * len(seen) / stretches
+
+
+def _is_of_a_world(run: Run, evaluated: Passes) -> bool:
+    """Whether rows come again by nature: they are drawn anew, both here and in training, or acted on before."""
+    return (is_drawn(run) and is_drawn_anew(evaluated, run.begun)) or _are_acted_on(run, evaluated)
 
 
 def _are_acted_on(run: Run, evaluated: Passes) -> bool:
@@ -145,9 +166,9 @@ def _weights(passes: Passes) -> set[int]:
     return {id(p) for module in passes.modules.values() for p in module.parameters()}
 
 
-def _repeats(seen: list[int], stretches: int) -> bool:
+def _repeats(passes: Passes, begun: int, stretches: int) -> bool:
     """Whether rows of one stretch are alike by their nature: then they are found among others, too."""
-    one = seen[: len(seen) // stretches]
+    one = passes.rows.at_once(begun, stretches)
     return len(set(one)) < UNLIKE * len(one)
 
 

@@ -37,6 +37,34 @@ def check_ratio(run: Run) -> None:
         )
 
 
+def check_twins(run: Run) -> None:
+    """Of two things that a loss takes beside what the model returns, the second says something that the first does not.
+
+    Asked where in several sampled micro-batches two tensors that no module is given, of more than two values, hold the
+    same numbers, others each time. Not found where they differ in any: a reference is what it began as, a policy is
+    not, and only before its first step do the two agree.
+
+    Silent because what should hold a policy near its reference is always nothing.
+
+    Look at what each of the two is computed by: a reference that is the trained model itself, not a copy of it.
+
+    Yellow alone: one set of targets may be given for two heads.
+    """
+    of = [each.twins for each in run.samples]
+    names = {name for twins in of for name in twins}
+    if not names:
+        raise NotApplicable("two tensors of the same numbers that the loss alone takes")
+    for name in sorted(names):
+        marks = {each.twins[name] for each in run.samples if name in each.twins}
+        optimizers = {each.optimizer for each in run.samples if name in each.twins}
+        beside = [each for each in run.samples if each.optimizer in optimizers]
+        if len(marks) >= FEW and all(name in each.twins for each in beside):
+            raise Unusual(
+                f"in {len(beside)} micro-batches {name}, which the loss takes beside what the model returns, are the "
+                f"same numbers, {len(marks)} different ones: what is made of their difference is always nothing"
+            )
+
+
 def _are_used_again(run: Run) -> bool:
     """Whether the policy is trained on rows in more steps than they were acted on: the most of any place counts."""
     policies = _policies(run)
@@ -57,4 +85,4 @@ def _policies(run: Run) -> set[int]:
     return {id(each.model) for each in asked if each is not None and each.model is not None}
 
 
-STATEMENTS = (Statement("run.ratio", check_ratio),)
+STATEMENTS = (Statement("run.ratio", check_ratio), Statement("run.twins", check_twins))

@@ -22,7 +22,7 @@ def check_resumed(run: Run) -> None:
     asked = False
     for each in run.optimizing.values():
         for loaded, empty, epoch in each.resumed:
-            same = [saved for saved in loaded.optimizers if _is_of(saved, each)]
+            same = [saved for saved in loaded.optimizers if is_of(saved, each)]
             if same:
                 asked = True
                 _judge_moments(loaded, each, empty=empty)
@@ -96,7 +96,7 @@ def _judge_moments(loaded: Loaded, each: Optimizing, *, empty: bool) -> None:
     raise Unusual(message)
 
 
-def _is_of(saved: Saved, each: Optimizing) -> bool:
+def is_of(saved: Saved, each: Optimizing) -> bool:
     """Whether a saved state fits an optimizer, by its groups, parameters, and the shapes of its moments."""
     shapes = [tuple(p.shape) for p in tensors_of(each.optimizer)]
     counts = len(each.optimizer.param_groups), len(shapes)

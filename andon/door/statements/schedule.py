@@ -1,11 +1,12 @@
 """What a schedule is told and how often it goes on."""
 
-from andon.door.records import Run, Scheduling
+from andon.door.records import Optimizing, Run, Scheduling
+from andon.door.schedule_length import length_of
 from andon.door.statements.statement import FEW, Statement, at
 from andon.verify.errors import NotApplicable, Unusual
 
-LENGTHS = ("total_steps", "T_max", "total_iters")
 MOST = 0.5  # of its length that a schedule must have gone, where the steps of the run are about as many
+LACK = "a schedule that is told its length, in a run that comes to its end"
 ALIKE = (0.5, 2.0)  # steps of the run, beside the schedule's length
 
 
@@ -32,28 +33,40 @@ def check_schedule_steps(run: Run) -> None:
 def check_schedule_length(run: Run) -> None:
     """A schedule that is told the run's length has gone through it when the run ends.
 
+    A LambdaLR's length is read from its lambdas, called when the run has ended: the first step of their least value
+    after the peak. Not where they go on to fall, as one that counts no steps does, or where they fail.
+
     Silent because the rate stays where the schedule begins: a warm-up's foot, or a peak that never comes down.
 
     Look at what the length counts, and where `scheduler.step()` stands: beside the step, or after the epoch.
 
     Yellow alone: whoever stops a run early does so.
     """
-    asked = False
+    asked, reason = False, LACK
     for each in _schedules(run):
-        length = next((getattr(each.scheduler, key) for key in LENGTHS if hasattr(each.scheduler, key)), None)
         optimizing = run.optimizing.get(each.optimizer)
-        if not length or optimizing is None or optimizing.steps < FEW or not run.ended:
+        if optimizing is None or optimizing.steps < FEW or not run.ended:
             continue
-        asked = True
-        about = ALIKE[0] <= optimizing.steps / length <= ALIKE[1]
-        gone = max(each.calls, getattr(each.scheduler, "last_epoch", 0))
-        if about and gone < MOST * length:
-            raise Unusual(
-                f"{_name(each)}{at(each.made)} is told {length} steps, the optimizer took {optimizing.steps}, and the "
-                f"schedule went on {gone} times{at(each.stepped)}"
-            )
+        try:
+            length = length_of(each.scheduler, optimizing.steps)
+        except NotApplicable as lack:
+            length, reason = None, str(lack)
+        if length:
+            asked = True
+            _hold_length(each, optimizing, length)
     if not asked:
-        raise NotApplicable("a schedule that is told its length, in a run that comes to its end")
+        raise NotApplicable(reason)
+
+
+def _hold_length(each: Scheduling, optimizing: Optimizing, length: int) -> None:
+    """Raises where the run is about as long as its schedule, which has gone less than half of its way."""
+    about = ALIKE[0] <= optimizing.steps / length <= ALIKE[1]
+    gone = max(each.calls, getattr(each.scheduler, "last_epoch", 0))
+    if about and gone < MOST * length:
+        raise Unusual(
+            f"{_name(each)}{at(each.made)} is told {length} steps, the optimizer took {optimizing.steps}, and the "
+            f"schedule went on {gone} times{at(each.stepped)}"
+        )
 
 
 def check_schedule_used(run: Run) -> None:

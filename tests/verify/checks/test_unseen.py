@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
-from andon.verify.access.batches import one_document
+from andon.verify.access.documents import one_document
 from andon.verify.observation.shown_batches import token_rows
 from andon.verify.observation.step_trace import trace_step
 from andon.verify.run.runner import check

@@ -23,7 +23,7 @@ class Holder(NamedTuple):
     plain: bool
 
 
-def check_unregistered(run: Run) -> None:
+def check_registered(run: Run) -> None:
     """Each parameter that a loss is computed of, and that gets a gradient, is some module's of the run or held.
 
     Asked of the leaves of a loss's graph, in a few steps: instances of `nn.Parameter` that no module that was called
@@ -121,4 +121,4 @@ def _all_modules() -> list[nn.Module]:
     return [each for each in objects if "_parameters" in vars(each)]
 
 
-STATEMENTS = (Statement("run.unregistered", check_unregistered),)
+STATEMENTS = (Statement("run.registered", check_registered),)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.door.records import Run
-from andon.door.statements.unregistered import check_unregistered
+from andon.door.statements.registered import check_registered
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import Light, light_of
 from tests.door.watching import Watching
@@ -71,7 +71,7 @@ def frozen(layers: list[nn.Module]) -> list[nn.Module]:
 )
 def test_layers_in_a_plain_container_are_red(keep: Keep, light: Light) -> None:
     """Behavior: red between trained layers, in a list, a tuple or a dict; silent where they rest or are registered."""
-    assert light is light_of(check_unregistered, ran(Layered(keep)))
+    assert light is light_of(check_registered, ran(Layered(keep)))
 
 
 def test_what_is_said_of_them() -> None:
@@ -79,12 +79,12 @@ def test_what_is_said_of_them() -> None:
     with pytest.raises(
         CheckFailed, match=r"4 parameters \(6, 6\), \(6,\) .* Layered.inner is a list of 2 Linear; .*nn.M"
     ):
-        check_unregistered(ran(Layered(list)))
+        check_registered(ran(Layered(list)))
 
 
 def test_what_nothing_trained_is_beneath_is_yellow() -> None:
     """Behavior: a body whose features a trained head reads may be somebody's who wants it as it is."""
-    assert light_of(check_unregistered, ran(Layered(list, first=False))) is Unusual
+    assert light_of(check_registered, ran(Layered(list, first=False))) is Unusual
 
 
 def test_what_another_optimizer_holds_or_a_hand_moves_is_not_left() -> None:
@@ -92,7 +92,7 @@ def test_what_another_optimizer_holds_or_a_hand_moves_is_not_left() -> None:
     for how in ("others", "by_hand"):
         model = Layered(list)
         held = [p for each in model.inner for p in each.parameters()]
-        assert light_of(check_unregistered, ran(model, **{how: held})) is None  # ty: ignore[invalid-argument-type]
+        assert light_of(check_registered, ran(model, **{how: held})) is None  # ty: ignore[invalid-argument-type]
 
 
 class Scaled(nn.Module):
@@ -112,9 +112,9 @@ class Scaled(nn.Module):
 )
 def test_a_parameter_that_no_module_has_is_yellow(factor: Tensor, light: Light) -> None:
     """Behavior: a parameter that nobody holds; a tensor that only has a gradient is something else."""
-    assert light is light_of(check_unregistered, ran(Scaled([factor])))
+    assert light is light_of(check_registered, ran(Scaled([factor])))
 
 
 def test_a_run_of_few_steps_is_not_asked() -> None:
     """Behavior: not applicable before the fourth step."""
-    assert light_of(check_unregistered, ran(Layered(list), steps=3)) is NotApplicable
+    assert light_of(check_registered, ran(Layered(list), steps=3)) is NotApplicable
