@@ -61,9 +61,9 @@ class BackwardNotes:
             self._tell_watch(each, loss)
             if each.window.backwards == 1:
                 each.between.training(each.optimizer)
+        self.run.loose.backward(self.run, loss)
         self._look_at(loss)
         self.run.flatness.begin(self.run, loss)
-        self.run.strays.begin(self.run, loss)
         self.windows.backward(loss)
 
     def after(self) -> None:

@@ -21,7 +21,7 @@ def note_gradients(each: Any) -> None:
         each.idle = {id(p): (p, 0) for p in tensors_of(each.optimizer) if p.requires_grad}
     each.gradients_seen += 1
     for key, (p, count) in list(each.idle.items()):
-        if not _is_plain(p.grad):
+        if not is_plain(p.grad):
             continue
         if is_zero(p.grad):
             each.idle[key] = (p, count + 1)
@@ -52,7 +52,7 @@ def note_unheld(each: Any, run: Any, all_held: Callable[[], set[int]]) -> None:
         return
     held = all_held()
     for name, p in learning(each.model, run.modules.values()).items():
-        if id(p) not in held and p.requires_grad and _is_plain(p.grad) and not is_zero(p.grad):
+        if id(p) not in held and p.requires_grad and is_plain(p.grad) and not is_zero(p.grad):
             count, first = each.unheld.get(name, (0, p.detach().reshape(-1)[:ENTRIES].clone()))
             each.unheld[name] = (count + 1, first)
 
@@ -62,7 +62,8 @@ def stayed(p: nn.Parameter, first: Tensor) -> bool:
     return torch.equal(p.detach().reshape(-1)[:ENTRIES], first)
 
 
-def _is_plain(gradient: Any) -> TypeGuard[Tensor]:
+def is_plain(gradient: Any) -> TypeGuard[Tensor]:
+    """Whether there is a gradient, of torch's own class, whose entries can be looked at."""
     return type(gradient) is Tensor and gradient.layout == torch.strided
 
 

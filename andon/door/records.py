@@ -16,12 +16,12 @@ from andon.door.flatness import Flatness
 from andon.door.growing import Growing
 from andon.door.leftovers import Leftovers, Line
 from andon.door.loaded import GoesOn, Loaded, Lost, Resumed
+from andon.door.loose import LooseParameters
 from andon.door.moments import Moments
 from andon.door.phrases import Phrases
 from andon.door.places import Place
 from andon.door.rows import Rows
 from andon.door.scaling import Scaling
-from andon.door.strays import Strays
 from andon.door.trail import Trail
 from andon.door.turns import Turns
 from andon.door.uses import Use
@@ -209,7 +209,7 @@ class Run:
     births: Births = field(default_factory=Births)
     turns: Turns = field(default_factory=Turns)
     flatness: Flatness = field(default_factory=Flatness)
-    strays: Strays = field(default_factory=Strays)
+    loose: LooseParameters = field(default_factory=LooseParameters)
     loads: list[Loaded] = field(default_factory=list)  # files that were read
     uses: dict[int, Use] = field(default_factory=dict)  # of modules that were called outermost
     lost: list[Lost] = field(default_factory=list)  # states of which modules took nothing

@@ -16,7 +16,6 @@ from andon.door.masks import Counted, counted_in
 from andon.door.mixing import mixes_rows
 from andon.door.questions.targets import shown_in
 from andon.door.ratios import ratio_of
-from andon.door.terms import idle_terms_of
 from andon.door.twins import twins_of
 from andon.verify.access.calls import gradients, new_batch, new_model, seeded
 from andon.verify.capturing.micro_batch import Captured, as_subject
@@ -48,7 +47,6 @@ class Sample:
     mixed: str = ""  # which of the model's outputs depend, at each row, on all others
     ratio: float | None = None  # how far a policy's ratios are from 1, at most
     twins: dict[str, int] = field(default_factory=dict)  # pairs that the loss takes, alike, by a mark of them
-    idle_terms: dict[str, float] = field(default_factory=dict)  # of the loss, that have no gradient
     noise: int = 0  # of the noise that the model is to tell; 0: none
     share: float | None = None  # of one of two parts that all rows of what it is given are mixed of
     levels: dict[str, float | None] = field(default_factory=dict)  # one number a row; None: they differ
@@ -73,7 +71,7 @@ def sample(captured: Captured, optimizer: int, step: int, line: str) -> Sample:
     noise = noise_in(captured)
     share = None if noise else share_of(captured)
     levels = levels_of(captured) if noise or share is not None else {}
-    told = twins_of(captured), idle_terms_of(captured), noise, share, levels
+    told = twins_of(captured), noise, share, levels
     return Sample(optimizer, step, line, mark, targets, weight, rows, times, idle, counted, mixed, ratio, *told)
 
 

@@ -66,6 +66,7 @@ class StepNotes:
         each.empty += bool(each.window.backwards) and _has_none(each.optimizer)
         note_gradients(each)
         note_unheld(each, self.run, lambda: held(self.run))
+        self.run.loose.step()
         self.run.turns.begin(each, [other for other in self.run.optimizing.values() if other is not each])
         if each.watch is not None:
             each.watch.before_step()

@@ -1,16 +1,11 @@
-"""Straight-through estimators, and terms of a loss that nothing learns from."""
+"""Straight-through estimators of codes that are rounded, or learned in a table."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from andon.door.questions.straight import check_straight_through
-from andon.door.records import Run
-from andon.door.sampling import Sample
-from andon.door.statements.idle_terms import check_idle_term
-from andon.door.terms import idle_terms_of
-from andon.verify.capturing.micro_batch import Captured
+from andon.door.questions.straight_through import check_straight_through
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual
 from tests.door.recorded import Call, Light, light_of, recorded
 
@@ -61,51 +56,3 @@ def test_a_difference_that_is_added_again_is_detached(way: str, learned: bool, l
     assert light is light_of(
         check_straight_through, recorded(Rounded(way, learned=learned), loss_of, torch.randn(8, 4))
     )
-
-
-class WithTerm(nn.Module):
-    """A prediction, and a number beside it that may have lost its gradient."""
-
-    def __init__(self, *, idle: bool) -> None:
-        super().__init__()
-        self.idle, self.layer = idle, nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 4) to the same, and a number."""
-        y = self.layer(x)
-        return y, (y.detach() if self.idle else y).square().mean()
-
-
-def summed(*, idle: bool) -> Captured:
-    """A loss of two terms."""
-
-    def loss_of(call: Call, x: Tensor) -> Tensor:
-        y, term = call(x)
-        return functional.mse_loss(y, x) + 0.25 * term
-
-    return recorded(WithTerm(idle=idle), loss_of, torch.randn(8, 4))
-
-
-def test_terms_without_a_gradient_are_seen() -> None:
-    """Behavior: the second of two, before its factor; none where all have one."""
-    torch.manual_seed(0)
-    assert ["term 2 of 2"] == list(idle_terms_of(summed(idle=True)))
-    assert not idle_terms_of(summed(idle=False))
-
-
-@pytest.mark.parametrize(
-    ("values", "light"),
-    [
-        ([0.5, 0.4, 0.3], Unusual),
-        ([0.5, 0.5, 0.5], None),
-        ([0.5, 0.0, 0.3], None),
-        ([0.5, 0.4], NotApplicable),
-        ([], NotApplicable),
-    ],
-    ids=["moves", "a constant", "at times nothing", "few", "none"],
-)
-def test_a_term_that_moves_is_learned_from(values: list[float], light: Light) -> None:
-    """Behavior: a term without a gradient that is another number each time is yellow; constants are not asked."""
-    run = Run()
-    run.samples = [Sample(1, step, "", idle_terms={"term 2 of 2": each}) for step, each in enumerate(values)]
-    assert light is light_of(check_idle_term, run)

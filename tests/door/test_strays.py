@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from andon.door.records import Run
-from andon.door.statements.optimizers import check_registered
+from andon.door.statements.registered import check_registered
 from andon.verify.errors import NotApplicable, Unusual
 from tests.door.recorded import Light, light_of
 from tests.door.watching import Watching

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from andon.door import places
+from andon.door.places import Place
 from andon.verify.access.calls import seeded
 from andon.verify.access.roles import as_whole
 from andon.verify.capturing.micro_batch import Captured
@@ -21,6 +23,18 @@ class Question(NamedTuple):
 
     name: str  # run.what
     function: Callable[[Captured], None]
+
+
+class Outside:
+    """The script's line of a call that a replay makes within a module; none for those that it makes itself."""
+
+    def __init__(self) -> None:
+        self._line = places.here()
+
+    def here(self) -> Place | None:
+        """Of this call."""
+        found = places.here()
+        return None if found == self._line else found
 
 
 def followed(captured: Captured, mode: TorchFunctionMode, *, train: bool = False) -> tuple[list[nn.Module], Tensor]:

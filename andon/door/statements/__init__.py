@@ -14,7 +14,6 @@ from andon.door.statements import (
     going_on,
     half,
     held_out,
-    idle_terms,
     kept,
     merges,
     noise,
@@ -22,6 +21,7 @@ from andon.door.statements import (
     policies,
     rates,
     references,
+    registered,
     resuming,
     schedule,
     sharing,
@@ -36,6 +36,7 @@ __all__ = ["STATEMENTS", "Statement"]
 STATEMENTS = (
     *steps.STATEMENTS,
     *optimizers.STATEMENTS,
+    *registered.STATEMENTS,
     *sharing.STATEMENTS,
     *rates.STATEMENTS,
     *schedule.STATEMENTS,
@@ -55,7 +56,6 @@ STATEMENTS = (
     *evaluation.STATEMENTS,
     *figures.STATEMENTS,
     *flat.STATEMENTS,
-    *idle_terms.STATEMENTS,
     *caches.STATEMENTS,
     *trainers.STATEMENTS,
 )

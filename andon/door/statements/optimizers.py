@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from andon.door.holding import held
 from andon.door.idle import learning, stayed
 from andon.door.records import Optimizing, Run
-from andon.door.statements.statement import FEW, Statement, at, stepping
+from andon.door.statements.statement import Statement, at, stepping
 from andon.verify.errors import CheckFailed, NotApplicable, Unusual, listed
 
 HALF = 0.5
@@ -41,28 +41,6 @@ def check_membership(run: Run) -> None:
             said = f"the one made{at(each.made)} was made before {listed(sorted(late))} came into the model"
         message = f"no optimizer that steps holds {listed(sorted(left))}, though gradients reach there; {said}"
         raise (CheckFailed if strangers or late else Unusual)(message)
-
-
-def check_registered(run: Run) -> None:
-    """Each parameter that a loss reaches is a module's by name, or an optimizer's.
-
-    Asked of the leaves of the graphs of several losses. Found where such a parameter is in no module that was called as
-    a whole, no optimizer holds it, and it stays what it was.
-
-    Silent because gradients reach it like all others: it is never moved, saved, loaded, or put on a device.
-
-    Look for modules in a plain list, tuple or dictionary: `nn.ModuleList` and `nn.ModuleDict` register what they hold.
-
-    Yellow alone: whoever keeps a network out of a model's state that is to stay as it is does so.
-    """
-    stepping(run, FEW)
-    left = run.strays.left(held(run), least=AGAIN)
-    if left:
-        shapes = listed([str(tuple(p.shape)) for p in left])
-        raise Unusual(
-            f"the loss reaches {len(left)} parameters ({shapes}) that no module which was called has by name and no "
-            "optimizer holds; they get gradients, and stay what they were"
-        )
 
 
 def check_norms_decay(run: Run) -> None:
@@ -217,7 +195,6 @@ def _strangers(run: Run, each: Optimizing) -> int:
 
 STATEMENTS = (
     Statement("run.membership", check_membership),
-    Statement("run.registered", check_registered),
     Statement("run.norms_decay", check_norms_decay),
     Statement("run.coupled_decay", check_coupled_decay),
     Statement("run.group_learns", check_group_learns),
