@@ -1,4 +1,4 @@
-"""Torch calls that compare what a model returned with something else."""
+"""What a loss takes beside what modules return, and the torch calls that compare the two."""
 
 from collections.abc import Iterator
 
@@ -18,3 +18,9 @@ def compared_with(captured: Captured) -> Iterator[Tensor]:
             yield from (each.detach() for each in entry.given() if not each.requires_grad)
         if entry.module is not None or any(id(each) in made for each in entry.given()):
             made |= {id(each) for each in entry.made() if each.requires_grad}
+
+
+def taken_alone(captured: Captured) -> dict[str, Tensor]:
+    """The parts of the batch, by name, that the loss takes and no module is given."""
+    given = {id(each) for entry in captured.entries if entry.module is not None for each in entry.given()}
+    return {name: part for name, part in captured.parts.items() if id(part) not in given}

@@ -5,6 +5,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from andon.door.differences import taken_alone
 from andon.verify.capturing.micro_batch import Captured
 
 FEWEST = 8  # numbers that are not alike by chance
@@ -12,8 +13,7 @@ FEWEST = 8  # numbers that are not alike by chance
 
 def twins_of(captured: Captured) -> dict[str, int]:
     """Pairs of names of what the loss alone takes, alike bit for bit, and a mark of their numbers."""
-    given = {id(each) for entry in captured.entries if entry.module is not None for each in entry.given()}
-    alone = {name: part.detach() for name, part in captured.parts.items() if id(part) not in given and _varies(part)}
+    alone = {name: part.detach() for name, part in taken_alone(captured).items() if _varies(part)}
     return {
         f"{one} and {other}": hash(alone[one].cpu().contiguous().numpy().tobytes())
         for one, other in combinations(alone, 2)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOST, ENTRIES = 2, 256  # parameters, and of each
+MOST, ENTRIES = 4, 256  # parameters, and of each
 ALONE = 64  # windows without an evaluation that are looked at
 
 

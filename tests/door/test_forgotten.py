@@ -186,12 +186,8 @@ def test_a_teacher_that_was_trained_before_is_a_reference() -> None:
 
 
 @pytest.fixture
-def noted(monkeypatch: pytest.MonkeyPatch) -> Run:
+def noted(patched: None) -> Run:  # noqa: ARG001 - what notes replace is put back
     """A run whose files and states are noted."""
-    for owner, name in (
-        (torch, "save"), (torch, "load"), (nn.Module, "load_state_dict"), (torch.optim.Optimizer, "load_state_dict"),
-    ):  # fmt: skip
-        monkeypatch.setattr(owner, name, getattr(owner, name))
     run = Run()
     LoadNotes(run).install()
     return run

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from andon.door.learners import Learners
 from andon.door.records import Run
 from andon.door.statements.data import check_held_out
 from andon.verify.errors import NotApplicable, Unusual
@@ -77,6 +78,22 @@ class Folds:
 def test_each_fold_has_a_model_of_its_own(folds: dict[str, bool], light: Light) -> None:
     """Behavior: rows that another fold's model learned from are held out; those that this one did are not."""
     assert light is light_of(check_held_out, Folds(**folds).watching.run)  # ty: ignore[invalid-argument-type]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_wrappers_of_one_model_are_no_folds(shared: bool) -> None:
+    """Behavior: models of one shape that are given rows of their own are folds, but not where they share weights."""
+    torch.manual_seed(0)
+    watching, inner = Watching(), nn.Linear(6, 6)
+    models = [nn.Sequential(inner if shared else nn.Linear(6, 6)) for _ in range(2)]
+    for model, x in zip(models, torch.randn(2, ROWS, 6), strict=True):
+        watching.step(watching.optimizer(model.parameters()), watching.call(model, x).square().mean())
+    with torch.no_grad():
+        for model, x in zip(models, torch.randn(2, ROWS, 6), strict=True):
+            watching.call(model, x)
+    run = watching.run
+    (evaluated,) = (each for each in run.passes.values() if not each.trained)
+    assert Learners(run).share(evaluated, run.begun).folds is not shared
 
 
 def mined(*, evaluates: bool) -> Run:

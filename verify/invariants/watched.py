@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 ENTRIES = 64  # sampled of one tensor
 TENSORS = 4  # sampled in one step
 EVERY = 10  # steps between readings of which tensors there are
-FIRST, IN_A_ROW, OUT_OF = 32, 8, 32  # steps that are all looked at closely, and then some in a row of so many
+FIRST, IN_A_ROW, OUT_OF = 48, 8, 32  # steps that are all looked at closely, and then some in a row of so many
 PATIENCE = 5  # steps of the same batch or loss, or without a gradient, before it is not chance
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from andon.door.differences import taken_alone
 from andon.door.questions.question import Question
 from andon.verify.capturing.micro_batch import Captured
 from andon.verify.errors import CheckFailed, NotApplicable
@@ -44,9 +45,8 @@ def check_groups(captured: Captured) -> None:
 
 def _of_rows(captured: Captured) -> Iterator[tuple[str, Tensor]]:
     """What the loss alone takes one number a row of (B,)."""
-    given = {id(each) for entry in captured.entries if entry.module is not None for each in entry.given()}
-    for name, part in captured.parts.items():
-        if id(part) not in given and part.is_floating_point() and part.dim() and part.numel() == len(part):
+    for name, part in taken_alone(captured).items():
+        if part.is_floating_point() and part.dim() and part.numel() == len(part):
             numbers = part.detach().double().flatten()
             if bool(numbers.isfinite().all()) and bool(numbers.any()):
                 yield name, numbers

@@ -6,6 +6,7 @@ Legend: B batch, T time given, H time to predict, F features.
 import torch
 from torch import Tensor
 
+from andon.door.differences import taken_alone
 from andon.door.questions.question import Question
 from andon.verify.capturing.micro_batch import Captured
 from andon.verify.errors import NotApplicable, Unusual
@@ -25,15 +26,12 @@ def check_horizon(captured: Captured) -> None:
 
     Yellow alone: a target may repeat the last known value, so that curves join.
     """
-    outside = {id(each): name for name, each in captured.parts.items()}
-    given = {
-        outside[id(each)] for entry in captured.entries if entry.module for each in entry.given() if id(each) in outside
-    }
+    alone = taken_alone(captured)
     pairs = [
         (name, target)
-        for name in sorted(given)
-        for target in sorted(outside.values())
-        if target not in given and _are_windows(captured.parts[name], captured.parts[target])
+        for name in sorted(captured.parts.keys() - alone.keys())
+        for target in sorted(alone)
+        if _are_windows(captured.parts[name], captured.parts[target])
     ]
     if not pairs:
         raise NotApplicable("numbers over time that the model is given, and others that the loss alone takes")

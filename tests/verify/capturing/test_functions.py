@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,38 @@ def test_the_first_micro_batch_of_a_step_is_captured() -> None:
     assert subject.optimizer is not None
     group = subject.optimizer(model).param_groups[0]
     assert (0.1, 0.3) == (group["lr"], group["weight_decay"])
+
+
+class Descent(torch.optim.Optimizer):
+    """One whose rate has no default."""
+
+    def __init__(self, params: Any, lr: float, decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # ty: ignore[incompatible-method-override] - without a closure, as many write it
+        """Downhill."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(1 - group["lr"] * group["decay"]).sub_(p.grad, alpha=group["lr"])
+
+
+def test_an_optimizer_whose_rate_has_no_default_is_made_again() -> None:
+    """Behavior: with the rate that it was given, and the settings of its groups."""
+
+    def train() -> None:
+        model = Model()
+        optimizer = Descent([{"params": model.parameters(), "decay": 0.2}], 0.1)
+        for _ in range(9):
+            ids = torch.randint(0, 7, (4, 5))
+            functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    subject = verify.capture(train)
+    assert subject.optimizer is not None
+    group = subject.optimizer(subject.model()).param_groups[0]
+    assert (0.1, 0.2) == (group["lr"], group["decay"])
 
 
 class ByMethod(nn.Module):
