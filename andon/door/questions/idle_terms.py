@@ -23,6 +23,7 @@ SIGNS |= {"sub": -1, "__sub__": -1, "subtract": -1, "sub_": -1, "__isub__": -1}
 REVERSED = ("__rsub__", "rsub")
 FACTORS = ("mul", "__mul__", "__rmul__", "multiply", "mul_", "__imul__")
 DIVISORS = ("div", "__truediv__", "true_divide", "div_", "__itruediv__", "__idiv__")
+NEGATES = ("neg", "__neg__", "negative")
 JOINED = ("stack", "cat", "concat", "hstack")
 # What gives the same number, of one number; of a vector that was joined, sum and mean give its sum.
 SAME = ("sum", "mean", "squeeze", "view", "reshape", "to", "cpu", "float", "double", "type_as", "contiguous", "detach")
@@ -55,13 +56,20 @@ def check_idle_term(captured: Captured) -> None:
     Yellow alone: a term may be there for the figure that is printed.
     """
     terms, weights = _terms(captured)
-    if len(terms) < 2 or not any(each.learns for each in terms) or _has_pair(terms):
+    if not _can_be_asked(terms):
         raise NotApplicable("a loss that adds up several numbers, some of them with a gradient")
     idle = [place for place, each in enumerate(terms) if not each.learns and each.value]
     moved = [_terms(captured, weights, seed)[0] for seed in SEEDS] if idle else []
     for place in idle:
         if any(_has_changed(terms, others, place) for others in moved):
             raise Unusual(_said(terms, terms[place]))
+
+
+def _can_be_asked(terms: list[Term]) -> bool:
+    """Whether terms are several, some with a gradient, and none is another taken away: that exchanges its value."""
+    learned = {each.value for each in terms if each.learns and each.value}
+    has_pair = any(-each.value in learned for each in terms if not each.learns)
+    return len(terms) > 1 and any(each.learns for each in terms) and not has_pair
 
 
 def _said(terms: list[Term], term: Term) -> str:
@@ -71,12 +79,6 @@ def _said(terms: list[Term], term: Term) -> str:
         f"a term of the loss{where}, {term.value:.3g} or {share:.2g} of the sum of all {len(terms)}, changes with the "
         "weights of the model and has no gradient: nothing is learned from it"
     )
-
-
-def _has_pair(terms: list[Term]) -> bool:
-    """Whether a term without a gradient is one with a gradient, taken away: its value is exchanged on purpose."""
-    learned = {each.value for each in terms if each.learns and each.value}
-    return any(-each.value in learned for each in terms if not each.learns)
 
 
 def _has_changed(terms: list[Term], others: list[Term], place: int) -> bool:
@@ -152,29 +154,47 @@ class _Additions(TorchFunctionMode):
 
     def _added_up(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Term] | None:
         """The terms of what a call returns, where it only adds up, multiplies by what is given, or joins."""
-        if name in JOINED and args and isinstance(args[0], tuple | list) and all(map(_is_one, args[0])):
-            return [term for each in args[0] for term in self.terms_of(each)]
+        if name in JOINED:
+            return self._joined(args)
         given = (*args, *(kwargs[key] for key in ("input", "other") if key in kwargs))
-        if name in SAME and given and isinstance(given[0], Tensor) and (_is_number(given[0]) or given[0] in self.terms):
-            divisor = given[0].numel() if name == "mean" else 1
-            return [each.times(1 / divisor) for each in self.terms_of(given[0])]
-        if len(given) == 1 and name in ("neg", "__neg__", "negative") and _is_number(given[0]):
-            return [each.times(-1) for each in self.terms_of(given[0])]
-        if len(given) != 2 or not all(map(_is_constant_or_number, given)):
-            return None
-        return self._of_two(name, given, float(kwargs.get("alpha", 1)))
+        if len(given) == 2 and all(map(_is_constant_or_number, given)):
+            summed = self._summed(name, *given, float(kwargs.get("alpha", 1)))
+            return self._scaled(name, *given) if summed is None else summed
+        return self._same(name, given)
 
-    def _of_two(self, name: str, given: tuple[Any, Any], alpha: float) -> list[Term] | None:
-        one, other = given
-        if name in SIGNS or name in REVERSED:
-            one, other = (other, one) if name in REVERSED else (one, other)
-            sign = SIGNS.get(name, -1) * alpha
-            return [*self.terms_of(one), *(each.times(sign) for each in self.terms_of(other))]
+    def _same(self, name: str, given: tuple[Any, ...]) -> list[Term] | None:
+        """Those of what a call returns as it is, with the other sign, or as the sum of what was joined."""
+        if name in NEGATES and len(given) == 1 and _is_number(given[0]):
+            return [each.times(-1) for each in self.terms_of(given[0])]
+        if name not in SAME or not self._is_sum(given):
+            return None
+        divisor = given[0].numel() if name == "mean" else 1
+        return [each.times(1 / divisor) for each in self.terms_of(given[0])]
+
+    def _summed(self, name: str, one: Any, other: Any, alpha: float) -> list[Term] | None:
+        if name not in SIGNS and name not in REVERSED:
+            return None
+        one, other = (other, one) if name in REVERSED else (one, other)
+        sign = SIGNS.get(name, -1) * alpha
+        return [*self.terms_of(one), *(each.times(sign) for each in self.terms_of(other))]
+
+    def _joined(self, args: tuple[Any, ...]) -> list[Term] | None:
+        if not args or not isinstance(args[0], tuple | list) or not all(map(_is_one, args[0])):
+            return None
+        return [term for each in args[0] for term in self.terms_of(each)]
+
+    def _is_sum(self, given: tuple[Any, ...]) -> bool:
+        """Whether what is given is a number, or a vector that was joined of numbers."""
+        return bool(given) and isinstance(given[0], Tensor) and (_is_number(given[0]) or given[0] in self.terms)
+
+    def _scaled(self, name: str, one: Any, other: Any) -> list[Term] | None:
+        """The terms of the one of two that is more than a factor."""
         if name in DIVISORS and not _learns(other):
             return [each.times(1 / float(other)) for each in self.terms_of(one)] if float(other) else None
         if name not in FACTORS or (_learns(one) and _learns(other)):
             return None
-        factor, number = (one, other) if _learns(other) or not isinstance(one, Tensor) else (other, one)
+        turned = _learns(other) or not isinstance(one, Tensor)
+        factor, number = (one, other) if turned else (other, one)
         return [each.times(float(factor)) for each in self.terms_of(number)]
 
 

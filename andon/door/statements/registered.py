@@ -41,14 +41,20 @@ def check_registered(run: Run) -> None:
     if not run.loose.looks:
         raise NotApplicable("a backward pass of an optimizer's model, in the fourth step or later")
     left = run.loose.left(run)
-    holders = _plain_holders(run, left) if left else []
-    rest = left.keys() - {key for each in holders for key in each.parameters}
-    holders += _modules(rest) if rest else []
+    holders = _holders(run, left) if left else []
     named = {key for each in holders for key in each.parameters}
     left = {key: each for key, each in left.items() if key in named or not _is_a_modules(each)}
     if left:
-        inside = any(each.plain and any(left[key].inside for key in each.parameters) for each in holders)
-        raise (CheckFailed if inside else Unusual)(_said(left, holders))
+        inside = {key for key, each in left.items() if each.inside}
+        light = CheckFailed if any(each.plain and each.parameters & inside for each in holders) else Unusual
+        raise light(_said(left, holders))
+
+
+def _holders(run: Run, left: dict[int, Loose]) -> list[Holder]:
+    """Of plain containers, and of modules for what is in none."""
+    plain = _plain_holders(run, left)
+    rest = left.keys() - {key for each in plain for key in each.parameters}
+    return [*plain, *(_modules(rest) if rest else [])]
 
 
 def _said(left: dict[int, Loose], holders: list[Holder]) -> str:
@@ -106,14 +112,14 @@ def _modules(keys: Iterable[int]) -> list[Holder]:
     """Modules in train mode, wherever they are."""
     wanted, found = set(keys), []
     for module in _all_modules():
-        own = frozenset(id(p) for p in module._parameters.values() if id(p) in wanted)  # noqa: SLF001
+        own = frozenset(id(p) for p in module._parameters.values() if id(p) in wanted)  # noqa: SLF001 - its own, no part's
         if own and module.training:
             found.append(Holder(f"a {type(module).__name__} has some", own, plain=False))
     return found
 
 
 def _is_a_modules(each: Loose) -> bool:
-    return any(p is each.kept for module in _all_modules() for p in module._parameters.values())  # noqa: SLF001
+    return any(p is each.kept for module in _all_modules() for p in module._parameters.values())  # noqa: SLF001 - as above
 
 
 def _all_modules() -> list[nn.Module]:
