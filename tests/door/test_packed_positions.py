@@ -47,6 +47,11 @@ def anew() -> Tensor:
     return torch.tensor([[place for size in row for place in range(size)] for row in LENGTHS])
 
 
+def within() -> Tensor:
+    """The same, of rows that are cut out of a text: each begins within a document."""
+    return torch.where(numbers() == 0, anew() + 2, anew())
+
+
 def through() -> Tensor:
     """Positions of the row."""
     return torch.arange(TIME).repeat(len(LENGTHS), 1)
@@ -76,12 +81,13 @@ def packed(positions: Tensor, *, cuts: bool = True, places: bool = True, crossin
     ("positions", "cuts", "places", "light"),
     [
         (anew, True, True, None),
+        (within, True, True, None),
         (of_a_table, True, True, Unusual),
         (through, True, True, Unusual),
         (through, True, False, None),
         (of_a_table, False, True, NotApplicable),
     ],
-    ids=["anew", "of a table", "through", "no places in the model", "nothing is cut"],
+    ids=["anew", "rows begin within", "of a table", "through", "no places in the model", "nothing is cut"],
 )
 def test_documents_begin_at_one_position(
     positions: Callable[[], Tensor], cuts: bool, places: bool, light: Light

@@ -32,7 +32,7 @@ def check_positions(captured: Captured) -> None:
 
     Look at where the count of positions begins, and in which document a separator is.
 
-    Yellow where they go on, and a document that has the first one's positions is seen to have other logits: the model
+    Yellow where they go on, and a document that has the first positions is seen to have other logits: the model
     takes them for places, not for distances.
     """
     documents_BT, positions_BT = _both(captured)
@@ -65,29 +65,32 @@ def _both(captured: Captured) -> tuple[Tensor, Tensor]:
 
 
 def _require_beginning(captured: Captured, documents_BT: Tensor, positions_BT: Tensor, border_BT: Tensor) -> None:
-    """Say so where most documents begin at other positions than their row does, and the model minds."""
-    off_BT = border_BT & (positions_BT[:, 1:] != positions_BT[:, :1])
+    """Say so where most documents begin behind where one may, and the model minds; rows may begin within one."""
+    start = int(positions_BT.min())
+    off_BT = border_BT & (positions_BT[:, 1:] != start)
     count, subject = int(border_BT.sum()), as_subject(captured)
     if int(off_BT.sum()) <= HALF * count or not cuts(subject, captured.parts, documents_BT):
         return
-    moved = _moved_by_beginning(captured, documents_BT, positions_BT, off_BT)
+    moved = _moved_by_beginning(captured, documents_BT, positions_BT, off_BT, start)
     if moved:
         begins = positions_BT[:, 1:][border_BT]
         raise Unusual(
             f"attention is cut at {count} borders of documents, and behind {int(off_BT.sum())} of them positions do "
-            f"not begin anew: documents begin at {int(begins.min())} to {int(begins.max())}, and a row at "
-            f"{int(positions_BT[0, 0])}; with positions from there on one has logits {moved:.2g} of their rms away"
+            f"not begin anew: documents begin at {int(begins.min())} to {int(begins.max())}, and the "
+            f"least position is {start}; with positions from there on one has logits {moved:.2g} of their rms away"
         )
 
 
-def _moved_by_beginning(captured: Captured, documents_BT: Tensor, positions_BT: Tensor, off_BT: Tensor) -> float:
-    """How far logits of a document are from those with positions from its row's first on; 0 where rounding is."""
+def _moved_by_beginning(
+    captured: Captured, documents_BT: Tensor, positions_BT: Tensor, off_BT: Tensor, start: int
+) -> float:
+    """How far logits of a document are from those with positions from the start on; 0 where rounding is."""
     subject, at = as_subject(captured), str(find(as_subject(captured), captured.parts)["positions"])
     row, begin = max(off_BT.nonzero().tolist(), key=lambda each: _size(documents_BT, each[0], each[1] + 1))
     begin += 1
     size = _size(documents_BT, row, begin)
     other_BT = positions_BT.clone()
-    other_BT[row, begin : begin + size] = positions_BT[row, 0] + torch.arange(size)
+    other_BT[row, begin : begin + size] = start + torch.arange(size)
     model, batch = perturbed_model(subject), dict(captured.parts)
     here, there = (
         logits_eval(subject, model, batch | {at: each})[row, begin : begin + size] for each in (positions_BT, other_BT)
