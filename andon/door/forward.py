@@ -154,7 +154,7 @@ class ForwardNotes:
         if gradients and self.run.trail is not None:
             self.run.trail.note_rows(given)
         readable = tuple(each for each in given if any(each is one for one in read))
-        passes.rows.note(readable, self.run.given, self.run.steps, id(module))
+        passes.rows.note(readable, self.run.given, self.run.steps, id(module), grows=not passes.trained)
         self.run.given += 1
         self._note_inputs(passes, read)
         self._note_growth(passes, module, read)

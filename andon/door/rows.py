@@ -62,8 +62,13 @@ class Rows:
 
     _last: tuple[Tensor, ...] = ()  # of token ids
 
-    def note(self, values: tuple[Any, ...], place: int = 0, steps: int = 0, model: int = 0) -> None:
-        """Add a batch's rows, as the first tensor with rows shows them; its place among passes, after which steps."""
+    def note(
+        self, values: tuple[Any, ...], place: int = 0, steps: int = 0, model: int = 0, *, grows: bool = True
+    ) -> None:
+        """Add a batch's rows, as the first tensor with rows shows them; its place among passes, after which steps.
+
+        `grows`: where it may be the batch before with more tokens, which nothing is that is trained on.
+        """
         if len(self.seen) >= MOST:
             return
         tensor = next((each for each in _tensors(values) if each.dim() > 1 and each.numel()), None)
@@ -77,7 +82,7 @@ class Rows:
         self.places.append(place)
         self.steps.append(steps)
         self.models.append(model)
-        self.grown.append(self._goes_on(tensor))
+        self.grown.append(grows and self._goes_on(tensor))
         if tensor.dim() == 2 and tensor.is_floating_point() and tensor.shape[1] <= TABLE:
             self._keep(prints, read)
 
